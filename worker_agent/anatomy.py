@@ -1,0 +1,249 @@
+"""What stands before, in and after the decoder layers of any transformers model.
+
+The only room that knows the names of transformers' modules. It never reads weights: a model is built on
+torch's `meta` device and run once there with every step watched (`probe.py`), which tells for each module
+whether it works before the layers, in them or after them, how much a token puts into the KV cache, and
+whether anything but the hidden states flows from layer to layer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+from worker_agent.errors import CannotSplit
+from worker_agent.messages import PartKind
+from worker_agent.probe import Observation, observe
+
+NOT_CAUSAL = (
+    "ForMaskedLM",
+    "ForSequenceClassification",
+    "ForTokenClassification",
+    "ForQuestionAnswering",
+    "ForMultipleChoice",
+    "ForPreTraining",
+    "ForImageClassification",
+)
+"""Endings of architecture names whose weights are no causal language model's."""
+
+BATCHED_LAYER_TYPES = {"full_attention", "sliding_attention"}
+"""Kinds of layer whose mask follows from positions alone, so that a ragged batch can do without one."""
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """How a model is built, as far as cutting and running it needs to know."""
+
+    architecture: str
+    model_type: str
+    layers_path: str
+    """Dotted name of the ModuleList of decoder layers."""
+    num_layers: int
+    before: tuple[tuple[str, tuple[int, ...]], ...]
+    """Modules with weights of their own that work before the first layer, with their output's shape after [1, tokens]."""
+    after: tuple[str, ...]
+    """Modules with weights of their own that work after the last layer."""
+    tuple_output: bool
+    """Whether a layer returns a tuple that begins with the hidden states, or the hidden states alone."""
+    tied: tuple[tuple[str, str], ...]
+    """Pairs of parameter names that are one tensor, each standing at another end of the model."""
+    kv_elements: tuple[int, ...]
+    """Per layer: how many elements one token puts into the cache, keys and values together."""
+    cuts: tuple[int, ...]
+    """Boundaries b at which the model may be cut, between layer b - 1 and layer b."""
+    cut_notes: tuple[str, ...]
+    """Why it may not be cut elsewhere, a sentence each."""
+    batched: bool
+    """Whether sequences of unlike length may share a step."""
+    hidden_size: int
+    vocab_size: int
+    max_context: int
+
+    def owner(self, module_name: str) -> tuple[str, int]:
+        """The part that a module or parameter of this name belongs to."""
+        if module_name.startswith(self.layers_path + "."):
+            return "layer", int(module_name[len(self.layers_path) + 1 :].split(".", 1)[0])
+        for kind, names in (("first", [name for name, _ in self.before]), ("last", self.after)):
+            if any(module_name == name or module_name.startswith(name + ".") for name in names):
+                return kind, 0
+        return "common", 0
+
+
+def read_config(config: bytes) -> PreTrainedConfig:
+    """A model's config.json as transformers' object.
+
+    Raises:
+        CannotSplit: not a causal language model that transformers itself knows.
+    """
+    try:
+        fields: dict[str, Any] = json.loads(config)
+        model_type = fields["model_type"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CannotSplit("config.json is no JSON object with a model_type") from error
+    if model_type not in CONFIG_MAPPING:
+        remote = " and its own code (auto_map) is not run for safety" if fields.get("auto_map") else ""
+        raise CannotSplit(f"the architecture '{model_type}' is not one that transformers knows{remote}")
+    named = [name for name in fields.get("architectures") or [] if isinstance(name, str)]
+    if fields.get("is_encoder_decoder"):
+        raise CannotSplit(
+            f"'{model_type}' is an encoder-decoder; only decoder-only language models can be run in stages"
+        )
+    if named and named[0].endswith(NOT_CAUSAL):
+        raise CannotSplit(f"the weights are those of a {named[0]}, which is no causal language model")
+    try:
+        parsed: PreTrainedConfig = AutoConfig.for_model(**fields)
+    except (TypeError, ValueError, KeyError) as error:
+        raise CannotSplit(f"config.json of '{model_type}' cannot be read: {error}") from error
+    if getattr(parsed, "is_encoder_decoder", False):
+        raise CannotSplit(
+            f"'{model_type}' is an encoder-decoder; only decoder-only language models can be run in stages"
+        )
+    if type(parsed) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise CannotSplit(f"transformers has no causal language model of type '{model_type}'")
+    return parsed
+
+
+def build_empty(
+    config: bytes | PreTrainedConfig, dtype: torch.dtype = torch.float32, attention: str = "eager"
+) -> PreTrainedModel:
+    """The whole model without weights: every parameter and buffer on the meta device.
+
+    Raises:
+        CannotSplit: see `read_config`, or transformers cannot build it.
+    """
+    parsed = read_config(config) if isinstance(config, bytes) else config
+    if getattr(parsed, "quantization_config", None) is not None:
+        raise CannotSplit("the weights are quantized in a way that cannot be cut yet; use the unquantized model")
+    try:
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(
+                parsed, dtype=dtype, attn_implementation=attention
+            )
+    except (ImportError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CannotSplit(f"transformers cannot build '{parsed.model_type}': {error}") from error
+    return model.eval()
+
+
+def find_layers(model: PreTrainedModel) -> str:
+    """Dotted name of the ModuleList that holds the decoder layers. Raises CannotSplit."""
+    count = model.config.get_text_config(decoder=True).num_hidden_layers
+    found = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == count and _holds_weights(module)
+    ]
+    outermost = [name for name in found if not any(name.startswith(other + ".") for other in found)]
+    decoder = [name for name in outermost if "vision" not in name and "audio" not in name and "encoder" not in name]
+    if len(decoder) != 1:
+        raise CannotSplit(
+            f"cannot tell the decoder layers of '{model.config.model_type}' apart ({len(decoder)} lists fit)"
+        )
+    return decoder[0]
+
+
+def examine(model: PreTrainedModel) -> Anatomy:
+    """How an empty model (`build_empty`) is built. Raises CannotSplit."""
+    layers_path = find_layers(model)
+    seen = observe(model, layers_path)
+    config = model.config.get_text_config(decoder=True)
+    cuts, notes = _cuts(model, layers_path, seen)
+    layer_types = set(getattr(config, "layer_types", None) or [])
+    before = tuple((name, shape) for name, shape in seen.before.items() if name not in seen.after)
+    after = tuple(name for name in seen.after if name not in seen.before)
+    anatomy = Anatomy(
+        architecture=type(model).__name__,
+        model_type=model.config.model_type,
+        layers_path=layers_path,
+        num_layers=seen.num_layers,
+        before=before,
+        after=after,
+        tuple_output=seen.tuple_output,
+        tied=(),
+        kv_elements=seen.kv_elements,
+        cuts=cuts,
+        cut_notes=notes,
+        batched=layer_types <= BATCHED_LAYER_TYPES and all(seen.kv_elements) and seen.attended == seen.kv,
+        hidden_size=config.hidden_size,
+        vocab_size=config.vocab_size,
+        max_context=_max_context(config),
+    )
+    tied = tuple(
+        (target, source)
+        for target, source in model.all_tied_weights_keys.items()
+        if {anatomy.owner(target)[0], anatomy.owner(source)[0]} == {"first", "last"}
+    )
+    return Anatomy(**{**vars(anatomy), "tied": tied})
+
+
+def assign(model: PreTrainedModel, anatomy: Anatomy, names: Iterable[str]) -> dict[str, tuple[PartKind, int]]:
+    """Which part each tensor of the model's files belongs to; names that the model does not use are absent.
+
+    Follows transformers' own renaming of checkpoint names, so that fused experts and the like end up
+    where the loading code will look for them.
+    """
+    conversions = get_model_conversion_mapping(model)
+    renamings = [entry for entry in conversions if isinstance(entry, WeightRenaming)]
+    converters = [entry for entry in conversions if isinstance(entry, WeightConverter)]
+    state = model.state_dict()
+    tied = {name for pair in anatomy.tied for name in pair}
+    parts: dict[str, tuple[PartKind, int]] = {}
+    for name in names:
+        target, _ = rename_source_key(name, renamings, converters, model.base_model_prefix, state)
+        if target not in state and name in state:
+            target = name
+        if target not in state:
+            continue
+        kind, index = ("tied", 0) if target in tied else anatomy.owner(target)
+        parts[name] = (kind, index)  # type: ignore[assignment]  # owner() yields only PartKind's words
+    return parts
+
+
+def _cuts(model: PreTrainedModel, layers_path: str, seen: Observation) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Where the model may be cut, and why not elsewhere."""
+    allowed = set(range(1, seen.num_layers))
+    notes: list[str] = []
+
+    def forbid(first: int, last: int, why: str) -> None:
+        """No cut between layer `first` and layer `last`."""
+        if allowed & set(range(first + 1, last + 1)):
+            allowed.difference_update(range(first + 1, last + 1))
+            notes.append(f"no cut between layers {first} and {last}: {why}")
+
+    config = model.config.get_text_config(decoder=True)
+    shared = getattr(config, "num_kv_shared_layers", 0) or 0
+    if shared:
+        kinds = list(getattr(config, "layer_types", None) or ["full_attention"] * seen.num_layers)
+        owners = kinds[: seen.num_layers - shared]
+        sources = [len(owners) - 1 - owners[::-1].index(kind) for kind in set(kinds[-shared:]) if kind in owners]
+        forbid(min(sources, default=0), seen.num_layers - 1, "the last layers use keys and values of an earlier one")
+    if getattr(config, "hidden_size_per_layer_input", 0):
+        forbid(0, seen.num_layers - 1, "every layer reads the token ids besides the hidden states")
+    for first, last in seen.flows:
+        forbid(first, last, "more than the hidden states passes between them")
+    owner: dict[int, int] = {}
+    for index, layer in enumerate(model.get_submodule(layers_path)):  # type: ignore[arg-type]
+        for parameter in layer.parameters():
+            forbid(owner.setdefault(id(parameter), index), index, "they share weights")
+    return tuple(sorted(allowed)), tuple(notes)
+
+
+def _max_context(config: PreTrainedConfig) -> int:
+    for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length"):
+        value = getattr(config, name, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return 2048
+
+
+def _holds_weights(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None
