@@ -1,0 +1,88 @@
+"""`python bootstrap COMMAND ARGS…`: prepare the environment for a command, then run it there.
+
+Commands: `run` (main.py), `test` (checks and pytest), `agent` (a worker agent, with only its dependencies),
+`prepare-agent` (its environment alone; prints the path of the Python in it).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[0] = str(ROOT)  # started as a folder: what Python put there is this folder, not the one above
+
+from bootstrap.checks import run_checks  # noqa: E402 - found only through the path above
+from bootstrap.environment import OLDEST_PYTHON, Environment  # noqa: E402
+from bootstrap.faults import SetupError  # noqa: E402
+from bootstrap.machine import Machine  # noqa: E402
+from bootstrap.pip import say  # noqa: E402
+from bootstrap.system_packages import provide_postgresql  # noqa: E402
+
+EXTRAS = {
+    "run": ("controller",),
+    "test": ("controller", "postgres", "dev"),
+    "agent": (),
+    "prepare-agent": (),
+}
+
+
+def main(command: str, arguments: Sequence[str]) -> int:
+    """Returns the exit code, unless the process becomes the program that it starts."""
+    environment = Environment(ROOT)
+    extras = frozenset(EXTRAS[command])
+    if not environment.serves(extras):
+        hand_over_to_base(environment)
+        environment.ensure(extras)
+    match command:
+        case "run":
+            return become([str(environment.python), str(ROOT / "main.py"), *arguments])
+        case "agent":
+            return become([str(environment.python), "-m", "worker_agent", *arguments])
+        case "test":
+            provide_postgresql(Machine.look())
+            return run_checks(environment.python, ROOT, arguments)
+        case _:
+            print(environment.python)
+            return 0
+
+
+def become(command: list[str]) -> int:
+    """Run the command in place of this process, so that signals and the terminal are its own."""
+    if sys.platform != "win32":
+        os.execv(command[0], command)
+    # Windows has no exec that keeps the console waiting: run it as a child, which gets Ctrl-C itself.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return subprocess.run(command, check=False).returncode
+
+
+def hand_over_to_base(environment: Environment) -> None:
+    """Started by the environment's own Python, go on with the one it was made from: it may have to be replaced."""
+    base = str(sys._base_executable)  # type: ignore[attr-defined] # undocumented, and what venv itself uses
+    if sys.prefix == sys.base_prefix or Path(sys.prefix).resolve() != environment.folder.resolve():
+        return
+    if Path(base).exists():
+        sys.exit(become([base, str(Path(__file__).parent), *sys.argv[1:]]))
+
+
+def terminated(number: int, frame: FrameType | None) -> None:
+    """On SIGTERM leave as on Ctrl-C, so that pip is ended too."""
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    if sys.version_info < OLDEST_PYTHON or len(sys.argv) < 2 or sys.argv[1] not in EXTRAS:
+        sys.exit(f"Usage: {sys.argv[0]} {'|'.join(EXTRAS)} ARGS…, with Python 3.11 or newer")
+    signal.signal(signal.SIGTERM, terminated)
+    try:
+        sys.exit(main(sys.argv[1], sys.argv[2:]))
+    except SetupError as error:
+        say(f"\nShardboard could not be set up. {error.message}\n{error.advice}")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
