@@ -35,6 +35,13 @@ class OutOfMemory(AgentError):
     """The node lacks memory for a stage; the text says how much is needed and how much is free."""
 
     kind = "memory"
+    needed = 0
+    free = 0
+
+    def with_figures(self, needed: int, free: int) -> OutOfMemory:
+        """Add the byte counts that `messages.Failed` carries."""
+        self.needed, self.free = needed, free
+        return self
 
 
 class DiskFull(AgentError):

@@ -1,0 +1,138 @@
+"""Memory for keys and values: how much there is, which sequence holds how much of it, and where it lies.
+
+Two kinds of cache, both one per sequence: `RowCache` for the ragged batch (rows of keys and values that
+the attention function reads in place) and `OwnCache` for the architectures that run one sequence at a time
+with transformers' own cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from transformers import Cache, DynamicCache, PreTrainedConfig
+
+from worker_agent.errors import OutOfMemory
+
+GROWTH_TOKENS = 256
+"""A sequence's rows grow in steps of at least this many tokens, doubling, so that copying stays amortised."""
+
+
+class KvBudget:
+    """Counts the tokens that sequences may put into the cache, so that memory never runs out in mid-answer."""
+
+    def __init__(self, tokens: int) -> None:
+        self.tokens = tokens
+        self._held: dict[int, int] = {}
+
+    @property
+    def reserved(self) -> int:
+        return sum(self._held.values())
+
+    @property
+    def free(self) -> int:
+        return self.tokens - self.reserved
+
+    def reserve(self, sequence: int, tokens: int) -> None:
+        """Set tokens aside for a sequence. Raises OutOfMemory."""
+        if tokens > self.free:
+            raise OutOfMemory(f"the KV cache has {self.free} tokens free, the sequence needs {tokens}")
+        self._held[sequence] = tokens
+
+    def release(self, sequence: int) -> None:
+        self._held.pop(sequence, None)
+
+
+class RowCache:
+    """Keys and values of one sequence on this stage, for the ragged batch.
+
+    Per layer a pair of tensors [kv heads, capacity, width], of which the first `length` rows are filled.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.length = 0
+        """Tokens whose keys and values are complete on every layer of the stage."""
+        self._rows: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def append(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Store `key` and `value` [kv heads, tokens, width] after the filled rows; all rows so far, new ones included."""
+        end = self.length + key.shape[1]
+        rows = self._rows.get(layer)
+        if rows is None or rows[0].shape[1] < end:
+            rows = self._rows[layer] = self._grown(rows, key, value, end)
+        keys, values = rows
+        keys[:, self.length : end] = key
+        values[:, self.length : end] = value
+        return keys[:, :end], values[:, :end]
+
+    def _grown(
+        self, rows: tuple[torch.Tensor, torch.Tensor] | None, key: torch.Tensor, value: torch.Tensor, end: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        held = 0 if rows is None else rows[0].shape[1]
+        size = max(end, min(self.capacity, max(2 * held, end + GROWTH_TOKENS)))
+        grown = tuple(new.new_empty(new.shape[0], size, new.shape[2]) for new in (key, value))
+        if rows is not None:
+            for old, new in zip(rows, grown, strict=True):
+                new[:, : self.length] = old[:, : self.length]
+        return grown[0], grown[1]
+
+
+class RaggedCache(DynamicCache):
+    """What a model is given as its cache when the attention function keeps the rows itself: it stores nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return key_states, value_states
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return 0
+
+
+class OwnCache(DynamicCache):
+    """transformers' own cache for one sequence, told how long the sequence is.
+
+    Layers of other stages never fill here; asked for their length, the cache answers as if they had.
+    """
+
+    def __init__(self, config: PreTrainedConfig, owned: Collection[int]) -> None:
+        super().__init__(config=config)
+        self._owned = sorted(owned)
+        self.length = 0
+        """Tokens that every owned layer has seen."""
+
+    def _stand_in(self, layer: int) -> int | None:
+        """An owned layer of the same kind (sliding or full) as `layer`, if there is one."""
+        if layer in self._owned:
+            return layer
+        if layer < len(self.layers):
+            for other in self._owned:
+                if other < len(self.layers) and type(self.layers[other]) is type(self.layers[layer]):
+                    return other
+        return None
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self.length
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        stand_in = self._stand_in(layer_idx)
+        if stand_in is None or stand_in >= len(self.layers):
+            return self.length + query_length, 0
+        return super().get_mask_sizes(query_length, stand_in)  # type: ignore[no-any-return]
+
+    def truncate(self, length: int) -> bool:
+        """Forget the tokens from `length` on; whether every layer could."""
+        try:
+            self.crop(length - self.length)
+        except (ValueError, RuntimeError, NotImplementedError):
+            return False
+        self.length = length
+        return True
+
+
+__all__ = ["Cache", "KvBudget", "OwnCache", "RaggedCache", "RowCache"]

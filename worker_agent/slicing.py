@@ -1,0 +1,122 @@
+"""Turning a whole empty model into one stage of it: what other stages own is replaced, not copied.
+
+Layers of other stages become pass-throughs (global layer indices stay), what stands before the layers
+becomes a weightless stand-in on every stage but the first, and what stands after them goes on every stage
+but the last. Hidden states are put in at the first owned layer and taken out after the last.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from worker_agent.anatomy import Anatomy
+
+
+class PassThrough(nn.Module):
+    """Stands where a layer of another stage was."""
+
+    def __init__(self, tuple_output: bool) -> None:
+        super().__init__()
+        self.tuple_output = tuple_output
+
+    def forward(self, hidden_states: torch.Tensor, *_args: Any, **_kwargs: Any) -> Any:
+        return (hidden_states, None, None) if self.tuple_output else hidden_states
+
+
+class StandIn(nn.Module):
+    """Stands where an embedding (or another module before the layers) was: zeros of its output's shape."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        super().__init__()
+        self.shape, self.dtype = shape, dtype
+        self.weight = torch.empty(0, dtype=dtype)  # some models look at the embedding's dtype
+
+    def forward(self, tokens: torch.Tensor, *_args: Any, **_kwargs: Any) -> torch.Tensor:
+        return torch.zeros(*tokens.shape[:2], *self.shape, dtype=self.dtype, device=tokens.device)
+
+
+class Taken(Exception):  # noqa: N818  (it is no error: it ends a forward pass early)
+    """Carries the last owned layer's output out of the model."""
+
+    def __init__(self, hidden: torch.Tensor) -> None:
+        super().__init__()
+        self.hidden = hidden
+
+
+class Slice:
+    """One stage's share of a model: layers `[start, end)`, and the ends that go with them.
+
+    `hidden` is what the first owned layer gets on every stage but the first; set it before each pass.
+    `sampled_rows` picks, on the last stage, the rows [n] of [1, tokens, hidden] that need logits.
+    """
+
+    def __init__(self, model: PreTrainedModel, anatomy: Anatomy, start: int, end: int) -> None:
+        self.model, self.anatomy, self.start, self.end = model, anatomy, start, end
+        self.hidden: torch.Tensor | None = None
+        self.sampled_rows: torch.Tensor | None = None
+        self._prune()
+
+    @property
+    def is_first(self) -> bool:
+        return self.start == 0
+
+    @property
+    def is_last(self) -> bool:
+        return self.end == self.anatomy.num_layers
+
+    def _prune(self) -> None:
+        layers = self.model.get_submodule(self.anatomy.layers_path)
+        assert isinstance(layers, nn.ModuleList)
+        for index in range(len(layers)):
+            if not self.start <= index < self.end:
+                layers[index] = PassThrough(self.anatomy.tuple_output)
+        if not self.is_first:
+            dtype = self.model.dtype
+            for name, shape in self.anatomy.before:
+                self._replace(name, StandIn(shape, dtype))
+        if not self.is_last:
+            for name in self.anatomy.after:
+                self._replace(name, nn.Identity())
+        if not (self.is_first and self.is_last):
+            # With one end only there is nothing left to tie; the loading code must not try.
+            gone = {name for pair in self.anatomy.tied for name in pair}
+            kept = {k: v for k, v in self.model.all_tied_weights_keys.items() if k not in gone}
+            self.model.all_tied_weights_keys = kept
+
+    def _replace(self, name: str, module: nn.Module) -> None:
+        parent, _, child = name.rpartition(".")
+        owner = self.model.get_submodule(parent) if parent else self.model
+        if child.isdigit() and isinstance(owner, nn.ModuleList):
+            owner[int(child)] = module
+        else:
+            setattr(owner, child, module)
+
+    def connect(self) -> None:
+        """Hang the hooks that put hidden states in and take them out; once, after the weights are there."""
+        layers = self.model.get_submodule(self.anatomy.layers_path)
+        assert isinstance(layers, nn.ModuleList)
+        if not self.is_first:
+            layers[self.start].register_forward_pre_hook(self._put_in, with_kwargs=True)
+        if not self.is_last:
+            layers[self.end - 1].register_forward_hook(self._take_out)
+        else:
+            head = self.model.get_output_embeddings()
+            assert head is not None
+            head.register_forward_pre_hook(self._pick_rows)
+
+    def _put_in(self, _layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        if args:
+            return (self.hidden, *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": self.hidden}
+
+    def _take_out(self, _layer: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        raise Taken(output[0] if isinstance(output, tuple) else output)
+
+    def _pick_rows(self, _head: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if self.sampled_rows is None:
+            return None
+        return (args[0][:, self.sampled_rows], *args[1:])
