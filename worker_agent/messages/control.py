@@ -193,6 +193,8 @@ class Load(Call, tag="load", kw_only=True, frozen=True):
     max_sequences: Annotated[int, Meta(ge=1, le=65536)]
     prefill_chunk: Annotated[int, Meta(ge=1, le=65536)]
     """The most prompt tokens in one step."""
+    lanes: Annotated[int, Meta(ge=1, le=1024)]
+    """Steps that may be in flight at once: how many stages can compute at the same time."""
     upstream_key: Z85Key | None
     """Public key of the agent that sends this stage its steps; None on the first stage."""
     ring_key: Z85Key | None

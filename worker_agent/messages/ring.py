@@ -98,6 +98,14 @@ class Slice(Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
     admission: Admission | None = None
 
 
+class StageTime(Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
+    """Where one step's time went on one stage, in microseconds."""
+
+    stage: U32
+    queue_us: U63
+    compute_us: U63
+
+
 class Step(Struct, tag="step", array_like=True, forbid_unknown_fields=True, frozen=True):
     """One ragged batch on its way down the pipeline, from stage k to k + 1.
 
@@ -117,6 +125,10 @@ class Step(Struct, tag="step", array_like=True, forbid_unknown_fields=True, froz
     released: Annotated[tuple[SequenceNumber, ...], Meta(max_length=4096)]
     """Sequences that have ended: free their KV before running. A step may hold nothing else."""
     tensors: Annotated[tuple[TensorFrame, ...], Meta(max_length=2)]
+    alone: bool = False
+    """Whether no other step of this deployment is in flight, so that agents on one machine may lend their cores."""
+    times: Annotated[tuple[StageTime, ...], Meta(max_length=1024)] = ()
+    """Where the time went on the stages before."""
 
 
 class TopToken(Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
@@ -139,14 +151,6 @@ class Token(Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
     top: Annotated[tuple[TopToken, ...], Meta(max_length=100)] = ()
 
 
-class StageTime(Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
-    """Where one step's time went on one stage, in microseconds."""
-
-    stage: U32
-    queue_us: U63
-    compute_us: U63
-
-
 class Tokens(Struct, tag="tokens", array_like=True, forbid_unknown_fields=True, frozen=True):
     """What a step brought: from the last stage to the first and to the controller.
 
@@ -158,8 +162,8 @@ class Tokens(Struct, tag="tokens", array_like=True, forbid_unknown_fields=True, 
     step: U63
     tokens: Annotated[tuple[Token, ...], Meta(max_length=4096)]
     prefilled: Annotated[tuple[tuple[SequenceNumber, Position], ...], Meta(max_length=4096)] = ()
-    compute_us: U63 = 0
-    """How long the last stage computed on this step."""
+    times: Annotated[tuple[StageTime, ...], Meta(max_length=1024)] = ()
+    """Where the time went on every stage."""
 
 
 class StageFault(Struct, tag="stage_fault", kw_only=True, forbid_unknown_fields=True, frozen=True):
