@@ -1,0 +1,149 @@
+"""What the registry hands out: frozen records, safe to pass between threads. All times are timezone-aware UTC."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+
+class DeploymentStatus(StrEnum):
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"
+    UNLOADED = "unloaded"
+
+
+class RequestStatus(StrEnum):
+    PENDING = "pending"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing can follow: a request that is over never changes its status again."""
+        return self not in (RequestStatus.PENDING, RequestStatus.PROCESSING)
+
+
+class EventLevel(StrEnum):
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRecord:
+    """A machine with an agent on it. `local_pid` is set for an agent that Shardboard launched on this machine."""
+
+    id: int
+    hostname: str
+    ip_address: str
+    port: int
+    public_key: str
+    agent_id: str
+    is_active: bool
+    draining: bool
+    last_heartbeat: datetime | None
+    capacities: dict[str, object]
+    local_pid: int | None
+    created_at: datetime
+    updated_at: datetime
+
+    @property
+    def address(self) -> str:
+        """The agent's ZeroMQ endpoint; an IPv6 address stands in brackets there."""
+        host = f"[{self.ip_address}]" if ":" in self.ip_address else self.ip_address
+        return f"tcp://{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRecord:
+    """A model in the library. `source` is where it came from (a folder, a Hub id, a GGUF file), `context` in tokens."""
+
+    id: int
+    name: str
+    folder: str
+    source: str
+    architecture: str
+    layers: int
+    parameters: int
+    weight_bytes: int
+    dtype: str
+    context: int
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentRecord:
+    """A placement that is, was or is being loaded. `context` and `kv_tokens` in tokens; `epoch` counts pipelines."""
+
+    id: str
+    model_name: str
+    plan_hash: str
+    dtype: str
+    context: int
+    kv_tokens: int
+    epoch: int
+    status: DeploymentStatus
+    error: str | None
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRecord:
+    """Layers [start_layer, end_layer) of a model. Without a node: a shard folder (`path`) that is not placed yet."""
+
+    id: int
+    node_id: int | None
+    deployment_id: str | None
+    model_name: str
+    shard_id: int
+    start_layer: int
+    end_layer: int
+    is_loaded: bool
+    path: str | None
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRecord:
+    """One prompt, its sampling parameters and what came of it. `timings` in seconds, by name."""
+
+    id: int
+    model_name: str
+    deployment_id: str | None
+    prompt: str
+    result: str
+    error: str | None
+    status: RequestStatus
+    parameters: dict[str, object]
+    prompt_token_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]
+    finish_reason: str | None
+    prompt_tokens: int
+    completion_tokens: int
+    timings: dict[str, float]
+    created_at: datetime
+    started_at: datetime | None
+    completed_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class EventRecord:
+    """Something that happened. The ids may name what is gone since: events outlive nodes, deployments and requests."""
+
+    id: int
+    at: datetime
+    level: EventLevel
+    source: str
+    node_id: int | None
+    deployment_id: str | None
+    request_id: int | None
+    message: str
+    details: dict[str, object]

@@ -1,0 +1,109 @@
+"""The registry as the rest of Shardboard sees it: open it, ask it, close it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from app.registry.deployments import Deployments
+from app.registry.events import Events
+from app.registry.failures import explained
+from app.registry.location import Location, locate
+from app.registry.migration import MIGRATIONS, Migration
+from app.registry.models import Models
+from app.registry.nodes import Nodes
+from app.registry.records import EventLevel
+from app.registry.requests import Requests
+from app.registry.shards import Shards
+from app.registry.store import Store
+
+INTERRUPTED = "Shardboard ended while this was under way."
+
+
+class Registry:
+    """An open registry. Synchronous and thread-safe: reads run in the calling thread, writes wait for the disk.
+
+    Everything it raises on purpose is a ShardboardError.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.nodes = Nodes(store)
+        self.models = Models(store)
+        self.deployments = Deployments(store)
+        self.shards = Shards(store)
+        self.requests = Requests(store)
+        self.events = Events(store)
+
+    @classmethod
+    def open(cls, location: str | Path, *, lock: bool = True, migrations: Path = MIGRATIONS) -> Self:
+        """Open the registry at a path (SQLite) or a URL (PostgreSQL), make or update its tables.
+
+        Args:
+            lock: be the controller: keep every other one out, and mark as failed what died with the last one.
+                Without it, open beside a controller, to look or to leave a note.
+            migrations: the folder of migrations; another one is for tests.
+
+        Raises:
+            RegistryError: the registry is in use (the text names the process), damaged, of a newer Shardboard,
+                another program's, or cannot be reached or written.
+            DiskFullError: no room for it or for its backup.
+        """
+        place = locate(location)
+        place.prepare()
+        with explained(place):
+            store = Store(place, place.lock() if lock else None)
+        try:
+            _bring_up_to_date(store, place, migrations, locked=lock)
+            registry = cls(store)
+            if lock:
+                registry._end_interrupted()
+        except BaseException:
+            store.close()
+            raise
+        return registry
+
+    @property
+    def location(self) -> str:
+        """The path or URL, without a password."""
+        return self._store.location.name
+
+    def close(self) -> None:
+        """Finish reads and writes under way, then close. Closing twice does no harm."""
+        self._store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _end_interrupted(self) -> None:
+        requests = self.requests.fail_interrupted(INTERRUPTED)
+        deployments = self.deployments.fail_interrupted(INTERRUPTED)
+        if requests or deployments:
+            self.events.add(
+                EventLevel.WARNING,
+                "registry",
+                f"Shardboard had ended with {requests} requests and {len(deployments)} loading deployments under way; "
+                "they were marked as failed.",
+                details={"requests": requests, "deployments": deployments},
+            )
+
+
+def _bring_up_to_date(store: Store, place: Location, migrations: Path, *, locked: bool) -> None:
+    if locked:
+        store.run(lambda database: Migration(place, database, migrations).run())
+        return
+    if not store.run(lambda database: Migration(place, database, migrations).pending()):
+        return
+    # Tables may only change when no controller is at work on them.
+    guard = place.lock()
+    store.run(guard.acquire)
+    try:
+        store.run(lambda database: Migration(place, database, migrations).run())
+    finally:
+        store.run(guard.release)

@@ -1,0 +1,148 @@
+"""Prompts and what came of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TypedDict, Unpack
+
+from peewee import Database, Expression
+
+from app.errors import RegistryError
+from app.registry.fields import now
+from app.registry.records import RequestRecord, RequestStatus
+from app.registry.table import Row, Table, matching
+from app.registry.tables import InferenceRequest
+
+_UNDER_WAY = [status for status in RequestStatus if not status.is_over]
+_OVER = [status for status in RequestStatus if status.is_over]
+
+_PRUNED_AT_ONCE = 2_000
+
+
+class RequestChanges(TypedDict, total=False):
+    """What `Requests.update` can change."""
+
+    deployment_id: str | None
+    result: str
+    error: str | None
+    status: RequestStatus
+    prompt_token_ids: Sequence[int]
+    token_ids: Sequence[int]
+    finish_reason: str | None
+    prompt_tokens: int
+    completion_tokens: int
+    timings: dict[str, float]
+
+
+class Requests(Table[RequestRecord]):
+    model = InferenceRequest
+    noun = "request"
+    order = ("-created_at", "-id")
+
+    def add(
+        self,
+        *,
+        model_name: str,
+        prompt: str,
+        parameters: dict[str, object] | None = None,
+        deployment_id: str | None = None,
+        prompt_token_ids: Sequence[int] = (),
+    ) -> RequestRecord:
+        """Add a pending request."""
+        return self._add(
+            {
+                "model_name": model_name,
+                "deployment_id": deployment_id,
+                "prompt": prompt,
+                "result": "",
+                "status": RequestStatus.PENDING,
+                "parameters": parameters or {},
+                "prompt_token_ids": prompt_token_ids,
+                "token_ids": (),
+                "prompt_tokens": len(prompt_token_ids),
+                "completion_tokens": 0,
+                "timings": {},
+            }
+        )
+
+    def get(self, id: int) -> RequestRecord:
+        return self._get(id)
+
+    def list(
+        self,
+        *,
+        offset: int = 0,
+        limit: int = 100,
+        status: RequestStatus | None = None,
+        model_name: str | None = None,
+        deployment_id: str | None = None,
+    ) -> list[RequestRecord]:
+        """A page of requests, newest first."""
+        return self._list(*_filter(status, model_name, deployment_id), offset=offset, limit=limit)
+
+    def count(
+        self, *, status: RequestStatus | None = None, model_name: str | None = None, deployment_id: str | None = None
+    ) -> int:
+        return self._count(*_filter(status, model_name, deployment_id))
+
+    def update(self, id: int, **changes: Unpack[RequestChanges]) -> RequestRecord:
+        """Change a request; the times it was started and completed follow from its status.
+
+        Raises RegistryError when it is over already and would get another status: a late failure must not
+        overwrite an answer.
+        """
+
+        def work(database: Database) -> RequestRecord:
+            before = self._by_id(database, id)
+            status = RequestStatus(changes.get("status", before.status))
+            if before.status.is_over and status != before.status:
+                raise RegistryError(f"Request {id} is {before.status} already and cannot become {status}.")
+            times: dict[str, object] = {}
+            if status is RequestStatus.PROCESSING and before.started_at is None:
+                times["started_at"] = now()
+            if status.is_over and before.completed_at is None:
+                times["completed_at"] = now()
+            return self._change(database, id, {**changes, **times})
+
+        return self._store.write(work)
+
+    def remove(self, id: int) -> RequestRecord:
+        return self._remove(id)
+
+    def prune(self, before: datetime) -> int:
+        """Remove requests that were over before a time; returns how many. Other writes get their turn meanwhile."""
+        old = InferenceRequest.status.in_(_OVER) & (InferenceRequest.created_at < before)
+        removed = 0
+        while count := self._store.write(lambda database: self._prune_some(database, old)):
+            removed += count
+        return removed
+
+    def fail_interrupted(self, reason: str) -> int:
+        """Mark the requests that were under way when the program died as failed; what they generated stays."""
+        query = InferenceRequest.update(
+            {
+                InferenceRequest.status: RequestStatus.FAILED,
+                InferenceRequest.error: reason,
+                InferenceRequest.finish_reason: "error",
+                InferenceRequest.completed_at: now(),
+            }
+        ).where(InferenceRequest.status.in_(_UNDER_WAY))
+        return int(self._store.write(lambda database: query.execute(database)))
+
+    def _prune_some(self, database: Database, old: Expression) -> int:
+        some = InferenceRequest.select(InferenceRequest.id).where(old).limit(_PRUNED_AT_ONCE)
+        return self._delete(database, InferenceRequest.id.in_(some))
+
+    def _record(self, row: Row) -> RequestRecord:
+        return RequestRecord(**{**row, "status": RequestStatus(row["status"])})
+
+
+def _filter(
+    status: RequestStatus | None, model_name: str | None, deployment_id: str | None
+) -> tuple[Expression | None, ...]:
+    return (
+        matching(InferenceRequest.status, status),
+        matching(InferenceRequest.model_name, model_name),
+        matching(InferenceRequest.deployment_id, deployment_id),
+    )

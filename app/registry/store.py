@@ -1,0 +1,42 @@
+"""The two ways into the database: reads in the caller's thread, writes through the one writer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from peewee import Database
+
+from app.registry.failures import explained
+from app.registry.location import Location
+from app.registry.lock import ControllerLock
+from app.registry.readers import Readers
+from app.registry.writer import Writer
+
+T = TypeVar("T")
+
+
+class Store:
+    """An open database. Errors of the database come out of it as ShardboardErrors."""
+
+    def __init__(self, location: Location, lock: ControllerLock | None) -> None:
+        self.location = location
+        self.readers = Readers(location.reader())
+        self._writer = Writer(location.writer(), location.begin, lock)
+
+    def read(self, work: Callable[[Database], T]) -> T:
+        with explained(self.location):
+            return self.readers.read(work)
+
+    def write(self, work: Callable[[Database], T]) -> T:
+        with explained(self.location):
+            return self._writer.write(work)
+
+    def run(self, work: Callable[[Database], T]) -> T:
+        """Run on the writing connection without a transaction, for migrations, which begin their own."""
+        with explained(self.location):
+            return self._writer.run(work)
+
+    def close(self) -> None:
+        self.readers.close()
+        self._writer.close()

@@ -1,0 +1,130 @@
+"""What the registry's tables have in common: rows in, frozen records out, pages of long listings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Generic, TypeVar
+
+from peewee import Database, Expression, Field, Model
+
+from app.errors import RegistryError
+from app.registry.fields import now
+from app.registry.store import Store
+
+R = TypeVar("R")
+
+Row = dict[str, Any]
+"""Values by field name, as Peewee converts them. Rows do not leave this package."""
+
+
+class Table(Generic[R]):
+    """One table. Subclasses say which, and offer what can be asked of it.
+
+    Methods that take a `Database` run inside a read or a write that is under way.
+    """
+
+    model: ClassVar[type[Model]]
+    noun: ClassVar[str]
+    """What a row is called in messages to the user."""
+
+    order: ClassVar[tuple[str, ...]] = ("id",)
+    """The fields that listings are sorted by; a minus sign in front turns one round."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def _record(self, row: Row) -> R:
+        raise NotImplementedError
+
+    # --- inside a read or a write ---
+
+    def _select(
+        self, database: Database, *where: Expression | None, offset: int = 0, limit: int | None = None
+    ) -> list[R]:
+        """The records that satisfy all conditions (None: no condition), in order."""
+        conditions = [condition for condition in where if condition is not None]
+        query = self.model.select().order_by(*self._order())
+        if limit is None and not offset:
+            query = query.where(*conditions) if conditions else query
+        else:
+            # The page's ids come from an index alone: stepping over 90,000 rows must not read 90,000 prompts.
+            ids = self.model.select(self._field("id")).order_by(*self._order())
+            ids = ids.where(*conditions) if conditions else ids
+            ids = ids.offset(max(offset, 0)).limit(limit if limit is not None else 2**62)
+            query = query.where(self._field("id").in_(ids))
+        return [self._record(row) for row in query.dicts().execute(database)]
+
+    def _one(self, database: Database, condition: Expression) -> R | None:
+        return next(iter(self._select(database, condition)), None)
+
+    def _by_id(self, database: Database, id: int | str) -> R:
+        record = self._one(database, self._field("id") == id)
+        if record is None:
+            raise self._missing(id)
+        return record
+
+    def _insert(self, database: Database, values: Mapping[str, object]) -> R:
+        stamped = {**{name: now() for name in ("created_at", "updated_at") if self._has(name)}, **values}
+        id = self.model.insert(stamped).execute(database)
+        # SQLite answers with the row's number, also where the key is another one.
+        return self._by_id(database, str(values["id"]) if "id" in values else int(id))
+
+    def _change(self, database: Database, id: int | str, changes: Mapping[str, object]) -> R:
+        """Change a row's fields. Raises RegistryError when it is gone, TypeError for a field that does not exist."""
+        if unknown := [name for name in changes if not self._has(name) or name == "id"]:
+            raise TypeError(f"a {self.noun} has no field {unknown[0]!r} to change")
+        stamped = {**({"updated_at": now()} if self._has("updated_at") else {}), **changes}
+        if stamped:
+            self.model.update(stamped).where(self._field("id") == id).execute(database)
+        return self._by_id(database, id)
+
+    def _delete(self, database: Database, *where: Expression) -> int:
+        return int(self.model.delete().where(*where).execute(database))
+
+    # --- on their own ---
+
+    def _list(self, *where: Expression | None, offset: int = 0, limit: int | None = None) -> list[R]:
+        return self._store.read(lambda database: self._select(database, *where, offset=offset, limit=limit))
+
+    def _count(self, *where: Expression | None) -> int:
+        conditions = [condition for condition in where if condition is not None]
+        query = self.model.select(self._field("id"))
+        query = query.where(*conditions) if conditions else query
+        return self._store.read(lambda database: int(query.count(database)))
+
+    def _get(self, id: int | str) -> R:
+        return self._store.read(lambda database: self._by_id(database, id))
+
+    def _add(self, values: Mapping[str, object]) -> R:
+        return self._store.write(lambda database: self._insert(database, values))
+
+    def _update(self, id: int | str, changes: Mapping[str, object]) -> R:
+        return self._store.write(lambda database: self._change(database, id, changes))
+
+    def _remove(self, id: int | str) -> R:
+        """Remove a row and return what it was. Raises RegistryError when there is none."""
+
+        def work(database: Database) -> R:
+            record = self._by_id(database, id)
+            self._delete(database, self._field("id") == id)
+            return record
+
+        return self._store.write(work)
+
+    def _missing(self, id: int | str) -> RegistryError:
+        return RegistryError(f"There is no {self.noun} {id}.", f"List what there is with: {self.noun} list")
+
+    def _has(self, name: str) -> bool:
+        return name in self.model._meta.fields
+
+    def _field(self, name: str) -> Field:
+        field: Field = self.model._meta.fields[name]
+        return field
+
+    def _order(self) -> list[Any]:
+        return [self._field(name[1:]).desc() if name.startswith("-") else self._field(name) for name in self.order]
+
+
+def matching(field: Field, value: object) -> Expression | None:
+    """The condition that a field has this value; none when no value is asked for."""
+    return None if value is None else field == value

@@ -1,0 +1,141 @@
+"""The tables as Peewee models. They are bound to no database: each query is executed on the connection it is meant for.
+
+The migrations make the tables, from frozen copies of their own; a test compares the two.
+"""
+
+from __future__ import annotations
+
+from peewee import AutoField, BigIntegerField, BooleanField, ForeignKeyField, IntegerField
+from peewee import Model as PeeweeModel
+
+from app.registry.fields import Instant, Json, Prose, TokenIds, Words
+
+
+class WorkerNode(PeeweeModel):
+    id = AutoField()
+    hostname = Words(index=True)
+    ip_address = Words()
+    port = IntegerField()
+    public_key = Words(index=True)
+    agent_id = Words()
+    is_active = BooleanField()
+    draining = BooleanField()
+    last_heartbeat = Instant(null=True)
+    capacities = Json()
+    local_pid = IntegerField(null=True)
+    created_at = Instant()
+    updated_at = Instant()
+
+    class Meta:
+        table_name = "worker_node"
+        indexes = ((("ip_address", "port"), True),)
+
+
+class Model(PeeweeModel):
+    id = AutoField()
+    name = Words(unique=True)
+    folder = Prose()
+    source = Prose()
+    architecture = Words()
+    layers = IntegerField()
+    parameters = BigIntegerField()
+    weight_bytes = BigIntegerField()
+    dtype = Words()
+    context = IntegerField()
+    created_at = Instant()
+    updated_at = Instant()
+
+    class Meta:
+        table_name = "model"
+
+
+class Deployment(PeeweeModel):
+    id = Words(primary_key=True)
+    model_name = Words(index=True)
+    plan_hash = Words()
+    dtype = Words()
+    context = IntegerField()
+    kv_tokens = BigIntegerField()
+    epoch = BigIntegerField()
+    status = Words(index=True)
+    error = Prose(null=True)
+    created_at = Instant()
+    updated_at = Instant()
+
+    class Meta:
+        table_name = "deployment"
+
+
+class ModelShard(PeeweeModel):
+    id = AutoField()
+    node = ForeignKeyField(WorkerNode, null=True, on_delete="CASCADE")
+    deployment = ForeignKeyField(Deployment, null=True, on_delete="CASCADE")
+    model_name = Words(index=True)
+    shard_id = IntegerField()
+    start_layer = IntegerField()
+    end_layer = IntegerField()
+    is_loaded = BooleanField()
+    path = Prose(null=True)
+    created_at = Instant()
+    updated_at = Instant()
+
+    class Meta:
+        table_name = "model_shard"
+
+
+class InferenceRequest(PeeweeModel):
+    """Every index ends in (created_at, id), the order of listings, so that a page is found without reading prompts."""
+
+    id = AutoField()
+    model_name = Words()
+    deployment_id = Words(null=True)
+    prompt = Prose()
+    result = Prose()
+    error = Prose(null=True)
+    status = Words()
+    parameters = Json()
+    prompt_token_ids = TokenIds()
+    token_ids = TokenIds()
+    finish_reason = Words(null=True)
+    prompt_tokens = IntegerField()
+    completion_tokens = IntegerField()
+    timings = Json()
+    created_at = Instant()
+    started_at = Instant(null=True)
+    completed_at = Instant(null=True)
+
+    class Meta:
+        table_name = "inference_request"
+        indexes = (
+            (("created_at", "id"), False),
+            (("status", "created_at", "id"), False),
+            (("model_name", "created_at", "id"), False),
+            (("deployment_id", "created_at", "id"), False),
+        )
+
+
+class Event(PeeweeModel):
+    """Its ids are no foreign keys: what happened to a node is still true when the node is gone."""
+
+    id = AutoField()
+    at = Instant()
+    level = Words()
+    source = Words()
+    node_id = IntegerField(null=True)
+    deployment_id = Words(null=True)
+    request_id = IntegerField(null=True)
+    message = Prose()
+    details = Json()
+
+    class Meta:
+        table_name = "event"
+        indexes = (
+            (("at", "id"), False),
+            (("level", "at", "id"), False),
+            (("node_id", "at", "id"), False),
+            (("deployment_id", "at", "id"), False),
+            (("request_id", "at", "id"), False),
+        )
+
+
+TABLES = (WorkerNode, Model, Deployment, ModelShard, InferenceRequest, Event)
