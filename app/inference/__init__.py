@@ -1,0 +1,1 @@
+"""From a prompt to streamed text: requests, deployments, tokenizer and chat template."""

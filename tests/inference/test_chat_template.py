@@ -1,0 +1,215 @@
+"""Rendered prompts equal transformers', and a template that comes with a model can do no harm."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from app.errors import ModelError, RequestError
+from app.inference.chat_template import ChatTemplate
+from app.inference.tokenizer import Tokenizer
+from tests.inference import tiny_tokenizers
+
+CHATML = """
+{%- for message in messages %}
+    {%- if loop.first and message['role'] != 'system' %}{{ '<|system|>You help.\\n' }}{% endif %}
+    {{- bos_token ~ message['role'] + '\\n' + message['content'] | trim + eos_token }}
+{% endfor %}
+{% if add_generation_prompt %}
+    {{ 'assistant:' }}
+{% endif %}
+"""
+TOOLS = """
+{%- set ns = namespace(found=false, system='') %}
+{%- if tools is not none and tools %}
+    {{- '# Tools\\n' }}
+    {%- for tool in tools %}{{ tool.function | tojson }}
+{{ tool | tojson(indent=2) }}{% endfor %}
+{%- endif %}
+{%- for message in messages %}
+    {%- if message.role == 'system' %}{% set ns.system = message.content %}{% continue %}{% endif %}
+    {%- if message.tool_calls is defined %}
+        {%- for c in message.tool_calls %}{{ c.function.name }}({{ c.function.arguments | tojson }}){% endfor %}
+    {%- elif message.content is string %}
+        {{- message.role | upper }}: {{ message.content.split('</think>')[-1].lstrip('\\n') }}
+    {%- else %}
+        {%- for part in message.content if part.type == 'text' %}[{{ part.text }}]{% endfor %}
+    {%- endif %}
+    {%- if loop.index0 > 20 %}{% break %}{% endif %}
+{% endfor %}
+{{- ns.system }}|{{ messages | selectattr('role', 'equalto', 'user') | list | length }}
+{%- if enable_thinking is defined and enable_thinking is false %}<think></think>{% endif %}
+{%- for key, value in dict(a=1, b='é').items() %} {{ key }}={{ value }}{% endfor %}
+"""
+GENERATION = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}"
+    "{% else %}{{ m.reasoning_content }}{{ m['content'] }}{% endif %}{{ '%s-%d' | format('x', 1) }}{% endfor %}"
+)
+CONVERSATIONS: list[list[dict[str, Any]]] = [
+    [{"role": "user", "content": "What is the capital of France?"}],
+    [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": " Grüße <b>& 'so' on</b> 你好 "},
+        {"role": "assistant", "content": "<think>hm</think>\nHello."},
+        {"role": "user", "content": "Again."},
+    ],
+]
+TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"city": {"type": "string"}}}}
+TOOL_CALL: dict[str, Any] = {
+    "role": "assistant",
+    "content": None,
+    "tool_calls": [{"type": "function", "function": {"name": "weather", "arguments": {"city": "Zürich"}}}],
+}
+PARTS = {"role": "user", "content": [{"type": "text", "text": "one"}, {"type": "image"}, {"type": "text", "text": "2"}]}
+
+
+def template(source: str) -> ChatTemplate:
+    return ChatTemplate({"default": source}, {"bos_token": "<bos>", "eos_token": "<eos>"})
+
+
+def rendered_by_transformers(source: str, messages: list[dict[str, Any]], **options: Any) -> str:
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=tiny_tokenizers.words(), bos_token="<bos>", eos_token="<eos>", chat_template=source
+    )
+    options.setdefault("add_generation_prompt", True)
+    text = tokenizer.apply_chat_template(messages, tokenize=False, **options)
+    assert isinstance(text, str)
+    return text
+
+
+@pytest.mark.parametrize("messages", CONVERSATIONS)
+def test_prompts_equal_transformers_on_smollm(smollm: Path, messages: list[dict[str, Any]]) -> None:
+    tokenizer, theirs = Tokenizer.open(smollm), AutoTokenizer.from_pretrained(smollm)
+    ours = ChatTemplate.open(smollm, tokenizer.named_tokens)
+    assert ours is not None
+    for prompted in (True, False):
+        text = ours.render(messages, add_generation_prompt=prompted)
+        assert text == theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompted)
+        ids = theirs.apply_chat_template(messages, add_generation_prompt=prompted)["input_ids"]
+        assert tokenizer.encode(text, add_special_tokens=False) == ids
+
+
+@pytest.mark.parametrize("source", [CHATML, TOOLS, GENERATION])
+@pytest.mark.parametrize("messages", CONVERSATIONS)
+@pytest.mark.parametrize("tools", [None, [TOOL]])
+def test_prompts_equal_transformers_for_other_templates(
+    source: str, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None
+) -> None:
+    expected = rendered_by_transformers(source, messages, tools=tools)
+    assert template(source).render(messages, tools) == expected
+
+
+@pytest.mark.parametrize("messages", [[PARTS], [*CONVERSATIONS[0], TOOL_CALL]])
+def test_parts_tool_calls_and_further_variables_equal_transformers(messages: list[dict[str, Any]]) -> None:
+    expected = rendered_by_transformers(TOOLS, messages, enable_thinking=False, add_generation_prompt=False)
+    assert template(TOOLS).render(messages, add_generation_prompt=False, enable_thinking=False) == expected
+
+
+def test_reasoning_is_shown_under_each_name_that_templates_use() -> None:
+    messages = [{"role": "user", "content": "x", "reasoning": "because"}]
+    expected = rendered_by_transformers(GENERATION, messages)
+    assert template(GENERATION).render(messages) == expected
+    assert expected.startswith("because")
+
+
+def test_the_current_date_is_at_hand() -> None:
+    assert template("{{ strftime_now('%Y') }}").render(CONVERSATIONS[0]) == time.strftime("%Y")
+
+
+# --- where templates come from ---
+
+
+def test_the_file_wins_over_the_config_and_named_ones_are_used_for_tools(tmp_path: Path) -> None:
+    named = [{"name": "default", "template": "plain"}, {"name": "tool_use", "template": "with tools"}]
+    (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": "oldest"}), encoding="utf-8")
+    assert _open(tmp_path).render(CONVERSATIONS[0]) == "oldest"
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": named}), encoding="utf-8")
+    assert _open(tmp_path).render(CONVERSATIONS[0]) == "plain"
+    assert _open(tmp_path).render(CONVERSATIONS[0], [TOOL]) == "with tools"
+    (tmp_path / "chat_template.jinja").write_text("from the file", encoding="utf-8")
+    assert _open(tmp_path).render(CONVERSATIONS[0], [TOOL]) == "from the file"
+
+
+def _open(folder: Path) -> ChatTemplate:
+    opened = ChatTemplate.open(folder, {})
+    assert opened is not None
+    return opened
+
+
+def test_a_model_without_a_template_has_none(tmp_path: Path) -> None:
+    assert ChatTemplate.open(tmp_path, {}) is None
+
+
+def test_a_template_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "chat_template.jinja").write_bytes(b"\xff\xfe\xfa")
+    with pytest.raises(ModelError, match="cannot be read"):
+        ChatTemplate.open(tmp_path, {})
+
+
+# --- refusals ---
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("{{ raise_exception('Roles must alternate') }}", "Roles must alternate."),
+        ("{{ raise_exception('  ') }}", "refused"),
+        ("{% if %}", "is broken"),
+        ("{{ messages[0].nothing.more }}", "no attribute 'nothing'"),
+        ("{{ messages[0].content + 1 }}", "TypeError"),
+        ("{{ messages.append(1) }}", "refused"),
+        ("{{ cycler.__init__.__globals__ }}", "refused"),
+        ("{% set ns = namespace(__class__=1) %}", "underscore"),
+    ],
+)
+def test_a_refusal_says_what_the_template_says(source: str, says: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        template(source).render(CONVERSATIONS[0])
+    assert says in caught.value.message and caught.value.advice
+
+
+def test_an_empty_conversation_is_refused() -> None:
+    with pytest.raises(RequestError, match="without messages"):
+        template(CHATML).render([])
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+        "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+        "{% set n = namespace(s='aaaa') %}{% for i in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
+        "{% set n = namespace(s='aaaa') %}{% for i in range(60) %}{% set n.s = n.s + n.s %}{% endfor %}",
+        "{% set n = namespace(s='aa') %}{% for i in range(60) %}{% set n.s = n.s.replace('a', n.s) %}{% endfor %}",
+        "{% set n = namespace(s='aa') %}{% for i in range(60) %}{% set n.s = n.s | replace('a', n.s) %}{% endfor %}",
+        "{{ range(99999) | join('x' * 1000000) }}",
+        "{{ 'a' * 10 ** 10 }}",
+        "{{ [1] * 10 ** 10 }}",
+        "{{ 9 ** 9 ** 9 ** 9 }}",
+        "{{ '%999999999d' % 1 }}",
+        "{{ '%*d' % (999999999, 1) }}",
+        "{{ '%*d' | format(999999999, 1) }}",
+        "{{ '{:999999999}'.format(1) }}",
+        "{{ 'a' | center(10 ** 10) }}",
+        "{{ 'a\n' | indent('x' * 16000000, true) }}",
+        "{{ 'a'.ljust(10 ** 10) }}",
+        "{{ [1] | batch(10 ** 10, 'a') | list }}",
+    ],
+)
+def test_a_template_cannot_run_for_ever_or_fill_the_memory(source: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(RequestError):
+        template(source).render(CONVERSATIONS[0])
+    assert time.monotonic() - began < 20  # the bound is 5 s; a loaded machine takes longer to notice
+
+
+def test_a_long_conversation_stays_within_the_bounds() -> None:
+    messages = [{"role": "user" if i % 2 == 0 else "assistant", "content": "word " * 200} for i in range(4000)]
+    assert template(TOOLS).render(messages).count("word") == 200 * 22  # it breaks after message 21
+    assert template(CHATML).render(messages).count("word") == 200 * 4000
