@@ -1,0 +1,271 @@
+"""Long work in a child process: start it, hear how far it is, cancel it, get its result or its error.
+
+Whatever needs torch, takes minutes or has to die cleanly on a cancel runs as `python -m MODULE` beside
+this process. The request goes to the child's stdin as one JSON line; its stdout carries JSON lines:
+progress, then one result or one failure. The child's half of this contract is `serve_job`.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from app.errors import (
+    BadInput,
+    Cancelled,
+    DiskFullError,
+    ModelError,
+    PlacementError,
+    RegistryError,
+    ShardboardError,
+)
+
+REPORT_SECONDS = 0.1
+"""A job tells how far it is at most this often."""
+GRACE_SECONDS = 3.0
+"""How long a cancelled child may take to clean up behind itself before it is killed."""
+ERROR_TEXT_BYTES = 4000
+"""How much of a crashed child's stderr is read to find out why."""
+
+
+class JobProgress(msgspec.Struct, frozen=True, tag="progress"):
+    """How far a job is."""
+
+    phase: str
+    """What it is doing, in a word or two: reading, copying, verifying, downloading, …"""
+    done_bytes: int
+    total_bytes: int
+    bytes_per_second: float = 0.0
+    seconds_left: float | None = None
+    """None while nobody can tell."""
+
+
+ProgressCallback = Callable[[JobProgress], None]
+
+Request = TypeVar("Request", bound=msgspec.Struct)
+Result = TypeVar("Result")
+
+
+class _Result(msgspec.Struct, frozen=True, tag="result"):
+    value: msgspec.Raw
+
+
+class _Failure(msgspec.Struct, frozen=True, tag="failure"):
+    kind: str
+    message: str
+    advice: str
+
+
+_events: msgspec.json.Decoder[JobProgress | _Result | _Failure] = msgspec.json.Decoder(JobProgress | _Result | _Failure)
+_encoder = msgspec.json.Encoder()
+_ERRORS: dict[str, type[ShardboardError]] = {
+    error.kind: error
+    for error in (ShardboardError, BadInput, ModelError, DiskFullError, PlacementError, RegistryError, Cancelled)
+}
+
+
+class Meter:
+    """Turns a count of bytes into `JobProgress` lines with speed and time left, not too many of them. Thread-safe.
+
+    Args:
+        report: takes the lines; None to count only.
+        phase: what is being done.
+        total_bytes: how much there is to do.
+        passes: how often each byte is handled before it is done, as in copying and then verifying it.
+    """
+
+    def __init__(self, report: ProgressCallback | None, phase: str, total_bytes: int, passes: int = 1) -> None:
+        self._report = report
+        self._phase = phase
+        self._total = total_bytes
+        self._passes = passes
+        self._handled = 0
+        self._lock = threading.Lock()
+        self._began = time.monotonic()
+        self._last = 0.0
+
+    def advance(self, nbytes: int) -> None:
+        """`nbytes` more have been handled once."""
+        with self._lock:
+            self._handled += nbytes
+            done = self._handled // self._passes
+            now = time.monotonic()
+            if self._report is None or (now - self._last < REPORT_SECONDS and done < self._total):
+                return
+            self._last = now
+            speed = done / max(now - self._began, 1e-6)
+            left = (self._total - done) / speed if speed > 0 else None
+            self._report(JobProgress(self._phase, done, self._total, speed, left))
+
+
+class ChildJob(Generic[Result]):
+    """One piece of work in a child process.
+
+    `run` blocks its caller's thread (a plain one or a QThread) until the work has ended; `cancel` may be
+    called from any thread, before, during or after.
+
+    Args:
+        module: the module to run; it calls `serve_job` when it is `__main__`.
+        request: what to do, a msgspec Struct.
+        result_type: what the result line is decoded to.
+        what: the work in words, for messages: "cutting the model".
+        on_progress: called in the thread that called `run`.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        request: msgspec.Struct,
+        result_type: type[Result],
+        *,
+        what: str,
+        on_progress: ProgressCallback | None = None,
+    ) -> None:
+        self._module = module
+        self._request = request
+        self._result_type = result_type
+        self._what = what
+        self._on_progress = on_progress
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+        self._cancelled = threading.Event()
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id, once it runs."""
+        return None if self._process is None else self._process.pid
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancelled.is_set()
+
+    def cancel(self) -> None:
+        """Ask the child to clean up and leave, and kill it when it does not. Returns at once."""
+        self._cancelled.set()
+        with self._lock:
+            process = self._process
+        if process is not None and process.poll() is None:
+            threading.Thread(target=_end, args=(process,), name="end-job", daemon=True).start()
+
+    def run(self) -> Result:
+        """Do the work and return its result.
+
+        Raises:
+            Cancelled: `cancel` was called.
+            ShardboardError: what the child reported, as the same kind of error; or that it died, and why.
+        """
+        with tempfile.TemporaryFile() as stderr:
+            with self._lock:
+                if self._cancelled.is_set():
+                    raise Cancelled(f"{self._what.capitalize()} was cancelled.")
+                process = self._process = _start(self._module, stderr.fileno())
+            try:
+                outcome = self._listen(process)
+            finally:
+                _end(process)
+            if self._cancelled.is_set():
+                raise Cancelled(f"{self._what.capitalize()} was cancelled.")
+            if outcome is None:
+                raise ShardboardError(*self._crash(process, stderr))
+        if isinstance(outcome, _Failure):
+            raise _ERRORS.get(outcome.kind, ShardboardError)(outcome.message, outcome.advice)
+        return msgspec.json.decode(outcome.value, type=self._result_type)
+
+    def _listen(self, process: subprocess.Popen[bytes]) -> _Result | _Failure | None:
+        """Read the child's lines to the end. Returns what it ended with, None when it just ended."""
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            process.stdin.write(_encoder.encode(self._request) + b"\n")
+            process.stdin.flush()
+        except (BrokenPipeError, OSError):  # it died before it had read; how is told by what it left behind
+            return None
+        outcome: _Result | _Failure | None = None
+        for line in process.stdout:
+            event = _events.decode(line)
+            if not isinstance(event, JobProgress):
+                outcome = event
+            elif self._on_progress is not None and not self._cancelled.is_set():
+                self._on_progress(event)
+        return outcome
+
+    def _crash(self, process: subprocess.Popen[bytes], stderr: Any) -> tuple[str, str]:
+        stderr.seek(0, os.SEEK_END)
+        stderr.seek(max(0, stderr.tell() - ERROR_TEXT_BYTES))
+        lines = [line for line in stderr.read().decode(errors="replace").splitlines() if line.strip()]
+        code = process.returncode
+        how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
+        advice = "The system may have run out of memory." if code == -9 else ""
+        return f"The process {self._what} {how}" + (f": {lines[-1][:500]}" if lines else "") + ".", advice
+
+
+def _start(module: str, stderr: int) -> subprocess.Popen[bytes]:
+    root = str(Path(__file__).resolve().parent.parent)
+    paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
+    # A session of its own: Ctrl-C in a terminal reaches this process, which then cancels in good order.
+    flags = subprocess.CREATE_NO_WINDOW if sys.platform == "win32" else 0
+    return subprocess.Popen(
+        [sys.executable, "-m", module],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        env=environment,
+        start_new_session=sys.platform != "win32",
+        creationflags=flags,
+    )
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Close the child's stdin, which asks it to clean up and leave; kill it when it does not."""
+    if process.stdin is not None:
+        try:
+            process.stdin.close()
+        except OSError:  # it is gone already
+            pass
+    try:
+        process.wait(GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def serve_job(request_type: type[Request], work: Callable[[Request, ProgressCallback], msgspec.Struct]) -> None:
+    """The child's main: read the request, do the work, write the result or the failure.
+
+    When the parent closes the pipe or dies, the main thread gets a KeyboardInterrupt, so that its
+    `finally` clauses remove what is half-written.
+    """
+    out = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)  # a stray print of some library must not be taken for a line of ours
+    request = msgspec.json.decode(sys.stdin.buffer.readline(), type=request_type)
+    threading.Thread(target=_leave_with_parent, name="watch-parent", daemon=True).start()
+
+    def send(event: JobProgress | _Result | _Failure) -> None:
+        out.write(_encoder.encode(event) + b"\n")
+
+    try:
+        result = work(request, send)
+        send(_Result(msgspec.Raw(_encoder.encode(result))))
+    except ShardboardError as error:
+        send(_Failure(error.kind, error.message, error.advice))
+    except KeyboardInterrupt:
+        sys.exit(Cancelled.exit_code)
+
+
+def _leave_with_parent() -> None:
+    import _thread
+
+    try:
+        sys.stdin.buffer.read()
+    except OSError:  # the pipe is gone with the parent
+        pass
+    _thread.interrupt_main()

@@ -1,0 +1,1 @@
+"""Where weights come from: folders, the Hub, GGUF files; the library that knows them all."""

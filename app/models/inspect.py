@@ -1,0 +1,43 @@
+"""Describes the model in a folder: a quick look here, then a thorough one with transformers in a child process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from app.jobs import ChildJob, ProgressCallback
+from app.models.checkpoint import read_checkpoint
+from app.models.description import ModelDescription, Source
+from app.models.inspect_process import InspectRequest
+
+
+def inspect_job(
+    folder: Path, *, name: str, source: Source = "folder", origin: str = "", on_progress: ProgressCallback | None = None
+) -> ChildJob[ModelDescription]:
+    """The job that describes the model in a Hugging Face folder; what is plainly wrong is raised at once.
+
+    Raises:
+        BadInput: there is no such folder.
+        ModelError: its files cannot be used, and why.
+    """
+    read_checkpoint(folder)
+    return ChildJob(
+        "app.models.inspect_process",
+        InspectRequest(name, str(folder), source, origin or str(folder)),
+        ModelDescription,
+        what="inspecting the model",
+        on_progress=on_progress,
+    )
+
+
+def inspect_folder(
+    folder: Path, *, name: str, source: Source = "folder", origin: str = "", on_progress: ProgressCallback | None = None
+) -> ModelDescription:
+    """Describe the model in a Hugging Face folder. Takes seconds: not in a thread that must answer.
+
+    Raises:
+        BadInput: there is no such folder.
+        ModelError: it cannot be used, and why.
+    """
+    return inspect_job(
+        folder.expanduser().resolve(), name=name, source=source, origin=origin, on_progress=on_progress
+    ).run()

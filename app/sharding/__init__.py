@@ -1,0 +1,1 @@
+"""Inspect, plan, cut: from a model to shards of whole layers."""

@@ -1,0 +1,137 @@
+"""Child process: writes the shards of a model. Without torch: it moves byte ranges, so its memory stays small.
+
+Run only as a child; `CuttingJob` is its parent's half.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from app.atomic_file import sync_folder, write_atomically
+from app.errors import DiskFullError
+from app.jobs import Meter, ProgressCallback, serve_job
+from app.models.checkpoint import CONFIG, GENERATION_CONFIG, TOKENIZER_FILES
+from app.models.description import ModelDescription, PartSource
+from app.sharding.output_folder import publish
+from app.sharding.plan import Range
+from app.sharding.shard_files import WrittenFile, verify_file, write_shard_files
+from app.sharding.shard_folder import METADATA, ShardMetadata
+
+MAX_FILE_BYTES = 5_000_000_000
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class CutRequest(Struct, frozen=True, kw_only=True):
+    description: ModelDescription
+    ranges: tuple[Range, ...]
+    workplace: str
+    """The hidden folder in the output folder where shards grow; see `output_folder`."""
+    max_file_bytes: int = MAX_FILE_BYTES
+
+
+class Shard(Struct, frozen=True):
+    """One shard as it was written."""
+
+    shard_id: int
+    start_layer: int
+    end_layer: int
+    """Exclusive."""
+    folder: str
+    nbytes: int
+
+
+class CutOutcome(Struct, frozen=True):
+    shards: tuple[Shard, ...]
+
+
+def cut(request: CutRequest, report: ProgressCallback) -> CutOutcome:
+    """Write, verify and publish all shards. Whoever calls removes the workplace when this raises.
+
+    Raises:
+        DiskFullError: the disk filled up meanwhile.
+        ModelError: the model's files changed, or what was written reads back wrong.
+    """
+    description = request.description
+    workplace = Path(request.workplace)
+    total = sum(_nbytes(description.stage_parts(*layers)) for layers in request.ranges)
+    meter = Meter(report, "cutting", total, passes=2)
+    stop = threading.Event()
+    try:
+        # Verifying a shard goes beside writing the next one.
+        with ThreadPoolExecutor(1, thread_name_prefix="verify") as verifier:
+            try:
+                checks: list[Future[None]] = []
+                for number, layers in enumerate(request.ranges):
+                    for written in _write_shard(request, number, layers, workplace / f"shard_{number}", meter):
+                        checks.append(verifier.submit(verify_file, written, meter, stop))
+                for check in checks:
+                    check.result()
+            except BaseException:
+                stop.set()
+                raise
+        folders = publish(workplace, len(request.ranges))
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise DiskFullError(
+                f"The disk of {workplace.parent} filled up while the model was cut; nothing of it was left there.",
+                "Free some space or give another --output_dir.",
+            ) from error
+        raise
+    return CutOutcome(
+        tuple(
+            Shard(number, start, end, str(folder), _nbytes(description.stage_parts(start, end)))
+            for number, ((start, end), folder) in enumerate(zip(request.ranges, folders, strict=True))
+        )
+    )
+
+
+def _write_shard(
+    request: CutRequest, number: int, layers: Range, target: Path, meter: Meter
+) -> tuple[WrittenFile, ...]:
+    description = request.description
+    target.mkdir(parents=True)
+    parts = description.stage_parts(*layers)
+    written = write_shard_files(description.path, target, parts, request.max_file_bytes, meter)
+    metadata = ShardMetadata(
+        model_name=description.name,
+        shard_id=number,
+        total_shards=len(request.ranges),
+        start_layer=layers[0],
+        end_layer=layers[1],
+        total_layers=description.num_layers,
+        architecture=description.architecture,
+        model_type=description.model_type,
+        dtype=description.dtype,
+        tensors=tuple(tensor for file in written for tensor in file.tensors),
+    )
+    for name in _companions(number, len(request.ranges)):
+        if (description.path / name).is_file():
+            shutil.copyfile(description.path / name, target / name)
+    write_atomically(target / METADATA, msgspec.json.format(msgspec.json.encode(metadata)))
+    sync_folder(target)
+    return written
+
+
+def _companions(number: int, count: int) -> tuple[str, ...]:
+    """Files that go with a shard: the first turns text into tokens; the last ends a text and needs to know how."""
+    names: tuple[str, ...] = (CONFIG,)
+    if number == 0:
+        names += TOKENIZER_FILES
+    if number in (0, count - 1):
+        names += (GENERATION_CONFIG,)
+    return names
+
+
+def _nbytes(parts: tuple[PartSource, ...]) -> int:
+    return sum(part.nbytes for part in parts)
+
+
+if __name__ == "__main__":
+    serve_job(CutRequest, cut)

@@ -1,0 +1,236 @@
+"""Which layers go to which node, and what memory that takes. Pure: capacities in, placement out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from app.errors import PlacementError
+from app.models.description import ModelDescription
+from app.sharding.plan import Range, check_ranges, partition, range_text, stage_memory
+
+INFINITE = float("inf")
+
+
+@dataclass(frozen=True)
+class NodeCapacity:
+    """What a node has to offer, as far as placing needs to know."""
+
+    node_id: int
+    name: str
+    free_memory: int
+    """Bytes that weights and KV may take."""
+    speed: float = 1.0
+    """Relative to other nodes: twice as fast takes twice the bytes in the same time."""
+
+
+@dataclass(frozen=True)
+class PlacedStage:
+    """One node's share."""
+
+    node: NodeCapacity
+    start: int
+    end: int
+    weight_bytes: int
+    """Weights in the compute dtype."""
+    kv_bytes: int
+
+    @property
+    def memory(self) -> int:
+        return self.weight_bytes + self.kv_bytes
+
+    @property
+    def missing(self) -> int:
+        """Bytes that the node lacks; 0 when it fits."""
+        return max(0, self.memory - self.node.free_memory)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Which node gets which layers, in pipeline order."""
+
+    model_name: str
+    dtype: str
+    context: int
+    kv_tokens: int
+    stages: tuple[PlacedStage, ...]
+    left_out: tuple[NodeCapacity, ...] = ()
+    """Nodes that were offered and get nothing, because they are too small or there are more nodes than layers."""
+
+    @property
+    def ranges(self) -> tuple[Range, ...]:
+        return tuple((stage.start, stage.end) for stage in self.stages)
+
+    @property
+    def fits(self) -> bool:
+        return not any(stage.missing for stage in self.stages)
+
+
+def place(
+    description: ModelDescription, nodes: Sequence[NodeCapacity], *, dtype: str, context: int, kv_tokens: int
+) -> Placement:
+    """Divide the layers over the nodes, in the order given, so that the slowest stage is as fast as possible.
+
+    Every node gets layers where that fits; else nodes that are too small are left out.
+
+    Args:
+        description: the model.
+        nodes: where to place it.
+        dtype: the compute dtype, a key of COMPUTE_ITEM_BYTES.
+        context: the longest sequence that will be served, in tokens.
+        kv_tokens: for how many tokens in all each stage keeps keys and values.
+
+    Raises:
+        PlacementError: nothing fits; the text says which node lacks how much.
+    """
+    if not nodes:
+        raise PlacementError("There is no node to place the model on.", "Add a node, or start agents on this machine.")
+    _check_context(description, context)
+    memory = _memory(description, dtype, kv_tokens)
+
+    def cost(node: NodeCapacity) -> Callable[[int, int], float]:
+        def seconds(start: int, end: int) -> float:
+            needed = memory(start, end)
+            return needed / max(node.speed, 1e-9) if needed <= node.free_memory else INFINITE
+
+        return seconds
+
+    def skippable(node: NodeCapacity) -> Callable[[int, int], float]:
+        fitting = cost(node)
+        return lambda start, end: 0.0 if start == end else fitting(start, end)
+
+    ranges = partition(description.num_layers, description.cuts, [cost(node) for node in nodes])
+    if ranges is None:
+        ranges = _with_gaps(description, [skippable(node) for node in nodes])
+    if ranges is None:
+        raise PlacementError(
+            f"'{description.name}' does not fit. " + _lacks(description, nodes, memory),
+            "Free memory on these nodes, add a node, take a smaller dtype, or set aside fewer KV tokens.",
+        )
+    weights = stage_memory(description, dtype)
+    stages = tuple(
+        PlacedStage(node, start, end, weights(start, end), memory(start, end) - weights(start, end))
+        for node, (start, end) in zip(nodes, ranges, strict=True)
+        if start != end
+    )
+    used = {stage.node.node_id for stage in stages}
+    left_out = tuple(node for node in nodes if node.node_id not in used)
+    return Placement(description.name, dtype, context, kv_tokens, stages, left_out)
+
+
+def place_ranges(
+    description: ModelDescription,
+    nodes: Sequence[NodeCapacity],
+    ranges: Sequence[Range],
+    *,
+    dtype: str,
+    context: int,
+    kv_tokens: int,
+) -> Placement:
+    """Put given ranges on given nodes, one each, and say what memory that takes; it need not fit (`Placement.fits`).
+
+    Raises:
+        BadInput: the ranges are not all layers in order.
+        PlacementError: not one node for each range.
+    """
+    check_ranges(ranges, description)
+    _check_context(description, context)
+    if len(ranges) != len(nodes):
+        raise PlacementError(f"{len(ranges)} ranges of layers are given for {len(nodes)} nodes.", "Give one for each.")
+    weights, memory = stage_memory(description, dtype), _memory(description, dtype, kv_tokens)
+    stages = tuple(
+        PlacedStage(node, start, end, weights(start, end), memory(start, end) - weights(start, end))
+        for node, (start, end) in zip(nodes, ranges, strict=True)
+    )
+    return Placement(description.name, dtype, context, kv_tokens, stages)
+
+
+def check_fits(placement: Placement) -> None:
+    """Raise PlacementError naming every node that lacks memory, and how much."""
+    if not placement.fits:
+        raise PlacementError(
+            f"'{placement.model_name}' does not fit. " + _shortage(placement.stages),
+            "Move layers to other nodes, take a smaller dtype, or set aside fewer KV tokens.",
+        )
+
+
+def whole_on_one(
+    description: ModelDescription, nodes: Sequence[NodeCapacity], *, dtype: str, context: int, kv_tokens: int
+) -> Placement | None:
+    """The whole model as one stage on the fastest node that can hold it, None when none can."""
+    everything = ((0, description.num_layers),)
+    options = (
+        place_ranges(description, (node,), everything, dtype=dtype, context=context, kv_tokens=kv_tokens)
+        for node in sorted(nodes, key=lambda node: (-node.speed, -node.free_memory))
+    )
+    return next((option for option in options if option.fits), None)
+
+
+def _check_context(description: ModelDescription, context: int) -> None:
+    if context > description.max_context:
+        raise PlacementError(
+            f"'{description.name}' reads at most {description.max_context} tokens, not {context}.",
+            "Take a smaller context.",
+        )
+
+
+def _memory(description: ModelDescription, dtype: str, kv_tokens: int) -> Callable[[int, int], int]:
+    """(start, end) -> bytes of weights and KV."""
+    weights = stage_memory(description, dtype)
+    kv = [0]
+    for layer in range(description.num_layers):
+        kv.append(kv[-1] + description.kv_bytes_per_token(dtype, layer, layer + 1) * kv_tokens)
+    return lambda start, end: weights(start, end) + kv[end] - kv[start]
+
+
+def _with_gaps(description: ModelDescription, costs: Sequence[Callable[[int, int], float]]) -> tuple[Range, ...] | None:
+    """Like `partition`, but a node may get nothing: the range (b, b). As few nodes as possible stay empty."""
+    boundaries = (0, *description.cuts, description.num_layers)
+    best: list[tuple[float, int, tuple[Range, ...]] | None] = [(0.0, 0, ())] + [None] * (len(boundaries) - 1)
+    for cost in costs:
+        following: list[tuple[float, int, tuple[Range, ...]] | None] = [None] * len(boundaries)
+        for end_index, end in enumerate(boundaries):
+            for start_index, start in enumerate(boundaries[: end_index + 1]):
+                so_far = best[start_index]
+                if so_far is None:
+                    continue
+                value = max(so_far[0], cost(start, end))
+                known = following[end_index]
+                candidate = (value, so_far[1] + (start == end), (*so_far[2], (start, end)))
+                if value < INFINITE and (known is None or candidate[:2] < known[:2]):
+                    following[end_index] = candidate
+        best = following
+    return None if best[-1] is None else best[-1][2]
+
+
+def _lacks(description: ModelDescription, nodes: Sequence[NodeCapacity], memory: Callable[[int, int], int]) -> str:
+    """The division that comes closest to fitting, and what it lacks where."""
+    usable = min(len(nodes), len(description.cuts) + 1)
+    largest = sorted(nodes, key=lambda node: -node.free_memory)[:usable]
+    chosen = [node for node in nodes if node in largest]
+    costs = [(lambda start, end, free=node.free_memory: float(max(1, memory(start, end) - free))) for node in chosen]
+    ranges = partition(description.num_layers, description.cuts, costs)
+    assert ranges is not None  # every cost is finite and there are enough boundaries
+    stages = [
+        PlacedStage(node, start, end, memory(start, end), 0) for node, (start, end) in zip(chosen, ranges, strict=True)
+    ]
+    return _shortage(stages)
+
+
+def _shortage(stages: Sequence[PlacedStage]) -> str:
+    lines = [
+        f"{stage.node.name} (node {stage.node.node_id}) needs {size_text(stage.memory)} for layers "
+        f"{range_text((stage.start, stage.end))} and has {size_text(stage.node.free_memory)} free: "
+        f"{size_text(stage.missing)} are missing."
+        for stage in stages
+        if stage.missing
+    ]
+    return " ".join(lines)
+
+
+def size_text(nbytes: int) -> str:
+    """Bytes for people: 1.5 GB."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if nbytes >= size:
+            return f"{nbytes / size:.1f} {unit}"
+    return f"{nbytes} bytes"
