@@ -83,6 +83,10 @@ class Stage:
     def used_tokens(self) -> int:
         return sum(cache.length for cache in self._caches.values())
 
+    @property
+    def sequences(self) -> int:
+        return len(self._caches)
+
     def admit(self, sequence: int, capacity: int) -> None:
         """Set KV memory aside for a sequence of at most `capacity` tokens. Raises OutOfMemory."""
         self.budget.reserve(sequence, capacity)

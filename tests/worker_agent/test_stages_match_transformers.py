@@ -1,0 +1,32 @@
+"""Any architecture, cut anywhere, answers token for token as transformers' generate does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.worker_agent.ring import Ring, cut_model, random_prompt
+from tests.worker_agent.tiny_models import CONFIGS, VOCABULARY, greedy, make_model
+
+PROMPTS = [random_prompt(length, VOCABULARY, seed) for seed, length in enumerate((1, 5, 23, 60))]
+ANSWER = 12
+
+
+@pytest.mark.parametrize("model_type", CONFIGS)
+def test_one_two_and_three_uneven_stages_answer_as_transformers(model_type: str, tmp_path: Path) -> None:
+    model = make_model(model_type, tmp_path / "model")
+    expected = [greedy(model, prompt, ANSWER) for prompt in PROMPTS]
+    cut = cut_model(tmp_path / "model", tmp_path / "parts")
+    for boundaries in ([], [2], [1, 5]):
+        # A chunk of 16 tokens cuts the longer prompts into several steps.
+        ring = Ring.build(cut, boundaries, prefill_chunk=16)
+        for number, prompt in enumerate(PROMPTS):
+            ring.start(number, prompt, ANSWER)
+        ring.finish()
+        assert not ring.faults
+        assert [ring.answer(number) for number in range(len(PROMPTS))] == expected, f"all at once, cut at {boundaries}"
+        ring.start(99, PROMPTS[2], ANSWER)
+        ring.finish()
+        assert ring.answer(99) == expected[2], f"alone, cut at {boundaries}"
+        assert all(runner.stage.sequences == 0 for runner in ring.runners), "KV memory is left behind"

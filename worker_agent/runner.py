@@ -1,0 +1,409 @@
+"""One stage at work: steps in, steps or tokens out. Lives in the compute thread alone.
+
+The first stage plans its steps (`scheduler.py`), later ones take them as they come (`gate.py`); the last
+one samples (`sampling.py`). A stage of a pipeline of one does all of it, and its tokens never leave the
+process on their way back.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+
+import torch
+
+from worker_agent.errors import AgentError, Draining, OutOfMemory, OutOfStep, UnknownStage, WireError
+from worker_agent.gate import Gate, Verdict
+from worker_agent.messages import (
+    Buffer,
+    Link,
+    Message,
+    Slice,
+    StageFault,
+    StageInfo,
+    StageTime,
+    Start,
+    Step,
+    Token,
+    Tokens,
+)
+from worker_agent.runtime import Runtime
+from worker_agent.sampling import Sampler
+from worker_agent.scheduler import PlannedStep, Scheduler, Sequence
+from worker_agent.stage import Row, Stage
+from worker_agent.tensors import from_frame, to_frame
+
+log = logging.getLogger(__name__)
+
+RESEND_SECONDS = 2.0
+"""A step that has not come round after this long, or 8 times the slowest recent round, is sent once more."""
+KEPT_SMALL_STEPS = 256
+
+
+class Destination(Enum):
+    """Where a message goes; the I/O thread knows the sockets."""
+
+    CONTROLLER = auto()
+    DOWNSTREAM = auto()
+    FIRST = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A message on its way out of a stage."""
+
+    deployment: str
+    stage: int
+    to: Destination
+    message: Message
+    payload: tuple[Buffer, ...] = ()
+
+
+@dataclass(slots=True)
+class Arrived:
+    """A step that waits for its turn."""
+
+    step: Step
+    payload: tuple[Buffer, ...]
+    at: float
+
+
+@dataclass(slots=True)
+class Unanswered:
+    """A step of the first stage that has not come round yet."""
+
+    step: Step
+    payload: tuple[Buffer, ...]
+    sent_at: float
+
+
+class Runner:
+    """A stage, its place in the ring and the steps that wait for it.
+
+    Args:
+        send: takes an Outgoing; called from the compute thread.
+        begun: told how many tokens a step holds just before it is computed.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        runtime: Runtime,
+        boot: str,
+        send: Callable[[Outgoing], None],
+        begun: Callable[[int], None] = lambda tokens: None,
+    ) -> None:
+        self.stage, self._runtime, self._boot, self._send, self._begun = stage, runtime, boot, send, begun
+        self.load = stage.load
+        self.epoch = stage.load.epoch
+        self.linked = False
+        self.broken = False
+        """A step failed in a way that leaves the caches in doubt; nothing runs until the next Link."""
+        self.dropped = 0
+        self._gate = Gate(self.load.plan, self.epoch)
+        self._scheduler = self._new_scheduler()
+        self._samplers: dict[int, Sampler] = {}
+        self._arrived: deque[Arrived] = deque()
+        self._unanswered: OrderedDict[int, Unanswered] = OrderedDict()
+        self._rounds: deque[float] = deque(maxlen=100)
+        self._outputs: OrderedDict[int, tuple[Outgoing, ...]] = OrderedDict()
+
+    def _new_scheduler(self) -> Scheduler:
+        load = self.load
+        return Scheduler(load.kv_tokens, load.max_sequences, load.prefill_chunk, load.lanes)
+
+    # --- control -----------------------------------------------------------------------------------
+
+    def link(self, message: Link) -> None:
+        """Begin a new epoch with empty caches. Raises WireError for an epoch that is not newer."""
+        if self.linked and message.epoch <= self.epoch:
+            raise WireError(f"epoch {message.epoch} is not newer than {self.epoch}")
+        self.epoch, self.linked, self.broken = message.epoch, True, False
+        self._gate = Gate(self.load.plan, self.epoch)
+        self._scheduler = self._new_scheduler()
+        self._samplers.clear()
+        self._arrived.clear()
+        self._unanswered.clear()
+        self._outputs.clear()
+        self.stage.release_all()
+
+    def start(self, message: Start, payload: tuple[Buffer, ...], draining: bool) -> None:
+        """Queue a sequence. Raises an AgentError when it can never run here."""
+        if draining:
+            raise Draining("the node is being drained and takes no new requests")
+        if not self.stage.is_first:
+            raise UnknownStage("sequences start on the first stage")
+        if message.epoch != self.epoch or not self.linked or self.broken:
+            raise UnknownStage(f"the deployment is at epoch {self.epoch}, the request was for epoch {message.epoch}")
+        tokens = from_frame(message.tokens, payload[0], torch.device("cpu")).tolist()
+        if not 1 <= message.prompt_tokens <= len(tokens):
+            raise WireError("a sequence needs at least one token of prompt")
+        if not all(0 <= token < self.stage.vocab_size for token in tokens):
+            raise WireError(f"a token id is outside the vocabulary of {self.stage.vocab_size}")
+        if self._scheduler.holds(message.sequence):
+            return  # the same Start again: it is queued already
+        sequence = Sequence(message.sequence, tokens, message.prompt_tokens, message.sampling, message.budget)
+        if sequence.capacity > min(self.load.kv_tokens, self.load.max_context):
+            raise OutOfMemory(
+                f"prompt and answer may come to {sequence.capacity} tokens; the deployment holds {self.load.kv_tokens} "
+                f"tokens of KV cache and a context of {self.load.max_context}"
+            )
+        self._scheduler.add(sequence)
+
+    def cancel(self, sequence: int) -> None:
+        self._scheduler.cancel(sequence)
+
+    def drop_sequences(self) -> None:
+        self._scheduler.cancel_all()
+
+    # --- data --------------------------------------------------------------------------------------
+
+    def arrived(self, step: Step, payload: tuple[Buffer, ...]) -> None:
+        """A step from the stage before."""
+        if not self.linked or self.broken or step.stage != self.load.stage:
+            self.dropped += 1
+            return
+        waiting = self._arrived[-1].step.step if self._arrived else self._gate.last_step
+        if step.epoch == self.epoch and self._gate.last_step < step.step <= waiting:
+            return  # it is here already and waits for its turn
+        match Gate(self._gate.plan, self._gate.epoch, self._gate.boot, waiting).judge(
+            step.plan, step.epoch, step.boot, step.step
+        ):
+            case Verdict.RUN:
+                self._arrived.append(Arrived(step, payload, time.monotonic()))
+            case Verdict.RESEND:
+                for outgoing in self._outputs.get(step.step, ()):
+                    self._send(outgoing)
+            case Verdict.RESTARTED:
+                self._fault(AgentError("the agent before this one was restarted and has forgotten its caches"), ())
+            case Verdict.DROP:
+                self.dropped += 1
+
+    def came_round(self, message: Tokens) -> None:
+        """Tokens from the last stage, on the first."""
+        if message.epoch != self.epoch or not self.linked:
+            self.dropped += 1
+            return
+        unanswered = self._unanswered.pop(message.step, None)
+        if unanswered is not None:
+            self._rounds.append(time.monotonic() - unanswered.sent_at)
+        if not self._scheduler.returned(message):
+            self.dropped += unanswered is None
+
+    def work(self) -> int:
+        """Run one step if there is one; how many tokens it held, 0 when there was nothing to do."""
+        if not self.linked or self.broken:
+            return 0
+        if self.stage.is_first:
+            planned = self._scheduler.next_step()
+            return self._run_planned(planned) if planned is not None else 0
+        return self._run_arrived(self._arrived.popleft()) if self._arrived else 0
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._arrived)
+
+    def repeat_lost(self, now: float) -> None:
+        """Send again what has not come round for too long: a reconnect may have lost it."""
+        if not self._unanswered or self.stage.is_last:
+            return
+        patience = max(RESEND_SECONDS, 8 * max(self._rounds, default=0.0))
+        if now - next(iter(self._unanswered.values())).sent_at < patience:
+            return
+        log.info("repeating %d steps of deployment %s that were not answered", len(self._unanswered), self.load.deployment)
+        for unanswered in self._unanswered.values():
+            unanswered.sent_at = now
+            self._send(self._out(Destination.DOWNSTREAM, unanswered.step, unanswered.payload))
+
+    # --- running a step ----------------------------------------------------------------------------
+
+    def _run_planned(self, planned: PlannedStep) -> int:
+        began = time.monotonic()
+        alone = planned.in_flight == 1
+        step = Step(
+            deployment=self.load.deployment,
+            plan=self.load.plan,
+            epoch=self.epoch,
+            step=planned.number,
+            stage=1,
+            boot=self._boot,
+            slices=planned.slices,
+            released=planned.released,
+            tensors=(),
+            alone=alone,
+        )
+        given = torch.tensor(planned.tokens, dtype=torch.int64).to(self.stage.device)
+        if self.stage.is_last:
+            tokens = self._compute_last(step, given, began, queued=0.0)
+            if tokens is not None:
+                self._scheduler.returned(tokens)
+                self._send(self._out(Destination.CONTROLLER, tokens))
+            return len(planned.tokens) or 1
+        forwarded = self._compute_inner(step, given, began, queued=0.0)
+        if forwarded is not None:
+            self._unanswered[planned.number] = Unanswered(*forwarded, sent_at=time.monotonic())
+            self._send(self._out(Destination.DOWNSTREAM, *forwarded))
+        return len(planned.tokens) or 1
+
+    def _run_arrived(self, arrived: Arrived) -> int:
+        step, began = arrived.step, time.monotonic()
+        self._gate.ran(step.boot, step.step)
+        given = torch.empty(0)
+        if step.tensors:
+            given = from_frame(step.tensors[0], arrived.payload[0], self.stage.device)
+            if given.shape[1:] != (self.stage.hidden_size,) or given.dtype != self.stage.dtype:
+                self._fault(WireError(f"hidden states of shape {tuple(given.shape)} do not fit the stage"), ())
+                return 1
+        outputs: tuple[Outgoing, ...]
+        if self.stage.is_last:
+            tokens = self._compute_last(step, given, began, began - arrived.at)
+            outputs = (
+                ()
+                if tokens is None
+                else (self._out(Destination.FIRST, tokens), self._out(Destination.CONTROLLER, tokens))
+            )
+        else:
+            forwarded = self._compute_inner(step, given, began, began - arrived.at)
+            outputs = () if forwarded is None else (self._out(Destination.DOWNSTREAM, *forwarded),)
+        self._keep(step, outputs)
+        for outgoing in outputs:
+            self._send(outgoing)
+        return sum(piece.count for piece in step.slices) or 1
+
+    def _keep(self, step: Step, outputs: tuple[Outgoing, ...]) -> None:
+        """Keep what a step brought for as long as it may be asked for again.
+
+        With `lanes` steps in flight, all but the last `lanes` have come round.
+        """
+        self._outputs[step.step] = outputs
+        large = [number for number, kept in self._outputs.items() if any(outgoing.payload for outgoing in kept)]
+        for number in large[: -self.load.lanes]:
+            del self._outputs[number]
+        while len(self._outputs) > KEPT_SMALL_STEPS:
+            self._outputs.popitem(last=False)
+
+    def _compute_inner(
+        self, step: Step, given: torch.Tensor, began: float, queued: float
+    ) -> tuple[Step, tuple[Buffer, ...]] | None:
+        """Run a step and make of it the step for the next stage; None if it failed."""
+        hidden = self._compute(step, given)
+        if hidden is None:
+            return None
+        described, payload = (), ()
+        if step.slices:
+            frame, data = to_frame(hidden)
+            described, payload = (frame,), (data,)
+        onward = Step(
+            deployment=step.deployment,
+            plan=step.plan,
+            epoch=step.epoch,
+            step=step.step,
+            stage=self.load.stage + 1,
+            boot=self._boot,
+            slices=step.slices,
+            released=step.released,
+            tensors=described,
+            alone=step.alone,
+            times=(*step.times, self._time(began, queued)),
+        )
+        return onward, payload
+
+    def _compute_last(self, step: Step, given: torch.Tensor, began: float, queued: float) -> Tokens | None:
+        """Run a step on the last stage and sample; None if it failed."""
+        logits = self._compute(step, given)
+        if logits is None:
+            return None
+        tokens: list[Token] = []
+        prefilled: list[tuple[int, int]] = []
+        try:
+            for piece in step.slices:
+                end = piece.position + piece.count
+                if piece.sample:
+                    tokens.append(self._samplers[piece.sequence].token(piece.sequence, end, logits[len(tokens)]))
+                else:
+                    prefilled.append((piece.sequence, end))
+        except (RuntimeError, ValueError, IndexError) as error:
+            self._fault(error, step.slices)
+            return None
+        return Tokens(
+            deployment=step.deployment,
+            epoch=step.epoch,
+            step=step.step,
+            tokens=tuple(tokens),
+            prefilled=tuple(prefilled),
+            times=(*step.times, self._time(began, queued)),
+        )
+
+    def _compute(self, step: Step, given: torch.Tensor) -> torch.Tensor | None:
+        """Free and admit sequences and run the model; None if it failed, which the controller is told."""
+        try:
+            for number in step.released:
+                self.stage.release(number)
+                self._samplers.pop(number, None)
+            for piece in step.slices:
+                self._admit(piece)
+            if not step.slices:
+                return given
+            self._runtime.apply(alone=step.alone)
+            self._begun(len(given))
+            rows = [Row(piece.sequence, piece.position, piece.count, piece.sample) for piece in step.slices]
+            return self.stage.run(rows, given)
+        except (AgentError, RuntimeError, ValueError, TypeError, IndexError, KeyError, MemoryError) as error:
+            self._fault(error, step.slices)
+            return None
+
+    def _admit(self, piece: Slice) -> None:
+        if piece.admission is not None and not self.stage.holds(piece.sequence):
+            self.stage.admit(piece.sequence, piece.admission.capacity)
+            if self.stage.is_last:
+                self._samplers[piece.sequence] = Sampler(piece.admission)
+        held = self.stage.length(piece.sequence) if self.stage.holds(piece.sequence) else 0
+        if piece.position != held:
+            raise OutOfStep(f"a step at position {piece.position} came to a KV cache of {held} tokens")
+
+    def _fault(self, error: Exception, slices: tuple[Slice, ...]) -> None:
+        """Tell the controller and stop until the next Link: after half a step the caches are in doubt."""
+        if not isinstance(error, AgentError):
+            log.exception("a step of deployment %s failed", self.load.deployment, exc_info=error)
+        kind = getattr(error, "kind", "memory" if isinstance(error, MemoryError) else "internal")
+        self.broken = True
+        self._arrived.clear()
+        self._unanswered.clear()
+        fault = StageFault(
+            deployment=self.load.deployment,
+            epoch=self.epoch,
+            stage=self.load.stage,
+            kind=kind,
+            message=f"{error}"[:4000] or type(error).__name__,
+            sequences=tuple(piece.sequence for piece in slices),
+        )
+        self._send(self._out(Destination.CONTROLLER, fault))
+
+    def _out(self, to: Destination, message: Message, payload: tuple[Buffer, ...] = ()) -> Outgoing:
+        return Outgoing(self.load.deployment, self.load.stage, to, message, payload)
+
+    def _time(self, began: float, queued: float) -> StageTime:
+        return StageTime(self.load.stage, int(queued * 1e6), int((time.monotonic() - began) * 1e6))
+
+    def info(self) -> StageInfo:
+        """What the agent reports of the stage."""
+        load, stage = self.load, self.stage
+        return StageInfo(
+            deployment=load.deployment,
+            plan=load.plan,
+            epoch=self.epoch,
+            stage=load.stage,
+            stages=load.stages,
+            start=load.start,
+            end=load.end,
+            model=load.model,
+            weight_bytes=stage.weight_bytes,
+            kv_bytes=stage.kv_bytes,
+            kv_tokens=load.kv_tokens,
+            kv_used_tokens=stage.used_tokens,
+            sequences=stage.sequences,
+        )
