@@ -43,7 +43,8 @@ def main(command: str, arguments: Sequence[str]) -> int:
         case "run":
             return become([str(environment.python), str(ROOT / "main.py"), *arguments])
         case "agent":
-            return become([str(environment.python), "-m", "worker_agent", *arguments])
+            # -P: a folder named worker_agent where the user happens to be is not the agent.
+            return become([str(environment.python), "-P", "-m", "worker_agent", *arguments])
         case "test":
             provide_postgresql(Machine.look())
             return run_checks(environment.python, ROOT, arguments)
@@ -54,11 +55,11 @@ def main(command: str, arguments: Sequence[str]) -> int:
 
 def become(command: list[str]) -> int:
     """Run the command in place of this process, so that signals and the terminal are its own."""
-    if sys.platform != "win32":
-        os.execv(command[0], command)
-    # Windows has no exec that keeps the console waiting: run it as a child, which gets Ctrl-C itself.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    return subprocess.run(command, check=False).returncode
+    if sys.platform == "win32":
+        # Windows has no exec that keeps the console waiting: run it as a child, which gets Ctrl-C itself.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return subprocess.run(command, check=False).returncode
+    os.execv(command[0], command)
 
 
 def hand_over_to_base(environment: Environment) -> None:

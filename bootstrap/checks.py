@@ -20,7 +20,7 @@ CHECKS = (
     Check("ruff check", ("-m", "ruff", "check", ".")),
     Check("ruff format", ("-m", "ruff", "format", "--check", ".")),
     Check("mypy", ("-m", "mypy")),
-    Check("import-linter", ("-c", "from importlinter.cli import lint_imports_command as main; main()")),
+    Check("import-linter", ("-c", "from importlinter.cli import lint_imports_command as main; main()", "--no-logo")),
 )
 
 

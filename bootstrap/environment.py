@@ -95,15 +95,18 @@ class Environment:
 
     def serves(self, extras: frozenset[str]) -> bool:
         stamp = Stamp.read(self._stamp)
-        return stamp is not None and self.python.exists() and stamp.serves(self._wanted(extras))
+        return stamp is not None and self.python.exists() and stamp.serves(self.wanted(extras))
 
-    def _wanted(self, extras: frozenset[str]) -> Stamp:
+    def wanted(self, extras: frozenset[str]) -> Stamp:
         return Stamp(str(self.root), self._fingerprint(), python_version(self.folder), extras)
 
     def _fingerprint(self) -> str:
         project = self.root / "pyproject.toml"
-        # A wheel's name carries its version, and its time tells two builds of one version apart.
-        source = project.read_bytes() if project.exists() else f"{self._wheel()} {self._wheel().stat().st_mtime}".encode()
+        if project.exists():
+            source = project.read_bytes()
+        else:  # a wheel's name carries its version, and its time tells two builds of one version apart
+            wheel = self._wheel()
+            source = f"{wheel.name} {wheel.stat().st_mtime}".encode()
         return hashlib.sha256(f"{LAYOUT} {CPU_TORCH} {DEFAULT_TORCH} ".encode() + source).hexdigest()
 
     def _wheel(self) -> Path:
@@ -129,6 +132,7 @@ class Environment:
             extras |= before.extras  # what was installed for another command stays up to date too
         if machine.nvidia:
             extras |= {"gpu"}
+        requirement = self._requirement(extras)
         usable = self._usable(before)
         self._stamp.unlink(missing_ok=True)
         self._unfinished.touch()
@@ -138,7 +142,7 @@ class Environment:
             self._create(machine)
         code, output = install(
             self.python,
-            [torch_requirement(machine), *self._requirement(extras)],
+            [torch_requirement(machine), *requirement],
             folder=self.root,
             log=self._log,
             keep_open=lock,
@@ -149,7 +153,7 @@ class Environment:
             free = shutil.disk_usage(self.root).free
             raise explain(output, folder=self.root, free_bytes=free, log=self._log)
         self._unfinished.unlink()
-        self._wanted(extras).write(self._stamp)
+        self.wanted(extras).write(self._stamp)
         say("The environment is ready.")
 
     def _usable(self, before: Stamp | None) -> bool:

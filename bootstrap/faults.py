@@ -34,7 +34,7 @@ def explain(output: str, *, folder: Path, free_bytes: int, log: Path) -> SetupEr
     """
     if NO_SPACE.search(output):
         return SetupError(
-            f"The disk is full: {free_bytes / 1e9:.1f} GB are free at {folder}, or less where pip keeps temporary files.",
+            f"The disk is full: {free_bytes / 1e9:.1f} GB are free at {folder}, maybe less in the temporary folder.",
             "Free some space (`pip cache purge` gives back old downloads; TMPDIR moves temporary files), "
             "then start the same command again.",
         )

@@ -23,7 +23,10 @@ def apt_install(package: str) -> bool:
     """Install one package as root. Returns whether it worked; what apt said is shown when it did not."""
     say(f"Installing the system package {package}")
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for command in (["apt-get", "update", "-q"], ["apt-get", "install", "-q", "-y", "--no-install-recommends", package]):
+    for command in (
+        ["apt-get", "update", "-q"],
+        ["apt-get", "install", "-q", "-y", "--no-install-recommends", package],
+    ):
         done = subprocess.run(
             command,
             env=environment,

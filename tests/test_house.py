@@ -1,0 +1,173 @@
+"""The rules of the house, where a program can see them: who imports whom, what is never called, how long a file is."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PROGRAM = ("app", "worker_agent", "bootstrap")
+LONGEST_FILE = 500
+HEAVY = ("torch", "transformers", "accelerate", "PySide6", "pyqtgraph")
+"""What the controller's process does without: half a second under the interpreter's lock and 300 MB, or a window."""
+
+RUN_IN_CHILDREN = {"app.models.coverage"}
+"""Modules that import torch or transformers when imported themselves: only a child process may."""
+
+UNPICKLERS = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+FORBIDDEN_METHODS = {"recv_pyobj", "send_pyobj", "recv_serialized"}
+
+
+def sources(*folders: str) -> Iterator[Path]:
+    yield ROOT / "main.py"
+    for folder in folders:
+        yield from sorted((ROOT / folder).rglob("*.py"))
+
+
+def named(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def test_imports_keep_to_the_contracts() -> None:
+    command = "from importlinter.cli import lint_imports_command as main; main()"
+    checked = subprocess.run(
+        [sys.executable, "-c", command, "--no-logo"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_the_controllers_process_imports_neither_torch_nor_qt() -> None:
+    walk = f"""
+import importlib, json, pkgutil, sys
+import app
+left_out = {sorted(RUN_IN_CHILDREN)!r}
+names = [m.name for m in pkgutil.walk_packages(app.__path__, "app.") if not m.name.startswith("app.ui")]
+for name in names:
+    if name not in left_out:
+        importlib.import_module(name)
+print(json.dumps([len(names), [name for name in {HEAVY!r} if name in sys.modules]]))
+"""
+    done = subprocess.run([sys.executable, "-c", walk], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    modules, imported = json.loads(done.stdout.splitlines()[-1])
+    assert modules > 10
+    assert imported == []
+
+
+@pytest.mark.parametrize("name", sorted(RUN_IN_CHILDREN))
+def test_a_module_that_only_children_import_says_so(name: str) -> None:
+    path = ROOT / Path(*name.split(".")).with_suffix(".py")
+    assert "child" in (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").lower()
+
+
+def test_the_agent_neither_needs_nor_imports_the_controllers_libraries() -> None:
+    probe = """
+import sys
+import worker_agent.__main__
+print([name for name in ("app", "PySide6", "peewee", "fastapi", "typer", "rich") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
+
+
+def unsafe_calls(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Line and name of everything that could run code out of data or through a shell."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=names):
+                yield from ((node.lineno, name.name) for name in names if name.name.split(".")[0] in UNPICKLERS)
+            case ast.ImportFrom(module=str(module)) if module.split(".")[0] in UNPICKLERS:
+                yield node.lineno, module
+            case ast.Attribute(value=ast.Name(id="torch"), attr="load"):
+                yield node.lineno, "torch.load"
+            case ast.Attribute(attr=method) if method in FORBIDDEN_METHODS:
+                yield node.lineno, method
+            case ast.Call(func=ast.Name(id="eval" | "exec" as called)):
+                yield node.lineno, called
+            case ast.keyword(arg="shell" | "trust_remote_code" as option, value=ast.Constant(value=value)) if value:
+                yield node.value.lineno, f"{option}={value}"
+            case ast.keyword(arg="verify" | "weights_only" as option, value=ast.Constant(value=False)):
+                yield node.value.lineno, f"{option}=False"
+
+
+def test_nothing_unpickles_runs_remote_code_or_starts_a_shell() -> None:
+    found = [
+        f"{named(path)}:{line}: {what}"
+        for path in sources(*PROGRAM)
+        for line, what in unsafe_calls(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import pickle",
+        "from pickle import loads",
+        "torch.load(path)",
+        "load = torch.load",
+        "socket.recv_pyobj()",
+        "AutoModel.from_pretrained(name, trust_remote_code=True)",
+        "subprocess.run(text, shell=True)",
+        "eval(text)",
+    ],
+)
+def test_the_search_for_unsafe_calls_finds_them(code: str) -> None:
+    assert list(unsafe_calls(ast.parse(code)))
+
+
+def test_no_file_is_longer_than_one_can_read() -> None:
+    lengths = {
+        named(path): len(path.read_text(encoding="utf-8").splitlines())
+        for path in sources(*PROGRAM, "tests", "benchmarks")
+    }
+    assert {name: length for name, length in lengths.items() if length > LONGEST_FILE} == {}
+
+
+def test_every_module_says_what_it_is() -> None:
+    silent = [
+        named(path)
+        for path in sources(*PROGRAM)
+        if (text := path.read_text(encoding="utf-8")).strip() and ast.get_docstring(ast.parse(text)) is None
+    ]
+    assert silent == []
+
+
+def test_qt_stays_below_the_release_that_dies_on_python_3_11() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert "PySide6-Essentials>=6.11.3,<6.12" in project["optional-dependencies"]["window"]
+
+
+def test_an_agent_installs_without_the_controllers_libraries() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    names = {requirement.split(">")[0].split("[")[0].lower() for requirement in project["dependencies"]}
+    assert names.isdisjoint({"peewee", "pyside6-essentials", "fastapi", "uvicorn", "typer", "rich", "huggingface_hub"})
+
+
+def test_the_bootstrap_needs_only_the_standard_library() -> None:
+    foreign = {
+        f"{named(path)}: {module}"
+        for path in (ROOT / "bootstrap").glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for module in imported_names(node)
+        if module != "bootstrap" and module not in sys.stdlib_module_names
+    }
+    assert foreign == set()
+
+
+def imported_names(node: ast.AST) -> list[str]:
+    match node:
+        case ast.Import(names=names):
+            return [name.name.split(".")[0] for name in names]
+        case ast.ImportFrom(module=str(module)):
+            return [module.split(".")[0]]
+        case _:
+            return []
