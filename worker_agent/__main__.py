@@ -1,0 +1,205 @@
+"""`python -m worker_agent`: start the agent, serve, leave.
+
+What can be wrong is found out first (options, key, state folder, port); torch, which takes seconds, comes last.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from worker_agent import __version__
+from worker_agent.errors import AgentError
+from worker_agent.files import write_private
+from worker_agent.home import AgentHome
+from worker_agent.joining import join
+from worker_agent.journal import open_journal
+from worker_agent.keys import Invitation, KeyPair
+from worker_agent.options import BadOption, Options, read_options
+from worker_agent.runtime import Runtime, wait_passively
+from worker_agent.switchboard import Switchboard
+
+if TYPE_CHECKING:
+    from worker_agent.agent import Agent
+
+log = logging.getLogger("worker_agent")
+
+_BAD_START = 2
+_JOIN_FAILED = 3
+_STOP_SIGNALS = ("SIGTERM", "SIGINT", "SIGBREAK")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run an agent; returns the exit status: 0 stopped, 2 could not start, 3 could not join, 70 compute died."""
+    try:
+        options = read_options(arguments)
+        home = AgentHome(options.home)
+        home.create()
+        keys = KeyPair.load_or_create(home.root)
+        if options.print_key:
+            print(keys.public)
+            return 0
+        lock = home.lock()
+        open_journal(home.log, options.log_level)
+        board = Switchboard(home, keys, options.listen)
+    except AgentError as error:
+        print(f"worker_agent: {error}", file=sys.stderr)
+        return _BAD_START
+    try:
+        return _run(options, home, board)
+    except AgentError as error:
+        log.error("%s", error)
+        return _BAD_START
+    finally:
+        board.close()
+        lock.close()
+
+
+def _run(options: Options, home: AgentHome, board: Switchboard) -> int:
+    for key in options.trust:
+        board.controllers.add(key)
+    wait_passively()
+    stopping = _Stopping()
+    runtime = _choose_runtime(options)
+    agent = _make_agent(options, home, board, runtime)
+    stopping.attach(lambda: agent.stop())
+    log.info(
+        "Shardboard agent %s listens on %s with the key %s (%s, %d threads, process %d)",
+        __version__, board.endpoint, board.keys.public, runtime.device, runtime.threads, os.getpid(),
+    )  # fmt: skip
+    if board.endpoint.is_everywhere:
+        log.warning("listening on every network of this machine, as asked for")
+    if not board.controllers.keys and options.join is None:
+        log.warning("no controller is trusted yet: give --trust=PUBLIC_KEY or --join INVITATION")
+    if options.join is not None:
+        _join_beside(options.join, options.name, board, agent)
+    if options.ready_file is not None:
+        _announce(options.ready_file, board)
+    try:
+        status = agent.serve()
+    finally:
+        if options.ready_file is not None:
+            options.ready_file.unlink(missing_ok=True)
+    log.info("the agent ends with status %d", status)
+    return status
+
+
+def _choose_runtime(options: Options) -> Runtime:
+    """Imports torch. Raises BadOption for a device that is not there."""
+    import torch
+
+    if options.device is not None and options.device.startswith("cuda") and not torch.cuda.is_available():
+        raise BadOption(
+            f"--device: {options.device} cannot be used: this torch ({torch.__version__}) sees no NVIDIA GPU. "
+            "Leave --device away for the CPU, or install a CUDA build of torch."
+        )
+    try:
+        return Runtime.choose(options.device, options.threads, options.borrowed_threads)
+    except RuntimeError as error:
+        raise BadOption(f"--device: '{options.device}' is no device: {str(error).splitlines()[0]}") from error
+
+
+def _make_agent(options: Options, home: AgentHome, board: Switchboard, runtime: Runtime) -> Agent:
+    from worker_agent.agent import Agent
+    from worker_agent.budget import MemoryBudget
+    from worker_agent.callers import Callers
+    from worker_agent.loader import Loader
+    from worker_agent.service import Facts, Rooms
+    from worker_agent.shard_store import ShardStore
+    from worker_agent.storekeeper import Storekeeper
+    from worker_agent.telemetry import Telemetry, default_budget
+
+    store = ShardStore(home.parts, options.store_limit)
+    budget = MemoryBudget(options.memory or default_budget(runtime.device))
+    rooms = Rooms(
+        access=board.access,
+        callers=Callers(),
+        budget=budget,
+        store=store,
+        storekeeper=Storekeeper(store),
+        loader=Loader(store, budget, runtime),
+        telemetry=Telemetry(lambda: store.disk_free),
+        peers=board.peers,
+    )
+    facts = Facts(secrets.token_hex(8), board.keys.agent_id, options.name, runtime.numerics())
+    return Agent(board, facts, runtime, rooms)
+
+
+def _join_beside(invitation: Invitation, name: str, board: Switchboard, agent: Agent) -> None:
+    """Join in a thread of its own, so that the agent answers already when the controller looks at it."""
+
+    def run() -> None:
+        key = invitation.public_key
+        known = key in board.controllers
+        # the user has pasted the controller's key with the invitation; it may look at us before it says Joined
+        board.controllers.vouch(key)
+        try:
+            joined = join(board.keys, invitation, hostname=name, port=board.endpoint.port)
+        except AgentError as error:
+            if known:
+                log.warning("%s This agent goes on: it belongs to that controller already.", error)
+                return
+            board.controllers.disavow(key)
+            log.error("%s", error)
+            agent.stop(_JOIN_FAILED)
+            return
+        board.controllers.add(key, name=invitation.address)
+        log.info("joined the controller at %s, which knows this agent as %s", invitation.address, joined.address)
+
+    threading.Thread(target=run, name="joining", daemon=True).start()
+
+
+def _announce(path: Path, board: Switchboard) -> None:
+    facts = {
+        "pid": os.getpid(),
+        "address": board.endpoint.address,
+        "public_key": board.keys.public,
+        "agent": board.keys.agent_id,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_private(path, json.dumps(facts).encode())
+
+
+class _Stopping:
+    """Turns SIGTERM, Ctrl-C and Ctrl-Break into the agent's `stop`, also one that comes before there is an agent."""
+
+    def __init__(self) -> None:
+        self._stop: Callable[[], None] | None = None
+        self._asked = False
+        for name in _STOP_SIGNALS:
+            number = getattr(signal, name, None)
+            if number is not None:
+                signal.signal(number, self._ask)
+
+    def attach(self, stop: Callable[[], None]) -> None:
+        self._stop = stop
+        if self._asked:
+            stop()
+
+    def _ask(self, number: int, frame: object) -> None:
+        self._asked = True
+        if self._stop is not None:
+            self._stop()
+
+
+def _leave(status: int) -> None:
+    """End the process even if a thread is stuck in a computation that cannot be interrupted."""
+    stuck = [thread for thread in threading.enumerate() if thread is not threading.main_thread() and thread.daemon]
+    if stuck:
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    _leave(main())

@@ -1,0 +1,34 @@
+"""The agent's log: one line per event, in agent.log (rotating) and on stderr."""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import sys
+from pathlib import Path
+
+_MAX_BYTES = 5 * 1024 * 1024
+_KEPT_FILES = 3
+
+
+class OneLine(logging.Formatter):
+    """An event stays one line, its traceback included, so that a log can be searched line by line."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(threadName)s %(name)s: %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        return super().format(record).replace("\r", "").replace("\n", " ⏎ ")
+
+
+def open_journal(path: Path, level: str) -> None:
+    """Send everything that is logged from here on to `path` and to stderr."""
+    handlers = (
+        logging.handlers.RotatingFileHandler(path, maxBytes=_MAX_BYTES, backupCount=_KEPT_FILES, encoding="utf-8"),
+        logging.StreamHandler(sys.stderr),
+    )
+    root = logging.getLogger()
+    root.setLevel(level.upper())
+    for handler in handlers:
+        handler.setFormatter(OneLine())
+        root.addHandler(handler)
