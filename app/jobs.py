@@ -14,6 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -212,7 +213,7 @@ def _start(module: str, stderr: int) -> subprocess.Popen[bytes]:
     paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
     # A session of its own: Ctrl-C in a terminal reaches this process, which then cancels in good order.
-    flags = subprocess.CREATE_NO_WINDOW if sys.platform == "win32" else 0
+    flags = 0x08000000 if sys.platform == "win32" else 0  # CREATE_NO_WINDOW
     return subprocess.Popen(
         [sys.executable, "-m", module],
         stdin=subprocess.PIPE,
@@ -227,10 +228,8 @@ def _start(module: str, stderr: int) -> subprocess.Popen[bytes]:
 def _end(process: subprocess.Popen[bytes]) -> None:
     """Close the child's stdin, which asks it to clean up and leave; kill it when it does not."""
     if process.stdin is not None:
-        try:
+        with suppress(OSError):  # it is gone already
             process.stdin.close()
-        except OSError:  # it is gone already
-            pass
     try:
         process.wait(GRACE_SECONDS)
     except subprocess.TimeoutExpired:
@@ -264,8 +263,6 @@ def serve_job(request_type: type[Request], work: Callable[[Request, ProgressCall
 def _leave_with_parent() -> None:
     import _thread
 
-    try:
+    with suppress(OSError):  # the pipe is gone with the parent
         sys.stdin.buffer.read()
-    except OSError:  # the pipe is gone with the parent
-        pass
     _thread.interrupt_main()

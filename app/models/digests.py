@@ -37,7 +37,7 @@ class PartDigests:
     """
 
     def __init__(self, description: ModelDescription, cache: Path | None = None) -> None:
-        self._description = description
+        self.description = description
         self._cache = cache
         self._lock = threading.Lock()
         self._known: dict[str, str] = self._read()
@@ -55,11 +55,12 @@ class PartDigests:
             ModelError: the files have changed since the model was added.
             Cancelled: `cancelled` said so; what was computed until then is kept.
         """
-        wanted = tuple(self._description.parts if sources is None else sources)
+        wanted = tuple(self.description.parts if sources is None else sources)
         with self._lock:
-            if changed := self._description.changed_files():
+            if changed := self.description.changed_files():
                 raise ModelError(
-                    f"The weights of '{self._description.name}' have changed since it was added: {', '.join(changed[:3])}.",
+                    f"The weights of '{self.description.name}' have changed since it was added: "
+                    f"{', '.join(changed[:3])}.",
                     "Remove the model and add it again.",
                 )
             unknown = [part for part in wanted if part.digest is None and _key(part) not in self._known]
@@ -74,7 +75,7 @@ class PartDigests:
 
     def _hash(self, part: PartSource, meter: Meter, cancelled: Callable[[], bool]) -> str:
         hasher = blake3()
-        for piece in part_bytes(self._description.path, part):
+        for piece in part_bytes(self.description.path, part):
             if cancelled():
                 raise Cancelled("Hashing the model's layers was cancelled.")
             hasher.update(piece)
@@ -88,11 +89,11 @@ class PartDigests:
             stored = msgspec.json.decode(self._cache.read_bytes(), type=_Stored)
         except (OSError, msgspec.DecodeError):  # none yet, or damaged: a cache is simply made anew
             return {}
-        return dict(stored.digests) if stored.files == self._description.files else {}
+        return dict(stored.digests) if stored.files == self.description.files else {}
 
     def _write(self) -> None:
         if self._cache is not None:
-            write_atomically(self._cache, msgspec.json.encode(_Stored(self._description.files, self._known)))
+            write_atomically(self._cache, msgspec.json.encode(_Stored(self.description.files, self._known)))
 
 
 def _key(part: PartSource) -> str:

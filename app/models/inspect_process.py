@@ -1,4 +1,7 @@
-"""Child process: looks at a Hugging Face folder with transformers and describes it. Imports torch; run only as a child."""
+"""Child process: describes the model in a Hugging Face folder, by transformers.
+
+Imports torch once it works; run only as a child.
+"""
 
 from __future__ import annotations
 

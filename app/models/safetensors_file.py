@@ -6,6 +6,7 @@ checked against the file's real size, so that later code may read the ranges wit
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -88,7 +89,7 @@ def _check(path: Path, name: str, header: bytes, data_start: int, size: int) -> 
             )
         tensors.append(TensorSource(key, entry.dtype, tuple(entry.shape), end - begin, name, data_start + begin))
     tensors.sort(key=lambda tensor: (tensor.offset, tensor.nbytes))
-    for before, after in zip(tensors, tensors[1:], strict=False):
+    for before, after in pairwise(tensors):
         if before.offset + before.nbytes > after.offset:
             raise ModelError(
                 f"The safetensors header of {path} is corrupted: '{before.name}' and '{after.name}' overlap.", BROKEN

@@ -1,4 +1,4 @@
-"""A shard folder as `shard_model` writes it: its metadata, reading it back, checking it, using it as a source of parts."""
+"""A shard folder as `shard_model` writes it: reading it back, checking it, using it as a source of parts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from app.models.safetensors_file import read_header
 from worker_agent.messages import PartKind
 
 METADATA = "metadata.json"
-FORMAT = 1
 
 Count = Annotated[int, Meta(ge=0, le=100_000)]
 
@@ -41,7 +40,7 @@ class ShardTensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ShardMetadata(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What metadata.json says. A shard holds the layers [start_layer, end_layer): the end is exclusive."""
 
-    format: Literal[1] = FORMAT
+    format: Literal[1] = 1
     model_name: str
     shard_id: Count
     total_shards: Count

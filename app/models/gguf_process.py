@@ -1,0 +1,239 @@
+"""Child process: converts a GGUF file to a Hugging Face folder. Imports torch; run only as a child.
+
+Everything is transformers' own work (reading, dequantizing, permuting, renaming); what is ours is the order:
+one layer after another, so that memory holds a layer and never the model. The result equals what
+`from_pretrained(gguf_file=…)` and `save_pretrained` would write, bit for bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from app.errors import DiskFullError, ModelError
+from app.jobs import Meter, ProgressCallback, serve_job
+from app.models.checkpoint import INDEX
+from app.models.gguf import ConvertOutcome, ConvertRequest
+from app.models.gguf_header import read_gguf_header
+
+BLOCK = re.compile(r"blk\.(\d+)\.")
+
+
+def convert(request: ConvertRequest, report: ProgressCallback) -> ConvertOutcome:
+    """Write the model in a GGUF file to the folder `request.target`.
+
+    Raises:
+        ModelError: damaged, truncated, or of an architecture that transformers cannot read from GGUF.
+        DiskFullError: the disk filled up.
+    """
+    path, target = Path(request.file), Path(request.target)
+    header = read_gguf_header(path)
+    # Only now: importing torch takes seconds, and most that can be wrong is known without it.
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    target.mkdir(parents=True, exist_ok=True)
+    reader = _open(path)
+    meter = Meter(report, "converting", sum(tensor.nbytes for tensor in header.tensors))
+    groups = [tuple(names) for _, names in groupby((tensor.name for tensor in header.tensors), key=_group)]
+    sizes = {tensor.name: tensor.nbytes for tensor in header.tensors}
+    weight_map: dict[str, str] = {}
+    total = 0
+    try:
+        for number, names in enumerate(groups, start=1):
+            file = f"model-{number:05d}-of-{len(groups):05d}.safetensors"
+            tensors = reader.convert(names)
+            if tensors:
+                save_file(
+                    {name: tensor.contiguous() for name, tensor in tensors.items()}, target / file, {"format": "pt"}
+                )
+                weight_map |= dict.fromkeys(tensors, file)
+                total += sum(tensor.nbytes for tensor in tensors.values())
+            del tensors
+            meter.advance(sum(sizes[name] for name in names))
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+        (target / INDEX).write_bytes(msgspec.json.format(msgspec.json.encode(index)))
+        reader.save_configs(target)
+        note = _save_tokenizer(path, target)
+    except (OSError, SafetensorError) as error:
+        if getattr(error, "errno", None) == 28 or "No space left" in str(error):
+            raise DiskFullError(
+                f"The disk of {target} filled up while {path.name} was converted.", "Free space."
+            ) from error
+        raise
+    del torch
+    return ConvertOutcome(reader.architecture, len(set(weight_map.values())), note)
+
+
+def _group(name: str) -> str:
+    """Tensors of one layer are converted together: transformers may fuse them."""
+    found = BLOCK.match(name)
+    return found[1] if found else name
+
+
+class _Reader:
+    """An empty model that is filled group by group, read out and emptied again."""
+
+    def __init__(self, path: Path) -> None:
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.modeling_utils import LoadStateDictConfig
+        from transformers.quantizers.quantizer_gguf import GgufHfQuantizer
+        from transformers.utils.quantization_config import GgufConfig
+
+        config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+        self._quantizer = GgufHfQuantizer(GgufConfig(gguf_file=path.name, dequantize=True))
+        self._quantizer.read_header(str(path))
+        dtype = self._quantizer.update_dtype(None)
+        with torch.device("meta"):
+            self._model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        self.architecture = type(self._model).__name__
+        self._quantizer.preprocess_model(model=self._model, dtype=dtype, device_map=None)
+        self._dtype = dtype
+        self._load = LoadStateDictConfig(
+            dtype=dtype,
+            dtype_plan=self._model._get_dtype_plan(dtype),
+            hf_quantizer=self._quantizer,
+            weight_mapping=get_model_conversion_mapping(self._model, None, self._quantizer),  # type: ignore[arg-type]
+        )
+        self._state: _GgufState = (
+            _Packed(self._quantizer) if self._quantizer.supported else _Legacy(path, self._model, dtype)
+        )
+
+    def convert(self, names: tuple[str, ...]) -> dict[str, Any]:
+        """GGUF tensors of these names as `save_pretrained` would name and store them."""
+        import torch
+        from transformers.core_model_loading import convert_and_load_state_dict_in_model, revert_weight_conversion
+
+        info, _ = convert_and_load_state_dict_in_model(self._model, self._state.read(names), self._load)
+        if info.conversion_errors or info.mismatched_keys:
+            problems = [*info.conversion_errors, *info.mismatched_keys]
+            raise ModelError(f"The tensors {problems[:3]} of the GGUF file do not fit a {self.architecture}.")
+        filled = {name: tensor for name, tensor in self._model.state_dict().items() if tensor.device.type != "meta"}
+        tied = self._model.all_tied_weights_keys
+        ignored = set(self._model._keys_to_ignore_on_save or ())
+        kept = {name: tensor for name, tensor in filled.items() if name not in tied and name not in ignored}
+        if self._quantizer.supported:
+            self._model._weight_conversions = None  # as its quantizer does: GGUF's own renaming is not reverted
+        saved: dict[str, Any] = revert_weight_conversion(self._model, kept) if kept else {}
+        for name in filled:
+            parent, _, leaf = name.rpartition(".")
+            module = self._model.get_submodule(parent)
+            if leaf in module._parameters:
+                empty = torch.nn.Parameter(module._parameters[leaf].to("meta"), requires_grad=False)
+                module._parameters[leaf] = empty
+            else:
+                module._buffers[leaf] = module._buffers[leaf].to("meta")
+        return saved
+
+    def save_configs(self, target: Path) -> None:
+        """config.json and generation_config.json as `save_pretrained` writes them."""
+        config = self._model.config
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
+        config.dtype = str(self._dtype).removeprefix("torch.")
+        config.architectures = [self.architecture]
+        config.save_pretrained(target)
+        if self._model.can_generate():
+            self._model.generation_config.save_pretrained(target)
+
+
+class _GgufState:
+    """The tensors of a GGUF file, read when asked for."""
+
+    def read(self, names: tuple[str, ...]) -> dict[str, Any]:
+        raise NotImplementedError
+
+
+class _Packed(_GgufState):
+    """Architectures that transformers reads through its newer path: lazy tensors, converted while loading."""
+
+    def __init__(self, quantizer: Any) -> None:
+        from transformers.integrations.gguf.reader import load_gguf_state_dict
+
+        self._tensors = load_gguf_state_dict(quantizer.header)
+
+    def read(self, names: tuple[str, ...]) -> dict[str, Any]:
+        return {name: self._tensors[name] for name in names}
+
+
+class _Legacy(_GgufState):
+    """The other architectures: transformers' `load_gguf_checkpoint`, its loop over tensors taken apart."""
+
+    def __init__(self, path: Path, model: Any, dtype: Any) -> None:
+        from gguf import GGUFReader
+        from transformers.modeling_gguf_pytorch_utils import (
+            TENSOR_PROCESSORS,
+            TensorProcessor,
+            get_gguf_hf_weights_map,
+            load_gguf_checkpoint,
+            read_field,
+        )
+
+        reader: Any = GGUFReader(path)
+        architecture = read_field(reader, "general.architecture")[0]
+        config = load_gguf_checkpoint(path)["config"]
+        self._tensors = {tensor.name: tensor for tensor in reader.tensors}
+        self._dtype = dtype
+        self._processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config=config)
+        self._names = get_gguf_hf_weights_map(model, self._processor)
+
+    def read(self, names: tuple[str, ...]) -> dict[str, Any]:
+        import numpy as np
+        import torch
+        from gguf import dequantize
+
+        made: dict[str, Any] = {"tensors": {}}
+        for name in names:
+            tensor = self._tensors[name]
+            result = self._processor.process(
+                weights=dequantize(tensor.data, tensor.tensor_type),
+                name=name,
+                tensor_key_mapping=self._names,
+                parsed_parameters=made,
+            )
+            if result.name in self._names:
+                made["tensors"][self._names[result.name]] = torch.from_numpy(np.copy(result.weights)).to(self._dtype)
+        tensors: dict[str, Any] = made["tensors"]
+        return tensors
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn what transformers and gguf raise about a file they cannot read into a sentence for the user."""
+    try:
+        yield
+    except (ValueError, KeyError, NotImplementedError, IndexError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{path} cannot be converted: {error}.", "Use the model's safetensors version, from the Hub for one."
+        ) from error
+
+
+def _open(path: Path) -> _Reader:
+    with _explained(path):
+        return _Reader(path)
+
+
+def _save_tokenizer(path: Path, target: Path) -> str:
+    """Write the tokenizer that the file holds. Returns why not, when it holds none that can be read."""
+    from transformers import AutoTokenizer
+
+    try:
+        AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(target)
+    except (ValueError, KeyError, TypeError, AttributeError, NotImplementedError, IndexError) as error:
+        return f"The file's tokenizer cannot be read ({type(error).__name__}: {error})."
+    return ""
+
+
+if __name__ == "__main__":
+    serve_job(ConvertRequest, convert)

@@ -1,0 +1,249 @@
+"""Child process: downloads a model from the Hugging Face Hub, only the files that it needs, and goes on after a break.
+
+huggingface_hub does the talking (authentication, redirects, retries); what is kept between two runs is ours,
+because it throws a half-downloaded file away when its process ends.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from huggingface_hub import HfApi, constants, hf_hub_url
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    OfflineModeIsEnabled,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.file_download import get_hf_file_metadata, http_get
+from huggingface_hub.utils._headers import build_hf_headers
+
+from app.errors import DiskFullError, ModelError
+from app.jobs import Meter, ProgressCallback, serve_job
+from app.models.checkpoint import (
+    CONFIG,
+    GENERATION_CONFIG,
+    INDEX,
+    PICKLED,
+    REFUSE_PICKLE,
+    TOKENIZER_FILES,
+    WEIGHTS,
+    read_config,
+)
+from app.models.hub import DownloadOutcome, DownloadRequest
+
+PARTIAL = ".partial"
+TIMEOUT = 30.0
+SPARE_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file of the repository."""
+
+    name: str
+    size: int
+    sha256: str | None
+    """Known for large files only."""
+
+
+def download(request: DownloadRequest, report: ProgressCallback) -> DownloadOutcome:
+    """Download a model. What earlier runs have brought is kept and taken up again.
+
+    Raises:
+        ModelError: not found, gated, unreachable, pickled weights only, or in need of its own code.
+        DiskFullError: not enough space.
+    """
+    with _explained(request):
+        repository = _Repository(request)
+        repository.fetch([CONFIG], None)
+        read_config(repository.folder)  # refuses remote code before gigabytes are downloaded
+        if INDEX in repository.files:
+            repository.fetch([INDEX], None)
+        weights = repository.weights()
+        wanted = [name for name in (*TOKENIZER_FILES, GENERATION_CONFIG) if name in repository.files] + weights
+        repository.check_space(wanted)
+        repository.fetch(wanted, Meter(report, "downloading", repository.size(wanted)))
+    return DownloadOutcome(str(repository.folder), repository.commit)
+
+
+class _Repository:
+    """One commit of a repository, and the folder that it is downloaded to."""
+
+    def __init__(self, request: DownloadRequest) -> None:
+        info = HfApi().model_info(request.repository, revision=request.revision, files_metadata=True, timeout=TIMEOUT)
+        if not info.sha:
+            raise ModelError(f"The Hub does not say which commit '{request.repository}' is at.")
+        self._id = request.repository
+        self.commit: str = info.sha
+        self.files = {
+            sibling.rfilename: RemoteFile(
+                sibling.rfilename, sibling.size or 0, sibling.lfs.sha256 if sibling.lfs is not None else None
+            )
+            for sibling in info.siblings or ()
+        }
+        self.folder = Path(request.target) / self.commit
+        (self.folder / PARTIAL).mkdir(parents=True, exist_ok=True)
+        if CONFIG not in self.files:
+            raise ModelError(
+                f"'{self._id}' has no {CONFIG} on the Hub, so it is no model that can be cut." + self._gguf()
+            )
+
+    def weights(self) -> list[str]:
+        """Names of the safetensors files to download. Raises ModelError when there are none."""
+        if INDEX in self.files:
+            import json
+
+            names = sorted(set(json.loads((self.folder / INDEX).read_bytes()).get("weight_map", {}).values()))
+            missing = [name for name in names if name not in self.files]
+            if missing or not names:
+                raise ModelError(f"The index of '{self._id}' names files that are not on the Hub: {missing[:3]}.")
+            return names
+        if WEIGHTS in self.files:
+            return [WEIGHTS]
+        if any(name.endswith(PICKLED) for name in self.files):
+            raise ModelError(
+                f"'{self._id}' has pickled weights only. {REFUSE_PICKLE}", "Look for a version in safetensors format."
+            )
+        raise ModelError(f"'{self._id}' has no weights in safetensors format." + self._gguf())
+
+    def _gguf(self) -> str:
+        found = next((name for name in self.files if name.endswith(".gguf")), None)
+        return f" It has GGUF files: download one, such as {found}, and add that file." if found else ""
+
+    def size(self, names: list[str]) -> int:
+        return sum(self.files[name].size for name in names)
+
+    def check_space(self, names: list[str]) -> None:
+        """Raise DiskFullError unless what is still missing fits."""
+        have = sum(
+            path.stat().st_size
+            for name in names
+            for path in (self.folder / name, self._partial(name))
+            if path.is_file()
+        )
+        needed = self.size(names) - have + SPARE_BYTES
+        free = shutil.disk_usage(self.folder).free
+        if needed > free:
+            raise DiskFullError(
+                f"'{self._id}' needs {needed / 1e9:.1f} GB more at {self.folder.parent}, "
+                f"and {free / 1e9:.1f} GB are free.",
+                "Free some space, or move the models with MODEL_CACHE_DIR.",
+            )
+
+    def fetch(self, names: list[str], meter: Meter | None) -> None:
+        """Download these files unless they are there."""
+        for name in names:
+            if (self.folder / name).is_file():
+                if meter is not None:
+                    meter.advance(self.files[name].size)
+                continue
+            self._fetch(self.files[name], meter)
+
+    def _fetch(self, file: RemoteFile, meter: Meter | None) -> None:
+        url = hf_hub_url(self._id, file.name, revision=self.commit)
+        headers = build_hf_headers(library_name="shardboard")
+        metadata = get_hf_file_metadata(url, timeout=TIMEOUT, headers=headers, retry_on_errors=True)
+        if urlsplit(metadata.location).netloc != urlsplit(url).netloc:
+            headers.pop("authorization", None)  # signed addresses of a content network take no token
+        partial = self._partial(file.name)
+        with partial.open("ab") as out:
+            done = out.tell()
+            if meter is not None:
+                meter.advance(done)
+            http_get(
+                metadata.location,
+                out,
+                resume_size=done,
+                headers=headers,
+                expected_size=metadata.size,
+                displayed_filename=file.name,
+                tqdm_class=_bar(meter),
+            )
+            out.flush()
+            os.fsync(out.fileno())
+        if file.sha256 is not None and _sha256(partial) != file.sha256:
+            partial.unlink()
+            raise ModelError(f"'{file.name}' of '{self._id}' arrived damaged and was thrown away.", "Try again.")
+        partial.replace(self.folder / file.name)
+
+    def _partial(self, name: str) -> Path:
+        return self.folder / PARTIAL / name
+
+
+def _bar(meter: Meter | None) -> Any:
+    """A class that huggingface_hub takes for a progress bar and that feeds the meter."""
+    from huggingface_hub.utils.tqdm import tqdm
+
+    class Bar(tqdm):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **{**options, "disable": True})  # type: ignore[no-untyped-call]
+
+        def update(self, n: float | None = 1) -> bool | None:
+            if meter is not None and n:
+                meter.advance(int(n))
+            return None
+
+    return Bar
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _explained(request: DownloadRequest) -> Iterator[None]:
+    """Turn what can go wrong on the way to the Hub into a sentence for the user."""
+    what, endpoint = f"'{request.repository}'", constants.ENDPOINT
+    try:
+        yield
+    except GatedRepoError as error:
+        raise ModelError(
+            f"{what} is gated: its owner wants you to accept conditions first.",
+            f"Accept them at {endpoint}/{request.repository} and set HF_TOKEN to a token of yours.",
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ModelError(
+            f"There is no {what} at {endpoint}, or it is private.",
+            "Check the spelling; for a private one set HF_TOKEN.",
+        ) from error
+    except RevisionNotFoundError as error:
+        raise ModelError(f"{what} has no revision '{request.revision}'.") from error
+    except RemoteEntryNotFoundError as error:
+        raise ModelError(f"A file of {what} is not at {endpoint}: {error}.") from error
+    except HFValidationError as error:
+        raise ModelError(f"{what} is no valid Hub id: {error}.") from error
+    except HfHubHTTPError as error:
+        raise ModelError(f"{endpoint} refused the download of {what}: {error}.", "Try again later.") from error
+    except (OfflineModeIsEnabled, HTTPError) as error:
+        raise ModelError(
+            f"{endpoint} cannot be reached ({type(error).__name__}), so {what} was not downloaded.",
+            "Check the network and HF_ENDPOINT, then run it again: what has arrived is kept.",
+        ) from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFullError(
+                f"The disk of {request.target} filled up while {what} was downloaded.",
+                "Free some space and run it again: what has arrived is kept.",
+            ) from error
+        raise ModelError(
+            f"The download of {what} failed: {error}.", "Run it again: what has arrived is kept."
+        ) from error
+
+
+if __name__ == "__main__":
+    serve_job(DownloadRequest, download)
