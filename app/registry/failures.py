@@ -34,7 +34,8 @@ def explained(location: Location) -> Iterator[None]:
 
 def explanation(error: Exception, location: Location) -> ShardboardError:
     """The error for the user behind a database's error."""
-    reason = " ".join(str(error).split()) or type(error).__name__
+    # The first line: a server's further ones repeat the row that it refused, prompt and all.
+    reason = next(iter(str(error).splitlines()), type(error).__name__)
     if isinstance(location, SqliteFile):
         return _sqlite(error, reason, location)
     if isinstance(error, peewee.ImproperlyConfigured):

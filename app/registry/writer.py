@@ -105,7 +105,8 @@ class Writer:
             self._database.close()
 
     def _disconnect(self) -> None:
-        # The file's lock has to outlive the last write into the file; the server's goes with the connection.
-        self._drop_connection()
+        # Released first: a server may take a while to notice that a connection is gone and its lock with it.
         if self._lock is not None:
-            self._lock.release(self._database)
+            with suppress(*DATABASE_ERRORS):
+                self._lock.release(self._database)
+        self._drop_connection()
