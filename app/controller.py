@@ -1,0 +1,381 @@
+"""The controller: registry, library, nodes, deployments and requests put together.
+
+One object that window, HTTP and command line all drive. It lives on one asyncio loop; what takes long
+runs in threads or child processes. Nothing here waits for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import zmq.asyncio
+
+from app.cluster.controller_identity import ControllerIdentity
+from app.cluster.health import NodeEvent
+from app.cluster.invitations import JoinCommand, JoinListener
+from app.cluster.launching import AgentLauncher
+from app.cluster.nodes import NodeDirectory
+from app.errors import BadInput, Cancelled, NodeError, RegistryError
+from app.inference.deployments import Deployments
+from app.inference.deploying import Deployed, OnProgress
+from app.inference.parameters import GenerationParameters
+from app.inference.request_run import RequestRun
+from app.inference.service import InferenceService, Message
+from app.jobs import JobProgress, ProgressCallback
+from app.models.demo import ensure_demo_model
+from app.models.description import ModelDescription
+from app.models.library import ModelLibrary
+from app.paths import Home
+from app.registry import (
+    DeploymentRecord,
+    DeploymentStatus,
+    EventLevel,
+    ModelRecord,
+    NodeRecord,
+    Registry,
+    RequestRecord,
+    RequestStatus,
+)
+from app.sharding.cut import CutResult, cut_model
+from app.sharding.placement import Placement
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+DATABASE_VARIABLE = "SHARDBOARD_DATABASE"
+"""A database URL for the registry, instead of the SQLite file in the home."""
+INVITATION_SECONDS = 600.0
+
+
+class Controller:
+    """See the module. Make it with `open`, end it with `close`; all methods belong to its loop."""
+
+    def __init__(self, home: Home, registry: Registry) -> None:
+        self.home, self.registry = home, registry
+        self.identity = ControllerIdentity.of(home)
+        self.library = ModelLibrary(home.models)
+        self._context = zmq.asyncio.Context()
+        self._listeners: list[Callable[[NodeEvent], None]] = []
+        launcher = AgentLauncher(home, self.identity.keys.public)
+        self.nodes = NodeDirectory(self._context, self.identity, registry, launcher, self._on_node_event)
+        self.deployments = Deployments(registry, self.library, self.nodes)
+        self.inference = InferenceService(registry, self.library, self.deployments)
+        self._watching: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def open(cls, home: Home, *, monitor: bool = True) -> Controller:
+        """Open the registry, which no other controller may hold, and connect to the nodes.
+
+        Args:
+            monitor: watch the nodes' health; a command that needs no node goes without.
+
+        Raises:
+            RegistryError: another controller is at work, or the registry cannot be opened.
+        """
+        location = os.environ.get(DATABASE_VARIABLE) or home.registry
+        registry = await asyncio.to_thread(Registry.open, location)
+        try:
+            controller = cls(home, registry)
+        except BaseException:
+            registry.close()
+            raise
+        controller.nodes.open()
+        if monitor:
+            controller._watching = asyncio.get_running_loop().create_task(controller._watch())
+        return controller
+
+    async def close(self) -> None:
+        """Cancel what is under way and let go of everything. Agents go on with what they hold."""
+        if self._watching is not None:
+            self._watching.cancel()
+        await self.inference.close()
+        self.deployments.close()
+        await self.nodes.close()
+        self._context.destroy(linger=0)
+        await asyncio.to_thread(self.registry.close)
+
+    def on_node_event(self, listener: Callable[[NodeEvent], None]) -> None:
+        """Be told what happens to nodes, on the loop's thread."""
+        self._listeners.append(listener)
+
+    # --- models ----------------------------------------------------------------------------------------
+
+    async def add_model(
+        self,
+        source: str,
+        *,
+        name: str | None = None,
+        revision: str | None = None,
+        on_progress: ProgressCallback | None = None,
+    ) -> ModelDescription:
+        """Add a model from a folder, a Hub id or a GGUF file. Cancelling the call cancels the job."""
+        job = self.library.add_job(source, name=name, revision=revision, on_progress=on_progress)
+        await _in_thread(job.run, job.cancel)
+        return self._register_model(self.library.get(job.name))
+
+    async def add_demo_model(self, on_progress: ProgressCallback | None = None) -> ModelDescription:
+        """The small model of the demo, fetched when the library lacks it."""
+        return self._register_model(await asyncio.to_thread(ensure_demo_model, self.library, on_progress))
+
+    def _register_model(self, description: ModelDescription) -> ModelDescription:
+        if self.registry.models.find(description.name) is None:
+            self.registry.models.add(
+                name=description.name,
+                folder=description.folder,
+                source=description.origin or description.source,
+                architecture=description.architecture,
+                layers=description.num_layers,
+                parameters=description.parameters,
+                weight_bytes=description.weight_bytes,
+                dtype=description.dtype,
+                context=description.max_context,
+            )
+            self.registry.events.add(EventLevel.INFO, "models", f"{description.name} was added.")
+        return description
+
+    async def inspect_model(
+        self, name_or_path: str, on_progress: ProgressCallback | None = None
+    ) -> ModelDescription:
+        """What is known of a model, or of a folder that is not in the library."""
+        return await asyncio.to_thread(self.library.describe, name_or_path, on_progress)
+
+    async def remove_model(self, name: str) -> None:
+        """Forget a model and delete what the library holds of it. Raises BadInput while it is deployed."""
+        description = self.library.find(name)
+        known = description.name if description is not None else name
+        if self.deployments.ready(known):
+            raise BadInput(f"{known} is deployed.", f"Take it down first: undeploy {known}")
+        await asyncio.to_thread(self.library.remove, known)
+        self.inference.forget(known)
+        if self.registry.models.find(known) is not None:
+            self.registry.models.remove(known)
+
+    async def list_models(self) -> list[ModelRecord]:
+        return self.registry.models.list()
+
+    async def cut_model(
+        self,
+        name_or_path: str,
+        *,
+        num_shards: int | None = None,
+        layers: str | None = None,
+        output_dir: Path,
+        device: str = "cpu",
+        register_db: bool = False,
+        node_id: int | None = None,
+        on_progress: Callable[[JobProgress], None] | None = None,
+    ) -> CutResult:
+        """Write self-contained shard folders; see `app.sharding.cut.cut_model`."""
+        registry = self.registry if register_db else None
+
+        def cut() -> CutResult:
+            return cut_model(
+                self.library, registry, name_or_path, num_shards=num_shards, layers=layers, output_dir=output_dir,
+                device=device, node_id=node_id, on_progress=on_progress,
+            )  # fmt: skip
+
+        return await asyncio.to_thread(cut)
+
+    # --- nodes -----------------------------------------------------------------------------------------
+
+    async def add_node(self, address: str, key: str) -> NodeRecord:
+        """Check an agent and register it. Raises NodeError that says what is wrong, BadInput, RegistryError."""
+        return await self.nodes.add(address, key)
+
+    async def launch_local(self, count: int) -> list[NodeRecord]:
+        """Start agents on this machine; they go on when this process ends."""
+        return await self.nodes.start_local(count)
+
+    async def remove_node(self, id_or_name: str) -> NodeRecord:
+        """Take down the deployments that need a node, empty it, forget it; end its agent if it was started here."""
+        node = self.registry.nodes.find(id_or_name)
+        for record in self.deployments.ready():
+            if any(shard.node_id == node.id for shard in self.registry.shards.list(deployment_id=record.id)):
+                await self.deployments.undeploy(record)
+        return await self.nodes.remove(node.id)
+
+    async def drain_node(self, id_or_name: str, draining: bool = True) -> NodeRecord:
+        """Have a node take no new work, or take it again."""
+        node = self.registry.nodes.find(id_or_name)
+        await self.nodes.link(node.id).connect()
+        return await self.nodes.drain(node.id, draining)
+
+    async def list_nodes(self) -> list[NodeRecord]:
+        """All nodes, each asked now whether it is there."""
+
+        async def ask(node: int) -> None:
+            try:
+                await self.nodes.link(node).connect(3.0)
+            except NodeError as error:
+                log.info("%s", error)
+
+        known = self.registry.nodes.list()
+        await asyncio.gather(*(ask(node.id) for node in known))
+        active = {node.id: self.nodes.link(node.id).is_up for node in known}
+        for node in known:
+            if node.is_active != active[node.id]:
+                self.registry.nodes.update(node.id, is_active=active[node.id])
+        return self.registry.nodes.list()
+
+    async def invite(
+        self, listen: str, on_ready: Callable[[JoinCommand], None], *, reachable_as: str | None = None
+    ) -> NodeRecord:
+        """Listen for one agent that joins with an invitation; its node. Raises NodeError when none comes in time."""
+        joined: asyncio.Future[NodeRecord] = asyncio.get_running_loop().create_future()
+        listener = JoinListener(self.identity, _Noticing(self.nodes, joined), listen)
+        listener.open()
+        try:
+            on_ready(listener.invite(reachable_as))
+            async with asyncio.timeout(INVITATION_SECONDS):
+                record = await joined
+            await asyncio.sleep(0.5)  # the agent's answer is still on its way out
+            return record
+        except TimeoutError:
+            raise NodeError("No agent has joined in time.", "Make a new invitation.", kind="timeout") from None
+        finally:
+            await listener.close()
+
+    # --- deployments -----------------------------------------------------------------------------------
+
+    async def plan(
+        self,
+        model: str,
+        *,
+        nodes: Sequence[int] | None = None,
+        layers: str | None = None,
+        dtype: str | None = None,
+        context: int | None = None,
+        kv_tokens: int | None = None,
+    ) -> Placement:
+        """Where a model's layers would go, with the memory that it takes there. Nothing happens yet."""
+        return await self.deployments.plan(
+            self.library.get(model), node_ids=nodes, layers=layers, dtype=dtype, context=context, kv_tokens=kv_tokens
+        )
+
+    async def deploy(
+        self,
+        model: str,
+        *,
+        nodes: Sequence[int] | None = None,
+        layers: str | None = None,
+        dtype: str | None = None,
+        context: int | None = None,
+        kv_tokens: int | None = None,
+        on_progress: OnProgress = lambda progress: None,
+    ) -> DeploymentRecord:
+        """Place a model and load it. Cancelling the call cancels the deployment and frees what it loaded."""
+        return (await self.deploy_placement(
+            await self.plan(
+                model, nodes=nodes, layers=layers, dtype=dtype, context=context, kv_tokens=kv_tokens
+            ),
+            on_progress,
+        )).record  # fmt: skip
+
+    async def deploy_placement(
+        self, placement: Placement, on_progress: OnProgress = lambda progress: None
+    ) -> Deployed:
+        """Carry out a placement, by hand or by `plan`."""
+        cancel = asyncio.Event()
+        work = asyncio.ensure_future(
+            self.deployments.deploy(self.library.get(placement.model_name), placement, on_progress, cancel)
+        )
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            cancel.set()
+            await asyncio.wait({work})
+            if not work.cancelled():
+                work.exception()
+            raise
+
+    async def undeploy(self, deployment_or_model: str) -> list[DeploymentRecord]:
+        """Unload a deployment by its id, or all of a model's. Raises RegistryError when there is none."""
+        wanted = [
+            record for record in self.deployments.ready() if deployment_or_model in (record.id, record.model_name)
+        ]
+        if not wanted:
+            raise RegistryError(f"'{deployment_or_model}' is not deployed.", "See: deployment list")
+        return [await self.deployments.undeploy(record) for record in wanted]
+
+    def list_deployments(self, status: DeploymentStatus | None = None) -> list[DeploymentRecord]:
+        return self.registry.deployments.list(status=status)
+
+    # --- requests --------------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        model: str,
+        prompt: str | Sequence[Message] | Sequence[int],
+        parameters: GenerationParameters | None = None,
+        *,
+        chat: bool = False,
+    ) -> RequestRun:
+        """Begin to answer a prompt: a text, chat messages, or token ids. Returns at once; iterate over it.
+
+        Args:
+            chat: render a text as one message of a chat, with the model's template.
+        """
+        if isinstance(prompt, str):
+            if chat:
+                return self.inference.submit(
+                    model, messages=[{"role": "user", "content": prompt}], parameters=parameters
+                )
+            return self.inference.submit(model, prompt=prompt, parameters=parameters)
+        if prompt and isinstance(prompt[0], int):
+            return self.inference.submit(model, token_ids=list(prompt), parameters=parameters)  # type: ignore[arg-type]
+        return self.inference.submit(model, messages=list(prompt), parameters=parameters)  # type: ignore[arg-type]
+
+    async def get_request(self, request_id: int) -> RequestRecord:
+        return self.registry.requests.get(request_id)
+
+    async def list_requests(
+        self, *, limit: int = 100, offset: int = 0, status: RequestStatus | None = None
+    ) -> list[RequestRecord]:
+        return self.registry.requests.list(limit=limit, offset=offset, status=status)
+
+    # --- within ----------------------------------------------------------------------------------------
+
+    def _on_node_event(self, event: NodeEvent) -> None:
+        self.deployments.on_node_event(event)
+        for listener in self._listeners:
+            listener(event)
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            self.deployments.watch()
+
+
+class _Noticing:
+    """Registers agents that join, and notices the first."""
+
+    def __init__(self, nodes: NodeDirectory, joined: asyncio.Future[NodeRecord]) -> None:
+        self._nodes, self._joined = nodes, joined
+
+    async def add(self, address: str, public_key: str, *, seconds: float = 10.0) -> NodeRecord:
+        record = await self._nodes.add(address, public_key, seconds=seconds)
+        if not self._joined.done():
+            self._joined.set_result(record)
+        return record
+
+
+async def _in_thread(work: Callable[[], Result], cancel: Callable[[], None]) -> Result:
+    """Run in a thread; when the caller is cancelled, cancel the work and wait until it has cleaned up."""
+    running: asyncio.Future[Result] = asyncio.ensure_future(_thread(work))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        cancel()
+        await asyncio.wait({running})
+        if not running.cancelled() and running.exception() is None:
+            raise Cancelled("It was done when it was cancelled.") from None
+        raise
+
+
+def _thread(work: Callable[[], Result]) -> Coroutine[Any, Any, Result]:
+    return asyncio.to_thread(work)

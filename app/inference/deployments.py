@@ -1,0 +1,316 @@
+"""The deployments that answer requests: found, brought back after a restart, and made when one node will do.
+
+Agents keep their stages when the controller ends. A deployment that the registry calls ready is therefore
+attached again when it is first needed: ask each node whether it still holds its stage, raise the epoch,
+link the ring. What a restarted agent has lost is loaded again from the parts on its disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from app.cluster.health import NodeDown, NodeEvent, NodeFrozen, NodeUp
+from app.cluster.nodes import NodeDirectory
+from app.errors import NodeError, PlacementError, RequestError, ShardboardError
+from app.inference.deploying import Deployed, Deployer, DeployProgress, OnProgress, Seat
+from app.inference.pipeline import Pipeline
+from app.models.description import ModelDescription
+from app.models.library import ModelLibrary
+from app.registry import DeploymentRecord, DeploymentStatus, EventLevel, NodeRecord, Registry
+from app.sharding.placement import NodeCapacity, Placement, check_fits, place, place_ranges, size_text, whole_on_one
+from app.sharding.plan import parse_layers
+from worker_agent.messages import Health, Unload
+
+log = logging.getLogger(__name__)
+
+DEFAULT_CONTEXT = 8192
+DEFAULT_KV_TOKENS = 8192
+CONNECT_SECONDS = 10.0
+
+
+class Deployments:
+    """All deployments of one registry. Belongs to the controller's loop."""
+
+    def __init__(self, registry: Registry, library: ModelLibrary, nodes: NodeDirectory) -> None:
+        self._registry, self._library, self._nodes = registry, library, nodes
+        self._deployer = Deployer(registry, self._is_idle)
+        self._live: dict[str, Pipeline] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._chores: set[asyncio.Task[None]] = set()
+
+    # --- planning ------------------------------------------------------------------------------------
+
+    async def plan(
+        self,
+        description: ModelDescription,
+        *,
+        node_ids: Sequence[int] | None = None,
+        layers: str | None = None,
+        dtype: str | None = None,
+        context: int | None = None,
+        kv_tokens: int | None = None,
+    ) -> Placement:
+        """Where the layers would go; nothing happens yet. Raises PlacementError, BadInput, NodeError."""
+        dtype = dtype or description.dtype
+        context = context or min(description.max_context, DEFAULT_CONTEXT)
+        kv_tokens = kv_tokens or max(context, DEFAULT_KV_TOKENS)
+        capacities = await self.capacities(node_ids)
+        if layers is not None:
+            ranges = parse_layers(layers, description)
+            chosen = capacities[: len(ranges)] if node_ids is None else capacities
+            placement = place_ranges(
+                description, chosen, ranges, dtype=dtype, context=context, kv_tokens=kv_tokens
+            )
+            check_fits(placement)
+            return placement
+        return place(description, capacities, dtype=dtype, context=context, kv_tokens=kv_tokens)
+
+    async def capacities(self, node_ids: Sequence[int] | None = None) -> list[NodeCapacity]:
+        """What these nodes (all active ones when None) have free now. Raises NodeError for a named one that is away."""
+        if node_ids is None:
+            records = [record for record in self._registry.nodes.list() if not record.draining]
+        else:
+            records = [self._registry.nodes.get(node_id) for node_id in node_ids]
+        found = await asyncio.gather(*(self._capacity(record) for record in records), return_exceptions=True)
+        capacities = []
+        for each in found:
+            if isinstance(each, NodeCapacity):
+                capacities.append(each)
+            elif node_ids is not None or not isinstance(each, NodeError):
+                raise each
+        return capacities
+
+    async def _capacity(self, record: NodeRecord) -> NodeCapacity:
+        link = self._nodes.link(record.id)
+        await link.connect(CONNECT_SECONDS)
+        report = await link.call(Health(call=0))
+        return NodeCapacity(record.id, record.hostname, max(0, report.memory_budget - report.memory_used))
+
+    # --- making and ending -----------------------------------------------------------------------------
+
+    async def deploy(
+        self,
+        description: ModelDescription,
+        placement: Placement,
+        on_progress: OnProgress = lambda progress: None,
+        cancel: asyncio.Event | None = None,
+    ) -> Deployed:
+        """Carry out a placement. Raises what `Deployer.deploy` raises."""
+        seats = await self._seats([stage.node.node_id for stage in placement.stages])
+        digests = self._library.digests(description)
+        deployed = await self._deployer.deploy(
+            description, digests, placement, seats, on_progress, cancel or asyncio.Event()
+        )
+        self._live[deployed.record.id] = deployed.pipeline
+        where = ", ".join(f"{s.start}-{s.end - 1} on {s.node_name}" for s in deployed.pipeline.stages)
+        self._note(EventLevel.INFO, f"{description.name} is deployed: layers {where}.", deployed.record)
+        return deployed
+
+    async def undeploy(self, record: DeploymentRecord) -> DeploymentRecord:
+        """End a deployment: its requests fail, its nodes free what it holds."""
+        pipeline = self._live.pop(record.id, None)
+        if pipeline is not None:
+            pipeline.close()
+        shards = self._registry.shards.list(deployment_id=record.id)
+        reachable = []
+        for shard in shards:
+            if shard.node_id is not None:
+                reachable.append((shard, self._seat(self._registry.nodes.get(shard.node_id))))
+        await self._deployer.unload(record.id, [seat for _, seat in reachable])
+        for shard in shards:
+            self._registry.shards.update(shard.id, is_loaded=False)
+        self._note(EventLevel.INFO, f"{record.model_name} is not deployed any more.", record)
+        return self._registry.deployments.update(record.id, status=DeploymentStatus.UNLOADED)
+
+    def ready(self, model_name: str | None = None) -> list[DeploymentRecord]:
+        """Deployments that answer, or would once attached; the newest first."""
+        return self._registry.deployments.list(model_name=model_name, status=DeploymentStatus.READY)[::-1]
+
+    def pipeline(self, deployment: str) -> Pipeline | None:
+        """The live pipeline of a deployment, if there is one."""
+        return self._live.get(deployment)
+
+    # --- using -----------------------------------------------------------------------------------------
+
+    async def acquire(
+        self, description: ModelDescription, preparing: Callable[[str], None]
+    ) -> tuple[DeploymentRecord, Pipeline]:
+        """A linked pipeline for a model: its deployment, or the whole model on one node that can hold it.
+
+        Args:
+            preparing: told in a sentence what has to be done first.
+
+        Raises:
+            NodeError: the deployment's nodes cannot be reached; PlacementError: it has none, and no node is
+            large enough. Nothing waits for ever.
+        """
+        async with self._locks.setdefault(description.name, asyncio.Lock()):
+            problem: ShardboardError | None = None
+            for record in self.ready(description.name):
+                pipeline = self._live.get(record.id)
+                if pipeline is not None and pipeline.broken is None:
+                    return record, pipeline
+                try:
+                    return await self._attach(record, description, preparing)
+                except ShardboardError as error:
+                    log.warning("deployment %s cannot be used: %s", record.id, error)
+                    problem = problem or error
+            if problem is not None:
+                raise problem
+            return await self._alone(description, preparing)
+
+    async def _attach(
+        self, record: DeploymentRecord, description: ModelDescription, preparing: Callable[[str], None]
+    ) -> tuple[DeploymentRecord, Pipeline]:
+        """Link a deployment whose stages may still be on their nodes; load again what is not."""
+        shards = self._registry.shards.list(deployment_id=record.id)
+        if not shards or any(shard.node_id is None for shard in shards):
+            self._registry.deployments.update(
+                record.id, status=DeploymentStatus.FAILED, error="A node that held a part of it was removed."
+            )
+            raise RequestError(
+                f"The deployment of {record.model_name} has lost a node that was removed.", "Deploy the model again."
+            )
+        seats = await self._seats([shard.node_id for shard in shards if shard.node_id is not None])
+        ranges = [(shard.start_layer, shard.end_layer) for shard in shards]
+        if not all([await self._holds(seat, record, stage) for stage, seat in enumerate(seats)]):
+            preparing(f"Loading {record.model_name} again: an agent was restarted")
+            return await self._again(record, description, seats, ranges)
+        old = self._live.pop(record.id, None)
+        if old is not None:
+            old.close()
+        pipeline = self._deployer.pipeline(record, seats, ranges)
+        try:
+            await pipeline.link(self._registry.deployments.next_epoch(record.id))
+        except BaseException:
+            pipeline.close()
+            raise
+        self._live[record.id] = pipeline
+        return record, pipeline
+
+    async def _again(
+        self,
+        record: DeploymentRecord,
+        description: ModelDescription,
+        seats: Sequence[Seat],
+        ranges: Sequence[tuple[int, int]],
+    ) -> tuple[DeploymentRecord, Pipeline]:
+        await self.undeploy(record)
+        capacities = await self.capacities([seat.node.id for seat in seats])
+        placement = place_ranges(
+            description, capacities, ranges, dtype=record.dtype, context=record.context, kv_tokens=record.kv_tokens
+        )
+        check_fits(placement)
+        deployed = await self.deploy(description, placement)
+        return deployed.record, deployed.pipeline
+
+    async def _alone(
+        self, description: ModelDescription, preparing: Callable[[str], None]
+    ) -> tuple[DeploymentRecord, Pipeline]:
+        capacities = await self.capacities()
+        context = min(description.max_context, DEFAULT_CONTEXT)
+        settings = {"dtype": description.dtype, "context": context, "kv_tokens": max(context, DEFAULT_KV_TOKENS)}
+        placement = whole_on_one(description, capacities, **settings)  # type: ignore[arg-type]  # one dict for two calls
+        if placement is None:
+            raise PlacementError(
+                f"{description.name} has no deployment, and no node can hold it alone. "
+                + _too_small(description, capacities, settings),
+                f"Deploy it over several nodes: deploy {description.name}",
+            )
+        node = placement.stages[0].node
+        preparing(f"Loading {description.name} on {node.name}")
+        deployed = await self.deploy(description, placement, lambda progress: _tell(progress, preparing))
+        return deployed.record, deployed.pipeline
+
+    async def _holds(self, seat: Seat, record: DeploymentRecord, stage: int) -> bool:
+        report = await seat.link.call(Health(call=0))
+        return any(
+            held.deployment == record.id and held.stage == stage and held.plan == record.plan_hash
+            for held in report.stages
+        )
+
+    async def _seats(self, node_ids: Sequence[int]) -> list[Seat]:
+        """Nodes with their links up. Raises NodeError naming the first that is away."""
+        seats = [self._seat(self._registry.nodes.get(node_id)) for node_id in node_ids]
+        for seat in seats:
+            await seat.link.connect(CONNECT_SECONDS)
+        return seats
+
+    def _seat(self, record: NodeRecord) -> Seat:
+        return Seat(record, self._nodes.link(record.id))
+
+    # --- what happens to nodes ---------------------------------------------------------------------------
+
+    def on_node_event(self, event: NodeEvent) -> None:
+        """A node was lost: the requests that run over it fail at once. One came back: it may hold what is not wanted."""
+        if isinstance(event, NodeDown | NodeFrozen):
+            name = self._nodes.link(event.node).node
+            verb = "was lost" if isinstance(event, NodeDown) else "hangs"
+            kind = event.kind if isinstance(event, NodeDown) else "lost"
+            error = NodeError(f"{name} {verb}: {event.reason}", "What it had answered is kept.", kind=kind, node=name)
+            for pipeline in self._live.values():
+                if pipeline.holds_node(event.node) and pipeline.broken is None:
+                    pipeline.fail(error)
+        elif isinstance(event, NodeUp):
+            chore = asyncio.get_running_loop().create_task(self._tidy(event))
+            self._chores.add(chore)
+            chore.add_done_callback(self._chores.discard)
+            for pipeline in self._live.values():
+                # What was under way when the link broke may have lost tokens on their way here.
+                if pipeline.holds_node(event.node) and pipeline.active:
+                    name = self._nodes.link(event.node).node
+                    pipeline.fail(NodeError(f"The connection to {name} was lost for a moment.", kind="lost", node=name))
+
+    async def _tidy(self, event: NodeUp) -> None:
+        """Free stages of deployments that ended while the node was away."""
+        over = {DeploymentStatus.FAILED, DeploymentStatus.UNLOADED}
+        ended = {record.id for record in self._registry.deployments.list() if record.status in over}
+        for held in event.welcome.stages:
+            if held.deployment in ended:
+                try:
+                    await self._nodes.link(event.node).call(Unload(call=0, deployment=held.deployment, stage=held.stage))
+                except ShardboardError as error:
+                    log.info("stage %d of %s stays: %s", held.stage, held.deployment, error)
+
+    def watch(self) -> None:
+        """Called each second."""
+        for pipeline in list(self._live.values()):
+            pipeline.watch()
+
+    def close(self) -> None:
+        """Stop listening. Agents keep what they hold."""
+        for pipeline in self._live.values():
+            pipeline.close()
+        self._live.clear()
+        for chore in self._chores:
+            chore.cancel()
+
+    def _is_idle(self, node_id: int) -> bool:
+        latest = self._nodes.health.latest(node_id)
+        return latest is not None and latest.report.progress.busy_seconds is None
+
+    def _note(self, level: EventLevel, message: str, record: DeploymentRecord) -> None:
+        self._registry.events.add(level, "deployments", message, deployment_id=record.id)
+
+
+def _too_small(description: ModelDescription, capacities: Sequence[NodeCapacity], settings: dict[str, object]) -> str:
+    if not capacities:
+        return "There is no node."
+    lacks = []
+    for capacity in capacities:
+        everything = ((0, description.num_layers),)
+        placement = place_ranges(description, (capacity,), everything, **settings)  # type: ignore[arg-type]
+        stage = placement.stages[0]
+        lacks.append(
+            f"{capacity.name} (node {capacity.node_id}) needs {size_text(stage.memory)} and has "
+            f"{size_text(capacity.free_memory)} free: {size_text(stage.missing)} are missing."
+        )
+    return " ".join(lacks)
+
+
+def _tell(progress: DeployProgress, preparing: Callable[[str], None]) -> None:
+    if progress.total_bytes and progress.phase in ("hashing", "sending"):
+        done = 100 * progress.done_bytes // progress.total_bytes
+        preparing(f"{progress.phase.capitalize()} weights: {done} %")

@@ -1,0 +1,62 @@
+"""What a running request tells whoever follows it: frozen, in order, the last one Finished."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from app.registry import RequestRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Preparing:
+    """Something has to be done before the prompt can run: `what` is a sentence (a model is being loaded)."""
+
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The sequence is with the agents."""
+
+    request_id: int
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class PromptProgress:
+    """So many of the prompt's tokens are in the caches of all stages."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """The next text to show: whole characters, and nothing that a stop string may still take back.
+
+    `tokens` counts the answer's tokens so far.
+    """
+
+    text: str
+    tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The last event: the request as the registry keeps it, completed, failed or cancelled."""
+
+    record: RequestRecord
+
+
+RequestEvent = Preparing | Started | PromptProgress | TextDelta | Finished
+
+
+class RunningRequest(Protocol):
+    """A request under way, as those who show it see it."""
+
+    def __aiter__(self) -> AsyncIterator[RequestEvent]: ...
+
+    async def cancel(self) -> None:
+        """End it. Its last event still comes."""

@@ -1,0 +1,196 @@
+"""A deployment that is linked: its stages in order, its epoch, and the sequences that run through it.
+
+Starts and cancels sequences on the first stage and hands what comes out of the last one to whoever waits
+for it. When a stage is lost every sequence is told at once; nothing is left waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from msgspec.structs import replace
+
+from app.cluster.agent_link import AgentLink, RingMessage
+from app.errors import NodeError
+from worker_agent.messages import Budget, Cancel, DType, Link, Sampling, StageFault, Start, TensorFrame, Token, Tokens
+
+log = logging.getLogger(__name__)
+
+LINK_SECONDS = 20.0
+STALL_SECONDS = 20.0
+"""Sequences that wait while every stage is idle for so long have lost a message for good."""
+
+
+@dataclass(frozen=True)
+class PipelineStage:
+    """Stage k of a pipeline and the node that holds it."""
+
+    stage: int
+    node_id: int
+    node_name: str
+    address: str
+    public_key: str
+    start: int
+    end: int
+    link: AgentLink
+
+
+class Sink(Protocol):
+    """Who waits for a sequence. Called on the controller's loop; must not block."""
+
+    def sampled(self, token: Token) -> None: ...
+
+    def prefilled(self, done: int) -> None: ...
+
+    def failed(self, error: NodeError) -> None: ...
+
+
+class Pipeline:
+    """See the module.
+
+    Args:
+        deployment: its id.
+        stages: in order.
+        is_idle: whether a node's compute thread is known to be idle, for the stall rule.
+    """
+
+    def __init__(self, deployment: str, stages: Sequence[PipelineStage], is_idle: Callable[[int], bool]) -> None:
+        self.deployment, self.stages, self._is_idle = deployment, tuple(stages), is_idle
+        self.epoch = 0
+        self.broken: NodeError | None = None
+        """Why nothing runs until the next `link`."""
+        self._sinks: dict[int, Sink] = {}
+        self._numbers = itertools.count(1)
+        self._heard = 0.0
+        self._stop_listening = [link.on_ring(self._on_ring) for link in {id(s.link): s.link for s in stages}.values()]
+
+    @property
+    def active(self) -> int:
+        """Sequences under way."""
+        return len(self._sinks)
+
+    def holds_node(self, node_id: int) -> bool:
+        return any(stage.node_id == node_id for stage in self.stages)
+
+    async def link(self, epoch: int) -> None:
+        """Connect the stages in a ring under a new epoch; what ran before is over.
+
+        Last stage first: when the first one begins to send, all others are ready. Raises NodeError.
+        """
+        self.fail(NodeError("The deployment was connected anew.", "Send the request again.", kind="lost"))
+        last = len(self.stages) - 1
+        for stage in reversed(self.stages):
+            following = self.stages[stage.stage + 1] if stage.stage < last else None
+            first = self.stages[0] if stage.stage == last and last > 0 else None
+            message = Link(call=0, deployment=self.deployment, stage=stage.stage, epoch=epoch)
+            if following is not None and following.node_id != stage.node_id:
+                message = replace(message, downstream=following.address, downstream_key=following.public_key)
+            if first is not None and first.node_id != stage.node_id:
+                message = replace(message, first=first.address, first_key=first.public_key)
+            await stage.link.call(message, seconds=LINK_SECONDS)
+        self.epoch, self.broken = epoch, None
+
+    async def start(
+        self, tokens: Sequence[int], prompt_tokens: int, sampling: Sampling, budget: Budget, sink: Sink
+    ) -> int:
+        """Start a sequence; its number. Raises NodeError."""
+        if self.broken is not None:
+            raise self.broken
+        number, epoch = next(self._numbers), self.epoch
+        row = np.asarray(tokens, dtype="<i4")
+        message = Start(
+            call=0,
+            deployment=self.deployment,
+            epoch=epoch,
+            sequence=number,
+            prompt_tokens=prompt_tokens,
+            sampling=sampling,
+            budget=budget,
+            tokens=TensorFrame(DType.INT32, (len(row),)),
+        )
+        if not self._sinks:
+            self._heard = asyncio.get_running_loop().time()
+        self._sinks[number] = sink
+        try:
+            await self.stages[0].link.call(message, (row.tobytes(),))
+        except BaseException:
+            self._sinks.pop(number, None)
+            raise
+        return number
+
+    async def cancel(self, number: int) -> None:
+        """End a sequence and free its KV. An agent that cannot be reached is no error: it frees it by itself."""
+        self._sinks.pop(number, None)
+        if self.broken is not None:
+            return
+        try:
+            await self.stages[0].link.call(
+                Cancel(call=0, deployment=self.deployment, epoch=self.epoch, sequence=number), seconds=5.0
+            )
+        except NodeError as error:
+            log.info("a cancel did not reach %s: %s", self.stages[0].node_name, error)
+
+    def fail(self, error: NodeError) -> None:
+        """Every sequence is over because of this; nothing starts before the next `link`."""
+        self.broken = error
+        sinks, self._sinks = list(self._sinks.values()), {}
+        for sink in sinks:
+            sink.failed(error)
+
+    def watch(self) -> None:
+        """Called each second: fail sequences whose messages were lost for good, rather than wait for ever."""
+        waited = asyncio.get_running_loop().time() - self._heard
+        if not self._sinks or waited < STALL_SECONDS or not all(self._is_idle(stage.node_id) for stage in self.stages):
+            return
+        names = " and ".join(dict.fromkeys(stage.node_name for stage in self.stages))
+        self.fail(
+            NodeError(
+                f"Nothing has come from {names} for {waited:.0f} s although both are idle: they cannot reach each other.",
+                "Check that each node's address can be reached from the node before it, and deploy again.",
+                kind="lost",
+                node=self.stages[0].node_name,
+            )
+        )
+
+    def close(self) -> None:
+        """Stop listening; sequences under way are failed."""
+        self.fail(NodeError("The deployment was removed.", kind="lost"))
+        for stop in self._stop_listening:
+            stop()
+        self._stop_listening = []
+
+    def _on_ring(self, message: RingMessage) -> None:
+        if message.deployment != self.deployment or message.epoch != self.epoch:
+            return
+        self._heard = asyncio.get_running_loop().time()
+        if isinstance(message, StageFault):
+            self._fault(message)
+        else:
+            self._tokens(message)
+
+    def _tokens(self, message: Tokens) -> None:
+        for number, done in message.prefilled:
+            if (sink := self._sinks.get(number)) is not None:
+                sink.prefilled(done)
+        for token in message.tokens:
+            sink = self._sinks.pop(token.sequence, None) if token.finish else self._sinks.get(token.sequence)
+            if sink is not None:
+                sink.sampled(token)
+
+    def _fault(self, fault: StageFault) -> None:
+        stage = self.stages[fault.stage] if fault.stage < len(self.stages) else self.stages[0]
+        self.fail(
+            NodeError(
+                f"{stage.node_name} (layers {stage.start}-{stage.end - 1}) failed: {fault.message}.",
+                "The agent's log has the details. The next request starts the deployment anew.",
+                kind=fault.kind,
+                node=stage.node_name,
+            )
+        )
+

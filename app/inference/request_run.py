@@ -1,0 +1,194 @@
+"""One request on its way: tokens in from the pipeline, text and events out, the record kept.
+
+The controller alone commits a token: it goes into the record first, then it is shown. What is committed is
+never changed, repeated or skipped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from app.errors import NodeError, ShardboardError
+from app.inference.events import Finished, Preparing, PromptProgress, RequestEvent, Started, TextDelta
+from app.inference.text_stream import TextStream
+from app.inference.tokenizer import Tokenizer
+from app.registry import Registry, RequestRecord, RequestStatus
+from worker_agent.messages import Token
+
+log = logging.getLogger(__name__)
+
+SAVE_SECONDS = 1.0
+"""How often the tokens so far are written to the registry while a request runs."""
+
+
+class RequestRun:
+    """A request that is under way or over. Iterate over it for its events; the last one is Finished.
+
+    Everything happens on the controller's loop. Several may iterate; each sees all events from the first on.
+    """
+
+    def __init__(self, registry: Registry, record: RequestRecord) -> None:
+        self._registry = registry
+        self.record = record
+        self.token_ids: list[int] = []
+        self.logprobs: list[dict[str, Any]] = []
+        self.task: asyncio.Task[None] | None = None
+        self._events: list[RequestEvent] = []
+        self._changed = asyncio.Event()
+        self._text: TextStream | None = None
+        self._prompt: tuple[int, ...] = ()
+        self._over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._submitted = time.monotonic()
+        self._times: dict[str, float] = {}
+        self._first_token_at = self._last_token_at = 0.0
+        self._saved_at = 0.0
+
+    @property
+    def id(self) -> int:
+        return self.record.id
+
+    @property
+    def is_over(self) -> bool:
+        return self.record.status.is_over
+
+    @property
+    def text(self) -> str:
+        """What has been shown so far."""
+        return "" if self._text is None else self._text.text
+
+    @property
+    def text_stopped(self) -> bool:
+        """Whether a stop string ended the answer, while the agents would go on."""
+        return self._text is not None and self._text.stopped
+
+    async def __aiter__(self) -> AsyncIterator[RequestEvent]:
+        position = 0
+        while True:
+            while position < len(self._events):
+                event = self._events[position]
+                position += 1
+                yield event
+                if isinstance(event, Finished):
+                    return
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def wait(self) -> RequestRecord:
+        """Wait until it is over; its record."""
+        async for _ in self:
+            pass
+        return self.record
+
+    async def cancel(self) -> None:
+        """End it and wait until it is over; what was generated so far stays in the record."""
+        if self.task is not None and not self.is_over:
+            self.task.cancel()
+            await asyncio.wait({self.task})
+
+    # --- what the pipeline tells (a Sink) --------------------------------------------------------------
+
+    def sampled(self, token: Token) -> None:
+        if self._over.done() or token.position != len(self._prompt) + len(self.token_ids):
+            return  # it came twice, or after the end
+        now = time.monotonic()
+        if not self.token_ids:
+            self._first_token_at = now
+        self._last_token_at = now
+        self.token_ids.append(token.token)
+        if token.logprob is not None:
+            top = [[other.token, other.logprob] for other in token.top]
+            self.logprobs.append({"token": token.token, "logprob": token.logprob, "top": top})
+        assert self._text is not None
+        shown = self._text.add(token.token)
+        if shown:
+            self._tell(TextDelta(shown, len(self.token_ids)))
+        if self._text.stopped:
+            self._over.set_result("stop")
+        elif token.finish:
+            self._over.set_result("stop" if token.finish == "eos" else "length")
+        elif now - self._saved_at > SAVE_SECONDS:
+            self._saved_at = now
+            self._save(token_ids=self.token_ids, result=self._text.text, completion_tokens=len(self.token_ids))
+
+    def prefilled(self, done: int) -> None:
+        self._tell(PromptProgress(min(done, len(self._prompt)), len(self._prompt)))
+
+    def failed(self, error: NodeError) -> None:
+        if not self._over.done():
+            self._over.set_exception(error)
+
+    # --- what the service tells ------------------------------------------------------------------------
+
+    def preparing(self, what: str) -> None:
+        self._tell(Preparing(what))
+
+    def begin(self, prompt: Sequence[int], tokenizer: Tokenizer | None, stops: Sequence[str], deployment: str) -> None:
+        """The prompt is tokenized and a pipeline is there."""
+        self._prompt = tuple(prompt)
+        self._text = TextStream(tokenizer, stops)
+        self._times["prepare"] = time.monotonic() - self._submitted
+        self._save(
+            status=RequestStatus.PROCESSING,
+            deployment_id=deployment,
+            prompt_token_ids=self._prompt,
+            prompt_tokens=len(self._prompt),
+        )
+
+    def started(self) -> None:
+        self._tell(Started(self.id, len(self._prompt)))
+
+    async def finished(self) -> str:
+        """Wait for the pipeline's last word: the finish reason. Raises NodeError."""
+        return await self._over
+
+    def complete(self, reason: str) -> None:
+        """It ended well."""
+        if self._text is not None and reason != "cancelled" and (rest := self._text.finish()):
+            self._tell(TextDelta(rest, len(self.token_ids)))
+        self._end(RequestStatus.COMPLETED, reason, None)
+
+    def cancelled(self) -> None:
+        self._end(RequestStatus.CANCELLED, "cancelled", "Cancelled by the user.")
+
+    def fail(self, error: ShardboardError) -> None:
+        """It failed; the text so far stays."""
+        self._end(RequestStatus.FAILED, "error", str(error))
+
+    def _end(self, status: RequestStatus, reason: str, error: str | None) -> None:
+        if self.is_over:
+            return
+        if not self._over.done():
+            self._over.cancel()
+        elif not self._over.cancelled():
+            self._over.exception()  # seen: it is in the record
+        self._save(
+            status=status,
+            finish_reason=reason,
+            error=error,
+            result=self.text,
+            token_ids=self.token_ids,
+            completion_tokens=len(self.token_ids),
+            timings=self._timings(),
+        )
+        self._tell(Finished(self.record))
+
+    def _timings(self) -> dict[str, float]:
+        now = time.monotonic()
+        times = {**self._times, "total": now - self._submitted}
+        if self.token_ids:
+            times["first_token"] = self._first_token_at - self._submitted
+            times["decode"] = self._last_token_at - self._first_token_at
+            if len(self.token_ids) > 1 and times["decode"] > 0:
+                times["tokens_per_second"] = (len(self.token_ids) - 1) / times["decode"]
+        return {name: round(value, 6) for name, value in times.items()}
+
+    def _save(self, **changes: Any) -> None:
+        self.record = self._registry.requests.update(self.id, **changes)
+
+    def _tell(self, event: RequestEvent) -> None:
+        self._events.append(event)
+        self._changed.set()
