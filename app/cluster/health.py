@@ -1,0 +1,260 @@
+"""Who is alive: a beat each second to every node, and what its answers and its connection tell.
+
+Three signals, because one is not enough: the connection (a killed process breaks it at once), the beat (a
+frozen process or a dead line leaves it unanswered), and the compute thread's progress (`progress.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Protocol
+
+from app.cluster.agent_link import AgentLink, LinkChange, LinkDown, LinkUp
+from app.cluster.progress import is_suspect, step_limit
+from app.errors import NodeError, RegistryError
+from worker_agent.messages import Health, HealthReport, Welcome
+
+BEAT_SECONDS = 1.0
+MISSED_BEATS = 3
+"""A node that has left so many beats unanswered is down."""
+HISTORY_SECONDS = 600
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeHealth:
+    """A beat was answered."""
+
+    node: int
+    at: datetime
+    rtt: float
+    """Seconds from the question to the answer."""
+    report: HealthReport
+
+
+@dataclass(frozen=True, slots=True)
+class NodeUp:
+    """The agent is there, or there again: what it sent while the link was cut is lost.
+
+    Comes also after a cut so short that no NodeDown was sent. `restarted`: another process than last time,
+    so its stages are gone.
+    """
+
+    node: int
+    at: datetime
+    welcome: Welcome
+    restarted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NodeDown:
+    """The agent is not there. `kind` is a NodeError's."""
+
+    node: int
+    at: datetime
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFrozen:
+    """The agent answers and its compute thread does not get on. Sent once for each step that is stuck."""
+
+    node: int
+    at: datetime
+    busy_seconds: float
+    limit: float
+
+    @property
+    def reason(self) -> str:
+        return (
+            f"The step under way has been running for {self.busy_seconds:.0f} s; "
+            f"at most {self.limit:.0f} s were to be expected."
+        )
+
+
+NodeEvent = NodeHealth | NodeUp | NodeDown | NodeFrozen
+
+
+class Heartbeats(Protocol):
+    """Where heartbeats are written: `Registry.nodes`. Called in a thread, since it waits for the disk."""
+
+    def heartbeat(self, id: int, at: datetime, active: bool) -> bool: ...
+
+
+class HealthMonitor:
+    """Watches nodes and tells of them through `on_event`, which runs on the loop and must not block."""
+
+    def __init__(
+        self, heartbeats: Heartbeats, on_event: Callable[[NodeEvent], None], *, beat_seconds: float = BEAT_SECONDS
+    ) -> None:
+        self._heartbeats = heartbeats
+        self._on_event = on_event
+        self._beat_seconds = beat_seconds
+        self._watches: dict[int, _Watch] = {}
+
+    def watch(self, node: int, link: AgentLink) -> None:
+        """Begin to watch a node over its link. The link stays the caller's."""
+        self._watches[node] = _Watch(node, link, self._heartbeats, self._on_event, self._beat_seconds)
+
+    async def unwatch(self, node: int) -> None:
+        watch = self._watches.pop(node, None)
+        if watch is not None:
+            await watch.close()
+
+    async def close(self) -> None:
+        for node in tuple(self._watches):
+            await self.unwatch(node)
+
+    def is_alive(self, node: int) -> bool:
+        watch = self._watches.get(node)
+        return watch is not None and watch.alive is True
+
+    def history(self, node: int) -> tuple[NodeHealth, ...]:
+        """The beats of the last ten minutes, oldest first."""
+        watch = self._watches.get(node)
+        return tuple(watch.history) if watch is not None else ()
+
+    def latest(self, node: int) -> NodeHealth | None:
+        watch = self._watches.get(node)
+        return watch.history[-1] if watch is not None and watch.history else None
+
+
+@dataclass
+class _Watch:
+    """One node's beat."""
+
+    node: int
+    link: AgentLink
+    heartbeats: Heartbeats
+    on_event: Callable[[NodeEvent], None]
+    beat_seconds: float
+    alive: bool | None = None
+    """None until the first answer or the first reason why there is none."""
+    history: deque[NodeHealth] = field(init=False)
+    _last_seen: datetime | None = None
+    _answered_at: float = 0.0
+    _recorded: bool | None = None
+    _frozen: bool = False
+
+    def __post_init__(self) -> None:
+        self.history = deque(maxlen=round(HISTORY_SECONDS / self.beat_seconds))
+        self._wake = asyncio.Event()
+        self._grace: asyncio.TimerHandle | None = None
+        self._stop_listening = self.link.on_change(self._on_change)
+        if self.link.is_up and self.link.welcome is not None:
+            self._set_up(self.link.welcome, restarted=False)
+        self._task = asyncio.create_task(self._beat())
+
+    @property
+    def _patience(self) -> float:
+        return MISSED_BEATS * self.beat_seconds
+
+    async def close(self) -> None:
+        self._stop_listening()
+        self._stop_grace()
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _beat(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + self.beat_seconds
+            self._wake.clear()
+            if self.link.is_up:
+                await self._ask()
+            await self._record()
+            try:
+                async with asyncio.timeout_at(due):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    async def _ask(self) -> None:
+        loop = asyncio.get_running_loop()
+        asked = loop.time()
+        try:
+            report = await self.link.call(Health(call=0), seconds=self._patience)
+        except NodeError as error:
+            if error.kind == "timeout":
+                self._set_down("timeout", f"It has left {MISSED_BEATS} health beats unanswered.")
+            elif self.link.is_up:
+                _log.warning("the health of node %d: %s", self.node, error)
+            return
+        self._last_seen = datetime.now(UTC)
+        self._answered_at = loop.time()
+        if self.alive is not True and self.link.welcome is not None:
+            self._set_up(self.link.welcome, restarted=False)
+        health = NodeHealth(self.node, self._last_seen, loop.time() - asked, report)
+        self.history.append(health)
+        self.on_event(health)
+        self._judge(report)
+
+    def _judge(self, report: HealthReport) -> None:
+        suspect = is_suspect(report.progress)
+        if suspect and not self._frozen:
+            busy = report.progress.busy_seconds or 0.0
+            limit = step_limit(report.progress.step_p99, report.progress.busy_tokens)
+            self.on_event(NodeFrozen(self.node, datetime.now(UTC), busy, limit))
+        self._frozen = suspect
+
+    async def _record(self) -> None:
+        """Each answer, and each change, goes into the registry."""
+        if self.alive is None or (not self.alive and self._recorded is False):
+            return
+        active = self.alive
+        try:
+            await asyncio.to_thread(self.heartbeats.heartbeat, self.node, self._last_seen or datetime.now(UTC), active)
+        except RegistryError as error:
+            _log.error("the heartbeat of node %d could not be written: %s", self.node, error)
+            return
+        self._recorded = active
+
+    # --- the link ---
+
+    def _on_change(self, change: LinkChange) -> None:
+        match change:
+            case LinkUp():
+                self._set_up(change.welcome, restarted=change.restarted)
+            case LinkDown() if change.trouble.kind != "lost":
+                error = self.link.error()
+                self._set_down(error.kind, error.message)
+            case LinkDown():
+                # The connection of a killed process is refused a moment later; a cut line gets its three beats.
+                self._stop_grace()
+                loop = asyncio.get_running_loop()
+                rest = self._answered_at + self._patience - loop.time()
+                self._grace = loop.call_later(max(self.beat_seconds / 2, rest), self._on_lost)
+
+    def _on_lost(self) -> None:
+        if not self.link.is_up:
+            error = self.link.error()
+            self._set_down(error.kind, error.message)
+
+    def _set_up(self, welcome: Welcome, *, restarted: bool) -> None:
+        self._stop_grace()
+        self.alive = True
+        self._frozen = False
+        self._last_seen = datetime.now(UTC)
+        self._answered_at = asyncio.get_running_loop().time()
+        self._wake.set()
+        self.on_event(NodeUp(self.node, self._last_seen, welcome, restarted))
+
+    def _set_down(self, kind: str, reason: str) -> None:
+        self._stop_grace()
+        if self.alive is False:
+            return
+        self.alive = False
+        self._wake.set()
+        self.on_event(NodeDown(self.node, datetime.now(UTC), kind, reason))
+
+    def _stop_grace(self) -> None:
+        if self._grace is not None:
+            self._grace.cancel()
+            self._grace = None

@@ -1,0 +1,265 @@
+"""Agents on this machine: started so that they outlive this process, found again, ended.
+
+Each has a folder under the home's `agents`: the agent's own state, and beside it `launch.json`, from which
+a later process knows how it was started and which process it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+import psutil
+
+import worker_agent
+from app.errors import BadInput, NodeError
+from app.paths import Home
+from worker_agent.files import write_private
+
+READY_SECONDS = 120.0
+"""An agent imports torch before it is ready, which takes long on a slow disk."""
+MEMORY_SHARE = 0.8
+"""Of the memory that is available, how much all agents here may take together."""
+TERMINATE_SECONDS = 5.0
+KILL_SECONDS = 5.0
+SHUTDOWN_SECONDS = 5.0
+"""How long an agent that was asked to leave may take, before it is made to."""
+_POLL_SECONDS = 0.05
+_TAIL_BYTES = 1500
+_MOST_AGENTS = 64
+_DETACHED = getattr(subprocess, "DETACHED_PROCESS", 0) | getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
+"""Windows' way to a process without this one's console; 0 elsewhere, where `start_new_session` does it."""
+
+
+class LaunchedAgent(msgspec.Struct, frozen=True):
+    """`launch.json`: an agent that was launched here."""
+
+    folder: str
+    name: str
+    address: str
+    public_key: str
+    pid: int
+    created: float
+    """When the process began, so that another one that got its number is not taken for it."""
+    threads: int
+    memory: int
+    """Bytes for stages."""
+
+    def process(self) -> psutil.Process | None:
+        """Its process, if that still runs and is without doubt this agent's."""
+        try:
+            process = psutil.Process(self.pid)
+            command = process.cmdline()
+            is_ours = (
+                process.status() != psutil.STATUS_ZOMBIE
+                and abs(process.create_time() - self.created) < 1.0
+                and "worker_agent" in command
+                and self.folder in command
+            )
+        except psutil.Error:
+            return None
+        return process if is_ours else None
+
+
+class _Ready(msgspec.Struct):
+    """What an agent writes into its ready file."""
+
+    pid: int
+    address: str
+    public_key: str
+
+
+class AgentLauncher:
+    """Starts, finds and ends the agents of this machine. `controller_key` is the public key they trust."""
+
+    def __init__(self, home: Home, controller_key: str, *, ready_seconds: float = READY_SECONDS) -> None:
+        self._home = home
+        self._controller_key = controller_key
+        self._ready_seconds = ready_seconds
+        self._children: list[subprocess.Popen[bytes]] = []
+        """Kept so that those which end while this process lives are reaped."""
+
+    def launched(self) -> list[LaunchedAgent]:
+        """All that were launched here and not ended since, whether they run or not."""
+        found = []
+        for path in sorted(self._home.agents.glob("*/launch.json")):
+            with suppress(OSError, msgspec.DecodeError):
+                found.append(msgspec.json.decode(path.read_bytes(), type=LaunchedAgent))
+        return found
+
+    def find(self, public_key: str) -> LaunchedAgent | None:
+        return next((agent for agent in self.launched() if agent.public_key == public_key), None)
+
+    async def start(self, count: int) -> list[LaunchedAgent]:
+        """Start `count` agents, each with its share of the cores and of the available memory.
+
+        Raises:
+            BadInput: a count that makes no sense.
+            NodeError: one of them did not come up; the text has the end of its output. None is left then.
+        """
+        if not 1 <= count <= _MOST_AGENTS:
+            raise BadInput(f"{count} agents cannot be started; say a number from 1 to {_MOST_AGENTS}.")
+        sharing = count + sum(agent.process() is not None for agent in self.launched())
+        threads = max(1, _usable_cores() // sharing)
+        memory = int(psutil.virtual_memory().available * MEMORY_SHARE) // sharing
+        folders = [self._new_folder() for _ in range(count)]
+        starts = [asyncio.create_task(self._launch(folder, "127.0.0.1:0", threads, memory)) for folder in folders]
+        try:
+            return [await start for start in starts]
+        except BaseException:
+            for start in starts:
+                start.cancel()
+            for started in await asyncio.gather(*starts, return_exceptions=True):
+                if isinstance(started, LaunchedAgent):
+                    await self._make_end(started, 0.0)
+            for folder in folders:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+    async def revive(self, public_key: str) -> LaunchedAgent:
+        """Start an agent again that has stopped: same folder, same key, and the same port where it is free.
+
+        Returns it unchanged when it runs. Raises NodeError when it was not launched here or does not start.
+        """
+        agent = self.find(public_key)
+        if agent is None:
+            raise NodeError(
+                "This node's agent was not launched here, so it cannot be started from here.",
+                "Start it on its own machine.",
+                kind="refused",
+            )
+        if agent.process() is not None:
+            return agent
+        folder = Path(agent.folder)
+        try:
+            return await self._launch(folder, agent.address, agent.threads, agent.memory)
+        except NodeError:  # its port may be another program's by now
+            return await self._launch(folder, "127.0.0.1:0", agent.threads, agent.memory)
+
+    async def end(self, public_key: str, *, grace: float = 0.0) -> None:
+        """End an agent that was launched here, and delete its folder: nothing of it is left.
+
+        `grace` is how long it may take to leave by itself, for one that was told to shut down.
+
+        Raises NodeError when its process cannot be ended.
+        """
+        agent = self.find(public_key)
+        if agent is None:
+            return
+        await self._make_end(agent, grace)
+        await asyncio.to_thread(shutil.rmtree, agent.folder, ignore_errors=True)
+
+    # --- starting ---
+
+    def _new_folder(self) -> Path:
+        self._home.agents.mkdir(parents=True, exist_ok=True)
+        number = 1
+        while True:
+            folder = self._home.agents / str(number)
+            try:
+                folder.mkdir(mode=0o700)
+            except FileExistsError:
+                number += 1
+            else:
+                return folder
+
+    async def _launch(self, folder: Path, listen: str, threads: int, memory: int) -> LaunchedAgent:
+        name = f"{socket.gethostname()}-{folder.name}"
+        ready_file = folder / "ready.json"
+        ready_file.unlink(missing_ok=True)
+        command = [
+            sys.executable, "-m", "worker_agent", "--listen", listen.removeprefix("tcp://"), "--home", str(folder),
+            f"--trust={self._controller_key}", "--ready-file", str(ready_file), "--threads", str(threads),
+            "--memory", str(memory), "--name", name,
+        ]  # fmt: skip
+        child = await asyncio.to_thread(_spawn, command, folder)
+        self._children = [other for other in self._children if other.poll() is None] + [child]
+        try:
+            ready = await self._wait_ready(child, ready_file, folder, name)
+            created = psutil.Process(ready.pid).create_time()
+        except BaseException:
+            if child.poll() is None:
+                child.kill()
+            await asyncio.to_thread(child.wait)
+            raise
+        agent = LaunchedAgent(str(folder), name, ready.address, ready.public_key, ready.pid, created, threads, memory)
+        write_private(folder / "launch.json", msgspec.json.encode(agent))
+        return agent
+
+    async def _wait_ready(self, child: subprocess.Popen[bytes], ready_file: Path, folder: Path, name: str) -> _Ready:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._ready_seconds
+        while not ready_file.exists():
+            status = child.poll()
+            if status is not None:
+                raise _not_up(name, f"it ended with status {status}", folder)
+            if loop.time() > deadline:
+                raise _not_up(name, f"it was not ready after {self._ready_seconds:.0f} s", folder)
+            await asyncio.sleep(_POLL_SECONDS)
+        return msgspec.json.decode(ready_file.read_bytes(), type=_Ready)
+
+    # --- ending ---
+
+    async def _make_end(self, agent: LaunchedAgent, grace: float) -> None:
+        """Wait, then ask, then kill; each time only what is without doubt this agent's process."""
+        if await self._gone(agent, grace):
+            return
+        for signal, seconds in ((psutil.Process.terminate, TERMINATE_SECONDS), (psutil.Process.kill, KILL_SECONDS)):
+            process = agent.process()
+            if process is not None:
+                with suppress(psutil.NoSuchProcess):
+                    signal(process)
+            if await self._gone(agent, seconds):
+                return
+        raise NodeError(
+            f"The agent {agent.name} (process {agent.pid}) cannot be ended.",
+            "End it with the system's own means.",
+            kind="internal",
+            node=agent.name,
+        )
+
+    async def _gone(self, agent: LaunchedAgent, seconds: float) -> bool:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while True:
+            for child in self._children:
+                child.poll()
+            if agent.process() is None:
+                return True
+            if loop.time() >= deadline:
+                return False
+            await asyncio.sleep(_POLL_SECONDS)
+
+
+def _spawn(command: list[str], folder: Path) -> subprocess.Popen[bytes]:
+    """Start a process that goes on when this one, its terminal or its session ends."""
+    environment = dict(os.environ)
+    source = str(Path(worker_agent.__file__).resolve().parent.parent)
+    paths = [source, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
+    environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
+    with (folder / "output.log").open("wb") as output:
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=folder, env=environment,
+            start_new_session=True, creationflags=_DETACHED,
+        )  # fmt: skip
+
+
+def _not_up(name: str, why: str, folder: Path) -> NodeError:
+    output = folder / "output.log"
+    tail = output.read_bytes()[-_TAIL_BYTES:].decode(errors="replace").strip() if output.exists() else ""
+    said = f" The end of its output:\n{tail}" if tail else ""
+    return NodeError(f"The agent {name} did not come up: {why}.{said}", kind="internal", node=name)
+
+
+def _usable_cores() -> int:
+    """Cores that this process may run on."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

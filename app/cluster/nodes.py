@@ -1,0 +1,273 @@
+"""The nodes of the registry with a live link each: add after a check, remove with what they hold, drain.
+
+The one place in which a record, a link and a health watch belong together. What happens to nodes goes
+out through one callback; the registry is told here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+import msgspec
+import zmq.asyncio
+
+from app.cluster.agent_link import AgentLink
+from app.cluster.controller_identity import ControllerIdentity
+from app.cluster.health import HealthMonitor, NodeDown, NodeEvent, NodeFrozen, NodeHealth, NodeUp
+from app.cluster.launching import SHUTDOWN_SECONDS, AgentLauncher, LaunchedAgent
+from app.errors import BadInput, NodeError, RegistryError, ShardboardError
+from app.registry import EventLevel, NodeRecord, Registry
+from worker_agent.errors import AgentError
+from worker_agent.keys import KeyProblem, check_key
+from worker_agent.links import AddressError, Endpoint
+from worker_agent.messages import Drain, Health, Shutdown, Unload, Welcome
+
+REMOVAL_SECONDS = 10.0
+"""How long a node that is being removed may take to answer; one that is gone is removed all the same."""
+
+_log = logging.getLogger(__name__)
+
+
+class NodeDirectory:
+    """All registered nodes. Belongs to the loop's thread; `on_event` runs there and must not block."""
+
+    def __init__(
+        self,
+        context: zmq.asyncio.Context,
+        identity: ControllerIdentity,
+        registry: Registry,
+        launcher: AgentLauncher,
+        on_event: Callable[[NodeEvent], None] = lambda event: None,
+    ) -> None:
+        self.health = HealthMonitor(registry.nodes, self._on_event)
+        self._context = context
+        self._identity = identity
+        self._registry = registry
+        self._launcher = launcher
+        self._tell = on_event
+        self._links: dict[int, AgentLink] = {}
+        self._adding = asyncio.Lock()
+        self._notes: set[asyncio.Task[None]] = set()
+
+    def open(self) -> None:
+        """Begin to connect to every node that the registry holds."""
+        for record in self._registry.nodes.list():
+            self._follow(record, self._link_to(record.address, record.public_key, record.hostname))
+
+    async def close(self) -> None:
+        """Close every link. Agents go on."""
+        await self.health.close()
+        await asyncio.gather(*(link.close() for link in self._links.values()))
+        self._links.clear()
+        await asyncio.gather(*self._notes, return_exceptions=True)
+
+    def link(self, node: int) -> AgentLink:
+        """The link to a node. Raises RegistryError for one that is not registered."""
+        try:
+            return self._links[node]
+        except KeyError:
+            raise RegistryError(f"There is no node {node}.", "See `node list`.") from None
+
+    def links(self) -> dict[int, AgentLink]:
+        return dict(self._links)
+
+    # --- adding ---
+
+    async def add(self, address: str, public_key: str, *, seconds: float = 10.0) -> NodeRecord:
+        """Check an agent and register it. A node with the same key is moved to this address instead.
+
+        Raises:
+            BadInput: the address or the key is mistyped.
+            NodeError: refused, timeout, wrong_key, not_allowed or version; nothing is registered then.
+            RegistryError: another node has this address.
+        """
+        return await self._add(address, public_key, local_pid=None, seconds=seconds)
+
+    async def _add(self, address: str, public_key: str, *, local_pid: int | None, seconds: float) -> NodeRecord:
+        try:
+            endpoint, key = Endpoint.parse(address), check_key(public_key)
+        except (AddressError, KeyProblem) as error:
+            raise BadInput(str(error)) from error
+        async with self._adding:  # two calls for one agent must not both find it missing
+            link = self._link_to(endpoint.address, key, "")
+            try:
+                welcome = await link.connect(seconds)
+                record = await asyncio.to_thread(self._register, endpoint, key, welcome, local_pid)
+            except BaseException:
+                await link.close()
+                raise
+            await self._forget(record.id)  # the link to where it was before
+            self._follow(record, link)
+            return record
+
+    def _register(self, endpoint: Endpoint, key: str, welcome: Welcome, local_pid: int | None) -> NodeRecord:
+        nodes = self._registry.nodes
+        known = next((node for node in nodes.list() if node.public_key == key), None)
+        if known is None:
+            return nodes.add(
+                hostname=welcome.hostname,
+                ip_address=endpoint.host,
+                port=endpoint.port,
+                public_key=key,
+                agent_id=welcome.agent,
+                is_active=True,
+                capacities=capacities_of(welcome),
+                local_pid=local_pid,
+            )
+        return nodes.update(
+            known.id,
+            hostname=welcome.hostname,
+            ip_address=endpoint.host,
+            port=endpoint.port,
+            agent_id=welcome.agent,
+            is_active=True,
+            capacities=capacities_of(welcome),
+            local_pid=known.local_pid if local_pid is None else local_pid,
+        )
+
+    # --- agents on this machine ---
+
+    async def start_local(self, count: int) -> list[NodeRecord]:
+        """Start agents on this machine, which go on when this process ends, and register them.
+
+        Raises NodeError or BadInput; the agents of this call that could not be registered are ended again.
+        """
+        launched = await self._launcher.start(count)
+        records: list[NodeRecord] = []
+        try:
+            for agent in launched:
+                records.append(await self._add_launched(agent))
+        except BaseException:
+            await asyncio.gather(*(self._launcher.end(agent.public_key) for agent in launched[len(records) :]))
+            raise
+        return records
+
+    async def revive(self, node: int) -> NodeRecord:
+        """Start the agent of a node that was launched here, if it does not run: same key, same port, same parts.
+
+        Raises NodeError when it was not launched here or cannot be started.
+        """
+        record = await asyncio.to_thread(self._registry.nodes.get, node)
+        return await self._add_launched(await self._launcher.revive(record.public_key))
+
+    def is_local(self, record: NodeRecord) -> bool:
+        """Whether its agent was launched here, so that it can be revived and is ended when the node is removed."""
+        return self._launcher.find(record.public_key) is not None
+
+    async def _add_launched(self, agent: LaunchedAgent) -> NodeRecord:
+        return await self._add(agent.address, agent.public_key, local_pid=agent.pid, seconds=30.0)
+
+    # --- removing and draining ---
+
+    async def remove(self, node: int) -> NodeRecord:
+        """Unload what the node holds, end its agent if it was launched here, and forget the node and its shards.
+
+        A node that cannot be reached is removed all the same. Deployments that need it must be taken down
+        before: this looks after the node only.
+        """
+        record = await asyncio.to_thread(self._registry.nodes.get, node)
+        link = self._links.get(node)
+        local = self.is_local(record)
+        leaving = link is not None and link.is_up and await self._empty(link, shut_down=local)
+        await self._forget(node)
+        if local:
+            await self._launcher.end(record.public_key, grace=SHUTDOWN_SECONDS if leaving else 0.0)
+        return await asyncio.to_thread(self._registry.nodes.remove, node)
+
+    async def _empty(self, link: AgentLink, *, shut_down: bool) -> bool:
+        """Unload this node's stages. One that belongs to another controller stays. Returns whether all was done."""
+        try:
+            report = await link.call(Health(call=0), seconds=REMOVAL_SECONDS)
+            for stage in report.stages:
+                try:
+                    await link.call(Unload(call=0, deployment=stage.deployment, stage=stage.stage))
+                except NodeError as error:
+                    if error.kind not in ("not_allowed", "unknown_stage"):
+                        raise
+                    _log.info("stage %d of %s stays: %s", stage.stage, stage.deployment, error)
+            if shut_down:
+                await link.call(Shutdown(call=0), seconds=REMOVAL_SECONDS)
+        except NodeError as error:
+            _log.warning("%s is being removed and does not do what it is asked: %s", link.node, error)
+            return False
+        return True
+
+    async def drain(self, node: int, draining: bool = True) -> NodeRecord:
+        """Have a node take no new work, or take it again. Raises NodeError when it cannot be told."""
+        await self.link(node).call(Drain(call=0, draining=draining))
+        return await asyncio.to_thread(lambda: self._registry.nodes.update(node, draining=draining))
+
+    # --- within ---
+
+    def _link_to(self, address: str, key: str, name: str) -> AgentLink:
+        identity = self._identity
+        return AgentLink(
+            self._context, address, key, identity.keys, boot=identity.boot, controller=identity.name, node=name
+        )
+
+    def _follow(self, record: NodeRecord, link: AgentLink) -> None:
+        link.node = f"node {record.id} ({record.hostname})"
+        self._links[record.id] = link
+        link.open()
+        self.health.watch(record.id, link)
+
+    async def _forget(self, node: int) -> None:
+        await self.health.unwatch(node)
+        link = self._links.pop(node, None)
+        if link is not None:
+            await link.close()
+
+    def _on_event(self, event: NodeEvent) -> None:
+        if not isinstance(event, NodeHealth):
+            note = asyncio.create_task(self._note(event))
+            self._notes.add(note)
+            note.add_done_callback(self._notes.discard)
+        self._tell(event)
+
+    async def _note(self, event: NodeUp | NodeDown | NodeFrozen) -> None:
+        """Write down what happened to a node, and what it says it has."""
+        level, message = _describe(event)
+        try:
+            if isinstance(event, NodeUp):
+                link = self._links.get(event.node)
+                await asyncio.to_thread(
+                    lambda: self._registry.nodes.update(event.node, capacities=capacities_of(event.welcome))
+                )
+                drained = (await asyncio.to_thread(self._registry.nodes.get, event.node)).draining
+                if drained and link is not None:  # an agent that was started anew knows nothing of it
+                    await link.call(Drain(call=0, draining=True))
+            await asyncio.to_thread(
+                lambda: self._registry.events.add(level, "health", message, node_id=event.node, at=event.at)
+            )
+        except (ShardboardError, AgentError) as error:
+            _log.warning("what happened to node %d could not be noted: %s", event.node, error)
+
+
+def _describe(event: NodeUp | NodeDown | NodeFrozen) -> tuple[EventLevel, str]:
+    match event:
+        case NodeUp(restarted=True):
+            return EventLevel.WARNING, "The agent was started anew; what it held is gone."
+        case NodeUp():
+            return EventLevel.INFO, "The agent is there."
+        case NodeDown():
+            return EventLevel.ERROR, event.reason
+        case NodeFrozen():
+            return EventLevel.ERROR, event.reason
+
+
+def capacities_of(welcome: Welcome) -> dict[str, object]:
+    """What the registry keeps of an agent's Welcome: what it is, not what it holds at the moment."""
+    fields = (
+        "system",
+        "software",
+        "numerics",
+        "cpu_name",
+        "cpu_count",
+        "memory_total",
+        "memory_budget",
+        "disk_free",
+        "gpus",
+    )
+    return {name: msgspec.to_builtins(getattr(welcome, name)) for name in fields}
