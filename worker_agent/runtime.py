@@ -67,7 +67,7 @@ class Runtime:
             capability = ".".join(str(part) for part in torch.cuda.get_device_capability(device))
         return Numerics(
             device=self.device,
-            torch=torch.__version__,
+            torch=str(torch.__version__),
             transformers=transformers.__version__,
             threads=self.threads,
             dtypes=("float32", "bfloat16", "float16"),
