@@ -1,0 +1,211 @@
+"""`generate`: one prompt, its answer as it comes."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from app.cli.options import Json, read_ids
+from app.cli.output import note, print_json, printable
+from app.cli.session import Session, open_controller
+from app.errors import BadInput, Cancelled, RequestError
+from app.inference.chat_template import Message
+from app.inference.events import Finished, Preparing, PromptProgress, RequestEvent, TextDelta
+from app.inference.parameters import DEFAULT_MAX_TOKENS, GenerationParameters
+from app.registry import RequestRecord, RequestStatus
+
+LONG_PROMPT = 256
+"""From so many tokens on, it is shown how far the prompt is."""
+
+Prompt = str | list[Message] | list[int]
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(generate)
+
+
+def generate(
+    model: Annotated[str, typer.Argument(help="A name in the library.")],
+    prompt: Annotated[str | None, typer.Argument(help="The prompt; - reads it from stdin.")] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat/--raw", help="With the model's chat template, or the text as it is.")
+    ] = True,
+    system: Annotated[str | None, typer.Option(help="A system message before the prompt.")] = None,
+    token_ids: Annotated[str | None, typer.Option(help="The prompt as token ids instead: 1,2,…")] = None,
+    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.0,
+    top_k: Annotated[int, typer.Option(help="Only the K likeliest tokens; 0: all.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Only the likeliest tokens that make up this share.")] = 1.0,
+    min_p: Annotated[float, typer.Option(help="Only tokens at least this share as likely as the likeliest.")] = 0.0,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1: less of what was there before.")] = 1.0,
+    presence_penalty: Annotated[float, typer.Option(help="Less of what the answer has had.")] = 0.0,
+    frequency_penalty: Annotated[float, typer.Option(help="The less, the more often the answer has had it.")] = 0.0,
+    logit_bias: Annotated[list[str] | None, typer.Option(help="TOKEN=BIAS; may be repeated.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable. [default: random, recorded]")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be repeated.")] = None,
+    max_tokens: Annotated[int, typer.Option(help="Longest answer; 0: as long as the context.")] = DEFAULT_MAX_TOKENS,
+    min_tokens: Annotated[int, typer.Option(help="Shortest answer.")] = 0,
+    ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on after the end of the text.")] = False,
+    logprobs: Annotated[
+        int | None, typer.Option(help="Log probabilities: the token's (0), and the N likeliest.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Answer a prompt. The text streams to stdout; Ctrl-C cancels and keeps what has come."""
+    parameters = GenerationParameters(
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        presence_penalty=presence_penalty,
+        frequency_penalty=frequency_penalty,
+        logit_bias=_read_biases(logit_bias or []),
+        seed=seed,
+        stop=tuple(stop or ()),
+        max_tokens=max_tokens or None,
+        min_tokens=min_tokens,
+        ignore_eos=ignore_eos,
+        logprobs=logprobs,
+    )
+    content, chatting = _read_prompt(prompt, chat, system, token_ids)
+    with open_controller() as session:
+        show_answer(session, model, content, parameters, chat=chatting, as_json=as_json)
+
+
+def show_answer(
+    session: Session, model: str, prompt: Prompt, parameters: GenerationParameters, *, chat: bool, as_json: bool
+) -> RequestRecord:
+    """Run a request, stream its text, end with a line of figures; with `as_json` only print the record.
+
+    Raises:
+        Cancelled: by Ctrl-C; the text so far was shown and is in the registry.
+        RequestError: it failed after it had begun.
+    """
+    events = session.events(lambda: session.controller.generate(model, prompt, parameters, chat=chat))
+    record = _show_record(events) if as_json else _show_text(events)
+    if record.status is RequestStatus.CANCELLED:
+        raise Cancelled(f"Request {record.id} was cancelled after {record.completion_tokens} tokens.")
+    if record.status is RequestStatus.FAILED:
+        raise RequestError(record.error or f"Request {record.id} failed.", f"See: request show {record.id}")
+    return record
+
+
+def record_json(record: RequestRecord) -> dict[str, Any]:
+    """A request for programs: all that the registry keeps, and its result once more as `text`."""
+    fields: dict[str, Any] = msgspec.to_builtins(record)
+    return fields | {"text": record.result}
+
+
+def _show_record(events: Iterator[RequestEvent]) -> RequestRecord:
+    record = _last(events)
+    print_json(record_json(record))
+    return record
+
+
+def _show_text(events: Iterator[RequestEvent]) -> RequestRecord:
+    began = time.monotonic()
+    first = last = 0.0
+    end = ""
+    with _Waiting() as waiting:
+        for event in events:
+            match event:
+                case Preparing(what):
+                    waiting.show(what)
+                case PromptProgress(done, total) if total >= LONG_PROMPT and not first:
+                    waiting.show(f"Reading the prompt: {done} of {total} tokens")
+                case TextDelta(text=text) if text:
+                    waiting.end()
+                    last = time.monotonic()
+                    first = first or last
+                    end = printable(text)[-1:] or end
+                    _write(printable(text))
+                case Finished(record):
+                    waiting.end()
+                    if end not in ("", "\n"):
+                        _write("\n")
+                    note(_figures(record, began, first, last))
+                    return record
+    raise RequestError("The request ended without a result.", "See: request list")
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+class _Waiting:
+    """A line on the terminal about what is waited for, until the first text comes."""
+
+    def __init__(self) -> None:
+        self._status = Console(stderr=True).status("")
+        self._shown = False
+
+    def show(self, text: str) -> None:
+        self._status.update(Text(printable(text)))
+        if not self._shown:
+            self._shown = True
+            self._status.start()
+
+    def end(self) -> None:
+        if self._shown:
+            self._shown = False
+            self._status.stop()
+
+    def __enter__(self) -> _Waiting:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+
+def _last(events: Iterator[RequestEvent]) -> RequestRecord:
+    for event in events:
+        if isinstance(event, Finished):
+            return event.record
+    raise RequestError("The request ended without a result.", "See: request list")
+
+
+def _figures(record: RequestRecord, began: float, first: float, last: float) -> str:
+    tokens = record.completion_tokens
+    figures = [f"{tokens} tokens"]
+    if tokens > 1 and last > first:
+        figures.append(f"{(tokens - 1) / (last - first):.1f} tokens/s")
+    if first:
+        figures.append(f"first after {first - began:.2f} s")
+    if record.finish_reason:
+        figures.append(record.finish_reason)
+    return " · ".join([*figures, f"request {record.id}"])
+
+
+def _read_prompt(prompt: str | None, chat: bool, system: str | None, token_ids: str | None) -> tuple[Prompt, bool]:
+    if (prompt is None) == (token_ids is None):
+        raise BadInput("There must be a prompt.", "Give it as text or as --token-ids, not both.")
+    if token_ids is not None:
+        return read_ids(token_ids, "--token-ids") or [], False
+    text = sys.stdin.read() if prompt == "-" else prompt or ""
+    if not text:
+        raise BadInput("The prompt is empty.", "Give some text.")
+    if not chat:
+        if system is not None:
+            raise BadInput("--system needs the chat template.", "Leave out --raw or --system.")
+        return text, False
+    messages: list[Message] = [] if system is None else [{"role": "system", "content": system}]
+    return [*messages, {"role": "user", "content": text}], True
+
+
+def _read_biases(texts: list[str]) -> dict[int, float]:
+    biases: dict[int, float] = {}
+    for text in texts:
+        token, _, bias = text.partition("=")
+        try:
+            biases[int(token)] = float(bias)
+        except ValueError:
+            raise BadInput(f"--logit-bias is '{text}'; it takes TOKEN=BIAS, such as 42=-5.") from None
+    return biases

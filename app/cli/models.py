@@ -1,0 +1,109 @@
+"""`model add|list|inspect|remove`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from app.cli.options import Json
+from app.cli.output import layers, note, number, print_fields, print_json, print_table, progress_shown, size
+from app.cli.session import open_controller, open_registry
+from app.models.description import ModelDescription
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.command("add")
+def add_model(
+    source: Annotated[str, typer.Argument(help="A folder, a Hub id (owner/name) or a GGUF file.")],
+    name: Annotated[str | None, typer.Option(help="What to call it.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Take a model into the library: fetch it where needed, and inspect it."""
+    with open_controller(monitor=False) as session, progress_shown(as_json) as progress:
+        description = session.run(
+            session.controller.add_model(source, name=name, revision=revision, on_progress=progress.job)
+        )
+    _show(description, as_json)
+    if not as_json:
+        note(f"'{description.name}' is in the library.")
+
+
+@app.command("list")
+def list_models(as_json: Json = False) -> None:
+    """Show the models in the library."""
+    with open_registry() as registry:
+        models = registry.models.list()
+    if as_json:
+        print_json(models)
+        return
+    print_table(
+        "Models",
+        ("Name", "Architecture", "Layers", "Parameters", "Weights", "Stored as", "Context", "From"),
+        [
+            (m.name, m.architecture, m.layers, number(m.parameters), size(m.weight_bytes), m.dtype, m.context, m.source)
+            for m in models
+        ],
+        "There is no model yet; add one with: model add SOURCE",
+    )
+
+
+@app.command("inspect")
+def inspect_model(
+    model: Annotated[str, typer.Argument(help="A name in the library, a folder, a Hub id or a GGUF file.")],
+    as_json: Json = False,
+) -> None:
+    """Show what a model is and where it can be cut."""
+    with open_controller(monitor=False) as session, progress_shown(as_json) as progress:
+        description = session.run(session.controller.inspect_model(model, progress.job))
+    _show(description, as_json)
+
+
+@app.command("remove")
+def remove_model(name: Annotated[str, typer.Argument(help="Its name in the library.")]) -> None:
+    """Take a model out of the library."""
+    with open_controller(monitor=False) as session:
+        session.run(session.controller.remove_model(name))
+    note(f"'{name}' is removed.")
+
+
+def _show(description: ModelDescription, as_json: bool) -> None:
+    if as_json:
+        print_json(description)
+        return
+    sizes = [part.nbytes for part in description.layers]
+    print_fields(
+        [
+            ("Name", description.name),
+            ("Architecture", f"{description.architecture} ({description.model_type})"),
+            ("Layers", layers(0, description.num_layers)),
+            ("Parameters", number(description.parameters)),
+            ("Weights", f"{size(description.weight_bytes)}, {description.dtype}"),
+            ("Bytes per layer", _span(sizes)),
+            ("Context", f"{description.max_context} tokens"),
+            ("KV per token", size(description.kv_bytes_per_token(description.dtype))),
+            ("Cuts", _cuts(description)),
+            *(("", text) for text in description.cut_notes),
+            ("Tokenizer", "yes" if description.has_tokenizer else "none: takes raw token ids only"),
+            ("Folder", description.folder),
+        ]
+    )
+
+
+def _span(sizes: list[int]) -> str:
+    if not sizes:
+        return "–"
+    least, most = min(sizes), max(sizes)
+    return size(least) if least == most else f"{size(least)} to {size(most)}"
+
+
+def _cuts(description: ModelDescription) -> str:
+    everywhere = tuple(range(1, description.num_layers))
+    if not description.cuts:
+        return "not possible"
+    if description.cuts == everywhere:
+        return "between any two layers"
+    missing = sorted(set(everywhere) - set(description.cuts))
+    return "not before layer " + ", ".join(map(str, missing))

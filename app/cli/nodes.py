@@ -1,0 +1,147 @@
+"""`node add|list|remove|drain|local|invite`."""
+
+from __future__ import annotations
+
+import socket
+from typing import Annotated
+
+import typer
+
+from app.cli.options import Json
+from app.cli.output import ago, note, print_json, print_table
+from app.cli.session import open_controller, open_registry
+from app.cluster.invitations import JoinCommand
+from app.errors import RegistryError
+from app.registry import NodeRecord
+
+app = typer.Typer(no_args_is_help=True)
+
+INVITATION_PORT = 7599
+
+Node = Annotated[str, typer.Argument(help="Its id, name or host:port, as `node list` shows them.")]
+
+
+@app.command("add")
+def add_node(
+    address: Annotated[str, typer.Argument(help="host:port of the agent.")],
+    key: Annotated[str, typer.Option(help="The agent's public key; it prints it when it starts.")],
+    as_json: Json = False,
+) -> None:
+    """Add a machine on which an agent runs. It is asked first."""
+    with open_controller(monitor=False) as session:
+        _added([session.run(session.controller.add_node(address, key))], as_json)
+
+
+@app.command("list")
+def list_nodes(as_json: Json = False) -> None:
+    """Show the nodes, and which of them answer."""
+    try:
+        with open_controller(monitor=False) as session:
+            nodes = session.run(session.controller.list_nodes())
+    except RegistryError:  # a controller is at work and keeps the registry up to date, or the registry is broken
+        with open_registry() as registry:
+            nodes = registry.nodes.list()
+    if as_json:
+        print_json(nodes)
+    else:
+        _show(nodes)
+
+
+@app.command("remove")
+def remove_node(node: Node) -> None:
+    """Unload a node's stages and forget it; an agent that was started here ends."""
+    with open_controller(monitor=False) as session:
+        session.run(session.controller.remove_node(node))
+    note(f"Node {node} is removed.")
+
+
+@app.command("drain")
+def drain_node(
+    node: Node,
+    off: Annotated[bool, typer.Option("--off", help="Take new work again.")] = False,
+) -> None:
+    """Give a node no new work; what it runs goes on."""
+    with open_controller(monitor=False) as session:
+        session.run(session.controller.drain_node(node, not off))
+    note(f"Node {node} takes new work again." if off else f"Node {node} takes no new work.")
+
+
+@app.command("local")
+def launch_local(
+    count: Annotated[int, typer.Argument(min=1, max=64, help="How many.")],
+    as_json: Json = False,
+) -> None:
+    """Start agents on this machine, each with its share of cores and memory.
+
+    They go on after this command; `node remove` ends them.
+    """
+    with open_controller(monitor=False) as session:
+        nodes = session.run(session.controller.launch_local(count))
+    _added(nodes, as_json)
+
+
+@app.command("invite")
+def invite(
+    listen: Annotated[
+        str | None, typer.Option(help="host:port to wait on. [default: this machine's address, port 7599]")
+    ] = None,
+    reachable_as: Annotated[
+        str | None, typer.Option(help="Host under which the other machine reaches this one, if that is another.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Print the command that starts an agent on another machine, and wait until it has joined."""
+
+    def show(command: JoinCommand) -> None:
+        note("Run this on the other machine, in a folder that holds Shardboard. On Linux and macOS:")
+        typer.echo(command.posix, err=as_json)  # with --json, stdout is the node's alone
+        note("On Windows:")
+        typer.echo(command.windows, err=as_json)
+        note(f"It works once, for {command.valid_seconds / 60:.0f} minutes. Waiting; Ctrl-C ends the invitation.")
+
+    place = listen or f"{_own_address()}:{INVITATION_PORT}"
+    with open_controller(monitor=False) as session:
+        _added([session.run(session.controller.invite(place, show, reachable_as=reachable_as))], as_json)
+
+
+def _own_address() -> str:
+    """The address of this machine in its network: the one from which it would send to the outside."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # an address for documentation; UDP sends nothing here
+            address: str = probe.getsockname()[0]
+        except OSError:
+            return "127.0.0.1"
+    return address
+
+
+def _added(nodes: list[NodeRecord], as_json: bool) -> None:
+    if as_json:
+        print_json(nodes)
+    else:
+        _show(nodes)
+
+
+def _show(nodes: list[NodeRecord]) -> None:
+    print_table(
+        "Nodes",
+        ("Id", "Name", "Address", "State", "Heard of", "Started here"),
+        [
+            (
+                node.id,
+                node.hostname,
+                node.address.removeprefix("tcp://"),
+                _state(node),
+                ago(node.last_heartbeat),
+                f"process {node.local_pid}" if node.local_pid is not None else None,
+            )
+            for node in nodes
+        ],
+        "There is no node yet; start agents here with: node local 2",
+    )
+
+
+def _state(node: NodeRecord) -> str:
+    if not node.is_active:
+        return "silent"
+    return "draining" if node.draining else "active"

@@ -1,0 +1,50 @@
+"""Options that several commands share, and how their text is read."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from app.errors import BadInput
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Nodes = Annotated[str | None, typer.Option("--nodes", help="Ids of the nodes to use, in order: 1,2,…")]
+Layers = Annotated[str | None, typer.Option("--layers", help="The layers of each shard, ends included: 0-9,10-20,…")]
+DType = Annotated[
+    str | None, typer.Option("--dtype", help="What to compute with: float32, bfloat16 or float16. [default: as stored]")
+]
+Context = Annotated[int | None, typer.Option("--context", min=1, help="Longest sequence to serve, in tokens.")]
+KvTokens = Annotated[
+    int | None, typer.Option("--kv-tokens", min=1, help="Tokens to keep keys and values for, over all sequences.")
+]
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def read_ids(text: str | None, option: str) -> list[int] | None:
+    """`1,2` as numbers. Raises BadInput."""
+    if text is None:
+        return None
+    try:
+        ids = [int(item) for item in text.split(",")]
+    except ValueError:
+        raise BadInput(f"{option} is '{text}'; it takes whole numbers with commas between them: 1,2.") from None
+    if any(number < 0 for number in ids):
+        raise BadInput(f"{option} is '{text}'; its numbers must not be negative.")
+    return ids
+
+
+def read_nodes(text: str | None) -> list[int] | None:
+    """Node ids, each once. Raises BadInput."""
+    ids = read_ids(text, "--nodes")
+    if ids is not None and len(set(ids)) < len(ids):
+        raise BadInput(f"--nodes is '{text}'; it names a node twice.")
+    return ids
+
+
+def read_dtype(text: str | None) -> str | None:
+    """One of DTYPES. Raises BadInput."""
+    if text is not None and text not in DTYPES:
+        raise BadInput(f"--dtype is '{text}'; it can be {', '.join(DTYPES)}.")
+    return text

@@ -1,0 +1,162 @@
+"""What the command line shows: tables, JSON, progress bars, errors.
+
+Answers go to stdout, everything else to stderr, so that `shardboard … | program` works. Names and texts come from
+models and other machines: they are never read as markup, and control characters do not reach the terminal.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import TransferSpeedColumn as SpeedColumn
+from rich.table import Table
+from rich.text import Text
+
+from app.errors import ShardboardError
+from app.inference.deploying import DeployProgress
+from app.jobs import JobProgress
+from app.sharding.placement import size_text
+
+Cell = str | int | float | bool | datetime | None
+
+_CONTROL = dict.fromkeys([*range(9), *range(11, 32), 127, *range(128, 160)])
+"""Control characters but tab and line feed: they could move the cursor or retitle the window."""
+
+
+def printable(text: str) -> str:
+    """The text without control characters."""
+    return text.translate(_CONTROL)
+
+
+def print_json(value: Any) -> None:
+    """A record, a Struct or a list of them to stdout."""
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]], empty: str) -> None:
+    """A table to stdout; long cells are folded, numbers stand at the right. Without rows the sentence `empty`."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    console = Console(highlight=False)
+    if not cells:
+        console.print(Text(empty))
+        return
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for index, name in enumerate(columns):
+        numeric = all(row[index].justify == "right" for row in cells)
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in cells:
+        table.add_row(*row)
+    console.print(table)
+
+
+def print_fields(fields: Iterable[tuple[str, Cell]]) -> None:
+    """One thing's figures to stdout, a line each."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in fields:
+        cell = _cell(value)
+        cell.justify = "left"
+        table.add_row(name, cell)
+    Console(highlight=False).print(table)
+
+
+def note(text: str) -> None:
+    """A remark to stderr."""
+    _stderr().print(Text(printable(text), style="dim"))
+
+
+def show_error(error: ShardboardError) -> None:
+    """What failed in red, what to do about it below, to stderr."""
+    console = _stderr()
+    console.print(Text(printable(error.message), style="red"))
+    if error.advice:
+        console.print(Text(printable(error.advice)))
+
+
+@contextmanager
+def progress_shown(quiet: bool = False) -> Iterator[ProgressBars]:
+    """Bars on stderr while the block runs, when that is a terminal."""
+    console = _stderr()
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        SpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bars:
+        yield ProgressBars(bars)
+
+
+class ProgressBars:
+    """A bar for each phase of the work. The methods are callbacks and may be called from any thread."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._tasks: dict[str, TaskID] = {}
+
+    def job(self, progress: JobProgress) -> None:
+        """How far reading, downloading, cutting, … is."""
+        self._show(progress.phase, progress.done_bytes, progress.total_bytes)
+
+    def deployment(self, progress: DeployProgress) -> None:
+        """How far a node is with the layers it was given."""
+        self._show(f"{progress.phase} {progress.node_name}".rstrip(), progress.done_bytes, progress.total_bytes)
+
+    def _show(self, label: str, done: int, total: int) -> None:
+        if label not in self._tasks:
+            self._tasks[label] = self._bars.add_task(printable(label))
+        self._bars.update(self._tasks[label], completed=done, total=total or None)
+
+
+def size(nbytes: int) -> str:
+    """Bytes for people."""
+    return size_text(nbytes)
+
+
+def number(value: int) -> str:
+    """A count for people: 134.5 M."""
+    for unit, size_ in ((" G", 10**9), (" M", 10**6)):
+        if value >= size_:
+            return f"{value / size_:.1f}{unit}"
+    return str(value)
+
+
+def layers(start: int, end: int) -> str:
+    """Layers [start, end) as `--layers` takes them: ends included."""
+    return f"{start}-{end - 1}" if end - start > 1 else str(start)
+
+
+def ago(at: datetime | None) -> str:
+    """How long ago something was."""
+    if at is None:
+        return "never"
+    seconds = max(0, int((datetime.now(UTC) - at).total_seconds()))
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds // length} {unit} ago"
+    return f"{seconds} s ago"
+
+
+def _cell(value: Cell) -> Text:
+    if value is None:
+        return Text("–")
+    if isinstance(value, bool):
+        return Text("yes" if value else "no")
+    if isinstance(value, datetime):
+        return Text(value.astimezone().strftime("%Y-%m-%d %H:%M:%S"))
+    if isinstance(value, int | float):
+        return Text(str(value), justify="right")
+    return Text(printable(value))
+
+
+def _stderr() -> Console:
+    return Console(stderr=True, highlight=False)

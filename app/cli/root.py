@@ -1,0 +1,87 @@
+"""Puts the command groups together and turns errors into a sentence and an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from app.cli import demo, deployments, doctor, generation, models, nodes, requests, sharding
+from app.cli.options import Json
+from app.cli.output import show_error
+from app.errors import Cancelled, ShardboardError
+from worker_agent import __version__
+
+
+class ShardboardGroup(TyperGroup):
+    """The root of all commands. What the user can act on is shown as a sentence, without a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:  # typer keeps its Context type to itself
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            error: ShardboardError = Cancelled("Cancelled.")
+        except ShardboardError as raised:
+            error = raised
+        show_error(error)
+        raise typer.Exit(error.exit_code)
+
+
+app = typer.Typer(
+    name="shardboard",
+    cls=ShardboardGroup,
+    help="Run a language model that is too big for any one of your machines, over all of them.",
+    add_completion=False,
+    rich_markup_mode=None,  # plain help: a default such as [0-9] must not be taken for markup
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+app.add_typer(models.app, name="model", help="Models in the library.")
+app.add_typer(nodes.app, name="node", help="Machines with an agent.")
+app.add_typer(requests.app, name="request", help="Prompts and what came of them.")
+sharding.register(app)
+deployments.register(app)
+generation.register(app)
+doctor.register(app)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"shardboard {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    headless: Annotated[
+        bool, typer.Option("--headless", help="Run the demo in the terminal, without a window.")
+    ] = False,
+    prompt: Annotated[str, typer.Option(help="The demo's prompt.")] = demo.PROMPT,
+    agents: Annotated[int, typer.Option(min=1, max=64, help="How many agents the demo starts here.")] = 2,
+    model: Annotated[str | None, typer.Option(help="The demo's model: a folder, a Hub id or a GGUF file.")] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Let the demo's agents go on afterwards.")] = False,
+    as_json: Json = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Without a command: the demo, which starts agents here, deploys a small model over them and answers a prompt."""
+    if context.invoked_subcommand is None:
+        demo.run(prompt=prompt, agents=agents, model=model, keep=keep, as_json=as_json)
+    elif headless:
+        raise typer.BadParameter(f"--headless is the demo and takes no command ({context.invoked_subcommand}).")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The program's entry. Ends the process with the command's exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            with contextlib.suppress(io.UnsupportedOperation):
+                stream.reconfigure(errors="replace")  # a terminal that cannot show a character shows `?`
+    app(arguments, prog_name="shardboard")

@@ -1,0 +1,145 @@
+"""One command's controller: opened, its loop run in a thread of its own, closed again."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import os
+import queue
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from app.errors import Cancelled
+from app.inference.events import RequestEvent
+from app.inference.request_run import RequestRun
+from app.paths import Home
+from app.registry import Registry
+
+if TYPE_CHECKING:
+    from app.controller import Controller
+
+Result = TypeVar("Result")
+
+POLL_SECONDS = 0.2
+"""Windows delivers Ctrl-C only between waits."""
+CANCEL_SECONDS = 10.0
+"""How long something cancelled may take to clean up behind itself."""
+
+
+class Session:
+    """A running controller. `run` and `events` are for the main thread: Ctrl-C cancels what they wait for."""
+
+    def __init__(self, controller: Controller, loop: asyncio.AbstractEventLoop) -> None:
+        self.controller = controller
+        self._loop = loop
+
+    def run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Run a coroutine in the controller's loop and wait for it. Raises what it raises; Cancelled on Ctrl-C."""
+        return _wait(asyncio.run_coroutine_threadsafe(work, self._loop))
+
+    def events(self, start: Callable[[], RequestRun]) -> Iterator[RequestEvent]:
+        """Start a request and yield its events. The first Ctrl-C cancels it and goes on to its last event."""
+        arrived: queue.Queue[RequestEvent | BaseException | None] = queue.Queue()
+        running = self.run(_call(start))
+        pump = asyncio.run_coroutine_threadsafe(_pump(aiter(running), arrived), self._loop)
+        cancelled = False
+        try:
+            while True:
+                try:
+                    event = arrived.get(timeout=POLL_SECONDS)
+                except queue.Empty:
+                    continue
+                except KeyboardInterrupt:
+                    if cancelled:
+                        raise
+                    cancelled = True
+                    asyncio.run_coroutine_threadsafe(running.cancel(), self._loop)
+                    continue
+                if event is None:
+                    return
+                if isinstance(event, BaseException):
+                    raise event
+                yield event
+        finally:
+            pump.cancel()
+
+
+async def _call(start: Callable[[], RequestRun]) -> RequestRun:
+    return start()
+
+
+async def _pump(events: AsyncIterator[RequestEvent], arrived: queue.Queue[RequestEvent | BaseException | None]) -> None:
+    try:
+        async for event in events:
+            arrived.put(event)
+    except Exception as error:  # raised again in the thread that listens
+        arrived.put(error)
+    arrived.put(None)
+
+
+def _wait(future: concurrent.futures.Future[Result]) -> Result:
+    try:
+        while not future.done():
+            concurrent.futures.wait([future], POLL_SECONDS)
+    except KeyboardInterrupt:
+        future.cancel()
+        raise Cancelled("Cancelled.") from None
+    return future.result()
+
+
+@contextmanager
+def open_controller(home: Home | None = None, *, monitor: bool = True) -> Iterator[Session]:
+    """The controller of the user's home, running in a thread until the block ends.
+
+    Raises:
+        ShardboardError: it cannot be opened; another one holding the registry, for one.
+    """
+    from app.controller import Controller  # not needed for --help, and slow to load
+
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="controller", daemon=True)
+    thread.start()
+    try:
+        place = (home or Home.find()).create()
+        controller = _wait(asyncio.run_coroutine_threadsafe(Controller.open(place, monitor=monitor), loop))
+        try:
+            yield Session(controller, loop)
+        finally:
+            _wait(asyncio.run_coroutine_threadsafe(controller.close(), loop))
+    finally:
+        _end(loop, thread)
+
+
+def _end(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
+    """Let what was cancelled clean up, then stop the loop."""
+    ended = asyncio.run_coroutine_threadsafe(_cancel_all(), loop)
+    concurrent.futures.wait([ended], CANCEL_SECONDS)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(CANCEL_SECONDS)
+    if not thread.is_alive():
+        loop.close()
+
+
+async def _cancel_all() -> None:
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.get_running_loop().shutdown_asyncgens()
+
+
+def registry_location(home: Home) -> str | Path:
+    """The controller's registry: the database that the environment names, else the file in the home."""
+    from app.controller import DATABASE_VARIABLE
+
+    return os.environ.get(DATABASE_VARIABLE) or home.registry
+
+
+@contextmanager
+def open_registry(home: Home | None = None) -> Iterator[Registry]:
+    """The registry to look into, also while a controller is at work on it."""
+    with Registry.open(registry_location((home or Home.find()).create()), lock=False) as registry:
+        yield registry
