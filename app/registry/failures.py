@@ -32,6 +32,20 @@ def explained(location: Location) -> Iterator[None]:
         raise explanation(error, location) from error
 
 
+def origin(error: BaseException) -> BaseException:
+    """What went wrong first, when rolling back failed too.
+
+    SQLite rolls back by itself when the disk is full; Peewee's own rollback then finds no transaction, and all that
+    its error tells of the reason is its context.
+    """
+    first = current = error
+    while isinstance(current, DATABASE_ERRORS) and (before := current.__cause__ or current.__context__) is not None:
+        current = before
+        if isinstance(current, peewee.PeeweeException) or not isinstance(current, DATABASE_ERRORS):
+            first = current
+    return first
+
+
 def explanation(error: Exception, location: Location) -> ShardboardError:
     """The error for the user behind a database's error."""
     # The first line: a server's further ones repeat the row that it refused, prompt and all.

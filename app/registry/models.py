@@ -28,6 +28,7 @@ class ModelChanges(TypedDict, total=False):
 class Models(Table[ModelRecord]):
     model = Model
     noun = "model"
+    advice = "List what there is with: model list"
     order = ("name",)
 
     def add(

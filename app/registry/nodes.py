@@ -31,6 +31,7 @@ class NodeChanges(TypedDict, total=False):
 class Nodes(Table[NodeRecord]):
     model = WorkerNode
     noun = "node"
+    advice = "List what there is with: node list"
 
     def add(
         self,

@@ -38,6 +38,7 @@ class RequestChanges(TypedDict, total=False):
 class Requests(Table[RequestRecord]):
     model = InferenceRequest
     noun = "request"
+    advice = "List what there is with: request list"
     order = ("-created_at", "-id")
 
     def add(

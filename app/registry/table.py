@@ -27,6 +27,9 @@ class Table(Generic[R]):
     noun: ClassVar[str]
     """What a row is called in messages to the user."""
 
+    advice: ClassVar[str] = ""
+    """What to do when a row that a user named does not exist."""
+
     order: ClassVar[tuple[str, ...]] = ("id",)
     """The fields that listings are sorted by; a minus sign in front turns one round."""
 
@@ -112,7 +115,7 @@ class Table(Generic[R]):
         return self._store.write(work)
 
     def _missing(self, id: int | str) -> RegistryError:
-        return RegistryError(f"There is no {self.noun} {id}.", f"List what there is with: {self.noun} list")
+        return RegistryError(f"There is no {self.noun} {id}.", self.advice)
 
     def _has(self, name: str) -> bool:
         return name in self.model._meta.fields

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from peewee import Database
 
 from app.errors import RegistryError
-from app.registry.failures import DATABASE_ERRORS
+from app.registry.failures import DATABASE_ERRORS, origin
 from app.registry.lock import ControllerLock
 
 T = TypeVar("T")
@@ -89,7 +89,7 @@ class Writer:
                 result = job.work(self._database)
         except BaseException as error:
             # Whatever it is, it is the caller's: this thread has to serve the others.
-            job.done.set_exception(error)
+            job.done.set_exception(origin(error))
             if isinstance(error, DATABASE_ERRORS) and not self._database.is_connection_usable():
                 self._drop_connection()
         else:

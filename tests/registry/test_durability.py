@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from app.registry import Registry
+import pytest
+from peewee import Database, SqliteDatabase
+
+from app.errors import DiskFullError
+from app.registry import EventLevel, Registry
 
 from .conftest import Child
 
@@ -63,3 +67,21 @@ def test_a_transaction_cut_short_leaves_no_trace(file: Path, child: Child) -> No
     with Registry.open(file) as registry:
         assert registry.events.count() == 0
         assert registry.models.list() == []
+
+
+def test_a_full_disk_is_told_as_such_and_leaves_the_registry_as_it_was(file: Path) -> None:
+    with Registry.open(file) as registry:
+        registry.events.add(EventLevel.INFO, "test", "before")
+        registry._store.run(lambda database: set_limit(database, spare=2))
+        with pytest.raises(DiskFullError, match="No space is left for the registry"):
+            registry.events.add(EventLevel.INFO, "test", "x" * 100_000)
+        assert [event.message for event in registry.events.list()] == ["before"]
+        registry._store.run(lambda database: set_limit(database, spare=1000))
+        registry.events.add(EventLevel.INFO, "test", "x" * 100_000)
+        assert registry.events.count() == 2
+
+
+def set_limit(database: Database, spare: int) -> None:
+    """Let the database grow by so many pages and no more, as a full disk would."""
+    assert isinstance(database, SqliteDatabase)
+    database.pragma("max_page_count", database.pragma("page_count") + spare)
