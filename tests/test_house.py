@@ -146,7 +146,7 @@ def test_qt_stays_below_the_release_that_dies_on_python_3_11() -> None:
     assert "PySide6-Essentials>=6.11.3,<6.12" in project["optional-dependencies"]["window"]
 
 
-def test_an_agent_installs_without_the_controllers_libraries() -> None:
+def test_what_an_agent_depends_on_holds_none_of_the_controllers_libraries() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     names = {requirement.split(">")[0].split("[")[0].lower() for requirement in project["dependencies"]}
     assert names.isdisjoint({"peewee", "pyside6-essentials", "fastapi", "uvicorn", "typer", "rich", "huggingface_hub"})
