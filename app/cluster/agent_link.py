@@ -160,10 +160,8 @@ class AgentLink:
             return self.welcome
         if self._control is None:
             self.open()
-        elif not self._control.connection.up:
-            self._control.connection.dial()
-        elif not self._greetings:
-            self.connection_up(self._control.connection)
+        else:
+            self.dial()
         asker: asyncio.Future[Welcome] = asyncio.get_running_loop().create_future()
         self._askers.add(asker)
         try:
@@ -174,6 +172,15 @@ class AgentLink:
         finally:
             self._askers.discard(asker)
             _discard(asker)
+
+    def dial(self) -> None:
+        """Try again now, without waiting for the next attempt."""
+        if self._control is None or self.is_up:
+            return
+        if not self._control.connection.up:
+            self._control.connection.dial()
+        elif not self._greetings:
+            self.connection_up(self._control.connection)
 
     async def wait_up(self, seconds: float) -> bool:
         """Wait until the link is up, through any trouble. Returns whether it is."""

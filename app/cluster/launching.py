@@ -260,6 +260,6 @@ def _not_up(name: str, why: str, folder: Path) -> NodeError:
 
 def _usable_cores() -> int:
     """Cores that this process may run on."""
-    if sys.platform == "linux":
+    if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -26,6 +26,8 @@ from worker_agent.messages import Drain, Health, Shutdown, Unload, Welcome
 
 REMOVAL_SECONDS = 10.0
 """How long a node that is being removed may take to answer; one that is gone is removed all the same."""
+REVIVAL_SECONDS = 30.0
+"""How long an agent that says it is ready may take to answer."""
 
 _log = logging.getLogger(__name__)
 
@@ -150,14 +152,21 @@ class NodeDirectory:
         Raises NodeError when it was not launched here or cannot be started.
         """
         record = await asyncio.to_thread(self._registry.nodes.get, node)
-        return await self._add_launched(await self._launcher.revive(record.public_key))
+        agent = await self._launcher.revive(record.public_key)
+        link = self._links.get(node)
+        if link is None or link.address != agent.address:
+            return await self._add_launched(agent)
+        link.dial()
+        if not await link.wait_up(REVIVAL_SECONDS):
+            raise link.error()
+        return await asyncio.to_thread(lambda: self._registry.nodes.update(node, local_pid=agent.pid))
 
     def is_local(self, record: NodeRecord) -> bool:
         """Whether its agent was launched here, so that it can be revived and is ended when the node is removed."""
         return self._launcher.find(record.public_key) is not None
 
     async def _add_launched(self, agent: LaunchedAgent) -> NodeRecord:
-        return await self._add(agent.address, agent.public_key, local_pid=agent.pid, seconds=30.0)
+        return await self._add(agent.address, agent.public_key, local_pid=agent.pid, seconds=REVIVAL_SECONDS)
 
     # --- removing and draining ---
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import blake3
 import msgspec
-import pytest
 import zmq.asyncio
 
 from app.cluster.agent_link import AgentLink
@@ -64,7 +61,6 @@ class SmallAgent:
     silent_on: set[type[Call]] = field(default_factory=set)
     contents: dict[str, bytearray] = field(default_factory=dict)
     chunks: list[Chunk] = field(default_factory=list)
-    most_unanswered: int = 0
     chunk_delay: float = 0.0
     got: list[Call] = field(default_factory=list)
     port: int = 0
@@ -106,7 +102,6 @@ class SmallAgent:
         await self._router.send_multipart([self._last_hello, encode(message)])
 
     async def _serve(self) -> None:
-        unanswered = 0
         while True:
             peer, envelope, *payload = await self._router.recv_multipart()
             message = decode(envelope)
@@ -117,16 +112,13 @@ class SmallAgent:
             if type(message) in self.silent_on:
                 continue
             if isinstance(message, Chunk):
-                unanswered += 1
-                self.most_unanswered = max(self.most_unanswered, unanswered)
                 await asyncio.sleep(self.chunk_delay)
-                unanswered -= 1
             if isinstance(message, Load) and Load not in self.answers:
                 await self._answer(peer, message, LoadProgress(call=0, done_bytes=1, total_bytes=2))
             await self._answer(peer, message, self.answers.get(type(message)) or self._usual(message, payload))
 
     async def _answer(self, peer: bytes, message: Call, answer: Call) -> None:
-        envelope = encode(msgspec.structs.replace(answer, call=message.call))
+        envelope = encode(msgspec.structs.replace(answer, call=message.call))  # type: ignore[arg-type]  # every Call is one
         await self._router.send_multipart([peer, self.wire_version.to_bytes(2, "big") + envelope[2:]])
 
     def _usual(self, message: Call, payload: Sequence[bytes]) -> Call:
@@ -173,18 +165,6 @@ class SmallAgent:
         )  # fmt: skip
 
 
-@pytest.fixture
-def context() -> Iterator[zmq.asyncio.Context]:
-    context = zmq.asyncio.Context()
-    yield context
-    context.destroy(linger=0)
-
-
-@pytest.fixture
-def controller_keys() -> KeyPair:
-    return KeyPair.make()
-
-
 @dataclass(frozen=True)
 class Bench:
     """A controller's side and a small agent, made inside the test's loop."""
@@ -211,17 +191,3 @@ async def bench() -> AsyncIterator[Bench]:
         await agent.stop()
         ours.destroy(linger=0)
         theirs.destroy(linger=0)
-
-
-@pytest.fixture
-def open_bench() -> Callable[[], object]:
-    return bench
-
-
-def content_of(size: int, seed: int) -> bytes:
-    return hashlib.shake_128(seed.to_bytes(4, "big")).digest(size)
-
-
-@pytest.fixture
-def state(tmp_path: Path) -> Path:
-    return tmp_path / "state"
