@@ -1,0 +1,30 @@
+"""What every test may use: a home of its own, and the real model that the demo uses."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from app.models.demo import ensure_demo_model
+from app.models.library import ModelLibrary
+from app.paths import Home
+
+CACHE = Path(os.environ.get("SHARDBOARD_TEST_CACHE") or Path(__file__).parent.parent / ".cache" / "tests")
+"""Kept between runs, so that the demo's model is fetched once."""
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    """A fresh state folder, also for programs that the test starts."""
+    monkeypatch.setenv("SHARDBOARD_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("MODEL_CACHE_DIR", raising=False)
+    monkeypatch.delenv("SHARDBOARD_DATABASE", raising=False)
+    return Home.find().create()
+
+
+@pytest.fixture(scope="session")
+def smollm() -> Path:
+    """The folder of SmolLM2-135M-Instruct as Hugging Face files (float32, from the demo's GGUF)."""
+    return ensure_demo_model(ModelLibrary(CACHE / "models")).path

@@ -1,0 +1,113 @@
+"""Whole-system runs: a real controller, real agents as processes of their own, real sockets, real SQLite."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+import pytest
+
+from app.cli.session import Session, open_controller
+from app.controller import Controller
+from app.inference.parameters import GenerationParameters
+from app.inference.request_run import RequestRun
+from app.paths import Home
+from app.registry import NodeRecord, RequestRecord
+
+Result = TypeVar("Result")
+
+
+@dataclass
+class System:
+    """A controller with agents on this machine, driven from a test's thread."""
+
+    home: Home
+    session: Session
+    nodes: list[NodeRecord] = field(default_factory=list)
+
+    @property
+    def controller(self) -> Controller:
+        return self.session.controller
+
+    def run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        return self.session.run(work)
+
+    def call(self, function: Callable[[], Result]) -> Result:
+        """Run a plain function on the controller's loop."""
+
+        async def on_loop() -> Result:
+            return function()
+
+        return self.run(on_loop())
+
+    def launch(self, count: int) -> list[NodeRecord]:
+        started = self.run(self.controller.launch_local(count))
+        self.nodes += started
+        return started
+
+    def begin(self, model: str, prompt: Any, chat: bool = False, **parameters: Any) -> RequestRun:
+        """Start a request and return at once."""
+        settings = GenerationParameters(**parameters)
+        return self.call(lambda: self.controller.generate(model, prompt, settings, chat=chat))
+
+    def finish(self, run: RequestRun) -> RequestRecord:
+        return self.run(run.wait())
+
+    def answer(self, model: str, prompt: Any, chat: bool = False, **parameters: Any) -> RequestRecord:
+        return self.finish(self.begin(model, prompt, chat, **parameters))
+
+    def answers(self, model: str, prompts: Sequence[Any], **parameters: Any) -> list[RequestRecord]:
+        """All at once."""
+        return [self.finish(run) for run in [self.begin(model, prompt, **parameters) for prompt in prompts]]
+
+    def process(self, node: NodeRecord) -> psutil.Process:
+        pid = self.controller.registry.nodes.get(node.id).local_pid
+        assert pid is not None
+        return psutil.Process(pid)
+
+    def signal(self, node: NodeRecord, number: signal.Signals) -> None:
+        os.kill(self.process(node).pid, number)
+
+
+def open_system(home: Home) -> Iterator[System]:
+    """A system whose agents end with it."""
+    with open_controller(home) as session:
+        system = System(home, session)
+        try:
+            yield system
+        finally:
+            for node in system.run(system.controller.list_nodes()):
+                if node.local_pid is not None and psutil.pid_exists(node.local_pid):
+                    os.kill(node.local_pid, signal.SIGCONT)  # a stopped agent cannot be asked to leave
+                system.run(system.controller.remove_node(str(node.id)))
+
+
+@pytest.fixture
+def system(home: Home) -> Iterator[System]:
+    """A controller without nodes, in a home of its own."""
+    yield from open_system(home)
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """Three agents for tests that leave nothing behind: they undeploy what they deploy."""
+    root = tmp_path_factory.mktemp("shared")
+    home = Home(root=root, models=root / "models").create()
+    for system in open_system(home):
+        system.launch(3)
+        yield system
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny llama with random weights and no tokenizer: it takes token ids."""
+    from tests.worker_agent.tiny_models import make_model
+
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    make_model("llama", folder, max_position_embeddings=4096)
+    return folder

@@ -1,0 +1,86 @@
+"""The promise: what is split over agents answers token for token as transformers on one machine."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+import pytest
+
+from app.registry import RequestRecord
+from tests.e2e.conftest import System
+
+PROMPTS = [
+    "Hi",
+    "What is the capital of France?",
+    "Write a haiku about the sea.",
+    "List three prime numbers and say why each of them is prime.",
+    "Translate to German: The weather is fine today, so we will walk to the lake.",
+    "Explain to a child, in two sentences, why the sky is blue and the sunset red.",
+    "def fibonacci(n):\n    # returns the n-th Fibonacci number\n",
+    "Here is a story. " + "The old man walked along the shore and counted the boats that came home. " * 45,
+]
+ANSWER = 24
+
+
+@pytest.fixture(scope="module")
+def reference(smollm: Path) -> list[tuple[list[int], list[int]]]:
+    """For each prompt its token ids and what transformers' generate answers, in float32."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(smollm)
+    model = AutoModelForCausalLM.from_pretrained(smollm, dtype=torch.float32)
+    answers = []
+    for prompt in PROMPTS:
+        rendered = tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False
+        )
+        tokens = tokenizer(rendered, add_special_tokens=False, return_tensors="pt")
+        output = model.generate(**tokens, max_new_tokens=ANSWER, do_sample=False)
+        length = tokens.input_ids.shape[1]
+        answers.append((tokens.input_ids[0].tolist(), output[0, length:].tolist()))
+    assert max(len(ids) for ids, _ in answers) > 600, "one prompt has to be cut into chunks"
+    del model
+    gc.collect()
+    return answers
+
+
+def tokens(record: RequestRecord) -> list[int]:
+    assert record.error is None
+    return list(record.token_ids)
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("agents", [2, 3])
+def test_smollm_over_agents_equals_transformers_alone_and_all_at_once(
+    shared: System, smollm: Path, reference: list[tuple[list[int], list[int]]], agents: int
+) -> None:
+    name = f"smollm-{agents}"
+    shared.run(shared.controller.add_model(str(smollm), name=name))
+    nodes = [node.id for node in shared.nodes[:agents]]
+    shared.run(shared.controller.deploy(name, nodes=nodes, dtype="float32"))
+    try:
+        chats = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
+        together = shared.answers(name, chats, max_tokens=ANSWER)
+        assert [list(record.prompt_token_ids) for record in together] == [ids for ids, _ in reference]
+        assert [tokens(record) for record in together] == [answer for _, answer in reference], "all at once"
+        alone = [shared.answer(name, chat, max_tokens=ANSWER) for chat in chats]
+        assert [tokens(record) for record in alone] == [answer for _, answer in reference], "alone"
+    finally:
+        shared.run(shared.controller.undeploy(name))
+
+
+def test_a_seed_gives_the_same_answer_again_alone_and_in_company(shared: System, tiny: Path) -> None:
+    shared.run(shared.controller.add_model(str(tiny), name="seeded"))
+    shared.run(shared.controller.deploy("seeded", nodes=[node.id for node in shared.nodes[:2]]))
+    try:
+        prompt = [5, 6, 7, 8]
+        settings = {"temperature": 0.9, "top_k": 50, "top_p": 0.95, "seed": 42, "max_tokens": 30}
+        first = shared.answer("seeded", prompt, **settings)
+        company = shared.answers("seeded", [[9, 10], prompt, [11, 12, 13]], **settings)
+        assert first.token_ids == company[1].token_ids
+        other = shared.answer("seeded", prompt, **{**settings, "seed": 43})
+        assert other.token_ids != first.token_ids
+    finally:
+        shared.run(shared.controller.undeploy("seeded"))

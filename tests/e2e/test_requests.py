@@ -1,0 +1,162 @@
+"""Requests over real agents: cancelling, stopping, limits, and where a model without a deployment goes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.errors import PlacementError, RequestError
+from app.inference.events import PromptProgress, TextDelta
+from app.registry import DeploymentStatus, RequestStatus
+from tests.e2e.conftest import System
+from worker_agent.messages import Health
+
+
+@pytest.fixture(scope="module")
+def deployed(shared: System, tiny: Path) -> Iterator[System]:
+    shared.run(shared.controller.add_model(str(tiny), name="tiny"))
+    nodes = [node.id for node in shared.nodes[:2]]
+    shared.run(shared.controller.deploy("tiny", nodes=nodes, context=4096, kv_tokens=4096))
+    yield shared
+    shared.run(shared.controller.undeploy("tiny"))
+
+
+def sequences_held(system: System) -> int:
+    """Sequences that the agents hold memory for, on all stages together."""
+
+    async def ask() -> int:
+        links = system.controller.nodes.links().values()
+        reports = [await link.call(Health(call=0)) for link in links]
+        return sum(stage.sequences for report in reports for stage in report.stages)
+
+    return system.run(ask())
+
+
+def wait_until(condition: object, seconds: float = 5.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline, "it did not come to pass in time"
+        time.sleep(0.02)
+
+
+def test_cancelling_keeps_the_text_so_far_and_frees_the_memory_on_every_stage(deployed: System) -> None:
+    run = deployed.begin("tiny", [3, 4, 5], max_tokens=3000, ignore_eos=True)
+    wait_until(lambda: len(run.token_ids) > 5)
+    assert sequences_held(deployed) == 2
+    deployed.run(run.cancel())
+    assert run.record.status is RequestStatus.CANCELLED
+    assert len(run.record.token_ids) > 5
+    wait_until(lambda: sequences_held(deployed) == 0)
+
+
+def test_a_finished_request_leaves_no_memory_behind(deployed: System) -> None:
+    record = deployed.answer("tiny", [3, 4, 5], max_tokens=10, ignore_eos=True)
+    assert (record.status, record.finish_reason, record.completion_tokens) == (RequestStatus.COMPLETED, "length", 10)
+    wait_until(lambda: sequences_held(deployed) == 0)
+
+
+def test_log_probabilities_are_those_of_the_likeliest_tokens(deployed: System) -> None:
+    run = deployed.begin("tiny", [3, 4, 5], max_tokens=4, logprobs=3)
+    record = deployed.finish(run)
+    assert [entry["token"] for entry in run.logprobs] == list(record.token_ids)
+    for entry in run.logprobs:
+        assert entry["top"][0] == [entry["token"], pytest.approx(entry["logprob"])]
+        assert len(entry["top"]) == 3
+
+
+def test_a_repetition_penalty_changes_a_repetitive_answer(deployed: System) -> None:
+    plain = deployed.answer("tiny", [7] * 8, max_tokens=40, ignore_eos=True)
+    penalized = deployed.answer("tiny", [7] * 8, max_tokens=40, ignore_eos=True, repetition_penalty=5.0)
+    assert len(set(penalized.token_ids)) > len(set(plain.token_ids))
+
+
+def test_a_long_prompt_tells_how_far_it_is(deployed: System) -> None:
+    async def follow() -> list[PromptProgress]:
+        run = deployed.controller.generate("tiny", [(i % 190) + 3 for i in range(900)])
+        return [event async for event in run if isinstance(event, PromptProgress)]
+
+    progress = deployed.run(follow())
+    assert [event.total for event in progress] == [900] * len(progress)
+    assert len(progress) >= 3
+    assert [event.done for event in progress] == sorted(event.done for event in progress)
+
+
+def test_a_prompt_longer_than_the_context_is_refused_before_it_runs(deployed: System) -> None:
+    record = deployed.answer("tiny", [3] * 4096)
+    assert record.status is RequestStatus.FAILED
+    assert "4096 tokens; the context holds 4096" in (record.error or "")
+    assert sequences_held(deployed) == 0
+
+
+def test_a_token_outside_the_vocabulary_is_named(deployed: System) -> None:
+    record = deployed.answer("tiny", [3, 4000])
+    assert "Token id 4000 is outside the vocabulary" in (record.error or "")
+
+
+def test_more_requests_than_memory_wait_for_their_turn(deployed: System) -> None:
+    # Each sets 1,500 of 4,096 tokens aside, so two run and four wait.
+    records = deployed.answers("tiny", [[3 + i, 4, 5] for i in range(6)], max_tokens=1497)
+    assert all(record.status is RequestStatus.COMPLETED for record in records)
+
+
+def test_a_request_needs_exactly_one_prompt(deployed: System) -> None:
+    with pytest.raises(RequestError):
+        deployed.call(lambda: deployed.controller.inference.submit("tiny"))
+
+
+def test_a_model_without_a_deployment_is_loaded_whole_on_one_node(shared: System, tiny: Path) -> None:
+    shared.run(shared.controller.add_model(str(tiny), name="alone"))
+    record = shared.answer("alone", [3, 4, 5], max_tokens=5)
+    assert record.status is RequestStatus.COMPLETED
+    (deployment,) = shared.controller.deployments.ready("alone")
+    (shard,) = shared.controller.registry.shards.list(deployment_id=deployment.id)
+    assert (shard.start_layer, shard.end_layer) == (0, 7)
+    shared.run(shared.controller.undeploy("alone"))
+    assert shared.controller.registry.deployments.get(deployment.id).status is DeploymentStatus.UNLOADED
+
+
+def test_a_model_that_fits_no_node_says_which_node_lacks_how_much(shared: System, tiny: Path) -> None:
+    name = "too-large"
+    shared.run(shared.controller.add_model(str(tiny), name=name))
+    with pytest.raises(PlacementError, match=r"\(node \d+\) needs .* GB .* are missing"):
+        shared.run(shared.controller.plan(name, kv_tokens=500_000_000))
+
+
+def test_what_a_node_would_not_hold_is_refused_by_the_node_itself(shared: System, tiny: Path) -> None:
+    """A plan made from old figures: the agent checks its budget before it allocates."""
+    from app.errors import NodeError
+    from app.sharding.placement import NodeCapacity, place
+
+    shared.run(shared.controller.add_model(str(tiny), name="overbooked"))
+    description = shared.controller.library.get("overbooked")
+    fantasy = [NodeCapacity(node.id, node.hostname, 10**15) for node in shared.nodes[:2]]
+    placement = place(description, fantasy, dtype="float32", context=4096, kv_tokens=2_000_000_000)
+    with pytest.raises(NodeError, match=r"node \d+ .*need .* GB .* are free") as caught:
+        shared.run(shared.controller.deploy_placement(placement))
+    assert caught.value.kind == "memory"
+    assert shared.controller.deployments.ready("overbooked") == []
+
+
+def test_deltas_join_to_the_result(shared: System, smollm: Path) -> None:
+    shared.run(shared.controller.add_model(str(smollm), name="texts"))
+    shared.run(shared.controller.deploy("texts", nodes=[node.id for node in shared.nodes[:2]], layers="0-10,11-29"))
+    try:
+        async def follow(stop: tuple[str, ...]) -> tuple[str, object]:
+            from app.inference.parameters import GenerationParameters
+
+            run = shared.controller.generate(
+                "texts", "What is the capital of France?", GenerationParameters(stop=stop), chat=True
+            )
+            text = "".join([event.text async for event in run if isinstance(event, TextDelta)])
+            return text, run.record
+
+        text, record = shared.run(follow(()))
+        assert text == record.result == "The capital of France is Paris."  # type: ignore[attr-defined]
+        text, record = shared.run(follow((" Paris",)))
+        assert text == record.result == "The capital of France is"  # type: ignore[attr-defined]
+        assert record.finish_reason == "stop"  # type: ignore[attr-defined]
+    finally:
+        shared.run(shared.controller.undeploy("texts"))
