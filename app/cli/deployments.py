@@ -9,7 +9,7 @@ import typer
 from app.cli.options import Context, DType, Json, KvTokens, Layers, Nodes, read_dtype, read_nodes
 from app.cli.output import layers, note, print_json, print_table, progress_shown, size
 from app.cli.session import open_controller, open_registry
-from app.registry import DeploymentRecord, ShardRecord
+from app.registry import DeploymentRecord, DeploymentStatus, ShardRecord
 from app.sharding.placement import Placement
 
 Model = Annotated[str, typer.Argument(help="A name in the library.")]
@@ -86,10 +86,13 @@ def undeploy(deployment: Annotated[str, typer.Argument(help="Its id, or the mode
 
 
 @listing.command("list")
-def list_deployments(as_json: Json = False) -> None:
+def list_deployments(
+    every: Annotated[bool, typer.Option("--all", help="Also those that were unloaded.")] = False,
+    as_json: Json = False,
+) -> None:
     """Show the deployments."""
     with open_registry() as registry:
-        deployments = registry.deployments.list()
+        deployments = [d for d in registry.deployments.list() if every or d.status is not DeploymentStatus.UNLOADED]
         shards = registry.shards.list()
     if as_json:
         print_json(deployments)

@@ -203,7 +203,7 @@ def _registry(home: Home) -> Iterator[Check]:
 def _agent(name: str, node: int, port: int, pid: int, logs: Path) -> Check:
     """An agent that was started here: whether its process is there and its port answers."""
     title = f"Agent {name} (node {node})"
-    if not psutil.pid_exists(pid):
+    if not _is_agent(pid):
         advice = f"Take it out with: node remove {node}; why it ended may stand in its agent.log under {logs}."
         return Check(title, Verdict.WARNING, f"process {pid} is gone", advice)
     try:
@@ -212,3 +212,12 @@ def _agent(name: str, node: int, port: int, pid: int, logs: Path) -> Check:
     except OSError as error:
         reason = error.strerror or str(error)
         return Check(title, Verdict.WARNING, f"process {pid} runs, port {port}: {reason}", f"node remove {node}")
+
+
+def _is_agent(pid: int) -> bool:
+    """Whether the process lives and is an agent, not another program that got the number since."""
+    try:
+        process = psutil.Process(pid)
+        return process.status() != psutil.STATUS_ZOMBIE and "worker_agent" in process.cmdline()
+    except psutil.Error:
+        return False

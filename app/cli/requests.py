@@ -10,6 +10,7 @@ from app.cli.generation import record_json
 from app.cli.options import Json
 from app.cli.output import ago, print_fields, print_json, print_table
 from app.cli.session import open_registry
+from app.inference.parameters import GenerationParameters
 from app.registry import RequestStatus
 
 app = typer.Typer(no_args_is_help=True)
@@ -59,12 +60,26 @@ def show_request(id: Annotated[int, typer.Argument(help="Its number.")], as_json
             ("Completed", record.completed_at),
             ("Finish", record.finish_reason),
             ("Tokens", f"{record.prompt_tokens} prompt, {record.completion_tokens} answer"),
-            ("Parameters", ", ".join(f"{name} {value}" for name, value in record.parameters.items())),
-            ("Timings", ", ".join(f"{name} {seconds:.3f} s" for name, seconds in record.timings.items())),
+            ("Parameters", _parameters(record.parameters)),
+            ("Timings", _timings(record.timings)),
             ("Error", record.error),
             ("Prompt", record.prompt),
             ("Answer", record.result),
         ]
+    )
+
+
+def _parameters(given: dict[str, object]) -> str:
+    """Those that are not the defaults."""
+    usual = GenerationParameters().to_json()
+    asked = [f"{name} {value}" for name, value in given.items() if value != usual.get(name)]
+    return ", ".join(asked) or "as usual: greedy"
+
+
+def _timings(timings: dict[str, float]) -> str:
+    return ", ".join(
+        f"{value:.1f} tokens/s" if name == "tokens_per_second" else f"{name.replace('_', ' ')} {value:.3f} s"
+        for name, value in timings.items()
     )
 
 

@@ -1,0 +1,183 @@
+"""The commands as a user gives them: a tiny model, one agent in a process of its own, requests, Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+
+from tests.inference import tiny_tokenizers
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
+
+
+class CommandLine:
+    """`python main.py …` with a home of its own."""
+
+    def __init__(self, home: Path) -> None:
+        self.environment = {**os.environ, "SHARDBOARD_HOME": str(home), "COLUMNS": "100"}
+        self.environment.pop("MODEL_CACHE_DIR", None)
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, str(ROOT / "main.py"), *arguments],
+            cwd=ROOT,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *arguments: str, code: int = 0) -> str:
+        process = self.start(*arguments)
+        out, errors = process.communicate(timeout=120)
+        assert process.returncode == code, (arguments, out, errors)
+        return out if code == 0 else errors
+
+    def json(self, *arguments: str) -> Any:
+        return json.loads(self.run(*arguments, "--json"))
+
+
+def runs(pid: int) -> bool:
+    """Whether the process is there and no mere entry that nobody has collected (containers without an init)."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama of three layers with random weights, which answers nonsense, for as long as it is asked to."""
+    folder = tmp_path_factory.mktemp("tiny")
+    tokenizer = tiny_tokenizers.byte_level()
+    config = LlamaConfig(
+        vocab_size=tokenizer.get_vocab_size() + 1,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=4096,
+        eos_token_id=None,
+    )
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": TEMPLATE}
+    return tiny_tokenizers.save(folder, tokenizer, tokenizer_config=settings)
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Iterator[CommandLine]:
+    """A home with the model in its library and one agent on this machine."""
+    shell = CommandLine(tmp_path_factory.mktemp("home"))
+    assert shell.json("model", "add", str(folder), "--name", "tiny")["num_layers"] == 3
+    [node] = shell.json("node", "local", "1")
+    yield shell
+    shell.run("node", "remove", str(node["id"]))
+    assert not runs(node["local_pid"])
+    assert shell.json("node", "list") == []
+
+
+def test_models_and_nodes_are_listed(shell: CommandLine) -> None:
+    assert [model["name"] for model in shell.json("model", "list")] == ["tiny"]
+    assert "between any two layers" in shell.run("model", "inspect", "tiny")
+    [node] = shell.json("node", "list")
+    assert node["is_active"] and runs(node["local_pid"])
+
+
+def test_a_placement_is_shown_deployed_and_taken_down(shell: CommandLine) -> None:
+    [stage] = shell.json("plan", "tiny", "--kv-tokens", "4096")["stages"]
+    assert (stage["start"], stage["end"]) == (0, 3)
+    deployment = shell.json("deploy", "tiny", "--kv-tokens", "4096")
+    assert deployment["status"] == "ready"
+    assert [d["id"] for d in shell.json("deployment", "list")] == [deployment["id"]]
+    shell.run("undeploy", "tiny")
+    assert shell.json("deployment", "list") == []
+
+
+def test_an_answer_streams_and_is_recorded_as_transformers_makes_it(shell: CommandLine, folder: Path) -> None:
+    record = shell.json("generate", "tiny", "The quick brown", "--max-tokens", "12")
+    assert record["finish_reason"] == "length" and record["completion_tokens"] == 12
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    prompt = tokenizer.encode("The quick brown", add_special_tokens=False)
+    assert record["prompt_token_ids"] == prompt
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    expected = model.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False)[0, len(prompt) :].tolist()
+    assert record["token_ids"] == expected
+    assert record["text"] == tokenizer.decode(expected, skip_special_tokens=True)
+    streamed = shell.run("generate", "tiny", "The quick brown", "--max-tokens", "12")
+    assert streamed.rstrip("\n") == "".join(c for c in record["text"] if c.isprintable() or c == "\n").rstrip("\n")
+    shown = shell.json("request", "show", str(record["id"]))
+    assert shown == record
+    assert {request["status"] for request in shell.json("request", "list")} == {"completed"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a child on Windows cannot be sent a Ctrl-C alone")
+def test_ctrl_c_cancels_the_request_and_keeps_its_text(shell: CommandLine) -> None:
+    process = shell.start("generate", "tiny", "Again", "--max-tokens", "0")
+    assert process.stdout is not None
+    first = process.stdout.read(1)
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    rest, errors = process.communicate(timeout=30)
+    assert process.returncode == 130 and time.monotonic() - began < 10
+    assert "was cancelled after" in errors and "Traceback" not in errors
+    record = shell.json("request", "list", "--limit", "1", "--status", "cancelled")[0]
+    assert record["completion_tokens"] > 0 and (first + rest).strip()
+
+
+def test_a_prompt_that_is_too_long_is_refused_with_both_figures(shell: CommandLine) -> None:
+    ids = ",".join(["5"] * 5000)
+    errors = shell.run("generate", "tiny", "--token-ids", ids, code=1)
+    assert "5000 tokens" in errors and "4096" in errors
+
+
+def test_shards_are_written_with_the_options_spelt_either_way(shell: CommandLine, tmp_path: Path) -> None:
+    out = str(tmp_path / "shards")
+    shell.run("shard_model", "--model_name", "tiny", "--num_shards", "2", "--output_dir", out, "--device", "cpu")
+    layers = [
+        (metadata["shard_id"], metadata["start_layer"], metadata["end_layer"], metadata["total_shards"])
+        for shard in sorted((tmp_path / "shards").iterdir())
+        for metadata in [json.loads((shard / "metadata.json").read_text(encoding="utf-8"))]
+    ]
+    assert [entry[0] for entry in layers] == [0, 1] and layers[0][1] == 0 and layers[1][2] == 3
+    other = str(tmp_path / "by-layers")
+    result = shell.json("shard-model", "--model-name", "tiny", "--layers", "0,1-2", "--output-dir", other)
+    assert [(shard["start_layer"], shard["end_layer"]) for shard in result["shards"]] == [(0, 1), (1, 3)]
+
+
+def test_the_demo_answers_with_agents_of_its_own_and_leaves_none(shell: CommandLine) -> None:
+    before = {node["id"] for node in shell.json("node", "list")}
+    record = shell.json("--headless", "--model", "tiny", "--agents", "2", "--prompt", "Hello")
+    assert record["status"] == "completed" and record["completion_tokens"] > 0
+    assert {node["id"] for node in shell.json("node", "list")} == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("generate", "absent", "hi"), "no model named 'absent'"),
+        (("undeploy", "absent"), "'absent' is not deployed"),
+        (("request", "show", "99999"), "no request 99999"),
+        (("node", "remove", "99999"), "99999"),
+        (("node", "add", "127.0.0.1:1", "--key", "short"), "key"),
+    ],
+)
+def test_what_is_not_there_is_said_in_a_sentence(shell: CommandLine, arguments: tuple[str, ...], says: str) -> None:
+    process = shell.start(*arguments)
+    out, errors = process.communicate(timeout=60)
+    assert process.returncode in (1, 2) and out == ""
+    assert says in errors and "Traceback" not in errors

@@ -1,0 +1,103 @@
+"""How options are read, and what is said of those that cannot be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from app.cli import app
+from app.cli.options import read_dtype, read_ids, read_nodes
+from app.errors import BadInput
+
+COMMANDS = [
+    ["model", "add"],
+    ["model", "list"],
+    ["model", "inspect"],
+    ["model", "remove"],
+    ["shard_model"],
+    ["shard-model"],
+    ["node", "add"],
+    ["node", "list"],
+    ["node", "remove"],
+    ["node", "drain"],
+    ["node", "local"],
+    ["node", "invite"],
+    ["plan"],
+    ["deploy"],
+    ["undeploy"],
+    ["deployment", "list"],
+    ["generate"],
+    ["request", "list"],
+    ["request", "show"],
+    ["doctor"],
+]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SHARDBOARD_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("MODEL_CACHE_DIR", raising=False)
+    return tmp_path / "home"
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_has_help_and_touches_nothing_for_it(command: list[str], home: Path) -> None:
+    result = CliRunner().invoke(app, [*command, "--help"])
+    assert result.exit_code == 0, result.output
+    assert "Usage:" in result.output
+    assert not home.exists()
+
+
+def test_the_version_is_shown() -> None:
+    result = CliRunner().invoke(app, ["--version"])
+    assert result.exit_code == 0 and result.output.startswith("shardboard ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["generate", "m"], "There must be a prompt."),
+        (["generate", "m", "hi", "--token-ids", "1"], "There must be a prompt."),
+        (["generate", "m", ""], "The prompt is empty."),
+        (["generate", "m", "--token-ids", "1,x"], "--token-ids is '1,x'"),
+        (["generate", "m", "hi", "--raw", "--system", "s"], "--system needs the chat template."),
+        (["generate", "m", "hi", "--logit-bias", "5"], "--logit-bias is '5'"),
+        (["plan", "m", "--nodes", "1,one"], "--nodes is '1,one'"),
+        (["deploy", "m", "--nodes", "1,1"], "names a node twice"),
+        (["deploy", "m", "--dtype", "int8"], "--dtype is 'int8'"),
+        (["shard_model", "--model_name", "m", "--output_dir", "x"], "How to cut is not said."),
+        (["shard_model", "--model-name", "m", "--output-dir", "x", "--num-shards", "0"], "into 0 shards"),
+        (["shard-model", "--model_name", "m", "--output_dir", "x", "--num_shards", "2", "--node_id", "1"], "--node_id"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_in_a_sentence_before_anything_is_opened(
+    arguments: list[str], says: str, home: Path
+) -> None:
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert says in result.stderr and "Traceback" not in result.stderr
+    assert result.stdout == ""
+    assert not home.exists()
+
+
+def test_a_parameter_out_of_range_is_named_with_its_range() -> None:
+    result = CliRunner().invoke(app, ["generate", "m", "hi", "--top-p", "1.5"])
+    assert result.exit_code == 1
+    assert "top_p is 1.5; allowed is a number above 0 and at most 1." in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["nothing"], ["--headless", "doctor"], ["node", "local", "0"], ["request", "show", "x"]]
+)
+def test_a_wrong_command_line_ends_with_2(arguments: list[str]) -> None:
+    assert CliRunner().invoke(app, arguments).exit_code == 2
+
+
+def test_ids_nodes_and_dtypes_are_read() -> None:
+    assert read_ids("3, 1,3", "--x") == [3, 1, 3]
+    assert read_nodes("2,1") == [2, 1] and read_nodes(None) is None
+    assert read_dtype("bfloat16") == "bfloat16" and read_dtype(None) is None
+    with pytest.raises(BadInput, match="negative"):
+        read_ids("-1", "--x")
