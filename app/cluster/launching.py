@@ -229,9 +229,8 @@ class AgentLauncher:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         while True:
-            for child in self._children:
-                child.poll()
-            if agent.process() is None:
+            unreaped = any(child.poll() is None and child.pid == agent.pid for child in self._children)
+            if agent.process() is None and not unreaped:
                 return True
             if loop.time() >= deadline:
                 return False
