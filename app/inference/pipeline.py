@@ -23,6 +23,9 @@ from worker_agent.messages import Budget, Cancel, DType, Link, Sampling, StageFa
 log = logging.getLogger(__name__)
 
 LINK_SECONDS = 20.0
+DOUBT_SECONDS = 8.0
+"""How long a connection between two agents may be broken while nothing comes round. Time enough to connect anew,
+and for the health watch to find out that it is the node that is gone, which is the better thing to say."""
 STALL_SECONDS = 20.0
 """Sequences that wait while every stage is idle for so long have lost a message for good."""
 
@@ -68,6 +71,7 @@ class Pipeline:
         self._sinks: dict[int, Sink] = {}
         self._numbers = itertools.count(1)
         self._heard = 0.0
+        self._doubt: tuple[float, NodeError] | None = None
         self._stop_listening = [link.on_ring(self._on_ring) for link in {id(s.link): s.link for s in stages}.values()]
 
     @property
@@ -138,14 +142,17 @@ class Pipeline:
 
     def fail(self, error: NodeError) -> None:
         """Every sequence is over because of this; nothing starts before the next `link`."""
-        self.broken = error
+        self.broken, self._doubt = error, None
         sinks, self._sinks = list(self._sinks.values()), {}
         for sink in sinks:
             sink.failed(error)
 
     def watch(self) -> None:
         """Called each second: fail sequences whose messages were lost for good, rather than wait for ever."""
-        waited = asyncio.get_running_loop().time() - self._heard
+        now = asyncio.get_running_loop().time()
+        if self._doubt is not None and self._sinks and now - self._doubt[0] > DOUBT_SECONDS:
+            self.fail(self._doubt[1])
+        waited = now - self._heard
         if not self._sinks or waited < STALL_SECONDS or not all(self._is_idle(stage.node_id) for stage in self.stages):
             return
         names = " and ".join(dict.fromkeys(stage.node_name for stage in self.stages))
@@ -172,6 +179,7 @@ class Pipeline:
         if isinstance(message, StageFault):
             self._fault(message)
         else:
+            self._doubt = None
             self._tokens(message)
 
     def _tokens(self, message: Tokens) -> None:
@@ -185,12 +193,13 @@ class Pipeline:
 
     def _fault(self, fault: StageFault) -> None:
         stage = self.stages[fault.stage] if fault.stage < len(self.stages) else self.stages[0]
-        self.fail(
-            NodeError(
-                f"{stage.node_name} (layers {stage.start}-{stage.end - 1}) failed: {fault.message}.",
-                "The agent's log has the details. The next request starts the deployment anew.",
-                kind=fault.kind,
-                node=stage.node_name,
-            )
+        error = NodeError(
+            f"{stage.node_name} (layers {stage.start}-{stage.end - 1}) failed: {fault.message.rstrip('.')}.",
+            "The agent's log has the details. The next request starts the deployment anew.",
+            kind=fault.kind,
+            node=stage.node_name,
         )
-
+        if fault.kind == "link_lost":
+            self._doubt = self._doubt or (self._heard, error)
+        else:
+            self.fail(error)

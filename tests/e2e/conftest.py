@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -74,23 +75,30 @@ class System:
         os.kill(self.process(node).pid, number)
 
 
-def open_system(home: Home) -> Iterator[System]:
-    """A system whose agents end with it."""
+@contextmanager
+def open_system(home: Home, *, leave: bool = False) -> Iterator[System]:
+    """A system whose agents end with it, unless they are to be left for the next one in the same home."""
     with open_controller(home) as session:
-        system = System(home, session)
+        system = System(home, session, session.controller.registry.nodes.list())
         try:
             yield system
         finally:
-            for node in system.run(system.controller.list_nodes()):
-                if node.local_pid is not None and psutil.pid_exists(node.local_pid):
-                    os.kill(node.local_pid, signal.SIGCONT)  # a stopped agent cannot be asked to leave
-                system.run(system.controller.remove_node(str(node.id)))
+            if not leave:
+                end_agents(system)
+
+
+def end_agents(system: System) -> None:
+    for node in system.run(system.controller.list_nodes()):
+        if node.local_pid is not None and psutil.pid_exists(node.local_pid):
+            os.kill(node.local_pid, signal.SIGCONT)  # a stopped agent cannot be asked to leave
+        system.run(system.controller.remove_node(str(node.id)))
 
 
 @pytest.fixture
 def system(home: Home) -> Iterator[System]:
     """A controller without nodes, in a home of its own."""
-    yield from open_system(home)
+    with open_system(home) as system:
+        yield system
 
 
 @pytest.fixture(scope="session")
@@ -98,7 +106,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """Three agents for tests that leave nothing behind: they undeploy what they deploy."""
     root = tmp_path_factory.mktemp("shared")
     home = Home(root=root, models=root / "models").create()
-    for system in open_system(home):
+    with open_system(home) as system:
         system.launch(3)
         yield system
 

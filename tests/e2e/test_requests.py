@@ -144,6 +144,7 @@ def test_deltas_join_to_the_result(shared: System, smollm: Path) -> None:
     shared.run(shared.controller.add_model(str(smollm), name="texts"))
     shared.run(shared.controller.deploy("texts", nodes=[node.id for node in shared.nodes[:2]], layers="0-10,11-29"))
     try:
+
         async def follow(stop: tuple[str, ...]) -> tuple[str, object]:
             from app.inference.parameters import GenerationParameters
 

@@ -1,0 +1,145 @@
+"""What goes wrong on real agents: killed, frozen, restarted, cut off from each other. Nothing hangs, nothing is lost."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from app.errors import RegistryError
+from app.paths import Home
+from app.registry import RequestStatus
+from tests.e2e.conftest import System, open_system
+from tests.e2e.test_requests import wait_until
+
+PROMPT = [3, 4, 5, 6]
+LONG = {"max_tokens": 3500, "ignore_eos": True}
+
+
+def deploy(system: System, tiny: Path, name: str, *nodes: int) -> None:
+    system.run(system.controller.add_model(str(tiny), name=name))
+    ids = [system.nodes[index].id for index in nodes]
+    system.run(system.controller.deploy(name, nodes=ids, context=4096, kv_tokens=8192))
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[System]:
+    """Two agents with a deployment over both, and a third agent with one of its own."""
+    root = tmp_path_factory.mktemp("failures")
+    with open_system(Home(root=root, models=root / "models").create()) as system:
+        system.launch(3)
+        deploy(system, tiny, "split", 0, 1)
+        deploy(system, tiny, "other", 2)
+        yield system
+
+
+@pytest.fixture
+def pair(three: System) -> System:
+    """The three agents, all of them alive again, whatever the test before did to them."""
+    for node in three.nodes:
+        three.run(three.controller.nodes.revive(node.id))
+        wait_until(lambda id=node.id: three.controller.nodes.health.is_alive(id), 15)
+    for name in ("split", "other"):
+        record = three.answer(name, PROMPT, max_tokens=1)
+        assert record.error is None
+    return three
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_agent_fails_its_request_within_five_seconds_and_no_other(pair: System, victim: int) -> None:
+    hit, spared = pair.begin("split", PROMPT, **LONG), pair.begin("other", PROMPT, **LONG)
+    wait_until(lambda: len(hit.token_ids) > 10 and len(spared.token_ids) > 10)
+    pair.process(pair.nodes[victim]).kill()
+    killed_at = time.monotonic()
+    record = pair.finish(hit)
+    assert time.monotonic() - killed_at < 5
+    assert record.status is RequestStatus.FAILED
+    assert f"node {pair.nodes[victim].id} " in (record.error or "")
+    assert len(record.token_ids) > 10, "what was answered is kept"
+    before = len(spared.token_ids)
+    wait_until(lambda: len(spared.token_ids) > before + 10 or spared.is_over)
+    assert spared.record.error is None
+    pair.run(spared.cancel())
+    again = pair.answer("split", PROMPT, max_tokens=3)
+    assert again.status is RequestStatus.FAILED, "the next request says at once that a node is away"
+    assert f"node {pair.nodes[victim].id} " in (again.error or "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot stop a process the way SIGSTOP does")
+def test_a_frozen_agent_fails_its_request_and_is_used_again_when_it_returns(pair: System) -> None:
+    run = pair.begin("split", PROMPT, **LONG)
+    wait_until(lambda: len(run.token_ids) > 10)
+    pair.signal(pair.nodes[1], signal.SIGSTOP)
+    frozen_at = time.monotonic()
+    record = pair.finish(run)
+    assert time.monotonic() - frozen_at < 10, "three missed beats, not for ever"
+    assert record.status is RequestStatus.FAILED
+    assert f"node {pair.nodes[1].id} " in (record.error or "")
+    assert len(record.token_ids) > 10
+    pair.signal(pair.nodes[1], signal.SIGCONT)
+    expected = pair.answer("other", PROMPT, max_tokens=12)
+    wait_until(lambda: pair.controller.nodes.health.is_alive(pair.nodes[1].id), 10)
+    record = pair.answer("split", PROMPT, max_tokens=12)
+    assert record.error is None
+    assert record.token_ids == expected.token_ids
+
+
+def test_a_restarted_agent_loads_again_what_it_lost_without_sending_it(pair: System) -> None:
+    before = pair.answer("split", PROMPT, max_tokens=12)
+    pair.process(pair.nodes[0]).kill()
+    wait_until(lambda: not pair.controller.nodes.health.is_alive(pair.nodes[0].id))
+    pair.run(pair.controller.nodes.revive(pair.nodes[0].id))
+    after = pair.answer("split", PROMPT, max_tokens=12)
+    assert after.error is None
+    assert after.token_ids == before.token_ids
+    assert after.deployment_id != before.deployment_id
+
+
+def test_the_next_controller_attaches_the_deployment_that_the_last_one_left(home: Home, tiny: Path) -> None:
+    with open_system(home, leave=True) as first:
+        first.launch(2)
+        deploy(first, tiny, "kept", 0, 1)
+        before = first.answer("kept", PROMPT, max_tokens=12)
+    with open_system(home) as second:
+        after = second.answer("kept", PROMPT, max_tokens=12)
+        assert after.token_ids == before.token_ids
+        assert after.deployment_id == before.deployment_id, "it was attached, not loaded again"
+        process = second.process(second.nodes[1])
+        second.run(second.controller.remove_node(str(second.nodes[1].id)))
+        # Its parent is this process, which may not have looked after it yet.
+        ended = not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+        assert ended, "removing a node ends the agent that was started for it"
+        assert second.controller.deployments.ready("kept") == [], "and takes down what needs it"
+
+
+def test_a_second_controller_is_told_who_holds_the_registry(system: System) -> None:
+    with pytest.raises(RegistryError, match=r"process \d+|pid \d+"), open_system(system.home):
+        pass
+
+
+def test_moving_a_boundary_by_one_layer_sends_the_bytes_of_one_layer(pair: System) -> None:
+    controller = pair.controller
+    nodes = [pair.nodes[0].id, pair.nodes[1].id]
+    description = controller.library.get("split")
+    pair.run(controller.undeploy("split"))
+    (stage_a, stage_b) = pair.run(controller.plan("split", nodes=nodes)).ranges
+    moved = f"{stage_a[0]}-{stage_a[1]},{stage_a[1] + 1}-{stage_b[1] - 1}"
+    deployed = pair.run(controller.deploy_placement(pair.run(controller.plan("split", nodes=nodes, layers=moved))))
+    assert deployed.sent_bytes == description.layers[stage_a[1]].nbytes
+    back = f"{stage_a[0]}-{stage_a[1] - 1},{stage_b[0]}-{stage_b[1] - 1}"
+    pair.run(controller.undeploy("split"))
+    deployed = pair.run(controller.deploy_placement(pair.run(controller.plan("split", nodes=nodes, layers=back))))
+    assert deployed.sent_bytes == 0, "both nodes have held every one of their layers before"
+
+
+def test_a_drained_node_takes_no_new_request(pair: System) -> None:
+    pair.run(pair.controller.drain_node(str(pair.nodes[2].id)))
+    record = pair.answer("other", PROMPT, max_tokens=3)
+    assert "drained" in (record.error or "")
+    pair.run(pair.controller.drain_node(str(pair.nodes[2].id), False))
+    assert pair.answer("other", PROMPT, max_tokens=3).error is None
