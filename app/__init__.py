@@ -1,1 +1,4 @@
-"""The controller's half of Shardboard: registry, models, cutting, cluster, requests; driven by window, HTTP or command line."""
+"""The controller's half of Shardboard: registry, models, cutting, cluster, requests.
+
+Driven by the window, over HTTP or from the command line.
+"""

@@ -21,8 +21,8 @@ from app.cluster.invitations import JoinCommand, JoinListener
 from app.cluster.launching import AgentLauncher
 from app.cluster.nodes import NodeDirectory
 from app.errors import BadInput, Cancelled, NodeError, RegistryError
-from app.inference.deployments import Deployments
 from app.inference.deploying import Deployed, OnProgress
+from app.inference.deployments import Deployments
 from app.inference.parameters import GenerationParameters
 from app.inference.request_run import RequestRun
 from app.inference.service import InferenceService, Message
@@ -138,9 +138,7 @@ class Controller:
             self.registry.events.add(EventLevel.INFO, "models", f"{description.name} was added.")
         return description
 
-    async def inspect_model(
-        self, name_or_path: str, on_progress: ProgressCallback | None = None
-    ) -> ModelDescription:
+    async def inspect_model(self, name_or_path: str, on_progress: ProgressCallback | None = None) -> ModelDescription:
         """What is known of a model, or of a folder that is not in the library."""
         return await asyncio.to_thread(self.library.describe, name_or_path, on_progress)
 
@@ -276,9 +274,7 @@ class Controller:
             on_progress,
         )).record  # fmt: skip
 
-    async def deploy_placement(
-        self, placement: Placement, on_progress: OnProgress = lambda progress: None
-    ) -> Deployed:
+    async def deploy_placement(self, placement: Placement, on_progress: OnProgress = lambda progress: None) -> Deployed:
         """Carry out a placement, by hand or by `plan`."""
         cancel = asyncio.Event()
         work = asyncio.ensure_future(

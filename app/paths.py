@@ -22,7 +22,9 @@ class Home:
         named = os.environ.get("SHARDBOARD_HOME")
         root = Path(named).expanduser() if named else Path(platformdirs.user_data_dir("shardboard", appauthor=False))
         cache = os.environ.get("MODEL_CACHE_DIR")
-        return cls(root=root.resolve(), models=(Path(cache).expanduser().resolve() if cache else root.resolve() / "models"))
+        return cls(
+            root=root.resolve(), models=(Path(cache).expanduser().resolve() if cache else root.resolve() / "models")
+        )
 
     @property
     def registry(self) -> Path:

@@ -50,7 +50,7 @@ class Anatomy:
     """Dotted name of the ModuleList of decoder layers."""
     num_layers: int
     before: tuple[tuple[str, tuple[int, ...]], ...]
-    """Modules with weights of their own that work before the first layer, with their output's shape after [1, tokens]."""
+    """Modules with weights of their own that work before the first layer; their output's shape after [1, tokens]."""
     after: tuple[str, ...]
     """Modules with weights of their own that work after the last layer."""
     tuple_output: bool
@@ -131,7 +131,8 @@ def build_empty(
             )
     except (ImportError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise CannotSplit(f"transformers cannot build '{parsed.model_type}': {error}") from error
-    return model.eval()
+    model.eval()
+    return model
 
 
 def find_layers(model: PreTrainedModel) -> str:
@@ -143,7 +144,9 @@ def find_layers(model: PreTrainedModel) -> str:
         if isinstance(module, nn.ModuleList) and len(module) == count and _holds_weights(module)
     ]
     outermost = [name for name in found if not any(name.startswith(other + ".") for other in found)]
-    decoder = [name for name in outermost if "vision" not in name and "audio" not in name and "encoder" not in name]
+    decoder: list[str] = [
+        name for name in outermost if "vision" not in name and "audio" not in name and "encoder" not in name
+    ]
     if len(decoder) != 1:
         raise CannotSplit(
             f"cannot tell the decoder layers of '{model.config.model_type}' apart ({len(decoder)} lists fit)"
@@ -231,7 +234,9 @@ def _cuts(model: PreTrainedModel, layers_path: str, seen: Observation) -> tuple[
     for first, last in seen.flows:
         forbid(first, last, "more than the hidden states passes between them")
     owner: dict[int, int] = {}
-    for index, layer in enumerate(model.get_submodule(layers_path)):  # type: ignore[arg-type]
+    layers = model.get_submodule(layers_path)
+    assert isinstance(layers, nn.ModuleList)
+    for index, layer in enumerate(layers):
         for parameter in layer.parameters():
             forbid(owner.setdefault(id(parameter), index), index, "they share weights")
     return tuple(sorted(allowed)), tuple(notes)

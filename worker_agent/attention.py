@@ -140,7 +140,7 @@ def _plain(
     softcap: float | None,
     sinks: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Attention written out, for logits with a soft cap (Gemma 2) or with sinks (gpt-oss), as transformers' eager code."""
+    """Attention written out as in transformers' eager code, for a soft cap (Gemma 2) or sinks (gpt-oss)."""
     heads, new, width = query.shape
     repeat = heads // keys.shape[0]
     keys, values = keys.repeat_interleave(repeat, 0), values.repeat_interleave(repeat, 0)

@@ -5,7 +5,7 @@
 | another plan, or an older epoch | DROP |
 | a step number that was run already | RESEND what it brought |
 | another boot id of the sender | RESTARTED: the stage before was restarted and has forgotten its caches |
-| a step number further on than the next | DROP: a message was lost, and the sender repeats what is not answered, in order |
+| a step number further on than the next | DROP: one was lost; the sender repeats what is not answered, in order |
 | the next one | RUN |
 """
 

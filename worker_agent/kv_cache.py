@@ -57,7 +57,7 @@ class RowCache:
         self._rows: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def append(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store `key` and `value` [kv heads, tokens, width] after the filled rows; all rows so far, new ones included."""
+        """Store `key` and `value` [kv heads, tokens, width] after the filled rows; returns all rows so far."""
         end = self.length + key.shape[1]
         rows = self._rows.get(layer)
         if rows is None or rows[0].shape[1] < end:
@@ -123,7 +123,7 @@ class OwnCache(DynamicCache):
         stand_in = self._stand_in(layer_idx)
         if stand_in is None or stand_in >= len(self.layers):
             return self.length + query_length, 0
-        return super().get_mask_sizes(query_length, stand_in)  # type: ignore[no-any-return]
+        return super().get_mask_sizes(query_length, stand_in)
 
     def truncate(self, length: int) -> bool:
         """Forget the tokens from `length` on; whether every layer could."""

@@ -56,7 +56,7 @@ class LazyTensor:
         flat, filled = torch.empty(self.described.nbytes, dtype=torch.uint8), 0
         with self.path.open("rb", buffering=0) as file:
             file.seek(self.offset)
-            view = memoryview(flat.numpy())
+            view = memoryview(flat.numpy().data)
             while filled < len(view):
                 count = file.readinto(view[filled:])
                 if not count:

@@ -28,6 +28,7 @@ from worker_agent.messages import (
     StageTime,
     Start,
     Step,
+    TensorFrame,
     Token,
     Tokens,
 )
@@ -214,7 +215,9 @@ class Runner:
         patience = max(RESEND_SECONDS, 8 * max(self._rounds, default=0.0))
         if now - next(iter(self._unanswered.values())).sent_at < patience:
             return
-        log.info("repeating %d steps of deployment %s that were not answered", len(self._unanswered), self.load.deployment)
+        log.info(
+            "repeating %d steps of deployment %s that were not answered", len(self._unanswered), self.load.deployment
+        )
         for unanswered in self._unanswered.values():
             unanswered.sent_at = now
             self._send(self._out(Destination.DOWNSTREAM, unanswered.step, unanswered.payload))
@@ -293,7 +296,8 @@ class Runner:
         hidden = self._compute(step, given)
         if hidden is None:
             return None
-        described, payload = (), ()
+        described: tuple[TensorFrame, ...] = ()
+        payload: tuple[Buffer, ...] = ()
         if step.slices:
             frame, data = to_frame(hidden)
             described, payload = (frame,), (data,)

@@ -65,7 +65,9 @@ class Sampler:
             bias = [value for token, value in sampling.logit_bias.items() if token < len(scores)]
             scores[ids] += torch.tensor(bias, device=scores.device)
         if held_back:
-            scores[torch.tensor([token for token in budget.eos if token < len(scores)], device=scores.device)] = -torch.inf
+            scores[
+                torch.tensor([token for token in budget.eos if token < len(scores)], device=scores.device)
+            ] = -torch.inf
         if sampling.repetition_penalty != 1 and self.seen:
             ids = torch.tensor(sorted(self.seen), device=scores.device)
             picked = scores[ids]

@@ -146,7 +146,13 @@ class Scheduler:
             sequence.admitted = True
             start, end = sequence.sent, sequence.sent + count
             slices.append(
-                Slice(sequence.number, start, count, end == len(sequence.tokens), self._admission(sequence) if first else None)
+                Slice(
+                    sequence.number,
+                    start,
+                    count,
+                    end == len(sequence.tokens),
+                    self._admission(sequence) if first else None,
+                )
             )
             tokens.extend(sequence.tokens[start:end])
             sequence.sent = end

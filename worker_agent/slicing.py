@@ -39,7 +39,7 @@ class StandIn(nn.Module):
         return torch.zeros(*tokens.shape[:2], *self.shape, dtype=self.dtype, device=tokens.device)
 
 
-class Taken(Exception):  # noqa: N818  (it is no error: it ends a forward pass early)
+class Taken(Exception):
     """Carries the last owned layer's output out of the model."""
 
     def __init__(self, hidden: torch.Tensor) -> None:

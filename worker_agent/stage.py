@@ -8,6 +8,7 @@ the loader thread until it is built and by the compute thread alone from then on
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -226,8 +227,9 @@ def load_stage(
     keys_values = kv_bytes(anatomy, load)
     if weights + keys_values > memory_free:
         raise OutOfMemory(
-            f"layers {load.start}-{load.end - 1} of {load.model} need {_gb(weights)} for weights and {_gb(keys_values)} "
-            f"for {load.kv_tokens:,} tokens of KV cache, {_gb(weights + keys_values)} in all; {_gb(memory_free)} are free",
+            f"layers {load.start}-{load.end - 1} of {load.model} need {_gb(weights)} for weights and "
+            f"{_gb(keys_values)} for {load.kv_tokens:,} tokens of KV cache, {_gb(weights + keys_values)} in all; "
+            f"{_gb(memory_free)} are free"
         ).with_figures(weights + keys_values, memory_free)
     cut = Slice(model, anatomy, load.start, load.end)
     _load_weights(model, anatomy, tensors_of(parts, part_path, _Counter(parts, progress)), dtype, device)
@@ -262,14 +264,14 @@ def _load_weights(
     wanted = model.state_dict()
     for target, source in anatomy.tied:
         # A tied tensor is stored once, under either name; the stage may have only the other end.
-        for held, missing in ((target, source), (source, target)):
-            if held in state and held not in wanted and missing in wanted:
-                state[missing] = state.pop(held)
+        for stored, standing in ((target, source), (source, target)):
+            if stored in state and stored not in wanted and standing in wanted:
+                state[standing] = state.pop(stored)
     settings = LoadStateDictConfig(
         dtype=dtype,
         dtype_plan=model._get_dtype_plan(dtype),
         device_map={"": device},
-        weight_mapping=get_model_conversion_mapping(model),
+        weight_mapping=get_model_conversion_mapping(model),  # type: ignore[arg-type]  # its two kinds, loosely typed
     )
     try:
         info, _ = convert_and_load_state_dict_in_model(model, state, settings)
@@ -281,7 +283,7 @@ def _load_weights(
         raise BadWeights(f"the weights do not fit the model: {[*info.conversion_errors, *info.mismatched_keys][:3]}")
     tied = set(model.all_tied_weights_keys)
     ignored = tuple(model._keys_to_ignore_on_load_missing or ())
-    missing = [name for name in info.missing_keys - tied if not any(pattern in name for pattern in ignored)]
+    missing = [name for name in info.missing_keys - tied if not any(re.search(pattern, name) for pattern in ignored)]
     if missing:
         raise BadWeights(f"{len(missing)} tensors are missing, {sorted(missing)[0]} for one")
     model._finalize_model_loading(model, settings, info)
@@ -306,7 +308,7 @@ class _Counter:
 
 
 def _choose_attention(stage: Stage, model: PreTrainedModel, anatomy: Anatomy) -> None:
-    """Ragged where it is proven on this very stage to give what transformers' own attention gives, else transformers'."""
+    """Ragged where a trial on this very stage gives what transformers' own attention gives, else the latter."""
     own = "sdpa" if model._supports_sdpa else "eager"
     model.set_attn_implementation(own)
     stage.batched = False

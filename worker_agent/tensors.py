@@ -24,7 +24,7 @@ def to_frame(tensor: torch.Tensor) -> tuple[TensorFrame, Buffer]:
     """What describes a tensor, and its bytes."""
     flat = tensor.detach().contiguous().cpu()
     raw = flat.view(-1).view(torch.uint8).numpy() if flat.numel() else np.empty(0, np.uint8)
-    frame = raw.tobytes() if raw.nbytes < COPIED_BELOW else memoryview(raw)
+    frame = raw.tobytes() if raw.nbytes < COPIED_BELOW else memoryview(raw.data)
     return TensorFrame(WIRE_DTYPES[tensor.dtype], tuple(tensor.shape)), frame
 
 

@@ -127,9 +127,7 @@ class Deployer:
             on_progress(DeployProgress("ready", seat.node.id, seat.link.node, 0, 0))
         return Deployed(record, pipeline, sent)
 
-    def pipeline(
-        self, record: DeploymentRecord, seats: Sequence[Seat], ranges: Sequence[tuple[int, int]]
-    ) -> Pipeline:
+    def pipeline(self, record: DeploymentRecord, seats: Sequence[Seat], ranges: Sequence[tuple[int, int]]) -> Pipeline:
         """The pipeline of stages that are loaded; it still has to be linked."""
         stages = [
             PipelineStage(

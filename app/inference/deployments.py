@@ -60,9 +60,7 @@ class Deployments:
         if layers is not None:
             ranges = parse_layers(layers, description)
             chosen = capacities[: len(ranges)] if node_ids is None else capacities
-            placement = place_ranges(
-                description, chosen, ranges, dtype=dtype, context=context, kv_tokens=kv_tokens
-            )
+            placement = place_ranges(description, chosen, ranges, dtype=dtype, context=context, kv_tokens=kv_tokens)
             check_fits(placement)
             return placement
         return place(description, capacities, dtype=dtype, context=context, kv_tokens=kv_tokens)
@@ -244,7 +242,7 @@ class Deployments:
     # --- what happens to nodes ---------------------------------------------------------------------------
 
     def on_node_event(self, event: NodeEvent) -> None:
-        """A node was lost: the requests that run over it fail at once. One came back: it may hold what is not wanted."""
+        """A node was lost: its requests fail at once. One came back: it may hold what nobody wants."""
         if isinstance(event, NodeDown | NodeFrozen):
             name = self._nodes.link(event.node).node
             verb = "was lost" if isinstance(event, NodeDown) else "hangs"
@@ -270,7 +268,9 @@ class Deployments:
         for held in event.welcome.stages:
             if held.deployment in ended:
                 try:
-                    await self._nodes.link(event.node).call(Unload(call=0, deployment=held.deployment, stage=held.stage))
+                    await self._nodes.link(event.node).call(
+                        Unload(call=0, deployment=held.deployment, stage=held.stage)
+                    )
                 except ShardboardError as error:
                     log.info("stage %d of %s stays: %s", held.stage, held.deployment, error)
 

@@ -158,7 +158,7 @@ class Pipeline:
         names = " and ".join(dict.fromkeys(stage.node_name for stage in self.stages))
         self.fail(
             NodeError(
-                f"Nothing has come from {names} for {waited:.0f} s although both are idle: they cannot reach each other.",
+                f"Nothing has come from {names} for {waited:.0f} s, and they are idle: they cannot reach each other.",
                 "Check that each node's address can be reached from the node before it, and deploy again.",
                 kind="lost",
                 node=self.stages[0].node_name,

@@ -83,7 +83,9 @@ class InferenceService:
     ) -> None:
         number, pipeline = None, None
         try:
-            ids, tokenizer = await asyncio.to_thread(self._tokenize, description, prompt, messages, token_ids, parameters)
+            ids, tokenizer = await asyncio.to_thread(
+                self._tokenize, description, prompt, messages, token_ids, parameters
+            )
             eos = () if tokenizer is None else tokenizer.eos_ids
             # What can never run is refused before anything is loaded for it.
             parameters.budget(eos, len(ids), description.max_context)
@@ -105,7 +107,9 @@ class InferenceService:
             run.fail(error)
         except Exception as error:  # a bug of ours: the request must still end, and the log must have it
             log.exception("request %d failed", run.id)
-            run.fail(ShardboardError(f"The request failed: {type(error).__name__}: {error}.", "This is a bug; see the log."))
+            run.fail(
+                ShardboardError(f"The request failed: {type(error).__name__}: {error}.", "This is a bug; see the log.")
+            )
 
     def _tokenize(
         self,

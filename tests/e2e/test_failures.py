@@ -1,4 +1,4 @@
-"""What goes wrong on real agents: killed, frozen, restarted, cut off from each other. Nothing hangs, nothing is lost."""
+"""What goes wrong on real agents: killed, frozen, restarted, drained. Nothing hangs, nothing is lost."""
 
 from __future__ import annotations
 

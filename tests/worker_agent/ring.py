@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import struct
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import blake3
@@ -108,7 +109,7 @@ class Ring:
         """`boundaries` are the inner ones: [3] makes two stages."""
         edges = [0, *boundaries, cut.anatomy.num_layers]
         ring = cls([])
-        for stage, (start, end) in enumerate(zip(edges, edges[1:], strict=False)):
+        for stage, (start, end) in enumerate(pairwise(edges)):
             load = load_message(cut, start, end, stage, len(edges) - 1, **changes)
             loaded = load_stage(
                 load, cut.config, cut.parts_for(start, end), lambda digest: cut.folder / digest, RUNTIME, 10**12,
@@ -118,7 +119,7 @@ class Ring:
         ring.link()
         return ring
 
-    def _sender(self, stage: int):  # noqa: ANN202
+    def _sender(self, stage: int) -> Callable[[Outgoing], None]:
         return lambda outgoing: self.post.append((stage, outgoing))
 
     def link(self) -> None:

@@ -34,8 +34,9 @@ CONFIGS: dict[str, dict[str, object]] = {
     "phi3": {**_LLAMA, "tie_word_embeddings": False},
     "bloom": {**_SHARED, "hidden_size": 64, "n_layer": 7, "n_head": 4},
     "falcon": {
-        **_SHARED, "hidden_size": 64, "num_hidden_layers": 7, "num_attention_heads": 4, "new_decoder_architecture": False,
-        "multi_query": True, "alibi": False, "parallel_attn": True, "max_position_embeddings": 512,
+        **_SHARED, "hidden_size": 64, "num_hidden_layers": 7, "num_attention_heads": 4,
+        "new_decoder_architecture": False, "multi_query": True, "alibi": False, "parallel_attn": True,
+        "max_position_embeddings": 512,
     },
 }  # fmt: skip
 
@@ -58,7 +59,7 @@ def greedy(model: PreTrainedModel, prompt: list[int], max_tokens: int) -> list[i
     tokens = torch.tensor([prompt])
     with torch.no_grad():
         answer = model.generate(
-            tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=max_tokens, do_sample=False, eos_token_id=None,
-            pad_token_id=0,
+            tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=max_tokens, do_sample=False,
+            eos_token_id=None, pad_token_id=0,
         )  # fmt: skip
     return answer[0, len(prompt) :].tolist()
