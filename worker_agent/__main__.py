@@ -12,7 +12,7 @@ import secrets
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +37,12 @@ _JOIN_FAILED = 3
 _STOP_SIGNALS = ("SIGTERM", "SIGINT", "SIGBREAK")
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main() -> None:
+    """The command."""
+    _leave(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
     """Run an agent; returns the exit status: 0 stopped, 2 could not start, 3 could not join, 70 compute died."""
     try:
         options = read_options(arguments)
@@ -54,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"worker_agent: {error}", file=sys.stderr)
         return _BAD_START
     try:
-        return _run(options, home, board)
+        return _serve(options, home, board)
     except AgentError as error:
         log.error("%s", error)
         return _BAD_START
@@ -63,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
         lock.close()
 
 
-def _run(options: Options, home: AgentHome, board: Switchboard) -> int:
+def _serve(options: Options, home: AgentHome, board: Switchboard) -> int:
     for key in options.trust:
         board.controllers.add(key)
     wait_passively()
@@ -202,4 +207,4 @@ def _leave(status: int) -> None:
 
 
 if __name__ == "__main__":
-    _leave(main())
+    main()

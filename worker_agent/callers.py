@@ -61,10 +61,9 @@ class Callers:
     def owner(self, deployment: str) -> Caller | None:
         return self._owners.get(deployment)
 
-    @property
-    def owners(self) -> tuple[tuple[str, Caller], ...]:
-        """Each deployment with the connection that drives it."""
-        return tuple(self._owners.items())
+    def __len__(self) -> int:
+        """How many controller processes are remembered."""
+        return len(self._processes)
 
     def fallen_silent(self, now: float) -> list[str]:
         """The deployments whose controller has become silent since the last call, each told once."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import shutil
 import threading
 import time
@@ -30,6 +31,7 @@ WANTED_SECONDS = 3600.0
 _OPEN_PARTS = 4
 """How many parts may come at once without being read again for their hash."""
 _DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+_PART_NAME = re.compile(r"[0-9a-f]{64}(\.partial)?")
 _HASH_BLOCK = 8 * 1024 * 1024
 _RESERVE = 256 * 1024 * 1024
 """Disk space left to the rest of the machine, but never more than 1 % of the disk."""
@@ -225,7 +227,7 @@ class ShardStore:
             self._discard(digest)
             raise BadWeights(
                 f"The part {digest[:12]}… came with the hash {actual[:12]}…: it was damaged on the way or "
-                "at its source. Nothing of it was kept; send it again, and check the model's files if that does not help."
+                "at its source. Nothing of it was kept; send it again, or check the model's files."
             )
         self._partial(digest).replace(self._path(digest))
         sync_folder(self._folder)
@@ -260,8 +262,9 @@ class ShardStore:
         """(file name, bytes, last used) of each part."""
         found = []
         for path in self._folder.iterdir():
-            facts = path.stat()
-            found.append((path.name, facts.st_size, facts.st_mtime))
+            if _PART_NAME.fullmatch(path.name):  # what else lies there is not ours to count, or to evict
+                facts = path.stat()
+                found.append((path.name, facts.st_size, facts.st_mtime))
         return found
 
     def _no_room(self, needed: int, free: int) -> NoRoom:
