@@ -88,7 +88,7 @@ class AgentProcess:
     def stop(self) -> int:
         """Ask it to end, as the system would; its exit status."""
         if self.process.poll() is None:
-            self.process.send_signal(signal.CTRL_BREAK_EVENT if sys.platform == "win32" else signal.SIGTERM)
+            self.process.send_signal(getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM))
         return self.wait()
 
     def kill(self) -> None:
