@@ -8,6 +8,7 @@ one layer after another, so that memory holds a layer and never the model. The r
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 from collections.abc import Iterator
 from itertools import groupby
@@ -209,6 +210,18 @@ class _Legacy(_GgufState):
         return tensors
 
 
+def _parse_once() -> None:
+    """Have gguf's reader and table of names made once in this process.
+
+    transformers parses the whole header anew for the config, the weights and the tokenizer, and builds the
+    table of names anew for every module; with a vocabulary of 49,000 words that is most of the time.
+    """
+    import gguf
+
+    gguf.GGUFReader = functools.cache(gguf.GGUFReader)  # type: ignore[assignment,misc]
+    gguf.get_tensor_name_map = functools.cache(gguf.get_tensor_name_map)
+
+
 @contextlib.contextmanager
 def _explained(path: Path) -> Iterator[None]:
     """Turn what transformers and gguf raise about a file they cannot read into a sentence for the user."""
@@ -221,6 +234,7 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 def _open(path: Path) -> _Reader:
+    _parse_once()
     with _explained(path):
         return _Reader(path)
 
