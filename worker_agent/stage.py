@@ -28,7 +28,7 @@ from worker_agent.errors import AgentError, BadWeights, CannotSplit, OutOfMemory
 from worker_agent.kv_cache import KvBudget, OwnCache, RaggedCache, RowCache
 from worker_agent.lazy_tensors import LazyTensor, tensors_of
 from worker_agent.messages import Load, Part
-from worker_agent.runtime import Runtime
+from worker_agent.runtime import Runtime, keep_single
 from worker_agent.slicing import Slice, Taken
 
 log = logging.getLogger(__name__)
@@ -219,6 +219,7 @@ def load_stage(
     Raises:
         OutOfMemory: it does not fit. CannotSplit: the architecture. BadWeights: tensors are missing or broken.
     """
+    keep_single()
     began, device, dtype = time.monotonic(), torch.device(runtime.device), DTYPES[load.dtype]
     model = build_empty(config, dtype)
     anatomy = examine(model)
