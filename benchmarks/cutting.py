@@ -86,7 +86,7 @@ def make_model(folder: Path, nbytes: int) -> None:
         os.fsync(file.fileno())
 
 
-def measure_cutting(folder: Path, gigabytes: float = 2.0, shards: int = 4, rounds: int = 2) -> CuttingFigures:
+def measure_cutting(folder: Path, gigabytes: float = 2.0, shards: int = 4, rounds: int = 3) -> CuttingFigures:
     """Make the model in `folder`, copy it and cut it `rounds` times by turns. Removes what it made."""
     model = folder / "model"
     model.mkdir()

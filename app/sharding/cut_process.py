@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import errno
 import shutil
-import threading
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -21,7 +19,7 @@ from app.models.checkpoint import CONFIG, GENERATION_CONFIG, TOKENIZER_FILES
 from app.models.description import ModelDescription, PartSource
 from app.sharding.output_folder import publish
 from app.sharding.plan import Range
-from app.sharding.shard_files import WrittenFile, verify_file, write_shard_files
+from app.sharding.shard_files import Finisher, write_shard_files
 from app.sharding.shard_folder import METADATA, ShardMetadata
 
 MAX_FILE_BYTES = 5_000_000_000
@@ -62,20 +60,10 @@ def cut(request: CutRequest, report: ProgressCallback) -> CutOutcome:
     workplace = Path(request.workplace)
     total = sum(_nbytes(description.stage_parts(*layers)) for layers in request.ranges)
     meter = Meter(report, "cutting", total, passes=2)
-    stop = threading.Event()
     try:
-        # Verifying a shard goes beside writing the next one.
-        with ThreadPoolExecutor(1, thread_name_prefix="verify") as verifier:
-            try:
-                checks: list[Future[None]] = []
-                for number, layers in enumerate(request.ranges):
-                    for written in _write_shard(request, number, layers, workplace / f"shard_{number}", meter):
-                        checks.append(verifier.submit(verify_file, written, meter, stop))
-                for check in checks:
-                    check.result()
-            except BaseException:
-                stop.set()
-                raise
+        with Finisher(meter) as finisher:
+            for number, layers in enumerate(request.ranges):
+                _write_shard(request, number, layers, finisher, meter)
         folders = publish(workplace, len(request.ranges))
     except OSError as error:
         if error.errno in DISK_FULL:
@@ -92,13 +80,12 @@ def cut(request: CutRequest, report: ProgressCallback) -> CutOutcome:
     )
 
 
-def _write_shard(
-    request: CutRequest, number: int, layers: Range, target: Path, meter: Meter
-) -> tuple[WrittenFile, ...]:
+def _write_shard(request: CutRequest, number: int, layers: Range, finisher: Finisher, meter: Meter) -> None:
+    target = Path(request.workplace) / f"shard_{number}"
     description = request.description
     target.mkdir(parents=True)
     parts = description.stage_parts(*layers)
-    written = write_shard_files(description.path, target, parts, request.max_file_bytes, meter)
+    written = write_shard_files(description.path, target, parts, request.max_file_bytes, finisher, meter)
     metadata = ShardMetadata(
         model_name=description.name,
         shard_id=number,
@@ -116,7 +103,6 @@ def _write_shard(
             shutil.copyfile(description.path / name, target / name)
     write_atomically(target / METADATA, msgspec.json.format(msgspec.json.encode(metadata)))
     sync_folder(target)
-    return written
 
 
 def _companions(number: int, count: int) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Writes one shard's safetensors files from byte ranges of the model's, hashing each tensor on the way.
 
-Memory is one block, whatever the model's size. What was written is pushed towards the disk as it is
-written, so that the final fsync has little left to wait for.
+Memory is one block, whatever the model's size. A second thread (`Finisher`) pushes what was written to the
+disk meanwhile and reads finished files back, so that both cost next to no time of their own.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from app.models.safetensors_file import aligned_order, write_header
 from app.sharding.shard_folder import ShardTensor
 
 BLOCK_BYTES = 8 * 1024 * 1024
+PUSH_BYTES = 128 * 1024 * 1024
+"""How much is written before the disk is asked to keep up."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +52,11 @@ def split_in_files(parts: Sequence[PartSource], limit: int) -> list[list[PartSou
 
 
 def write_shard_files(
-    model_folder: Path, target: Path, parts: Sequence[PartSource], limit: int, meter: Meter
+    model_folder: Path, target: Path, parts: Sequence[PartSource], limit: int, finisher: Finisher, meter: Meter
 ) -> tuple[WrittenFile, ...]:
     """Write a shard's weights into the folder `target`: one file, or several and an index.
+
+    The files are on the disk and verified once the finisher is done.
 
     Raises:
         ModelError: the model's files are shorter than they were.
@@ -60,7 +65,7 @@ def write_shard_files(
     files = split_in_files(parts, limit)
     names = [WEIGHTS] if len(files) == 1 else [_name(number, len(files)) for number in range(1, len(files) + 1)]
     written = tuple(
-        _write_file(model_folder, target / name, file, meter) for name, file in zip(names, files, strict=True)
+        _write_file(model_folder, target / name, file, finisher, meter) for name, file in zip(names, files, strict=True)
     )
     if len(files) > 1:
         index = {
@@ -75,7 +80,9 @@ def _name(number: int, count: int) -> str:
     return f"model-{number:05d}-of-{count:05d}.safetensors"
 
 
-def _write_file(model_folder: Path, path: Path, parts: Sequence[PartSource], meter: Meter) -> WrittenFile:
+def _write_file(
+    model_folder: Path, path: Path, parts: Sequence[PartSource], finisher: Finisher, meter: Meter
+) -> WrittenFile:
     owner = {tensor.name: part for part in parts for tensor in part.tensors}
     tensors = aligned_order(tuple(tensor for part in parts for tensor in part.tensors))
     header = write_header(tensors)
@@ -84,18 +91,19 @@ def _write_file(model_folder: Path, path: Path, parts: Sequence[PartSource], met
     with path.open("wb", buffering=0) as out:
         out.write(header)
         for tensor in tensors:
-            digest = _copy(model_folder / tensor.file, tensor, out.fileno(), buffer, meter)
+            digest = _copy(model_folder / tensor.file, tensor, out.fileno(), buffer, finisher, meter)
             part = owner[tensor.name]
             done.append(
                 ShardTensor(
                     tensor.name, tensor.dtype, tensor.shape, tensor.nbytes, path.name, part.kind, part.index, digest
                 )
             )
-        os.fsync(out.fileno())
-    return WrittenFile(path, len(header), tuple(done))
+    written = WrittenFile(path, len(header), tuple(done))
+    finisher.finish(written)
+    return written
 
 
-def _copy(source: Path, tensor: TensorSource, out: int, buffer: memoryview, meter: Meter) -> str:
+def _copy(source: Path, tensor: TensorSource, out: int, buffer: memoryview, finisher: Finisher, meter: Meter) -> str:
     """Append a tensor's bytes to the file `out`. Returns their BLAKE3 hash."""
     hasher = blake3()
     left = tensor.nbytes
@@ -107,6 +115,7 @@ def _copy(source: Path, tensor: TensorSource, out: int, buffer: memoryview, mete
                 raise ModelError(f"{source} is shorter than it was when the model was added.", "Add the model again.")
             hasher.update(buffer[:count])
             _write_all(out, buffer[:count])
+            finisher.push(out, count)
             left -= count
             meter.advance(count)
     return hasher.hexdigest()
@@ -115,17 +124,62 @@ def _copy(source: Path, tensor: TensorSource, out: int, buffer: memoryview, mete
 def _write_all(out: int, block: memoryview) -> None:
     while block:
         block = block[os.write(out, block) :]
-    start_writeback(out)
 
 
-def start_writeback(descriptor: int) -> None:
-    """Have the system begin to write what is dirty, without waiting for it (Linux: DONTNEED does that)."""
-    if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+class Finisher:
+    """A thread that brings written bytes to the disk while others are being written, and verifies finished files.
+
+    Leaving its `with` block waits for all of it and raises what went wrong.
+    """
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+        self._stop = threading.Event()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="finish")
+        self._tasks: list[Future[None]] = []
+        self._pushing: Future[None] | None = None
+        self._waiting = 0
+
+    def __enter__(self) -> Finisher:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._stop.set()
+        self._pool.shutdown(cancel_futures=kind is not None)
+        if kind is None:
+            for task in self._tasks:  # an error of an early fsync is told once, and only there
+                task.result()
+
+    def push(self, descriptor: int, count: int) -> None:
+        """`count` more bytes were written to this file; every now and then they are brought to the disk."""
+        self._waiting += count
+        if self._waiting >= PUSH_BYTES and (self._pushing is None or self._pushing.done()):
+            self._waiting = 0
+            self._pushing = self._pool.submit(_push, os.dup(descriptor))
+            self._tasks.append(self._pushing)
+
+    def finish(self, written: WrittenFile) -> None:
+        """Make a file last and verify it."""
+        self._tasks.append(self._pool.submit(self._finish, written))
+
+    def _finish(self, written: WrittenFile) -> None:
+        with written.path.open("rb+") as file:
+            os.fsync(file.fileno())
+        verify_file(written, self._meter, self._stop)
+
+
+def _push(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def verify_file(written: WrittenFile, meter: Meter, stop: threading.Event) -> None:
-    """Read a written file back, from the disk and not from memory where the system allows, and compare hashes.
+    """Read a written file back and compare hashes.
+
+    The system may answer from its memory; that the disk has it too is what fsync has vouched for before.
 
     Raises:
         ModelError: what is on the disk is not what was written.
@@ -133,7 +187,6 @@ def verify_file(written: WrittenFile, meter: Meter, stop: threading.Event) -> No
     """
     buffer = memoryview(bytearray(BLOCK_BYTES))
     with written.path.open("rb", buffering=0) as file:
-        start_writeback(file.fileno())  # clean pages leave memory by it, so the disk itself is read
         file.seek(written.data_start)
         for tensor in written.tensors:
             hasher = blake3()
