@@ -49,7 +49,10 @@ def pack(module: nn.Module, dtype: torch.dtype, keep: Collection[nn.Module] = ()
     for name, child in module.named_children():
         if type(child) is nn.Linear and child not in keep:
             if child.weight.dtype == dtype and child.weight.numel() >= LEAST_ELEMENTS[dtype]:
-                setattr(module, name, PackedLinear(child))
+                packed = PackedLinear(child)
+                packed._forward_pre_hooks = child._forward_pre_hooks  # what was hung on it goes along
+                packed._forward_pre_hooks_with_kwargs = child._forward_pre_hooks_with_kwargs
+                setattr(module, name, packed)
                 count += 1
         else:
             count += pack(child, dtype, keep)

@@ -1,0 +1,164 @@
+"""Fewer, larger kernels in a decode step, found by watching the model rather than by knowing it.
+
+`fuse_siblings`: linear layers that are given the very same tensor one after another (query, key and value; gate
+and up) become one matrix, computed when the first of them is called. `fuse_norms`: RMS norms whose arithmetic
+torch's own kernel repeats bit for bit are computed by it. Both are checked by the trial that every stage runs at
+load (`stage.py`), and switched off by `SHARDBOARD_FUSED=0`; benchmarks/decode.py has the figures.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from itertools import accumulate
+
+import torch
+from torch import nn
+from torch.nn.functional import rms_norm
+
+MAX_SIBLINGS = 8
+
+
+def is_wanted() -> bool:
+    """Whether fusing is switched on."""
+    return os.environ.get("SHARDBOARD_FUSED") != "0"
+
+
+class SiblingGroup:
+    """The joint matrix of linear layers with one input, and what it gave for the input at hand."""
+
+    def __init__(self, members: list[nn.Linear]) -> None:
+        weight = torch.cat([member.weight.detach() for member in members])
+        bias = None if members[0].bias is None else torch.cat([member.bias.detach() for member in members])
+        self.joint = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+        self.joint.weight = nn.Parameter(weight, requires_grad=False)
+        if bias is not None:
+            self.joint.bias = nn.Parameter(bias, requires_grad=False)
+        self.ends = list(accumulate(member.out_features for member in members))
+        self._input: torch.Tensor | None = None
+        self._outputs: tuple[torch.Tensor, ...] = ()
+
+    def output(self, index: int, rows: torch.Tensor, joint: nn.Module) -> torch.Tensor:
+        """What member `index` gives for `rows` [..., in]; all members are computed at once for the first one."""
+        if self._input is not rows:
+            self._input = rows
+            starts = [0, *self.ends[:-1]]
+            whole = joint(rows)
+            self._outputs = tuple(whole[..., start:end] for start, end in zip(starts, self.ends, strict=True))
+        output = self._outputs[index]
+        if index == len(self.ends) - 1:
+            self._input, self._outputs = None, ()  # the last one was served: let the tensors go
+        return output
+
+
+class Sibling(nn.Module):
+    """Stands where a linear layer was whose matrix is part of a joint one.
+
+    The joint layer is a submodule of the first sibling alone, so that it is packed and moved once.
+    """
+
+    def __init__(self, group: SiblingGroup, index: int, first: Sibling | None) -> None:
+        super().__init__()
+        self.group, self.index = group, index
+        if first is None:
+            self.joint = group.joint
+        self._first: list[Sibling] = [] if first is None else [first]  # a list, so that it is no submodule
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        first = self._first[0] if self._first else self
+        return self.group.output(self.index, rows, first.joint)
+
+
+class FusedNorm(nn.Module):
+    """An RMS norm computed by torch's own kernel."""
+
+    def __init__(self, weight: nn.Parameter, epsilon: float) -> None:
+        super().__init__()
+        self.weight, self.epsilon = weight, epsilon
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        return rms_norm(rows, self.weight.shape, self.weight, self.epsilon)
+
+
+def fuse_siblings(model: nn.Module, run: Callable[[], object]) -> int:
+    """Watch `run`, which runs the model, and join the linear layers that are given one tensor; how many groups."""
+    names = {module: name for name, module in model.named_modules() if type(module) is nn.Linear}
+    groups = _observe(model, names, run)
+    for members in groups:
+        group = SiblingGroup(members)
+        first: Sibling | None = None
+        for index, member in enumerate(members):
+            sibling = Sibling(group, index, first)
+            first = first or sibling
+            parent, _, child = names[member].rpartition(".")
+            setattr(model.get_submodule(parent), child, sibling)
+    return len(groups)
+
+
+def _observe(model: nn.Module, names: dict[nn.Module, str], run: Callable[[], object]) -> list[list[nn.Linear]]:
+    """Runs of linear layers under one parent that are called one after another with the same tensor."""
+    calls: dict[nn.Linear, torch.Tensor] = {}
+
+    def note(module: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
+        assert isinstance(module, nn.Linear)
+        calls.setdefault(module, arguments[0])  # its first call; kept alive, so that identity means something
+
+    handles = [module.register_forward_pre_hook(note) for module in names]
+    try:
+        run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    groups: list[list[nn.Linear]] = []
+    last: torch.Tensor | None = None
+    for module, given in calls.items():
+        if given is last and _alike(groups[-1][0], module, names):
+            groups[-1].append(module)
+        else:
+            groups.append([module])
+        last = given
+    return [members for members in groups if 1 < len(members) <= MAX_SIBLINGS]
+
+
+def _alike(one: nn.Linear, other: nn.Linear, names: dict[nn.Module, str]) -> bool:
+    """Whether two layers may be one matrix: same parent, same type, both with or without a bias."""
+    return (
+        names[one].rpartition(".")[0] == names[other].rpartition(".")[0]
+        and one.weight.dtype == other.weight.dtype
+        and (one.bias is None) == (other.bias is None)
+        and not other._forward_pre_hooks
+        and not other._forward_hooks
+    )
+
+
+def fuse_norms(model: nn.Module, dtype: torch.dtype) -> int:
+    """Replace the RMS norms that torch's kernel repeats bit for bit on random numbers; how many."""
+    count = 0
+    for name, module in list(model.named_modules()):
+        epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", None))
+        weight = getattr(module, "weight", None)
+        if not type(module).__name__.endswith("RMSNorm") or not isinstance(epsilon, float):
+            continue
+        if not isinstance(weight, nn.Parameter) or weight.dim() != 1 or len(list(module.parameters())) != 1:
+            continue
+        fused = FusedNorm(weight, epsilon)
+        if _same(module, fused, weight, dtype):
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, fused)
+            count += 1
+    return count
+
+
+@torch.inference_mode()
+def _same(norm: nn.Module, fused: FusedNorm, weight: torch.Tensor, dtype: torch.dtype) -> bool:
+    generator = torch.Generator().manual_seed(3)
+    for rows, scale in ((1, 1.0), (5, 30.0), (33, 1e-3)):
+        given = (torch.randn(1, rows, weight.shape[0], generator=generator) * scale).to(weight.device, dtype)
+        try:
+            if not torch.equal(norm(given), fused(given)):
+                return False
+        except (RuntimeError, TypeError):
+            return False
+    return True
+
+
