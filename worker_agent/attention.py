@@ -75,17 +75,60 @@ def ragged_attention(
     if unknown or attention_mask is not None:
         raise CannotSplit(f"attention with {', '.join(unknown) or 'a mask'} cannot run as a ragged batch")
     layer: int = module.layer_idx  # type: ignore[assignment]
+    if torch._C._get_tracing_state() is not None:
+        attended: torch.Tensor = torch.ops.shardboard.attend(
+            query, key, value, layer, scaling, sliding_window, softcap, s_aux
+        )
+        return attended, None
+    return _attend_pieces(query, key, value, layer, scaling, sliding_window, softcap, s_aux), None
+
+
+def _attend_pieces(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layer: int,
+    scaling: float | None,
+    window: int | None,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
+) -> torch.Tensor:
+    """`ragged_attention` for the pieces of the step under way; also an operator, for layers that were traced."""
     pieces: Sequence[Piece] = _running.pieces
+    if window is None and softcap is None and sinks is None and len(pieces) == query.shape[2]:
+        return _attend_singles(query, key, value, layer, scaling, pieces)
+    queries, new_keys, new_values = query[0], key[0], value[0]
     outputs = []
     for piece in pieces:
         keys, values = piece.cache.append(
-            layer, key[0, :, piece.start : piece.end], value[0, :, piece.start : piece.end]
+            layer, new_keys[:, piece.start : piece.end], new_values[:, piece.start : piece.end]
         )
-        outputs.append(
-            _attend(query[0, :, piece.start : piece.end], keys, values, scaling, sliding_window, softcap, s_aux)
-        )
-    joined = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-    return joined[None], None
+        outputs.append(_attend(queries[:, piece.start : piece.end], keys, values, scaling, window, softcap, sinks))
+    return torch.cat(outputs)[None]
+
+
+def _attend_singles(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layer: int,
+    scaling: float | None,
+    pieces: Sequence[Piece],
+) -> torch.Tensor:
+    """One token of each sequence, which is what decoding is: as few calls per sequence as can be.
+
+    A single token looks at everything, so there is no mask, and the query heads that share a key head are
+    rows of one matrix.
+    """
+    _, heads, tokens, width = query.shape
+    kv_heads = key.shape[1]
+    grouped = query[0].transpose(0, 1).reshape(tokens, kv_heads, heads // kv_heads, width).split(1)
+    outputs = []
+    for piece, queries, new_key, new_value in zip(pieces, grouped, key[0].unbind(1), value[0].unbind(1), strict=True):
+        keys, values = piece.cache.append_one(layer, new_key, new_value)
+        outputs.append(scaled_dot_product_attention(queries, keys, values, scale=scaling))
+    joined = outputs[0] if tokens == 1 else torch.cat(outputs)
+    return joined.reshape(1, tokens, heads, value.shape[-1])
 
 
 def _attend(
@@ -97,28 +140,21 @@ def _attend(
     softcap: float | None,
     sinks: torch.Tensor | None,
 ) -> torch.Tensor:
-    """One sequence: query [heads, new, width] over keys, values [kv heads, all, width] -> [new, heads, width]."""
+    """One sequence: query [heads, new, width] over keys, values [1, kv heads, all, width] -> [new, heads, width]."""
     heads, new, width = query.shape
-    kv_heads, total, _ = keys.shape
+    _, kv_heads, total, _ = keys.shape
     if new == 1 and window is not None and total > window:
-        keys, values, total = keys[:, -window:], values[:, -window:], window
+        keys, values, total = keys[:, :, -window:], values[:, :, -window:], window
     if softcap is not None or sinks is not None:
-        return _plain(query, keys, values, scaling, window, softcap, sinks)
+        return _plain(query, keys[0], values[0], scaling, window, softcap, sinks)
     if new == 1:
-        # One token looks at everything: no mask, and the query heads of a group are rows of one matrix.
         grouped = query.reshape(1, kv_heads, heads // kv_heads, width)
-        out = scaled_dot_product_attention(grouped, keys[None], values[None], scale=scaling)
+        out = scaled_dot_product_attention(grouped, keys, values, scale=scaling)
         return out.reshape(1, heads, values.shape[-1])
     whole = new == total and (window is None or total <= window)
     mask = None if whole else visible(new, total, window, query.device)
     out = scaled_dot_product_attention(
-        query[None],
-        keys[None],
-        values[None],
-        attn_mask=mask,
-        is_causal=whole,
-        scale=scaling,
-        enable_gqa=heads != kv_heads,
+        query[None], keys, values, attn_mask=mask, is_causal=whole, scale=scaling, enable_gqa=heads != kv_heads
     )
     return out[0].transpose(0, 1)
 
@@ -156,3 +192,10 @@ def _plain(
 
 
 AttentionInterface.register(RAGGED, ragged_attention)
+
+_library = torch.library.Library("shardboard", "DEF")
+_library.define(
+    "attend(Tensor query, Tensor key, Tensor value, int layer, float? scaling, int? window, float? softcap, "
+    "Tensor? sinks) -> Tensor"
+)
+_library.impl("attend", _attend_pieces, "CompositeExplicitAutograd")

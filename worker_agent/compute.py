@@ -34,6 +34,9 @@ Reply = Callable[[ControlMessage], None]
 IDLE_SECONDS = 0.25
 """How long the thread waits for a note before it looks whether a step has to be repeated."""
 
+REFRESH_SECONDS = 0.2
+"""How old the figures of stages may grow while steps run one after another."""
+
 
 class Compute(threading.Thread):
     """Runs the steps of all stages on this agent, one at a time.
@@ -52,6 +55,7 @@ class Compute(threading.Thread):
         self._busy: tuple[float, int] | None = None
         self._durations: deque[float] = deque(maxlen=200)
         self._infos: tuple[StageInfo, ...] = ()
+        self._refreshed = 0.0
         self.failure: BaseException | None = None
         """Why the thread died, if it did."""
 
@@ -104,6 +108,7 @@ class Compute(threading.Thread):
                 runner.arrived(message, tuple(payload))
 
         self._notes.put(note)
+        time.sleep(0)  # hand the interpreter over now: the step has waited long enough
 
     def tokens(self, message: Tokens) -> None:
         def note() -> None:
@@ -112,6 +117,7 @@ class Compute(threading.Thread):
                 runner.came_round(message)
 
         self._notes.put(note)
+        time.sleep(0)
 
     def drop_sequences(self, deployment: str) -> None:
         """The deployment's controller has fallen silent: end what it started."""
@@ -183,12 +189,14 @@ class Compute(threading.Thread):
                 self._durations.append(time.monotonic() - began)
             else:
                 runner.repeat_lost(now)
-        self._refresh()
+        if not self._more or now - self._refreshed > REFRESH_SECONDS:
+            self._refresh()
 
     def _begun(self, tokens: int) -> None:
         self._busy = (time.monotonic(), tokens)
 
     def _refresh(self) -> None:
+        self._refreshed = time.monotonic()
         self._infos = tuple(runner.info() for runner in self._runners.values())
 
     def _runner(self, deployment: str, stage: int) -> Runner:

@@ -82,7 +82,7 @@ class FusedNorm(nn.Module):
 
 def fuse_siblings(model: nn.Module, run: Callable[[], object]) -> int:
     """Watch `run`, which runs the model, and join the linear layers that are given one tensor; how many groups."""
-    names = {module: name for name, module in model.named_modules() if type(module) is nn.Linear}
+    names: dict[nn.Module, str] = {module: name for name, module in model.named_modules() if type(module) is nn.Linear}
     groups = _observe(model, names, run)
     for members in groups:
         group = SiblingGroup(members)
@@ -160,5 +160,3 @@ def _same(norm: nn.Module, fused: FusedNorm, weight: torch.Tensor, dtype: torch.
         except (RuntimeError, TypeError):
             return False
     return True
-
-

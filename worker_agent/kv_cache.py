@@ -47,7 +47,7 @@ class KvBudget:
 class RowCache:
     """Keys and values of one sequence on this stage, for the ragged batch.
 
-    Per layer a pair of tensors [kv heads, capacity, width], of which the first `length` rows are filled.
+    Per layer a pair of tensors [1, kv heads, capacity, width], of which the first `length` rows are filled.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -57,25 +57,41 @@ class RowCache:
         self._rows: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def append(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store `key` and `value` [kv heads, tokens, width] after the filled rows; returns all rows so far."""
-        end = self.length + key.shape[1]
+        """Store `key` and `value` [kv heads, tokens, width] after the filled rows.
+
+        Returns all keys and values so far, [1, kv heads, length + tokens, width].
+        """
+        count = key.shape[1]
+        keys, values = self._room(layer, count, key, value)
+        keys[0].narrow(1, self.length, count).copy_(key)
+        values[0].narrow(1, self.length, count).copy_(value)
+        return keys.narrow(2, 0, self.length + count), values.narrow(2, 0, self.length + count)
+
+    def append_one(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """`append` for a single token, [kv heads, width]: a decode step calls this for every layer and sequence."""
+        keys, values = self._room(layer, 1, key, value)
+        keys.select(2, self.length).copy_(key)
+        values.select(2, self.length).copy_(value)
+        return keys.narrow(2, 0, self.length + 1), values.narrow(2, 0, self.length + 1)
+
+    def _room(
+        self, layer: int, count: int, key: torch.Tensor, value: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The layer's rows, grown if `count` more would not fit. `key` and `value` give heads, widths and type."""
         rows = self._rows.get(layer)
-        if rows is None or rows[0].shape[1] < end:
-            rows = self._rows[layer] = self._grown(rows, key, value, end)
-        keys, values = rows
-        keys[:, self.length : end] = key
-        values[:, self.length : end] = value
-        return keys[:, :end], values[:, :end]
+        if rows is None or rows[0].shape[2] < self.length + count:
+            rows = self._rows[layer] = self._grown(rows, key, value, self.length + count)
+        return rows
 
     def _grown(
         self, rows: tuple[torch.Tensor, torch.Tensor] | None, key: torch.Tensor, value: torch.Tensor, end: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        held = 0 if rows is None else rows[0].shape[1]
+        held = 0 if rows is None else rows[0].shape[2]
         size = max(end, min(self.capacity, max(2 * held, end + GROWTH_TOKENS)))
-        grown = tuple(new.new_empty(new.shape[0], size, new.shape[2]) for new in (key, value))
+        grown = tuple(new.new_empty(1, new.shape[0], size, new.shape[-1]) for new in (key, value))
         if rows is not None:
             for old, new in zip(rows, grown, strict=True):
-                new[:, : self.length] = old[:, : self.length]
+                new[:, :, : self.length] = old[:, :, : self.length]
         return grown[0], grown[1]
 
 

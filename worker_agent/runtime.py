@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from worker_agent.messages import Numerics
 
-WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "20000", "KMP_BLOCKTIME": "1"}
+WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "50000", "KMP_BLOCKTIME": "1"}
 """How OpenMP threads wait for work; must stand in the environment before torch is imported."""
 
 
@@ -28,7 +28,7 @@ def wait_passively(environment: MutableMapping[str, str] = os.environ) -> None:
 
 
 def keep_single() -> None:
-    """Have the calling thread compute alone, without OpenMP threads of its own: for every thread but the compute one."""
+    """Have the calling thread compute without OpenMP threads of its own: for every thread but the compute one."""
     import torch
 
     os.environ.setdefault("HF_DEACTIVATE_ASYNC_LOAD", "1")  # transformers would load in four more threads

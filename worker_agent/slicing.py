@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from worker_agent.anatomy import Anatomy
@@ -25,6 +26,13 @@ class PassThrough(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, *_args: Any, **_kwargs: Any) -> Any:
         return (hidden_states, None, None) if self.tuple_output else hidden_states
+
+
+class Layers(nn.ModuleList):
+    """The decoder layers; a part of them is a plain list, since models take one anew in every pass."""
+
+    def __getitem__(self, index: Any) -> Any:
+        return list(self)[index] if isinstance(index, slice) else super().__getitem__(index)
 
 
 class StandIn(nn.Module):
@@ -58,7 +66,15 @@ class Slice:
         self.model, self.anatomy, self.start, self.end = model, anatomy, start, end
         self.hidden: torch.Tensor | None = None
         self.sampled_rows: torch.Tensor | None = None
+        self._hooks: list[RemovableHandle] = []
         self._prune()
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """All decoder layers, those of other stages as pass-throughs."""
+        layers = self.model.get_submodule(self.anatomy.layers_path)
+        assert isinstance(layers, nn.ModuleList)
+        return layers
 
     @property
     def is_first(self) -> bool:
@@ -69,11 +85,10 @@ class Slice:
         return self.end == self.anatomy.num_layers
 
     def _prune(self) -> None:
-        layers = self.model.get_submodule(self.anatomy.layers_path)
-        assert isinstance(layers, nn.ModuleList)
-        for index in range(len(layers)):
+        self._replace(self.anatomy.layers_path, Layers(self.layers))
+        for index in range(len(self.layers)):
             if not self.start <= index < self.end:
-                layers[index] = PassThrough(self.anatomy.tuple_output)
+                self.layers[index] = PassThrough(self.anatomy.tuple_output)
         if not self.is_first:
             dtype = self.model.dtype
             for name, shape in self.anatomy.before:
@@ -96,17 +111,18 @@ class Slice:
             setattr(owner, child, module)
 
     def connect(self) -> None:
-        """Hang the hooks that put hidden states in and take them out; once, after the weights are there."""
-        layers = self.model.get_submodule(self.anatomy.layers_path)
-        assert isinstance(layers, nn.ModuleList)
+        """Hang the hooks that put hidden states in and take them out; again whenever a module was replaced."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
         if not self.is_first:
-            layers[self.start].register_forward_pre_hook(self._put_in, with_kwargs=True)
+            self._hooks.append(self.layers[self.start].register_forward_pre_hook(self._put_in, with_kwargs=True))
         if not self.is_last:
-            layers[self.end - 1].register_forward_hook(self._take_out)
+            self._hooks.append(self.layers[self.end - 1].register_forward_hook(self._take_out))
         else:
             head = self.model.get_output_embeddings()
             assert head is not None
-            head.register_forward_pre_hook(self._pick_rows)
+            self._hooks.append(head.register_forward_pre_hook(self._pick_rows))
 
     def _put_in(self, _layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         if args:

@@ -7,6 +7,7 @@ the loader thread until it is built and by the compute thread alone from then on
 
 from __future__ import annotations
 
+import gc
 import logging
 import re
 import threading
@@ -21,7 +22,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import convert_and_load_state_dict_in_model
 from transformers.modeling_utils import LoadStateDictConfig
 
-from worker_agent import fused, packed
+from worker_agent import fused, packed, traced
 from worker_agent.anatomy import Anatomy, build_empty, examine
 from worker_agent.attention import RAGGED, Piece, ragged_step
 from worker_agent.errors import AgentError, BadWeights, CannotSplit, OutOfMemory
@@ -57,24 +58,24 @@ class Stage:
         self.weight_bytes = weight_bytes
         self.kv_bytes = kv_bytes(cut.anatomy, load)
         self.budget = KvBudget(load.kv_tokens)
-        self._slice = cut
+        self.slice = cut
         self._caches: dict[int, RowCache | OwnCache] = {}
 
     @property
     def is_first(self) -> bool:
-        return self._slice.is_first
+        return self.slice.is_first
 
     @property
     def is_last(self) -> bool:
-        return self._slice.is_last
+        return self.slice.is_last
 
     @property
     def hidden_size(self) -> int:
-        return self._slice.anatomy.hidden_size
+        return self.slice.anatomy.hidden_size
 
     @property
     def vocab_size(self) -> int:
-        return self._slice.anatomy.vocab_size
+        return self.slice.anatomy.vocab_size
 
     @property
     def dtype(self) -> torch.dtype:
@@ -155,7 +156,7 @@ class Stage:
         self, given: torch.Tensor, positions: list[int], sampled: list[int], cache: RaggedCache | OwnCache
     ) -> torch.Tensor:
         """One pass of the model over `given`; hidden states [tokens, hidden] or logits [len(sampled), vocabulary]."""
-        cut = self._slice
+        cut = self.slice
         if cut.is_first:
             tokens = given[None]
         else:
@@ -179,7 +180,7 @@ class Stage:
         return logits if sampled else logits[:0]
 
     def _own_cache(self) -> OwnCache:
-        return OwnCache(self._slice.model.config, range(self._slice.start, self._slice.end))
+        return OwnCache(self.slice.model.config, range(self.slice.start, self.slice.end))
 
 
 def kv_bytes(anatomy: Anatomy, load: Load) -> int:
@@ -237,6 +238,8 @@ def load_stage(
     cut.connect()
     stage = Stage(load, cut, anatomy.batched, device, weights)
     _tune(stage, model, anatomy)
+    gc.collect()
+    gc.freeze()  # a model is a hundred thousand objects that no collection needs to look at again
     log.info(
         "loaded layers %d-%d of %s in %.1f s (%s, %s)",
         load.start, load.end - 1, load.model, time.monotonic() - began, load.dtype,
@@ -324,6 +327,7 @@ def _tune(stage: Stage, model: PreTrainedModel, anatomy: Anatomy) -> None:
         tied = bool(anatomy.tied) and stage.is_first and stage.is_last
         head = model.get_output_embeddings()
         packed.pack(model, stage.dtype, keep=[head] if tied and head is not None else [])
+        stage.slice.connect()
     if not _agree(plain, _trial(stage)):
         raise BadWeights("packed weights give other results on this machine; set SHARDBOARD_PACKED=0 and load again")
     if not anatomy.batched:
@@ -338,6 +342,16 @@ def _tune(stage: Stage, model: PreTrainedModel, anatomy: Anatomy) -> None:
     if not agree:
         stage.batched = False
         model.set_attn_implementation(own)
+    elif stage.device.type == "cpu" and traced.is_wanted() and not anatomy.tuple_output:
+        other = _trial(stage, seed=8)
+        traced.trace_layers(stage.slice, lambda: _trial(stage, steps=1))
+        try:
+            agree = _agree(plain, _trial(stage)) and _agree(other, _trial(stage, seed=8))
+        except RuntimeError as error:
+            log.warning("layers run untraced: %s", error)
+            agree = False
+        if not agree:
+            traced.untrace(stage.slice)
 
 
 def _agree(expected: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -> bool:
@@ -348,10 +362,10 @@ def _agree(expected: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -> b
     )
 
 
-def _trial(stage: Stage, steps: int = 2) -> list[torch.Tensor]:
+def _trial(stage: Stage, steps: int = 2, seed: int = 7) -> list[torch.Tensor]:
     """Two short sequences, the first with a second step: the stage's outputs. Also warms up its kernels."""
     plan = ([Row(0, 0, 3, True), Row(1, 0, 2, True)], [Row(0, 3, 1, True)])
-    generator = torch.Generator().manual_seed(7)
+    generator = torch.Generator().manual_seed(seed)
     outputs = []
     try:
         for sequence in (0, 1):
