@@ -2,14 +2,15 @@
 
 A decode step reads every weight once, so it is as fast as memory is read. bfloat16 weights and large float32
 ones are packed for oneDNN: up to 1.7 times as fast, and eight rows cost hardly more than one. Smaller float32
-matrices are read faster plain; those that are wider than long (gate and up, query, key and value) faster still
-when they are stored transposed, by a seventh. Switched off by `SHARDBOARD_PACKED=0`; benchmarks/decode.py has
-the figures.
+matrices are read faster plain and stay as they are. Switched off by `SHARDBOARD_PACKED=0`;
+benchmarks/decode.py has the figures.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
+import weakref
 from collections.abc import Collection
 
 import torch
@@ -17,9 +18,6 @@ from torch import nn
 
 LEAST_ELEMENTS = {torch.bfloat16: 64 * 1024, torch.float32: 4 * 1024 * 1024}
 """Smaller matrices stay as they are. For float32 the plain kernels read small matrices faster than packed ones."""
-
-WIDE = 1.5
-"""From this ratio of outputs to inputs on, a float32 matrix is stored transposed."""
 
 ROWS = 8
 """How many rows of tokens the packed layout is made for; measured best also for one row."""
@@ -33,26 +31,31 @@ class PackedLinear(nn.Module):
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), ROWS)
         self.bias = linear.bias
+        self._handle = next(_handles)
+        _packed[self._handle] = self.packed
+        weakref.finalize(self, _packed.pop, self._handle, None)
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """[..., in] -> [..., out]"""
-        result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, self.packed, self.bias, "none", [], "")
-        return result
+        if torch._C._get_tracing_state() is not None:
+            recorded: torch.Tensor = torch.ops.shardboard.packed_linear(rows, self._handle, self.bias)
+            return recorded
+        return _packed_linear(rows, self._handle, self.bias)
 
 
-class TransposedLinear(nn.Module):
-    """`nn.Linear` whose weight is stored as [in, out]."""
+_packed: dict[int, torch.Tensor] = {}
+"""Packed weights by handle: TorchScript cannot hold tensors of this layout, so a recording holds the handle."""
+_handles = itertools.count()
 
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.transposed = nn.Parameter(linear.weight.detach().t().contiguous(), requires_grad=False)
-        self.bias = linear.bias
 
-    def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        """[..., in] -> [..., out]"""
-        result = torch.matmul(rows, self.transposed)
-        return result if self.bias is None else result + self.bias
+def _packed_linear(rows: torch.Tensor, handle: int, bias: torch.Tensor | None) -> torch.Tensor:
+    result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, _packed[handle], bias, "none", [], "")
+    return result
+
+
+_library = torch.library.Library("shardboard", "FRAGMENT")
+_library.define("packed_linear(Tensor rows, int handle, Tensor? bias) -> Tensor")
+_library.impl("packed_linear", _packed_linear, "CompositeExplicitAutograd")
 
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
@@ -73,11 +76,7 @@ def pack(module: nn.Module, dtype: torch.dtype, keep: Collection[nn.Module] = ()
                 continue
             if child.weight.numel() >= LEAST_ELEMENTS[dtype]:
                 setattr(module, name, PackedLinear(child))
-            elif dtype == torch.float32 and child.out_features >= WIDE * child.in_features:
-                setattr(module, name, TransposedLinear(child))
-            else:
-                continue
-            count += 1
+                count += 1
         else:
             count += pack(child, dtype, keep)
     return count

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
-from transformers import PreTrainedModel
+from transformers import Cache, PreTrainedModel
 
 from worker_agent.anatomy import Anatomy
 
@@ -58,8 +58,8 @@ class Taken(Exception):
 class Slice:
     """One stage's share of a model: layers `[start, end)`, and the ends that go with them.
 
-    `hidden` is what the first owned layer gets on every stage but the first; set it before each pass.
-    `sampled_rows` picks, on the last stage, the rows [n] of [1, tokens, hidden] that need logits.
+    `hidden` is what the first owned layer gets on every stage but the first, `sampled_rows` the rows of
+    [1, tokens, hidden] that get logits on the last one; both hold during a pass only.
     """
 
     def __init__(self, model: PreTrainedModel, anatomy: Anatomy, start: int, end: int) -> None:
@@ -123,6 +123,33 @@ class Slice:
             head = self.model.get_output_embeddings()
             assert head is not None
             self._hooks.append(head.register_forward_pre_hook(self._pick_rows))
+
+    def run(
+        self, given: torch.Tensor, positions: torch.Tensor, sampled_rows: torch.Tensor, cache: Cache
+    ) -> torch.Tensor:
+        """One pass of the model.
+
+        Args:
+            given: token ids [1, tokens] on the first stage, else hidden states [1, tokens, hidden].
+            positions: [1, tokens].
+            sampled_rows: [n], which tokens need logits; only looked at on the last stage.
+
+        Returns:
+            Hidden states [1, tokens, hidden], or on the last stage logits [1, n, vocabulary].
+        """
+        tokens = given
+        if not self.is_first:
+            self.hidden = given
+            tokens = torch.zeros_like(positions)
+        self.sampled_rows = sampled_rows
+        try:
+            output = self.model(input_ids=tokens, position_ids=positions, past_key_values=cache, use_cache=True)
+        except Taken as taken:
+            return taken.hidden
+        finally:
+            self.hidden = None
+        logits: torch.Tensor = output.logits
+        return logits
 
     def _put_in(self, _layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         if args:

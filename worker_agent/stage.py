@@ -30,7 +30,7 @@ from worker_agent.kv_cache import KvBudget, OwnCache, RaggedCache, RowCache
 from worker_agent.lazy_tensors import LazyTensor, tensors_of
 from worker_agent.messages import Load, Part
 from worker_agent.runtime import Runtime, keep_single
-from worker_agent.slicing import Slice, Taken
+from worker_agent.slicing import Slice
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +59,8 @@ class Stage:
         self.kv_bytes = kv_bytes(cut.anatomy, load)
         self.budget = KvBudget(load.kv_tokens)
         self.slice = cut
+        self.recording: Callable[..., torch.Tensor] | None = None
+        """The whole pass as TorchScript, where it could be recorded (`traced.py`)."""
         self._caches: dict[int, RowCache | OwnCache] = {}
 
     @property
@@ -156,28 +158,14 @@ class Stage:
         self, given: torch.Tensor, positions: list[int], sampled: list[int], cache: RaggedCache | OwnCache
     ) -> torch.Tensor:
         """One pass of the model over `given`; hidden states [tokens, hidden] or logits [len(sampled), vocabulary]."""
-        cut = self.slice
-        if cut.is_first:
-            tokens = given[None]
+        places = torch.tensor([positions], device=self.device)
+        # A step of inner chunks alone wants no logits; one row is the least that the head can be given.
+        rows = torch.tensor(sampled or [0], device=self.device)
+        if self.recording is not None and self.batched:
+            output = self.recording(given[None], places, rows)[0]
         else:
-            cut.hidden = given[None]
-            tokens = torch.zeros(1, len(positions), dtype=torch.int64, device=self.device)
-        if cut.is_last:
-            # A step of inner chunks alone wants no logits; one row is the least that the head can be given.
-            cut.sampled_rows = torch.tensor(sampled or [0], device=self.device)
-        try:
-            output = cut.model(
-                input_ids=tokens,
-                position_ids=torch.tensor([positions], device=self.device),
-                past_key_values=cache,
-                use_cache=True,
-            )
-        except Taken as taken:
-            return taken.hidden[0]
-        finally:
-            cut.hidden = None
-        logits: torch.Tensor = output.logits[0]
-        return logits if sampled else logits[:0]
+            output = self.slice.run(given[None], places, rows, cache)[0]
+        return output if sampled or not self.is_last else output[:0]
 
     def _own_cache(self) -> OwnCache:
         return OwnCache(self.slice.model.config, range(self.slice.start, self.slice.end))
@@ -342,16 +330,29 @@ def _tune(stage: Stage, model: PreTrainedModel, anatomy: Anatomy) -> None:
     if not agree:
         stage.batched = False
         model.set_attn_implementation(own)
-    elif stage.device.type == "cpu" and traced.is_wanted() and not anatomy.tuple_output:
-        other = _trial(stage, seed=8)
-        traced.trace_layers(stage.slice, lambda: _trial(stage, steps=1))
-        try:
-            agree = _agree(plain, _trial(stage)) and _agree(other, _trial(stage, seed=8))
-        except RuntimeError as error:
-            log.warning("layers run untraced: %s", error)
-            agree = False
-        if not agree:
-            traced.untrace(stage.slice)
+    elif stage.device.type == "cpu" and traced.is_wanted():
+        _record(stage, plain)
+
+
+def _record(stage: Stage, plain: Sequence[torch.Tensor]) -> None:
+    """Run the stage from a recording, where one can be made and gives the same for two sets of numbers."""
+    other = _trial(stage, seed=8)
+    count = 5
+    if stage.is_first:
+        given = torch.arange(3, 3 + count)
+    else:
+        given = torch.randn(count, stage.hidden_size, generator=torch.Generator().manual_seed(9)).to(stage.dtype)
+    cache = RowCache(count)
+    with torch.inference_mode(), ragged_step([Piece(cache, 0, count)]):
+        places, rows = torch.arange(count)[None], torch.tensor([1, count - 1])
+        stage.recording = traced.record(stage.slice, given[None], places, rows)
+    try:
+        agree = _agree(plain, _trial(stage)) and _agree(other, _trial(stage, seed=8))
+    except RuntimeError as error:
+        log.warning("the stage runs unrecorded: %s", error)
+        agree = False
+    if not agree:
+        stage.recording = None
 
 
 def _agree(expected: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -> bool:

@@ -1,0 +1,195 @@
+"""Decoding over two agents on loopback, against transformers' `generate` in one process with all cores.
+
+    python benchmarks/decode.py [--rounds 5] [--tokens 64]
+
+Answers three questions, for float32 and bfloat16: (a) one stream against the peer, in turns within one run;
+(b) eight streams at once against one; (c) bytes on the wire per generated token and boundary, counted by a TCP
+proxy between the two agents (ZeroMQ's framing, encryption and heartbeats included).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from app.controller import Controller
+from app.inference.parameters import GenerationParameters
+from app.paths import Home
+from app.registry import NodeRecord, RequestRecord
+from benchmarks.reference import PROMPT
+
+MODEL = "SmolLM2-135M-Instruct"
+STREAMS = 8
+ALLOWED_EXTRA_BYTES = 300
+ITEM_BYTES = {"float32": 4, "bfloat16": 2}
+
+
+@dataclass(frozen=True)
+class DecodeFigures:
+    """Medians over the rounds; tokens per second, bytes."""
+
+    dtype: str
+    peer: float
+    one_stream: float
+    ratio_to_peer: float
+    """Median of the rounds' ratios: both were measured within seconds of each other."""
+    ratios: tuple[float, ...]
+    eight_streams: float
+    ratio_of_eight: float
+    wire_bytes: float
+    wire_limit: int
+
+
+@contextmanager
+def peer(folder: Path, dtype: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, str(Path(__file__).with_name("reference.py")), str(folder), dtype, str(os.cpu_count())]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def ask_peer(process: subprocess.Popen[str], tokens: int) -> float:
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(f"{tokens}\n")
+    process.stdin.flush()
+    return float(await asyncio.to_thread(process.stdout.readline))
+
+
+@dataclass
+class CountingProxy:
+    """Forwards TCP connections to an agent and counts what each sends to it."""
+
+    port: int
+    counts: dict[int, int] = field(default_factory=dict)
+
+    async def serve(self) -> int:
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        number = len(self.counts)
+        self.counts[number] = 0
+        onward_reader, onward_writer = await asyncio.open_connection("127.0.0.1", self.port)
+        await asyncio.gather(
+            self._pump(reader, onward_writer, number), self._pump(onward_reader, writer, None), return_exceptions=True
+        )
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int | None) -> None:
+        while data := await reader.read(65536):
+            if number is not None:
+                self.counts[number] += len(data)
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+
+async def measure(
+    controller: Controller, nodes: list[NodeRecord], dtype: str, rounds: int, tokens: int
+) -> DecodeFigures:
+    folder = controller.library.get(MODEL).path
+    await controller.deploy(MODEL, nodes=[node.id for node in nodes], dtype=dtype)
+
+    async def stream(count: int) -> RequestRecord:
+        parameters = GenerationParameters(max_tokens=count, ignore_eos=True)
+        record = await controller.generate(MODEL, PROMPT, parameters).wait()
+        assert record.error is None, record.error
+        return record
+
+    singles, peers, eights = [], [], []
+    with peer(folder, dtype) as process:
+        await stream(8)
+        for _ in range(rounds):
+            peers.append(await ask_peer(process, tokens))
+            singles.append((await stream(tokens)).timings["tokens_per_second"])
+            began = time.perf_counter()
+            await asyncio.gather(*(stream(tokens) for _ in range(STREAMS)))
+            eights.append(STREAMS * tokens / (time.perf_counter() - began))
+    await controller.undeploy(MODEL)
+    wire = await count_bytes(controller, nodes, dtype, tokens)
+    hidden = controller.library.get(MODEL).hidden_size
+    ratios = [ours / theirs for ours, theirs in zip(singles, peers, strict=True)]
+    return DecodeFigures(
+        dtype=dtype,
+        peer=statistics.median(peers),
+        one_stream=statistics.median(singles),
+        ratio_to_peer=statistics.median(ratios),
+        ratios=tuple(round(ratio, 3) for ratio in ratios),
+        eight_streams=statistics.median(eights),
+        ratio_of_eight=statistics.median(e / s for e, s in zip(eights, singles, strict=True)),
+        wire_bytes=wire,
+        wire_limit=hidden * ITEM_BYTES[dtype] + ALLOWED_EXTRA_BYTES,
+    )
+
+
+async def count_bytes(controller: Controller, nodes: list[NodeRecord], dtype: str, tokens: int) -> float:
+    """Bytes that the first agent sends to the second per generated token."""
+    second = controller.registry.nodes.get(nodes[1].id)
+    proxy = CountingProxy(second.port)
+    await controller.add_node(f"127.0.0.1:{await proxy.serve()}", second.public_key)
+    try:
+        await controller.deploy(MODEL, nodes=[node.id for node in nodes], dtype=dtype)
+        parameters = GenerationParameters(max_tokens=3 * tokens, ignore_eos=True)
+        run = controller.generate(MODEL, PROMPT, parameters)
+        marks: list[tuple[int, dict[int, int]]] = []
+        async for _ in run:
+            marks.append((len(run.token_ids), dict(proxy.counts)))
+        # From the tenth token on: the prompt is over. The ring's connection is the one that carried the most.
+        (first, before), (last, after) = marks[10], marks[-1]
+        return max((after[number] - before.get(number, 0)) / (last - first) for number in after)
+    finally:
+        await controller.undeploy(MODEL)
+        await controller.add_node(f"127.0.0.1:{second.port}", second.public_key)
+
+
+async def run(rounds: int, tokens: int) -> list[DecodeFigures]:
+    """Measure both dtypes with two fresh agents."""
+    root = Path(tempfile.mkdtemp(prefix="shardboard-decode-"))
+    home = Home(root=root, models=Path(os.environ.get("MODEL_CACHE_DIR") or root / "models")).create()
+    controller = await Controller.open(home)
+    nodes: list[NodeRecord] = []
+    try:
+        await controller.add_demo_model()
+        nodes = await controller.launch_local(2)
+        return [await measure(controller, nodes, dtype, rounds, tokens) for dtype in ("float32", "bfloat16")]
+    finally:
+        for node in nodes:
+            await controller.remove_node(str(node.id))
+        await controller.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tokens", type=int, default=64)
+    options = parser.parse_args()
+    for figures in asyncio.run(run(options.rounds, options.tokens)):
+        print(
+            f"{figures.dtype}: peer {figures.peer:.1f}, one stream {figures.one_stream:.1f} tokens/s "
+            f"({figures.ratio_to_peer:.2f}x; {figures.ratios}), eight streams {figures.eight_streams:.1f} "
+            f"({figures.ratio_of_eight:.1f}x), {figures.wire_bytes:.0f} bytes per token and boundary "
+            f"(limit {figures.wire_limit})"
+        )
+
+
+if __name__ == "__main__":
+    main()
