@@ -26,7 +26,7 @@ from app.inference.deployments import Deployments
 from app.inference.parameters import GenerationParameters
 from app.inference.request_run import RequestRun
 from app.inference.service import InferenceService, Message
-from app.jobs import JobProgress, ProgressCallback
+from app.jobs import JobChain, JobProgress, ProgressCallback
 from app.models.demo import ensure_demo_model
 from app.models.description import ModelDescription
 from app.models.library import ModelLibrary
@@ -140,7 +140,8 @@ class Controller:
 
     async def inspect_model(self, name_or_path: str, on_progress: ProgressCallback | None = None) -> ModelDescription:
         """What is known of a model, or of a folder that is not in the library."""
-        return await asyncio.to_thread(self.library.describe, name_or_path, on_progress)
+        chain = JobChain()
+        return await _in_thread(lambda: self.library.describe(name_or_path, on_progress, chain), chain.cancel)
 
     async def remove_model(self, name: str) -> None:
         """Forget a model and delete what the library holds of it. Raises BadInput while it is deployed."""
@@ -169,15 +170,15 @@ class Controller:
         on_progress: Callable[[JobProgress], None] | None = None,
     ) -> CutResult:
         """Write self-contained shard folders; see `app.sharding.cut.cut_model`."""
-        registry = self.registry if register_db else None
+        registry, chain = self.registry if register_db else None, JobChain()
 
         def cut() -> CutResult:
             return cut_model(
                 self.library, registry, name_or_path, num_shards=num_shards, layers=layers, output_dir=output_dir,
-                device=device, node_id=node_id, on_progress=on_progress,
+                device=device, node_id=node_id, on_progress=on_progress, chain=chain,
             )  # fmt: skip
 
-        return await asyncio.to_thread(cut)
+        return await _in_thread(cut, chain.cancel)
 
     # --- nodes -----------------------------------------------------------------------------------------
 
@@ -185,9 +186,17 @@ class Controller:
         """Check an agent and register it. Raises NodeError that says what is wrong, BadInput, RegistryError."""
         return await self.nodes.add(address, key)
 
-    async def launch_local(self, count: int) -> list[NodeRecord]:
-        """Start agents on this machine; they go on when this process ends."""
-        return await self.nodes.start_local(count)
+    async def launch_local(
+        self, count: int, *, threads: int | None = None, memory: int | None = None, device: str | None = None
+    ) -> list[NodeRecord]:
+        """Start agents on this machine; they go on when this process ends.
+
+        Args:
+            threads: CPU threads of each; None for an equal share of the cores.
+            memory: bytes that the stages of each may take; None for an equal share of what is free.
+            device: cpu, cuda:0, …; None for the first GPU, else the CPU.
+        """
+        return await self.nodes.start_local(count, threads=threads, memory=memory, device=device)
 
     async def remove_node(self, id_or_name: str) -> NodeRecord:
         """Take down the deployments that need a node, empty it, forget it; end its agent if it was started here."""

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -54,6 +54,7 @@ ProgressCallback = Callable[[JobProgress], None]
 
 Request = TypeVar("Request", bound=msgspec.Struct)
 Result = TypeVar("Result")
+Covariant = TypeVar("Covariant", covariant=True)
 
 
 class _Result(msgspec.Struct, frozen=True, tag="result"):
@@ -106,6 +107,41 @@ class Meter:
             speed = done / max(now - self._began, 1e-6)
             left = (self._total - done) / speed if speed > 0 else None
             self._report(JobProgress(self._phase, done, self._total, speed, left))
+
+
+class Cancellable(Protocol[Covariant]):
+    """A job that blocks its thread in `run`, and ends early when another thread calls `cancel`."""
+
+    def run(self) -> Covariant: ...
+
+    def cancel(self) -> None: ...
+
+
+class JobChain:
+    """Several jobs one after another, which one `cancel` from any thread ends, whichever is under way."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._current: Cancellable[object] | None = None
+        self._cancelled = False
+
+    def run(self, job: Cancellable[Result]) -> Result:
+        """Run a job of the chain. Raises Cancelled when the chain was cancelled before or meanwhile."""
+        with self._lock:
+            if self._cancelled:
+                raise Cancelled("It was cancelled.")
+            self._current = job
+        try:
+            return job.run()
+        finally:
+            self._current = None
+
+    def cancel(self) -> None:
+        with self._lock:
+            self._cancelled = True
+            current = self._current
+        if current is not None:
+            current.cancel()
 
 
 class ChildJob(Generic[Result]):

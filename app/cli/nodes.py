@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from app.cli.options import Json
+from app.cli.options import Json, read_size
 from app.cli.output import ago, note, print_json, print_table
 from app.cli.session import open_controller, open_registry
 from app.cluster.invitations import JoinCommand
@@ -69,14 +69,22 @@ def drain_node(
 @app.command("local")
 def launch_local(
     count: Annotated[int, typer.Argument(min=1, max=64, help="How many.")],
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads of each. [default: an equal share of the cores]")
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="Most memory for stages of each, as 4GB. [default: an equal share]")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda:0, … [default: the first GPU, else cpu]")] = None,
     as_json: Json = False,
 ) -> None:
     """Start agents on this machine, each with its share of cores and memory.
 
     They go on after this command; `node remove` ends them.
     """
+    size = None if memory is None else read_size(memory, "--memory")
     with open_controller(monitor=False) as session:
-        nodes = session.run(session.controller.launch_local(count))
+        nodes = session.run(session.controller.launch_local(count, threads=threads, memory=size, device=device))
     _added(nodes, as_json)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import typer
@@ -48,3 +49,11 @@ def read_dtype(text: str | None) -> str | None:
     if text is not None and text not in DTYPES:
         raise BadInput(f"--dtype is '{text}'; it can be {', '.join(DTYPES)}.")
     return text
+
+
+def read_size(text: str, option: str) -> int:
+    """Bytes from 4GB, 512 MB or a plain number. Raises BadInput."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)b?\s*", text.lower())
+    if match is None:
+        raise BadInput(f"{option} is '{text}'; it takes a size such as 4GB or 512MB.")
+    return int(float(match[1]) * 1000 ** " kmgt".index(match[2] or " "))

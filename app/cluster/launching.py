@@ -51,6 +51,8 @@ class LaunchedAgent(msgspec.Struct, frozen=True):
     threads: int
     memory: int
     """Bytes for stages."""
+    device: str | None = None
+    """What was asked for; None left the choice to the agent."""
 
     def process(self) -> psutil.Process | None:
         """Its process, if that still runs and is without doubt this agent's."""
@@ -97,8 +99,10 @@ class AgentLauncher:
     def find(self, public_key: str) -> LaunchedAgent | None:
         return next((agent for agent in self.launched() if agent.public_key == public_key), None)
 
-    async def start(self, count: int) -> list[LaunchedAgent]:
-        """Start `count` agents, each with its share of the cores and of the available memory.
+    async def start(
+        self, count: int, *, threads: int | None = None, memory: int | None = None, device: str | None = None
+    ) -> list[LaunchedAgent]:
+        """Start `count` agents, each with its share of the cores and of the available memory unless told otherwise.
 
         Raises:
             BadInput: a count that makes no sense.
@@ -107,10 +111,12 @@ class AgentLauncher:
         if not 1 <= count <= _MOST_AGENTS:
             raise BadInput(f"{count} agents cannot be started; say a number from 1 to {_MOST_AGENTS}.")
         sharing = count + sum(agent.process() is not None for agent in self.launched())
-        threads = max(1, _usable_cores() // sharing)
-        memory = int(psutil.virtual_memory().available * MEMORY_SHARE) // sharing
+        threads = threads or max(1, _usable_cores() // sharing)
+        memory = memory or int(psutil.virtual_memory().available * MEMORY_SHARE) // sharing
         folders = [self._new_folder() for _ in range(count)]
-        starts = [asyncio.create_task(self._launch(folder, "127.0.0.1:0", threads, memory)) for folder in folders]
+        starts = [
+            asyncio.create_task(self._launch(folder, "127.0.0.1:0", threads, memory, device)) for folder in folders
+        ]
         try:
             return [await start for start in starts]
         except BaseException:
@@ -139,9 +145,9 @@ class AgentLauncher:
             return agent
         folder = Path(agent.folder)
         try:
-            return await self._launch(folder, agent.address, agent.threads, agent.memory)
+            return await self._launch(folder, agent.address, agent.threads, agent.memory, agent.device)
         except NodeError:  # its port may be another program's by now
-            return await self._launch(folder, "127.0.0.1:0", agent.threads, agent.memory)
+            return await self._launch(folder, "127.0.0.1:0", agent.threads, agent.memory, agent.device)
 
     async def end(self, public_key: str, *, grace: float = 0.0) -> None:
         """End an agent that was launched here, and delete its folder: nothing of it is left.
@@ -170,7 +176,7 @@ class AgentLauncher:
             else:
                 return folder
 
-    async def _launch(self, folder: Path, listen: str, threads: int, memory: int) -> LaunchedAgent:
+    async def _launch(self, folder: Path, listen: str, threads: int, memory: int, device: str | None) -> LaunchedAgent:
         name = f"{socket.gethostname()}-{folder.name}"
         ready_file = folder / "ready.json"
         ready_file.unlink(missing_ok=True)
@@ -179,6 +185,8 @@ class AgentLauncher:
             f"--trust={self._controller_key}", "--ready-file", str(ready_file), "--threads", str(threads),
             "--memory", str(memory), "--name", name,
         ]  # fmt: skip
+        if device is not None:
+            command += ["--device", device]
         child = await asyncio.to_thread(_spawn, command, folder)
         self._children = [other for other in self._children if other.poll() is None] + [child]
         try:
@@ -189,7 +197,9 @@ class AgentLauncher:
                 child.kill()
             await asyncio.to_thread(child.wait)
             raise
-        agent = LaunchedAgent(str(folder), name, ready.address, ready.public_key, ready.pid, created, threads, memory)
+        agent = LaunchedAgent(
+            str(folder), name, ready.address, ready.public_key, ready.pid, created, threads, memory, device
+        )
         write_private(folder / "launch.json", msgspec.json.encode(agent))
         return agent
 

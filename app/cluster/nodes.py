@@ -131,12 +131,14 @@ class NodeDirectory:
 
     # --- agents on this machine ---
 
-    async def start_local(self, count: int) -> list[NodeRecord]:
+    async def start_local(
+        self, count: int, *, threads: int | None = None, memory: int | None = None, device: str | None = None
+    ) -> list[NodeRecord]:
         """Start agents on this machine, which go on when this process ends, and register them.
 
         Raises NodeError or BadInput; the agents of this call that could not be registered are ended again.
         """
-        launched = await self._launcher.start(count)
+        launched = await self._launcher.start(count, threads=threads, memory=memory, device=device)
         records: list[NodeRecord] = []
         try:
             for agent in launched:

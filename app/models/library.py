@@ -16,11 +16,11 @@ from pathlib import Path
 import msgspec
 
 from app.errors import BadInput, ModelError
-from app.jobs import ProgressCallback
+from app.jobs import JobChain, ProgressCallback
 from app.models.adding import DESCRIPTION, FILES, INCOMING, AddingJob
 from app.models.description import ModelDescription
 from app.models.digests import PartDigests
-from app.models.inspect import inspect_folder
+from app.models.inspect import inspect_job
 from app.models.sources import check_name, default_name, recognise
 
 DIGESTS = "digests.json"
@@ -77,7 +77,9 @@ class ModelLibrary:
             )
         return description
 
-    def describe(self, name_or_path: str, on_progress: ProgressCallback | None = None) -> ModelDescription:
+    def describe(
+        self, name_or_path: str, on_progress: ProgressCallback | None = None, chain: JobChain | None = None
+    ) -> ModelDescription:
         """The model of this name, or the one in this Hugging Face folder, which is then inspected but not added.
 
         Raises:
@@ -89,7 +91,8 @@ class ModelLibrary:
             return found
         path = Path(name_or_path).expanduser()
         if path.is_dir():
-            return inspect_folder(path, name=default_name(recognise(name_or_path)), on_progress=on_progress)
+            name = default_name(recognise(name_or_path))
+            return (chain or JobChain()).run(inspect_job(path.resolve(), name=name, on_progress=on_progress))
         if path.exists():
             raise BadInput(f"{path} is not a model's folder.", "Add a GGUF file to the library first: model add FILE")
         known = ", ".join(self._names()[:5])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.errors import BadInput
-from app.jobs import ProgressCallback
+from app.jobs import JobChain, ProgressCallback
 from app.models.description import ModelDescription
 from app.models.library import ModelLibrary
 from app.registry import Registry
@@ -57,6 +57,7 @@ def cut_model(
     device: str = "cpu",
     node_id: int | None = None,
     on_progress: ProgressCallback | None = None,
+    chain: JobChain | None = None,
 ) -> CutResult:
     """Cut a model into shard folders and, with a registry, note them there.
 
@@ -70,8 +71,10 @@ def cut_model(
         device: cpu, cuda, cuda:N or mps; checked for its form only, see `CPU_NOTE`.
         node_id: the node that the shards are noted for; None for none yet.
         on_progress: told how far it is.
+        chain: ends the work when another thread cancels it.
 
     Raises:
+        Cancelled: by `chain`.
         BadInput: an option that cannot be used.
         RegistryError: there is no such node.
         ModelError, DiskFullError: see `CuttingJob.run`.
@@ -80,9 +83,10 @@ def cut_model(
         raise BadInput(f"'{device}' is no device.", "Give cpu, cuda, cuda:N or mps.")
     if node_id is not None and registry is not None:
         registry.nodes.get(node_id)  # before minutes are spent
-    description = library.describe(model_name, on_progress)
+    chain = chain or JobChain()
+    description = library.describe(model_name, on_progress, chain)
     ranges = choose_ranges(description, num_shards, layers)
-    outcome = CuttingJob(description, ranges, output_dir, on_progress=on_progress).run()
+    outcome = chain.run(CuttingJob(description, ranges, output_dir, on_progress=on_progress))
     return CutResult(
         model_name=description.name,
         output_dir=output_dir.expanduser().resolve(),

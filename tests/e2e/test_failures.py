@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import sys
 import time
@@ -143,3 +144,17 @@ def test_a_drained_node_takes_no_new_request(pair: System) -> None:
     assert "drained" in (record.error or "")
     pair.run(pair.controller.drain_node(str(pair.nodes[2].id), False))
     assert pair.answer("other", PROMPT, max_tokens=3).error is None
+
+
+def test_cancelling_a_cut_ends_its_child_and_leaves_no_folder(system: System, tiny: Path, tmp_path: Path) -> None:
+    async def cut_and_cancel() -> None:
+        work = asyncio.ensure_future(system.controller.cut_model(str(tiny), num_shards=2, output_dir=tmp_path / "out"))
+        while not work.done() and not any(psutil.Process().children()):
+            await asyncio.sleep(0.01)
+        work.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await work
+
+    system.run(cut_and_cancel())
+    assert not (tmp_path / "out").exists()
+    assert not psutil.Process().children()
