@@ -42,7 +42,6 @@ log = logging.getLogger(__name__)
 
 RESEND_SECONDS = 2.0
 """A step that has not come round after this long, or 8 times the slowest recent round, is sent once more."""
-KEPT_SMALL_STEPS = 256
 
 
 class Destination(Enum):
@@ -237,6 +236,7 @@ class Runner:
             slices=planned.slices,
             released=planned.released,
             tensors=(),
+            oldest=next(iter(self._unanswered), planned.number),
             alone=alone,
         )
         given = torch.tensor(planned.tokens, dtype=torch.int64).to(self.stage.device)
@@ -278,16 +278,10 @@ class Runner:
         return sum(piece.count for piece in step.slices) or 1
 
     def _keep(self, step: Step, outputs: tuple[Outgoing, ...]) -> None:
-        """Keep what a step brought for as long as it may be asked for again.
-
-        With `lanes` steps in flight, all but the last `lanes` have come round.
-        """
+        """Keep what a step brought for as long as it may be asked for again: until it has come round."""
         self._outputs[step.step] = outputs
-        large = [number for number, kept in self._outputs.items() if any(outgoing.payload for outgoing in kept)]
-        for number in large[: -self.load.lanes]:
+        for number in [number for number in self._outputs if number < step.oldest]:
             del self._outputs[number]
-        while len(self._outputs) > KEPT_SMALL_STEPS:
-            self._outputs.popitem(last=False)
 
     def _compute_inner(
         self, step: Step, given: torch.Tensor, began: float, queued: float
@@ -311,6 +305,7 @@ class Runner:
             slices=step.slices,
             released=step.released,
             tensors=described,
+            oldest=step.oldest,
             alone=step.alone,
             times=(*step.times, self._time(began, queued)),
         )

@@ -17,6 +17,8 @@ ANSWER = 12
 def test_one_two_and_three_uneven_stages_answer_as_transformers(model_type: str, tmp_path: Path) -> None:
     model = make_model(model_type, tmp_path / "model")
     expected = [greedy(model, prompt, ANSWER) for prompt in PROMPTS]
+    variety = [len(set(answer)) for answer in expected]
+    assert sum(variety) > 3 * len(variety), "answers that repeat themselves prove little"
     cut = cut_model(tmp_path / "model", tmp_path / "parts")
     for boundaries in ([], [2], [1, 5]):
         # A chunk of 16 tokens cuts the longer prompts into several steps.

@@ -23,7 +23,7 @@ CONFIGS: dict[str, dict[str, object]] = {
         "max_position_embeddings": 512, "word_embed_proj_dim": 64,
     },
     "qwen3": {**_LLAMA, "tie_word_embeddings": False},
-    "gemma3_text": {**_LLAMA, "sliding_window": 8, "query_pre_attn_scalar": 16},
+    "gemma3_text": {**_LLAMA, "sliding_window": 8, "query_pre_attn_scalar": 16, "tie_word_embeddings": False},
     "mistral": {**_LLAMA, "sliding_window": 8},
     "mixtral": {**_LLAMA, "num_local_experts": 4, "num_experts_per_tok": 2},
     "qwen3_moe": {**_LLAMA, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32},
@@ -32,7 +32,7 @@ CONFIGS: dict[str, dict[str, object]] = {
         "max_position_embeddings": 512,
     },
     "phi3": {**_LLAMA, "tie_word_embeddings": False},
-    "bloom": {**_SHARED, "hidden_size": 64, "n_layer": 7, "n_head": 4},
+    "bloom": {**_SHARED, "hidden_size": 64, "n_layer": 7, "n_head": 4, "tie_word_embeddings": False},
     "falcon": {
         **_SHARED, "hidden_size": 64, "num_hidden_layers": 7, "num_attention_heads": 4,
         "new_decoder_architecture": False, "multi_query": True, "alibi": False, "parallel_attn": True,
@@ -47,9 +47,13 @@ def make_model(model_type: str, folder: Path, **changes: object) -> PreTrainedMo
     config = CONFIG_MAPPING[model_type](**{**CONFIGS.get(model_type, _LLAMA), **changes})
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     with torch.no_grad():
-        # Fresh norms and biases are ones and zeros, which would hide one that was left out.
         for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.05)
+            if parameter.dim() < 2:
+                # Fresh norms and biases are ones and zeros, which would hide one that was left out.
+                parameter.add_(torch.randn_like(parameter) * 0.05)
+            else:
+                # Fresh matrices are so small that every answer repeats one token, which would hide much more.
+                parameter.copy_(torch.randn_like(parameter) * (1.6 / parameter.shape[-1] ** 0.5))
     model.save_pretrained(folder)
     return model
 

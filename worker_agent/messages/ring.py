@@ -125,6 +125,8 @@ class Step(Struct, tag="step", array_like=True, forbid_unknown_fields=True, froz
     released: Annotated[tuple[SequenceNumber, ...], Meta(max_length=4096)]
     """Sequences that have ended: free their KV before running. A step may hold nothing else."""
     tensors: Annotated[tuple[TensorFrame, ...], Meta(max_length=2)]
+    oldest: U63 = 0
+    """The oldest step that the first stage has not seen come round; what older ones brought may be forgotten."""
     alone: bool = False
     """Whether no other step of this deployment is in flight, so that agents on one machine may lend their cores."""
     times: Annotated[tuple[StageTime, ...], Meta(max_length=1024)] = ()
