@@ -101,9 +101,12 @@ def system(home: Home) -> Iterator[System]:
         yield system
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """Three agents for tests that leave nothing behind: they undeploy what they deploy."""
+    """Three agents for tests that leave nothing behind: they undeploy what they deploy.
+
+    For this package only: other tests look for threads, files and processes that are left over.
+    """
     root = tmp_path_factory.mktemp("shared")
     home = Home(root=root, models=root / "models").create()
     with open_system(home) as system:
