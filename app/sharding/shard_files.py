@@ -23,7 +23,7 @@ from app.models.description import PartSource, TensorSource
 from app.models.safetensors_file import aligned_order, write_header
 from app.sharding.shard_folder import ShardTensor
 
-BLOCK_BYTES = 8 * 1024 * 1024
+BLOCK_BYTES = 1 * 1024 * 1024
 PUSH_BYTES = 128 * 1024 * 1024
 """How much is written before the disk is asked to keep up."""
 
