@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.worker_agent.ring import Ring, cut_model, random_prompt
 from tests.worker_agent.tiny_models import CONFIGS, VOCABULARY, greedy, make_model
@@ -32,3 +33,16 @@ def test_one_two_and_three_uneven_stages_answer_as_transformers(model_type: str,
         ring.finish()
         assert ring.answer(99) == expected[2], f"alone, cut at {boundaries}"
         assert all(runner.stage.sequences == 0 for runner in ring.runners), "KV memory is left behind"
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_begins_every_answer_as_transformers_does(dtype: str, tmp_path: Path) -> None:
+    """Low bits depend on a step's shape there, so a later token may differ; the first one's margin is wide."""
+    model = make_model("llama", tmp_path / "model").to(getattr(torch, dtype))
+    expected = [greedy(model, prompt, 1) for prompt in PROMPTS]
+    ring = Ring.build(cut_model(tmp_path / "model", tmp_path / "parts"), [3], dtype=dtype, prefill_chunk=16)
+    for number, prompt in enumerate(PROMPTS):
+        ring.start(number, prompt, 3)
+    ring.finish()
+    assert not ring.faults
+    assert [ring.answer(number)[:1] for number in range(len(PROMPTS))] == expected
