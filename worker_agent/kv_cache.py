@@ -141,14 +141,5 @@ class OwnCache(DynamicCache):
             return self.length + query_length, 0
         return super().get_mask_sizes(query_length, stand_in)
 
-    def truncate(self, length: int) -> bool:
-        """Forget the tokens from `length` on; whether every layer could."""
-        try:
-            self.crop(length - self.length)
-        except (ValueError, RuntimeError, NotImplementedError):
-            return False
-        self.length = length
-        return True
-
 
 __all__ = ["Cache", "KvBudget", "OwnCache", "RaggedCache", "RowCache"]
