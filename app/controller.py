@@ -23,6 +23,7 @@ from app.cluster.nodes import NodeDirectory
 from app.errors import BadInput, Cancelled, NodeError, RegistryError
 from app.inference.deploying import Deployed, OnProgress
 from app.inference.deployments import Deployments
+from app.inference.events import StepPassed
 from app.inference.parameters import GenerationParameters
 from app.inference.request_run import RequestRun
 from app.inference.service import InferenceService, Message
@@ -102,6 +103,10 @@ class Controller:
     def on_node_event(self, listener: Callable[[NodeEvent], None]) -> None:
         """Be told what happens to nodes, on the loop's thread."""
         self._listeners.append(listener)
+
+    def on_step(self, listener: Callable[[StepPassed], None]) -> None:
+        """Be told of every step that goes through a pipeline, on the loop's thread."""
+        self.deployments.on_step(listener)
 
     # --- models ----------------------------------------------------------------------------------------
 

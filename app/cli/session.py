@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import logging
-import logging.handlers
 import os
 import queue
 import threading
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from app.errors import Cancelled
 from app.inference.events import RequestEvent
 from app.inference.request_run import RequestRun
+from app.logs import log_to_file
 from app.paths import Home
 from app.registry import Registry
 
@@ -27,7 +26,6 @@ Result = TypeVar("Result")
 
 POLL_SECONDS = 0.2
 """Windows delivers Ctrl-C only between waits."""
-LOG_BYTES = 2_000_000
 CANCEL_SECONDS = 10.0
 """How long something cancelled may take to clean up behind itself."""
 
@@ -107,7 +105,7 @@ def open_controller(home: Home | None = None, *, monitor: bool = True) -> Iterat
     thread.start()
     try:
         place = (home or Home.find()).create()
-        _log_to(place)
+        log_to_file(place)
         controller = _wait(asyncio.run_coroutine_threadsafe(Controller.open(place, monitor=monitor), loop))
         try:
             yield Session(controller, loop)
@@ -115,17 +113,6 @@ def open_controller(home: Home | None = None, *, monitor: bool = True) -> Iterat
             _wait(asyncio.run_coroutine_threadsafe(controller.close(), loop))
     finally:
         _end(loop, thread)
-
-
-def _log_to(home: Home) -> None:
-    """What happens behind the scenes goes into a file; on the terminal it would stand amid the answer."""
-    root = logging.getLogger()
-    if not root.handlers:
-        file = home.logs / "controller.log"
-        handler = logging.handlers.RotatingFileHandler(file, maxBytes=LOG_BYTES, backupCount=2, encoding="utf-8")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        root.addHandler(handler)
-        root.setLevel(logging.INFO)
 
 
 def _end(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:

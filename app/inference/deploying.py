@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 from app.cluster.agent_link import AgentLink
 from app.cluster.weights import PartReader, send_parts
 from app.errors import Cancelled, NodeError, PlacementError, ShardboardError
+from app.inference.events import StepPassed
 from app.inference.pipeline import Pipeline, PipelineStage
 from app.jobs import JobProgress
 from app.models.description import COMPUTE_ITEM_BYTES, ModelDescription, PartSource
@@ -73,8 +74,10 @@ class Deployed:
 class Deployer:
     """Carries out placements. One `deploy` at a time per deployment; several may run side by side."""
 
-    def __init__(self, registry: Registry, is_idle: Callable[[int], bool]) -> None:
-        self._registry, self._is_idle = registry, is_idle
+    def __init__(
+        self, registry: Registry, is_idle: Callable[[int], bool], on_step: Callable[[StepPassed], None]
+    ) -> None:
+        self._registry, self._is_idle, self._on_step = registry, is_idle, on_step
 
     async def deploy(
         self,
@@ -135,7 +138,7 @@ class Deployer:
             )
             for number, (seat, (start, end)) in enumerate(zip(seats, ranges, strict=True))
         ]
-        return Pipeline(record.id, stages, self._is_idle)
+        return Pipeline(record.id, stages, self._is_idle, self._on_step)
 
     async def unload(self, deployment: str, seats: Sequence[Seat]) -> None:
         """Free what a deployment holds on its nodes. A node that is away is passed over: it starts empty anyway."""

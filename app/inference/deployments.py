@@ -15,6 +15,7 @@ from app.cluster.health import NodeDown, NodeEvent, NodeFrozen, NodeUp
 from app.cluster.nodes import NodeDirectory
 from app.errors import NodeError, PlacementError, RequestError, ShardboardError
 from app.inference.deploying import Deployed, Deployer, DeployProgress, OnProgress, Seat
+from app.inference.events import StepPassed
 from app.inference.pipeline import Pipeline
 from app.models.description import ModelDescription
 from app.models.library import ModelLibrary
@@ -35,7 +36,8 @@ class Deployments:
 
     def __init__(self, registry: Registry, library: ModelLibrary, nodes: NodeDirectory) -> None:
         self._registry, self._library, self._nodes = registry, library, nodes
-        self._deployer = Deployer(registry, self._is_idle)
+        self._deployer = Deployer(registry, self._is_idle, self._step_passed)
+        self._watchers: list[Callable[[StepPassed], None]] = []
         self._live: dict[str, Pipeline] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._chores: set[asyncio.Task[None]] = set()
@@ -286,6 +288,14 @@ class Deployments:
         self._live.clear()
         for chore in self._chores:
             chore.cancel()
+
+    def on_step(self, listener: Callable[[StepPassed], None]) -> None:
+        """Be told of every step that has gone through a pipeline, on the loop's thread; must be quick."""
+        self._watchers.append(listener)
+
+    def _step_passed(self, step: StepPassed) -> None:
+        for listener in self._watchers:
+            listener(step)
 
     def _is_idle(self, node_id: int) -> bool:
         latest = self._nodes.health.latest(node_id)

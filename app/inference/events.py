@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from app.registry import RequestRecord
+from worker_agent.messages import StageTime
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,19 @@ class Finished:
 
 
 RequestEvent = Preparing | Started | PromptProgress | TextDelta | Finished
+
+
+@dataclass(frozen=True, slots=True)
+class StepPassed:
+    """A step has gone through all stages of a deployment: for those who watch the pipeline, not one request."""
+
+    deployment: str
+    tokens: int
+    """How many tokens it sampled."""
+    prefilled: int
+    """Of how many prompts it took another chunk."""
+    times: tuple[StageTime, ...]
+    """Where its time went, by stage."""
 
 
 class RunningRequest(Protocol):

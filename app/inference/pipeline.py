@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from app.cluster.agent_link import AgentLink, RingMessage
 from app.errors import NodeError
+from app.inference.events import StepPassed
 from worker_agent.messages import Budget, Cancel, DType, Link, Sampling, StageFault, Start, TensorFrame, Token, Tokens
 
 log = logging.getLogger(__name__)
@@ -61,10 +62,18 @@ class Pipeline:
         deployment: its id.
         stages: in order.
         is_idle: whether a node's compute thread is known to be idle, for the stall rule.
+        on_step: told of every step that has come round.
     """
 
-    def __init__(self, deployment: str, stages: Sequence[PipelineStage], is_idle: Callable[[int], bool]) -> None:
+    def __init__(
+        self,
+        deployment: str,
+        stages: Sequence[PipelineStage],
+        is_idle: Callable[[int], bool],
+        on_step: Callable[[StepPassed], None] = lambda step: None,
+    ) -> None:
         self.deployment, self.stages, self._is_idle = deployment, tuple(stages), is_idle
+        self._on_step = on_step
         self.epoch = 0
         self.broken: NodeError | None = None
         """Why nothing runs until the next `link`."""
@@ -190,6 +199,7 @@ class Pipeline:
             sink = self._sinks.pop(token.sequence, None) if token.finish else self._sinks.get(token.sequence)
             if sink is not None:
                 sink.sampled(token)
+        self._on_step(StepPassed(self.deployment, len(message.tokens), len(message.prefilled), message.times))
 
     def _fault(self, fault: StageFault) -> None:
         stage = self.stages[fault.stage] if fault.stage < len(self.stages) else self.stages[0]

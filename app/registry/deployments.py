@@ -90,7 +90,7 @@ class Deployments(Table[DeploymentRecord]):
                 self._change(database, deployment.id, {"status": DeploymentStatus.FAILED, "error": reason})
             return tuple(deployment.id for deployment in loading)
 
-        return self._store.write(work)
+        return self._write(work)
 
     def _record(self, row: Row) -> DeploymentRecord:
         return DeploymentRecord(**{**row, "status": DeploymentStatus(row["status"])})

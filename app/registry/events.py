@@ -87,7 +87,7 @@ class Events(Table[EventRecord]):
             return self._delete(database, Event.id.in_(some))
 
         removed = 0
-        while count := self._store.write(work):
+        while count := self._write(work):
             removed += count
         return removed
 

@@ -64,7 +64,7 @@ class Models(Table[ModelRecord]):
                 )
             return self._insert(database, values)
 
-        return self._store.write(work)
+        return self._write(work)
 
     def find(self, name: str) -> ModelRecord | None:
         return self._store.read(lambda database: self._one(database, Model.name == name))

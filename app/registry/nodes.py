@@ -66,7 +66,7 @@ class Nodes(Table[NodeRecord]):
                 },
             )
 
-        return self._store.write(work)
+        return self._write(work)
 
     def get(self, id: int) -> NodeRecord:
         return self._get(id)
@@ -100,7 +100,7 @@ class Nodes(Table[NodeRecord]):
             )
             return self._change(database, id, changes)
 
-        return self._store.write(work)
+        return self._write(work)
 
     def heartbeat(self, id: int, at: datetime, active: bool) -> bool:
         """Note whether a node answered; `at` is kept when it did. Returns False when the node is gone meanwhile."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -68,6 +69,13 @@ class Registry:
     def location(self) -> str:
         """The path or URL, without a password."""
         return self._store.location.name
+
+    def on_changed(self, listener: Callable[[str], None]) -> None:
+        """Be told, after each write, what was written: node, model, deployment, shard, request or event.
+
+        Called in the thread that wrote, so it must be quick. Beats of the heart and epochs are not told.
+        """
+        self._store.on_changed(listener)
 
     def close(self) -> None:
         """Finish reads and writes under way, then close. Closing twice does no harm."""

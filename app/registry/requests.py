@@ -106,7 +106,7 @@ class Requests(Table[RequestRecord]):
                 times["completed_at"] = now()
             return self._change(database, id, {**changes, **times})
 
-        return self._store.write(work)
+        return self._write(work)
 
     def remove(self, id: int) -> RequestRecord:
         return self._remove(id)
@@ -115,7 +115,7 @@ class Requests(Table[RequestRecord]):
         """Remove requests that were over before a time; returns how many. Other writes get their turn meanwhile."""
         old = InferenceRequest.status.in_(_OVER) & (InferenceRequest.created_at < before)
         removed = 0
-        while count := self._store.write(lambda database: self._prune_some(database, old)):
+        while count := self._write(lambda database: self._prune_some(database, old)):
             removed += count
         return removed
 
@@ -129,7 +129,7 @@ class Requests(Table[RequestRecord]):
                 InferenceRequest.completed_at: now(),
             }
         ).where(InferenceRequest.status.in_(_UNDER_WAY))
-        return int(self._store.write(lambda database: query.execute(database)))
+        return int(self._write(lambda database: query.execute(database)))
 
     def _prune_some(self, database: Database, old: Expression) -> int:
         some = InferenceRequest.select(InferenceRequest.id).where(old).limit(_PRUNED_AT_ONCE)

@@ -73,7 +73,7 @@ class Shards(Table[ShardRecord]):
 
     def remove_of(self, deployment_id: str) -> int:
         """Remove the shards of a deployment; returns how many there were."""
-        return self._store.write(lambda database: self._delete(database, ModelShard.deployment == deployment_id))
+        return self._write(lambda database: self._delete(database, ModelShard.deployment == deployment_id))
 
     def _record(self, row: Row) -> ShardRecord:
         node, deployment = row.pop("node"), row.pop("deployment")

@@ -23,6 +23,7 @@ class Store:
         self.location = location
         self.readers = Readers(location.reader())
         self._writer = Writer(location.writer(), location.begin, lock)
+        self._listeners: list[Callable[[str], None]] = []
 
     def read(self, work: Callable[[Database], T]) -> T:
         with explained(self.location):
@@ -36,6 +37,13 @@ class Store:
         """Run on the writing connection without a transaction, for migrations, which begin their own."""
         with explained(self.location):
             return self._writer.run(work)
+
+    def on_changed(self, listener: Callable[[str], None]) -> None:
+        self._listeners.append(listener)
+
+    def tell_changed(self, noun: str) -> None:
+        for listener in self._listeners:
+            listener(noun)
 
     def close(self) -> None:
         self.readers.close()

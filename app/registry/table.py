@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Generic, TypeVar
 
 from peewee import Database, Expression, Field, Model
@@ -12,6 +12,7 @@ from app.registry.fields import now
 from app.registry.store import Store
 
 R = TypeVar("R")
+T = TypeVar("T")
 
 Row = dict[str, Any]
 """Values by field name, as Peewee converts them. Rows do not leave this package."""
@@ -99,10 +100,10 @@ class Table(Generic[R]):
         return self._store.read(lambda database: self._by_id(database, id))
 
     def _add(self, values: Mapping[str, object]) -> R:
-        return self._store.write(lambda database: self._insert(database, values))
+        return self._write(lambda database: self._insert(database, values))
 
     def _update(self, id: int | str, changes: Mapping[str, object]) -> R:
-        return self._store.write(lambda database: self._change(database, id, changes))
+        return self._write(lambda database: self._change(database, id, changes))
 
     def _remove(self, id: int | str) -> R:
         """Remove a row and return what it was. Raises RegistryError when there is none."""
@@ -112,7 +113,13 @@ class Table(Generic[R]):
             self._delete(database, self._field("id") == id)
             return record
 
-        return self._store.write(work)
+        return self._write(work)
+
+    def _write(self, work: Callable[[Database], T]) -> T:
+        """Write, and tell those who show this table that it is another now. Beats of the heart go without."""
+        result = self._store.write(work)
+        self._store.tell_changed(self.noun)
+        return result
 
     def _missing(self, id: int | str) -> RegistryError:
         return RegistryError(f"There is no {self.noun} {id}.", self.advice)

@@ -1,0 +1,415 @@
+"""What the window knows of the cluster right now: nodes, models, deployments, and ten minutes of each node's figures.
+
+A mirror in the GUI thread, fed by the bridge; screens read it and listen to its signals, and change nothing here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from PySide6.QtCore import QObject, QTimer, Signal, Slot
+
+from app.registry.records import DeploymentRecord, DeploymentStatus, NodeRecord, ShardRecord
+
+if TYPE_CHECKING:
+    from app.cluster.health import NodeEvent
+    from app.controller import Controller
+    from app.inference.events import StepPassed
+    from app.models.description import ModelDescription
+    from app.ui.bridge import Bridge
+    from worker_agent.messages import HealthReport
+
+HISTORY = 600
+"""Samples kept for each node: ten minutes at one a second."""
+RATE_SECONDS = 2.0
+"""Tokens per second are counted over so long."""
+
+
+class NodeState(StrEnum):
+    CONNECTING = "connecting"
+    UP = "up"
+    DRAINING = "draining"
+    FROZEN = "frozen"
+    """It answers, and its computation does not get on."""
+    DOWN = "down"
+    STOPPED = "stopped"
+    """An agent of this machine that does not run; it can be started."""
+    STARTING = "starting"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One second of a node's life. What is not known is None."""
+
+    at: float
+    """time.time()"""
+    cpu: float | None
+    """Percent of all cores."""
+    memory: float | None
+    """Bytes of the machine that are in use."""
+    gpu: float | None
+    """Percent, of the busiest GPU."""
+    gpu_memory: float | None
+    """Bytes in use on all GPUs."""
+    tokens_per_second: float
+    step_ms: float | None
+    """Compute time of a step on this node, averaged over the second; None while idle."""
+    rtt_ms: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """A node as the window shows it now."""
+
+    record: NodeRecord
+    state: NodeState
+    reason: str = ""
+    """Why it is down or frozen."""
+    report: HealthReport | None = None
+    """The last health report, kept while it is down."""
+    rtt: float | None = None
+    """Seconds."""
+
+    @property
+    def id(self) -> int:
+        return self.record.id
+
+    @property
+    def name(self) -> str:
+        return self.record.hostname
+
+    @property
+    def is_here(self) -> bool:
+        """Whether its agent was launched on this machine by Shardboard."""
+        return self.record.local_pid is not None
+
+    @property
+    def memory_budget(self) -> int:
+        """Bytes that stages may take in all."""
+        if self.report is not None:
+            return self.report.memory_budget
+        known = self.record.capacities.get("memory_budget", 0)
+        return known if isinstance(known, int) else 0
+
+    @property
+    def chip(self) -> str:
+        """What it computes on, for people: the GPU's name, else the CPU's."""
+        gpus = self.record.capacities.get("gpus")
+        if isinstance(gpus, list | tuple) and gpus and isinstance(gpus[0], dict):
+            return str(gpus[0].get("name", "GPU"))
+        return str(self.record.capacities.get("cpu_name", "") or "unknown processor")
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentView:
+    """A deployment with its shards, in pipeline order."""
+
+    record: DeploymentRecord
+    shards: tuple[ShardRecord, ...]
+
+    @property
+    def is_ready(self) -> bool:
+        return self.record.status is DeploymentStatus.READY
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """What went through a deployment since the last news of it."""
+
+    deployment: str
+    steps: int
+    tokens: int
+    compute_us: tuple[int, ...]
+    """Of each stage, summed."""
+    queue_us: tuple[int, ...]
+
+
+@dataclass
+class _Meter:
+    """Counts what passes a node or a deployment."""
+
+    tokens: deque[tuple[float, int]] = field(default_factory=deque)
+    compute_us: int = 0
+    steps: int = 0
+
+    def rate(self, now: float) -> float:
+        while self.tokens and self.tokens[0][0] < now - RATE_SECONDS:
+            self.tokens.popleft()
+        return sum(count for _, count in self.tokens) / RATE_SECONDS
+
+
+class Cluster(QObject):
+    """See the module."""
+
+    loaded = Signal()
+    """The first lists are there."""
+    nodes_reset = Signal()
+    """Nodes came or went, or their order changed."""
+    nodes_changed = Signal(object)
+    """A frozenset of ids whose NodeView is another now (about once a second for each)."""
+    models_changed = Signal()
+    deployments_changed = Signal()
+    activity = Signal(object)
+    """A tuple of Activity, at most 30 times a second."""
+
+    def __init__(self, bridge: Bridge, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self.is_loaded = False
+        self.nodes: dict[int, NodeView] = {}
+        """By id, in the registry's order."""
+        self.models: tuple[ModelDescription, ...] = ()
+        self.deployments: tuple[DeploymentView, ...] = ()
+        """Loading and ready ones, newest first."""
+        self._bridge = bridge
+        self._history: dict[int, deque[Sample]] = {}
+        self._node_meters: dict[int, _Meter] = {}
+        self._meters: dict[str, _Meter] = {}
+        self._stage_nodes: dict[str, tuple[int | None, ...]] = {}
+        self._stale: set[str] = set()
+        self._loading = False
+        self._reload = QTimer(self)
+        self._reload.setSingleShot(True)
+        self._reload.setInterval(50)
+        self._reload.timeout.connect(self._load)
+        bridge.opened.connect(self._on_opened)
+        bridge.node_events.connect(self.take_node_events)
+        bridge.tables_changed.connect(self._on_tables_changed)
+        bridge.steps.connect(self.take_steps)
+
+    # --- what screens ask ---
+
+    def history(self, node: int) -> tuple[Sample, ...]:
+        """The last ten minutes, oldest first."""
+        return tuple(self._history.get(node, ()))
+
+    def tokens_per_second(self, deployment: str | None = None) -> float:
+        """Of one deployment, or of all together, over the last two seconds."""
+        now = time.monotonic()
+        if deployment is not None:
+            meter = self._meters.get(deployment)
+            return meter.rate(now) if meter is not None else 0.0
+        return sum(meter.rate(now) for meter in self._meters.values())
+
+    def model(self, name: str) -> ModelDescription | None:
+        return next((model for model in self.models if model.name == name), None)
+
+    def deployment_of(self, model: str) -> DeploymentView | None:
+        """The newest ready deployment of a model."""
+        return next((view for view in self.deployments if view.is_ready and view.record.model_name == model), None)
+
+    def deployments_on(self, node: int) -> tuple[DeploymentView, ...]:
+        return tuple(
+            view for view in self.deployments if view.is_ready and any(shard.node_id == node for shard in view.shards)
+        )
+
+    def set_state(self, node: int, state: NodeState, reason: str = "") -> None:
+        """Show a node as starting or stopped, which only the window itself knows."""
+        if (view := self.nodes.get(node)) is not None:
+            self.nodes[node] = replace(view, state=state, reason=reason)
+            self.nodes_changed.emit(frozenset({node}))
+
+    # --- what comes in ---
+
+    @Slot()
+    def _on_opened(self) -> None:
+        self._stale = {"node", "model", "deployment"}
+        self._load()
+
+    @Slot(object)
+    def _on_tables_changed(self, nouns: frozenset[str]) -> None:
+        wanted = {"deployment" if noun == "shard" else noun for noun in nouns} & {"node", "model", "deployment"}
+        if wanted:
+            self._stale |= wanted
+            if not self._reload.isActive():
+                self._reload.start()
+
+    @Slot()
+    def _load(self) -> None:
+        if self._loading or not self._bridge.is_open:
+            return
+        stale, self._stale = frozenset(self._stale), set()
+        if not stale:
+            return
+        self._loading = True
+        call = self._bridge.call(lambda controller, report: _read(controller, stale), "reading the registry")
+        call.done.connect(self._on_lists)
+        call.ended.connect(self._on_read)
+
+    @Slot()
+    def _on_read(self) -> None:
+        self._loading = False
+        if self._stale:
+            self._reload.start()
+
+    @Slot(object)
+    def _on_lists(self, lists: Lists) -> None:
+        self.take_lists(lists)
+
+    def take_lists(self, lists: Lists) -> None:
+        """Replace what is given; None leaves a list as it is."""
+        if lists.nodes is not None:
+            self._take_nodes(lists.nodes)
+        if lists.models is not None and lists.models != self.models:
+            self.models = lists.models
+            self.models_changed.emit()
+        if lists.deployments is not None and lists.deployments != self.deployments:
+            self.deployments = lists.deployments
+            self._stage_nodes = {
+                view.record.id: tuple(shard.node_id for shard in view.shards) for view in self.deployments
+            }
+            self._meters = {id: meter for id, meter in self._meters.items() if id in self._stage_nodes}
+            self.deployments_changed.emit()
+        if not self.is_loaded:
+            self.is_loaded = True
+            self.loaded.emit()
+
+    def _take_nodes(self, records: tuple[NodeRecord, ...]) -> None:
+        before = list(self.nodes)
+        fresh: dict[int, NodeView] = {}
+        changed = set()
+        for record in records:
+            known = self.nodes.get(record.id)
+            if known is None:
+                fresh[record.id] = NodeView(record, NodeState.CONNECTING)
+            else:
+                fresh[record.id] = replace(known, record=record, state=_with_draining(known.state, record.draining))
+                if fresh[record.id] != known:
+                    changed.add(record.id)
+        self.nodes = fresh
+        for gone in set(before) - set(fresh):
+            self._history.pop(gone, None)
+            self._node_meters.pop(gone, None)
+        if before != list(fresh):
+            self.nodes_reset.emit()
+        elif changed:
+            self.nodes_changed.emit(frozenset(changed))
+
+    @Slot(object)
+    def take_node_events(self, events: Iterable[NodeEvent]) -> None:
+        """What happened to nodes, oldest first. A node that the lists do not have yet is passed over."""
+        from app.cluster.health import NodeDown, NodeFrozen, NodeHealth
+
+        changed = set()
+        for event in events:
+            view = self.nodes.get(event.node)
+            if view is None:
+                self._on_tables_changed(frozenset({"node"}))
+                continue
+            up = _with_draining(NodeState.UP, view.record.draining)
+            match event:
+                case NodeHealth():
+                    frozen = view.state is NodeState.FROZEN and _is_busy(event.report)
+                    state, reason = (NodeState.FROZEN, view.reason) if frozen else (up, "")
+                    view = replace(view, state=state, reason=reason, report=event.report, rtt=event.rtt)
+                    self._sample(event.node, event.at.timestamp(), event.report, event.rtt)
+                case NodeFrozen():
+                    view = replace(view, state=NodeState.FROZEN, reason=event.reason)
+                case NodeDown():
+                    if view.state is not NodeState.STARTING:
+                        stopped = view.is_here and event.kind in ("refused", "stopped")
+                        state = NodeState.STOPPED if stopped else NodeState.DOWN
+                        view = replace(view, state=state, reason=event.reason, rtt=None)
+                case _:
+                    view = replace(view, state=up, reason="")
+            self.nodes[event.node] = view
+            changed.add(event.node)
+        if changed:
+            self.nodes_changed.emit(frozenset(changed))
+
+    def _sample(self, node: int, at: float, report: HealthReport, rtt: float) -> None:
+        meter = self._node_meters.setdefault(node, _Meter())
+        step = meter.compute_us / meter.steps / 1000 if meter.steps else None
+        meter.compute_us = meter.steps = 0
+        loads = [gpu.load for gpu in report.gpus if gpu.load is not None]
+        gpu_memory = sum(gpu.memory_total - gpu.memory_free for gpu in report.gpus) if report.gpus else None
+        sample = Sample(
+            at=at,
+            cpu=report.cpu_percent,
+            memory=float(report.memory_total - report.memory_available),
+            gpu=max(loads) if loads else None,
+            gpu_memory=float(gpu_memory) if gpu_memory is not None else None,
+            tokens_per_second=meter.rate(time.monotonic()),
+            step_ms=step,
+            rtt_ms=rtt * 1000,
+        )
+        self._history.setdefault(node, deque(maxlen=HISTORY)).append(sample)
+
+    @Slot(object)
+    def take_steps(self, steps: Iterable[StepPassed]) -> None:
+        """What went through the pipelines since the last time."""
+        now = time.monotonic()
+        sums: dict[str, tuple[int, int, list[int], list[int]]] = {}
+        for step in steps:
+            count, tokens, compute, queue = sums.get(step.deployment, (0, 0, [], []))
+            for time_of in step.times:
+                while len(compute) <= time_of.stage:
+                    compute.append(0)
+                    queue.append(0)
+                compute[time_of.stage] += time_of.compute_us
+                queue[time_of.stage] += time_of.queue_us
+            sums[step.deployment] = (count + 1, tokens + step.tokens, compute, queue)
+        for deployment, (count, tokens, compute, _) in sums.items():
+            self._meters.setdefault(deployment, _Meter()).tokens.append((now, tokens))
+            nodes = self._stage_nodes.get(deployment, ())
+            for node in {node for node in nodes if node is not None}:
+                meter = self._node_meters.setdefault(node, _Meter())
+                meter.tokens.append((now, tokens))
+                meter.steps += count
+                meter.compute_us += sum(us for owner, us in zip(nodes, compute, strict=False) if owner == node)
+        self.activity.emit(
+            tuple(
+                Activity(deployment, count, tokens, tuple(compute), tuple(queue))
+                for deployment, (count, tokens, compute, queue) in sums.items()
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Lists:
+    """What was read from registry and library; None for what was not asked for."""
+
+    nodes: tuple[NodeRecord, ...] | None = None
+    models: tuple[ModelDescription, ...] | None = None
+    deployments: tuple[DeploymentView, ...] | None = None
+
+
+async def _read(controller: Controller, wanted: frozenset[str]) -> Lists:
+    """On the controller's loop; the reading itself runs in a thread."""
+
+    def read() -> Lists:
+        registry = controller.registry
+        views = None
+        if "deployment" in wanted:
+            shards: dict[str, list[ShardRecord]] = {}
+            for shard in registry.shards.list():
+                if shard.deployment_id is not None:
+                    shards.setdefault(shard.deployment_id, []).append(shard)
+            live = (DeploymentStatus.READY, DeploymentStatus.LOADING)
+            records = [record for record in registry.deployments.list() if record.status in live]
+            views = tuple(
+                DeploymentView(record, tuple(sorted(shards.get(record.id, []), key=lambda shard: shard.start_layer)))
+                for record in reversed(records)
+            )
+        return Lists(
+            nodes=tuple(registry.nodes.list()) if "node" in wanted else None,
+            models=controller.library.list() if "model" in wanted else None,
+            deployments=views,
+        )
+
+    return await asyncio.to_thread(read)
+
+
+def _with_draining(state: NodeState, draining: bool) -> NodeState:
+    if state in (NodeState.UP, NodeState.DRAINING):
+        return NodeState.DRAINING if draining else NodeState.UP
+    return state
+
+
+def _is_busy(report: HealthReport) -> bool:
+    return report.progress.busy_seconds is not None

@@ -1,0 +1,103 @@
+"""Nodes, models and deployments that are only said to be there, fed into the cluster's mirror."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from app.cluster.health import NodeHealth
+from app.models.description import ModelDescription, PartSource, TensorSource
+from app.registry.records import DeploymentRecord, DeploymentStatus, NodeRecord, ShardRecord
+from app.ui.cluster import Cluster, DeploymentView, Lists
+from worker_agent.messages import HealthReport, Progress
+
+MB = 1_000_000
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def node_record(id: int, *, name: str = "", here: bool = False, budget: int = 4_000 * MB) -> NodeRecord:
+    return NodeRecord(
+        id=id, hostname=name or f"node-{id}", ip_address=f"10.0.0.{id}", port=7600, public_key="k" * 40,
+        agent_id=f"{id:016x}", is_active=True, draining=False, last_heartbeat=datetime.now(UTC),
+        capacities={"cpu_name": "Made-up CPU 3000", "memory_budget": budget, "gpus": [], "cpu_count": 8,
+                    "system": "Linux", "memory_total": 2 * budget},
+        local_pid=4000 + id if here else None, created_at=START, updated_at=START,
+    )  # fmt: skip
+
+
+def health(
+    id: int,
+    *,
+    cpu: float = 25.0,
+    budget: int = 4_000 * MB,
+    used: int = 0,
+    busy: float | None = None,
+    rtt: float = 0.002,
+) -> NodeHealth:
+    report = HealthReport(
+        call=1, boot="b" * 16, cpu_percent=cpu, process_cpu_percent=cpu, load_1m=0.5, memory_total=2 * budget,
+        memory_available=budget, process_memory=300 * MB, memory_budget=budget, memory_used=used, disk_free=10**11,
+        gpus=(), progress=Progress(steps_done=1, busy_seconds=busy, busy_tokens=1, step_p99=0.02), stages=(),
+        draining=False, dropped=0,
+    )  # fmt: skip
+    return NodeHealth(id, datetime.now(UTC), rtt, report)
+
+
+def model(
+    name: str = "made-up-8b", *, layers: int = 12, layer_bytes: int = 100 * MB, end_bytes: int = 80 * MB
+) -> ModelDescription:
+    def part(kind: str, index: int, nbytes: int) -> PartSource:
+        return PartSource(
+            kind, index, (TensorSource(f"{kind}.{index}", "F32", (nbytes // 4,), nbytes, "model.safetensors", 0),)
+        )  # type: ignore[arg-type]
+
+    parts = (
+        part("first", 0, end_bytes),
+        *(part("layer", i, layer_bytes) for i in range(layers)),
+        part("last", 0, end_bytes),
+    )
+    return ModelDescription(
+        name=name, folder="/nowhere", source="folder", architecture="LlamaForCausalLM", model_type="llama",
+        num_layers=layers, parameters=(layers * layer_bytes + 2 * end_bytes) // 4,
+        weight_bytes=layers * layer_bytes + 2 * end_bytes, dtype="float32", max_context=4096, hidden_size=512,
+        vocab_size=32000, kv_elements=(256,) * layers, cuts=tuple(range(1, layers)), parts=parts,
+    )  # fmt: skip
+
+
+def deployment(id: str, model: ModelDescription, stages: list[tuple[int, int, int]]) -> DeploymentView:
+    """Ready; `stages` are (node, start, end)."""
+    record = DeploymentRecord(
+        id=id, model_name=model.name, plan_hash="p" * 16, dtype="float32", context=2048, kv_tokens=2048, epoch=1,
+        status=DeploymentStatus.READY, error=None, created_at=START, updated_at=START,
+    )  # fmt: skip
+    shards = tuple(
+        ShardRecord(
+            id=number + 1,
+            node_id=node,
+            deployment_id=id,
+            model_name=model.name,
+            shard_id=number,
+            start_layer=start,
+            end_layer=end,
+            is_loaded=True,
+            path=None,
+            created_at=START,
+            updated_at=START,
+        )
+        for number, (node, start, end) in enumerate(stages)
+    )
+    return DeploymentView(record, shards)
+
+
+def fill(
+    cluster: Cluster,
+    *,
+    nodes: int = 3,
+    models: tuple[ModelDescription, ...] = (),
+    deployments: tuple[DeploymentView, ...] = (),
+    budget: int = 4_000 * MB,
+) -> None:
+    """Nodes 1 to `nodes`, alive, with these models and deployments."""
+    cluster.take_lists(
+        Lists(tuple(node_record(id, budget=budget) for id in range(1, nodes + 1)), tuple(models), tuple(deployments))
+    )
+    cluster.take_node_events([health(id, budget=budget) for id in range(1, nodes + 1)])
