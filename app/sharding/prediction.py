@@ -1,0 +1,191 @@
+"""How fast a placement would be: tokens per second and time to the first token. Pure: figures in, figures out.
+
+A decode step reads every weight once, so a stage takes as long as its weights take to be read; a prompt is
+bound by arithmetic. What each machine reads and computes is measured by its agent (`worker_agent/speed.py`);
+the constants below were fitted to real runs (benchmarks/prediction.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
+
+from app.errors import BadInput
+from app.models.description import COMPUTE_ITEM_BYTES, ModelDescription
+from app.sharding.plan import check_ranges
+
+STAGE_SECONDS = 0.0006
+"""What a step costs a stage whatever it holds: taking it up, sampling, sending it on."""
+LAYER_SECONDS = 0.00012
+"""What a step costs a layer besides reading its matrices: norms, rotation, attention."""
+MESSAGE_SECONDS = 0.0004
+"""One message between two agents of one machine."""
+NETWORK_BYTES_PER_SECOND = 100e6
+"""Of hidden states between machines: a gigabit line. Only long prompts send enough for it to matter."""
+LOCAL_BYTES_PER_SECOND = 600e6
+"""Of hidden states between agents of one machine: the encryption of every connection."""
+PROMPT_CHUNK = 256
+"""Prompt tokens in one step (`app.inference.deploying.PREFILL_CHUNK`)."""
+
+
+@dataclass(frozen=True)
+class NodeSpeed:
+    """What a node was measured to do in one compute dtype."""
+
+    read_bytes_per_second: float
+    """Of weights, in a step of one token."""
+    flops_per_second: float
+    """In a step of many tokens."""
+    rtt: float = 0.0
+    """Seconds from the controller to the node and back; stands for the distance between nodes too."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one sequence alone may expect."""
+
+    tokens_per_second: float
+    first_token_seconds: float
+    """From the prompt's arrival at the first stage to the first new token."""
+    prompt_tokens: int
+    slowest_stage: int
+    share: tuple[float, ...]
+    """Of a token's time, what each stage takes; with `network_share` they add up to 1."""
+    network_share: float
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What a stage does for a step."""
+
+    read_bytes: int
+    """Weights that a step of one token reads: no embedding, which gives one row only."""
+    parameters: int
+    """That every token of a prompt is multiplied with: no head, which sees the last token only."""
+    layers: int
+    kv_bytes: int
+    """Keys and values of one token."""
+
+
+def predict(
+    description: ModelDescription,
+    stages: Sequence[tuple[int, int, NodeSpeed]],
+    *,
+    dtype: str,
+    same_machine: bool | Sequence[bool] = False,
+    prompt_tokens: int = 256,
+) -> Prediction:
+    """Predict the speed of one sequence alone in a pipeline.
+
+    A token takes `sum over stages (read bytes / read speed + layers * LAYER_SECONDS + STAGE_SECONDS) + sum over
+    hops`, where the bytes are those of the stage's matrices in the compute dtype and of the keys and values of
+    the prompt. There are as many hops as stages, since the last one sends its token to the first (none for one
+    stage). A hop takes half a round trip between machines, `MESSAGE_SECONDS` within one.
+
+    A prompt takes `sum over stages max(2 * parameters * tokens / flops, read bytes / read speed)`, plus hops that
+    carry `tokens * hidden size` elements. Longer ones go in chunks of PROMPT_CHUNK tokens: on one machine one
+    after another, on several at once, where each further chunk costs what the slowest stage takes.
+
+    Args:
+        description: the model.
+        stages: `(start, end, speed)` in pipeline order, all layers.
+        dtype: the compute dtype, a key of COMPUTE_ITEM_BYTES.
+        same_machine: for each hop, from stage k to k + 1 and last from the last stage to the first, whether
+            both ends are on one machine; one value stands for all.
+        prompt_tokens: how long the prompt is.
+
+    Raises:
+        BadInput: the stages are not all layers in order, or the figures make no sense.
+    """
+    check_ranges([(start, end) for start, end, _ in stages], description)
+    local = _hops(len(stages), same_machine)
+    if prompt_tokens < 1 or any(s.read_bytes_per_second <= 0 or s.flops_per_second <= 0 for _, _, s in stages):
+        raise BadInput("A prediction needs a prompt of at least one token and speeds above zero.")
+    speeds = [speed for _, _, speed in stages]
+    work = [_work(description, start, end, dtype) for start, end, _ in stages]
+    steps = [_decode_seconds(each, speed, prompt_tokens) for each, speed in zip(work, speeds, strict=True)]
+    waits = [
+        _hop_seconds(speed, following, here)
+        for speed, following, here in zip(speeds, [*speeds[1:], speeds[0]], local, strict=False)
+    ]
+    total, network = sum(steps) + sum(waits), sum(waits)
+    prompt = _prompt_seconds(description, work, speeds, local, waits, dtype, prompt_tokens)
+    return Prediction(
+        tokens_per_second=1 / total,
+        first_token_seconds=prompt,
+        prompt_tokens=prompt_tokens,
+        slowest_stage=max(range(len(steps)), key=steps.__getitem__),
+        share=tuple(step / total for step in steps),
+        network_share=network / total,
+    )
+
+
+def speed_of(capacities: Mapping[str, object], dtype: str, rtt: float | None) -> NodeSpeed | None:
+    """A node's speed from what the registry keeps of it; None when its agent has not measured this dtype."""
+    speeds = capacities.get("speeds")
+    for speed in speeds if isinstance(speeds, list | tuple) else ():
+        if isinstance(speed, Mapping) and speed.get("dtype") == dtype:
+            read, flops = speed.get("read_bytes_per_second"), speed.get("flops_per_second")
+            if isinstance(read, int | float) and isinstance(flops, int | float) and read > 0 and flops > 0:
+                return NodeSpeed(float(read), float(flops), max(0.0, rtt or 0.0))
+    return None
+
+
+def _hops(stages: int, same_machine: bool | Sequence[bool]) -> tuple[bool, ...]:
+    """For each hop whether it stays on one machine; a single stage has none."""
+    count = stages if stages > 1 else 0
+    if isinstance(same_machine, bool):
+        return (same_machine,) * count
+    if len(same_machine) < count:
+        raise BadInput(f"{stages} stages have {count} hops, and {len(same_machine)} are described.")
+    return tuple(same_machine[:count])
+
+
+def _work(description: ModelDescription, start: int, end: int, dtype: str) -> _Work:
+    layers = [part.memory(dtype) for part in description.layers[start:end]]
+    head = 0
+    if end == description.num_layers:
+        head = sum(part.memory(dtype) for kind in ("last", "tied") if (part := description.end(kind)))
+    return _Work(
+        read_bytes=sum(layers) + head,
+        parameters=sum(layers) // COMPUTE_ITEM_BYTES[dtype],
+        layers=end - start,
+        kv_bytes=description.kv_bytes_per_token(dtype, start, end),
+    )
+
+
+def _decode_seconds(work: _Work, speed: NodeSpeed, context: int) -> float:
+    read = (work.read_bytes + work.kv_bytes * context) / speed.read_bytes_per_second
+    return read + work.layers * LAYER_SECONDS + STAGE_SECONDS
+
+
+def _hop_seconds(one: NodeSpeed, other: NodeSpeed, same_machine: bool) -> float:
+    """One way. The farther of the two from the controller tells how far they are from each other."""
+    return MESSAGE_SECONDS if same_machine else max(MESSAGE_SECONDS, max(one.rtt, other.rtt) / 2)
+
+
+def _prompt_seconds(
+    description: ModelDescription,
+    work: Sequence[_Work],
+    speeds: Sequence[NodeSpeed],
+    local: Sequence[bool],
+    waits: Sequence[float],
+    dtype: str,
+    tokens: int,
+) -> float:
+    chunk = min(tokens, PROMPT_CHUNK)
+    chunks = ceil(tokens / chunk)
+    computing = [
+        max(2 * each.parameters * chunk / speed.flops_per_second, each.read_bytes / speed.read_bytes_per_second)
+        + each.layers * LAYER_SECONDS
+        + STAGE_SECONDS
+        for each, speed in zip(work, speeds, strict=True)
+    ]
+    state = chunk * description.hidden_size * COMPUTE_ITEM_BYTES[dtype]
+    # The last hop carries one token, not its hidden state.
+    carrying = [state / (LOCAL_BYTES_PER_SECOND if here else NETWORK_BYTES_PER_SECOND) for here in local[:-1]]
+    once = sum(computing) + sum(waits) + sum(carrying)
+    if all(local):
+        return once * tokens / chunk
+    return once + (chunks - 1) * max(*computing, *carrying)
