@@ -71,9 +71,12 @@ def root(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    """Without a command: the demo, which starts agents here, deploys a small model over them and answers a prompt."""
-    if context.invoked_subcommand is None:
+    """Without a command: the window. With --headless: the demo, which starts agents here, deploys a small model over
+    them and answers a prompt."""
+    if context.invoked_subcommand is None and headless:
         demo.run(prompt=prompt, agents=agents, model=model, keep=keep, as_json=as_json)
+    elif context.invoked_subcommand is None:
+        raise typer.BadParameter("These options are the demo's; start it with --headless.")
     elif headless:
         raise typer.BadParameter(f"--headless is the demo and takes no command ({context.invoked_subcommand}).")
 

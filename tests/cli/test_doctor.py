@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from app.cli import app
+from app.cli.root import app
 from app.paths import Home
 from app.registry import Registry
 from worker_agent.keys import KeyPair
@@ -94,7 +94,7 @@ def test_an_agent_that_is_gone_is_reported(home: Home) -> None:
 def test_torch_is_not_imported_for_its_version(home: Home) -> None:
     probe = """
 import sys
-from app.cli import app
+from app.cli.root import app
 try:
     app(["doctor"])
 except SystemExit:

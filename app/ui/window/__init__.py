@@ -1,0 +1,1 @@
+"""The main window: navigation, menus, status bar, and how it closes."""

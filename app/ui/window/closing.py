@@ -1,0 +1,148 @@
+"""Closing the window: ask when work is under way, end it in good order, leave no process behind.
+
+The window stays responsive meanwhile; each step is bounded in time by whoever does it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+
+from PySide6.QtCore import QObject, Qt, QTimer, Signal, Slot
+from PySide6.QtWidgets import QDialog, QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
+
+from app.registry import NodeRecord
+from app.ui.theme import SPACING
+from app.ui.workbench import Workbench
+
+
+class Answer(StrEnum):
+    STAY = "stay"
+    WAIT = "wait"
+    STOP = "stop"
+
+
+class AskDialog(QDialog):
+    """Work is under way: close all the same?"""
+
+    def __init__(self, under_way: Sequence[str], parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.answer = Answer.STAY
+        self.setWindowTitle("Work is under way")
+        self.setObjectName("closing-ask")
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(3 * SPACING, 3 * SPACING, 3 * SPACING, 2 * SPACING)
+        layout.setSpacing(SPACING)
+        title = QLabel("Work is under way")
+        title.setProperty("role", "title")
+        layout.addWidget(title)
+        listed = QLabel("\n".join(f"•  {text}" for text in under_way))
+        listed.setWordWrap(True)
+        listed.setTextFormat(Qt.TextFormat.PlainText)
+        layout.addWidget(listed)
+        note = QLabel(
+            "If you stop it: answers keep the text they have, weights that were sent stay on their nodes, downloads go "
+            "on where they were, half-written shard folders are removed."
+        )
+        note.setWordWrap(True)
+        note.setProperty("role", "muted")
+        layout.addWidget(note)
+        layout.addSpacing(SPACING)
+        buttons = QHBoxLayout()
+        buttons.addStretch(1)
+        for text, answer, name in (
+            ("Stop it and close", Answer.STOP, "closing-stop"),
+            ("Close when it is done", Answer.WAIT, "closing-wait"),
+            ("Keep the window open", Answer.STAY, "closing-stay"),
+        ):
+            button = QPushButton(text)
+            button.setObjectName(name)
+            button.setProperty("answer", answer.value)
+            button.clicked.connect(self._on_clicked)
+            if answer is Answer.STAY:
+                button.setProperty("role", "primary")
+                button.setDefault(True)
+                button.setFocus()
+            buttons.addWidget(button)
+        layout.addLayout(buttons)
+        self.setMinimumWidth(560)
+
+    @Slot()
+    def _on_clicked(self) -> None:
+        sender = self.sender()
+        self.answer = Answer(str(sender.property("answer"))) if sender is not None else Answer.STAY
+        self.accept()
+
+
+class ClosingDialog(QDialog):
+    """What is being done before the window goes; cannot be closed itself."""
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setWindowTitle("Closing")
+        self.setModal(True)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(3 * SPACING, 2 * SPACING, 3 * SPACING, 3 * SPACING)
+        self._text = QLabel("Closing")
+        layout.addWidget(self._text)
+        bar = QProgressBar()
+        bar.setRange(0, 0)
+        bar.setTextVisible(False)
+        bar.setAccessibleName("Closing")
+        layout.addWidget(bar)
+        self.setMinimumWidth(320)
+
+    def say(self, text: str) -> None:
+        self._text.setText(text)
+
+    def reject(self) -> None:
+        """Escape does not interrupt what has begun."""
+
+
+class Closing(QObject):
+    """Ends everything in order: jobs, agents that belong to the window, the controller. Then `finished`."""
+
+    finished = Signal()
+    step = Signal(str)
+    """What is being done now."""
+
+    def __init__(self, workbench: Workbench, close_jobs: Callable[[], object], parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._workbench, self._close_jobs = workbench, close_jobs
+        self.left_behind = ""
+        """Why an agent of this window could not be ended; empty when all is well."""
+
+    def begin(self) -> None:
+        self.step.emit("Ending jobs")
+        QTimer.singleShot(0, self._end_jobs)
+
+    @Slot()
+    def _end_jobs(self) -> None:
+        self._close_jobs()
+        bridge = self._workbench.bridge
+        if not bridge.is_open:
+            self._close_bridge()
+            return
+        if self._workbench.settings.get("agents/stop_with_window"):
+            self.step.emit("Stopping this window's agents")
+            call = bridge.call(lambda controller, report: controller.stop_agents(), "stopping the agents")
+            call.done.connect(self._on_stopped)
+            call.failed.connect(self._on_failed)
+            call.cancelled.connect(self._close_bridge)
+        else:
+            self._close_bridge()
+
+    @Slot(object)
+    def _on_stopped(self, stopped: list[NodeRecord]) -> None:
+        self._close_bridge()
+
+    @Slot(object)
+    def _on_failed(self, error: object) -> None:
+        self.left_behind = str(error)
+        self._close_bridge()
+
+    @Slot()
+    def _close_bridge(self) -> None:
+        self.step.emit("Closing the registry")
+        self._workbench.bridge.closed.connect(self.finished)
+        self._workbench.bridge.close()

@@ -1,0 +1,80 @@
+"""The line at the foot of the window: nodes, deployments, tokens per second, jobs."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import Qt, QTimer, Slot
+from PySide6.QtWidgets import QPushButton, QStatusBar, QWidget
+
+from app.ui.cluster import NodeState
+from app.ui.workbench import Workbench
+
+
+class StatusBar(QStatusBar):
+    """Figures of the whole cluster; a click on one opens the screen that has more."""
+
+    def __init__(self, workbench: Workbench, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._workbench = workbench
+        self.setSizeGripEnabled(False)
+        self._nodes = self._figure("nodes", "Nodes that answer")
+        self._deployments = self._figure("board", "Models that are deployed")
+        self._speed = self._figure("nodes", "Tokens per second of all deployments together")
+        self._refresh = QTimer(self)
+        self._refresh.setInterval(500)
+        self._refresh.timeout.connect(self._show_speed)
+        cluster = workbench.cluster
+        cluster.nodes_reset.connect(self._show_nodes)
+        cluster.nodes_changed.connect(self._show_nodes)
+        cluster.deployments_changed.connect(self._show_deployments)
+        cluster.activity.connect(self._on_activity)
+        self._show_nodes()
+        self._show_deployments()
+        self._show_speed()
+
+    def _figure(self, screen: str, meaning: str) -> QPushButton:
+        button = QPushButton(self)
+        button.setProperty("role", "quiet")
+        button.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        button.setToolTip(meaning)
+        button.setProperty("screen", screen)
+        button.clicked.connect(self._on_clicked)
+        self.addWidget(button)
+        return button
+
+    @Slot()
+    def _on_clicked(self) -> None:
+        sender = self.sender()
+        if sender is not None:
+            self._workbench.navigate.emit(str(sender.property("screen")), None)
+
+    @Slot()
+    @Slot(object)
+    def _show_nodes(self, changed: object = None) -> None:
+        nodes = self._workbench.cluster.nodes.values()
+        up = sum(node.state in (NodeState.UP, NodeState.DRAINING) for node in nodes)
+        text = f"{up} of {len(nodes)} nodes up" if nodes else "No nodes"
+        if text != self._nodes.text():
+            self._nodes.setText(text)
+            self._nodes.setAccessibleName(text)
+
+    @Slot()
+    def _show_deployments(self) -> None:
+        count = sum(view.is_ready for view in self._workbench.cluster.deployments)
+        text = "Nothing deployed" if not count else "1 deployment" if count == 1 else f"{count} deployments"
+        self._deployments.setText(text)
+        self._deployments.setAccessibleName(text)
+
+    @Slot(object)
+    def _on_activity(self, activity: object) -> None:
+        if not self._refresh.isActive():
+            self._refresh.start()
+            self._show_speed()
+
+    @Slot()
+    def _show_speed(self) -> None:
+        speed = self._workbench.cluster.tokens_per_second()
+        if not speed:
+            self._refresh.stop()  # an idle window wakes up for nothing
+        text = f"{speed:.1f} tokens/s" if speed else "Idle"
+        self._speed.setText(text)
+        self._speed.setAccessibleName(text)
