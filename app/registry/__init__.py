@@ -1,4 +1,5 @@
-"""The registry: what Shardboard knows of nodes, models, deployments, shards, requests and events, kept in a database.
+"""The registry: what Shardboard knows of nodes, models, deployments, shards, requests, events and jobs,
+kept in a database.
 
 The only package that speaks SQL. `Registry.open` is the one door; what comes out of it are frozen records.
 """
@@ -8,8 +9,11 @@ from app.registry.records import (
     DeploymentStatus,
     EventLevel,
     EventRecord,
+    JobRecord,
+    JobStatus,
     ModelRecord,
     NodeRecord,
+    RequestLine,
     RequestRecord,
     RequestStatus,
     ShardRecord,
@@ -21,9 +25,12 @@ __all__ = [
     "DeploymentStatus",
     "EventLevel",
     "EventRecord",
+    "JobRecord",
+    "JobStatus",
     "ModelRecord",
     "NodeRecord",
     "Registry",
+    "RequestLine",
     "RequestRecord",
     "RequestStatus",
     "ShardRecord",

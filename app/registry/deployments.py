@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Collection
+from datetime import datetime
 from typing import TypedDict, Unpack
 
 from peewee import Database
 
+from app.registry.conditions import among, matching, saying, within
 from app.registry.records import DeploymentRecord, DeploymentStatus
-from app.registry.table import Row, Table, matching
+from app.registry.table import Row, Table
 from app.registry.tables import Deployment
 
 
@@ -58,9 +61,21 @@ class Deployments(Table[DeploymentRecord]):
     def get(self, id: str) -> DeploymentRecord:
         return self._get(id)
 
-    def list(self, *, model_name: str | None = None, status: DeploymentStatus | None = None) -> list[DeploymentRecord]:
-        """Deployments, oldest first."""
-        return self._list(matching(Deployment.model_name, model_name), matching(Deployment.status, status))
+    def list(
+        self,
+        *,
+        model_name: str | None = None,
+        status: DeploymentStatus | Collection[DeploymentStatus] | None = None,
+        text: str | None = None,
+        since: datetime | None = None,
+    ) -> list[DeploymentRecord]:
+        """Deployments, oldest first. `text` is part of the model's name, the id or the error."""
+        return self._list(
+            matching(Deployment.model_name, model_name),
+            among(Deployment.status, status),
+            *within(Deployment.created_at, since, None),
+            saying(text, Deployment.model_name, Deployment.id, Deployment.error),
+        )
 
     def update(self, id: str, **changes: Unpack[DeploymentChanges]) -> DeploymentRecord:
         return self._update(id, changes)

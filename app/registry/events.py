@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
+from typing import TypedDict, Unpack
 
 from peewee import Database, Expression
 
+from app.registry.conditions import among, matching, numbered, saying, within
 from app.registry.fields import now
 from app.registry.records import EventLevel, EventRecord
-from app.registry.table import Row, Table, matching
+from app.registry.table import Row, Table
 from app.registry.tables import Event
 
 _PRUNED_AT_ONCE = 5_000
+
+
+class EventQuery(TypedDict, total=False):
+    """What a listing of events can be narrowed down to; all that is given must hold."""
+
+    text: str | None
+    """Part of the message. Reads every row that the rest leaves over."""
+    level: EventLevel | Collection[EventLevel] | None
+    at_least: EventLevel | None
+    """This level or a worse one."""
+    source: str | None
+    node_id: int | None
+    deployment_id: str | None
+    request_id: int | None
+    since: datetime | None
+    until: datetime | None
+    after_id: int | None
+    last_id: int | None
 
 
 class Events(Table[EventRecord]):
@@ -45,28 +66,25 @@ class Events(Table[EventRecord]):
             }
         )
 
-    def list(
-        self,
-        *,
-        offset: int = 0,
-        limit: int = 100,
-        level: EventLevel | None = None,
-        node_id: int | None = None,
-        deployment_id: str | None = None,
-        request_id: int | None = None,
-    ) -> list[EventRecord]:
-        """A page of events, newest first."""
-        return self._list(*_filter(level, node_id, deployment_id, request_id), offset=offset, limit=limit)
+    def list(self, *, offset: int = 0, limit: int = 100, **query: Unpack[EventQuery]) -> list[EventRecord]:
+        """A page of events, newest first.
 
-    def count(
-        self,
-        *,
-        level: EventLevel | None = None,
-        node_id: int | None = None,
-        deployment_id: str | None = None,
-        request_id: int | None = None,
-    ) -> int:
-        return self._count(*_filter(level, node_id, deployment_id, request_id))
+        Pages are found by offset in an index that holds all that can be filtered except text. `last_id` keeps them
+        where they are while events come in.
+        """
+        return self._list(*_filter(query), offset=offset, limit=limit)
+
+    def count(self, **query: Unpack[EventQuery]) -> int:
+        return self._count(*_filter(query))
+
+    def position(self, id: int, **query: Unpack[EventQuery]) -> int | None:
+        """The row at which a listing has this event; None when it does not have it."""
+        return self._position(id, *_filter(query))
+
+    def sources(self) -> tuple[str, ...]:
+        """All parts that ever reported something."""
+        query = Event.select(Event.source).distinct().order_by(Event.source)
+        return self._store.read(lambda database: tuple(row[0] for row in query.tuples().execute(database)))
 
     def prune(self, *, before: datetime | None = None, keep: int | None = None) -> int:
         """Remove events older than a time, and all but the newest `keep`; returns how many.
@@ -95,12 +113,16 @@ class Events(Table[EventRecord]):
         return EventRecord(**{**row, "level": EventLevel(row["level"])})
 
 
-def _filter(
-    level: EventLevel | None, node_id: int | None, deployment_id: str | None, request_id: int | None
-) -> tuple[Expression | None, ...]:
+def _filter(query: EventQuery) -> tuple[Expression | None, ...]:
+    at_least = query.get("at_least")
     return (
-        matching(Event.level, level),
-        matching(Event.node_id, node_id),
-        matching(Event.deployment_id, deployment_id),
-        matching(Event.request_id, request_id),
+        among(Event.level, query.get("level")),
+        None if at_least in (None, EventLevel.DEBUG) else among(Event.level, at_least.and_worse),
+        matching(Event.source, query.get("source")),
+        matching(Event.node_id, query.get("node_id")),
+        matching(Event.deployment_id, query.get("deployment_id")),
+        matching(Event.request_id, query.get("request_id")),
+        *within(Event.at, query.get("since"), query.get("until")),
+        *numbered(Event.id, query.get("after_id"), query.get("last_id")),
+        saying(query.get("text"), Event.message),
     )

@@ -27,11 +27,30 @@ class RequestStatus(StrEnum):
         return self not in (RequestStatus.PENDING, RequestStatus.PROCESSING)
 
 
+class JobStatus(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing can follow: a job that is over never changes its status again."""
+        return self not in (JobStatus.QUEUED, JobStatus.RUNNING)
+
+
 class EventLevel(StrEnum):
     DEBUG = "debug"
     INFO = "info"
     WARNING = "warning"
     ERROR = "error"
+
+    @property
+    def and_worse(self) -> tuple[EventLevel, ...]:
+        """This level and those above it."""
+        levels = list(EventLevel)
+        return tuple(levels[levels.index(self) :])
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +148,47 @@ class RequestRecord:
     prompt_tokens: int
     completion_tokens: int
     timings: dict[str, float]
+    created_at: datetime
+    started_at: datetime | None
+    completed_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLine:
+    """A request as a long list shows it: the beginning of its prompt, and neither answer nor tokens.
+
+    A page of a hundred of them stays small however long the prompts are.
+    """
+
+    id: int
+    model_name: str
+    deployment_id: str | None
+    prompt: str
+    """Its first characters."""
+    status: RequestStatus
+    error: str | None
+    prompt_tokens: int
+    completion_tokens: int
+    timings: dict[str, float]
+    created_at: datetime
+    started_at: datetime | None
+    completed_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecord:
+    """Long work that a user asked for: cutting a model (`kind` is cut), adding one (add), taking the demo model (demo).
+
+    `details` is what came of it: ranges of layers, the output folder, bytes, seconds.
+    """
+
+    id: int
+    kind: str
+    title: str
+    model_name: str | None
+    status: JobStatus
+    error: str | None
+    details: dict[str, object]
     created_at: datetime
     started_at: datetime | None
     completed_at: datetime | None

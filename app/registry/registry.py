@@ -10,6 +10,7 @@ from typing import Self
 from app.registry.deployments import Deployments
 from app.registry.events import Events
 from app.registry.failures import explained
+from app.registry.jobs import Jobs
 from app.registry.location import Location, locate
 from app.registry.migration import MIGRATIONS, Migration
 from app.registry.models import Models
@@ -36,6 +37,7 @@ class Registry:
         self.shards = Shards(store)
         self.requests = Requests(store)
         self.events = Events(store)
+        self.jobs = Jobs(store)
 
     @classmethod
     def open(cls, location: str | Path, *, lock: bool = True, migrations: Path = MIGRATIONS) -> Self:
@@ -71,7 +73,8 @@ class Registry:
         return self._store.location.name
 
     def on_changed(self, listener: Callable[[str], None]) -> None:
-        """Be told, after each write, what was written: node, model, deployment, shard, request or event.
+        """Be told, after each write, what was written: node, model, deployment, shard, request, event or
+        job.
 
         Called in the thread that wrote, so it must be quick. Beats of the heart and epochs are not told.
         """
@@ -92,13 +95,14 @@ class Registry:
     def _end_interrupted(self) -> None:
         requests = self.requests.fail_interrupted(INTERRUPTED)
         deployments = self.deployments.fail_interrupted(INTERRUPTED)
-        if requests or deployments:
+        jobs = self.jobs.fail_interrupted(INTERRUPTED)
+        if requests or deployments or jobs:
             self.events.add(
                 EventLevel.WARNING,
                 "registry",
-                f"Shardboard had ended with {requests} requests and {len(deployments)} loading deployments under way; "
-                "they were marked as failed.",
-                details={"requests": requests, "deployments": deployments},
+                f"Shardboard had ended with {requests} requests, {len(deployments)} loading deployments and {jobs} "
+                "jobs under way; they were marked as failed.",
+                details={"requests": requests, "deployments": deployments, "jobs": jobs},
             )
 
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import TypedDict, Unpack
 
-from peewee import Database, Expression
+from peewee import Database, Expression, fn
 
 from app.errors import RegistryError
+from app.registry.conditions import among, matching, numbered, saying, within
 from app.registry.fields import now
-from app.registry.records import RequestRecord, RequestStatus
-from app.registry.table import Row, Table, matching
+from app.registry.records import RequestLine, RequestRecord, RequestStatus
+from app.registry.table import Row, Table
 from app.registry.tables import InferenceRequest
 
 _UNDER_WAY = [status for status in RequestStatus if not status.is_over]
 _OVER = [status for status in RequestStatus if status.is_over]
 
 _PRUNED_AT_ONCE = 2_000
+
+LINE_CHARACTERS = 240
+"""So much of a prompt is in a RequestLine."""
 
 
 class RequestChanges(TypedDict, total=False):
@@ -33,6 +37,20 @@ class RequestChanges(TypedDict, total=False):
     prompt_tokens: int
     completion_tokens: int
     timings: dict[str, float]
+
+
+class RequestQuery(TypedDict, total=False):
+    """What a listing of requests can be narrowed down to; all that is given must hold."""
+
+    text: str | None
+    """Part of the prompt, the answer or the error. Reads every row that the rest leaves over."""
+    status: RequestStatus | Collection[RequestStatus] | None
+    model_name: str | None
+    deployment_id: str | None
+    since: datetime | None
+    until: datetime | None
+    after_id: int | None
+    last_id: int | None
 
 
 class Requests(Table[RequestRecord]):
@@ -70,22 +88,42 @@ class Requests(Table[RequestRecord]):
     def get(self, id: int) -> RequestRecord:
         return self._get(id)
 
-    def list(
-        self,
-        *,
-        offset: int = 0,
-        limit: int = 100,
-        status: RequestStatus | None = None,
-        model_name: str | None = None,
-        deployment_id: str | None = None,
-    ) -> list[RequestRecord]:
-        """A page of requests, newest first."""
-        return self._list(*_filter(status, model_name, deployment_id), offset=offset, limit=limit)
+    def list(self, *, offset: int = 0, limit: int = 100, **query: Unpack[RequestQuery]) -> list[RequestRecord]:
+        """A page of requests, newest first.
 
-    def count(
-        self, *, status: RequestStatus | None = None, model_name: str | None = None, deployment_id: str | None = None
-    ) -> int:
-        return self._count(*_filter(status, model_name, deployment_id))
+        Pages are found by offset in an index that holds all that can be filtered except text: the last page of
+        100,000 takes milliseconds. `last_id` keeps the pages where they are while requests come in.
+        """
+        return self._list(*_filter(query), offset=offset, limit=limit)
+
+    def lines(self, *, offset: int = 0, limit: int = 100, **query: Unpack[RequestQuery]) -> list[RequestLine]:
+        """The same page without what is long: answers, tokens, all but the beginning of prompts."""
+        page = self._page(*_filter(query), offset=offset, limit=limit)
+        rows = (
+            InferenceRequest.select(
+                *_LINE_FIELDS, fn.SUBSTR(InferenceRequest.prompt, 1, LINE_CHARACTERS).alias("prompt")
+            )
+            .where(InferenceRequest.id.in_(page))
+            .order_by(*self._order())
+            .dicts()
+        )
+        return self._store.read(
+            lambda database: [
+                RequestLine(**{**row, "status": RequestStatus(row["status"])}) for row in rows.execute(database)
+            ]
+        )
+
+    def count(self, **query: Unpack[RequestQuery]) -> int:
+        return self._count(*_filter(query))
+
+    def position(self, id: int, **query: Unpack[RequestQuery]) -> int | None:
+        """The row at which a listing has this request; None when it does not have it."""
+        return self._position(id, *_filter(query))
+
+    def models(self) -> tuple[str, ...]:
+        """The names of all models that were ever asked."""
+        query = InferenceRequest.select(InferenceRequest.model_name).distinct().order_by(InferenceRequest.model_name)
+        return self._store.read(lambda database: tuple(row[0] for row in query.tuples().execute(database)))
 
     def update(self, id: int, **changes: Unpack[RequestChanges]) -> RequestRecord:
         """Change a request; the times it was started and completed follow from its status.
@@ -139,11 +177,15 @@ class Requests(Table[RequestRecord]):
         return RequestRecord(**{**row, "status": RequestStatus(row["status"])})
 
 
-def _filter(
-    status: RequestStatus | None, model_name: str | None, deployment_id: str | None
-) -> tuple[Expression | None, ...]:
+_LINE_FIELDS = [InferenceRequest._meta.fields[name] for name in RequestLine.__dataclass_fields__ if name != "prompt"]
+
+
+def _filter(query: RequestQuery) -> tuple[Expression | None, ...]:
     return (
-        matching(InferenceRequest.status, status),
-        matching(InferenceRequest.model_name, model_name),
-        matching(InferenceRequest.deployment_id, deployment_id),
+        among(InferenceRequest.status, query.get("status")),
+        matching(InferenceRequest.model_name, query.get("model_name")),
+        matching(InferenceRequest.deployment_id, query.get("deployment_id")),
+        *within(InferenceRequest.created_at, query.get("since"), query.get("until")),
+        *numbered(InferenceRequest.id, query.get("after_id"), query.get("last_id")),
+        saying(query.get("text"), InferenceRequest.prompt, InferenceRequest.result, InferenceRequest.error),
     )

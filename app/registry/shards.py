@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TypedDict, Unpack
 
+from app.registry.conditions import matching
 from app.registry.records import ShardRecord
-from app.registry.table import Row, Table, matching
+from app.registry.table import Row, Table
 from app.registry.tables import ModelShard
 
 

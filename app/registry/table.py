@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Generic, TypeVar
 
-from peewee import Database, Expression, Field, Model
+from peewee import Database, Expression, Field, Model, fn
 
 from app.errors import RegistryError
 from app.registry.fields import now
@@ -52,11 +52,15 @@ class Table(Generic[R]):
             query = query.where(*conditions) if conditions else query
         else:
             # The page's ids come from an index alone: stepping over 90,000 rows must not read 90,000 prompts.
-            ids = self.model.select(self._field("id")).order_by(*self._order())
-            ids = ids.where(*conditions) if conditions else ids
-            ids = ids.offset(max(offset, 0)).limit(limit if limit is not None else 2**62)
-            query = query.where(self._field("id").in_(ids))
+            query = query.where(self._field("id").in_(self._page(*where, offset=offset, limit=limit)))
         return [self._record(row) for row in query.dicts().execute(database)]
+
+    def _page(self, *where: Expression | None, offset: int, limit: int | None) -> Any:
+        """A query for the ids of a page."""
+        conditions = [condition for condition in where if condition is not None]
+        ids = self.model.select(self._field("id")).order_by(*self._order())
+        ids = ids.where(*conditions) if conditions else ids
+        return ids.offset(max(offset, 0)).limit(limit if limit is not None else 2**62)
 
     def _one(self, database: Database, condition: Expression) -> R | None:
         return next(iter(self._select(database, condition)), None)
@@ -96,6 +100,39 @@ class Table(Generic[R]):
         query = query.where(*conditions) if conditions else query
         return self._store.read(lambda database: int(query.count(database)))
 
+    def newest(self) -> int:
+        """The highest id given out so far that is still there; 0 for an empty table. Only where ids are numbers."""
+        query = self.model.select(fn.MAX(self._field("id")))
+        return self._store.read(lambda database: int(query.scalar(database) or 0))
+
+    def _position(self, id: int | str, *where: Expression | None) -> int | None:
+        """How many rows of a listing stand before this one; None when it is not among them."""
+        conditions = [condition for condition in where if condition is not None]
+        names = [name.lstrip("-") for name in self.order]
+        mine = self.model.select(*map(self._field, names)).where(self._field("id") == id, *conditions)
+
+        def work(database: Database) -> int | None:
+            row = next(iter(mine.dicts().execute(database)), None)
+            if row is None:
+                return None
+            before = self.model.select(self._field("id")).where(self._before(row), *conditions)
+            return int(before.count(database))
+
+        return self._store.read(work)
+
+    def _before(self, row: Row) -> Expression:
+        """A row stands before this one in a listing: by the first field, or by the next where that is the same."""
+        condition: Expression | None = None
+        for signed in reversed(self.order):
+            name = signed.lstrip("-")
+            field = self._field(name)
+            first = field > row[name] if signed.startswith("-") else field < row[name]
+            # "At or beyond" is what an index can look up; without it every row would be compared.
+            reach = field >= row[name] if signed.startswith("-") else field <= row[name]
+            condition = first if condition is None else reach & (first | condition)
+        assert condition is not None  # every table has an order
+        return condition
+
     def _get(self, id: int | str) -> R:
         return self._store.read(lambda database: self._by_id(database, id))
 
@@ -133,8 +170,3 @@ class Table(Generic[R]):
 
     def _order(self) -> list[Any]:
         return [self._field(name[1:]).desc() if name.startswith("-") else self._field(name) for name in self.order]
-
-
-def matching(field: Field, value: object) -> Expression | None:
-    """The condition that a field has this value; none when no value is asked for."""
-    return None if value is None else field == value

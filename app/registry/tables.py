@@ -107,7 +107,8 @@ class InferenceRequest(PeeweeModel):
     class Meta:
         table_name = "inference_request"
         indexes = (
-            (("created_at", "id"), False),
+            # Answers "newest first" also for any mix of states and models without a look at the rows.
+            (("created_at", "id", "status", "model_name"), False),
             (("status", "created_at", "id"), False),
             (("model_name", "created_at", "id"), False),
             (("deployment_id", "created_at", "id"), False),
@@ -130,12 +131,34 @@ class Event(PeeweeModel):
     class Meta:
         table_name = "event"
         indexes = (
-            (("at", "id"), False),
+            # Answers "newest first" also for any mix of levels, sources and nodes without a look at the rows.
+            (("at", "id", "level", "source", "node_id"), False),
             (("level", "at", "id"), False),
+            (("source", "at", "id"), False),
             (("node_id", "at", "id"), False),
             (("deployment_id", "at", "id"), False),
             (("request_id", "at", "id"), False),
         )
 
 
-TABLES = (WorkerNode, Model, Deployment, ModelShard, InferenceRequest, Event)
+class Job(PeeweeModel):
+    id = AutoField()
+    kind = Words()
+    title = Prose()
+    model_name = Words(null=True)
+    status = Words()
+    error = Prose(null=True)
+    details = Json()
+    created_at = Instant()
+    started_at = Instant(null=True)
+    completed_at = Instant(null=True)
+
+    class Meta:
+        table_name = "job"
+        indexes = (
+            (("created_at", "id", "status", "kind"), False),
+            (("status", "created_at", "id"), False),
+        )
+
+
+TABLES = (WorkerNode, Model, Deployment, ModelShard, InferenceRequest, Event, Job)

@@ -92,7 +92,7 @@ def test_what_was_under_way_when_the_program_died_is_marked_failed(location: str
         assert registry.deployments.get("aaaaaaaa").status is DeploymentStatus.FAILED
         assert registry.deployments.get("bbbbbbbb").status is DeploymentStatus.READY
         (event,) = registry.events.list(level=EventLevel.WARNING)
-        assert event.details == {"requests": 2, "deployments": ["aaaaaaaa"]}
+        assert event.details == {"requests": 2, "deployments": ["aaaaaaaa"], "jobs": 0}
     with Registry.open(location) as registry:
         assert registry.events.count() == 1
 

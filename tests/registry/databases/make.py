@@ -9,7 +9,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from app.registry import DeploymentStatus, EventLevel, Registry, RequestStatus
+from app.registry import DeploymentStatus, EventLevel, JobStatus, Registry, RequestStatus
 
 
 def fill(registry: Registry) -> None:
@@ -73,6 +73,11 @@ def fill(registry: Registry) -> None:
         timings={"first_token": 0.25},
     )
     registry.events.add(EventLevel.INFO, "nodes", "node added", node_id=node.id, details={"by": "invite"})
+    job = registry.jobs.add(
+        kind="cut", title="Cut smollm into 2 shards", model_name="smollm", details={"ranges": [[0, 15], [15, 30]]}
+    )
+    registry.jobs.update(job.id, status=JobStatus.RUNNING)
+    registry.jobs.update(job.id, status=JobStatus.DONE, details={"ranges": [[0, 15], [15, 30]], "bytes": 538_060_800})
 
 
 if __name__ == "__main__":
