@@ -1,0 +1,115 @@
+"""What the board shows of each node: blocks of memory to scale, what is free, and what a drop would mean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from app.ui.cluster import NodeState, NodeView
+from app.ui.formats import size_text
+
+MIME_MODEL = "application/x-shardboard-model"
+"""A model's name, UTF-8."""
+MIME_SHARD = "application/x-shardboard-shard"
+"""The number of a shard in the draft's pipeline, ASCII."""
+
+
+class BlockKind(StrEnum):
+    DEPLOYED = "deployed"
+    """Loaded as shown."""
+    PROPOSED = "proposed"
+    """In the draft and not loaded."""
+    OTHER = "other"
+    """Memory of another deployment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Layers [start, end) in a node's memory."""
+
+    kind: BlockKind
+    stage: int | None
+    """Its number in the draft's pipeline; None for other deployments."""
+    start: int
+    end: int
+    weight_bytes: int
+    kv_bytes: int
+    label: str
+    """The model's name."""
+
+    @property
+    def memory(self) -> int:
+        return self.weight_bytes + self.kv_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class NodeProgress:
+    """How far deploying is on one node. Bytes that the node had before are `already_bytes`, and count as done."""
+
+    phase: str
+    already_bytes: int
+    done_bytes: int
+    total_bytes: int
+    bytes_per_second: float
+    seconds_left: float | None
+    text: str
+    """All of it in a line, for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class LaneView:
+    """One node with the draft on it."""
+
+    node: NodeView
+    budget: int
+    free: int
+    """After the draft and the other deployments."""
+    blocks: tuple[Block, ...]
+    shortage: int
+    """Bytes missing; 0 when all fits."""
+    available: bool
+    """Whether it can take shards now."""
+    progress: NodeProgress | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a drop would mean, in words."""
+
+    allowed: bool
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What the inspector shows: a stage of the draft, a node, or a model."""
+
+    node_id: int | None = None
+    stage: int | None = None
+    model: str | None = None
+
+
+def unavailable_because(view: NodeView) -> str:
+    """Why a node cannot take shards now, as the rest of a sentence; empty when it can."""
+    match view.state:
+        case NodeState.UP:
+            return ""
+        case NodeState.DRAINING:
+            return "is draining and takes no new work"
+        case NodeState.FROZEN:
+            return f"hangs{': ' + view.reason if view.reason else ''}"
+        case NodeState.DOWN:
+            return f"is down{': ' + view.reason if view.reason else ''}"
+        case NodeState.STOPPED:
+            return "is stopped; start its agent first"
+        case NodeState.STARTING:
+            return "is starting"
+        case NodeState.CONNECTING:
+            return "is not connected yet"
+
+
+def fit(needed: int, free: int) -> Verdict:
+    """Whether bytes fit, in words."""
+    if needed > free:
+        return Verdict(False, f"needs {size_text(needed)}, {size_text(max(0, free))} free")
+    return Verdict(True, f"fits: {size_text(needed)} of {size_text(free)} free")
