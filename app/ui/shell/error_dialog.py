@@ -1,0 +1,103 @@
+"""All that is known of an error: what, why, what to do, and details to copy."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import Qt, Slot
+from PySide6.QtGui import QGuiApplication
+from PySide6.QtWidgets import QDialog, QHBoxLayout, QLabel, QPlainTextEdit, QPushButton, QVBoxLayout, QWidget
+
+from app.errors import ShardboardError
+from app.ui.icons import icon
+from app.ui.notices import Level, Notice, details_of
+from app.ui.shell.levels import LevelIcon, LevelLook
+from app.ui.theme import SPACING, ThemeKeeper, monospace
+
+
+class ErrorDialog(QDialog):
+    """Shows one notice with its details."""
+
+    def __init__(self, notice: Notice, theme: ThemeKeeper, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._notice = notice
+        self._theme = theme
+        what, _, why = notice.text.partition(": ")
+        self.setWindowTitle("Details")
+        self.setObjectName("error-dialog")
+        self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        self._icon = LevelIcon(self)
+        title = self._label(what if why else notice.text, "title")
+        head = QHBoxLayout()
+        head.setSpacing(SPACING + 4)
+        head.addWidget(self._icon)
+        head.addWidget(title, 1)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(3 * SPACING, 3 * SPACING, 3 * SPACING, 2 * SPACING)
+        column.setSpacing(SPACING)
+        column.addLayout(head)
+        column.addSpacing(SPACING)
+        if why:
+            column.addWidget(self._label("What happened", "muted"))
+            column.addWidget(self._label(why))
+            column.addSpacing(SPACING)
+        if notice.advice:
+            column.addWidget(self._label("What to do", "muted"))
+            column.addWidget(self._label(notice.advice))
+            column.addSpacing(SPACING)
+        column.addWidget(self._label("Details", "muted"))
+        self.details = QPlainTextEdit(notice.details or notice.text, self)
+        self.details.setReadOnly(True)
+        self.details.setFont(monospace())
+        self.details.setAccessibleName("Details")
+        self.details.setTabChangesFocus(True)
+        self.details.setLineWrapMode(QPlainTextEdit.LineWrapMode.NoWrap)
+        column.addWidget(self.details, 1)
+        column.addSpacing(SPACING)
+        column.addLayout(self._buttons())
+        em = self.fontMetrics().averageCharWidth()
+        self.resize(em * 90, self.fontMetrics().lineSpacing() * 26)
+        self._apply_theme()
+        theme.changed.connect(self._apply_theme)
+
+    @classmethod
+    def of_error(
+        cls, what: str, error: ShardboardError, theme: ThemeKeeper, parent: QWidget | None = None
+    ) -> ErrorDialog:
+        """For an error that is shown in place, without a banner."""
+        text = f"{what}: {error.message}"
+        return cls(Notice(0, Level.ERROR, text, error.advice, details_of(what, error)), theme, parent)
+
+    def _label(self, text: str, role: str = "") -> QLabel:
+        label = QLabel(text, self)
+        label.setWordWrap(True)
+        label.setTextFormat(Qt.TextFormat.PlainText)
+        label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        if role:
+            label.setProperty("role", role)
+        return label
+
+    def _buttons(self) -> QHBoxLayout:
+        self.copy_button = QPushButton(icon("copy"), "Copy", self)
+        self.copy_button.setToolTip("Copy everything that is written here")
+        self.copy_button.clicked.connect(self.copy)
+        close = QPushButton("Close", self)
+        close.setDefault(True)
+        close.clicked.connect(self.accept)
+        row = QHBoxLayout()
+        row.addWidget(self.copy_button)
+        row.addStretch(1)
+        row.addWidget(close)
+        close.setFocus()
+        return row
+
+    @Slot()
+    def copy(self) -> None:
+        """Everything, as text for a letter to somebody who can help."""
+        QGuiApplication.clipboard().setText(
+            self._notice.details or f"{self._notice.text}\n{self._notice.advice}".strip()
+        )
+        self.copy_button.setText("Copied")
+        self.copy_button.setIcon(icon("check"))
+
+    @Slot()
+    def _apply_theme(self) -> None:
+        self._icon.show_look(LevelLook.of(self._notice.level, self._theme.colors))
