@@ -1,0 +1,110 @@
+"""What this program is, in which version, and whose work it stands on."""
+
+from __future__ import annotations
+
+import platform
+import sys
+
+from PySide6 import __version__ as pyside_version
+from PySide6.QtCore import QSize, Qt, Slot, qVersion
+from PySide6.QtGui import QGuiApplication
+from PySide6.QtWidgets import QDialog, QFrame, QGridLayout, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
+
+import worker_agent
+from app.ui.icons import icon
+from app.ui.theme import SPACING
+
+LICENCES = (
+    ("Shardboard", "Apache License 2.0"),
+    ("Qt for Python", "GNU LGPL 3"),
+    ("Inter, JetBrains Mono", "SIL Open Font License 1.1"),
+    ("Lucide icons", "ISC License"),
+)
+
+
+def versions() -> tuple[tuple[str, str], ...]:
+    """What somebody who helps wants to know first."""
+    return (
+        ("Shardboard", worker_agent.__version__),
+        ("Python", platform.python_version()),
+        ("Qt", str(qVersion())),
+        ("PySide6", pyside_version),
+        ("System", f"{platform.system()} {platform.release()}, {platform.machine()}"),
+    )
+
+
+class AboutDialog(QDialog):
+    """Name, versions, licences."""
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setWindowTitle("About Shardboard")
+        self.setObjectName("about")
+        self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(3 * SPACING, 3 * SPACING, 3 * SPACING, 2 * SPACING)
+        column.setSpacing(2 * SPACING)
+        column.addLayout(self._head())
+        column.addWidget(self._table("Versions", versions(), selectable=True))
+        column.addWidget(self._table("Licences", LICENCES))
+        column.addLayout(self._buttons())
+        column.setSizeConstraint(QVBoxLayout.SizeConstraint.SetFixedSize)
+
+    def _head(self) -> QHBoxLayout:
+        mark = QLabel(self)
+        mark.setPixmap(icon("boxes", self.palette().accent().color()).pixmap(QSize(40, 40), self.devicePixelRatioF()))
+        name = QLabel("Shardboard", self)
+        name.setProperty("role", "title")
+        what = QLabel("Run a language model that is too big for any one of your machines,\nover all of them.", self)
+        what.setProperty("role", "muted")
+        words = QVBoxLayout()
+        words.setSpacing(SPACING // 2)
+        words.addWidget(name)
+        words.addWidget(what)
+        row = QHBoxLayout()
+        row.setSpacing(2 * SPACING)
+        row.addWidget(mark, 0, Qt.AlignmentFlag.AlignTop)
+        row.addLayout(words, 1)
+        return row
+
+    def _table(self, title: str, rows: tuple[tuple[str, str], ...], *, selectable: bool = False) -> QFrame:
+        card = QFrame(self)
+        card.setProperty("role", "card")
+        grid = QGridLayout(card)
+        grid.setContentsMargins(2 * SPACING, SPACING + 4, 2 * SPACING, SPACING + 4)
+        grid.setHorizontalSpacing(3 * SPACING)
+        grid.setVerticalSpacing(SPACING // 2 + 2)
+        grid.setColumnStretch(1, 1)
+        grid.setColumnMinimumWidth(0, self.fontMetrics().averageCharWidth() * 22)
+        heading = QLabel(title, card)
+        heading.setProperty("role", "heading")
+        grid.addWidget(heading, 0, 0, 1, 2)
+        for number, (name, value) in enumerate(rows, start=1):
+            left = QLabel(name, card)
+            left.setProperty("role", "muted")
+            right = QLabel(value, card)
+            if selectable:
+                right.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+            grid.addWidget(left, number, 0)
+            grid.addWidget(right, number, 1)
+        return card
+
+    def _buttons(self) -> QHBoxLayout:
+        self.copy_button = QPushButton(icon("copy"), "Copy versions", self)
+        self.copy_button.clicked.connect(self.copy)
+        close = QPushButton("Close", self)
+        close.setDefault(True)
+        close.clicked.connect(self.accept)
+        row = QHBoxLayout()
+        row.addWidget(self.copy_button)
+        row.addStretch(1)
+        row.addWidget(close)
+        return row
+
+    @Slot()
+    def copy(self) -> None:
+        """The versions as text, for a report."""
+        lines = [f"{name} {value}" for name, value in versions()]
+        QGuiApplication.clipboard().setText("\n".join([*lines, f"Interpreter {sys.executable}"]))
+        self.copy_button.setText("Copied")
+        self.copy_button.setIcon(icon("check"))
