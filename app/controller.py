@@ -121,13 +121,17 @@ class Controller:
         """Add a model from a folder, a Hub id or a GGUF file. Cancelling the call cancels the job."""
         job = self.library.add_job(source, name=name, revision=revision, on_progress=on_progress)
         await _in_thread(job.run, job.cancel)
-        return self._register_model(self.library.get(job.name))
+        return self.register_model(self.library.get(job.name))
 
     async def add_demo_model(self, on_progress: ProgressCallback | None = None) -> ModelDescription:
         """The small model of the demo, fetched when the library lacks it."""
-        return self._register_model(await asyncio.to_thread(ensure_demo_model, self.library, on_progress))
+        chain = JobChain()
+        return self.register_model(
+            await _in_thread(lambda: ensure_demo_model(self.library, on_progress, chain), chain.cancel)
+        )
 
-    def _register_model(self, description: ModelDescription) -> ModelDescription:
+    def register_model(self, description: ModelDescription) -> ModelDescription:
+        """Note a model of the library in the registry, unless it is known there."""
         if self.registry.models.find(description.name) is None:
             self.registry.models.add(
                 name=description.name,
