@@ -132,7 +132,7 @@ def _make_agent(options: Options, home: AgentHome, board: Switchboard, runtime: 
         callers=Callers(),
         budget=budget,
         store=store,
-        storekeeper=Storekeeper(store),
+        storekeeper=Storekeeper(store, home.log),
         loader=Loader(store, budget, runtime),
         telemetry=Telemetry(lambda: store.disk_free),
         peers=board.peers,

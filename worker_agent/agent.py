@@ -19,6 +19,7 @@ from worker_agent.compute import Compute
 from worker_agent.errors import AgentError, NotAllowed, VersionMismatch, WireError
 from worker_agent.messages import (
     MAX_PAYLOAD_FRAMES,
+    Buffer,
     Call,
     ControlMessage,
     Done,
@@ -31,7 +32,7 @@ from worker_agent.messages import (
 from worker_agent.outlet import Outlet, send_frames
 from worker_agent.runtime import Runtime
 from worker_agent.service import Facts, Rooms, Service
-from worker_agent.storekeeper import failed
+from worker_agent.storekeeper import Reply, failed
 from worker_agent.switchboard import Switchboard
 
 log = logging.getLogger(__name__)
@@ -203,11 +204,11 @@ class Agent:
 
     # --- what goes out ---
 
-    def _reply_to(self, route: bytes, call: int) -> Callable[[ControlMessage], None]:
-        def reply(message: ControlMessage) -> None:
+    def _reply_to(self, route: bytes, call: int) -> Reply:
+        def reply(message: ControlMessage, *payload: Buffer) -> None:
             if isinstance(message, Call) and message.call != call:
                 message = msgspec.structs.replace(message, call=call)
-            self.post(partial(self._answer, route, message))
+            self.post(partial(self._answer, route, message, *payload))
 
         return reply
 
@@ -218,11 +219,11 @@ class Agent:
             return
         self._answer(owner.route, message)
 
-    def _answer(self, route: bytes, message: Message) -> None:
+    def _answer(self, route: bytes, message: Message, *payload: Buffer) -> None:
         """Send to a connection, or queue for it; a connection that is gone or full loses the message."""
         outlet = self._answers.get(route) or Outlet(partial(send_frames, self._board.router))
         try:
-            taken = outlet.push([route, encode(message)])
+            taken = outlet.push([route, encode(message), *payload])
         except zmq.ZMQError:  # EHOSTUNREACH: nobody is connected under this name
             taken = False
         if not taken:

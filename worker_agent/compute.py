@@ -18,6 +18,7 @@ from worker_agent.messages import (
     Failed,
     Link,
     Progress,
+    Speed,
     StageInfo,
     Start,
     Step,
@@ -25,6 +26,7 @@ from worker_agent.messages import (
 )
 from worker_agent.runner import Destination, Outgoing, Runner
 from worker_agent.runtime import Runtime
+from worker_agent.speed import SpeedMeter
 from worker_agent.stage import Stage
 
 log = logging.getLogger(__name__)
@@ -56,6 +58,9 @@ class Compute(threading.Thread):
         self._durations: deque[float] = deque(maxlen=200)
         self._infos: tuple[StageInfo, ...] = ()
         self._refreshed = 0.0
+        self._meter: SpeedMeter | None = SpeedMeter(runtime)
+        """None once it has measured, or cannot."""
+        self._speeds: tuple[Speed, ...] = ()
         self.failure: BaseException | None = None
         """Why the thread died, if it did."""
 
@@ -150,6 +155,10 @@ class Compute(threading.Thread):
     def stages(self) -> tuple[StageInfo, ...]:
         return self._infos
 
+    def speeds(self) -> tuple[Speed, ...]:
+        """What the device was measured to do; empty in an agent's first moments."""
+        return self._speeds
+
     # --- the thread ------------------------------------------------------------------------------------
 
     def run(self) -> None:
@@ -163,6 +172,8 @@ class Compute(threading.Thread):
     def _take_notes(self) -> bool:
         """Do what the notes say; wait for one only when no stage has work. False when it is time to end."""
         wait = not any(runner.has_work for runner in self._runners.values()) and not self._more
+        if wait and not self._runners and self._meter is not None and self._notes.empty():
+            self._measure(self._meter)
         while True:
             try:
                 note = self._notes.get(block=wait, timeout=IDLE_SECONDS if wait else None)
@@ -191,6 +202,15 @@ class Compute(threading.Thread):
                 runner.repeat_lost(now)
         if not self._more or now - self._refreshed > REFRESH_SECONDS:
             self._refresh()
+
+    def _measure(self, meter: SpeedMeter) -> None:
+        try:
+            self._meter = meter if meter.turn() else None
+            self._speeds = meter.speeds
+        # a figure for planning: an agent that cannot measure it, for want of memory for one, computes all the same
+        except (RuntimeError, MemoryError, OSError) as error:
+            log.warning("the speed of %s could not be measured: %s", self._runtime.device, error)
+            self._meter = None
 
     def _begun(self, tokens: int) -> None:
         self._busy = (time.monotonic(), tokens)

@@ -65,7 +65,7 @@ class AgentHome:
         path = self.root / "agent.lock"
         file = path.open("a+", encoding="ascii")
         try:
-            _lock_file(file)
+            lock_file(file)
         except OSError as error:
             file.seek(0)
             holder = file.read(20).strip()
@@ -86,7 +86,8 @@ if sys.platform == "win32":
     _FAR_BYTE = 4096
     """Windows locks bytes against reading too: lock one far behind the process number."""
 
-    def _lock_file(file: IO[str]) -> None:
+    def lock_file(file: IO[str]) -> None:
+        """Lock an open file for this process, or raise OSError at once when another one has it."""
         file.seek(_FAR_BYTE)
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
         file.seek(0)
@@ -94,5 +95,6 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-    def _lock_file(file: IO[str]) -> None:
+    def lock_file(file: IO[str]) -> None:
+        """Lock an open file for this process, or raise OSError at once when another one has it."""
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import logging.handlers
+import os
 import sys
 from pathlib import Path
 
@@ -32,3 +33,23 @@ def open_journal(path: Path, level: str) -> None:
     for handler in handlers:
         handler.setFormatter(OneLine())
         root.addHandler(handler)
+
+
+def read_tail(path: Path, max_bytes: int) -> bytes:
+    """The last whole lines of the log, at most so many bytes; of the file before, where this one is still short."""
+    found = b""
+    for file in (path, path.with_name(f"{path.name}.1")):
+        found = _end_of(file, max_bytes - len(found) + 1) + found
+        if len(found) > max_bytes:  # one byte more tells whether the first line is whole
+            return found[found.find(b"\n", 0, len(found) - 1) + 1 :][-max_bytes:]
+    return found
+
+
+def _end_of(file: Path, count: int) -> bytes:
+    """Its last bytes; nothing of a file that is not there."""
+    try:
+        with file.open("rb") as opened:
+            opened.seek(max(0, opened.seek(0, os.SEEK_END) - count))
+            return opened.read(count)
+    except FileNotFoundError:
+        return b""

@@ -28,7 +28,6 @@ from worker_agent.messages import (
     Buffer,
     Cancel,
     Chunk,
-    ControlMessage,
     Done,
     Drain,
     Health,
@@ -41,6 +40,7 @@ from worker_agent.messages import (
     Message,
     Numerics,
     Offer,
+    ReadLog,
     Shutdown,
     StageFault,
     Start,
@@ -53,13 +53,11 @@ from worker_agent.messages import (
 from worker_agent.peers import PeerName, Peers
 from worker_agent.shard_store import ShardStore
 from worker_agent.stage import Stage
-from worker_agent.storekeeper import Storekeeper, failed
+from worker_agent.storekeeper import Reply, Storekeeper, failed
 from worker_agent.telemetry import Telemetry, cpu_count, cpu_name
 
 log = logging.getLogger(__name__)
 
-Reply = Callable[[ControlMessage], None]
-"""Answers one call; any thread may use it."""
 Payload = Sequence[Buffer]
 StageKey = tuple[str, int]
 
@@ -144,7 +142,7 @@ class Service:
                 self._compute.tokens(message)
             case Health():
                 reply(self._health(message))
-            case Chunk() | Offer():
+            case Chunk() | Offer() | ReadLog():
                 self._rooms.storekeeper.submit(message, payload, reply)
             case Start():
                 self._rooms.callers.claim(message.deployment, caller)
@@ -196,6 +194,7 @@ class Service:
             disk_free=sample.disk_free,
             gpus=sample.gpus,
             stages=self._compute.stages(),
+            speeds=self._compute.speeds(),
         )
 
     def _health(self, message: Health) -> HealthReport:
@@ -217,6 +216,7 @@ class Service:
             stages=self._compute.stages(),
             draining=self._draining,
             dropped=self.dropped,
+            speeds=self._compute.speeds(),
         )
 
     # --- stages ---

@@ -1,14 +1,17 @@
-"""The thread that answers Offer and Chunk, so that the I/O thread never waits for a disk or a hash."""
+"""The thread that answers Offer, Chunk and ReadLog, so that the I/O thread never waits for a disk or a hash."""
 
 from __future__ import annotations
 
 import logging
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
 
 from worker_agent.errors import AgentError
-from worker_agent.messages import Buffer, Chunk, ChunkAck, ControlMessage, Failed, Have, Offer
+from worker_agent.journal import read_tail
+from worker_agent.messages import Buffer, Chunk, ChunkAck, ControlMessage, Failed, Have, LogText, Offer, ReadLog
 from worker_agent.shard_store import ShardStore
 
 log = logging.getLogger(__name__)
@@ -16,18 +19,24 @@ log = logging.getLogger(__name__)
 MAX_WAITING = 64
 """Chunks of 4 MiB that may wait for the disk; a sender keeps at most 4 unanswered."""
 
-Reply = Callable[[ControlMessage], None]
+Question = Offer | Chunk | ReadLog
+
+
+class Reply(Protocol):
+    """Answers one call; any thread may use it."""
+
+    def __call__(self, message: ControlMessage, *payload: Buffer) -> None: ...
 
 
 class Storekeeper(threading.Thread):
     """Works off one queue in order; `reply` is called in this thread."""
 
-    def __init__(self, store: ShardStore) -> None:
+    def __init__(self, store: ShardStore, log_file: Path) -> None:
         super().__init__(name="storekeeper", daemon=True)
-        self._store = store
-        self._queue: queue.Queue[tuple[Offer | Chunk, Sequence[Buffer], Reply] | None] = queue.Queue()
+        self._store, self._log_file = store, log_file
+        self._queue: queue.Queue[tuple[Question, Sequence[Buffer], Reply] | None] = queue.Queue()
 
-    def submit(self, message: Offer | Chunk, payload: Sequence[Buffer], reply: Reply) -> None:
+    def submit(self, message: Question, payload: Sequence[Buffer], reply: Reply) -> None:
         """Answer a message as soon as the disk allows. Never waits."""
         if self._queue.qsize() >= MAX_WAITING:
             reply(Failed(call=message.call, kind="wire", message="Too many chunks came unanswered; send 4 at most."))
@@ -44,7 +53,10 @@ class Storekeeper(threading.Thread):
         while (job := self._queue.get()) is not None:
             message, payload, reply = job
             try:
-                reply(self._answer(message, payload))
+                if isinstance(message, ReadLog):
+                    reply(LogText(call=message.call), read_tail(self._log_file, message.max_bytes))
+                else:
+                    reply(self._answer(message, payload))
             except AgentError as error:
                 log.warning("%s: %s", type(message).__name__, error)
                 reply(failed(message.call, error))

@@ -23,6 +23,7 @@ from worker_agent.errors import VersionMismatch, WireError
 from worker_agent.keys import KeyPair
 from worker_agent.links import LinkKind
 from worker_agent.messages import (
+    MAX_LOG_BYTES,
     OLDEST_WIRE_VERSION,
     WIRE_VERSION,
     Buffer,
@@ -40,15 +41,18 @@ from worker_agent.messages import (
     Load,
     Loaded,
     LoadProgress,
+    LogText,
     Message,
     Offer,
     Part,
+    ReadLog,
     Shutdown,
     StageFault,
     Start,
     Tokens,
     Unload,
     Welcome,
+    check_payload,
     decode,
     encode,
     encode_parts,
@@ -62,10 +66,14 @@ CHUNK_TIMEOUT = 60.0
 LOAD_SILENCE = 600.0
 """Seconds between two signs of progress of a load; the health beat tells sooner when the agent is gone."""
 HELLO_TIMEOUT = 5.0
+LOG_TIMEOUT = 60.0
+"""Seconds for a piece of the log: it is read behind the parts that wait for the disk."""
 
 _log = logging.getLogger(__name__)
 
 RingMessage = Tokens | StageFault
+Answer = tuple[Message, Sequence[bytes]]
+"""With its payload frames."""
 PlainCall = Link | Unload | Drain | Shutdown | Start | Cancel
 """Answered by Done."""
 
@@ -272,6 +280,16 @@ class AgentLink:
             raise self._out_of_place(message, answer)
         return answer
 
+    async def read_log(self, max_bytes: int) -> str:
+        """The last whole lines of the agent's log, `max_bytes` at most. Raises NodeError as `call` does."""
+        if not self.is_up or self._control is None:
+            raise self.error()
+        message = ReadLog(call=0, max_bytes=max(1, min(max_bytes, MAX_LOG_BYTES)))
+        answer, payload = await self._ask_frames(self._control, message, (), LOG_TIMEOUT)
+        if not isinstance(answer, LogText):
+            raise self._out_of_place(message, answer)
+        return payload[0].decode(errors="replace")
+
     async def _ask(
         self,
         lane: _Lane,
@@ -280,8 +298,18 @@ class AgentLink:
         seconds: float,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> Message:
+        return (await self._ask_frames(lane, message, payload, seconds, on_progress))[0]
+
+    async def _ask_frames(
+        self,
+        lane: _Lane,
+        message: Call,
+        payload: Sequence[Buffer],
+        seconds: float,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> Answer:
         number = next(self._ids) % 2**32
-        answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         envelope = encode(msgspec.structs.replace(message, call=number))  # type: ignore[arg-type]  # every Call is a Message
         try:
             async with asyncio.timeout(seconds) as deadline:
@@ -353,9 +381,14 @@ class AgentLink:
             for callback in tuple(self._on_ring):
                 callback(message)
         elif isinstance(message, Call):
-            self._on_answer(message)
+            try:
+                check_payload(message, frames[1:])
+            except WireError as error:
+                _log.warning("%s sent what cannot be read: %s", self.node or self.address, error)
+                return
+            self._on_answer(message, frames[1:])
 
-    def _on_answer(self, message: Call) -> None:
+    def _on_answer(self, message: Call, payload: Sequence[bytes]) -> None:
         pending = self._pending.get(message.call)
         if pending is None or pending.answer.done():
             return  # too late: its caller has given up
@@ -365,7 +398,7 @@ class AgentLink:
         elif isinstance(message, Failed):
             pending.answer.set_exception(failed_error(message, self.node))
         else:
-            pending.answer.set_result(message)  # type: ignore[arg-type]  # what `decode` gives is a Message
+            pending.answer.set_result((message, payload))  # type: ignore[arg-type]  # what `decode` gives is a Message
 
     async def _greet(self, lane: _Lane) -> None:
         """Say Hello on a fresh connection: the agent learns which connection is this controller's."""
@@ -443,7 +476,7 @@ class _Pending:
     """A call that waits for its answer."""
 
     lane: _Lane
-    answer: asyncio.Future[Message]
+    answer: asyncio.Future[Answer]
     deadline: asyncio.Timeout
     seconds: float
     on_progress: Callable[[int, int], None] | None

@@ -15,6 +15,7 @@ from app.cluster.agent_link import AgentLink
 from worker_agent.keys import KeyPair
 from worker_agent.links import Endpoint, agent_socket, bind
 from worker_agent.messages import (
+    WIRE_VERSION,
     Chunk,
     ChunkAck,
     Done,
@@ -51,8 +52,8 @@ class SmallAgent:
     keys: KeyPair = field(default_factory=KeyPair.make)
     boot: str = "boot1"
     hostname: str = "box"
-    version: int = 1
-    wire_version: int = 1
+    version: int = WIRE_VERSION
+    wire_version: int = WIRE_VERSION
     allowed: Callable[[str], bool] = lambda key: True
     progress: Progress = IDLE
     stages: tuple[StageInfo, ...] = ()

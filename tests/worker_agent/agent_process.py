@@ -189,6 +189,12 @@ class Client:
             raise AssertionError(f"no answer within {seconds:.1f} s; the agent's log: {self.agent.log[-2000:]}")
         return decode(self.socket.recv_multipart()[0])
 
+    def receive_frames(self, seconds: float = ANSWER_SECONDS) -> tuple[Message, bytes]:
+        """A message with its one payload frame."""
+        assert self.socket.poll(int(seconds * 1000)), f"no answer within {seconds:.1f} s"
+        envelope, payload = self.socket.recv_multipart()
+        return decode(envelope), payload
+
     def hears_nothing(self, seconds: float = 0.5) -> bool:
         return not self.socket.poll(int(seconds * 1000))
 

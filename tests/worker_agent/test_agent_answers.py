@@ -36,10 +36,12 @@ from worker_agent.messages import (
     Link,
     Load,
     Loaded,
+    LogText,
     Message,
     Offer,
     Part,
     PartTensor,
+    ReadLog,
     Sampling,
     Start,
     Step,
@@ -97,6 +99,26 @@ def test_health_tells_of_the_machine_and_of_the_budget(connect: Connect) -> None
     assert (report.memory_budget, report.memory_used) == (1_000_000_000, 0)
     assert report.progress.busy_seconds is None
     assert not report.draining
+
+
+def test_the_agent_measures_its_speed_after_it_is_ready(connect: Connect) -> None:
+    client = connect()
+    speeds = until(lambda: (found := health(client).speeds) and len(found) == 3 and found, 20.0)
+    assert {speed.dtype for speed in speeds} == {"float32", "bfloat16", "float16"}
+    assert all(speed.read_bytes_per_second > 1e7 and speed.flops_per_second > 1e7 for speed in speeds)
+    assert {speed.dtype for speed in client.hello().speeds} == {speed.dtype for speed in speeds}
+
+
+def test_the_end_of_the_log_comes_in_whole_lines(connect: Connect, agent: AgentProcess) -> None:
+    client = connect()
+    client.hello()
+    call = client.next_call()
+    client.send(ReadLog(call=call, max_bytes=300))
+    answer, text = client.receive_frames()
+    assert isinstance(answer, LogText) and answer.call == call
+    assert 0 < len(text) <= 300
+    lines = agent.log.encode().splitlines(keepends=True)
+    assert text.splitlines(keepends=True)[0] in lines, "it begins where a line begins"
 
 
 def test_a_drained_agent_takes_no_new_stages_and_then_takes_them_again(connect: Connect) -> None:

@@ -8,6 +8,7 @@ from msgspec import Meta, Struct
 
 from worker_agent.messages.fields import (
     MAX_FRAME_BYTES,
+    MAX_LOG_BYTES,
     U32,
     U63,
     Address,
@@ -52,6 +53,19 @@ class Numerics(Struct, forbid_unknown_fields=True, frozen=True):
     """The CPU's instruction set as torch names it, or the GPU's compute capability."""
 
 
+class Speed(Struct, forbid_unknown_fields=True, frozen=True):
+    """What the agent was measured to do in one compute dtype, with the threads of a step alone in flight."""
+
+    dtype: ComputeDType
+    read_bytes_per_second: Annotated[float, Meta(gt=0, le=1e18)]
+    """Of weights, in a step of one token."""
+    flops_per_second: Annotated[float, Meta(gt=0, le=1e21)]
+    """In a step of 256 tokens."""
+
+
+Speeds = Annotated[tuple[Speed, ...], Meta(max_length=8)]
+
+
 class StageInfo(Struct, forbid_unknown_fields=True, frozen=True):
     """A stage that an agent holds, as it reports it."""
 
@@ -91,6 +105,8 @@ class Welcome(Call, tag="welcome", kw_only=True, frozen=True):
     gpus: Annotated[tuple[Gpu, ...], Meta(max_length=64)]
     stages: Annotated[tuple[StageInfo, ...], Meta(max_length=256)]
     max_frame: U63 = MAX_FRAME_BYTES
+    speeds: Speeds = ()
+    """As far as they are known yet: an agent is ready before it has measured them."""
 
 
 class Health(Call, tag="health", kw_only=True, frozen=True):
@@ -127,6 +143,18 @@ class HealthReport(Call, tag="health_report", kw_only=True, frozen=True):
     draining: bool
     dropped: U63
     """Messages dropped since start because they were late, malformed or not allowed."""
+    speeds: Speeds = ()
+    """As in Welcome; here they arrive once they are measured."""
+
+
+class ReadLog(Call, tag="read_log", kw_only=True, frozen=True):
+    """The end of your log, please. Answered by LogText."""
+
+    max_bytes: Annotated[int, Meta(ge=1, le=MAX_LOG_BYTES)]
+
+
+class LogText(Call, tag="log_text", kw_only=True, frozen=True):
+    """One payload frame: the last whole lines of the agent's log, UTF-8."""
 
 
 # --- sending weights ---

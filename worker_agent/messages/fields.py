@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-WIRE_VERSION = 1
+WIRE_VERSION = 2
 """The version this code writes."""
-OLDEST_WIRE_VERSION = 1
+OLDEST_WIRE_VERSION = 2
 """The oldest version this code reads."""
 
 MAX_ENVELOPE_BYTES = 1024 * 1024
@@ -17,6 +17,8 @@ MAX_FRAME_BYTES = 16 * 1024 * 1024
 MAX_PAYLOAD_FRAMES = 8
 CHUNK_BYTES = 4 * 1024 * 1024
 """How many bytes of a part one `Chunk` carries at most."""
+MAX_LOG_BYTES = 1024 * 1024
+"""How much of its log an agent sends at once."""
 
 # --- bounded scalars ---
 

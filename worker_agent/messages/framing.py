@@ -26,7 +26,9 @@ from worker_agent.messages.control import (
     Load,
     Loaded,
     LoadProgress,
+    LogText,
     Offer,
+    ReadLog,
     Shutdown,
     Unload,
     Welcome,
@@ -35,6 +37,7 @@ from worker_agent.messages.fields import (
     CHUNK_BYTES,
     MAX_ENVELOPE_BYTES,
     MAX_FRAME_BYTES,
+    MAX_LOG_BYTES,
     MAX_PAYLOAD_FRAMES,
     OLDEST_WIRE_VERSION,
     WIRE_VERSION,
@@ -67,6 +70,8 @@ ControlMessage = (
     | StageFault
     | Join
     | Joined
+    | ReadLog
+    | LogText
 )
 """Messages that are not in a hurry: encoded as maps, tagged by name."""
 
@@ -146,6 +151,9 @@ def check_payload(message: Message, payload: Sequence[Buffer]) -> None:
                 raise WireError("a chunk without its one frame of bytes, or with too many")
             if message.offset + len(payload[0]) > message.total:
                 raise WireError("a chunk that goes past the end of its part")
+        case LogText():
+            if len(payload) != 1 or len(payload[0]) > MAX_LOG_BYTES:
+                raise WireError("a piece of a log without its one frame of text, or with too much")
         case Load():
             if len(payload) != 2:
                 raise WireError("a load without its config and parts")
