@@ -1,0 +1,154 @@
+"""Inviting another machine: the command to run there, and a wait until its agent has joined."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from PySide6.QtCore import QElapsedTimer, Signal, Slot
+from PySide6.QtWidgets import QComboBox, QFormLayout, QHBoxLayout, QLabel, QTabWidget, QVBoxLayout, QWidget
+
+from app.errors import ShardboardError
+from app.registry.records import NodeRecord
+from app.ui.bridge import Report
+from app.ui.nodes.node_dialog import CopyField, NodeDialog, wrapped
+from app.ui.nodes.own_addresses import INVITATION_PORT, own_addresses
+from app.ui.notices import Level
+from app.ui.theme import SPACING
+from app.ui.workbench import Workbench
+
+if TYPE_CHECKING:
+    from app.cluster.invitations import JoinCommand
+    from app.controller import Controller
+
+_INTRODUCTION = (
+    "Run the command on the other machine, in a folder that holds Shardboard. It starts an agent that joins by itself. "
+    "The invitation works once."
+)
+_SYSTEMS = ("Linux", "macOS", "Windows")
+
+
+class InviteDialog(NodeDialog):
+    """See the module. Listens as long as it is open. `joined` tells the new node's record."""
+
+    joined = Signal(object)
+
+    def __init__(self, workbench: Workbench, parent: QWidget, addresses: list[str] | None = None) -> None:
+        super().__init__(workbench, "Invite another machine", _INTRODUCTION, "Make invitation", parent)
+        self.setObjectName("nodes-invite-dialog")
+        self._valid_seconds = 0.0
+        self._valid_since = QElapsedTimer()
+        self._again = False
+        self.address = QComboBox()
+        self.address.setEditable(True)
+        self.address.addItems([f"{host}:{INVITATION_PORT}" for host in addresses or own_addresses()])
+        self.address.setAccessibleName("Address of this machine on which the agent is awaited")
+        self.address.setToolTip("The other machine must be able to reach this address")
+        form = QFormLayout()
+        form.setHorizontalSpacing(2 * SPACING)
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        form.addRow("This machine's address", self.address)
+        self.tabs = QTabWidget()
+        self.tabs.setAccessibleName("The command, by system")
+        self.commands: dict[str, CopyField] = {}
+        for system in _SYSTEMS:
+            page = QWidget()
+            layout = QVBoxLayout(page)
+            layout.setContentsMargins(0, SPACING + SPACING // 2, 0, 0)
+            self.commands[system] = CopyField(f"the command for {system}")
+            layout.addWidget(self.commands[system])
+            layout.addWidget(wrapped(_HINTS[system]))
+            layout.addStretch(1)
+            self.tabs.addTab(page, system)
+        self.countdown = QLabel()
+        self.countdown.setProperty("role", "muted")
+        row = QHBoxLayout()
+        row.addWidget(self.countdown)
+        row.addStretch(1)
+        self.body.addLayout(form)
+        self.body.addWidget(self.tabs)
+        self.body.addLayout(row)
+        self.address.activated.connect(self._on_address)
+        self.begin()
+
+    @Slot()
+    def _on_address(self) -> None:
+        """Another address was chosen: the invitation for the one before is void."""
+        if self.is_busy:
+            self._again = True
+            self.cancel_call()
+        else:
+            self.begin()
+
+    @Slot()
+    def begin(self) -> None:
+        place = self.address.currentText().strip()
+        self._show_commands("", "")
+        call = self.workbench.bridge.call(
+            lambda controller, report: _invite(controller, report, place), "inviting a machine"
+        )
+        call.progressed.connect(self._on_ready)
+        self.follow(call, "Making the invitation")
+
+    @Slot(object)
+    def _on_ready(self, commands: tuple[JoinCommand, ...]) -> None:
+        command = commands[-1]
+        self._show_commands(command.posix, command.windows)
+        self._valid_seconds = command.valid_seconds
+        self._valid_since.start()
+        self._tick()
+
+    def _show_commands(self, posix: str, windows: str) -> None:
+        for system, field in self.commands.items():
+            field.set_text(windows if system == "Windows" else posix)
+        if not posix:
+            self._valid_seconds = 0.0
+            self.countdown.setText("")
+
+    @Slot()
+    def _tick(self) -> None:
+        if self._valid_seconds:
+            left = max(0, round(self._valid_seconds - self._valid_since.elapsed() / 1000))
+            self.countdown.setText(f"Valid for another {left // 60}:{left % 60:02d} min")
+            self._doing = "Waiting for the agent to join"
+        super()._tick()
+
+    def show_problem(self, error: ShardboardError) -> None:
+        self._show_commands("", "")
+        super().show_problem(error)
+
+    @Slot()
+    def _on_ended(self) -> None:
+        super()._on_ended()
+        if self._again:
+            self._again = False
+            self.begin()
+        elif self._closing:
+            super().reject()
+
+    _closing = False
+
+    def reject(self) -> None:
+        """Closing ends the wait; the dialog goes when nothing listens any more."""
+        self._closing = True
+        if self.is_busy:
+            self.cancel_call()
+            self.hide()
+            return
+        super().reject()
+
+    def succeeded(self, result: object) -> None:
+        assert isinstance(result, NodeRecord)
+        self.workbench.notices.toast(f"{result.hostname} has joined from {result.ip_address}.", Level.SUCCESS)
+        self.joined.emit(result)
+        self.accept()
+
+
+_HINTS = {
+    "Linux": "The first start makes an environment of its own there, which takes a few minutes.",
+    "macOS": "Python 3.11 or newer must be installed there. The first start takes a few minutes.",
+    "Windows": "Run it in PowerShell. Windows may ask whether Python may use the network: allow it.",
+}
+
+
+async def _invite(controller: Controller, report: Report, place: str) -> NodeRecord:
+    return await controller.invite(place, report)

@@ -1,0 +1,237 @@
+"""What can be done with nodes: the actions behind toolbar, menus and palette, and the calls that carry them out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from PySide6.QtCore import QObject, Qt, Signal, Slot
+from PySide6.QtGui import QAction, QGuiApplication, QKeySequence
+from PySide6.QtWidgets import QDialog, QWidget
+
+from app.errors import ShardboardError
+from app.registry.records import NodeRecord
+from app.ui.bridge import Call
+from app.ui.cluster import NodeState, NodeView
+from app.ui.icons import icon
+from app.ui.nodes.node_words import address_of, details_text, listed
+from app.ui.notices import Level
+from app.ui.workbench import Workbench
+
+if TYPE_CHECKING:
+    from app.controller import Controller
+
+_RUNNING = frozenset({NodeState.UP, NodeState.DRAINING, NodeState.FROZEN})
+_STARTABLE = frozenset({NodeState.STOPPED, NodeState.DOWN})
+
+
+class NodeActions(QObject):
+    """`take_selection` tells it what it is about. `wanted` asks the screen to select nodes."""
+
+    wanted = Signal(object)
+    """A tuple of node ids that were just added."""
+
+    def __init__(self, workbench: Workbench, window: QWidget) -> None:
+        super().__init__(window)
+        self._workbench, self._window = workbench, window
+        self._selected: tuple[int, ...] = ()
+        self._under_way: dict[Call, str] = {}
+        make = self._make
+        self.add = make("Add node…", "plus", self.open_add, "Ins", "Add an agent that runs on another machine")
+        self.start_here = make("Start agents here…", "rocket", self.open_start, "Ctrl+Shift+A", "Start agents here")
+        self.invite = make("Invite a machine…", "link", self.open_invite, "Ctrl+Shift+I", "Make a command to join with")
+        self.start = make("Start agent", "play", self._start, "", "Start the stopped agents of this machine")
+        self.stop = make("Stop agent", "circle-stop", self._stop, "", "End agents of this machine; nodes stay known")
+        self.drain = make("Drain", "unplug", self._drain, "", "Give no new work; what runs goes on")
+        self.take_back = make("Take back", "plug", self._take_back, "", "Give new work again")
+        self.remove = make("Remove…", "trash-2", self.ask_remove, "Del", "Forget nodes, and end those started here")
+        self.copy_address = make("Copy address", "copy", self._copy_address, "Ctrl+C", "Copy host and port")
+        self.copy_details = make("Copy details", "clipboard-copy", self._copy_details, "Ctrl+Shift+C", "Copy all known")
+        self.show_on_board = make("Show on board", "layout-dashboard", self._show_on_board, "", "Go to the board")
+        self.show_log = make("Show log", "scroll-text", self._show_log, "", "What this node has told")
+        self.take_selection(())
+
+    def all(self) -> list[QAction]:
+        return [*self.adding(), *self.about_nodes()]
+
+    def adding(self) -> list[QAction]:
+        """Those that need no node."""
+        return [self.add, self.start_here, self.invite]
+
+    def about_nodes(self) -> list[QAction]:
+        return [
+            self.start, self.stop, self.drain, self.take_back, self.copy_address, self.copy_details,
+            self.show_on_board, self.show_log, self.remove,
+        ]  # fmt: skip
+
+    def busy_with(self) -> list[str]:
+        """Calls under way, as short phrases."""
+        return list(self._under_way.values())
+
+    def take_selection(self, nodes: Sequence[int]) -> None:
+        """These are selected, and as they are now decides what can be done."""
+        self._selected = tuple(nodes)
+        views = self._views()
+        self.start.setEnabled(bool(self._those(lambda view: view.is_here and view.state in _STARTABLE)))
+        self.stop.setEnabled(bool(self._those(lambda view: view.is_here and view.state in _RUNNING)))
+        self.drain.setEnabled(bool(self._those(lambda v: v.state in _RUNNING and not v.record.draining)))
+        self.take_back.setEnabled(bool(self._those(lambda v: v.state in _RUNNING and v.record.draining)))
+        for action in (self.remove, self.copy_address, self.copy_details):
+            action.setEnabled(bool(views))
+        for action in (self.show_on_board, self.show_log):
+            action.setEnabled(len(views) == 1)
+
+    # --- dialogs ---
+
+    @Slot()
+    def open_add(self) -> QDialog:
+        from app.ui.nodes.add_dialog import AddNodeDialog
+
+        dialog = AddNodeDialog(self._workbench, self._window)
+        dialog.added.connect(self._on_added)
+        return _opened(dialog)
+
+    @Slot()
+    def open_start(self) -> QDialog:
+        from app.ui.nodes.start_dialog import StartAgentsDialog
+
+        dialog = StartAgentsDialog(self._workbench, self._window)
+        dialog.started.connect(self.wanted)
+        return _opened(dialog)
+
+    @Slot()
+    def open_invite(self) -> QDialog:
+        from app.ui.nodes.invite_dialog import InviteDialog
+
+        dialog = InviteDialog(self._workbench, self._window)
+        dialog.joined.connect(self._on_added)
+        return _opened(dialog)
+
+    @Slot()
+    def ask_remove(self) -> QDialog:
+        from app.ui.nodes.remove_dialog import RemoveNodesDialog
+
+        views = self._views()
+        dialog = RemoveNodesDialog(self._workbench.cluster, views, self._window)
+        dialog.accepted.connect(partial(self._remove, views))
+        return _opened(dialog)
+
+    @Slot(object)
+    def _on_added(self, record: NodeRecord) -> None:
+        self.wanted.emit((record.id,))
+
+    # --- carrying out ---
+
+    @Slot()
+    def _start(self) -> None:
+        for view in self._those(lambda view: view.is_here and view.state in _STARTABLE):
+            self._workbench.cluster.set_state(view.id, NodeState.STARTING)
+            call = self._do(view, "start", lambda controller, id: controller.start_agent(id))
+            call.failed.connect(partial(self._on_start_failed, view.id))
+
+    def _on_start_failed(self, id: int, error: ShardboardError) -> None:
+        self._workbench.cluster.set_state(id, NodeState.STOPPED, error.message)
+
+    @Slot()
+    def _stop(self) -> None:
+        for view in self._those(lambda view: view.is_here and view.state in _RUNNING):
+            self._do(view, "stop", lambda controller, id: controller.stop_agent(id))
+
+    @Slot()
+    def _drain(self) -> None:
+        for view in self._those(lambda v: v.state in _RUNNING and not v.record.draining):
+            self._do(view, "drain", lambda controller, id: controller.drain_node(str(id), True))
+
+    @Slot()
+    def _take_back(self) -> None:
+        for view in self._those(lambda v: v.state in _RUNNING and v.record.draining):
+            self._do(view, "take back", lambda controller, id: controller.drain_node(str(id), False))
+
+    def _remove(self, views: Sequence[NodeView]) -> None:
+        removed: list[str] = []
+
+        def on_done(name: str) -> None:
+            removed.append(name)
+            if len(removed) == len(views):
+                self._workbench.notices.toast(f"Removed {listed(removed[:3])}.", Level.INFO)
+
+        for view in views:
+            call = self._do(view, "remove", lambda controller, id: controller.remove_node(str(id)))
+            call.done.connect(partial(_call_with, on_done, view.name))
+
+    def _do(self, view: NodeView, verb: str, work: Callable[[Controller, int], object]) -> Call:
+        """Carry one thing out on one node; a failure is told with the node's name and a way to try again."""
+
+        async def carry_out(controller: Controller, report: object) -> object:
+            return await work(controller, view.id)  # type: ignore[misc]  # a coroutine of whatever it returns
+
+        call = self._workbench.bridge.call(carry_out, f"trying to {verb} {view.name}")
+        self._under_way[call] = f"{_DOING[verb]} {view.name}"
+        call.failed.connect(partial(self._on_failed, f"Could not {verb} {view.name}"))
+        call.ended.connect(partial(self._on_ended, call))
+        return call
+
+    def _on_failed(self, what: str, error: ShardboardError) -> None:
+        self._workbench.notices.error(what, error)
+
+    def _on_ended(self, call: Call) -> None:
+        self._under_way.pop(call, None)
+
+    # --- looking ---
+
+    @Slot()
+    def _copy_address(self) -> None:
+        QGuiApplication.clipboard().setText("\n".join(address_of(view) for view in self._views()))
+        self._workbench.notices.toast("Address copied." if len(self._views()) == 1 else "Addresses copied.")
+
+    @Slot()
+    def _copy_details(self) -> None:
+        deployments = self._workbench.cluster.deployments
+        QGuiApplication.clipboard().setText("\n\n".join(details_text(view, deployments) for view in self._views()))
+        self._workbench.notices.toast("Details copied.")
+
+    @Slot()
+    def _show_on_board(self) -> None:
+        for view in self._views()[:1]:
+            there = self._workbench.cluster.deployments_on(view.id)
+            self._workbench.navigate.emit("board", there[0].record.model_name if there else None)
+
+    @Slot()
+    def _show_log(self) -> None:
+        for view in self._views()[:1]:
+            self._workbench.navigate.emit("log", view.id)
+
+    # --- within ---
+
+    def _views(self) -> list[NodeView]:
+        nodes = self._workbench.cluster.nodes
+        return [nodes[id] for id in self._selected if id in nodes]
+
+    def _those(self, test: Callable[[NodeView], bool]) -> list[NodeView]:
+        return [view for view in self._views() if test(view)]
+
+    def _make(self, text: str, icon_name: str, run: Callable[[], object], shortcut: str, tip: str) -> QAction:
+        action = QAction(icon(icon_name), text, self)
+        action.setIconText(text.rstrip("…"))
+        if shortcut:
+            action.setShortcut(QKeySequence(shortcut))
+            action.setShortcutContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
+            tip = f"{tip} ({action.shortcut().toString(QKeySequence.SequenceFormat.NativeText)})"
+        action.setToolTip(tip)
+        action.triggered.connect(run)
+        return action
+
+
+_DOING = {"start": "starting", "stop": "stopping", "drain": "draining", "take back": "taking back",
+          "remove": "removing"}  # fmt: skip
+
+
+def _call_with(function: Callable[[str], None], name: str, result: object) -> None:
+    function(name)
+
+
+def _opened(dialog: QDialog) -> QDialog:
+    dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+    dialog.open()
+    return dialog

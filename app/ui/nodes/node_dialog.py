@@ -1,0 +1,221 @@
+"""What the dialogs that bring nodes in have in common: an introduction, work under way, and a problem said inline."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import QElapsedTimer, QTimer, Slot
+from PySide6.QtGui import QGuiApplication
+from PySide6.QtWidgets import (
+    QDialog,
+    QFrame,
+    QHBoxLayout,
+    QLabel,
+    QProgressBar,
+    QPushButton,
+    QSizePolicy,
+    QVBoxLayout,
+    QWidget,
+)
+
+from app.errors import ShardboardError
+from app.ui.bridge import Call
+from app.ui.icons import icon
+from app.ui.nodes.problem_card import ProblemCard
+from app.ui.theme import SPACING
+from app.ui.workbench import Workbench
+
+
+class NodeDialog(QDialog):
+    """A form over one call on the controller. It stays open, with what was typed, until the call has succeeded."""
+
+    def __init__(self, workbench: Workbench, title: str, introduction: str, accept_text: str, parent: QWidget) -> None:
+        super().__init__(parent)
+        self.workbench = workbench
+        self.setWindowTitle(title)
+        self.setModal(True)
+        self._call: Call | None = None
+        self._doing = ""
+        self._since = QElapsedTimer()
+        self._ticker = QTimer(self)
+        self._ticker.setInterval(1000)
+        self._ticker.timeout.connect(self._tick)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(3 * SPACING, 3 * SPACING, 3 * SPACING, 2 * SPACING)
+        layout.setSpacing(2 * SPACING)
+        heading = QLabel(title)
+        heading.setProperty("role", "title")
+        layout.addWidget(heading)
+        layout.addWidget(wrapped(introduction))
+        self.body = QVBoxLayout()
+        self.body.setSpacing(2 * SPACING)
+        layout.addLayout(self.body)
+        self.problem = ProblemCard(workbench.theme)
+        layout.addWidget(self.problem)
+        layout.addStretch(1)
+        layout.addWidget(self._make_busy())
+        layout.addLayout(self._make_buttons(accept_text))
+        self.setMinimumWidth(self.fontMetrics().averageCharWidth() * 84)
+
+    @property
+    def is_busy(self) -> bool:
+        return self._call is not None
+
+    def follow(self, call: Call, doing: str) -> None:
+        """Show that a call is under way, and its end."""
+        self.problem.clear()
+        self._call = call
+        self._doing = doing
+        self._since.start()
+        self._ticker.start()
+        self._show_busy(True)
+        self._tick()
+        call.done.connect(self._on_done)
+        call.failed.connect(self._on_failed)
+        call.ended.connect(self._on_ended)
+
+    def cancel_call(self) -> None:
+        """End the call under way, if there is one; the form can be used again when it has ended."""
+        if self._call is not None:
+            self._doing = "Cancelling"
+            self._tick()
+            self._call.cancel()
+
+    # --- for subclasses ---
+
+    def begin(self) -> None:
+        """The primary button was pressed: check the form and `follow` a call."""
+        raise NotImplementedError
+
+    def succeeded(self, result: object) -> None:
+        """The call has done what it was to do."""
+        raise NotImplementedError
+
+    def set_form_enabled(self, enabled: bool) -> None:
+        """The form cannot be changed while its call is under way."""
+
+    def show_problem(self, error: ShardboardError) -> None:
+        self.problem.show_error(error)
+
+    # --- within ---
+
+    def _make_busy(self) -> QWidget:
+        self.busy = QWidget()
+        row = QVBoxLayout(self.busy)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.setSpacing(SPACING // 2)
+        self._busy_text = QLabel()
+        self._busy_text.setProperty("role", "muted")
+        bar = QProgressBar()
+        bar.setRange(0, 0 if self.workbench.settings.get("appearance/animations") else 1)
+        bar.setTextVisible(False)
+        bar.setAccessibleName("Work is under way")
+        row.addWidget(self._busy_text)
+        row.addWidget(bar)
+        self.busy.hide()
+        return self.busy
+
+    def _make_buttons(self, accept_text: str) -> QHBoxLayout:
+        row = QHBoxLayout()
+        row.setSpacing(SPACING)
+        row.addStretch(1)
+        self.cancel_button = QPushButton("Cancel")
+        self.cancel_button.setAutoDefault(False)
+        self.cancel_button.clicked.connect(self.reject)
+        self.accept_button = QPushButton(accept_text)
+        self.accept_button.setProperty("role", "primary")
+        self.accept_button.setDefault(True)
+        self.accept_button.clicked.connect(self.begin)
+        row.addWidget(self.cancel_button)
+        row.addWidget(self.accept_button)
+        return row
+
+    def _show_busy(self, busy: bool) -> None:
+        self.busy.setVisible(busy)
+        self.set_form_enabled(not busy)
+        self.accept_button.setEnabled(not busy)
+
+    @Slot()
+    def _tick(self) -> None:
+        seconds = self._since.elapsed() // 1000
+        self._busy_text.setText(f"{self._doing} … {seconds} s" if seconds else f"{self._doing} …")
+
+    @Slot(object)
+    def _on_done(self, result: object) -> None:
+        self.succeeded(result)
+
+    @Slot(object)
+    def _on_failed(self, error: ShardboardError) -> None:
+        self.show_problem(error)
+
+    @Slot()
+    def _on_ended(self) -> None:
+        self._call = None
+        self._ticker.stop()
+        self._show_busy(False)
+
+    def reject(self) -> None:
+        """The first Cancel ends the work and leaves the form; the next one, or one without work, closes it."""
+        if self._call is not None:
+            self.cancel_call()
+            return
+        super().reject()
+
+
+def wrapped(text: str, role: str = "muted") -> QLabel:
+    """A label of as many lines as its text needs."""
+    label = QLabel(text)
+    label.setProperty("role", role)
+    label.setWordWrap(True)
+    label.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.MinimumExpanding)
+    return label
+
+
+class CopyField(QFrame):
+    """A command or a key to be copied: shown in full, with a button that says when it was."""
+
+    def __init__(self, name: str, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        from app.ui.theme import monospace
+
+        self.setProperty("role", "sunken")
+        self._label = QLabel()
+        self._label.setFont(monospace())
+        self._label.setWordWrap(True)
+        self._label.setTextInteractionFlags(self._label.textInteractionFlags().TextSelectableByMouse)
+        self._label.setAccessibleName(name)
+        self._button = QPushButton("Copy")
+        self._button.setIcon(icon("copy"))
+        self._button.setAutoDefault(False)
+        self._button.setAccessibleName(f"Copy {name}")
+        self._button.clicked.connect(self._on_copy)
+        self._back = QTimer(self)
+        self._back.setSingleShot(True)
+        self._back.setInterval(1500)
+        self._back.timeout.connect(self._on_back)
+        row = QHBoxLayout(self)
+        row.setContentsMargins(SPACING + SPACING // 2, SPACING, SPACING, SPACING)
+        row.setSpacing(SPACING)
+        row.addWidget(self._label, 1)
+        row.addWidget(self._button)
+        self.set_text("")
+
+    @property
+    def text(self) -> str:
+        return self._text
+
+    def set_text(self, text: str) -> None:
+        self._text = text
+        # Long words have no place to break at: a zero-width space behind each separator makes some, to be seen only.
+        self._label.setText("".join(f"{letter}\u200b" if letter in "/.:=-" else letter for letter in text))
+        self._button.setEnabled(bool(text))
+
+    @Slot()
+    def _on_copy(self) -> None:
+        QGuiApplication.clipboard().setText(self._text)
+        self._button.setText("Copied")
+        self._button.setIcon(icon("check"))
+        self._back.start()
+
+    @Slot()
+    def _on_back(self) -> None:
+        self._button.setText("Copy")
+        self._button.setIcon(icon("copy"))

@@ -1,0 +1,110 @@
+"""How a node is put into words and icons: its state, address, memory, layers; and all of it as text to copy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PySide6.QtGui import QColor
+
+from app.ui.cluster import DeploymentView, NodeState, NodeView
+from app.ui.formats import layers_text, size_text
+from app.ui.theme import Colors
+
+
+@dataclass(frozen=True)
+class StateLook:
+    """A state's word, its icon, and the colour by name, which never stands alone."""
+
+    word: str
+    icon: str
+    color: str
+    explanation: str
+    rank: int
+    """Order when sorted by state: what needs attention first."""
+
+    def color_in(self, colors: Colors) -> QColor:
+        color: QColor = getattr(colors, self.color)
+        return color
+
+
+STATES: dict[NodeState, StateLook] = {
+    NodeState.DOWN: StateLook("Down", "circle-x", "error", "The agent cannot be reached.", 0),
+    NodeState.FROZEN: StateLook(
+        "Frozen", "snowflake", "warning", "It answers, but its computation does not get on.", 1
+    ),
+    NodeState.STARTING: StateLook("Starting", "loader", "accent", "The agent is being started.", 2),
+    NodeState.CONNECTING: StateLook("Connecting", "loader", "muted", "The agent has not answered yet.", 3),
+    NodeState.DRAINING: StateLook("Draining", "unplug", "warning", "It takes no new work; what it runs goes on.", 4),
+    NodeState.STOPPED: StateLook("Stopped", "power-off", "muted", "The agent does not run. It can be started here.", 5),
+    NodeState.UP: StateLook("Up", "circle-check", "ok", "The agent answers.", 6),
+}
+TROUBLED = frozenset({NodeState.DOWN, NodeState.FROZEN, NodeState.STOPPED})
+"""States whose reason is worth a place in the row."""
+
+
+def address_of(view: NodeView) -> str:
+    """host:port"""
+    return view.record.address.removeprefix("tcp://")
+
+
+def shards_text(node: int, deployments: Sequence[DeploymentView]) -> str:
+    """layers 0–14 of SmolLM2; layers 0–3 of made-up-8b"""
+    return "; ".join(
+        f"{'layers' if shard.end_layer - shard.start_layer > 1 else 'layer'} "
+        f"{layers_text(shard.start_layer, shard.end_layer)} of {shard.model_name}"
+        for view in deployments
+        for shard in view.shards
+        if shard.node_id == node
+    )
+
+
+def models_of(deployments: Sequence[DeploymentView]) -> str:
+    """The models of deployments as a list in a sentence: SmolLM2 and made-up-8b."""
+    return listed(list(dict.fromkeys(view.record.model_name for view in deployments)))
+
+
+def listed(names: Sequence[str]) -> str:
+    """a, b and c"""
+    if len(names) < 2:
+        return "".join(names)
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def gpu_text(view: NodeView) -> str:
+    """45 %, 3.1 of 24.0 GB; empty without a GPU."""
+    report = view.report
+    if report is None or not report.gpus:
+        return ""
+    total = sum(gpu.memory_total for gpu in report.gpus)
+    used = total - sum(gpu.memory_free for gpu in report.gpus)
+    loads = [gpu.load for gpu in report.gpus if gpu.load is not None]
+    memory = memory_text(used, total)
+    return f"{max(loads):.0f} %, {memory}" if loads else memory
+
+
+def memory_text(used: int, budget: int) -> str:
+    """1.2 of 4.0 GB, both in the unit of the greater."""
+    if not budget:
+        return "–"
+    figure, unit = size_text(budget).rsplit(" ", 1)
+    return f"{used / {'GB': 1e9, 'MB': 1e6, 'kB': 1e3}.get(unit, 1):.1f} of {figure} {unit}"
+
+
+def details_text(view: NodeView, deployments: Sequence[DeploymentView]) -> str:
+    """All that is known of a node, to be copied."""
+    record = view.record
+    lines = [
+        f"name: {record.hostname}",
+        f"address: {address_of(view)}",
+        f"state: {STATES[view.state].word.lower()}{f' ({view.reason})' if view.reason else ''}",
+        f"agent: {record.agent_id}",
+        f"public key: {record.public_key}",
+        f"processor: {view.chip}",
+        f"memory for stages: {size_text(view.memory_budget)}",
+        f"shards: {shards_text(record.id, deployments) or 'none'}",
+    ]
+    if view.is_here:
+        lines.append(f"process here: {record.local_pid}")
+    lines += [f"{name}: {record.capacities[name]}" for name in ("system", "software") if record.capacities.get(name)]
+    return "\n".join(lines)

@@ -1,0 +1,293 @@
+"""The Nodes screen: actions above, the table of nodes, and below it the graphs of those that are selected."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, ClassVar
+
+from PySide6.QtCore import QPoint, Qt, QTimer, Slot
+from PySide6.QtGui import QAction, QKeySequence
+from PySide6.QtWidgets import (
+    QFrame,
+    QHBoxLayout,
+    QLabel,
+    QLineEdit,
+    QMenu,
+    QSplitter,
+    QStackedWidget,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from app.ui.cluster import NodeState
+from app.ui.icons import icon
+from app.ui.nodes.graph_panel import GraphPanel
+from app.ui.nodes.node_actions import NodeActions
+from app.ui.nodes.node_row import NodeColumn
+from app.ui.nodes.node_words import STATES
+from app.ui.nodes.nodes_empty import NodesEmpty
+from app.ui.nodes.nodes_model import NodesModel
+from app.ui.nodes.nodes_table import NodesTable
+from app.ui.screen import Screen
+from app.ui.theme import SPACING
+from app.ui.workbench import Workbench
+
+_SUMMARY_MILLISECONDS = 250
+"""States and the actions they allow are looked at so often at most, however many nodes beat."""
+_IN_BAR = ("start", "stop", "drain", "take_back", "remove")
+
+
+class NodesScreen(Screen):
+    key: ClassVar[str] = "nodes"
+    title: ClassVar[str] = "Nodes"
+    icon: ClassVar[str] = "server"
+
+    def __init__(self, workbench: Workbench, parent: QWidget | None = None) -> None:
+        super().__init__(workbench, parent)
+        cluster = workbench.cluster
+        self.model = NodesModel(cluster, self)
+        self.table = NodesTable(self.model, workbench.theme)
+        self.graphs = GraphPanel(cluster, workbench.theme)
+        self.node_actions = NodeActions(workbench, self)
+        self._wanted: tuple[int, ...] = ()
+        """To be selected as soon as the cluster has them."""
+        self._stack = QStackedWidget()
+        self._waiting = QLabel("Opening the registry …")
+        self._waiting.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        self._waiting.setProperty("role", "muted")
+        start, add, invite = self.node_actions.start_here, self.node_actions.add, self.node_actions.invite
+        self._empty = NodesEmpty(workbench.theme, (start, add, invite))
+        self._splitter = QSplitter(Qt.Orientation.Vertical)
+        self._splitter.addWidget(self._make_upper())
+        lower = QFrame()
+        lower.setProperty("role", "panel")
+        inside = QVBoxLayout(lower)
+        inside.setContentsMargins(0, 0, 0, 0)
+        inside.addWidget(self.graphs)
+        self._splitter.addWidget(lower)
+        self._splitter.setChildrenCollapsible(False)
+        self._splitter.setStretchFactor(0, 1)
+        self._splitter.setStretchFactor(1, 1)
+        self._splitter.setSizes([340, 400])
+        for page in (self._waiting, self._empty, self._splitter):
+            self._stack.addWidget(page)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(0)
+        layout.addLayout(self._make_header())
+        layout.addWidget(self._stack, 1)
+        self._look_again = QTimer(self)
+        self._look_again.setSingleShot(True)
+        self._look_again.setInterval(_SUMMARY_MILLISECONDS)
+        self._look_again.timeout.connect(self._look)
+        self._find = QAction(icon("search"), "Filter nodes", self)
+        self._find.setShortcut(QKeySequence(QKeySequence.StandardKey.Find))
+        self._find.setShortcutContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
+        self._find.setToolTip("Show only nodes with some words (Ctrl+F)")
+        self._find.triggered.connect(self._on_find)
+        self.addActions(self.commands())
+        cluster.nodes_changed.connect(self._on_nodes)
+        cluster.nodes_reset.connect(self._look)
+        cluster.loaded.connect(self._look)
+        self.table.selection_changed.connect(self._on_selection)
+        self.table.menu_wanted.connect(self._on_menu)
+        self.node_actions.wanted.connect(self.select)
+        self.table.doubleClicked.connect(self.node_actions.show_on_board.trigger)
+        self._look()
+
+    # --- what the window asks ---
+
+    def commands(self) -> list[QAction]:
+        return [*self.node_actions.all(), self._find, self.graphs.pause, self.graphs.reset]
+
+    def open_with(self, what: object) -> None:
+        match what:
+            case int():
+                self.select((what,))
+            case "start":
+                self.node_actions.open_start()
+            case "add":
+                self.node_actions.open_add()
+            case "invite":
+                self.node_actions.open_invite()
+
+    def busy_with(self) -> list[str]:
+        return self.node_actions.busy_with()
+
+    def save(self) -> dict[str, Any]:
+        return {
+            "sort": int(self.table.proxy.sortColumn()),
+            "descending": self.table.proxy.sortOrder() is Qt.SortOrder.DescendingOrder,
+            "widths": self.table.widths(),
+            "split": self._splitter.sizes(),
+            "minutes": self.graphs.minutes,
+            "selected": list(self.table.selected),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        sort, widths, split, selected = (state.get(name) for name in ("sort", "widths", "split", "selected"))
+        if isinstance(sort, int) and sort in set(NodeColumn):
+            order = Qt.SortOrder.DescendingOrder if state.get("descending") else Qt.SortOrder.AscendingOrder
+            self.table.sortByColumn(sort, order)
+        if _are_ints(widths):
+            self.table.set_widths(widths)
+        if _are_ints(split) and len(split) == 2:
+            self._splitter.setSizes(split)
+        if isinstance(minutes := state.get("minutes"), int):
+            self.graphs.set_minutes(minutes)
+        if _are_ints(selected):
+            self.select(tuple(selected))
+
+    def went_live(self) -> None:
+        self.model.set_live(True)
+        self._look()
+        self.graphs.set_live(True)
+
+    def went_quiet(self) -> None:
+        self.model.set_live(False)
+        self.graphs.set_live(False)
+
+    @Slot(object)
+    def select(self, nodes: tuple[int, ...]) -> None:
+        """Select nodes, also some that are about to come."""
+        self._wanted = tuple(nodes)
+        self._select_wanted()
+
+    # --- building ---
+
+    def _make_header(self) -> QHBoxLayout:
+        row = QHBoxLayout()
+        row.setContentsMargins(2 * SPACING, SPACING + SPACING // 2, 2 * SPACING, SPACING + SPACING // 2)
+        row.setSpacing(SPACING)
+        title = QLabel(self.title)
+        title.setProperty("role", "title")
+        self._summary = QLabel()
+        self._summary.setProperty("role", "muted")
+        row.addWidget(title)
+        row.addSpacing(SPACING)
+        row.addWidget(self._summary)
+        row.addStretch(1)
+        for name, action in (
+            ("nodes-start", self.node_actions.start_here),
+            ("nodes-add", self.node_actions.add),
+            ("nodes-invite", self.node_actions.invite),
+        ):
+            row.addWidget(_button(action, name))
+        return row
+
+    def _make_upper(self) -> QWidget:
+        upper = QFrame()
+        upper.setProperty("role", "panel")
+        layout = QVBoxLayout(upper)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(0)
+        bar = QHBoxLayout()
+        bar.setContentsMargins(2 * SPACING, SPACING, 2 * SPACING, SPACING)
+        bar.setSpacing(SPACING // 2)
+        self.filter = QLineEdit()
+        self.filter.setPlaceholderText("Filter by name, address, state or model")
+        self.filter.setAccessibleName("Filter nodes")
+        self.filter.setClearButtonEnabled(True)
+        self.filter.addAction(icon("search"), QLineEdit.ActionPosition.LeadingPosition)
+        self.filter.setMinimumWidth(self.fontMetrics().averageCharWidth() * 42)
+        self.filter.textChanged.connect(self._on_filter)
+        bar.addWidget(self.filter)
+        bar.addStretch(1)
+        for name in _IN_BAR:
+            bar.addWidget(_button(getattr(self.node_actions, name), f"nodes-{name.replace('_', '-')}"))
+        more = QToolButton()
+        more.setIcon(icon("ellipsis"))
+        more.setToolTip("More that can be done with the selected nodes")
+        more.setAccessibleName("More actions")
+        more.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
+        more.setStyleSheet("QToolButton::menu-indicator { image: none; }")
+        more.setMenu(self._make_menu(more))
+        bar.addWidget(more)
+        layout.addLayout(bar)
+        self._nothing = QLabel("No node matches this filter.")
+        self._nothing.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        self._nothing.setProperty("role", "muted")
+        self._nothing.hide()
+        layout.addWidget(self._nothing, 1)
+        layout.addWidget(self.table, 4)
+        return upper
+
+    def _make_menu(self, parent: QWidget) -> QMenu:
+        menu = QMenu(parent)
+        actions = self.node_actions
+        for group in (
+            (actions.start, actions.stop, actions.drain, actions.take_back),
+            (actions.show_on_board, actions.show_log, actions.copy_address, actions.copy_details),
+            (actions.remove,),
+        ):
+            menu.addActions(group)
+            menu.addSeparator()
+        return menu
+
+    # --- following ---
+
+    @Slot(object)
+    def _on_nodes(self, ids: frozenset[int]) -> None:
+        if not self._look_again.isActive():
+            self._look_again.start()
+
+    @Slot()
+    def _look(self) -> None:
+        """Bring what depends on all nodes up to date: page, summary, what can be done, which curves are drawn."""
+        cluster = self.workbench.cluster
+        page = self._splitter if cluster.nodes else self._empty if cluster.is_loaded else self._waiting
+        if self._stack.currentWidget() is not page:
+            self._stack.setCurrentWidget(page)
+        counts = Counter(view.state for view in cluster.nodes.values())
+        order = sorted(counts, key=lambda state: (state is not NodeState.UP, STATES[state].rank))
+        self._summary.setText(", ".join(f"{counts[state]} {STATES[state].word.lower()}" for state in order))
+        has_gpu = any(view.report is not None and view.report.gpus for view in cluster.nodes.values())
+        self.table.setColumnHidden(NodeColumn.GPU, not has_gpu)
+        self._select_wanted()
+        self._on_selection()
+
+    @Slot()
+    def _on_selection(self) -> None:
+        selected = self.table.selected
+        self.node_actions.take_selection(selected)
+        self.graphs.show_nodes(selected or tuple(self.workbench.cluster.nodes))
+
+    def _select_wanted(self) -> None:
+        if self._wanted and all(self.model.place_of(node) is not None for node in self._wanted):
+            wanted, self._wanted = self._wanted, ()
+            if self.table.proxy.is_filtered and not set(wanted) <= set(self.table.shown):
+                self.filter.clear()
+            self.table.select(wanted)
+
+    @Slot(str)
+    def _on_filter(self, text: str) -> None:
+        self.table.proxy.set_filter(text)
+        nothing = bool(self.model.rowCount()) and not self.table.proxy.rowCount()
+        self._nothing.setVisible(nothing)
+        self.table.setVisible(not nothing)
+
+    @Slot()
+    def _on_find(self) -> None:
+        self.filter.setFocus(Qt.FocusReason.ShortcutFocusReason)
+        self.filter.selectAll()
+
+    @Slot(QPoint)
+    def _on_menu(self, at: QPoint) -> None:
+        menu = self._make_menu(self)
+        menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        menu.popup(at)
+
+
+def _button(action: QAction, name: str) -> QToolButton:
+    button = QToolButton()
+    button.setDefaultAction(action)
+    button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
+    button.setObjectName(name)
+    button.setAccessibleName(action.iconText())
+    button.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+    return button
+
+
+def _are_ints(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(each, int) for each in value)

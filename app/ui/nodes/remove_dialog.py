@@ -1,0 +1,74 @@
+"""The question before nodes are removed: which, and what goes down with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from PySide6.QtWidgets import QDialog, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
+
+from app.ui.cluster import Cluster, NodeView
+from app.ui.nodes.node_dialog import wrapped
+from app.ui.nodes.node_words import listed, models_of
+from app.ui.theme import SPACING
+
+_NAMED = 6
+"""So many nodes are named; more are counted."""
+
+
+class RemoveNodesDialog(QDialog):
+    """Accepted when the user wants it."""
+
+    def __init__(self, cluster: Cluster, nodes: Sequence[NodeView], parent: QWidget) -> None:
+        super().__init__(parent)
+        self.setObjectName("nodes-remove-dialog")
+        names = names_of(nodes)
+        title = f"Remove {names}?" if len(nodes) == 1 else f"Remove {len(nodes)} nodes?"
+        self.setWindowTitle("Remove nodes" if len(nodes) > 1 else "Remove node")
+        self.setModal(True)
+        heading = QLabel(title)
+        heading.setProperty("role", "title")
+        heading.setWordWrap(True)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(3 * SPACING, 3 * SPACING, 3 * SPACING, 2 * SPACING)
+        layout.setSpacing(2 * SPACING)
+        layout.addWidget(heading)
+        self.consequences = "\n".join(_consequences(cluster, nodes))
+        layout.addWidget(wrapped(self.consequences, ""))
+        layout.addStretch(1)
+        row = QHBoxLayout()
+        row.addStretch(1)
+        cancel, self.remove = QPushButton("Cancel"), QPushButton("Remove")
+        self.remove.setProperty("role", "danger")
+        self.remove.setAutoDefault(False)
+        cancel.setDefault(True)
+        cancel.clicked.connect(self.reject)
+        self.remove.clicked.connect(self.accept)
+        row.addWidget(cancel)
+        row.addWidget(self.remove)
+        layout.addLayout(row)
+        self.setMinimumWidth(self.fontMetrics().averageCharWidth() * 68)
+
+
+def names_of(nodes: Sequence[NodeView]) -> str:
+    """node-1, node-2 and 5 more"""
+    names = [view.name for view in nodes]
+    return listed(names) if len(names) <= _NAMED else f"{', '.join(names[:_NAMED])} and {len(names) - _NAMED} more"
+
+
+def _consequences(cluster: Cluster, nodes: Sequence[NodeView]) -> list[str]:
+    said = [names_of(nodes)] if len(nodes) > 1 else []
+    affected = list(dict.fromkeys(view for node in nodes for view in cluster.deployments_on(node.id)))
+    if affected:
+        s = "s" if len(affected) > 1 else ""
+        go = "go" if s else "goes"
+        said.append(f"The deployment{s} of {models_of(affected)} {go} down with {'them' if len(nodes) > 1 else 'it'}.")
+    here = [view for view in nodes if view.is_here]
+    if here:
+        one = len(here) == 1
+        said.append(
+            f"{'The agent' if one else f'{len(here)} agents'} on this machine "
+            f"{'ends, and its' if one else 'end, and their'} stored layers are deleted."
+        )
+    if len(here) < len(nodes):
+        said.append("Agents on other machines go on running and keep what they store; they can be added again.")
+    return said
