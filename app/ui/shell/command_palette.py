@@ -24,6 +24,7 @@ class CommandPalette(QDialog):
 
     def __init__(self, parent: QWidget) -> None:
         super().__init__(parent, Qt.WindowType.Popup | Qt.WindowType.FramelessWindowHint)
+        self._over = parent
         self.setObjectName("command-palette")
         self.setWindowTitle("Commands")
         self.model = PaletteModel(self)
@@ -74,7 +75,7 @@ class CommandPalette(QDialog):
 
     def open(self) -> None:
         """Show it in the upper middle of the parent's window, empty and with what was used last at the top."""
-        window = self.parentWidget().window()
+        window = self._over.window()
         self.input.clear()
         self.proxy.set_query("")
         em = self.fontMetrics()

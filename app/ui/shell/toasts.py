@@ -137,7 +137,7 @@ class ToastArea(QWidget):
 
     def __init__(self, notices: Notices, theme: ThemeKeeper, parent: QWidget, settings: Settings | None = None) -> None:
         super().__init__(parent)
-        self._theme, self._settings = theme, settings
+        self._over, self._theme, self._settings = parent, theme, settings
         self._toasts: list[Toast] = []
         self.setObjectName("toasts")
         self.setAccessibleName("Notes")
@@ -182,13 +182,13 @@ class ToastArea(QWidget):
         self._place()
 
     def _place(self) -> None:
-        parent = self.parentWidget()
+        parent = self._over
         wanted = self.fontMetrics().averageCharWidth() * WIDTH_IN_CHARACTERS + 2 * MARGIN
         width = min(wanted, parent.width())
         height = min(self._column.totalHeightForWidth(width), parent.height())
         self.setGeometry(parent.width() - width, parent.height() - height, width, height)
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:
-        if event.type() is QEvent.Type.Resize and watched is self.parentWidget():
+        if event.type() is QEvent.Type.Resize and watched is self._over:
             self._place()
         return super().eventFilter(watched, event)

@@ -1,0 +1,162 @@
+"""The three steps to a first answer: agents on this machine, the demo's model, the model split over the agents."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from PySide6.QtCore import QObject
+
+from app.ui.bridge import Call, Report
+from app.ui.cluster import DeploymentView, NodeState, NodeView
+from app.ui.formats import layers_text, size_text
+from app.ui.shell.setup_step import SetupStep, StepProgress
+from app.ui.workbench import Workbench
+
+if TYPE_CHECKING:
+    from app.controller import Controller
+
+AGENTS = 2
+MODEL = "SmolLM2-135M-Instruct"
+DOWNLOAD_BYTES = 93_000_000
+LICENCE = "Apache-2.0"
+WORDS = {
+    "downloading": "Downloading",
+    "converting": "Unpacking the weights",
+    "hashing": "Reading the weights",
+    "sending": "Sending layers to",
+    "loading": "Loading layers on",
+    "linking": "Linking the two agents",
+    "ready": "Ready",
+}
+"""Phases of the controller's work, for somebody who sees them for the first time."""
+
+
+def usable_nodes(workbench: Workbench) -> list[NodeView]:
+    """Nodes that can take layers now, those of this machine first."""
+    up = [view for view in workbench.cluster.nodes.values() if view.state is NodeState.UP]
+    return sorted(up, key=lambda view: (not view.is_here, view.id))
+
+
+class AgentsStep(SetupStep):
+    """Two agents on this machine: stopped ones are started again, the rest is made."""
+
+    title = "Start two agents"
+    what = "Starting the agents"
+
+    def is_done(self) -> bool:
+        return len(usable_nodes(self.workbench)) >= AGENTS
+
+    def result(self) -> str:
+        names = [view.name for view in usable_nodes(self.workbench)]
+        if len(names) > AGENTS:
+            return f"{len(names)} agents are up: {', '.join(names[:AGENTS])} and others."
+        return f"{' and '.join(names)} are up."
+
+    def begin(self) -> Call:
+        here = [view for view in self.workbench.cluster.nodes.values() if view.is_here]
+        coming = [view for view in here if view.state in (NodeState.CONNECTING, NodeState.STARTING)]
+        wanted = max(0, AGENTS - len(usable_nodes(self.workbench)) - len(coming))
+        again = [view.id for view in here if view.state is NodeState.STOPPED][:wanted]
+        missing = wanted - len(again)
+
+        async def work(controller: Controller, report: Report) -> None:
+            report("starting")
+            await asyncio.gather(
+                *(controller.nodes.revive(node) for node in again),
+                *([controller.launch_local(missing)] if missing > 0 else []),
+            )
+
+        return self.workbench.bridge.call(work, "starting the agents")
+
+    def read(self, progress: object) -> StepProgress:
+        return StepProgress("Starting; they load PyTorch first")
+
+
+class ModelStep(SetupStep):
+    """The demo's model in the library."""
+
+    title = "Take a small model"
+    what = "Fetching the model"
+
+    def is_done(self) -> bool:
+        return self.workbench.cluster.model(MODEL) is not None
+
+    def result(self) -> str:
+        model = self.workbench.cluster.model(MODEL)
+        return "" if model is None else f"{model.num_layers} layers, {size_text(model.weight_bytes)} of weights."
+
+    def begin(self) -> Call:
+        async def work(controller: Controller, report: Report) -> None:
+            await controller.add_demo_model(report)
+
+        return self.workbench.bridge.call(work, "fetching the model")
+
+    def read(self, progress: object) -> StepProgress:
+        from app.jobs import JobProgress
+
+        if not isinstance(progress, JobProgress):
+            return self.progress
+        word = WORDS.get(progress.phase, progress.phase[:1].upper() + progress.phase[1:])
+        return StepProgress(word, progress.done_bytes, progress.total_bytes, progress.seconds_left)
+
+
+class SplitStep(SetupStep):
+    """The model's layers in two halves on two agents."""
+
+    title = "Split it and talk"
+    what = "Splitting the model"
+
+    def __init__(
+        self, workbench: Workbench, agents: AgentsStep, model: ModelStep, parent: QObject | None = None
+    ) -> None:
+        super().__init__(workbench, parent)
+        self._agents, self._model = agents, model
+        self._per_node: dict[str, tuple[int, int]] = {}
+
+    def deployment(self) -> DeploymentView | None:
+        """The model where it answers now."""
+        return self.workbench.cluster.deployment_of(MODEL)
+
+    def is_done(self) -> bool:
+        return self.deployment() is not None
+
+    def result(self) -> str:
+        deployment = self.deployment()
+        if deployment is None:
+            return ""
+        nodes = self.workbench.cluster.nodes
+        where = [
+            f"layers {layers_text(shard.start_layer, shard.end_layer)} on {nodes[shard.node_id].name}"
+            for shard in deployment.shards
+            if shard.node_id in nodes
+        ]
+        return f"{MODEL} answers: {', '.join(where)}."
+
+    def why_not(self) -> str:
+        if not self._agents.is_done():
+            return "Two agents have to run first."
+        return "" if self._model.is_done() else "The model has to be there first."
+
+    def begin(self) -> Call:
+        nodes = [view.id for view in usable_nodes(self.workbench)[:AGENTS]]
+        self._per_node = {}
+
+        async def work(controller: Controller, report: Report) -> None:
+            placement = await controller.plan(MODEL, nodes=nodes)
+            await controller.deploy_placement(placement, report)
+
+        return self.workbench.bridge.call(work, "splitting the model")
+
+    def read(self, progress: object) -> StepProgress:
+        from app.inference.deploying import DeployProgress
+
+        if not isinstance(progress, DeployProgress):
+            return self.progress
+        words = f"{WORDS.get(progress.phase, progress.phase)} {progress.node_name}".strip()
+        if progress.phase != "sending" or not progress.total_bytes:
+            return StepProgress(words)
+        # Both agents get their layers at the same time: one bar tells of both.
+        self._per_node[progress.node_name] = (progress.done_bytes, progress.total_bytes)
+        done, total = (sum(column) for column in zip(*self._per_node.values(), strict=True))
+        return StepProgress("Sending layers to the agents", done, total, progress.seconds_left)
