@@ -1,0 +1,97 @@
+"""The rows preferences are made of: a titled card, a switch with a sentence, a choice. Each sets its key at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from PySide6.QtCore import Qt, Slot
+from PySide6.QtWidgets import QCheckBox, QComboBox, QFrame, QHBoxLayout, QLabel, QVBoxLayout, QWidget
+
+from app.ui.settings import Settings
+from app.ui.theme import SPACING
+
+
+class Section(QFrame):
+    """A card with a heading, to which rows are added."""
+
+    def __init__(self, title: str, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setProperty("role", "card")
+        self.column = QVBoxLayout(self)
+        self.column.setContentsMargins(2 * SPACING + 4, 2 * SPACING, 2 * SPACING + 4, 2 * SPACING)
+        self.column.setSpacing(SPACING + 4)
+        heading = QLabel(title, self)
+        heading.setProperty("role", "heading")
+        self.column.addWidget(heading)
+
+    def add_words(self, text: str) -> QLabel:
+        label = QLabel(text, self)
+        label.setProperty("role", "muted")
+        label.setWordWrap(True)
+        self.column.addWidget(label)
+        return label
+
+
+class Switch(QWidget):
+    """A preference that is on or off, and what that means in a sentence."""
+
+    def __init__(self, settings: Settings, key: str, text: str, meaning: str, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._settings, self._key = settings, key
+        self.box = QCheckBox(text, self)
+        self.box.setObjectName(f"preference-{key}")
+        self.box.setAccessibleDescription(meaning)
+        self.box.setChecked(bool(settings.get(key)))
+        self.box.toggled.connect(self._on_toggled)
+        words = QLabel(meaning, self)
+        words.setProperty("role", "muted")
+        words.setWordWrap(True)
+        words.setContentsMargins(self.box.iconSize().width() + SPACING, 0, 0, 0)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(2)
+        column.addWidget(self.box)
+        column.addWidget(words)
+        settings.changed.connect(self._on_changed)
+
+    @Slot(bool)
+    def _on_toggled(self, on: bool) -> None:
+        self._settings.set(self._key, on)
+
+    @Slot(str)
+    def _on_changed(self, key: str) -> None:
+        if key == self._key:
+            self.box.setChecked(bool(self._settings.get(key)))
+
+
+class Choice(QWidget):
+    """A preference with a few values; `options` are (value, text)."""
+
+    def __init__(
+        self, settings: Settings, key: str, text: str, options: Sequence[tuple[str, str]], parent: QWidget | None = None
+    ) -> None:
+        super().__init__(parent)
+        self._settings, self._key = settings, key
+        self.box = QComboBox(self)
+        self.box.setObjectName(f"preference-{key}")
+        self.box.setAccessibleName(text)
+        for value, words in options:
+            self.box.addItem(words, value)
+        self.box.setCurrentIndex(max(0, self.box.findData(settings.get(key))))
+        self.box.currentIndexChanged.connect(self._on_chosen)
+        label = QLabel(text, self)
+        label.setBuddy(self.box)
+        row = QHBoxLayout(self)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addWidget(label, 1)
+        row.addWidget(self.box, 0, Qt.AlignmentFlag.AlignRight)
+        settings.changed.connect(self._on_changed)
+
+    @Slot(int)
+    def _on_chosen(self, index: int) -> None:
+        self._settings.set(self._key, self.box.itemData(index))
+
+    @Slot(str)
+    def _on_changed(self, key: str) -> None:
+        if key == self._key:
+            self.box.setCurrentIndex(max(0, self.box.findData(self._settings.get(key))))

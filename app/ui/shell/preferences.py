@@ -1,0 +1,89 @@
+"""Preferences: appearance, agents on this machine, chat, storage, registry. Every change takes effect at once."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import Qt, Slot
+from PySide6.QtWidgets import QDialog, QFrame, QHBoxLayout, QLabel, QPushButton, QScrollArea, QVBoxLayout, QWidget
+
+from app.ui.shell.preference_rows import Choice, Section, Switch
+from app.ui.shell.storage_section import RegistrySection, StorageSection
+from app.ui.theme import SPACING
+from app.ui.workbench import Workbench
+
+
+class PreferencesDialog(QDialog):
+    """One page that scrolls; there is no OK and no Cancel."""
+
+    def __init__(self, workbench: Workbench, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._workbench = workbench
+        self.setWindowTitle("Preferences")
+        self.setObjectName("preferences")
+        self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        inside = QWidget()
+        page = QVBoxLayout(inside)
+        page.setContentsMargins(3 * SPACING, 3 * SPACING, 3 * SPACING, SPACING)
+        page.setSpacing(2 * SPACING)
+        for section in (self._appearance(), self._agents(), self._chat(),
+                        StorageSection(workbench), RegistrySection(workbench)):  # fmt: skip
+            page.addWidget(section)
+        page.addStretch(1)
+        area = QScrollArea(self)
+        area.setWidgetResizable(True)
+        area.setFrameShape(QFrame.Shape.NoFrame)
+        area.setWidget(inside)
+        area.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 2 * SPACING)
+        column.addWidget(area, 1)
+        column.addLayout(self._foot())
+        em = self.fontMetrics()
+        self.resize(em.averageCharWidth() * 104, em.lineSpacing() * 44)
+        workbench.settings.changed.connect(self._on_changed)
+
+    def _appearance(self) -> Section:
+        section = Section("Appearance")
+        options = (("system", "As the system"), ("light", "Light"), ("dark", "Dark"))
+        section.column.addWidget(Choice(self._workbench.settings, "appearance/theme", "Theme", options))
+        self._switch(section, "appearance/animations", "Animations", "Things move into place instead of jumping there.")
+        return section
+
+    def _agents(self) -> Section:
+        section = Section("Agents on this machine")
+        self._switch(
+            section, "agents/start_with_window", "Start them with the window",
+            "Agents that an earlier window has stopped come back by themselves, with the layers they held.",
+        )  # fmt: skip
+        self._switch(
+            section, "agents/stop_with_window", "Stop them with the window",
+            "Closing the window ends the agents it started and gives their memory back; switched off, they go on.",
+        )  # fmt: skip
+        return section
+
+    def _chat(self) -> Section:
+        section = Section("Chat")
+        self._switch(
+            section, "chat/keep_history", "Keep conversations",
+            "They are there again at the next start. They lie on this machine only.",
+        )  # fmt: skip
+        return section
+
+    def _switch(self, section: Section, key: str, text: str, meaning: str) -> None:
+        section.column.addWidget(Switch(self._workbench.settings, key, text, meaning))
+
+    def _foot(self) -> QHBoxLayout:
+        note = QLabel("Changes take effect at once.", self)
+        note.setProperty("role", "muted")
+        close = QPushButton("Close", self)
+        close.setDefault(True)
+        close.clicked.connect(self.accept)
+        row = QHBoxLayout()
+        row.setContentsMargins(3 * SPACING, 0, 3 * SPACING, 0)
+        row.addWidget(note, 1)
+        row.addWidget(close)
+        return row
+
+    @Slot(str)
+    def _on_changed(self, key: str) -> None:
+        if key == "appearance/theme":
+            self._workbench.theme.apply(str(self._workbench.settings.get(key)))
