@@ -30,7 +30,7 @@ PAUSE_SECONDS = 1.0
 PROMPT_ROWS = 256
 """Rows of a step that is bound by arithmetic: the longest chunk of a prompt."""
 _WIDTH = 1024
-_CPU_BYTES = 96 * 2**20
+_CPU_BYTES = 256 * 2**20
 _GPU_BYTES = 512 * 2**20
 """Weights to read in a turn: more than a cache holds on most machines."""
 _REPEATS = 4

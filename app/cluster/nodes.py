@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 import zmq.asyncio
@@ -22,7 +22,7 @@ from app.registry import EventLevel, NodeRecord, Registry
 from worker_agent.errors import AgentError
 from worker_agent.keys import KeyProblem, check_key
 from worker_agent.links import AddressError, Endpoint
-from worker_agent.messages import Drain, Health, Shutdown, Unload, Welcome
+from worker_agent.messages import Drain, Health, Shutdown, Speed, Unload, Welcome
 
 REMOVAL_SECONDS = 10.0
 """How long a node that is being removed may take to answer; one that is gone is removed all the same."""
@@ -52,6 +52,7 @@ class NodeDirectory:
         self._links: dict[int, AgentLink] = {}
         self._adding = asyncio.Lock()
         self._notes: set[asyncio.Task[None]] = set()
+        self._speeds: dict[int, tuple[Speed, ...]] = {}
 
     def open(self) -> None:
         """Begin to connect to every node that the registry holds."""
@@ -125,7 +126,7 @@ class NodeDirectory:
             port=endpoint.port,
             agent_id=welcome.agent,
             is_active=True,
-            capacities=capacities_of(welcome),
+            capacities=capacities_of(welcome, known.capacities),
             local_pid=known.local_pid if local_pid is None else local_pid,
         )
 
@@ -226,16 +227,42 @@ class NodeDirectory:
 
     async def _forget(self, node: int) -> None:
         await self.health.unwatch(node)
+        self._speeds.pop(node, None)
         link = self._links.pop(node, None)
         if link is not None:
             await link.close()
 
     def _on_event(self, event: NodeEvent) -> None:
         if not isinstance(event, NodeHealth):
+            self._speeds.pop(event.node, None)  # the Welcome that is noted now may be older than the last beat
             note = asyncio.create_task(self._note(event))
-            self._notes.add(note)
-            note.add_done_callback(self._notes.discard)
+            self._keep(note)
+        elif event.report.speeds and event.report.speeds != self._speeds.get(event.node):
+            self._speeds[event.node] = event.report.speeds
+            self._keep(asyncio.create_task(self._note_speeds(event.node, event.report.speeds)))
         self._tell(event)
+
+    def _keep(self, note: asyncio.Task[None]) -> None:
+        self._notes.add(note)
+        note.add_done_callback(self._notes.discard)
+
+    def _note_capacities(self, node: int, welcome: Welcome) -> None:
+        known = self._registry.nodes.get(node).capacities
+        self._registry.nodes.update(node, capacities=capacities_of(welcome, known))
+
+    async def _note_speeds(self, node: int, speeds: tuple[Speed, ...]) -> None:
+        """An agent measures after it is ready, so what it finds comes with a beat."""
+
+        def write() -> None:
+            known = self._registry.nodes.get(node).capacities
+            told = msgspec.to_builtins(speeds)
+            if known.get("speeds") != told:
+                self._registry.nodes.update(node, capacities={**known, "speeds": told})
+
+        try:
+            await asyncio.to_thread(write)
+        except ShardboardError as error:
+            _log.warning("the speed of node %d could not be noted: %s", node, error)
 
     async def _note(self, event: NodeUp | NodeDown | NodeFrozen) -> None:
         """Write down what happened to a node, and what it says it has."""
@@ -243,9 +270,7 @@ class NodeDirectory:
         try:
             if isinstance(event, NodeUp):
                 link = self._links.get(event.node)
-                await asyncio.to_thread(
-                    lambda: self._registry.nodes.update(event.node, capacities=capacities_of(event.welcome))
-                )
+                await asyncio.to_thread(self._note_capacities, event.node, event.welcome)
                 drained = (await asyncio.to_thread(self._registry.nodes.get, event.node)).draining
                 if drained and link is not None:  # an agent that was started anew knows nothing of it
                     await link.call(Drain(call=0, draining=True))
@@ -268,8 +293,11 @@ def _describe(event: NodeUp | NodeDown | NodeFrozen) -> tuple[EventLevel, str]:
             return EventLevel.ERROR, event.reason
 
 
-def capacities_of(welcome: Welcome) -> dict[str, object]:
-    """What the registry keeps of an agent's Welcome: what it is, not what it holds at the moment."""
+def capacities_of(welcome: Welcome, known: Mapping[str, object] | None = None) -> dict[str, object]:
+    """What the registry keeps of an agent's Welcome: what it is, not what it holds at the moment.
+
+    An agent that has not measured its speed yet keeps what is `known` of it from before.
+    """
     fields = (
         "system",
         "software",
@@ -280,5 +308,9 @@ def capacities_of(welcome: Welcome) -> dict[str, object]:
         "memory_budget",
         "disk_free",
         "gpus",
+        "speeds",
     )
-    return {name: msgspec.to_builtins(getattr(welcome, name)) for name in fields}
+    told = {name: msgspec.to_builtins(getattr(welcome, name)) for name in fields}
+    if not welcome.speeds and known is not None:
+        told["speeds"] = known.get("speeds", ())
+    return told

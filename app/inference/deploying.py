@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from app.cluster.agent_link import AgentLink
+from app.cluster.machines import is_loopback, machine_of
 from app.cluster.weights import PartReader, send_parts
 from app.errors import Cancelled, NodeError, PlacementError, ShardboardError
 from app.inference.events import StepPassed
@@ -255,7 +256,7 @@ def lanes(seats: Sequence[Seat]) -> int:
     Agents on one machine share its cores. There, one larger step at a time on all cores is faster than
     several small ones on a share each (benchmarks/decode.py).
     """
-    return len({_machine(seat.node) for seat in seats})
+    return len({machine_of(seat.node) for seat in seats})
 
 
 def prefill_chunk(description: ModelDescription, dtype: str) -> int:
@@ -263,18 +264,10 @@ def prefill_chunk(description: ModelDescription, dtype: str) -> int:
     return max(1, min(PREFILL_CHUNK, MAX_FRAME_BYTES // (description.hidden_size * COMPUTE_ITEM_BYTES[dtype])))
 
 
-def _machine(node: NodeRecord) -> str:
-    return "this machine" if node.local_pid is not None or _is_loopback(node) else node.ip_address
-
-
-def _is_loopback(node: NodeRecord) -> bool:
-    return node.ip_address.startswith("127.") or node.ip_address in ("::1", "localhost")
-
-
 def _check_addresses(seats: Sequence[Seat]) -> None:
     """A node known by a loopback address can be reached by agents on the same machine alone."""
-    inside = [seat.node for seat in seats if _is_loopback(seat.node)]
-    outside = [seat.node for seat in seats if not _is_loopback(seat.node)]
+    inside = [seat.node for seat in seats if is_loopback(seat.node)]
+    outside = [seat.node for seat in seats if not is_loopback(seat.node)]
     if inside and outside:
         raise PlacementError(
             f"{inside[0].hostname} is known by the address {inside[0].ip_address}, where {outside[0].hostname} cannot "

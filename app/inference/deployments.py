@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from app.cluster.health import NodeDown, NodeEvent, NodeFrozen, NodeUp
+from app.cluster.machines import machine_of
 from app.cluster.nodes import NodeDirectory
 from app.errors import NodeError, PlacementError, RequestError, ShardboardError
 from app.inference.deploying import Deployed, Deployer, DeployProgress, OnProgress, Seat
@@ -20,9 +21,18 @@ from app.inference.pipeline import Pipeline
 from app.models.description import ModelDescription
 from app.models.library import ModelLibrary
 from app.registry import DeploymentRecord, DeploymentStatus, EventLevel, NodeRecord, Registry
-from app.sharding.placement import NodeCapacity, Placement, check_fits, place, place_ranges, size_text, whole_on_one
+from app.sharding.placement import (
+    NodeCapacity,
+    Placement,
+    check_fits,
+    place,
+    place_ranges,
+    relative_speeds,
+    size_text,
+    whole_on_one,
+)
 from app.sharding.plan import parse_layers
-from worker_agent.messages import Health, Unload
+from worker_agent.messages import Health, HealthReport, Unload
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +68,7 @@ class Deployments:
         dtype = dtype or description.dtype
         context = context or min(description.max_context, DEFAULT_CONTEXT)
         kv_tokens = kv_tokens or max(context, DEFAULT_KV_TOKENS)
-        capacities = await self.capacities(node_ids)
+        capacities = await self.capacities(node_ids, dtype)
         if layers is not None:
             ranges = parse_layers(layers, description)
             chosen = capacities[: len(ranges)] if node_ids is None else capacities
@@ -67,26 +77,36 @@ class Deployments:
             return placement
         return place(description, capacities, dtype=dtype, context=context, kv_tokens=kv_tokens)
 
-    async def capacities(self, node_ids: Sequence[int] | None = None) -> list[NodeCapacity]:
-        """What these nodes (all active ones when None) have free now. Raises NodeError for a named one that is away."""
+    async def capacities(self, node_ids: Sequence[int] | None = None, dtype: str | None = None) -> list[NodeCapacity]:
+        """What these nodes (all active ones when None) have free now, and how fast they are in a compute dtype.
+
+        Without a dtype they count as equally fast. Raises NodeError for a named one that is away.
+        """
         if node_ids is None:
             records = [record for record in self._registry.nodes.list() if not record.draining]
         else:
             records = [self._registry.nodes.get(node_id) for node_id in node_ids]
-        found = await asyncio.gather(*(self._capacity(record) for record in records), return_exceptions=True)
-        capacities = []
-        for each in found:
-            if isinstance(each, NodeCapacity):
-                capacities.append(each)
+        found = await asyncio.gather(*(self._ask(record) for record in records), return_exceptions=True)
+        reports: dict[int, HealthReport] = {}
+        for record, each in zip(records, found, strict=True):
+            if isinstance(each, HealthReport):
+                reports[record.id] = each
             elif node_ids is not None or not isinstance(each, NodeError):
                 raise each
-        return capacities
+        measured = {node: _read_speed(report, dtype) for node, report in reports.items()}
+        speeds = relative_speeds(measured, {record.id: machine_of(record) for record in records})
+        return [
+            NodeCapacity(
+                record.id, record.hostname, max(0, report.memory_budget - report.memory_used), speeds[record.id]
+            )
+            for record in records
+            if (report := reports.get(record.id)) is not None
+        ]
 
-    async def _capacity(self, record: NodeRecord) -> NodeCapacity:
+    async def _ask(self, record: NodeRecord) -> HealthReport:
         link = self._nodes.link(record.id)
         await link.connect(CONNECT_SECONDS)
-        report = await link.call(Health(call=0))
-        return NodeCapacity(record.id, record.hostname, max(0, report.memory_budget - report.memory_used))
+        return await link.call(Health(call=0))
 
     # --- making and ending -----------------------------------------------------------------------------
 
@@ -209,7 +229,7 @@ class Deployments:
     async def _alone(
         self, description: ModelDescription, preparing: Callable[[str], None]
     ) -> tuple[DeploymentRecord, Pipeline]:
-        capacities = await self.capacities()
+        capacities = await self.capacities(dtype=description.dtype)
         context = min(description.max_context, DEFAULT_CONTEXT)
         settings = {"dtype": description.dtype, "context": context, "kv_tokens": max(context, DEFAULT_KV_TOKENS)}
         placement = whole_on_one(description, capacities, **settings)  # type: ignore[arg-type]  # one dict for two calls
@@ -303,6 +323,10 @@ class Deployments:
 
     def _note(self, level: EventLevel, message: str, record: DeploymentRecord) -> None:
         self._registry.events.add(level, "deployments", message, deployment_id=record.id)
+
+
+def _read_speed(report: HealthReport, dtype: str | None) -> float | None:
+    return next((speed.read_bytes_per_second for speed in report.speeds if speed.dtype == dtype), None)
 
 
 def _too_small(description: ModelDescription, capacities: Sequence[NodeCapacity], settings: dict[str, object]) -> str:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import BadInput, PlacementError
-from app.sharding.placement import NodeCapacity, check_fits, place, place_ranges, whole_on_one
+from app.sharding.placement import NodeCapacity, check_fits, place, place_ranges, relative_speeds, whole_on_one
 from tests.models.described import invented
 
 PLENTY = 10**12
@@ -122,3 +122,17 @@ def test_a_placement_fits_and_holds_every_layer_once(
     used = [stage.node.node_id for stage in placement.stages]
     assert used == sorted(used)
     assert sorted(used + [each.node_id for each in placement.left_out]) == list(range(len(free)))
+
+
+def test_a_faster_machine_counts_for_more_and_small_differences_do_not() -> None:
+    machines = {1: "a", 2: "b", 3: "c", 4: "d"}
+    speeds = relative_speeds({1: 10e9, 2: 11e9, 3: 40e9, 4: None}, machines)
+    assert speeds[1] == speeds[2] == 1.0
+    assert speeds[3] == pytest.approx(40 / 10.5)
+    assert speeds[4] == 1.0, "what was not measured counts as the median"
+    assert relative_speeds({1: None, 2: None}, machines) == {1: 1.0, 2: 1.0}
+
+
+def test_agents_of_one_machine_are_equally_fast_whatever_each_of_them_measured() -> None:
+    speeds = relative_speeds({1: 10e9, 2: 20e9, 3: None, 4: 20e9}, {1: "a", 2: "a", 3: "a", 4: "b"})
+    assert set(speeds.values()) == {1.0}
