@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import datetime
 
-from peewee import Expression, Field
+from peewee import Expression, Field, fn
 
 from app.registry.fields import storable
 
@@ -13,6 +13,17 @@ from app.registry.fields import storable
 def matching(field: Field, value: object) -> Expression | None:
     """The condition that a field has this value; none when no value is asked for."""
     return None if value is None else field == value
+
+
+def among_many(field: Field, value: str | Collection[str] | None) -> Expression | None:
+    """As `among`, where the values hold for many rows and are best read along the listing's order.
+
+    SQLite would take the index that begins with the field, then look every row up or sort all of them. Wrapped, the
+    field is no use to an index but the one of the order, which covers it.
+    """
+    if value is None:
+        return None
+    return fn.COALESCE(field, "").in_([value] if isinstance(value, str) else list(value))
 
 
 def among(field: Field, value: str | Collection[str] | None) -> Expression | None:
@@ -35,7 +46,9 @@ def numbered(field: Field, after_id: int | None, last_id: int | None) -> tuple[E
     A listing up to the newest id of a moment does not move when rows are added: pages of it can be fetched by offset
     while requests come in.
     """
-    return (None if after_id is None else field > after_id, None if last_id is None else field <= last_id)
+    # The upper end holds for nearly all rows. As a sum it is no use to an index, so that SQLite takes one that covers
+    # the query and does not go through the rows themselves.
+    return (None if after_id is None else field > after_id, None if last_id is None else (field + 0) <= last_id)
 
 
 def saying(text: str | None, *fields: Field) -> Expression | None:

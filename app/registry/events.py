@@ -8,7 +8,7 @@ from typing import TypedDict, Unpack
 
 from peewee import Database, Expression
 
-from app.registry.conditions import among, matching, numbered, saying, within
+from app.registry.conditions import among, among_many, matching, numbered, saying, within
 from app.registry.fields import now
 from app.registry.records import EventLevel, EventRecord
 from app.registry.table import Row, Table
@@ -115,9 +115,11 @@ class Events(Table[EventRecord]):
 
 def _filter(query: EventQuery) -> tuple[Expression | None, ...]:
     at_least = query.get("at_least")
+    # Information is most of a log, warnings and errors are few.
+    worse = among_many if at_least is EventLevel.INFO else among
     return (
         among(Event.level, query.get("level")),
-        None if at_least in (None, EventLevel.DEBUG) else among(Event.level, at_least.and_worse),
+        None if at_least in (None, EventLevel.DEBUG) else worse(Event.level, at_least.and_worse),
         matching(Event.source, query.get("source")),
         matching(Event.node_id, query.get("node_id")),
         matching(Event.deployment_id, query.get("deployment_id")),

@@ -9,7 +9,7 @@ from typing import TypedDict, Unpack
 from peewee import Database, Expression, fn
 
 from app.errors import RegistryError
-from app.registry.conditions import among, matching, numbered, saying, within
+from app.registry.conditions import among, among_many, matching, numbered, saying, within
 from app.registry.fields import now
 from app.registry.records import RequestLine, RequestRecord, RequestStatus
 from app.registry.table import Row, Table
@@ -88,16 +88,8 @@ class Requests(Table[RequestRecord]):
     def get(self, id: int) -> RequestRecord:
         return self._get(id)
 
-    def list(self, *, offset: int = 0, limit: int = 100, **query: Unpack[RequestQuery]) -> list[RequestRecord]:
-        """A page of requests, newest first.
-
-        Pages are found by offset in an index that holds all that can be filtered except text: the last page of
-        100,000 takes milliseconds. `last_id` keeps the pages where they are while requests come in.
-        """
-        return self._list(*_filter(query), offset=offset, limit=limit)
-
     def lines(self, *, offset: int = 0, limit: int = 100, **query: Unpack[RequestQuery]) -> list[RequestLine]:
-        """The same page without what is long: answers, tokens, all but the beginning of prompts."""
+        """A page as `list` gives it, without what is long: answers, tokens, all but the beginning of prompts."""
         page = self._page(*_filter(query), offset=offset, limit=limit)
         rows = (
             InferenceRequest.select(
@@ -112,6 +104,14 @@ class Requests(Table[RequestRecord]):
                 RequestLine(**{**row, "status": RequestStatus(row["status"])}) for row in rows.execute(database)
             ]
         )
+
+    def list(self, *, offset: int = 0, limit: int = 100, **query: Unpack[RequestQuery]) -> list[RequestRecord]:
+        """A page of requests, newest first.
+
+        Pages are found by offset in an index that holds all that can be filtered except text: the last page of
+        100,000 takes milliseconds. `last_id` keeps the pages where they are while requests come in.
+        """
+        return self._list(*_filter(query), offset=offset, limit=limit)
 
     def count(self, **query: Unpack[RequestQuery]) -> int:
         return self._count(*_filter(query))
@@ -181,9 +181,13 @@ _LINE_FIELDS = [InferenceRequest._meta.fields[name] for name in RequestLine.__da
 
 
 def _filter(query: RequestQuery) -> tuple[Expression | None, ...]:
+    status, model = query.get("status"), query.get("model_name")
+    rare = status is not None and not isinstance(status, str) and set(status) <= set(_UNDER_WAY)
+    alone = model is None and (status is None or isinstance(status, str) or len(status) == 1)
+    by_index = rare or alone or status is None
     return (
-        among(InferenceRequest.status, query.get("status")),
-        matching(InferenceRequest.model_name, query.get("model_name")),
+        among(InferenceRequest.status, status) if by_index else among_many(InferenceRequest.status, status),
+        among(InferenceRequest.model_name, model) if by_index else among_many(InferenceRequest.model_name, model),
         matching(InferenceRequest.deployment_id, query.get("deployment_id")),
         *within(InferenceRequest.created_at, query.get("since"), query.get("until")),
         *numbered(InferenceRequest.id, query.get("after_id"), query.get("last_id")),
