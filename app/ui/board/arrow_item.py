@@ -71,7 +71,7 @@ class ArrowItem(QGraphicsItem):
         if self.is_lit:
             return faded(own, 0.55) if self.route.is_return else own
         if self.route.is_return:
-            return mixed(colors.muted, colors.background, 0.32)
+            return mixed(colors.muted, colors.background, 0.45)
         return mixed(colors.muted, colors.background, 0.75)
 
     def paint(self, painter: QPainter, option: QStyleOptionGraphicsItem, widget: QWidget | None = None) -> None:

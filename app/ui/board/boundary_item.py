@@ -39,10 +39,12 @@ class BoundaryItem(QGraphicsItem):
         if height != self._height:
             self.prepareGeometryChange()
         self._height = height
-        self.layer, self.step = layer, min(LARGEST_STEP, max(LEAST_STEP, step))
+        self.step = min(LARGEST_STEP, max(LEAST_STEP, step))
         self.setPos(edge)
-        self.setToolTip(f"Boundary before layer {layer}: drag to move layers between shards "
-                        f"{self.boundary + 1} and {self.boundary + 2}")  # fmt: skip
+        if layer != self.layer:
+            self.layer = layer
+            shards = f"shards {self.boundary + 1} and {self.boundary + 2}"
+            self.setToolTip(f"Boundary before layer {layer}: drag to move layers between {shards}")
 
     def set_dragged(self, dragged: bool, refused: bool = False) -> None:
         if (dragged, refused) != (self.is_dragged, self.refused):

@@ -33,6 +33,9 @@ class Load(Protocol):
     def failure(self) -> str:
         """What failed if it cannot be dropped, as a heading."""
 
+    def home(self, board: BoardModel) -> int | None:
+        """The node it lies on now: no drop, and no refusal either."""
+
     def judge(self, board: BoardModel, node_id: int | None) -> Verdict:
         """What dropping it on a node would mean; None is the board beside the cards."""
 
@@ -50,6 +53,9 @@ class ModelLoad:
     @property
     def failure(self) -> str:
         return f"{self.name} could not be placed"
+
+    def home(self, board: BoardModel) -> int | None:
+        return None
 
     def judge(self, board: BoardModel, node_id: int | None) -> Verdict:
         return board.judge_model(self.name, node_id)
@@ -71,6 +77,10 @@ class ShardLoad:
     @property
     def failure(self) -> str:
         return f"Shard {self.stage + 1} could not be moved"
+
+    def home(self, board: BoardModel) -> int | None:
+        pipeline = board.pipeline()
+        return pipeline[self.stage] if self.stage < len(pipeline) else None
 
     def judge(self, board: BoardModel, node_id: int | None) -> Verdict:
         if node_id is None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from PySide6.QtCore import QPointF, QRectF, Qt
-from PySide6.QtGui import QColor, QPainter, QPainterPath, QPen
+from PySide6.QtGui import QColor, QPainter, QPainterPath, QPen, QPolygonF
 from PySide6.QtWidgets import QGraphicsItem, QStyleOptionGraphicsItem, QWidget
 
 from app.ui.board.block_item import BlockItem
@@ -19,12 +20,18 @@ from app.ui.icons import draw_icon
 from app.ui.theme import RADIUS
 
 SAMPLES = 60
+LOAD_TEXT = 36.0
+"""Width of the percentage beside the line of the load."""
+FAR = 0.55
+"""At a smaller zoom what cannot be read is left out."""
+FREE_MARGIN = 10.0
+"""Beside the size of free memory: a boundary's handle may stand there."""
 LEFT = Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter
 RIGHT = Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
 
 
 class NodeItem(QGraphicsItem):
-    """See the module. Texts are measured and cut when they change, not when they are drawn."""
+    """See the module. Texts and lines are made once for each change, and only for cards that are in sight."""
 
     def __init__(self, look: Look, lane: LaneView, shape: CardShape) -> None:
         super().__init__()
@@ -41,9 +48,10 @@ class NodeItem(QGraphicsItem):
         self._look = look
         self._places = shape
         self._samples: tuple[Sample, ...] = ()
-        self._line = QPainterPath()
-        self._area = QPainterPath()
-        self._texts = _Texts("", "", "", "")
+        self._line: tuple[QPolygonF, QPolygonF] | None = None
+        self._measured: _Texts | None = None
+        self._drawn: tuple[object, ...] = ()
+        """What the blocks were made from the last time."""
 
     # --- what it shows ---
 
@@ -57,13 +65,17 @@ class NodeItem(QGraphicsItem):
         """Take what is known now."""
         self.lane = lane
         self._samples = tuple(samples[-SAMPLES:])
-        self._draw_line()
+        self._line = None
         self.show_blocks(lane.blocks)
-        self._measure()
+        self._measured = None
         self.update()
 
     def show_blocks(self, blocks: Sequence[Block]) -> None:
         """Draw these blocks into the bar: the lane's own, or what they would be after a drag."""
+        drawn = (tuple(blocks), self.lane.budget, self.lane.shortage, self.bar)
+        if drawn == self._drawn:
+            return
+        self._drawn = drawn
         self.places = bar_places(blocks, self.lane.budget, self.bar.width())
         while len(self.blocks) > len(blocks):
             item = self.blocks.pop()
@@ -80,7 +92,7 @@ class NodeItem(QGraphicsItem):
         """Show what a drop here would mean; None when nothing is dragged."""
         if (verdict, is_target) != (self.verdict, self.is_target):
             self.verdict, self.is_target = verdict, is_target
-            self._measure()
+            self._measured = None
             self.update()
 
     def set_marks(self, *, focused: bool, selected: bool) -> None:
@@ -97,7 +109,14 @@ class NodeItem(QGraphicsItem):
         """What stands above the bar: memory, or the verdict of a drag."""
         return self._texts.caption
 
-    def _measure(self) -> None:
+    @property
+    def _texts(self) -> _Texts:
+        """Cut to what fits; like the line of the load, only when they are needed."""
+        if self._measured is None:
+            self._measured = self._measure()
+        return self._measured
+
+    def _measure(self) -> _Texts:
         look, places = self._look, self._places
         lane = self.lane
         elide = Qt.TextElideMode.ElideRight
@@ -108,35 +127,30 @@ class NodeItem(QGraphicsItem):
         details = look.small_metrics.elidedText(details, elide, max(0.0, places.details.width()))
         free = f"{size_text(max(0, lane.free))} free"
         room = places.bar.width() - self.places.end
-        fits = look.small_metrics.horizontalAdvance(free) + 12 <= room
+        fits = look.small_metrics.horizontalAdvance(free) + 2 * FREE_MARGIN <= room
         text = self.verdict.text if self.verdict is not None else caption(lane)
         if self.verdict is None and not fits and not lane.shortage:
             text += f" · {free}"
         indent = 20.0 if self.verdict is not None or lane.shortage else 0.0
         cut = look.small_bold_metrics if indent else look.small_metrics
         text = cut.elidedText(text, elide, places.caption.width() - indent)
-        self._texts = _Texts(name, details, text, free if fits and not lane.shortage else "")
         self.setToolTip(f"{lane.node.name}\n{lane.node.chip}\n{state_text(lane.node)}\n{caption(lane)}, {free}")
+        return _Texts(name, details, text, free if fits and not lane.shortage else "")
 
-    def _draw_line(self) -> None:
-        place = self._places.sparkline
-        room = QRectF(place.left(), place.top(), max(0.0, place.width() - 36), place.height())
-        step = room.width() / (SAMPLES - 1)
-        x = room.right() - step * (len(self._samples) - 1)
-        line = QPainterPath()
-        for number, sample in enumerate(self._samples):
-            share = min(100.0, max(0.0, sample.cpu or 0.0)) / 100
-            at = QPointF(x + number * step, room.bottom() - share * room.height())
-            if number:
-                line.lineTo(at)
-            else:
-                line.moveTo(at)
-        self._line = line
-        area = QPainterPath(line)
-        if not line.isEmpty():
-            area.lineTo(room.right(), room.bottom())
-            area.lineTo(x, room.bottom())
-        self._area = area
+    def _trace(self) -> tuple[QPolygonF, QPolygonF]:
+        """The last minute of CPU as a line, and the area below it; made when it is painted."""
+        if self._line is None:
+            place = self._places.sparkline
+            width, height, bottom = max(0.0, place.width() - LOAD_TEXT), place.height(), place.bottom()
+            step, last = width / (SAMPLES - 1), len(self._samples) - 1
+            right = place.left() + width
+            points = [
+                QPointF(right - (last - number) * step, bottom - min(100.0, max(0.0, cpu)) / 100 * height)
+                for number, cpu in enumerate(sample.cpu or 0.0 for sample in self._samples)
+            ]
+            corners = [QPointF(right, bottom), QPointF(right - last * step, bottom)]
+            self._line = (QPolygonF(points), QPolygonF([*points, *corners]))
+        return self._line
 
     # --- how it is drawn ---
 
@@ -153,10 +167,12 @@ class NodeItem(QGraphicsItem):
         self._paint_ground(painter)
         painter.setOpacity(1.0 if self.lane.available or self.lane.progress is not None else 0.75)
         self._paint_head(painter)
-        self._paint_load(painter)
+        near = option.levelOfDetailFromTransform(painter.worldTransform()) >= FAR * painter.device().devicePixelRatioF()
+        if near:
+            self._paint_load(painter)
         if self.lane.progress is not None and not self._places.progress.isEmpty():
             self._paint_progress(painter)
-        self._paint_memory(painter)
+        self._paint_memory(painter, near or self.verdict is not None or self.lane.shortage > 0)
 
     def _paint_ground(self, painter: QPainter) -> None:
         colors = self._look.colors
@@ -213,16 +229,19 @@ class NodeItem(QGraphicsItem):
         look, colors, place = self._look, self._look.colors, self._places.sparkline
         if not self._samples:
             return
+        line, area = self._trace()
         painter.setPen(Qt.PenStyle.NoPen)
-        painter.fillPath(self._area, faded(colors.accent, 0.12))
+        painter.setBrush(faded(colors.accent, 0.12))
+        painter.drawPolygon(area)
         painter.setPen(QPen(colors.accent, 1.3))
-        painter.setBrush(Qt.BrushStyle.NoBrush)
-        painter.drawPath(self._line)
+        painter.drawPolyline(line)
         cpu = self._samples[-1].cpu
         if cpu is not None:
             painter.setFont(look.small)
             painter.setPen(colors.muted)
-            painter.drawText(QRectF(place.right() - 36, place.top(), 36, look.line), RIGHT, f"{cpu:.0f} %")
+            painter.drawText(
+                QRectF(place.right() - LOAD_TEXT, place.top(), LOAD_TEXT, look.line), RIGHT, f"{cpu:.0f} %"
+            )
 
     def _paint_progress(self, painter: QPainter) -> None:
         look, colors, place = self._look, self._look.colors, self._places.progress
@@ -258,7 +277,7 @@ class NodeItem(QGraphicsItem):
         text = look.small_metrics.elidedText(progress_bytes(progress), Qt.TextElideMode.ElideRight, place.width())
         painter.drawText(QRectF(place.left(), track.bottom() + 3, place.width(), line), LEFT, text)
 
-    def _paint_memory(self, painter: QPainter) -> None:
+    def _paint_memory(self, painter: QPainter, with_words: bool) -> None:
         look, colors, places = self._look, self._look.colors, self._places
         mark, color = "", colors.muted
         if self.verdict is not None:
@@ -274,12 +293,13 @@ class NodeItem(QGraphicsItem):
             text = text.adjusted(20, 0, 0, 0)
         painter.setFont(look.small_bold if mark else look.small)
         painter.setPen(color)
-        painter.drawText(text, LEFT, self._texts.caption)
+        if with_words:
+            painter.drawText(text, LEFT, self._texts.caption)
         bar = places.bar
         painter.setPen(Qt.PenStyle.NoPen)
         painter.setBrush(colors.sunken)
         painter.drawRoundedRect(bar, 6, 6)
-        if self._texts.free:
+        if with_words and self._texts.free:
             painter.setFont(look.small)
             painter.setPen(colors.muted)
             painter.drawText(
@@ -294,8 +314,11 @@ class NodeItem(QGraphicsItem):
             painter.drawLine(QPointF(x, bar.bottom()), QPointF(x, bar.bottom() + 4))
 
 
+@dataclass(frozen=True)
 class _Texts:
     """Of a card, cut to what fits."""
 
-    def __init__(self, name: str, details: str, caption: str, free: str) -> None:
-        self.name, self.details, self.caption, self.free = name, details, caption, free
+    name: str
+    details: str
+    caption: str
+    free: str

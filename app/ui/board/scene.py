@@ -20,7 +20,7 @@ from app.ui.board.node_item import NodeItem
 from app.ui.board.scene_layout import Density, Grid, card_height, card_shape, grid
 from app.ui.board.scene_look import Look
 from app.ui.board.scene_pulse import Pulse
-from app.ui.board.scene_routes import Port, Route, routes
+from app.ui.board.scene_routes import Port, routes
 
 if TYPE_CHECKING:
     from app.ui.board.board_model import BoardModel
@@ -58,8 +58,8 @@ class BoardScene(QGraphicsScene):
         self._preview: Mapping[int, tuple[Block, ...]] = {}
         self._density = Density.ROOMY
         self._deploying = False
-        self._ports: tuple[Port | None, ...] = ()
-        self._routes: list[Route] = []
+        self._ported: tuple[Grid | None, tuple[Port | None, ...]] = (None, ())
+        """What the arrows were made from."""
 
     # --- following the model ---
 
@@ -73,7 +73,7 @@ class BoardScene(QGraphicsScene):
             return
         for lane in lanes:
             card = self.cards[lane.node.id]
-            if lane != card.lane:
+            if lane.node is not card.lane.node or lane != card.lane:  # each report makes another NodeView
                 card.show_lane(lane, self._cluster.history(lane.node.id))
         self._finish()
 
@@ -130,7 +130,7 @@ class BoardScene(QGraphicsScene):
         found = self.stage_blocks()
         pipeline = self.board.pipeline()
         order = {node_id: index for index, node_id in enumerate(self.cards)}
-        ports = []
+        ports: list[Port | None] = []
         for stage, node_id in enumerate(pipeline):
             item = found.get(stage)
             if item is None or node_id is None:
@@ -139,9 +139,9 @@ class BoardScene(QGraphicsScene):
             rect = item.mapRectToScene(item.rect)
             left, width = rect.left(), rect.width()
             ports.append(Port(order[node_id], left + width * ENTER, left + width * LEAVE, rect.bottom()))
-        made = routes(self._grid, ports) if self._grid is not None else []
-        if tuple(ports) != self._ports or made != self._routes:
-            self._ports, self._routes = tuple(ports), made
+        if (self._grid, tuple(ports)) != self._ported:
+            self._ported = (self._grid, tuple(ports))
+            made = routes(self._grid, ports) if self._grid is not None else []
             for arrow in self.arrows:
                 self.removeItem(arrow)
             self.arrows = [ArrowItem(self.look, route) for route in made]

@@ -36,7 +36,7 @@ class Density(IntEnum):
 
     @property
     def bar_height(self) -> float:
-        return (56.0, 44.0, 32.0)[self]
+        return (68.0, 44.0, 32.0)[self]
 
     @property
     def card_width(self) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from PySide6.QtGui import QAction
@@ -51,7 +52,7 @@ class SpotMenu(QMenu):
                     text = f"Shard {other + 1}{self._on(node_id)}"
                     self._add(
                         swap, text, "layers", "The shards could not be swapped",
-                        lambda other=other: board.swap_shards(stage, other), "",
+                        partial(board.swap_shards, stage, other), "",
                     )  # fmt: skip
         self.addSeparator()
         if stage < last:
@@ -103,7 +104,7 @@ class SpotMenu(QMenu):
             text = lane.node.name if verdict.allowed else f"{lane.node.name} – {verdict.text}"
             self._add(
                 move, text, "server", f"Shard {stage + 1} could not be moved",
-                lambda node_id=lane.node.id: board.move_shard(stage, node_id), "" if verdict.allowed else verdict.text,
+                partial(board.move_shard, stage, lane.node.id), "" if verdict.allowed else verdict.text,
             )  # fmt: skip
         move.setEnabled(not move.isEmpty())
 

@@ -356,7 +356,9 @@ class BoardView(QGraphicsView):
             return
         node_id = self._node_at(event.position().toPoint())
         verdict = self._load.judge(self.board, None) if node_id is None else self._verdicts.get(node_id)
-        self.board_scene.show_verdicts(self._verdicts, node_id)
+        home = self._load.home(self.board)
+        shown = {node: each for node, each in self._verdicts.items() if node != home or node == node_id}
+        self.board_scene.show_verdicts(shown, node_id)
         if node_id is None and verdict is not None:
             text = verdict.text[:1].upper() + verdict.text[1:]
             self.hint.say(text if verdict.allowed else "", "", "" if verdict.allowed else text)
