@@ -17,7 +17,10 @@ from app.ui.theme import ThemeKeeper
 
 TURN_MILLISECONDS = 100
 """One graph is drawn anew in each turn; a round of six takes 0.6 s, and samples come once a second."""
-COLUMNS = 3
+_COLUMN_WIDTH = 100.0
+"""Preferred by all alike, so that they share the room equally."""
+COLUMNS = 6
+"""Of the grid; a graph takes two of them, or three where only two stand in a row."""
 
 
 class GraphGrid(QWidget):
@@ -147,10 +150,13 @@ class GraphGrid(QWidget):
         for figure in self._arranged:
             self._view.removeItem(self.plots[figure].item)
         self._arranged = wanted
-        for place, figure in enumerate(wanted):
-            self._view.addItem(self.plots[figure].item, row=place // COLUMNS, col=place % COLUMNS)
+        for row, figures in enumerate((wanted[:3], wanted[3:])):
+            span = COLUMNS // len(figures)
+            for place, figure in enumerate(figures):
+                self._view.addItem(self.plots[figure].item, row=row, col=place * span, colspan=span)
         for column in range(COLUMNS):
             self._view.ci.layout.setColumnStretchFactor(column, 1)
+            self._view.ci.layout.setColumnPreferredWidth(column, _COLUMN_WIDTH)
 
     # --- the pointer ---
 

@@ -73,7 +73,7 @@ class GraphPlot:
         box.sigRangeChangedManually.connect(self._on_zoom)
         for name in ("left", "bottom"):
             axis = self.item.getAxis(name)
-            axis.setStyle(tickFont=font, tickLength=0, tickTextOffset=6, autoExpandTextSpace=False)
+            axis.setStyle(tickFont=font, tickLength=0, tickTextOffset=6, autoExpandTextSpace=False, hideOverlappingLabels=False)
             axis.enableAutoSIPrefix(False)
         self.item.getAxis("left").setWidth(44)
         self.item.showGrid(x=False, y=True, alpha=0.16)

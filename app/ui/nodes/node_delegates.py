@@ -25,16 +25,16 @@ class _CellDelegate(QStyledItemDelegate):
     def paint(self, painter: QPainter, option: QStyleOptionViewItem, index: Index) -> None:
         shown = QStyleOptionViewItem(option)
         self.initStyleOption(shown, index)
-        text, shown.text = shown.text, ""  # type: ignore[attr-defined, misc]
-        style = shown.widget.style() if shown.widget is not None else QApplication.style()  # type: ignore[attr-defined]
-        style.drawControl(QStyle.ControlElement.CE_ItemViewItem, shown, painter, shown.widget)  # type: ignore[attr-defined]
+        text, shown.text = shown.text, ""
+        style = shown.widget.style() if shown.widget is not None else QApplication.style()
+        style.drawControl(QStyle.ControlElement.CE_ItemViewItem, shown, painter, shown.widget)
         row = index.data(NodeRole.ROW)
         if not isinstance(row, NodeRow):
             return
         painter.save()
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        painter.setFont(shown.font)  # type: ignore[attr-defined]
-        rect: QRect = shown.rect  # type: ignore[attr-defined]
+        painter.setFont(shown.font)
+        rect: QRect = shown.rect
         self.draw(painter, rect.adjusted(SPACING, 0, -SPACING, 0), row, str(text))
         painter.restore()
 
@@ -73,7 +73,7 @@ class MemoryDelegate(_CellDelegate):
         height = max(6, metrics.height() // 3)
         bar = QRectF(rect.left(), rect.center().y() - height / 2 + 0.5, width, height)
         painter.setPen(Qt.PenStyle.NoPen)
-        painter.setBrush(colors.sunken)
+        painter.setBrush(colors.border)
         painter.drawRoundedRect(bar, height / 2, height / 2)
         share = min(1.0, row.memory_used / row.memory_budget) if row.memory_budget else 0.0
         if share > 0:

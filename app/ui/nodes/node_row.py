@@ -79,7 +79,7 @@ def row_of(
         if report
         else _UNKNOWN,
         NodeCell(
-            memory_text(used, budget),
+            memory_text(used if report else None, budget),
             used,
             f"Stages take {size_text(used)} of the {size_text(budget)} they may take"
             + (f"\nThe machine has {size_text(report.memory_available)} free" if report else ""),

@@ -83,11 +83,13 @@ def gpu_text(view: NodeView) -> str:
     return f"{max(loads):.0f} %, {memory}" if loads else memory
 
 
-def memory_text(used: int, budget: int) -> str:
-    """1.2 of 4.0 GB, both in the unit of the greater."""
+def memory_text(used: int | None, budget: int) -> str:
+    """1.2 of 4.0 GB, both in the unit of the greater; a dash for what is not known."""
     if not budget:
         return "–"
     figure, unit = size_text(budget).rsplit(" ", 1)
+    if used is None:
+        return f"– of {figure} {unit}"
     return f"{used / {'GB': 1e9, 'MB': 1e6, 'kB': 1e3}.get(unit, 1):.1f} of {figure} {unit}"
 
 

@@ -104,7 +104,8 @@ class NodesModel(QAbstractTableModel):
             case Qt.ItemDataRole.FontRole:
                 return self._figures_font if NodeColumn.HEARTBEAT <= index.column() < NodeColumn.SHARDS else None
             case Qt.ItemDataRole.AccessibleTextRole:
-                return f"{HEADERS[NodeColumn(index.column())][0]}: {cell.text} {row.reason if index.column() == NodeColumn.STATE else ''}"
+                title = HEADERS[NodeColumn(index.column())][0]
+                return f"{title}: {cell.text} {row.reason if index.column() == NodeColumn.STATE else ''}".rstrip()
         return None
 
     def headerData(self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
@@ -132,7 +133,7 @@ class NodesModel(QAbstractTableModel):
 
     @Slot()
     def _on_reset(self) -> None:
-        """Take rows out and put rows in one by one where the order of the others allows it, so that a selection stays."""
+        """Take rows out and put rows in one by one where the order allows it, so that a selection stays."""
         wanted = list(self._cluster.nodes)
         known = set(self._places)
         if [row.id for row in self._rows if row.id in self._cluster.nodes] != [id for id in wanted if id in known]:

@@ -126,18 +126,16 @@ class NodesScreen(Screen):
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        sort, widths, split, selected = (state.get(name) for name in ("sort", "widths", "split", "selected"))
+        sort, minutes, split = state.get("sort"), state.get("minutes"), _ints(state.get("split"))
         if isinstance(sort, int) and sort in set(NodeColumn):
             order = Qt.SortOrder.DescendingOrder if state.get("descending") else Qt.SortOrder.AscendingOrder
             self.table.sortByColumn(sort, order)
-        if _are_ints(widths):
-            self.table.set_widths(widths)
-        if _are_ints(split) and len(split) == 2:
+        self.table.set_widths(_ints(state.get("widths")))
+        if len(split) == 2:
             self._splitter.setSizes(split)
-        if isinstance(minutes := state.get("minutes"), int):
+        if isinstance(minutes, int):
             self.graphs.set_minutes(minutes)
-        if _are_ints(selected):
-            self.select(tuple(selected))
+        self.select(tuple(node for node in _ints(state.get("selected")) if node in self.workbench.cluster.nodes))
 
     def went_live(self) -> None:
         self.model.set_live(True)
@@ -210,7 +208,10 @@ class NodesScreen(Screen):
         self._nothing.setProperty("role", "muted")
         self._nothing.hide()
         layout.addWidget(self._nothing, 1)
-        layout.addWidget(self.table, 4)
+        framed = QHBoxLayout()
+        framed.setContentsMargins(SPACING, 0, SPACING, 0)
+        framed.addWidget(self.table)
+        layout.addLayout(framed, 4)
         return upper
 
     def _make_menu(self, parent: QWidget) -> QMenu:
@@ -289,5 +290,5 @@ def _button(action: QAction, name: str) -> QToolButton:
     return button
 
 
-def _are_ints(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(each, int) for each in value)
+def _ints(value: object) -> list[int]:
+    return [each for each in value if isinstance(each, int)] if isinstance(value, list) else []

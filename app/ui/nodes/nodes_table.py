@@ -12,16 +12,16 @@ from app.ui.nodes.nodes_proxy import NodesProxy
 from app.ui.theme import ThemeKeeper
 
 _WIDTHS = {
-    NodeColumn.NAME: 17,
-    NodeColumn.ADDRESS: 20,
-    NodeColumn.STATE: 24,
-    NodeColumn.HEARTBEAT: 12,
-    NodeColumn.CPU: 8,
-    NodeColumn.MEMORY: 27,
-    NodeColumn.GPU: 22,
-    NodeColumn.TOKENS: 11,
-    NodeColumn.ROUND_TRIP: 13,
-    NodeColumn.SHARDS: 24,
+    NodeColumn.NAME: 19,
+    NodeColumn.ADDRESS: 18,
+    NodeColumn.STATE: 26,
+    NodeColumn.HEARTBEAT: 10,
+    NodeColumn.CPU: 7,
+    NodeColumn.MEMORY: 23,
+    NodeColumn.GPU: 20,
+    NodeColumn.TOKENS: 10,
+    NodeColumn.ROUND_TRIP: 12,
+    NodeColumn.SHARDS: 14,
 }
 """In average letters, so that they grow with the font."""
 
