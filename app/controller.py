@@ -18,7 +18,7 @@ import zmq.asyncio
 from app.cluster.controller_identity import ControllerIdentity
 from app.cluster.health import NodeEvent
 from app.cluster.invitations import JoinCommand, JoinListener
-from app.cluster.launching import AgentLauncher
+from app.cluster.launching import AgentLauncher, LaunchedAgent
 from app.cluster.nodes import NodeDirectory
 from app.errors import BadInput, Cancelled, NodeError, RegistryError
 from app.inference.deploying import Deployed, OnProgress
@@ -196,7 +196,13 @@ class Controller:
         return await self.nodes.add(address, key)
 
     async def launch_local(
-        self, count: int, *, threads: int | None = None, memory: int | None = None, device: str | None = None
+        self,
+        count: int,
+        *,
+        threads: int | None = None,
+        memory: int | None = None,
+        device: str | None = None,
+        keep: bool = True,
     ) -> list[NodeRecord]:
         """Start agents on this machine; they go on when this process ends.
 
@@ -204,8 +210,48 @@ class Controller:
             threads: CPU threads of each; None for an equal share of the cores.
             memory: bytes that the stages of each may take; None for an equal share of what is free.
             device: cpu, cuda:0, …; None for the first GPU, else the CPU.
+            keep: False lets `stop_agents` end them.
         """
-        return await self.nodes.start_local(count, threads=threads, memory=memory, device=device)
+        return await self.nodes.start_local(count, threads=threads, memory=memory, device=device, keep=keep)
+
+    async def stop_agent(self, node_id: int) -> NodeRecord:
+        """End the agent of a node that was launched here; node, key and parts stay. Raises NodeError."""
+        record = await self.nodes.stop(node_id)
+        await asyncio.to_thread(self._note_stopped, record)
+        return record
+
+    async def stop_agents(self, keep_flagged: bool = True) -> list[NodeRecord]:
+        """Stop all running agents that were launched here with `keep=False`, or without `keep_flagged` all of them.
+
+        At the same time, within about ten seconds. Raises NodeError when one cannot be stopped.
+        """
+        stopped = await self.nodes.stop_local(keep_flagged=keep_flagged)
+        for record in stopped:
+            await asyncio.to_thread(self._note_stopped, record)
+        return stopped
+
+    async def start_agent(self, node_id: int, keep: bool | None = None) -> NodeRecord:
+        """Start the agent of a node that was launched here again; its deployments load again with the next request.
+
+        Args:
+            keep: as for `launch_local`; None leaves it as it was.
+        """
+        return await self.nodes.revive(node_id, keep=keep)
+
+    async def stopped_agents(self) -> list[NodeRecord]:
+        """The nodes whose agents were launched here and do not run."""
+        local = await asyncio.to_thread(self.nodes.local)
+        return [record for record, agent in local.values() if agent.process() is None]
+
+    async def local_agents(self) -> dict[int, LaunchedAgent]:
+        """How the agents of this machine were launched, by node, whether they run or not."""
+        return {node: agent for node, (_, agent) in (await asyncio.to_thread(self.nodes.local)).items()}
+
+    async def read_agent_log(self, node_id: int, max_bytes: int = 200_000) -> str:
+        """The last whole lines of an agent's log, at most 1 MiB. Raises NodeError."""
+        link = self.nodes.link(node_id)
+        await link.connect()
+        return await link.read_log(max_bytes)
 
     async def remove_node(self, id_or_name: str) -> NodeRecord:
         """Take down the deployments that need a node, empty it, forget it; end its agent if it was started here."""
@@ -353,6 +399,9 @@ class Controller:
         return self.registry.requests.list(limit=limit, offset=offset, status=status)
 
     # --- within ----------------------------------------------------------------------------------------
+
+    def _note_stopped(self, record: NodeRecord) -> None:
+        self.registry.events.add(EventLevel.INFO, "nodes", "The agent was stopped.", node_id=record.id)
 
     def _on_node_event(self, event: NodeEvent) -> None:
         self.deployments.on_node_event(event)

@@ -31,6 +31,8 @@ TERMINATE_SECONDS = 5.0
 KILL_SECONDS = 5.0
 SHUTDOWN_SECONDS = 5.0
 """How long an agent that was asked to leave may take, before it is made to."""
+STOP_SECONDS = 2.0
+"""The same for one that is stopped while a window closes: nobody wants to wait."""
 _POLL_SECONDS = 0.05
 _TAIL_BYTES = 1500
 _MOST_AGENTS = 64
@@ -53,6 +55,8 @@ class LaunchedAgent(msgspec.Struct, frozen=True):
     """Bytes for stages."""
     device: str | None = None
     """What was asked for; None left the choice to the agent."""
+    keep: bool = True
+    """Whether it goes on when the window that started it is closed."""
 
     def process(self) -> psutil.Process | None:
         """Its process, if that still runs and is without doubt this agent's."""
@@ -100,9 +104,17 @@ class AgentLauncher:
         return next((agent for agent in self.launched() if agent.public_key == public_key), None)
 
     async def start(
-        self, count: int, *, threads: int | None = None, memory: int | None = None, device: str | None = None
+        self,
+        count: int,
+        *,
+        threads: int | None = None,
+        memory: int | None = None,
+        device: str | None = None,
+        keep: bool = True,
     ) -> list[LaunchedAgent]:
         """Start `count` agents, each with its share of the cores and of the available memory unless told otherwise.
+
+        `keep` is remembered for whoever closes up: whether they are to go on then.
 
         Raises:
             BadInput: a count that makes no sense.
@@ -115,7 +127,8 @@ class AgentLauncher:
         memory = memory or int(psutil.virtual_memory().available * MEMORY_SHARE) // sharing
         folders = [self._new_folder() for _ in range(count)]
         starts = [
-            asyncio.create_task(self._launch(folder, "127.0.0.1:0", threads, memory, device)) for folder in folders
+            asyncio.create_task(self._launch(folder, "127.0.0.1:0", threads, memory, device, keep))
+            for folder in folders
         ]
         try:
             return [await start for start in starts]
@@ -129,25 +142,31 @@ class AgentLauncher:
                 shutil.rmtree(folder, ignore_errors=True)
             raise
 
-    async def revive(self, public_key: str) -> LaunchedAgent:
+    async def revive(self, public_key: str, *, keep: bool | None = None) -> LaunchedAgent:
         """Start an agent again that has stopped: same folder, same key, and the same port where it is free.
 
-        Returns it unchanged when it runs. Raises NodeError when it was not launched here or does not start.
+        One that runs goes on. `keep` changes what is remembered of it, None leaves that as it is. Raises NodeError
+        when it was not launched here or does not start.
         """
-        agent = self.find(public_key)
-        if agent is None:
-            raise NodeError(
-                "This node's agent was not launched here, so it cannot be started from here.",
-                "Start it on its own machine.",
-                kind="refused",
-            )
+        agent = self._known(public_key)
+        wanted = agent.keep if keep is None else keep
         if agent.process() is not None:
+            if wanted != agent.keep:
+                agent = msgspec.structs.replace(agent, keep=wanted)
+                _remember(agent)
             return agent
-        folder = Path(agent.folder)
+        folder, settings = Path(agent.folder), (agent.threads, agent.memory, agent.device, wanted)
         try:
-            return await self._launch(folder, agent.address, agent.threads, agent.memory, agent.device)
+            return await self._launch(folder, agent.address, *settings)
         except NodeError:  # its port may be another program's by now
-            return await self._launch(folder, "127.0.0.1:0", agent.threads, agent.memory, agent.device)
+            return await self._launch(folder, "127.0.0.1:0", *settings)
+
+    async def stop(self, public_key: str, *, grace: float = 0.0) -> None:
+        """End an agent's process; its folder with key and parts stays, so that it can be revived.
+
+        `grace` as for `end`. Raises NodeError when it was not launched here, or its process cannot be ended.
+        """
+        await self._make_end(self._known(public_key), grace, STOP_SECONDS)
 
     async def end(self, public_key: str, *, grace: float = 0.0) -> None:
         """End an agent that was launched here, and delete its folder: nothing of it is left.
@@ -161,6 +180,16 @@ class AgentLauncher:
             return
         await self._make_end(agent, grace)
         await asyncio.to_thread(shutil.rmtree, agent.folder, ignore_errors=True)
+
+    def _known(self, public_key: str) -> LaunchedAgent:
+        agent = self.find(public_key)
+        if agent is None:
+            raise NodeError(
+                "This node's agent was not launched here, so it cannot be started or stopped from here.",
+                "Start or stop it on its own machine.",
+                kind="refused",
+            )
+        return agent
 
     # --- starting ---
 
@@ -176,7 +205,9 @@ class AgentLauncher:
             else:
                 return folder
 
-    async def _launch(self, folder: Path, listen: str, threads: int, memory: int, device: str | None) -> LaunchedAgent:
+    async def _launch(
+        self, folder: Path, listen: str, threads: int, memory: int, device: str | None, keep: bool
+    ) -> LaunchedAgent:
         name = f"{socket.gethostname()}-{folder.name}"
         ready_file = folder / "ready.json"
         ready_file.unlink(missing_ok=True)
@@ -198,9 +229,9 @@ class AgentLauncher:
             await asyncio.to_thread(child.wait)
             raise
         agent = LaunchedAgent(
-            str(folder), name, ready.address, ready.public_key, ready.pid, created, threads, memory, device
+            str(folder), name, ready.address, ready.public_key, ready.pid, created, threads, memory, device, keep
         )
-        write_private(folder / "launch.json", msgspec.json.encode(agent))
+        _remember(agent)
         return agent
 
     async def _wait_ready(self, child: subprocess.Popen[bytes], ready_file: Path, folder: Path, name: str) -> _Ready:
@@ -217,11 +248,11 @@ class AgentLauncher:
 
     # --- ending ---
 
-    async def _make_end(self, agent: LaunchedAgent, grace: float) -> None:
+    async def _make_end(self, agent: LaunchedAgent, grace: float, patience: float = TERMINATE_SECONDS) -> None:
         """Wait, then ask, then kill; each time only what is without doubt this agent's process."""
         if await self._gone(agent, grace):
             return
-        for signal, seconds in ((psutil.Process.terminate, TERMINATE_SECONDS), (psutil.Process.kill, KILL_SECONDS)):
+        for signal, seconds in ((psutil.Process.terminate, patience), (psutil.Process.kill, KILL_SECONDS)):
             process = agent.process()
             if process is not None:
                 with suppress(psutil.NoSuchProcess):
@@ -258,6 +289,10 @@ def _spawn(command: list[str], folder: Path) -> subprocess.Popen[bytes]:
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=folder, env=environment,
             start_new_session=True, creationflags=_DETACHED,
         )  # fmt: skip
+
+
+def _remember(agent: LaunchedAgent) -> None:
+    write_private(Path(agent.folder) / "launch.json", msgspec.json.encode(agent))
 
 
 def _not_up(name: str, why: str, folder: Path) -> NodeError:

@@ -16,7 +16,7 @@ import zmq.asyncio
 from app.cluster.agent_link import AgentLink
 from app.cluster.controller_identity import ControllerIdentity
 from app.cluster.health import HealthMonitor, NodeDown, NodeEvent, NodeFrozen, NodeHealth, NodeUp
-from app.cluster.launching import SHUTDOWN_SECONDS, AgentLauncher, LaunchedAgent
+from app.cluster.launching import SHUTDOWN_SECONDS, STOP_SECONDS, AgentLauncher, LaunchedAgent
 from app.errors import BadInput, NodeError, RegistryError, ShardboardError
 from app.registry import EventLevel, NodeRecord, Registry
 from worker_agent.errors import AgentError
@@ -133,13 +133,21 @@ class NodeDirectory:
     # --- agents on this machine ---
 
     async def start_local(
-        self, count: int, *, threads: int | None = None, memory: int | None = None, device: str | None = None
+        self,
+        count: int,
+        *,
+        threads: int | None = None,
+        memory: int | None = None,
+        device: str | None = None,
+        keep: bool = True,
     ) -> list[NodeRecord]:
         """Start agents on this machine, which go on when this process ends, and register them.
 
+        Without `keep`, `stop_local` ends them.
+
         Raises NodeError or BadInput; the agents of this call that could not be registered are ended again.
         """
-        launched = await self._launcher.start(count, threads=threads, memory=memory, device=device)
+        launched = await self._launcher.start(count, threads=threads, memory=memory, device=device, keep=keep)
         records: list[NodeRecord] = []
         try:
             for agent in launched:
@@ -149,13 +157,14 @@ class NodeDirectory:
             raise
         return records
 
-    async def revive(self, node: int) -> NodeRecord:
+    async def revive(self, node: int, *, keep: bool | None = None) -> NodeRecord:
         """Start the agent of a node that was launched here, if it does not run: same key, same port, same parts.
 
-        Raises NodeError when it was not launched here or cannot be started.
+        `keep` as for `start_local`; None leaves it as it is. Raises NodeError when it was not launched here
+        or cannot be started.
         """
         record = await asyncio.to_thread(self._registry.nodes.get, node)
-        agent = await self._launcher.revive(record.public_key)
+        agent = await self._launcher.revive(record.public_key, keep=keep)
         link = self._links.get(node)
         if link is None or link.address != agent.address:
             return await self._add_launched(agent)
@@ -163,6 +172,47 @@ class NodeDirectory:
         if not await link.wait_up(REVIVAL_SECONDS):
             raise link.error()
         return await asyncio.to_thread(lambda: self._registry.nodes.update(node, local_pid=agent.pid))
+
+    async def stop(self, node: int) -> NodeRecord:
+        """End the agent of a node that was launched here, in good order where it listens; the node stays.
+
+        Within about ten seconds, whatever the agent does. Raises NodeError when it was not launched here.
+        """
+        record = await asyncio.to_thread(self._registry.nodes.get, node)
+        link, leaving = self._links.get(node), False
+        if self.is_local(record) and link is not None and link.is_up:
+            try:
+                await link.call(Shutdown(call=0), seconds=STOP_SECONDS)
+                leaving = True
+            except NodeError as error:
+                _log.info("%s is made to stop: %s", link.node, error)
+        await self._launcher.stop(record.public_key, grace=STOP_SECONDS if leaving else 0.0)
+        return await asyncio.to_thread(lambda: self._registry.nodes.update(node, is_active=False))
+
+    async def stop_local(self, *, keep_flagged: bool = True) -> list[NodeRecord]:
+        """Stop the agents that were launched here and run, all at once; those to be kept go on, unless told otherwise.
+
+        Returns the nodes that were stopped. Raises the first NodeError of one that could not be.
+        """
+        wanted = [
+            record
+            for record, agent in (await asyncio.to_thread(self.local)).values()
+            if agent.process() is not None and not (agent.keep and keep_flagged)
+        ]
+        ended = await asyncio.gather(*(self.stop(record.id) for record in wanted), return_exceptions=True)
+        for each in ended:
+            if isinstance(each, BaseException):
+                raise each
+        return [each for each in ended if isinstance(each, NodeRecord)]
+
+    def local(self) -> dict[int, tuple[NodeRecord, LaunchedAgent]]:
+        """The nodes whose agents were launched here, by id, whether they run or not. Reads files."""
+        agents = {agent.public_key: agent for agent in self._launcher.launched()}
+        return {
+            record.id: (record, agents[record.public_key])
+            for record in self._registry.nodes.list()
+            if record.public_key in agents
+        }
 
     def is_local(self, record: NodeRecord) -> bool:
         """Whether its agent was launched here, so that it can be revived and is ended when the node is removed."""

@@ -34,8 +34,19 @@ class PartReader(Protocol):
     def __call__(self, offset: int, length: int) -> bytes: ...
 
 
-ProgressCallback = Callable[[int, int, float], None]
-"""`(done bytes, total bytes, bytes per second)`; what the agent held before counts neither as done nor as total."""
+@dataclass(frozen=True, slots=True)
+class SendProgress:
+    """How many bytes of the wanted parts an agent holds."""
+
+    already_bytes: int
+    """Before anything was sent; they count as done."""
+    done_bytes: int
+    total_bytes: int
+    """Of all wanted parts, each counted once."""
+    bytes_per_second: float
+
+
+ProgressCallback = Callable[[SendProgress], None]
 
 
 async def send_parts(
@@ -45,6 +56,8 @@ async def send_parts(
     cancel: asyncio.Event | None = None,
 ) -> int:
     """Give the agent every part that it lacks; go on after a cut where the agent says it stopped.
+
+    `on_progress` hears at least once how much the agent holds, also when there is nothing to send.
 
     Returns the number of content bytes that were sent, what had to be sent twice included.
 
@@ -82,7 +95,9 @@ class _Transfer:
     cancel: asyncio.Event | None
     sent: int = 0
     acknowledged: int = 0
-    total: int = 0
+    already: int | None = None
+    held: int = 0
+    """Bytes that the agent holds: what it said, and what it has acknowledged since."""
     _speed: _Speed = field(default_factory=lambda: _Speed())
 
     async def run(self) -> None:
@@ -92,7 +107,9 @@ class _Transfer:
         missing = [
             (part, reader, have) for (part, reader), have in zip(self.wanted, held, strict=True) if have < part.nbytes
         ]
-        self.total = self.acknowledged + sum(part.nbytes - have for part, _, have in missing)
+        self.held = sum(min(have, part.nbytes) for (part, _), have in zip(self.wanted, held, strict=True))
+        if self.already is None:
+            self.already = self.held
         self._report()
         for part, reader, have in missing:
             await self._send(part, reader, have)
@@ -142,13 +159,15 @@ class _Transfer:
         chunk = Chunk(call=0, digest=part.digest, offset=offset, total=part.nbytes)
         answer = await self.link.call(chunk, (content,), seconds=CHUNK_TIMEOUT)
         self.acknowledged += len(content)
+        self.held += len(content)
         self._report()
         return answer
 
     def _report(self) -> None:
         speed = self._speed.at(asyncio.get_running_loop().time(), self.acknowledged)
         if self.on_progress is not None:
-            self.on_progress(self.acknowledged, self.total, speed)
+            total = sum(part.nbytes for part, _ in self.wanted)
+            self.on_progress(SendProgress(self.already or 0, self.held, total, speed))
 
     def _check_cancelled(self) -> None:
         if self.cancel is not None and self.cancel.is_set():

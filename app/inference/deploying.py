@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 
 from app.cluster.agent_link import AgentLink
 from app.cluster.machines import is_loopback, machine_of
-from app.cluster.weights import PartReader, send_parts
+from app.cluster.weights import PartReader, SendProgress, send_parts
 from app.errors import Cancelled, NodeError, PlacementError, ShardboardError
 from app.inference.events import StepPassed
 from app.inference.pipeline import Pipeline, PipelineStage
@@ -36,7 +36,12 @@ Phase = Literal["hashing", "sending", "loading", "linking", "ready"]
 
 @dataclass(frozen=True, slots=True)
 class DeployProgress:
-    """How far one node is. Hashing is the controller's own work and has no node."""
+    """How far one node is.
+
+    `hashing` is the controller's own work and has no node. Then each node is told of by itself: `sending`, at
+    least once, of its parts' stored bytes; `loading` of each of its stages; `linking`; `ready`. The last two come
+    with the bytes of the last phase, all of them done.
+    """
 
     phase: Phase
     node_id: int | None
@@ -44,6 +49,8 @@ class DeployProgress:
     done_bytes: int
     total_bytes: int
     bytes_per_second: float = 0.0
+    already_bytes: int = 0
+    """Of those that are done, what the node held before this deployment. Set while `sending`."""
 
     @property
     def seconds_left(self) -> float | None:
@@ -102,6 +109,7 @@ class Deployer:
         config = (description.path / "config.json").read_bytes()
         parts = await self._hash(description, digests, on_progress, cancel)
         ranges = list(placement.ranges)
+        weights = [sum(part.nbytes for part in description.stage_parts(start, end)) for start, end in ranges]
         plan = plan_hash(parts, ranges, placement.dtype, config)
         record = self._registry.deployments.add(
             model_name=description.name,
@@ -119,7 +127,7 @@ class Deployer:
             sent = await self._send_all(description, parts, seats, ranges, on_progress, cancel)
             await self._load_all(record, description, config, parts, placement, seats, on_progress, cancel)
             pipeline = self.pipeline(record, seats, ranges)
-            on_progress(DeployProgress("linking", None, "", 0, 0))
+            _tell_all("linking", seats, weights, on_progress)
             await pipeline.link(self._registry.deployments.next_epoch(record.id))
         except BaseException as error:
             await asyncio.shield(self._give_up(record.id, seats, error))
@@ -127,8 +135,7 @@ class Deployer:
         for shard in self._registry.shards.list(deployment_id=record.id):
             self._registry.shards.update(shard.id, is_loaded=True)
         record = self._registry.deployments.update(record.id, status=DeploymentStatus.READY, error=None)
-        for seat in seats:
-            on_progress(DeployProgress("ready", seat.node.id, seat.link.node, 0, 0))
+        _tell_all("ready", seats, weights, on_progress)
         return Deployed(record, pipeline, sent)
 
     def pipeline(self, record: DeploymentRecord, seats: Sequence[Seat], ranges: Sequence[tuple[int, int]]) -> Pipeline:
@@ -180,8 +187,13 @@ class Deployer:
             )
 
         async def send(seat: Seat) -> int:
-            def report(done: int, total: int, speed: float) -> None:
-                on_progress(DeployProgress("sending", seat.node.id, seat.link.node, done, total, speed))
+            def report(sent: SendProgress) -> None:
+                on_progress(
+                    DeployProgress(
+                        "sending", seat.node.id, seat.link.node, sent.done_bytes, sent.total_bytes,
+                        sent.bytes_per_second, sent.already_bytes,
+                    )
+                )  # fmt: skip
 
             return await send_parts(seat.link, wanted[seat.node.id], report, cancel)
 
@@ -248,6 +260,15 @@ class Deployer:
         await self.unload(deployment, seats)
         why = error.message if isinstance(error, ShardboardError) else f"{type(error).__name__}: {error}"
         self._registry.deployments.update(deployment, status=DeploymentStatus.FAILED, error=why)
+
+
+def _tell_all(phase: Phase, seats: Sequence[Seat], weights: Sequence[int], on_progress: OnProgress) -> None:
+    """Every node once, whatever it holds of the pipeline."""
+    whole: dict[int, int] = {}
+    for seat, nbytes in zip(seats, weights, strict=True):
+        whole[seat.node.id] = whole.get(seat.node.id, 0) + nbytes
+    for node, seat in {seat.node.id: seat for seat in seats}.items():
+        on_progress(DeployProgress(phase, node, seat.link.node, whole[node], whole[node]))
 
 
 def lanes(seats: Sequence[Seat]) -> int:

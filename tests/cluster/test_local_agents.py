@@ -117,6 +117,50 @@ def test_a_killed_agent_is_down_within_three_seconds_and_can_be_revived(tmp_path
     asyncio.run(scenario())
 
 
+def test_agents_that_end_with_the_window_are_stopped_and_come_back_as_they_were(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with machine(tmp_path) as m:
+            (kept,) = await m.nodes.start_local(1)
+            (passing,) = await m.nodes.start_local(1, keep=False)
+            async with asyncio.timeout(20):
+                while not all(m.registry.nodes.get(node.id).capacities["speeds"] for node in (kept, passing)):
+                    await asyncio.sleep(0.05)
+            assert {node: agent.keep for node, (_, agent) in m.nodes.local().items()} == {
+                kept.id: True, passing.id: False,
+            }  # fmt: skip
+            began = time.monotonic()
+            assert [node.id for node in await m.nodes.stop_local()] == [passing.id]
+            assert time.monotonic() - began < 5, "it was asked, and left"
+            running = {node: agent.process() is not None for node, (_, agent) in m.nodes.local().items()}
+            assert running == {kept.id: True, passing.id: False}
+            assert not m.registry.nodes.get(passing.id).is_active
+            assert await m.nodes.stop_local() == []
+            again = await m.nodes.revive(passing.id)
+            assert (again.id, again.public_key) == (passing.id, passing.public_key)
+            assert again.capacities["speeds"], "what was measured before is kept"
+            assert not m.nodes.local()[passing.id][1].keep
+            await m.nodes.revive(passing.id, keep=True)
+            assert m.nodes.local()[passing.id][1].keep
+            assert {node.id for node in await m.nodes.stop_local(keep_flagged=False)} == {kept.id, passing.id}
+
+    asyncio.run(scenario())
+
+
+def test_the_log_of_an_agent_is_read_over_the_wire(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with machine(tmp_path) as m:
+            (record,) = await m.nodes.start_local(1)
+            link = m.nodes.link(record.id)
+            text = await link.read_log(200_000)
+            assert "Shardboard agent" in text and text.endswith("\n")
+            short = await link.read_log(len(text) // 2)
+            assert text.endswith(short) and 0 < len(short) < len(text)
+            with pytest.raises(NodeError, match="not launched here"):
+                await m.launcher.stop(KeyPair.make().public)
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot stop a process and let it go on")
 def test_a_frozen_agent_falls_silent_and_is_the_same_when_it_returns(tmp_path: Path) -> None:
     async def scenario() -> None:

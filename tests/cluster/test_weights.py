@@ -8,7 +8,7 @@ import hashlib
 import blake3
 import pytest
 
-from app.cluster.weights import WINDOW, PartReader, send_parts
+from app.cluster.weights import WINDOW, PartReader, SendProgress, send_parts
 from app.errors import Cancelled, NodeError
 from tests.cluster.small_agent import bench
 from worker_agent.messages import CHUNK_BYTES, Chunk, Failed, Offer, Part, PartTensor
@@ -33,13 +33,16 @@ def test_parts_arrive_whole_and_are_not_sent_twice() -> None:
             await link.connect()
             contents = [content_of(9 * MIB), content_of(100, 1)]
             wanted = [part_of(content, index) for index, content in enumerate(contents)]
-            seen: list[tuple[int, int]] = []
-            sent = await send_parts(link, [*wanted, wanted[0]], lambda done, total, speed: seen.append((done, total)))
+            seen: list[SendProgress] = []
+            sent = await send_parts(link, [*wanted, wanted[0]], seen.append)
             assert sent == sum(len(content) for content in contents)
             assert [bytes(b.agent.contents[part.digest]) for part, _ in wanted] == contents
-            assert seen[0] == (0, sent) and seen[-1] == (sent, sent)
+            assert (seen[0].already_bytes, seen[0].done_bytes, seen[0].total_bytes) == (0, 0, sent)
+            assert seen[-1].done_bytes == seen[-1].total_bytes == sent
             assert all(len(chunk.digest) == 64 for chunk in b.agent.chunks) and len(b.agent.chunks) == 4
-            assert await send_parts(link, wanted) == 0
+            seen.clear()
+            assert await send_parts(link, wanted, seen.append) == 0
+            assert [(each.already_bytes, each.done_bytes, each.total_bytes) for each in seen] == [(sent, sent, sent)]
             await link.close()
 
     asyncio.run(scenario())
@@ -53,7 +56,10 @@ def test_sending_goes_on_where_the_agent_says_it_stopped() -> None:
             content = content_of(5 * MIB)
             part, reader = part_of(content)
             b.agent.contents[part.digest] = bytearray(content[: 3 * MIB])
-            assert await send_parts(link, [(part, reader)]) == 2 * MIB
+            seen: list[SendProgress] = []
+            assert await send_parts(link, [(part, reader)], seen.append) == 2 * MIB
+            assert {each.already_bytes for each in seen} == {3 * MIB}
+            assert [each.done_bytes for each in seen] == [3 * MIB, 5 * MIB]
             assert b.agent.chunks[0].offset == 3 * MIB
             assert bytes(b.agent.contents[part.digest]) == content
             await link.close()
@@ -153,8 +159,8 @@ def test_a_cancelled_transfer_stops_and_keeps_what_has_arrived() -> None:
             part, reader = part_of(content_of(10 * CHUNK_BYTES))
             b.agent.chunk_delay = 0.02
 
-            def on_progress(done: int, total: int, speed: float) -> None:
-                if done >= 2 * CHUNK_BYTES:
+            def on_progress(progress: SendProgress) -> None:
+                if progress.done_bytes >= 2 * CHUNK_BYTES:
                     cancel.set()
 
             with pytest.raises(Cancelled):
