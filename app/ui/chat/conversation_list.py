@@ -1,0 +1,133 @@
+"""The list of conversations as Qt's model: what changed last comes first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Any
+
+from PySide6.QtCore import QAbstractListModel, QModelIndex, QObject, QPersistentModelIndex, Qt, Signal
+
+from app.ui import formats
+from app.ui.chat.conversation import Summary
+
+Index = QModelIndex | QPersistentModelIndex
+
+
+class ListRole(IntEnum):
+    ID = Qt.ItemDataRole.UserRole + 1
+    MODEL = Qt.ItemDataRole.UserRole + 2
+    WHEN = Qt.ItemDataRole.UserRole + 3
+    """When it changed last, in words."""
+    STREAMING = Qt.ItemDataRole.UserRole + 4
+    """Whether an answer is being written in it."""
+
+
+class ConversationList(QAbstractListModel):
+    """Rows are Summaries; a conversation that is open stands in it as itself."""
+
+    renamed = Signal(str, str)
+    """The user gave a conversation (id) another title."""
+
+    def __init__(self, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._rows: list[Summary] = []
+        self._streaming: set[str] = set()
+
+    # --- what Qt asks ---
+
+    def rowCount(self, parent: Index = QModelIndex()) -> int:  # noqa: B008 - Qt's own signature
+        return 0 if parent.isValid() else len(self._rows)
+
+    def data(self, index: Index, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
+        if not index.isValid() or index.row() >= len(self._rows):
+            return None
+        summary = self._rows[index.row()]
+        match role:
+            case Qt.ItemDataRole.DisplayRole | Qt.ItemDataRole.EditRole:
+                return summary.title
+            case Qt.ItemDataRole.ToolTipRole:
+                return f"{summary.title}\n{summary.model or 'no model'} · {formats.clock(summary.updated_at)}"
+            case Qt.ItemDataRole.AccessibleTextRole:
+                state = ", an answer is being written" if summary.id in self._streaming else ""
+                return f"{summary.title}, {summary.model}, {formats.ago(summary.updated_at)}{state}"
+            case ListRole.ID:
+                return summary.id
+            case ListRole.MODEL:
+                return summary.model
+            case ListRole.WHEN:
+                return formats.ago(summary.updated_at)
+            case ListRole.STREAMING:
+                return summary.id in self._streaming
+        return None
+
+    def flags(self, index: Index) -> Qt.ItemFlag:
+        return super().flags(index) | Qt.ItemFlag.ItemIsEditable if index.isValid() else Qt.ItemFlag.NoItemFlags
+
+    def setData(self, index: Index, value: Any, role: int = Qt.ItemDataRole.EditRole) -> bool:
+        title = " ".join(str(value).split())
+        if role != Qt.ItemDataRole.EditRole or not index.isValid() or not title:
+            return False
+        summary = self._rows[index.row()]
+        if title != summary.title:
+            summary.title = title
+            self._tell(index.row())
+            self.renamed.emit(summary.id, title)
+        return True
+
+    # --- what the desk tells ---
+
+    def reset(self, summaries: Sequence[Summary]) -> None:
+        self.beginResetModel()
+        self._rows = list(summaries)
+        self.endResetModel()
+
+    def row_of(self, id: str) -> int:
+        """-1 when it is not listed."""
+        return next((row for row, summary in enumerate(self._rows) if summary.id == id), -1)
+
+    def summary(self, id: str) -> Summary | None:
+        return next((summary for summary in self._rows if summary.id == id), None)
+
+    def put(self, summary: Summary, *, on_top: bool = False) -> None:
+        """Show a conversation as it is now; a new one, or one that was used, goes to the top."""
+        row = self.row_of(summary.id)
+        if row < 0:
+            self.beginInsertRows(QModelIndex(), 0, 0)
+            self._rows.insert(0, summary)
+            self.endInsertRows()
+            return
+        self._rows[row] = summary
+        if on_top and row > 0:
+            self.beginMoveRows(QModelIndex(), row, row, QModelIndex(), 0)
+            self._rows.insert(0, self._rows.pop(row))
+            self.endMoveRows()
+            row = 0
+        self._tell(row)
+
+    def restore(self, summary: Summary, row: int) -> None:
+        """Put a deleted conversation back where it was."""
+        row = max(0, min(row, len(self._rows)))
+        self.beginInsertRows(QModelIndex(), row, row)
+        self._rows.insert(row, summary)
+        self.endInsertRows()
+
+    def take(self, id: str) -> None:
+        """It is no more."""
+        if (row := self.row_of(id)) >= 0:
+            self.beginRemoveRows(QModelIndex(), row, row)
+            del self._rows[row]
+            self.endRemoveRows()
+
+    def set_streaming(self, id: str, streaming: bool) -> None:
+        (self._streaming.add if streaming else self._streaming.discard)(id)
+        if (row := self.row_of(id)) >= 0:
+            self._tell(row)
+
+    def refresh_times(self) -> None:
+        """The words for the times are others by now."""
+        if self._rows:
+            self.dataChanged.emit(self.index(0), self.index(len(self._rows) - 1), [int(ListRole.WHEN)])
+
+    def _tell(self, row: int) -> None:
+        self.dataChanged.emit(self.index(row), self.index(row))

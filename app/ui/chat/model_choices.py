@@ -1,0 +1,140 @@
+"""What a chat can talk to: deployed models first, then those that one node could hold and that are loaded on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+from PySide6.QtCore import QAbstractListModel, QModelIndex, QObject, QPersistentModelIndex, Qt, QTimer, Slot
+
+from app.models.description import ModelDescription
+from app.sharding.placement import NodeCapacity, whole_on_one
+from app.ui.cluster import Cluster, DeploymentView, NodeState, NodeView
+
+Index = QModelIndex | QPersistentModelIndex
+COALESCE_MILLISECONDS = 500
+
+
+class ChoiceRole(IntEnum):
+    NAME = Qt.ItemDataRole.UserRole + 1
+    NOTE = Qt.ItemDataRole.UserRole + 2
+    READY = Qt.ItemDataRole.UserRole + 3
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A model, and what asking it would mean."""
+
+    name: str
+    note: str
+    ready: bool
+    usable: bool = True
+    """False: it has no deployment and no node can hold it alone."""
+
+
+def choices(
+    models: Iterable[ModelDescription], deployments: Iterable[DeploymentView], nodes: Iterable[NodeView]
+) -> tuple[Choice, ...]:
+    """Pure: what can be asked now, the surest first."""
+    nodes = tuple(nodes)
+    names = {node.id: node.name for node in nodes}
+    deployed = {view.record.model_name: view for view in reversed(tuple(deployments)) if view.is_ready}
+    ready = [Choice(name, f"Deployed on {_where(view, names)}", True) for name, view in deployed.items()]
+    # Nothing fits where it does not fit on the node with the most room; asking each of a hundred nodes takes time.
+    free = sorted((_capacity(node) for node in nodes if node.state is NodeState.UP), key=lambda node: -node.free_memory)
+    others = [_undeployed(model, free[:1]) for model in models if model.name not in deployed and model.has_tokenizer]
+    return (
+        *sorted(ready, key=lambda choice: choice.name.lower()),
+        *sorted(others, key=lambda choice: (not choice.usable, choice.name.lower())),
+    )
+
+
+def _where(view: DeploymentView, names: dict[int, str]) -> str:
+    used = [names.get(shard.node_id, "a node that is gone") for shard in view.shards if shard.node_id is not None]
+    return " → ".join(used) if 0 < len(used) <= 3 else f"{len(used)} nodes"
+
+
+def _capacity(node: NodeView) -> NodeCapacity:
+    used = node.report.memory_used if node.report is not None else 0
+    return NodeCapacity(node.id, node.name, max(0, node.memory_budget - used))
+
+
+def _undeployed(model: ModelDescription, free: list[NodeCapacity]) -> Choice:
+    if not free:
+        return Choice(model.name, "No node is up to load it", False)
+    context = min(model.max_context, 8192)  # what a deployment on demand takes
+    placement = whole_on_one(model, free, dtype=model.dtype, context=context, kv_tokens=max(context, 8192))
+    if placement is None:
+        return Choice(model.name, "Too large for one node: deploy it on the Board first", False, usable=False)
+    return Choice(model.name, f"Loads on {placement.stages[0].node.name} when you ask", False)
+
+
+class ModelChoices(QAbstractListModel):
+    """The choices as a model for the picker. Figures of nodes are looked at twice a second at most."""
+
+    def __init__(self, cluster: Cluster, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._cluster = cluster
+        self._rows: tuple[Choice, ...] = ()
+        self._timer = QTimer(self)
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(COALESCE_MILLISECONDS)
+        self._timer.timeout.connect(self.refresh)
+        self.is_live = False
+        cluster.loaded.connect(self.refresh)
+        cluster.models_changed.connect(self.refresh)
+        cluster.deployments_changed.connect(self.refresh)
+        cluster.nodes_reset.connect(self.refresh)
+        cluster.nodes_changed.connect(self._on_nodes_changed)
+
+    @property
+    def rows(self) -> tuple[Choice, ...]:
+        return self._rows
+
+    def row_of(self, name: str) -> int:
+        """-1 when it cannot be chosen."""
+        return next((row for row, choice in enumerate(self._rows) if choice.name == name), -1)
+
+    @Slot(object)
+    def _on_nodes_changed(self, ids: frozenset[int]) -> None:
+        if self.is_live and not self._timer.isActive():
+            self._timer.start()
+
+    @Slot()
+    def refresh(self) -> None:
+        """Look again."""
+        rows = choices(self._cluster.models, self._cluster.deployments, self._cluster.nodes.values())
+        if rows == self._rows:
+            return
+        if [row.name for row in rows] == [row.name for row in self._rows]:
+            changed = [number for number, row in enumerate(rows) if row != self._rows[number]]
+            self._rows = rows
+            for number in changed:
+                self.dataChanged.emit(self.index(number), self.index(number))
+            return
+        self.beginResetModel()
+        self._rows = rows
+        self.endResetModel()
+
+    def rowCount(self, parent: Index = QModelIndex()) -> int:  # noqa: B008 - Qt's own signature
+        return 0 if parent.isValid() else len(self._rows)
+
+    def data(self, index: Index, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
+        if not index.isValid() or index.row() >= len(self._rows):
+            return None
+        choice = self._rows[index.row()]
+        match role:
+            case Qt.ItemDataRole.DisplayRole | ChoiceRole.NAME:
+                return choice.name
+            case Qt.ItemDataRole.ToolTipRole | Qt.ItemDataRole.AccessibleDescriptionRole | ChoiceRole.NOTE:
+                return choice.note
+            case ChoiceRole.READY:
+                return choice.ready
+        return None
+
+    def flags(self, index: Index) -> Qt.ItemFlag:
+        if not index.isValid() or not self._rows[index.row()].usable:
+            return Qt.ItemFlag.NoItemFlags
+        return super().flags(index)

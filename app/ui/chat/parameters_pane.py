@@ -1,0 +1,234 @@
+"""The pane in which a conversation's parameters are set. What cannot be used is said at its field."""
+
+from __future__ import annotations
+
+import copy
+
+import msgspec
+from PySide6.QtCore import QSignalBlocker, Qt, Signal, Slot
+from PySide6.QtWidgets import (
+    QButtonGroup,
+    QFrame,
+    QGridLayout,
+    QHBoxLayout,
+    QLabel,
+    QLineEdit,
+    QPlainTextEdit,
+    QPushButton,
+    QScrollArea,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from app.errors import RequestError
+from app.ui.chat.conversation import Options
+from app.ui.chat.parameter_fields import FIELDS, stops_of, stops_text
+from app.ui.icons import icon
+from app.ui.theme import SPACING
+
+WIDTH = 272
+FIELD_WIDTH = 104
+
+
+class ParametersPane(QFrame):
+    """Edits Options in place and says so."""
+
+    changed = Signal()
+    """The options are others now, and can be used."""
+    close_wanted = Signal()
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setProperty("role", "panel")
+        self.setAccessibleName("Parameters")
+        self.setMinimumWidth(WIDTH)
+        self._options = Options()
+        self._edits: dict[str, QLineEdit] = {}
+        self._errors: dict[str, QLabel] = {}
+        outer = QVBoxLayout(self)
+        outer.setContentsMargins(0, 0, 0, 0)
+        outer.setSpacing(0)
+        outer.addLayout(self._header())
+        scroll = QScrollArea()
+        scroll.setWidgetResizable(True)
+        scroll.setFrameShape(QFrame.Shape.NoFrame)
+        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        scroll.setStyleSheet("QScrollArea, QScrollArea > QWidget > QWidget { background: transparent; }")
+        inside = QWidget()
+        self._rows = QVBoxLayout(inside)
+        self._rows.setContentsMargins(2 * SPACING, SPACING, 2 * SPACING, 2 * SPACING)
+        self._rows.setSpacing(SPACING)
+        self._build()
+        scroll.setWidget(inside)
+        outer.addWidget(scroll)
+        self.show_options(Options())
+
+    def _header(self) -> QHBoxLayout:
+        row = QHBoxLayout()
+        row.setContentsMargins(2 * SPACING, SPACING, SPACING, SPACING)
+        title = QLabel("Parameters")
+        title.setProperty("role", "heading")
+        close = QToolButton()
+        close.setIcon(icon("x"))
+        close.setToolTip("Hide the parameters")
+        close.setAccessibleName("Hide the parameters")
+        close.clicked.connect(self.close_wanted)
+        row.addWidget(title)
+        row.addStretch()
+        row.addWidget(close)
+        return row
+
+    def _build(self) -> None:
+        modes = QHBoxLayout()
+        modes.setSpacing(SPACING // 2)
+        self._modes = QButtonGroup(self)
+        self.chat_mode = self._mode("Chat", "Answer with the model's chat template.", 0, modes)
+        self.raw_mode = self._mode("Completion", "Continue a text just as it is.", 1, modes)
+        self._rows.addLayout(modes)
+        self._system_label = self._label("System prompt")
+        self.system = self._text_box("System prompt", "How the model should behave", 4)
+        self._rows.addWidget(self._system_label)
+        self._rows.addWidget(self.system)
+        grid = QGridLayout()
+        grid.setHorizontalSpacing(SPACING)
+        grid.setVerticalSpacing(SPACING // 2)
+        grid.setColumnStretch(0, 1)
+        for number, field in enumerate(FIELDS):
+            label = self._label(field.label)
+            label.setToolTip(field.tip)
+            edit = QLineEdit()
+            edit.setObjectName(f"chat-{field.name}")
+            edit.setAccessibleName(field.label)
+            edit.setAccessibleDescription(field.tip)
+            edit.setToolTip(field.tip)
+            edit.setPlaceholderText(field.placeholder)
+            edit.setFixedWidth(FIELD_WIDTH)
+            edit.setAlignment(Qt.AlignmentFlag.AlignRight)
+            edit.textEdited.connect(self._on_edited)
+            label.setBuddy(edit)
+            grid.addWidget(label, 2 * number, 0)
+            grid.addWidget(edit, 2 * number, 1)
+            self._edits[field.name] = edit
+            self._errors[field.name] = self._error()
+            grid.addWidget(self._errors[field.name], 2 * number + 1, 0, 1, 2)
+        self._rows.addLayout(grid)
+        self._rows.addWidget(self._label("Stop strings"))
+        self.stops = self._text_box("Stop strings", "One on each line", 2)
+        self._rows.addWidget(self.stops)
+        self._errors["stop"] = self._error()
+        self._rows.addWidget(self._errors["stop"])
+        reset = QPushButton("Reset to defaults")
+        reset.setIcon(icon("rotate-ccw"))
+        reset.clicked.connect(self._on_reset)
+        self._rows.addWidget(reset)
+        self._rows.addStretch()
+
+    def _mode(self, text: str, tip: str, id: int, row: QHBoxLayout) -> QToolButton:
+        button = QToolButton()
+        button.setText(text)
+        button.setToolTip(tip)
+        button.setCheckable(True)
+        button.setSizePolicy(self.sizePolicy().horizontalPolicy().Expanding, button.sizePolicy().verticalPolicy())
+        button.setAccessibleName(f"{text} mode")
+        self._modes.addButton(button, id)
+        row.addWidget(button)
+        button.toggled.connect(self._on_edited)
+        return button
+
+    def _label(self, text: str) -> QLabel:
+        label = QLabel(text)
+        label.setProperty("role", "muted")
+        return label
+
+    def _error(self) -> QLabel:
+        label = QLabel()
+        label.setProperty("role", "error")
+        label.setWordWrap(True)
+        label.hide()
+        return label
+
+    def _text_box(self, name: str, placeholder: str, lines: int) -> QPlainTextEdit:
+        box = QPlainTextEdit()
+        box.setAccessibleName(name)
+        box.setPlaceholderText(placeholder)
+        box.setTabChangesFocus(True)
+        box.setFixedHeight(box.fontMetrics().lineSpacing() * lines + 4 * SPACING)
+        box.textChanged.connect(self._on_edited)
+        return box
+
+    # --- between options and fields ---
+
+    def show_options(self, options: Options) -> None:
+        """Edit these from now on."""
+        self._options = options
+        boxes = (self.system, self.stops, self.chat_mode, self.raw_mode)
+        blockers = [QSignalBlocker(widget) for widget in boxes]
+        for field in FIELDS:
+            self._edits[field.name].setText(field.text(options))
+        self.system.setPlainText(options.system)
+        self.stops.setPlainText(stops_text(options.stop))
+        (self.raw_mode if options.raw else self.chat_mode).setChecked(True)
+        del blockers
+        self._show_mode(options.raw)
+        for label in self._errors.values():
+            label.hide()
+
+    def _show_mode(self, raw: bool) -> None:
+        self._system_label.setVisible(not raw)
+        self.system.setVisible(not raw)
+
+    @Slot()
+    def _on_edited(self) -> None:
+        self._show_mode(self.raw_mode.isChecked())
+        before = msgspec.structs.asdict(self._options)
+        self.check()
+        if msgspec.structs.asdict(self._options) != before:  # what can be used counts, whatever else is wrong
+            self.changed.emit()
+
+    def check(self) -> bool:
+        """Read all fields; say at each what cannot be used. Only what can be used gets into the options."""
+        problems: dict[str, RequestError] = {}
+        for field in FIELDS:
+            try:
+                self._take(field.name, field.parse(self._edits[field.name].text()))
+            except RequestError as error:
+                problems[field.name] = error
+        try:
+            self._take("stop", stops_of(self.stops.toPlainText()))
+        except RequestError as error:
+            problems["stop"] = error
+        self._options.system = self.system.toPlainText()
+        self._options.raw = self.raw_mode.isChecked()
+        for name, label in self._errors.items():
+            label.setVisible(name in problems)
+            if name in problems:
+                label.setText(problems[name].message)
+        return not problems
+
+    def _take(self, name: str, value: object) -> None:
+        """Set one option, when a request could be made with it. Raises RequestError."""
+        trial = copy.copy(self._options)
+        setattr(trial, name, value)
+        trial.parameters()
+        setattr(self._options, name, value)
+
+    def focus_problem(self) -> None:
+        """Go to the first field that cannot be used."""
+        for name, label in self._errors.items():
+            if not label.isHidden():
+                (self.stops if name == "stop" else self._edits[name]).setFocus()
+                return
+
+    def error_of(self, name: str) -> str:
+        """What is said at a field; empty when it can be used."""
+        label = self._errors[name]
+        return "" if label.isHidden() else label.text()
+
+    @Slot()
+    def _on_reset(self) -> None:
+        fresh = Options(raw=self._options.raw)
+        for name, value in msgspec.structs.asdict(fresh).items():
+            setattr(self._options, name, value)
+        self.show_options(self._options)
+        self.changed.emit()
