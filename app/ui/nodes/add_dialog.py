@@ -11,7 +11,8 @@ from PySide6.QtWidgets import QFormLayout, QLineEdit, QWidget
 
 from app.errors import BadInput, NodeError, ShardboardError
 from app.registry.records import NodeRecord
-from app.ui.nodes.node_dialog import CopyField, NodeDialog, wrapped
+from app.ui.nodes.copy_field import CopyField
+from app.ui.nodes.node_dialog import NodeDialog, wrapped
 from app.ui.notices import Level
 from app.ui.theme import SPACING, monospace
 from app.ui.workbench import Workbench

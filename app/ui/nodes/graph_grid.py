@@ -62,10 +62,8 @@ class GraphGrid(QWidget):
         self._timer = QTimer(self)
         self._timer.setInterval(TURN_MILLISECONDS)
         self._timer.timeout.connect(self.turn)
-        first = next(iter(self.plots.values()))
         for plot in self.plots.values():
-            if plot is not first:
-                plot.item.setXLink(first.item)
+            plot.on_zoom = self._on_zoom
         self._view.scene().sigMouseMoved.connect(self._on_moved)
         self._view.viewport().installEventFilter(self)
         theme.changed.connect(self._on_theme)
@@ -157,6 +155,13 @@ class GraphGrid(QWidget):
         for column in range(COLUMNS):
             self._view.ci.layout.setColumnStretchFactor(column, 1)
             self._view.ci.layout.setColumnPreferredWidth(column, _COLUMN_WIDTH)
+
+    def _on_zoom(self, zoomed: GraphPlot) -> None:
+        """All show the same time. pyqtgraph's own links would keep the same scale instead, whatever their widths."""
+        left, right = zoomed.item.viewRange()[0]
+        for plot in self.plots.values():
+            if plot is not zoomed:
+                plot.follow(left, right)
 
     # --- the pointer ---
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,8 @@ from app.ui.nodes.graph_series import Figure, NodeSeries
 from app.ui.theme import Colors
 
 MOST_CURVES = 8
+_MARGIN = 0.02
+"""Around the scale, so that lines at its ends, and the labels there, are seen whole."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class GraphPlot:
         self._font = font
         self._top = 0.0
         self._zoomed = False
+        self.on_zoom: Callable[[GraphPlot], None] | None = None
         self.item: Any = pg.PlotItem(axisItems={"bottom": _AgoAxis("bottom")})
         self.item.hideButtons()
         self.item.setMenuEnabled(False)
@@ -73,7 +77,8 @@ class GraphPlot:
         box.sigRangeChangedManually.connect(self._on_zoom)
         for name in ("left", "bottom"):
             axis = self.item.getAxis(name)
-            axis.setStyle(tickFont=font, tickLength=0, tickTextOffset=6, autoExpandTextSpace=False, hideOverlappingLabels=False)
+            axis.setStyle(tickFont=font, tickLength=0, tickTextOffset=6)
+            axis.setStyle(autoExpandTextSpace=False, hideOverlappingLabels=False)
             axis.enableAutoSIPrefix(False)
         self.item.getAxis("left").setWidth(44)
         self.item.showGrid(x=False, y=True, alpha=0.16)
@@ -120,8 +125,8 @@ class GraphPlot:
     def reset(self, seconds: int) -> None:
         """The last so many seconds, and the whole scale."""
         self._zoomed = False
-        self.item.setXRange(-seconds, 0, padding=0)
-        self.item.setYRange(0, self._top, padding=0)
+        self.item.setXRange(-seconds * (1 + _MARGIN), seconds * _MARGIN, padding=0)
+        self._scale()
 
     def shows(self, at: QPointF) -> bool:
         """Whether a point of the scene lies on the drawing."""
@@ -131,13 +136,22 @@ class GraphPlot:
         """Seconds before now (negative) under a point of the scene."""
         return float(self.item.getViewBox().mapSceneToView(at).x())
 
+    def follow(self, left: float, right: float) -> None:
+        """Show the same time as another graph, which the user has zoomed."""
+        self.item.setXRange(left, right, padding=0)
+
     def _on_zoom(self) -> None:
         self._zoomed = True
+        if self.on_zoom is not None:
+            self.on_zoom(self)
+
+    def _scale(self) -> None:
+        self.item.setYRange(-self._top * _MARGIN, self._top * (1 + _MARGIN), padding=0)
 
     def _set_top(self, top: float) -> None:
         if top != self._top:
             self._top = top
-            self.item.setYRange(0, top, padding=0)
+            self._scale()
             ticks = [0, top / 2, top]
             self.item.getAxis("left").setTicks([[(at, f"{at:g}") for at in ticks]] if self.look.top is None else [
                 [(0, "0"), (50, "50"), (100, "100")]

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QElapsedTimer, Signal, Slot
-from PySide6.QtWidgets import QComboBox, QFormLayout, QHBoxLayout, QLabel, QTabWidget, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QComboBox, QFormLayout, QTabWidget, QVBoxLayout, QWidget
 
 from app.errors import ShardboardError
 from app.registry.records import NodeRecord
 from app.ui.bridge import Report
-from app.ui.nodes.node_dialog import CopyField, NodeDialog, wrapped
+from app.ui.nodes.copy_field import CopyField
+from app.ui.nodes.node_dialog import NodeDialog, wrapped
 from app.ui.nodes.own_addresses import INVITATION_PORT, own_addresses
 from app.ui.notices import Level
 from app.ui.theme import SPACING
@@ -59,14 +60,8 @@ class InviteDialog(NodeDialog):
             layout.addWidget(wrapped(_HINTS[system]))
             layout.addStretch(1)
             self.tabs.addTab(page, system)
-        self.countdown = QLabel()
-        self.countdown.setProperty("role", "muted")
-        row = QHBoxLayout()
-        row.addWidget(self.countdown)
-        row.addStretch(1)
         self.body.addLayout(form)
         self.body.addWidget(self.tabs)
-        self.body.addLayout(row)
         self.address.activated.connect(self._on_address)
         self.begin()
 
@@ -102,15 +97,20 @@ class InviteDialog(NodeDialog):
             field.set_text(windows if system == "Windows" else posix)
         if not posix:
             self._valid_seconds = 0.0
-            self.countdown.setText("")
 
     @Slot()
     def _tick(self) -> None:
         if self._valid_seconds:
             left = max(0, round(self._valid_seconds - self._valid_since.elapsed() / 1000))
-            self.countdown.setText(f"Valid for another {left // 60}:{left % 60:02d} min")
-            self._doing = "Waiting for the agent to join"
-        super()._tick()
+            self.show_doing(
+                f"Waiting for the agent to join; the command works for another {left // 60}:{left % 60:02d} min"
+            )
+        else:
+            super()._tick()
+
+    def set_form_enabled(self, enabled: bool) -> None:
+        """Another address can be chosen at any time; a new invitation only when there is none."""
+        self.accept_button.setVisible(enabled)
 
     def show_problem(self, error: ShardboardError) -> None:
         self._show_commands("", "")

@@ -24,4 +24,6 @@ class LocalStart:
 
     async def carry_out(self, controller: Controller, report: object) -> list[NodeRecord]:
         """On the controller's loop. Raises NodeError or BadInput."""
-        return await controller.launch_local(self.count, threads=self.threads, memory=self.memory, device=self.device)
+        return await controller.launch_local(
+            self.count, threads=self.threads, memory=self.memory, device=self.device, keep=self.keep
+        )

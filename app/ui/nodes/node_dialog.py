@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from PySide6.QtCore import QElapsedTimer, QTimer, Slot
-from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import (
-    QDialog,
-    QFrame,
     QHBoxLayout,
     QLabel,
     QProgressBar,
@@ -18,13 +15,13 @@ from PySide6.QtWidgets import (
 
 from app.errors import ShardboardError
 from app.ui.bridge import Call
-from app.ui.icons import icon
+from app.ui.nodes.fitted_dialog import FittedDialog
 from app.ui.nodes.problem_card import ProblemCard
 from app.ui.theme import SPACING
 from app.ui.workbench import Workbench
 
 
-class NodeDialog(QDialog):
+class NodeDialog(FittedDialog):
     """A form over one call on the controller. It stays open, with what was typed, until the call has succeeded."""
 
     def __init__(self, workbench: Workbench, title: str, introduction: str, accept_text: str, parent: QWidget) -> None:
@@ -92,6 +89,10 @@ class NodeDialog(QDialog):
     def set_form_enabled(self, enabled: bool) -> None:
         """The form cannot be changed while its call is under way."""
 
+    def show_doing(self, text: str) -> None:
+        """Say what is under way."""
+        self._busy_text.setText(text)
+
     def show_problem(self, error: ShardboardError) -> None:
         self.problem.show_error(error)
 
@@ -136,7 +137,7 @@ class NodeDialog(QDialog):
     @Slot()
     def _tick(self) -> None:
         seconds = self._since.elapsed() // 1000
-        self._busy_text.setText(f"{self._doing} … {seconds} s" if seconds else f"{self._doing} …")
+        self.show_doing(f"{self._doing} … {seconds} s" if seconds else f"{self._doing} …")
 
     @Slot(object)
     def _on_done(self, result: object) -> None:
@@ -165,57 +166,5 @@ def wrapped(text: str, role: str = "muted") -> QLabel:
     label = QLabel(text)
     label.setProperty("role", role)
     label.setWordWrap(True)
-    label.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.MinimumExpanding)
+    label.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Preferred)
     return label
-
-
-class CopyField(QFrame):
-    """A command or a key to be copied: shown in full, with a button that says when it was."""
-
-    def __init__(self, name: str, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        from app.ui.theme import monospace
-
-        self.setProperty("role", "sunken")
-        self._label = QLabel()
-        self._label.setFont(monospace())
-        self._label.setWordWrap(True)
-        self._label.setTextInteractionFlags(self._label.textInteractionFlags().TextSelectableByMouse)
-        self._label.setAccessibleName(name)
-        self._button = QPushButton("Copy")
-        self._button.setIcon(icon("copy"))
-        self._button.setAutoDefault(False)
-        self._button.setAccessibleName(f"Copy {name}")
-        self._button.clicked.connect(self._on_copy)
-        self._back = QTimer(self)
-        self._back.setSingleShot(True)
-        self._back.setInterval(1500)
-        self._back.timeout.connect(self._on_back)
-        row = QHBoxLayout(self)
-        row.setContentsMargins(SPACING + SPACING // 2, SPACING, SPACING, SPACING)
-        row.setSpacing(SPACING)
-        row.addWidget(self._label, 1)
-        row.addWidget(self._button)
-        self.set_text("")
-
-    @property
-    def text(self) -> str:
-        return self._text
-
-    def set_text(self, text: str) -> None:
-        self._text = text
-        # Long words have no place to break at: a zero-width space behind each separator makes some, to be seen only.
-        self._label.setText("".join(f"{letter}\u200b" if letter in "/.:=-" else letter for letter in text))
-        self._button.setEnabled(bool(text))
-
-    @Slot()
-    def _on_copy(self) -> None:
-        QGuiApplication.clipboard().setText(self._text)
-        self._button.setText("Copied")
-        self._button.setIcon(icon("check"))
-        self._back.start()
-
-    @Slot()
-    def _on_back(self) -> None:
-        self._button.setText("Copy")
-        self._button.setIcon(icon("copy"))

@@ -39,7 +39,7 @@ class ProblemCard(QFrame):
             label.setWordWrap(True)
             label.setTextFormat(Qt.TextFormat.PlainText)
             label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-            label.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.MinimumExpanding)
+            label.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Preferred)
             texts.addWidget(label)
         row = QHBoxLayout(self)
         row.setContentsMargins(2 * SPACING, SPACING + SPACING // 2, 2 * SPACING, SPACING + SPACING // 2)

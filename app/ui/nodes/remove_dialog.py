@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from PySide6.QtWidgets import QDialog, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
 from app.ui.cluster import Cluster, NodeView
+from app.ui.nodes.fitted_dialog import FittedDialog
 from app.ui.nodes.node_dialog import wrapped
 from app.ui.nodes.node_words import listed, models_of
 from app.ui.theme import SPACING
@@ -15,7 +16,7 @@ _NAMED = 6
 """So many nodes are named; more are counted."""
 
 
-class RemoveNodesDialog(QDialog):
+class RemoveNodesDialog(FittedDialog):
     """Accepted when the user wants it."""
 
     def __init__(self, cluster: Cluster, nodes: Sequence[NodeView], parent: QWidget) -> None:
