@@ -167,7 +167,7 @@ class NodeItem(QGraphicsItem):
         self._paint_ground(painter)
         painter.setOpacity(1.0 if self.lane.available or self.lane.progress is not None else 0.75)
         self._paint_head(painter)
-        near = option.levelOfDetailFromTransform(painter.worldTransform()) >= FAR * painter.device().devicePixelRatioF()
+        near = option.levelOfDetailFromTransform(painter.worldTransform()) >= FAR
         if near:
             self._paint_load(painter)
         if self.lane.progress is not None and not self._places.progress.isEmpty():

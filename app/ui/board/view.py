@@ -243,11 +243,13 @@ class BoardView(QGraphicsView):
             super().mouseMoveEvent(event)
 
     def mouseReleaseEvent(self, event: QMouseEvent) -> None:
-        self._pressed = None
-        if self._boundary is not None and event.button() is Qt.MouseButton.LeftButton:
-            self._drop_boundary()
-        else:
+        if event.button() is not Qt.MouseButton.LeftButton:
             super().mouseReleaseEvent(event)
+            return
+        self._pressed = None
+        if self._boundary is not None:
+            self._drop_boundary()
+        event.accept()
 
     def _drag_shard(self, stage: int) -> None:
         item = self.board_scene.stage_blocks().get(stage)
@@ -317,6 +319,7 @@ class BoardView(QGraphicsView):
             return
         self._verdicts = self._judge_all(self._load)
         self._show_target(event)
+        event.acceptProposedAction()  # it may be let go elsewhere on the board, even if not here
 
     def dragMoveEvent(self, event: QDragMoveEvent) -> None:
         if self._load is None:
