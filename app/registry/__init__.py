@@ -4,6 +4,8 @@ kept in a database.
 The only package that speaks SQL. `Registry.open` is the one door; what comes out of it are frozen records.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from app.registry.records import (
     DeploymentRecord,
     DeploymentStatus,
@@ -18,7 +20,9 @@ from app.registry.records import (
     RequestStatus,
     ShardRecord,
 )
-from app.registry.registry import Registry
+
+if TYPE_CHECKING:
+    from app.registry.registry import Registry
 
 __all__ = [
     "DeploymentRecord",
@@ -35,3 +39,12 @@ __all__ = [
     "RequestStatus",
     "ShardRecord",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The database's libraries are loaded when the registry itself is asked for: the window needs its records first."""
+    if name == "Registry":
+        from app.registry.registry import Registry
+
+        return Registry
+    raise AttributeError(name)
