@@ -121,7 +121,7 @@ class NodeItem(QGraphicsItem):
         lane = self.lane
         elide = Qt.TextElideMode.ElideRight
         name = look.bold_metrics.elidedText(lane.node.name, elide, places.header.width() - 24)
-        details = f"{lane.node.chip} · {state_text(lane.node)}"
+        details = f"{state_text(lane.node)} · {lane.node.chip}"
         if lane.node.state is not NodeState.UP:  # why it is not there matters more than what it computes on
             details = state_text(lane.node)
         details = look.small_metrics.elidedText(details, elide, max(0.0, places.details.width()))
