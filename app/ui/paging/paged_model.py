@@ -148,6 +148,13 @@ class PagedModel(QAbstractTableModel):
             if number * 100 + place < self.total
         ]
 
+    def find(self) -> None:
+        """Count anew, as if nothing were known, and tell by `placed` where the rows of `kept_ids` are."""
+        self._generation += 1
+        self._looking = False
+        self.is_counted = False
+        self.reload()
+
     # --- counting ---
 
     @Slot(object)
@@ -172,7 +179,7 @@ class PagedModel(QAbstractTableModel):
             self.last if self.is_counted else None,
             self.total if self.is_counted else None,
             self._held,
-            self.kept_ids() if self.is_counted else (),
+            self.kept_ids(),
         )
         generation = self._generation
 

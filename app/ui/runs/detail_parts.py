@@ -1,0 +1,165 @@
+"""What the detail pane of a run is made of: texts to read, facts in two columns, events."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from PySide6.QtCore import QSize, Qt
+from PySide6.QtGui import QFontMetrics, QResizeEvent
+from PySide6.QtWidgets import QFrame, QGridLayout, QHBoxLayout, QLabel, QPlainTextEdit, QVBoxLayout, QWidget
+
+from app.registry import EventLevel, EventRecord
+from app.ui.formats import clock
+from app.ui.icons import icon
+from app.ui.runs.story import Passage, Section
+from app.ui.theme import SPACING, ThemeKeeper
+
+SHOWN_CHARACTERS = 200_000
+"""A longer text is cut for the eye; what is copied is whole."""
+LINES = 12
+"""A passage grows with its text up to so many lines, then it scrolls."""
+
+LEVEL_ICONS = {
+    EventLevel.DEBUG: ("dot", "muted"),
+    EventLevel.INFO: ("info", "accent"),
+    EventLevel.WARNING: ("triangle-alert", "warning"),
+    EventLevel.ERROR: ("circle-alert", "error"),
+}
+"""Icon and colour of a level."""
+
+
+class PassageView(QWidget):
+    """A heading and a text that can be selected."""
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.heading = QLabel(self)
+        self.heading.setProperty("role", "heading")
+        self.text = QPlainTextEdit(self)
+        self.text.setReadOnly(True)
+        self.text.setTabChangesFocus(True)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(SPACING // 2)
+        layout.addWidget(self.heading)
+        layout.addWidget(self.text)
+
+    def show_passage(self, passage: Passage) -> None:
+        self.heading.setText(passage.title)
+        self.text.setAccessibleName(passage.title)
+        shown = passage.text
+        if len(shown) > SHOWN_CHARACTERS:
+            shown = f"{shown[:SHOWN_CHARACTERS]}\n… {len(passage.text) - SHOWN_CHARACTERS:,} more characters"
+        if shown != self.text.toPlainText():
+            self.text.setPlainText(shown)
+        self._fit()
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        self._fit()
+
+    def _fit(self) -> None:
+        # The layout of plain text measures its height in lines.
+        lines = min(LINES, max(1, int(self.text.document().size().height())))
+        frame = 2 * self.text.frameWidth() + 2 * int(self.text.document().documentMargin()) + SPACING
+        self.text.setFixedHeight(lines * QFontMetrics(self.text.font()).lineSpacing() + frame)
+
+
+class SectionView(QWidget):
+    """A heading and facts: their names at the left, their values at the right of them."""
+
+    def __init__(self, section: Section, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        grid = QGridLayout(self)
+        grid.setContentsMargins(0, 0, 0, 0)
+        grid.setHorizontalSpacing(2 * SPACING)
+        grid.setVerticalSpacing(SPACING // 2)
+        grid.setColumnStretch(1, 1)
+        heading = QLabel(section.title, self)
+        heading.setProperty("role", "heading")
+        grid.addWidget(heading, 0, 0, 1, 2)
+        for row, (name, value) in enumerate(section.facts, start=1):
+            label = QLabel(name, self)
+            label.setProperty("role", "muted")
+            label.setAlignment(Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignLeft)
+            label.setMinimumWidth(label.fontMetrics().horizontalAdvance("First token after"))
+            shown = QLabel(value, self)
+            shown.setTextFormat(Qt.TextFormat.PlainText)
+            shown.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+            shown.setWordWrap(True)
+            shown.setToolTip(value if len(value) > 40 else "")
+            grid.addWidget(label, row, 0)
+            grid.addWidget(shown, row, 1)
+
+
+class EventsView(QWidget):
+    """What was reported about a run, newest first."""
+
+    def __init__(self, events: Sequence[EventRecord], theme: ThemeKeeper, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(SPACING // 2)
+        heading = QLabel("Events", self)
+        heading.setProperty("role", "heading")
+        layout.addWidget(heading)
+        for event in events:
+            row = QHBoxLayout()
+            row.setSpacing(SPACING)
+            name, color = LEVEL_ICONS[event.level]
+            mark = QLabel(self)
+            mark.setPixmap(icon(name, getattr(theme.colors, color)).pixmap(QSize(16, 16)))
+            mark.setToolTip(event.level.capitalize())
+            mark.setAccessibleName(event.level.capitalize())
+            at = QLabel(clock(event.at), self)
+            at.setProperty("role", "muted")
+            text = QLabel(event.message, self)
+            text.setTextFormat(Qt.TextFormat.PlainText)
+            text.setWordWrap(True)
+            text.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+            for widget, stretch in ((mark, 0), (at, 0), (text, 1)):
+                row.addWidget(widget, stretch, Qt.AlignmentFlag.AlignTop)
+            layout.addLayout(row)
+
+
+class ErrorCard(QFrame):
+    """What went wrong, and what to do."""
+
+    def __init__(self, theme: ThemeKeeper, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._theme = theme
+        self.setObjectName("run-error")
+        self._mark = QLabel(self)
+        self._text = QLabel(self)
+        self._advice = QLabel(self)
+        self._advice.setProperty("role", "muted")
+        for label in (self._text, self._advice):
+            label.setTextFormat(Qt.TextFormat.PlainText)
+            label.setWordWrap(True)
+            label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        words = QVBoxLayout()
+        words.setSpacing(SPACING // 2)
+        words.addWidget(self._text)
+        words.addWidget(self._advice)
+        layout = QHBoxLayout(self)
+        layout.setContentsMargins(int(1.5 * SPACING), SPACING, int(1.5 * SPACING), SPACING)
+        layout.setSpacing(SPACING)
+        layout.addWidget(self._mark, 0, Qt.AlignmentFlag.AlignTop)
+        layout.addLayout(words, 1)
+        theme.changed.connect(self._paint)
+        self._paint()
+
+    def say(self, error: str | None, advice: str) -> None:
+        self._text.setText(error or "")
+        self._advice.setText(advice)
+        self._advice.setVisible(bool(advice))
+        self.setAccessibleName(f"Error: {error}" if error else "")
+        self.setVisible(bool(error))
+
+    def _paint(self) -> None:
+        colors = self._theme.colors
+        self.setStyleSheet(
+            f"#run-error {{ background: {colors.error_soft.name()}; border: 1px solid {colors.error.name()}; "
+            "border-radius: 6px; }"
+        )
+        self._mark.setPixmap(icon("circle-alert", colors.error).pixmap(QSize(16, 16)))

@@ -1,0 +1,131 @@
+"""Where a request's time went, as a bar drawn to scale with a legend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from PySide6.QtCore import QRectF, QSize, Qt
+from PySide6.QtGui import QColor, QPainter, QPainterPath, QPaintEvent, QResizeEvent
+from PySide6.QtWidgets import QSizePolicy, QWidget
+
+from app.ui.formats import duration
+from app.ui.theme import SPACING, ThemeKeeper
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of a request's time. `series` is the number of its colour, None for a muted one."""
+
+    name: str
+    seconds: float
+    series: int | None
+
+
+def phases_of(timings: Mapping[str, float]) -> tuple[Phase, ...]:
+    """A request's timings one after another: getting ready, until the first token, the other tokens, the end.
+
+    `first_token` counts from the beginning, with the getting ready in it. What was never reached is left out.
+    """
+    prepare = timings.get("prepare", 0.0)
+    queue = timings.get("queue", 0.0)
+    first = timings.get("first_token")
+    decode = timings.get("decode", 0.0)
+    total = timings.get("total", (first or prepare) + decode)
+    found = [Phase("Getting ready", prepare, 4), Phase("Queue", queue, 2)]
+    if first is not None:
+        found.append(Phase("Prompt, to the first token", max(0.0, first - prepare - queue), 1))
+        found.append(Phase("Answer", decode, 0))
+    rest = total - sum(phase.seconds for phase in found)
+    # A few milliseconds of writing down what came are no phase.
+    if rest > 0.02 * total:
+        found.append(Phase("Waiting" if first is None else "Ending", rest, None))
+    return tuple(phase for phase in found if phase.seconds > 0)
+
+
+class TimingBar(QWidget):
+    """Paints the phases; nothing for a request without timings."""
+
+    def __init__(self, theme: ThemeKeeper, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._theme = theme
+        self._phases: tuple[Phase, ...] = ()
+        policy = QSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        policy.setHeightForWidth(True)
+        self.setSizePolicy(policy)
+        theme.changed.connect(self.update)
+
+    def show_timings(self, timings: Mapping[str, float]) -> None:
+        self._phases = phases_of(timings)
+        self.setAccessibleName("Where the time went")
+        self.setAccessibleDescription(", ".join(f"{each.name} {duration(each.seconds)}" for each in self._phases))
+        self.setToolTip("\n".join(f"{each.name}: {duration(each.seconds)}" for each in self._phases))
+        self.setVisible(bool(self._phases))
+        self._fit()
+        self.update()
+
+    def sizeHint(self) -> QSize:
+        return QSize(30 * SPACING, self._height(self.width()))
+
+    def hasHeightForWidth(self) -> bool:
+        return True
+
+    def heightForWidth(self, width: int) -> int:
+        return self._height(width)
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        self._fit()
+
+    def _fit(self) -> None:
+        self.setFixedHeight(self._height(self.width()))
+
+    def _height(self, width: int) -> int:
+        rows = 1 + max((row for _, _, row in self._legend(width)), default=0)
+        return 2 * SPACING + SPACING + rows * (self.fontMetrics().height() + SPACING // 2)
+
+    def _legend(self, width: int) -> list[tuple[Phase, int, int]]:
+        """Each phase with the place of its words: x and the number of the line."""
+        places, x, row = [], 0, 0
+        for phase in self._phases:
+            needed = self.fontMetrics().horizontalAdvance(self._words(phase)) + 2 * SPACING
+            if x and x + needed > width:
+                x, row = 0, row + 1
+            places.append((phase, x, row))
+            x += needed + 2 * SPACING
+        return places
+
+    @staticmethod
+    def _words(phase: Phase) -> str:
+        return f"{phase.name}  {duration(phase.seconds)}"
+
+    def _color(self, phase: Phase) -> QColor:
+        colors = self._theme.colors
+        return colors.kv if phase.series is None else colors.of(phase.series)
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        painter = QPainter(self)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        colors = self._theme.colors
+        bar = QRectF(0, 0, self.width(), 2 * SPACING)
+        outline = QPainterPath()
+        outline.addRoundedRect(bar, 4, 4)
+        painter.setClipPath(outline)
+        painter.fillRect(bar, colors.sunken)
+        total = sum(phase.seconds for phase in self._phases) or 1.0
+        x = 0.0
+        for phase in self._phases:
+            width = max(2.0, bar.width() * phase.seconds / total)
+            painter.fillRect(QRectF(x, 0, width - 1, bar.height()), self._color(phase))
+            x += width
+        painter.setClipping(False)
+        line = self.fontMetrics().height()
+        for phase, left, row in self._legend(self.width()):
+            top = 3 * SPACING + row * (line + SPACING // 2)
+            dot = QRectF(left, top + (line - SPACING) / 2, SPACING, SPACING)
+            painter.setPen(Qt.PenStyle.NoPen)
+            painter.setBrush(self._color(phase))
+            painter.drawRoundedRect(dot, 2, 2)
+            painter.setPen(colors.muted)
+            text = QRectF(left + 1.5 * SPACING, top, self.width() - left, line)
+            painter.drawText(text, Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter, self._words(phase))
