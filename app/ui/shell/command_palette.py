@@ -23,7 +23,7 @@ class CommandPalette(QDialog):
     """Opened with Ctrl+K over its parent. The keyboard stays in the input; arrows move the list."""
 
     def __init__(self, parent: QWidget) -> None:
-        super().__init__(parent, Qt.WindowType.Popup | Qt.WindowType.FramelessWindowHint)
+        super().__init__(parent, Qt.WindowType.Dialog | Qt.WindowType.FramelessWindowHint)
         self._over = parent
         self.setObjectName("command-palette")
         self.setWindowTitle("Commands")
@@ -41,6 +41,7 @@ class CommandPalette(QDialog):
         self.list.setItemDelegate(PaletteDelegate(self.list))
         self.list.setUniformItemSizes(True)
         self.list.setMouseTracking(True)
+        self.list.setStyleSheet("background: transparent;")
         self.list.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         self.list.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.list.setAccessibleName("Commands")
@@ -82,7 +83,7 @@ class CommandPalette(QDialog):
         width = min(em.averageCharWidth() * WIDTH_IN_CHARACTERS, window.width() - 4 * SPACING)
         self.setFixedWidth(width)
         row = self.list.sizeHintForRow(0) if self.proxy.rowCount() else em.height() + 2 * SPACING + 2
-        self.list.setFixedHeight(row * ROWS + 2)
+        self.list.setFixedHeight(row * max(1, min(ROWS, self.proxy.rowCount())) + 2)
         self.adjustSize()
         corner = window.mapToGlobal(window.rect().topLeft())
         self.move(corner.x() + (window.width() - width) // 2, corner.y() + max(SPACING * 6, window.height() // 8))
@@ -124,6 +125,11 @@ class CommandPalette(QDialog):
         rows = self.proxy.rowCount()
         if rows:
             self.list.setCurrentIndex(self.proxy.index((self.list.currentIndex().row() + by) % rows, 0))
+
+    def event(self, event: QEvent) -> bool:
+        if event.type() is QEvent.Type.WindowDeactivate:  # a click elsewhere: whoever does that wants on
+            self.hide()
+        return super().event(event)
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:
         if watched is self.input and isinstance(event, QKeyEvent) and event.type() is QEvent.Type.KeyPress:

@@ -156,6 +156,8 @@ class WelcomePage(QScrollArea):
             "Ready. Ask it something." if ready
             else "Takes about a minute, most of it the download. Nothing you write leaves this machine."
         )  # fmt: skip
+        for card in self.cards:
+            card.refresh()
         self.picture.show_state(self._picture())
 
     def _picture(self) -> PictureState:

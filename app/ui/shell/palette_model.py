@@ -126,7 +126,7 @@ class PaletteProxy(QSortFilterProxyModel):
         one, other = self._rank(left.row()), self._rank(right.row())
         return one < other
 
-    def _rank(self, row: int) -> tuple[float, int, int]:
+    def _rank(self, row: int) -> tuple[float, bool, int, int]:
         entry = self._commands.entry(row)
         value = self._fit(entry) if self._query else 0.0
-        return (-(value or 0.0), self._commands.recency(entry), row)
+        return (-(value or 0.0), not entry.enabled, self._commands.recency(entry), row)

@@ -35,7 +35,7 @@ class StepProgress:
 
 
 class SetupStep(QObject):
-    """Subclasses say whether it is done already and begin it; this keeps the state and hears how it ends."""
+    """Keeps the state and hears how the work ends. Subclasses say whether it is done already, and do it."""
 
     changed = Signal()
     ended = Signal()
@@ -50,7 +50,7 @@ class SetupStep(QObject):
         self.workbench = workbench
         self.progress = StepProgress()
         self.error: ShardboardError | None = None
-        self._call: Call | None = None
+        self._is_running = False
         self._began = 0.0
         self._arrival = QTimer(self)
         self._arrival.setSingleShot(True)
@@ -59,7 +59,7 @@ class SetupStep(QObject):
 
     @property
     def state(self) -> StepState:
-        if self._call is not None:
+        if self._is_running:
             return StepState.RUNNING
         if self.is_done():
             return StepState.DONE
@@ -71,6 +71,8 @@ class SetupStep(QObject):
     def elapsed(self) -> float:
         """Seconds since it was started."""
         return time.monotonic() - self._began
+
+    # --- what subclasses say ---
 
     def is_done(self) -> bool:
         """Whether what it brings about is there, by whatever way."""
@@ -84,43 +86,48 @@ class SetupStep(QObject):
         """Why it cannot be started now; empty when it can."""
         return ""
 
-    def begin(self) -> Call:
+    def begin(self) -> None:
+        """Start the work, which ends with `finish`."""
         raise NotImplementedError
 
-    def read(self, progress: object) -> StepProgress:
-        """One report of the work, for people."""
+    def end(self) -> None:
+        """Ask the work to end; `finish` comes then too."""
         raise NotImplementedError
+
+    # --- what the page asks ---
 
     def start(self) -> None:
         """Begin, unless it is done, under way or not possible yet."""
         if self.state in (StepState.RUNNING, StepState.DONE) or self.why_not():
             return
         self.error, self.progress = None, StepProgress()
-        self._arrival.stop()
         self._began = time.monotonic()
-        self._call = self.begin()
-        self._call.progressed.connect(self._on_progress)
-        self._call.done.connect(self._on_done)
-        self._call.failed.connect(self._on_failed)
-        self._call.ended.connect(self._on_ended)
+        self._is_running = True
+        self.begin()
         self.changed.emit()
 
     def cancel(self) -> None:
         """Ask it to end."""
         self._arrival.stop()
-        if self._call is not None:
+        if self._is_running:
             self.progress = StepProgress("Cancelling")
-            self._call.cancel()
+            self.end()
             self.changed.emit()
 
-    @Slot(object)
-    def _on_progress(self, reports: tuple[object, ...]) -> None:
-        self.progress = self.read(reports[-1])
+    # --- what the work tells ---
+
+    def show_progress(self, progress: StepProgress) -> None:
+        self.progress = progress
         self.changed.emit()
 
-    @Slot(object)
-    def _on_done(self, result: object) -> None:
-        self._arrival.start()
+    def finish(self, *, succeeded: bool, error: ShardboardError | None = None) -> None:
+        """The work is over; without an error it was cancelled, or has succeeded."""
+        self._is_running = False
+        self.error = error
+        if succeeded and not self.is_done():
+            self._arrival.start()
+        self.changed.emit()
+        self.ended.emit()
 
     @Slot()
     def _on_missing(self) -> None:
@@ -129,12 +136,49 @@ class SetupStep(QObject):
         self.changed.emit()
         self.ended.emit()
 
+
+class CallStep(SetupStep):
+    """A step whose work is one call on the controller."""
+
+    def __init__(self, workbench: Workbench, parent: QObject | None = None) -> None:
+        super().__init__(workbench, parent)
+        self._call: Call | None = None
+        self._succeeded = False
+        self._failure: ShardboardError | None = None
+
+    def call(self) -> Call:
+        """Make the call."""
+        raise NotImplementedError
+
+    def read(self, progress: object) -> StepProgress:
+        """One report of the work, for people."""
+        raise NotImplementedError
+
+    def begin(self) -> None:
+        self._succeeded, self._failure = False, None
+        self._call = self.call()
+        self._call.progressed.connect(self._on_progress)
+        self._call.done.connect(self._on_done)
+        self._call.failed.connect(self._on_failed)
+        self._call.ended.connect(self._on_ended)
+
+    def end(self) -> None:
+        if self._call is not None:
+            self._call.cancel()
+
+    @Slot(object)
+    def _on_progress(self, reports: tuple[object, ...]) -> None:
+        self.show_progress(self.read(reports[-1]))
+
+    @Slot(object)
+    def _on_done(self, result: object) -> None:
+        self._succeeded = True
+
     @Slot(object)
     def _on_failed(self, error: ShardboardError) -> None:
-        self.error = error
+        self._failure = error
 
     @Slot()
     def _on_ended(self) -> None:
         self._call = None
-        self.changed.emit()
-        self.ended.emit()
+        self.finish(succeeded=self._succeeded, error=self._failure)

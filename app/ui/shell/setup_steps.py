@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from PySide6.QtCore import QObject
+from PySide6.QtCore import QObject, Slot
 
 from app.ui.bridge import Call, Report
 from app.ui.cluster import DeploymentView, NodeState, NodeView
 from app.ui.formats import layers_text, size_text
-from app.ui.shell.setup_step import SetupStep, StepProgress
+from app.ui.shell.setup_step import CallStep, SetupStep, StepProgress
 from app.ui.workbench import Workbench
 
 if TYPE_CHECKING:
     from app.controller import Controller
+    from app.ui.jobs.job import Job, JobView
 
 AGENTS = 2
 MODEL = "SmolLM2-135M-Instruct"
@@ -32,13 +33,17 @@ WORDS = {
 """Phases of the controller's work, for somebody who sees them for the first time."""
 
 
+def phase_words(phase: str) -> str:
+    return WORDS.get(phase, phase[:1].upper() + phase[1:])
+
+
 def usable_nodes(workbench: Workbench) -> list[NodeView]:
     """Nodes that can take layers now, those of this machine first."""
     up = [view for view in workbench.cluster.nodes.values() if view.state is NodeState.UP]
     return sorted(up, key=lambda view: (not view.is_here, view.id))
 
 
-class AgentsStep(SetupStep):
+class AgentsStep(CallStep):
     """Two agents on this machine: stopped ones are started again, the rest is made."""
 
     title = "Start two agents"
@@ -53,7 +58,7 @@ class AgentsStep(SetupStep):
             return f"{len(names)} agents are up: {', '.join(names[:AGENTS])} and others."
         return f"{' and '.join(names)} are up."
 
-    def begin(self) -> Call:
+    def call(self) -> Call:
         here = [view for view in self.workbench.cluster.nodes.values() if view.is_here]
         coming = [view for view in here if view.state in (NodeState.CONNECTING, NodeState.STARTING)]
         wanted = max(0, AGENTS - len(usable_nodes(self.workbench)) - len(coming))
@@ -79,6 +84,10 @@ class ModelStep(SetupStep):
     title = "Take a small model"
     what = "Fetching the model"
 
+    def __init__(self, workbench: Workbench, parent: QObject | None = None) -> None:
+        super().__init__(workbench, parent)
+        self._job: Job | None = None
+
     def is_done(self) -> bool:
         return self.workbench.cluster.model(MODEL) is not None
 
@@ -86,22 +95,30 @@ class ModelStep(SetupStep):
         model = self.workbench.cluster.model(MODEL)
         return "" if model is None else f"{model.num_layers} layers, {size_text(model.weight_bytes)} of weights."
 
-    def begin(self) -> Call:
-        async def work(controller: Controller, report: Report) -> None:
-            await controller.add_demo_model(report)
+    def begin(self) -> None:
+        self._job = self.workbench.jobs.add_demo_model()
+        self._job.changed.connect(self._on_job_changed)
+        self._job.ended.connect(self._on_job_ended)
 
-        return self.workbench.bridge.call(work, "fetching the model")
+    def end(self) -> None:
+        if self._job is not None:
+            self._job.cancel()
 
-    def read(self, progress: object) -> StepProgress:
-        from app.jobs import JobProgress
+    @Slot()
+    def _on_job_changed(self) -> None:
+        if self._job is None or self._job.is_over:
+            return
+        view = self._job.view
+        words = "Cancelling" if view.is_ending else phase_words(view.phase)
+        self.show_progress(StepProgress(words, view.done_bytes, view.total_bytes, view.seconds_left))
 
-        if not isinstance(progress, JobProgress):
-            return self.progress
-        word = WORDS.get(progress.phase, progress.phase[:1].upper() + progress.phase[1:])
-        return StepProgress(word, progress.done_bytes, progress.total_bytes, progress.seconds_left)
+    @Slot(object)
+    def _on_job_ended(self, view: JobView) -> None:
+        self._job = None
+        self.finish(succeeded=view.state == "done", error=view.error if view.state == "failed" else None)
 
 
-class SplitStep(SetupStep):
+class SplitStep(CallStep):
     """The model's layers in two halves on two agents."""
 
     title = "Split it and talk"
@@ -138,7 +155,7 @@ class SplitStep(SetupStep):
             return "Two agents have to run first."
         return "" if self._model.is_done() else "The model has to be there first."
 
-    def begin(self) -> Call:
+    def call(self) -> Call:
         nodes = [view.id for view in usable_nodes(self.workbench)[:AGENTS]]
         self._per_node = {}
 
@@ -153,7 +170,7 @@ class SplitStep(SetupStep):
 
         if not isinstance(progress, DeployProgress):
             return self.progress
-        words = f"{WORDS.get(progress.phase, progress.phase)} {progress.node_name}".strip()
+        words = f"{phase_words(progress.phase)} {progress.node_name}".strip()
         if progress.phase != "sending" or not progress.total_bytes:
             return StepProgress(words)
         # Both agents get their layers at the same time: one bar tells of both.

@@ -17,7 +17,7 @@ BAR_STEPS = 1000
 
 
 class StepCard(QFrame):
-    """Follows one SetupStep."""
+    """Shows one SetupStep. Its page calls `refresh` whenever anything may have changed."""
 
     wanted = Signal()
     """Its button was pressed while the step was waiting or had failed."""
@@ -77,7 +77,6 @@ class StepCard(QFrame):
         self._clock = QTimer(self)
         self._clock.setInterval(1000)
         self._clock.timeout.connect(self.refresh)
-        step.changed.connect(self.refresh)
         theme.changed.connect(self.refresh)
         self.refresh()
 

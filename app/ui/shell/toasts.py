@@ -55,9 +55,9 @@ class Toast(QFrame):
         self._close.clicked.connect(self.leave)
         row = QHBoxLayout()
         row.setSpacing(SPACING + SPACING // 2)
-        row.addWidget(self._icon, 0, Qt.AlignmentFlag.AlignTop)
+        row.addWidget(self._icon, 0, Qt.AlignmentFlag.AlignVCenter)
         row.addWidget(self._text, 1)
-        row.addWidget(self._close, 0, Qt.AlignmentFlag.AlignTop)
+        row.addWidget(self._close, 0, Qt.AlignmentFlag.AlignVCenter)
         column = QVBoxLayout(self)
         column.setContentsMargins(MARGIN, SPACING + 4, SPACING, SPACING + 4)
         column.setSpacing(SPACING)
@@ -166,6 +166,7 @@ class ToastArea(QWidget):
             toast.fade_in()
         else:
             toast.cast_shadow()
+        toast.show()  # a layout counts only what is shown
         self.show()
         self.raise_()
         self._place()
@@ -180,6 +181,11 @@ class ToastArea(QWidget):
                 self._column.takeAt(index)
         self.setVisible(bool(self._toasts))
         self._place()
+
+    def event(self, event: QEvent) -> bool:
+        if event.type() is QEvent.Type.LayoutRequest:  # a text has got its font, or a note has gone
+            self._place()
+        return super().event(event)
 
     def _place(self) -> None:
         parent = self._over

@@ -1,0 +1,117 @@
+"""About, shortcuts, preferences."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from PySide6.QtGui import QGuiApplication
+from PySide6.QtWidgets import QCheckBox, QComboBox, QLabel
+from pytestqt.qtbot import QtBot
+
+import worker_agent
+from app.registry import EventLevel, Registry
+from app.ui.shell.about import AboutDialog
+from app.ui.shell.disk_use import folder_bytes
+from app.ui.shell.preferences import PreferencesDialog
+from app.ui.shell.shortcuts import ShortcutEntry, ShortcutsDialog
+from app.ui.shell.storage_section import RegistrySection, StorageSection
+from app.ui.workbench import Workbench
+
+pytestmark = pytest.mark.qt_log_ignore("propagateSizeHints")
+"""Offscreen there is no window manager to tell the size to, and Qt says so."""
+
+
+def test_about_names_version_and_licences_and_copies_the_versions(qtbot: QtBot) -> None:
+    dialog = AboutDialog()
+    qtbot.addWidget(dialog)
+    shown = {label.text() for label in dialog.findChildren(QLabel)}
+    assert {worker_agent.__version__, "Apache License 2.0", "GNU LGPL 3", "ISC License"} <= shown
+    dialog.copy_button.click()
+    assert f"Shardboard {worker_agent.__version__}" in QGuiApplication.clipboard().text()
+
+
+def test_shortcuts_are_grouped_and_found(qtbot: QtBot) -> None:
+    entries = [
+        ShortcutEntry("Board", "Undo", "Ctrl+Z"),
+        ShortcutEntry("Go to", "Board", "Ctrl+1"),
+        ShortcutEntry("Board", "Nothing yet", ""),
+        ShortcutEntry("View", "Zoom in", "Ctrl++"),
+    ]
+    dialog = ShortcutsDialog(entries)
+    qtbot.addWidget(dialog)
+    texts = [label.text() for label in dialog.findChildren(QLabel)]
+    assert "Nothing yet" not in texts and texts.count("+") == 1
+    dialog.search.setText("undo")
+    assert [entry.keys for entry in dialog.shown] == ["Ctrl+Z"]
+
+
+@pytest.mark.parametrize(
+    "key", ["appearance/animations", "agents/start_with_window", "agents/stop_with_window", "chat/keep_history"]
+)
+def test_a_switch_takes_effect_at_once_and_follows_the_setting(
+    quiet_workbench: Workbench, qtbot: QtBot, key: str
+) -> None:
+    dialog = PreferencesDialog(quiet_workbench)
+    qtbot.addWidget(dialog)
+    box = dialog.findChild(QCheckBox, f"preference-{key}")
+    assert box.isChecked()
+    box.click()
+    assert quiet_workbench.settings.get(key) is False
+    quiet_workbench.settings.set(key, True)
+    assert box.isChecked()
+
+
+def test_the_theme_changes_at_once(quiet_workbench: Workbench, qtbot: QtBot) -> None:
+    dialog = PreferencesDialog(quiet_workbench)
+    qtbot.addWidget(dialog)
+    box = dialog.findChild(QComboBox, "preference-appearance/theme")
+    box.setCurrentIndex(box.findData("dark"))
+    assert quiet_workbench.theme.is_dark
+    box.setCurrentIndex(box.findData("light"))
+    assert not quiet_workbench.theme.is_dark
+
+
+def test_storage_says_what_the_folders_take(workbench: Workbench, qtbot: QtBot) -> None:
+    home = workbench.bridge.home
+    assert home is not None
+    (home.models / "weights").write_bytes(b"x" * 3_000_000)
+    section = StorageSection(workbench)
+    qtbot.addWidget(section)
+    qtbot.waitUntil(lambda: "free on this disk" in section.free.text())
+    assert "3.0 MB" in [label.text() for label in section.findChildren(QLabel)]
+
+
+def test_a_folder_counts_all_files_below_it(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "one").write_bytes(b"x" * 10)
+    (tmp_path / "a" / "b" / "two").write_bytes(b"x" * 5)
+    assert folder_bytes(tmp_path) == 15
+    assert folder_bytes(tmp_path / "nowhere") == 0
+
+
+def test_old_events_are_removed_only_after_a_second_press(workbench: Workbench, qtbot: QtBot) -> None:
+    old = datetime.now(UTC) - timedelta(days=40)
+
+    def write(registry: Registry) -> None:
+        registry.events.add(EventLevel.INFO, "test", "Old.", at=old)
+        registry.events.add(EventLevel.INFO, "test", "New.")
+
+    with qtbot.waitSignal(workbench.bridge.read(write, "writing").done):
+        pass
+    section = RegistrySection(workbench)
+    qtbot.addWidget(section)
+    section.button.click()
+    section.keep.click()
+    assert not section.confirm.isVisibleTo(section)
+    section.button.click()
+    assert "30 days" in section.confirm.text()
+    with qtbot.waitSignal(workbench.notices.toasted) as said:
+        section.confirm.click()
+    assert said.args[0].text == "Removed 0 runs and 1 event."
+    with qtbot.waitSignal(
+        workbench.bridge.read(lambda registry: [event.message for event in registry.events.list()], "reading").done
+    ) as left:
+        pass
+    assert "New." in left.args[0] and "Old." not in left.args[0]
