@@ -91,13 +91,15 @@ def cut_model(
         model_name=description.name,
         output_dir=output_dir.expanduser().resolve(),
         shards=outcome.shards,
-        registered=_register(registry, description.name, outcome.shards, node_id) if registry is not None else (),
+        registered=register_shards(registry, description.name, outcome.shards, node_id) if registry is not None else (),
         note="" if device == "cpu" else CPU_NOTE,
     )
 
 
-def _register(registry: Registry, model_name: str, shards: tuple[Shard, ...], node_id: int | None) -> tuple[int, ...]:
-    """Note the shards; records of folders that they replaced go."""
+def register_shards(
+    registry: Registry, model_name: str, shards: tuple[Shard, ...], node_id: int | None = None
+) -> tuple[int, ...]:
+    """Note shards that were cut, and return their ids; records of folders that they replaced go."""
     folders = {shard.folder for shard in shards}
     root = Path(shards[0].folder).parent
     for record in registry.shards.list(model_name=model_name):
