@@ -13,7 +13,7 @@ from itertools import accumulate
 from app.errors import BadInput, PlacementError
 from app.models.description import COMPUTE_ITEM_BYTES, ModelDescription
 from app.sharding.placement import NodeCapacity, Placement, place, place_ranges, size_text
-from app.sharding.plan import check_ranges, divide, range_text, stage_memory
+from app.sharding.plan import Range, check_ranges, divide, range_text, stage_memory
 
 Capacities = Mapping[int, NodeCapacity]
 """What nodes that can be used have free for this model, by id."""
@@ -116,6 +116,11 @@ class Arrangement:
     def boundaries(self) -> tuple[int, ...]:
         """The inner ones: boundary number k stands between shards k and k + 1."""
         return tuple(piece.start for piece in self.pieces[1:])
+
+    @property
+    def ranges(self) -> tuple[Range, ...]:
+        """Of the stages that would be loaded: neighbours on one node are one."""
+        return tuple((piece.start, piece.end) for piece in self.joined().pieces)
 
     @property
     def nodes(self) -> tuple[int | None, ...]:
@@ -328,7 +333,7 @@ class Arrangement:
         joined = self.joined()
         nodes = [capacities[piece.node_id] for piece in joined.pieces if piece.node_id is not None]
         return place_ranges(
-            self.description, nodes, [(piece.start, piece.end) for piece in joined.pieces],
+            self.description, nodes, self.ranges,
             dtype=self.serving.dtype, context=self.serving.context, kv_tokens=self.serving.kv_tokens,
         )  # fmt: skip
 

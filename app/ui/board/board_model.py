@@ -14,8 +14,7 @@ from PySide6.QtGui import QUndoCommand, QUndoStack
 
 from app.errors import BadInput, PlacementError, ShardboardError
 from app.sharding.arrangement import Arrangement, Serving
-from app.sharding.placement import NodeCapacity, Placement, size_text
-from app.sharding.plan import range_text
+from app.sharding.placement import NodeCapacity, Placement
 from app.sharding.prediction import Prediction
 from app.ui.board.board_memory import BoardMemory
 from app.ui.board.board_outlook import BestSingle, BoardOutlook
@@ -31,7 +30,6 @@ from app.ui.board.lanes import (
     NodeProgress,
     Selection,
     Verdict,
-    unavailable_because,
 )
 
 if TYPE_CHECKING:
@@ -246,6 +244,12 @@ class BoardModel(QObject):
         draft = self._draft()
         self._take(f"Take shard {stage + 1} off its node", draft, draft.moved(stage, None))
 
+    def empty_node(self, node_id: int) -> None:
+        """Take all of the draft's shards off a node."""
+        draft = self._draft()
+        nodes = [None if node == node_id else node for node in draft.nodes]
+        self._take(f"Take the shards off {self._node_name(node_id)}", draft, draft.on_nodes(nodes))
+
     def clear(self) -> None:
         """Take all shards off their nodes."""
         draft = self._draft()
@@ -422,15 +426,3 @@ class _Change(QUndoCommand):
 
     def undo(self) -> None:
         self._board.show(self._before)
-
-
-def shard_text(draft: Arrangement, stage: int) -> str:
-    """A shard in words: shard 2, layers 15–29, 120.0 MB."""
-    piece = draft.pieces[stage]
-    return f"Shard {stage + 1}, layers {range_text((piece.start, piece.end))}, {size_text(draft.memory(stage))}"
-
-
-def why_unavailable(board: BoardModel, node_id: int) -> str:
-    """Empty for a node that can take shards."""
-    view = board.workbench.cluster.nodes.get(node_id)
-    return unavailable_because(view) if view is not None else "is gone"

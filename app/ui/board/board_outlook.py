@@ -77,6 +77,6 @@ def _predicted(
     draft: Arrangement, stages: Sequence[tuple[int, int, NodeSpeed]], local: tuple[bool, ...]
 ) -> Prediction | None:
     try:
-        return predict(draft.description, stages, dtype=draft.serving.dtype, same_machine=local)  # type: ignore[arg-type]
+        return predict(draft.description, stages, dtype=draft.serving.dtype, same_machine=local)
     except BadInput:  # figures of a machine that make no sense: better none than a wrong one
         return None

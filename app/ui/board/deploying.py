@@ -21,6 +21,7 @@ from app.ui.notices import Level, NoticeAction
 if TYPE_CHECKING:
     from app.controller import Controller
     from app.inference.deploying import DeployProgress
+    from app.jobs import JobProgress
     from app.ui.bridge import Call, Report
     from app.ui.workbench import Workbench
 
@@ -159,7 +160,18 @@ class Deploying(QObject):
         return f"deploy {self.placement.model_name if self.placement is not None else ''}"
 
     def _show_in_jobs(self, call: Call) -> None:
-        """A place of its own, so that the board does without the dock where there is none."""
+        name = self.placement.model_name if self.placement is not None else ""
+        self._workbench.jobs.follow(
+            "deploy", f"Deploy {name}", call, self._job_progress, retry=self.retry,
+            describe=lambda record: f"{name} is deployed.", model=name,
+        )  # fmt: skip
+
+    def _job_progress(self, item: object) -> JobProgress:
+        """All nodes together, for the jobs dock."""
+        from app.jobs import JobProgress
+
+        now = self.overall
+        return JobProgress(now.phase, now.done_bytes, now.total_bytes, now.bytes_per_second, now.seconds_left)
 
     @Slot(object)
     def _on_progress(self, batch: Iterable[TookDown | DeployProgress]) -> None:

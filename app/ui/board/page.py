@@ -1,0 +1,62 @@
+"""What the inspector's pages share: a title with a line under it, facts in sections, and buttons."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from PySide6.QtGui import QAction
+from PySide6.QtWidgets import QLabel, QPushButton, QVBoxLayout, QWidget
+
+from app.ui.board.elided_label import ElidedLabel
+from app.ui.board.facts import Facts
+from app.ui.icons import icon
+from app.ui.theme import SPACING
+
+
+class Page(QWidget):
+    """A column that is filled from above by its maker."""
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.title = ElidedLabel()
+        self.title.setProperty("role", "title")
+        self.subtitle = QLabel()
+        self.subtitle.setProperty("role", "muted")
+        self.subtitle.setWordWrap(True)
+        self.column = QVBoxLayout(self)
+        self.column.setContentsMargins(0, 0, 0, 0)
+        self.column.setSpacing(SPACING)
+        self.column.addWidget(self.title)
+        self.column.addWidget(self.subtitle)
+
+    def section(self, heading: str) -> Facts:
+        """Facts under a heading."""
+        label = QLabel(heading)
+        label.setProperty("role", "heading")
+        facts = Facts()
+        self.column.addSpacing(SPACING)
+        self.column.addWidget(label)
+        self.column.addWidget(facts)
+        return facts
+
+    def button(self, text: str, picture: str, run: Callable[[], object]) -> QPushButton:
+        made = QPushButton(icon(picture), text)
+        made.clicked.connect(run)
+        self.column.addWidget(made)
+        return made
+
+    def command(self, action: QAction) -> QPushButton:
+        """A button for a command of the screen."""
+        made = QPushButton(action.icon(), action.text())
+        made.clicked.connect(action.trigger)
+
+        def follow() -> None:
+            made.setEnabled(action.isEnabled())
+            keys = action.shortcut().toString()
+            tip = action.statusTip() or action.text()
+            made.setToolTip(f"{tip} ({keys})" if keys and action.isEnabled() else tip)
+
+        action.changed.connect(follow)
+        follow()
+        self.column.addWidget(made)
+        return made

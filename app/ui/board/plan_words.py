@@ -1,0 +1,87 @@
+"""What is said of a draft: how fast it would be, beside the best single node, and what stands in its way. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from app.sharding.prediction import Prediction
+from app.ui.formats import duration, size_text
+
+if TYPE_CHECKING:
+    from app.ui.board.board_model import BoardModel
+
+
+def speed_text(prediction: Prediction) -> str:
+    """about 31 tokens/s, first token in 0.4 s"""
+    rate = prediction.tokens_per_second
+    figure = f"{rate:.0f}" if rate >= 10 else f"{rate:.1f}"
+    return f"about {figure} tokens/s, first token in {duration(prediction.first_token_seconds)}"
+
+
+def outlook_text(board: BoardModel) -> str:
+    """The draft's speed, or why nobody can tell."""
+    draft = board.arrangement
+    if draft is None:
+        return "Choose a model on the left."
+    if draft.is_untouched:
+        return "Drag the model onto the board, or let a plan be proposed."
+    if not draft.is_placed:
+        return "The speed is predicted once every shard has a node."
+    prediction = board.prediction
+    if prediction is None:
+        return "No speed is predicted: a node has not measured itself in this dtype yet."
+    text = speed_text(prediction)
+    return text[:1].upper() + text[1:]
+
+
+def outlook_tip(board: BoardModel) -> str:
+    """Where a token's time goes."""
+    prediction = board.prediction
+    if prediction is None:
+        return ""
+    lines = [f"Shard {stage + 1}: {share:.0%} of a token's time" for stage, share in enumerate(prediction.share)]
+    lines.append(f"Between the nodes: {prediction.network_share:.0%}")
+    return "\n".join([f"For a prompt of {prediction.prompt_tokens} tokens, one answer at a time", *lines])
+
+
+def single_text(board: BoardModel) -> str:
+    """The best single node, to compare with."""
+    if board.arrangement is None:
+        return ""
+    best = board.best_single
+    if best is None:
+        return "No single node can hold it"
+    if best.prediction is None:
+        return f"{best.node.name} alone could hold it"
+    return f"Best single node: {best.node.name}, {speed_text(best.prediction)}"
+
+
+def warning_text(board: BoardModel) -> str:
+    """What must be mended before the draft can be deployed; empty when nothing must."""
+    draft = board.arrangement
+    if draft is None or draft.is_untouched or board.is_deploying:
+        return ""
+    words = []
+    for lane in board.lanes():
+        mine = any(block.stage is not None for block in lane.blocks)
+        if mine and lane.shortage:
+            words.append(f"{lane.node.name} lacks {size_text(lane.shortage)}.")
+        if mine and not lane.available and not board.is_loaded:
+            words.append(f"{lane.node.name} is not available.")
+    lost = [str(stage + 1) for stage, node in enumerate(draft.nodes) if node is None]
+    if len(lost) == 1:
+        words.append(f"Shard {lost[0]} has no node yet.")
+    elif lost:
+        words.append(f"Shards {', '.join(lost[:-1])} and {lost[-1]} have no node yet.")
+    return " ".join(words)
+
+
+def state_text(board: BoardModel) -> str:
+    """Whether what is shown is what is loaded."""
+    if board.arrangement is None:
+        return ""
+    if board.is_loaded:
+        return "Deployed as shown"
+    if board.loaded is not None:
+        return "Differs from what is deployed"
+    return "Not deployed"
