@@ -1,0 +1,105 @@
+"""What the window says of a job: the line under its title, its tooltip, the summary of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from app.ui.formats import clock, duration, rate, size_text
+from app.ui.jobs.job import JobState, JobView
+from app.ui.notices import details_of
+
+ICONS = {
+    JobState.QUEUED: "clock",
+    JobState.RUNNING: "loader",
+    JobState.DONE: "circle-check",
+    JobState.FAILED: "circle-x",
+    JobState.CANCELLED: "circle-stop",
+}
+"""By state; the kinds have icons of their own."""
+KIND_ICONS = {"cut": "scissors", "add": "package", "demo": "sparkles", "deploy": "rocket"}
+STATE_WORDS = {
+    JobState.QUEUED: "Waiting for its turn",
+    JobState.RUNNING: "Running",
+    JobState.DONE: "Done",
+    JobState.FAILED: "Failed",
+    JobState.CANCELLED: "Cancelled",
+}
+
+
+def phase_text(view: JobView) -> str:
+    """Copying; Cancelling, cleaning up; Waiting for its turn."""
+    if view.state is JobState.RUNNING:
+        if view.is_ending:
+            return "Cancelling"
+        return view.phase[:1].upper() + view.phase[1:] if view.phase else "Running"
+    return STATE_WORDS[view.state]
+
+
+def figures_text(view: JobView) -> str:
+    """1.2 of 4.0 GB · 120 MB/s · 25 s left; empty when there are no figures."""
+    if view.state is not JobState.RUNNING or view.total_bytes <= 0 or view.is_ending:
+        return ""
+    pieces = [amount_text(view.done_bytes, view.total_bytes)]
+    if view.bytes_per_second > 0:
+        pieces.append(rate(view.bytes_per_second))
+    if view.seconds_left is not None:
+        pieces.append(f"{_about(view.seconds_left)} left")
+    return " · ".join(pieces)
+
+
+def _about(seconds: float) -> str:
+    """A time left, which nobody knows to the tenth of a second."""
+    return f"{max(1, round(seconds))} s" if seconds < 60 else duration(seconds)
+
+
+def amount_text(done: int, total: int) -> str:
+    """1.2 of 4.0 GB: the unit is said once when it is the same."""
+    first, whole = size_text(done), size_text(total)
+    if first.split(" ")[-1] == whole.split(" ")[-1]:
+        first = first.rsplit(" ", 1)[0]
+    return f"{first} of {whole}"
+
+
+def outcome_text(view: JobView) -> str:
+    """What came of it, or why it failed."""
+    if view.error is not None:
+        return str(view.error)
+    return view.result
+
+
+def spoken_text(view: JobView) -> str:
+    """All of a row for who cannot see it."""
+    percent = f"{view.fraction:.0%}" if view.fraction is not None and view.state is JobState.RUNNING else ""
+    pieces = [view.title, phase_text(view), percent, figures_text(view), outcome_text(view)]
+    return ", ".join(piece.rstrip(".") for piece in pieces if piece)
+
+
+def details_text(view: JobView) -> str:
+    """All that is known of a job, as text to copy."""
+    lines = [view.title, f"state: {STATE_WORDS[view.state].lower()}"]
+    if view.started_at is not None:
+        lines.append(f"started: {clock(view.started_at)}")
+    if view.ended_at is not None:
+        lines.append(f"ended: {clock(view.ended_at)}")
+        if view.started_at is not None:
+            lines.append(f"took: {duration((view.ended_at - view.started_at).total_seconds())}")
+    if figures := figures_text(view):
+        lines.append(f"progress: {view.phase}, {figures}")
+    if view.result:
+        lines.append(f"result: {view.result}")
+    if view.error is not None:
+        lines += details_of(view.title, view.error).splitlines()[1:]
+    return "\n".join(lines)
+
+
+def summary_text(views: Iterable[JobView]) -> str:
+    """For the status bar: 2 jobs, 40 %; empty when nothing is under way."""
+    busy = [view for view in views if not view.state.is_over]
+    if not busy:
+        return ""
+    noun = "1 job" if len(busy) == 1 else f"{len(busy)} jobs"
+    known = [view for view in busy if view.total_bytes > 0]
+    if not known:
+        return noun
+    done, total = sum(view.done_bytes for view in known), sum(view.total_bytes for view in known)
+    return f"{noun}, {min(100, 100 * done // total)} %"

@@ -1,0 +1,50 @@
+"""What tests of jobs share: made-up jobs for the widgets, and looks at what a real one left behind."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+from PySide6.QtCore import QThread
+
+from app.ui.jobs.job import Job, JobState, JobView
+from app.ui.jobs.job_queue import JobQueue
+
+
+class MadeUpJob(Job):
+    """A job that does nothing but be shown."""
+
+    def cancel(self) -> None:
+        self.finish(JobState.CANCELLED)
+
+    def retry(self) -> Job | None:
+        return None
+
+
+def made_up(queue: JobQueue, id: int, title: str, state: JobState = JobState.QUEUED, **fields: Any) -> MadeUpJob:
+    """Put a job of this look into the queue."""
+    now = datetime.now(UTC)
+    began = {} if state is JobState.QUEUED else {"started_at": now}
+    ended = {"ended_at": now} if state.is_over else {}
+    view = JobView(id, fields.pop("kind", "cut"), title, state=state, **{**began, **ended, **fields})
+    job = MadeUpJob(view, queue)
+    queue._take(job)
+    return job
+
+
+def children() -> list[psutil.Process]:
+    """Processes that were started here and still run; of each cutting or adding there is one."""
+    return [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+
+
+def running_threads(queue: JobQueue) -> list[QThread]:
+    """Threads of the queue's jobs that have not ended."""
+    threads = [getattr(getattr(job, "_thread", None), "_thread", None) for job in queue.jobs]
+    return [thread for thread in threads if thread is not None and thread.isRunning()]
+
+
+def files_in(folder: Path) -> dict[str, int]:
+    """Everything below a folder, hidden things too, with sizes."""
+    return {str(path.relative_to(folder)): path.stat().st_size if path.is_file() else -1 for path in folder.rglob("*")}
