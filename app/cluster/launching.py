@@ -218,7 +218,7 @@ class AgentLauncher:
         ]  # fmt: skip
         if device is not None:
             command += ["--device", device]
-        child = await asyncio.to_thread(_spawn, command, folder)
+        child = await _spawned(command, folder)
         self._children = [other for other in self._children if other.poll() is None] + [child]
         try:
             ready = await self._wait_ready(child, ready_file, folder, name)
@@ -276,6 +276,18 @@ class AgentLauncher:
             if loop.time() >= deadline:
                 return False
             await asyncio.sleep(_POLL_SECONDS)
+
+
+async def _spawned(command: list[str], folder: Path) -> subprocess.Popen[bytes]:
+    """Start it in a thread. A cancelled wait does not stop the thread: then what it has started is ended here."""
+    spawning = asyncio.ensure_future(asyncio.to_thread(_spawn, command, folder))
+    try:
+        return await asyncio.shield(spawning)
+    except asyncio.CancelledError:
+        child = await spawning
+        child.kill()
+        await asyncio.to_thread(child.wait)
+        raise
 
 
 def _spawn(command: list[str], folder: Path) -> subprocess.Popen[bytes]:
