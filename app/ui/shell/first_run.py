@@ -160,6 +160,11 @@ class WelcomePage(QScrollArea):
             card.refresh()
         self.picture.show_state(self._picture())
 
+    def busy_with(self) -> list[str]:
+        """What closing the window would interrupt, as screens say it. The model's download is a job and asks itself."""
+        steps = (self.setup.agents, self.setup.split)
+        return [step.what[:1].lower() + step.what[1:] for step in steps if step.state is StepState.RUNNING]
+
     def _picture(self) -> PictureState:
         names = tuple(view.name for view in usable_nodes(self.workbench)[:2])
         deployment = self.setup.split.deployment()

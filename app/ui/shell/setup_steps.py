@@ -64,12 +64,13 @@ class AgentsStep(CallStep):
         wanted = max(0, AGENTS - len(usable_nodes(self.workbench)) - len(coming))
         again = [view.id for view in here if view.state is NodeState.STOPPED][:wanted]
         missing = wanted - len(again)
+        keep = not self.workbench.settings.get("agents/stop_with_window")
 
         async def work(controller: Controller, report: Report) -> None:
             report("starting")
             await asyncio.gather(
-                *(controller.nodes.revive(node) for node in again),
-                *([controller.launch_local(missing)] if missing > 0 else []),
+                *(controller.start_agent(node) for node in again),
+                *([controller.launch_local(missing, keep=keep)] if missing > 0 else []),
             )
 
         return self.workbench.bridge.call(work, "starting the agents")
