@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import pyqtgraph as pg
-from PySide6.QtCore import QPointF, Qt
+from PySide6.QtCore import QPointF, QRectF, Qt
 from PySide6.QtGui import QFont, QPen
 
 from app.ui.nodes.graph_series import Figure, NodeSeries
 from app.ui.theme import Colors
 
 MOST_CURVES = 8
+_LABEL_ROOM = 12.0
 _MARGIN = 0.02
 """Around the scale, so that lines at its ends, and the labels there, are seen whole."""
 
@@ -57,6 +58,14 @@ class _AgoAxis(pg.AxisItem):  # type: ignore[misc]  # pyqtgraph has no types
         return ["now" if abs(v) < 0.5 else f"{v / 60:.0f} min" if v % 60 == 0 else f"{v:.0f} s" for v in values]
 
 
+class _ScaleAxis(pg.AxisItem):  # type: ignore[misc]
+    """Has room for the labels at its ends, which pyqtgraph leaves out where there is a grid."""
+
+    def boundingRect(self) -> QRectF:
+        rect: QRectF = super().boundingRect()
+        return rect.adjusted(0, -_LABEL_ROOM, 0, _LABEL_ROOM)
+
+
 class GraphPlot:
     """A PlotItem with its curves. The x axis is in seconds before now, so that it stands still."""
 
@@ -67,7 +76,7 @@ class GraphPlot:
         self._top = 0.0
         self._zoomed = False
         self.on_zoom: Callable[[GraphPlot], None] | None = None
-        self.item: Any = pg.PlotItem(axisItems={"bottom": _AgoAxis("bottom")})
+        self.item: Any = pg.PlotItem(axisItems={"bottom": _AgoAxis("bottom"), "left": _ScaleAxis("left")})
         self.item.hideButtons()
         self.item.setMenuEnabled(False)
         self.item.setClipToView(False)
@@ -125,6 +134,7 @@ class GraphPlot:
     def reset(self, seconds: int) -> None:
         """The last so many seconds, and the whole scale."""
         self._zoomed = False
+        self._mark()
         self.item.setXRange(-seconds * (1 + _MARGIN), seconds * _MARGIN, padding=0)
         self._scale()
 
@@ -142,6 +152,7 @@ class GraphPlot:
 
     def _on_zoom(self) -> None:
         self._zoomed = True
+        self.item.getAxis("left").setTicks(None)
         if self.on_zoom is not None:
             self.on_zoom(self)
 
@@ -152,10 +163,12 @@ class GraphPlot:
         if top != self._top:
             self._top = top
             self._scale()
-            ticks = [0, top / 2, top]
-            self.item.getAxis("left").setTicks([[(at, f"{at:g}") for at in ticks]] if self.look.top is None else [
-                [(0, "0"), (50, "50"), (100, "100")]
-            ])  # fmt: skip
+            self._mark()
+
+    def _mark(self) -> None:
+        """Three marks; zoomed graphs get as many as pyqtgraph finds right."""
+        marks = [(at, f"{at:g}") for at in (0, self._top / 2, self._top)]
+        self.item.getAxis("left").setTicks([marks])
 
 
 def _pen(colors: Colors, number: int) -> QPen:

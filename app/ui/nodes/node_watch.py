@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from PySide6.QtCore import QObject, Slot
 
+from app.errors import ShardboardError
 from app.ui.cluster import NodeState, NodeView
 from app.ui.nodes.node_words import models_of
 from app.ui.notices import Level, NoticeAction
@@ -16,7 +17,7 @@ class NodeWatch(QObject):
     """Lives as long as the window.
 
     What was there in this session and goes down is told. What was never there is told only when a deployment
-    needs it. A stopped agent of this machine is calm: it was stopped on purpose, or can be started at hand.
+    needs it. A stopped agent of this machine is calm, unless it ran in this session and something needs it.
     """
 
     def __init__(self, workbench: Workbench, parent: QObject | None = None) -> None:
@@ -47,9 +48,16 @@ class NodeWatch(QObject):
         if view.state in _FINE:
             self._seen_up.add(view.id)
         models = models_of(self._workbench.cluster.deployments_on(view.id))
-        lost = view.state is NodeState.FROZEN or (
-            view.state is NodeState.DOWN and (view.id in self._seen_up or bool(models))
-        )
+        seen = view.id in self._seen_up
+        match view.state:
+            case NodeState.FROZEN:
+                lost = True
+            case NodeState.DOWN:
+                lost = seen or bool(models)
+            case NodeState.STOPPED:
+                lost = seen and bool(models)
+            case _:
+                lost = False
         if not lost:
             self._withdraw(view.id)
         elif self._told.get(view.id) != (view.state, models):
@@ -57,16 +65,30 @@ class NodeWatch(QObject):
             self._tell(view, models)
 
     def _tell(self, view: NodeView, models: str) -> None:
-        what = "is frozen" if view.state is NodeState.FROZEN else "is down"
+        what = {NodeState.FROZEN: "is frozen", NodeState.STOPPED: "has stopped"}.get(view.state, "is down")
         affected = f" {models} cannot answer until it is back." if models else ""
+        actions = [NoticeAction("Show node", lambda: self._workbench.navigate.emit("nodes", view.id))]
+        if view.state is NodeState.STOPPED:
+            actions.insert(0, NoticeAction("Start agent", lambda: self._start(view)))
         self._workbench.notices.banner(
             f"node-{view.id}",
             Level.ERROR if models else Level.WARNING,
             f"{view.name} {what}.{affected}",
-            NoticeAction("Show node", lambda: self._workbench.navigate.emit("nodes", view.id)),
+            *actions,
             advice=view.reason,
             details=f"{view.name} {what}\nreason: {view.reason}\naffected: {models or 'nothing'}",
         )
+
+    def _start(self, view: NodeView) -> None:
+        self._workbench.cluster.set_state(view.id, NodeState.STARTING)
+        call = self._workbench.bridge.call(
+            lambda controller, report: controller.start_agent(view.id), f"starting {view.name}"
+        )
+        call.failed.connect(lambda error: self._on_start_failed(view, error))
+
+    def _on_start_failed(self, view: NodeView, error: ShardboardError) -> None:
+        self._workbench.cluster.set_state(view.id, NodeState.STOPPED, error.message)
+        self._workbench.notices.error(f"{view.name} could not be started", error)
 
     def _withdraw(self, id: int) -> None:
         if self._told.pop(id, None) is not None:

@@ -190,12 +190,12 @@ class NodesModel(QAbstractTableModel):
         return row_of(self._cluster.nodes[id], self._cluster.deployments, history[-1] if history else None)
 
     def _put(self, place: int, row: NodeRow) -> None:
-        """Replace a row and tell of the span of columns that differ."""
+        """Replace a row and tell of the span of columns that look different: a beat alone changes nothing to be seen."""
         before = self._rows[place]
         if row == before:
             return
         self._rows[place] = row
-        changed = [column for column in NodeColumn if row.cells[column] != before.cells[column]]
+        changed = [column for column in NodeColumn if row.cells[column].text != before.cells[column].text]
         if row.reason != before.reason and NodeColumn.STATE not in changed:
             changed.append(NodeColumn.STATE)
         if changed:

@@ -52,6 +52,8 @@ class NodesScreen(Screen):
         self.node_actions = NodeActions(workbench, self)
         self._wanted: tuple[int, ...] = ()
         """To be selected as soon as the cluster has them."""
+        self._remembered: tuple[int, ...] = ()
+        """What was selected the last time; those that are still there are selected when the nodes are read."""
         self._stack = QStackedWidget()
         self._waiting = QLabel("Opening the registry …")
         self._waiting.setAlignment(Qt.AlignmentFlag.AlignCenter)
@@ -135,7 +137,8 @@ class NodesScreen(Screen):
             self._splitter.setSizes(split)
         if isinstance(minutes, int):
             self.graphs.set_minutes(minutes)
-        self.select(tuple(node for node in _ints(state.get("selected")) if node in self.workbench.cluster.nodes))
+        self._remembered = tuple(_ints(state.get("selected")))
+        self._look()
 
     def went_live(self) -> None:
         self.model.set_live(True)
@@ -255,6 +258,9 @@ class NodesScreen(Screen):
         self.graphs.show_nodes(selected or tuple(self.workbench.cluster.nodes))
 
     def _select_wanted(self) -> None:
+        if self._remembered and self.workbench.cluster.is_loaded:
+            remembered, self._remembered = self._remembered, ()
+            self.table.select(remembered)
         if self._wanted and all(self.model.place_of(node) is not None for node in self._wanted):
             wanted, self._wanted = self._wanted, ()
             if self.table.proxy.is_filtered and not set(wanted) <= set(self.table.shown):
