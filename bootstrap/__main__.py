@@ -7,6 +7,7 @@ Commands: `run` (main.py), `test` (checks and pytest), `agent` (a worker agent, 
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -23,10 +24,17 @@ from bootstrap.faults import SetupError  # noqa: E402
 from bootstrap.machine import Machine  # noqa: E402
 from bootstrap.pip import say  # noqa: E402
 from bootstrap.system_packages import provide_postgresql  # noqa: E402
+from bootstrap.window_packages import (  # noqa: E402
+    NO_DISPLAY,
+    has_display,
+    opens_window,
+    provide_for_tests,
+    provide_for_window,
+)
 
 EXTRAS = {
-    "run": ("controller",),
-    "test": ("controller", "postgres", "dev"),
+    "run": ("controller", "window"),
+    "test": ("controller", "window", "postgres", "dev"),
     "agent": (),
     "prepare-agent": (),
 }
@@ -34,6 +42,10 @@ EXTRAS = {
 
 def main(command: str, arguments: Sequence[str]) -> int:
     """Returns the exit code, unless the process becomes the program that it starts."""
+    windowed = command == "run" and opens_window(arguments)
+    if windowed and not has_display(platform.system()):  # said before minutes of setting up, not after them
+        print(NO_DISPLAY, file=sys.stderr)
+        return 2
     environment = Environment(ROOT)
     extras = frozenset(EXTRAS[command])
     if not environment.serves(extras):
@@ -41,12 +53,16 @@ def main(command: str, arguments: Sequence[str]) -> int:
         environment.ensure(extras)
     match command:
         case "run":
+            if windowed:
+                provide_for_window(platform.system())
             return become([str(environment.python), str(ROOT / "main.py"), *arguments])
         case "agent":
             # -P: a folder named worker_agent where the user happens to be is not the agent.
             return become([str(environment.python), "-P", "-m", "worker_agent", *arguments])
         case "test":
-            provide_postgresql(Machine.look())
+            machine = Machine.look()
+            provide_postgresql(machine)
+            provide_for_tests(machine)
             return run_checks(environment.python, ROOT, arguments)
         case _:
             print(environment.python)

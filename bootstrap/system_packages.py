@@ -19,13 +19,13 @@ def has_postgresql() -> bool:
     return shutil.which("initdb") is not None or any(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
 
 
-def apt_install(package: str) -> bool:
-    """Install one package as root. Returns whether it worked; what apt said is shown when it did not."""
-    say(f"Installing the system package {package}")
+def apt_install(*packages: str) -> bool:
+    """Install packages as root. Returns whether it worked; what apt said is shown when it did not."""
+    say(f"Installing the system package{'s' if len(packages) > 1 else ''} {' '.join(packages)}")
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for command in (
         ["apt-get", "update", "-q"],
-        ["apt-get", "install", "-q", "-y", "--no-install-recommends", package],
+        ["apt-get", "install", "-q", "-y", "--no-install-recommends", *packages],
     ):
         done = subprocess.run(
             command,
