@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from app.errors import BadInput, Cancelled
-from app.registry import Registry
 from app.ui.bridge import Bridge, Call
 from app.ui.paging.listing import Listing
+
+if TYPE_CHECKING:
+    from app.registry import Registry
 
 AT_ONCE = 500
 """Rows read together."""

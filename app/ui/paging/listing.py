@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from app.registry import Registry
+if TYPE_CHECKING:
+    from app.registry import Registry
+
 
 PAGE = 100
 """Rows that are read at once."""

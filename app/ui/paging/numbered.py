@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from app.registry import Registry
 from app.ui.paging.listing import RowId
+
+if TYPE_CHECKING:
+    from app.registry import Registry
 
 
 class NumberedListing:

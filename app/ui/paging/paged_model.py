@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PySide6.QtCore import (
     QAbstractTableModel,
@@ -22,10 +22,12 @@ from PySide6.QtCore import (
     Slot,
 )
 
-from app.registry import Registry
 from app.ui.bridge import Bridge, Call
 from app.ui.paging.listing import Asked, Listing, Page, RowId, Snapshot, look, page_of, read_page, rows_of
 from app.ui.paging.page_cache import PageCache
+
+if TYPE_CHECKING:
+    from app.registry import Registry
 
 Index = QModelIndex | QPersistentModelIndex
 

@@ -81,7 +81,8 @@ class PagedView(QTableView):
 
     def selected_rows(self) -> list[tuple[int, int]]:
         """Ranges of selected rows, first and last, from the top."""
-        return sorted((each.top(), each.bottom()) for each in self.selectionModel().selection() if each.isValid())
+        ranges = self.selectionModel().selection().toList()
+        return sorted((each.top(), each.bottom()) for each in ranges if each.isValid())
 
     def selected_ids(self) -> tuple[RowId, ...]:
         """Of the selected rows that are at hand."""

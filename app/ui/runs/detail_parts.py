@@ -16,7 +16,7 @@ from app.ui.theme import SPACING, ThemeKeeper
 
 SHOWN_CHARACTERS = 200_000
 """A longer text is cut for the eye; what is copied is whole."""
-LINES = 12
+PROMPT_LINES, ANSWER_LINES = 6, 14
 """A passage grows with its text up to so many lines, then it scrolls."""
 
 LEVEL_ICONS = {
@@ -31,8 +31,9 @@ LEVEL_ICONS = {
 class PassageView(QWidget):
     """A heading and a text that can be selected."""
 
-    def __init__(self, parent: QWidget | None = None) -> None:
+    def __init__(self, lines: int, parent: QWidget | None = None) -> None:
         super().__init__(parent)
+        self._lines = lines
         self.heading = QLabel(self)
         self.heading.setProperty("role", "heading")
         self.text = QPlainTextEdit(self)
@@ -60,7 +61,7 @@ class PassageView(QWidget):
 
     def _fit(self) -> None:
         # The layout of plain text measures its height in lines.
-        lines = min(LINES, max(1, int(self.text.document().size().height())))
+        lines = min(self._lines, max(1, int(self.text.document().size().height())))
         frame = 2 * self.text.frameWidth() + 2 * int(self.text.document().documentMargin()) + SPACING
         self.text.setFixedHeight(lines * QFontMetrics(self.text.font()).lineSpacing() + frame)
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from app.registry import DeploymentRecord, DeploymentStatus, JobStatus, Registry, RequestStatus
+from app.registry import DeploymentRecord, DeploymentStatus, JobStatus, RequestStatus
 from app.ui.paging.listing import RowId
 from app.ui.paging.numbered import NumberedListing
+
+if TYPE_CHECKING:
+    from app.registry import Registry
 
 
 @dataclass(frozen=True)

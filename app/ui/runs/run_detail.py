@@ -17,7 +17,14 @@ from PySide6.QtWidgets import (
 )
 
 from app.ui.icons import icon
-from app.ui.runs.detail_parts import ErrorCard, EventsView, PassageView, SectionView
+from app.ui.runs.detail_parts import (
+    ANSWER_LINES,
+    PROMPT_LINES,
+    ErrorCard,
+    EventsView,
+    PassageView,
+    SectionView,
+)
 from app.ui.runs.state_look import look_of
 from app.ui.runs.story import Story
 from app.ui.runs.timing_bar import TimingBar
@@ -57,7 +64,7 @@ class RunDetail(QFrame):
         self.export.triggered.connect(self.export_wanted)
         self.remove.triggered.connect(self.remove_wanted)
         self._error = ErrorCard(self._theme, self)
-        self._passages = [PassageView(self), PassageView(self)]
+        self._passages = [PassageView(PROMPT_LINES, self), PassageView(ANSWER_LINES, self)]
         self._timing = TimingBar(self._theme, self)
         self._timing_heading = QLabel("Where the time went", self)
         self._timing_heading.setProperty("role", "heading")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QObject, Signal, Slot
 
 from app.errors import RegistryError
-from app.registry import Registry
 from app.ui.bridge import Bridge
 from app.ui.paging.listing import RowId
 from app.ui.runs.story import Story, deployment_story, job_story, request_story
+
+if TYPE_CHECKING:
+    from app.registry import Registry
 
 EVENTS = 50
 

@@ -34,7 +34,7 @@ KINDS = (
     RunKind(
         "request", "Requests", RequestModel,
         lambda chosen: RequestListing(chosen.text, chosen.requests, chosen.model_name, chosen.since),
-        ("Cancelled____", "SmolLM2-135M-Inst", "", "2026-12-30 23:59:59", "00 min 00 s", "Prompt tokens", "Tokens",
+        ("Cancelled____", "SmolLM2-135M-Instruct", "", "2026-12-30 23:59", "00 min 00 s", "Prompt tokens", "Tokens",
          "Tokens/s", "First token"),
         ("message-square", "Nothing has been asked yet.", "Every request appears here with its answer and its times."),
     ),

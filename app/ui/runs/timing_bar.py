@@ -39,7 +39,7 @@ def phases_of(timings: Mapping[str, float]) -> tuple[Phase, ...]:
     rest = total - sum(phase.seconds for phase in found)
     # A few milliseconds of writing down what came are no phase.
     if rest > 0.02 * total:
-        found.append(Phase("Waiting" if first is None else "Ending", rest, None))
+        found.append(Phase("Waiting" if first is None else "Until it ended", rest, None))
     return tuple(phase for phase in found if phase.seconds > 0)
 
 

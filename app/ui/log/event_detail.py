@@ -1,0 +1,101 @@
+"""The strip below the log: one event with its whole message and its details."""
+
+from __future__ import annotations
+
+import json
+
+from PySide6.QtCore import QSize, Qt, Signal, Slot
+from PySide6.QtGui import QAction, QGuiApplication
+from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QPlainTextEdit, QPushButton, QVBoxLayout, QWidget
+
+from app.registry import EventRecord
+from app.ui.formats import clock
+from app.ui.icons import icon
+from app.ui.log.event_model import LEVEL_LOOKS
+from app.ui.paging.export import json_line
+from app.ui.theme import SPACING, monospace
+from app.ui.workbench import Workbench
+
+
+class EventDetail(QFrame):
+    """Shows an EventRecord, or hides."""
+
+    request_wanted = Signal(int)
+    """Show the request that this is about."""
+
+    def __init__(self, workbench: Workbench, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setProperty("role", "panel")
+        self._theme = workbench.theme
+        self._notices = workbench.notices
+        self.event_record: EventRecord | None = None
+        self._mark = QLabel(self)
+        self._level = QLabel(self)
+        self._about = QLabel(self)
+        self._about.setProperty("role", "muted")
+        self.text = QPlainTextEdit(self)
+        self.text.setReadOnly(True)
+        self.text.setTabChangesFocus(True)
+        self.text.setFont(monospace())
+        self.text.setAccessibleName("The event in full")
+        self.copy = QAction(icon("copy"), "Copy event as JSON", self)
+        self.copy.triggered.connect(self._on_copy)
+        button = QPushButton(icon("copy"), "Copy", self)
+        button.setToolTip(self.copy.text())
+        button.clicked.connect(self.copy.trigger)
+        self._request = QPushButton("Show request", self)
+        self._request.clicked.connect(self._on_request)
+        header = QHBoxLayout()
+        header.setSpacing(SPACING)
+        for widget in (self._mark, self._level, self._about):
+            header.addWidget(widget)
+        header.addStretch(1)
+        header.addWidget(self._request)
+        header.addWidget(button)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(2 * SPACING, SPACING, 2 * SPACING, SPACING)
+        layout.setSpacing(SPACING)
+        layout.addLayout(header)
+        layout.addWidget(self.text, 1)
+        self._theme.changed.connect(self._show_look)
+        self.hide()
+
+    def show_event(self, record: EventRecord | None, node: str) -> None:
+        if record == self.event_record:
+            return
+        self.event_record = record
+        self.setVisible(record is not None)
+        if record is None:
+            return
+        about = [clock(record.at), record.source, node]
+        if record.deployment_id:
+            about.append(f"deployment {record.deployment_id}")
+        if record.request_id is not None:
+            about.append(f"request {record.request_id}")
+        self._about.setText("  ·  ".join(part for part in about if part))
+        self._request.setVisible(record.request_id is not None)
+        details = json.dumps(record.details, indent=2, ensure_ascii=False) if record.details else ""
+        self.text.setPlainText(f"{record.message}\n\n{details}".rstrip())
+        self._show_look()
+
+    @Slot()
+    def _show_look(self) -> None:
+        if self.event_record is None:
+            return
+        name, word, role = LEVEL_LOOKS[self.event_record.level]
+        color = getattr(self._theme.colors, role)
+        self._mark.setPixmap(icon(name, color).pixmap(QSize(16, 16)))
+        self._level.setText(word)
+        self._level.setStyleSheet(f"color: {color.name()}; font-weight: 600;")
+        self._level.setAlignment(Qt.AlignmentFlag.AlignVCenter)
+
+    @Slot()
+    def _on_copy(self) -> None:
+        if self.event_record is not None:
+            QGuiApplication.clipboard().setText(json_line(self.event_record))
+            self._notices.toast("The event is on the clipboard.")
+
+    @Slot()
+    def _on_request(self) -> None:
+        if self.event_record is not None and self.event_record.request_id is not None:
+            self.request_wanted.emit(self.event_record.request_id)
