@@ -1,0 +1,199 @@
+"""The dialogs that bring nodes in, with a real controller: what they say when it goes wrong, and what they do."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+from PySide6.QtCore import Qt
+from PySide6.QtGui import QGuiApplication
+from PySide6.QtWidgets import QPushButton, QWidget
+from pytestqt.qtbot import QtBot
+
+from app.errors import NodeError
+from app.ui.nodes.add_dialog import AddNodeDialog
+from app.ui.nodes.invite_dialog import InviteDialog
+from app.ui.nodes.node_dialog import NodeDialog
+from app.ui.nodes.own_addresses import own_addresses
+from app.ui.nodes.start_dialog import StartAgentsDialog
+from app.ui.workbench import Workbench
+from tests.worker_agent.agent_process import running_agent
+from worker_agent.keys import Invitation, KeyPair
+
+pytestmark = pytest.mark.qt_log_ignore("propagateSizeHints")  # of the platform without a screen
+
+
+@pytest.fixture
+def window(qtbot: QtBot) -> QWidget:
+    widget = QWidget()
+    qtbot.addWidget(widget)
+    return widget
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def press(qtbot: QtBot, button: QPushButton) -> None:
+    qtbot.mouseClick(button, Qt.MouseButton.LeftButton)
+
+
+def try_to_add(dialog: AddNodeDialog, qtbot: QtBot, address: str, key: str) -> str:
+    """Type, press, wait; the kind of the problem that is shown."""
+    dialog.address.setText(address)
+    dialog.key.setText(key)
+    press(qtbot, dialog.accept_button)
+    qtbot.waitUntil(lambda: not dialog.is_busy, timeout=15_000)
+    return dialog.problem.kind
+
+
+def test_adding_says_what_is_wrong_keeps_what_was_typed_and_adds_at_last(
+    workbench: Workbench, window: QWidget, qtbot: QtBot, tmp_path: Path
+) -> None:
+    dialog = AddNodeDialog(workbench, window)
+    dialog.open()
+    assert try_to_add(dialog, qtbot, "", "") == "bad_input"
+    assert try_to_add(dialog, qtbot, "no port here", "x" * 40) == "bad_input"
+    nobody = f"127.0.0.1:{free_port()}"
+    stranger = KeyPair.make().public
+    assert try_to_add(dialog, qtbot, nobody, stranger) == "refused"
+    assert nobody in dialog.problem.text and "Start the agent" in dialog.problem.text
+    assert (dialog.address.text(), dialog.key.text()) == (nobody, stranger)
+
+    qtbot.waitUntil(lambda: "<key" not in dialog.command.text)
+    trust = dialog.command.text.split("--trust=")[1].rstrip("'")
+    with running_agent(tmp_path / "agent", f"--trust={trust}") as agent:
+        address = agent.address.removeprefix("tcp://")
+        assert try_to_add(dialog, qtbot, address, stranger) == "wrong_key"
+        assert "Copy the key again" in dialog.problem.text
+        assert workbench.cluster.nodes == {}
+        with qtbot.waitSignal(dialog.added, timeout=10_000) as added:
+            try_to_add(dialog, qtbot, address, agent.public_key)
+        assert not dialog.isVisible() and dialog.problem.kind == ""
+        qtbot.waitUntil(lambda: added.args[0].id in workbench.cluster.nodes)
+
+
+def test_an_agent_that_does_not_trust_this_controller_is_told_apart(
+    workbench: Workbench, window: QWidget, qtbot: QtBot
+) -> None:
+    dialog = AddNodeDialog(workbench, window)
+    dialog.show_problem(NodeError("The agent does not trust this controller's key.", "node invite", kind="not_allowed"))
+    assert "Not allowed" in dialog.problem.text and "command above" in dialog.problem.text
+
+
+def test_asking_an_agent_that_never_answers_can_be_cancelled(
+    workbench: Workbench, window: QWidget, qtbot: QtBot
+) -> None:
+    dialog = AddNodeDialog(workbench, window)
+    dialog.open()
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        dialog.address.setText(f"127.0.0.1:{silent.getsockname()[1]}")
+        dialog.key.setText(KeyPair.make().public)
+        press(qtbot, dialog.accept_button)
+        assert dialog.is_busy and dialog.busy.isVisible() and not dialog.address.isEnabled()
+        press(qtbot, dialog.cancel_button)
+        qtbot.waitUntil(lambda: not dialog.is_busy)
+    assert dialog.isVisible() and dialog.address.isEnabled()  # the form is there for another try
+    press(qtbot, dialog.cancel_button)
+    assert not dialog.isVisible()
+
+
+def test_the_start_form_leaves_to_the_controller_what_is_left_automatic(
+    quiet_workbench: Workbench, window: QWidget
+) -> None:
+    dialog = StartAgentsDialog(quiet_workbench, window)
+    wanted = dialog.wanted
+    assert (wanted.count, wanted.threads, wanted.memory, wanted.device) == (2, None, None, None)
+    assert not wanted.keep  # agents end with the window unless told otherwise
+    quiet_workbench.settings.set("agents/stop_with_window", False)
+    dialog.count.setValue(1)
+    dialog.threads.setValue(3)
+    dialog.memory.setValue(1.5)
+    dialog.device.setCurrentText("cpu")
+    wanted = dialog.wanted
+    assert (wanted.count, wanted.threads, wanted.memory, wanted.device) == (1, 3, 1_500_000_000, "cpu")
+    assert wanted.keep and dialog.accept_button.text() == "Start 1 agent"
+
+
+def test_an_agent_is_started_here_and_announced(workbench: Workbench, window: QWidget, qtbot: QtBot) -> None:
+    dialog = StartAgentsDialog(workbench, window)
+    dialog.open()
+    dialog.count.setValue(1)
+    dialog.threads.setValue(1)
+    dialog.memory.setValue(0.5)
+    try:
+        with qtbot.waitSignal(dialog.started, timeout=60_000) as started:
+            press(qtbot, dialog.accept_button)
+        (node,) = started.args[0]
+        qtbot.waitUntil(lambda: node in workbench.cluster.nodes and workbench.cluster.nodes[node].is_here)
+    finally:
+        ended = workbench.bridge.call(
+            lambda controller, report: controller.stop_agents(keep_flagged=False), "ending the agent"
+        )
+        qtbot.waitSignal(ended.ended, timeout=20_000).wait()
+
+
+def test_an_invitation_is_shown_for_each_system_and_void_when_closed(
+    workbench: Workbench, window: QWidget, qtbot: QtBot
+) -> None:
+    dialog = InviteDialog(workbench, window, ["127.0.0.1"])
+    dialog.address.setEditText(f"127.0.0.1:{free_port()}")
+    dialog._on_address()
+    dialog.open()
+    port = int(dialog.address.currentText().rsplit(":", 1)[1])
+    qtbot.waitUntil(lambda: str(port) in _address_in(dialog), timeout=10_000)
+    assert "agent.sh --join" in dialog.commands["macOS"].text
+    assert "powershell" in dialog.commands["Windows"].text
+    copy = dialog.commands["Linux"].findChild(QPushButton)
+    press(qtbot, copy)
+    assert QGuiApplication.clipboard().text() == dialog.commands["Linux"].text
+    with socket.create_connection(("127.0.0.1", port), timeout=2):
+        pass  # it listens
+    dialog.reject()
+    qtbot.waitUntil(lambda: not dialog.is_busy)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), timeout=2)
+
+
+def test_an_address_that_cannot_be_listened_on_is_said_and_another_can_be_tried(
+    workbench: Workbench, window: QWidget, qtbot: QtBot
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        dialog = InviteDialog(workbench, window, ["127.0.0.1"])
+        dialog.address.setEditText(f"127.0.0.1:{taken.getsockname()[1]}")
+        dialog._on_address()
+        dialog.open()
+        qtbot.waitUntil(lambda: dialog.problem.kind == "bad_input" and not dialog.is_busy, timeout=10_000)
+        assert dialog.accept_button.isVisible() and dialog.commands["Linux"].text == ""
+    press(qtbot, dialog.accept_button)
+    qtbot.waitUntil(lambda: bool(dialog.commands["Linux"].text), timeout=10_000)
+    dialog.reject()
+    qtbot.waitUntil(lambda: not dialog.is_busy)
+
+
+def test_this_machines_addresses_end_with_the_one_nobody_else_can_use() -> None:
+    assert own_addresses()[-1].startswith("127.")
+
+
+def test_a_dialog_is_never_too_small_for_its_text(quiet_workbench: Workbench, window: QWidget, qtbot: QtBot) -> None:
+    dialog: NodeDialog = AddNodeDialog(quiet_workbench, window)
+    dialog.open()
+    before = dialog.height()
+    dialog.show_problem(NodeError("A long story. " * 40, "And what to do about it. " * 20, kind="timeout"))
+    qtbot.waitUntil(lambda: dialog.height() > before)
+    layout = dialog.layout()
+    assert layout is not None and dialog.height() >= layout.totalHeightForWidth(dialog.width())
+
+
+def _address_in(dialog: InviteDialog) -> str:
+    """Where the invitation that is shown leads to; empty without one."""
+    words = dialog.commands["Linux"].text.split("--join ")
+    return Invitation.decode(words[1]).address if len(words) == 2 else ""
