@@ -42,7 +42,7 @@ class Mouse:
 
     def type(self, text: str, *keys: str) -> None:
         pressed = [part for key in keys for part in ("key", key)]
-        self._run("type", "--delay", "15", text, *pressed)
+        self._run("type", "--delay", "15", "--args", "1", text, *pressed)
 
     def key(self, *keys: str) -> None:
         self._run(*[part for key in keys for part in ("key", key)])

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 from PySide6.QtCore import QPoint
-from PySide6.QtWidgets import QAbstractItemView, QApplication, QPushButton, QToolButton, QWidget
+from PySide6.QtWidgets import QAbstractItemView, QApplication, QGraphicsView, QPushButton, QToolButton, QWidget
 from pytestqt.qtbot import QtBot
 
 from app.models.demo import ensure_demo_model
@@ -54,6 +54,13 @@ def middle(widget: QWidget) -> QPoint:
     return widget.mapToGlobal(widget.rect().center())
 
 
+def beside_the_cards(view: QGraphicsView) -> QPoint:
+    """Where a drop is meant for the board, not for one node."""
+    area = view.viewport().rect().adjusted(3, 3, -3, -3)
+    spots = (QPoint(x, y) for y in range(area.bottom(), area.top(), -8) for x in range(area.left(), area.right(), 8))
+    return view.viewport().mapToGlobal(next(spot for spot in spots if view.itemAt(spot) is None))
+
+
 def test_a_model_is_placed_by_hand_and_answers(application: Application, mouse: Mouse, qtbot: QtBot) -> None:
     window = application.window
     window.show_screen("board")
@@ -66,9 +73,9 @@ def test_a_model_is_placed_by_hand_and_answers(application: Application, mouse: 
     # A model onto the board: a plan over all three nodes.
     row = library.viewport().mapToGlobal(library.visualRect(library.model().index(0, 0)).center())
     with qtbot.waitSignal(view.dropped, timeout=15_000) as dropped:
-        mouse.drag(row, middle(view.viewport()))
+        mouse.drag(row, beside_the_cards(view))
     assert dropped.args == ["model"]
-    qtbot.waitUntil(lambda: len(board.pipeline()) == 3)
+    assert len(board.pipeline()) == 3, application.workbench.notices.banners
     assert not application.workbench.cluster.deployments, "a plan is only proposed"
 
     # The last shard to the node before: two nodes remain.
