@@ -6,7 +6,7 @@ from PySide6.QtCore import QModelIndex, QObject, QPersistentModelIndex, QRect, Q
 from PySide6.QtGui import QColor, QFont, QFontMetrics, QPainter
 from PySide6.QtWidgets import QStyle, QStyledItemDelegate, QStyleOptionViewItem
 
-from app.ui.formats import ago
+from app.ui.formats import clock
 from app.ui.icons import draw_icon
 from app.ui.jobs.job import JobState, JobView
 from app.ui.jobs.job_words import ICONS, KIND_ICONS, figures_text, outcome_text, phase_text
@@ -65,7 +65,7 @@ class JobDelegate(QStyledItemDelegate):
         metrics = QFontMetrics(option.font)
         state_text = phase_text(view)
         if view.state.is_over and view.ended_at is not None:
-            state_text += f" · {ago(view.ended_at)}"
+            state_text += f" · {clock(view.ended_at)}"
         side = metrics.height()
         width = metrics.horizontalAdvance(state_text)
         line = QRect(box.left(), box.top(), box.width(), side)
