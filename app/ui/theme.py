@@ -158,6 +158,8 @@ def style_sheet(colors: Colors) -> str:
     """
     c = {field.name: getattr(colors, field.name) for field in fields(colors) if field.name != "series"}
     name = {key: value.name() for key, value in c.items()}
+    # A style sheet takes its pictures from files only: these are in a grey that is seen on light and dark.
+    name["arrows"] = (RESOURCES / "theme").as_posix()
     return """
     QToolTip {{ background: {raised}; color: {text}; border: 1px solid {border}; padding: 4px 6px; }}
     QPushButton {{ background: {raised}; border: 1px solid {border}; border-radius: 6px; padding: 5px 12px; min-height: 18px; }}
@@ -177,6 +179,12 @@ def style_sheet(colors: Colors) -> str:
     QLineEdit, QPlainTextEdit, QTextEdit, QSpinBox, QDoubleSpinBox, QComboBox {{ background: {surface}; border: 1px solid {border}; border-radius: 6px; padding: 4px 8px; selection-background-color: {accent}; selection-color: {on_accent}; }}
     QLineEdit:focus, QPlainTextEdit:focus, QTextEdit:focus, QSpinBox:focus, QDoubleSpinBox:focus, QComboBox:focus {{ border-color: {accent}; }}
     QComboBox::drop-down {{ border: none; width: 20px; }}
+    QComboBox::down-arrow {{ image: url("{arrows}/down.svg"); width: 12px; height: 12px; }}
+    QAbstractSpinBox::up-button, QAbstractSpinBox::down-button {{ subcontrol-origin: padding; width: 18px; border: none; background: transparent; }}
+    QAbstractSpinBox::up-button {{ subcontrol-position: top right; }}
+    QAbstractSpinBox::down-button {{ subcontrol-position: bottom right; }}
+    QAbstractSpinBox::up-arrow {{ image: url("{arrows}/up.svg"); width: 12px; height: 12px; }}
+    QAbstractSpinBox::down-arrow {{ image: url("{arrows}/down.svg"); width: 12px; height: 12px; }}
     QComboBox QAbstractItemView {{ background: {raised}; border: 1px solid {border}; outline: 0; }}
     QLabel[role="title"] {{ font-size: 15pt; font-weight: 600; }}
     QLabel[role="heading"] {{ font-weight: 600; }}
