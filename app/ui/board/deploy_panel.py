@@ -37,6 +37,7 @@ class DeployPanel(QFrame):
         self.reason.setTextFormat(Qt.TextFormat.PlainText)
         self._icon = QLabel()
         self.cancel = _button("Cancel", self._deploying.cancel)
+        self.cancel.setObjectName("board-cancel")
         self.retry = _button("Retry", self._deploying.retry, "primary")
         self.retry.setToolTip("What the nodes have received already is not sent again.")
         self.previous = _button("Deploy the previous placement again", self._deploying.restore_previous)

@@ -22,6 +22,7 @@ class Facts(QWidget):
         self._grid.setHorizontalSpacing(2 * SPACING)
         self._grid.setVerticalSpacing(6)
         self._grid.setColumnStretch(1, 1)
+        self._grid.setColumnMinimumWidth(0, self.fontMetrics().horizontalAdvance("Vocabulary"))
         self._labels: list[tuple[QLabel, QLabel]] = []
 
     def show_facts(self, facts: Sequence[Fact]) -> None:

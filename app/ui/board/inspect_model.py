@@ -31,8 +31,8 @@ class InspectModel(Page):
         self.cuts = self.section("Cutting")
         self.source = self.section("Source")
         self.column.addSpacing(8)
-        self.command(commands.propose)
-        self.chat = self.button("Open chat", "message-square", self._on_chat)
+        self.commands(("Propose a plan", commands.propose))
+        self.chat = self.button("Open chat", self._on_chat)
         self.column.addStretch(1)
 
     def show_model(self, name: str) -> None:

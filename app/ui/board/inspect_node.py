@@ -29,9 +29,9 @@ class InspectNode(Page):
         self.stages = self.section("Shards")
         self.link = self.section("Node")
         self.column.addSpacing(8)
-        self.place = self.button("Place the whole model here", "box", self._on_place)
-        self.empty = self.button("Take its shards off", "package", self._on_empty)
-        self.show_there = self.button("Show in Nodes", "server", self._on_show)
+        self.place = self.button("Place the whole model here", self._on_place)
+        self.empty = self.button("Take its shards off", self._on_empty)
+        self.show_there = self.button("Show in Nodes", self._on_show)
         self.column.addStretch(1)
 
     def show_node(self, node_id: int) -> None:
@@ -66,8 +66,8 @@ class InspectNode(Page):
         others = [block for block in lane.blocks if block.kind is BlockKind.OTHER]
         self.memory.show_facts(
             (
-                ("Weights", size_text(sum(block.weight_bytes for block in mine))),
-                ("KV", size_text(sum(block.kv_bytes for block in mine))),
+                ("Weights", size_text(sum(block.weight_bytes for block in mine)) if mine else ""),
+                ("KV", size_text(sum(block.kv_bytes for block in mine)) if mine else ""),
                 ("Others", size_text(sum(block.memory for block in others)) if others else ""),
                 ("Free", size_text(lane.free) if not lane.shortage else ""),
                 ("Missing", size_text(lane.shortage) if lane.shortage else ""),

@@ -23,11 +23,10 @@ class InspectStage(Page):
         self.facts = self.section("Shard")
         self.memory = self.section("Memory")
         self.column.addSpacing(8)
-        for action in (
-            commands.next_node, commands.previous_node, commands.boundary_later, commands.boundary_earlier,
-            commands.split, commands.merge, commands.unplace,
-        ):  # fmt: skip
-            self.command(action)
+        self.commands(("Node before", commands.previous_node), ("Next node", commands.next_node))
+        self.commands(("End earlier", commands.boundary_earlier), ("End later", commands.boundary_later))
+        self.commands(("Split", commands.split), ("Merge", commands.merge))
+        self.commands(("Take off its node", commands.unplace))
         self.column.addStretch(1)
 
     def show_stage(self, stage: int) -> None:

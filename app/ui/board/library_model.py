@@ -49,18 +49,18 @@ class LibraryModel(QAbstractListModel):
             case Qt.ItemDataRole.DisplayRole | Row.KEY:
                 return model.name
             case Row.SUBTITLE:
-                return (
-                    f"{parameters_text(model.parameters)} · {model.num_layers} layers · {size_text(model.weight_bytes)}"
-                )
+                short = parameters_text(model.parameters).removesuffix(" parameters")
+                return f"{short} · {model.num_layers} layers · {size_text(model.weight_bytes)}"
             case Row.TAG:
                 return "deployed" if deployed else ""
             case Row.IS_GOOD:
                 return deployed
             case Qt.ItemDataRole.ToolTipRole:
-                return f"{model.name}\n{model.architecture}, stored as {model.dtype}\nDrag it onto the board."
+                words = f"{model.architecture}, {parameters_text(model.parameters)}, stored as {model.dtype}"
+                return f"{model.name}\n{words}\nDrag it onto the board."
             case Qt.ItemDataRole.AccessibleTextRole:
-                words = [model.name, parameters_text(model.parameters), f"{model.num_layers} layers"]
-                return ", ".join([*words, size_text(model.weight_bytes), *(["deployed"] if deployed else [])])
+                told = [model.name, parameters_text(model.parameters), f"{model.num_layers} layers"]
+                return ", ".join([*told, size_text(model.weight_bytes), *(["deployed"] if deployed else [])])
         return None
 
     def flags(self, index: Index) -> Qt.ItemFlag:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PySide6.QtCore import QModelIndex, QPoint, QSize, Qt, Signal, Slot
+from PySide6.QtCore import QModelIndex, QPoint, Qt, Signal, Slot
 from PySide6.QtWidgets import (
     QFileDialog,
     QFrame,
@@ -48,8 +48,8 @@ class LibraryPane(QFrame):
         self.add_button.setIcon(icon("plus"))
         self.add_button.setToolTip("Add a model")
         self.add_button.setAccessibleName("Add a model")
-        self.add_button.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
-        self.add_button.setMenu(self._add_menu())
+        self.add_menu = self._make_add_menu()
+        self.add_button.clicked.connect(self._on_add)
         title = QLabel("Models")
         title.setProperty("role", "heading")
         head = QHBoxLayout()
@@ -94,7 +94,7 @@ class LibraryPane(QFrame):
         made.setContextMenuPolicy(Qt.ContextMenuPolicy.CustomContextMenu)
         return made
 
-    def _add_menu(self) -> QMenu:
+    def _make_add_menu(self) -> QMenu:
         menu = QMenu(self)
         menu.addAction(icon("folder-open"), "From a folder…", self.add_folder)
         menu.addAction(icon("file"), "From a GGUF file…", self.add_file)
@@ -109,8 +109,6 @@ class LibraryPane(QFrame):
         text.setWordWrap(True)
         text.setProperty("role", "muted")
         demo = QPushButton("Get the demo model")
-        demo.setIcon(icon("sparkles", self._workbench.theme.colors.on_accent))
-        demo.setIconSize(QSize(16, 16))
         demo.setProperty("role", "primary")
         demo.clicked.connect(self.add_demo)
         other = QPushButton("Add a model…")
@@ -125,6 +123,10 @@ class LibraryPane(QFrame):
         return page
 
     # --- adding ---
+
+    @Slot()
+    def _on_add(self) -> None:
+        self.add_menu.popup(self.add_button.mapToGlobal(self.add_button.rect().bottomLeft()))
 
     @Slot()
     def add_folder(self) -> None:
@@ -200,7 +202,7 @@ class LibraryPane(QFrame):
         if name is not None:
             self.menu_for(name).popup(self.list.viewport().mapToGlobal(at))
         else:
-            self.add_button.menu().popup(self.list.viewport().mapToGlobal(at))
+            self.add_menu.popup(self.list.viewport().mapToGlobal(at))
 
     def menu_for(self, name: str) -> LibraryMenu:
         """What can be done with a model."""

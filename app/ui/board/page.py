@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from PySide6.QtGui import QAction
-from PySide6.QtWidgets import QLabel, QPushButton, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
 from app.ui.board.elided_label import ElidedLabel
 from app.ui.board.facts import Facts
-from app.ui.icons import icon
 from app.ui.theme import SPACING
 
 
@@ -39,15 +38,23 @@ class Page(QWidget):
         self.column.addWidget(facts)
         return facts
 
-    def button(self, text: str, picture: str, run: Callable[[], object]) -> QPushButton:
-        made = QPushButton(icon(picture), text)
+    def button(self, text: str, run: Callable[[], object]) -> QPushButton:
+        made = QPushButton(text)
         made.clicked.connect(run)
         self.column.addWidget(made)
         return made
 
-    def command(self, action: QAction) -> QPushButton:
-        """A button for a command of the screen."""
-        made = QPushButton(action.icon(), action.text())
+    def commands(self, *actions: tuple[str, QAction]) -> None:
+        """Buttons for commands of the screen side by side, each with its short text."""
+        row = QHBoxLayout()
+        row.setSpacing(SPACING)
+        for text, action in actions:
+            row.addWidget(self._command(text, action), 1)
+        self.column.addLayout(row)
+
+    def _command(self, text: str, action: QAction) -> QPushButton:
+        made = QPushButton(text)
+        made.setAccessibleName(action.text())
         made.clicked.connect(action.trigger)
 
         def follow() -> None:
@@ -58,5 +65,4 @@ class Page(QWidget):
 
         action.changed.connect(follow)
         follow()
-        self.column.addWidget(made)
         return made

@@ -42,7 +42,6 @@ class PlanBar(QFrame):
         self._warning_icon = QLabel()
         self.propose = self._button(commands.propose, "Propose", "board-propose")
         self.deploy = self._button(commands.deploy, "Deploy", "board-deploy", "primary")
-        self.cancel = self._button(commands.cancel, "Cancel", "board-cancel", "danger")
         self.undeploy = self._button(commands.undeploy, "Undeploy", "board-undeploy")
         self.serving = ServingRow(board)
         top = QHBoxLayout()
@@ -54,7 +53,7 @@ class PlanBar(QFrame):
         top.addLayout(names, 1)
         top.addWidget(_tool(commands.undo))
         top.addWidget(_tool(commands.redo))
-        for button in (self.propose, self.undeploy, self.cancel, self.deploy):
+        for button in (self.propose, self.undeploy, self.deploy):
             top.addWidget(button)
         figures = QGridLayout()
         figures.setHorizontalSpacing(3 * SPACING)
@@ -114,7 +113,6 @@ class PlanBar(QFrame):
         self._warning_row.setVisible(bool(warning))
         name = board.model_name
         deployed = name is not None and board.workbench.cluster.deployment_of(name) is not None
-        self.cancel.setVisible(board.is_deploying)
         self.undeploy.setVisible(deployed and not board.is_deploying)
         self.deploy.setVisible(not board.is_deploying and not board.is_loaded)
 

@@ -48,6 +48,8 @@ def single_text(board: BoardModel) -> str:
     """The best single node, to compare with."""
     if board.arrangement is None:
         return ""
+    if not board.capacities():
+        return "No node is available"
     best = board.best_single
     if best is None:
         return "No single node can hold it"

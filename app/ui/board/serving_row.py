@@ -59,6 +59,8 @@ class ServingRow(QWidget):
         made.setSingleStep(1024)
         made.setGroupSeparatorShown(True)
         made.setKeyboardTracking(False)
+        made.lineEdit().setTextMargins(4, 0, 0, 0)
+        made.setMinimumWidth(made.fontMetrics().horizontalAdvance("16,000,000") + 4 * SPACING)
         return made
 
     @Slot()

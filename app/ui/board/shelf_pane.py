@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QModelIndex, QPoint, Qt, Signal, Slot
-from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QListView, QSpinBox, QStackedWidget, QVBoxLayout, QWidget
+from PySide6.QtWidgets import (
+    QFrame,
+    QHBoxLayout,
+    QLabel,
+    QListView,
+    QSpinBox,
+    QStackedWidget,
+    QVBoxLayout,
+    QWidget,
+)
 
 from app.errors import ShardboardError
 from app.ui.board.lanes import Selection
@@ -35,6 +44,7 @@ class ShelfPane(QFrame):
         self.count.setToolTip("Cut the model anew into so many shards")
         self.count.setKeyboardTracking(False)
         self.count.setMinimum(1)
+        self.count.lineEdit().setTextMargins(4, 0, 0, 0)
         title = QLabel("Shards")
         title.setProperty("role", "heading")
         title.setBuddy(self.count)
