@@ -1,7 +1,7 @@
 """How fast this agent reads weights and computes, measured as its stages do it.
 
 Only the compute thread measures, since it alone may have OpenMP threads, and only while it holds no stage. It
-does so in turns of a tenth of a second, a few of them with pauses between: when agents of one machine start
+does so in turns of a few tenths of a second, with pauses between: when agents of one machine start
 together, or another program is busy, the best turn is the one that tells what the machine can do.
 """
 
@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -23,19 +24,18 @@ from worker_agent.messages import ComputeDType, Speed
 from worker_agent.runtime import Runtime
 
 DTYPES: tuple[ComputeDType, ...] = get_args(ComputeDType)
-ROUNDS = 3
-"""Turns for each dtype."""
-PAUSE_SECONDS = 1.0
-"""Between two rounds."""
+PAUSES = (1.0, 5.0, 30.0)
+"""Seconds between two rounds, in each of which every dtype has its turn."""
 PROMPT_ROWS = 256
 """Rows of a step that is bound by arithmetic: the longest chunk of a prompt."""
 _WIDTH = 1024
 _CPU_BYTES = 256 * 2**20
 _GPU_BYTES = 512 * 2**20
 """Weights to read in a turn: more than a cache holds on most machines."""
-_REPEATS = 4
-_ENOUGH_SECONDS = 0.08
-"""On a slow machine one look has to do."""
+_PIECES = 16
+"""The weights are read and timed in so many pieces: of a busy moment, a few of them are spoilt and not all."""
+_LOOK_SECONDS = 0.06
+"""How long to look at one figure, where that is enough for one look."""
 
 
 class SpeedMeter:
@@ -43,8 +43,9 @@ class SpeedMeter:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._left = list(DTYPES) * ROUNDS
+        self._left = list(DTYPES) * (1 + len(PAUSES))
         self._best: dict[ComputeDType, Speed] = {}
+        self._pauses = iter(PAUSES)
         self._rest_until = 0.0
 
     @property
@@ -64,7 +65,7 @@ class SpeedMeter:
                 found, known = measure(name, self._runtime), self._best.get(name)
                 self._best[name] = found if known is None else _better(known, found)
                 if len(self._left) % len(DTYPES) == 0:
-                    self._rest_until = time.monotonic() + PAUSE_SECONDS
+                    self._rest_until = time.monotonic() + next(self._pauses, 0.0)
         return bool(self._left)
 
 
@@ -76,14 +77,16 @@ def measure(name: ComputeDType, runtime: Runtime) -> Speed:
     matrices = _matrices(device, dtype)
     row, rows = (torch.full((1, count, _WIDTH), 0.01, dtype=dtype, device=device) for count in (1, PROMPT_ROWS))
 
-    def read_all() -> None:
-        for matrix in matrices:
+    def read(piece: Sequence[nn.Module]) -> None:
+        for matrix in piece:
             matrix(row)
 
-    reading = _shortest(read_all, device)
-    multiplying = _shortest(lambda: matrices[0](rows), device)
-    nbytes = len(matrices) * _WIDTH * _WIDTH * dtype.itemsize
-    return Speed(name, nbytes / reading, 2 * PROMPT_ROWS * _WIDTH * _WIDTH / multiplying)
+    size = max(1, len(matrices) // _PIECES)
+    pieces = [matrices[start : start + size] for start in range(0, len(matrices) - size + 1, size)]
+    reading = _typical([partial(read, piece) for piece in pieces], device)
+    multiplying = _typical([partial(matrices[0], rows)], device)
+    weight_bytes = _WIDTH * _WIDTH * dtype.itemsize
+    return Speed(name, size * weight_bytes / reading, 2 * PROMPT_ROWS * _WIDTH * _WIDTH / multiplying)
 
 
 def _matrices(device: torch.device, dtype: torch.dtype) -> list[nn.Module]:
@@ -100,20 +103,21 @@ def _matrices(device: torch.device, dtype: torch.dtype) -> list[nn.Module]:
     return found
 
 
-def _shortest(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds of the fastest of a few runs, the first of which only warms up where there is time for more."""
+def _typical(works: Sequence[Callable[[], object]], device: torch.device) -> float:
+    """Seconds that one of a few equal works takes when nothing else is in the way: their lower quartile."""
     times: list[float] = []
-    while len(times) <= _REPEATS:
-        began = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        elif device.type == "mps":
-            torch.mps.synchronize()
-        times.append(time.perf_counter() - began)
-        if sum(times) > _ENOUGH_SECONDS:
-            break
-    return max(1e-9, min(times))
+    ends = time.perf_counter() + _LOOK_SECONDS
+    works[0]()  # warms up: threads, and kernels that are made when they are first used
+    while not times or time.perf_counter() < ends:
+        for work in works:
+            began = time.perf_counter()
+            work()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            elif device.type == "mps":
+                torch.mps.synchronize()
+            times.append(time.perf_counter() - began)
+    return max(1e-9, sorted(times)[len(times) // 4])
 
 
 def _better(one: Speed, other: Speed) -> Speed:

@@ -17,8 +17,11 @@ from app.sharding.plan import check_ranges
 
 STAGE_SECONDS = 0.0006
 """What a step costs a stage whatever it holds: taking it up, sampling, sending it on."""
-LAYER_SECONDS = 0.00012
-"""What a step costs a layer besides reading its matrices: norms, rotation, attention."""
+LAYER_SECONDS = 0.00035
+"""What a step costs a layer besides reading its matrices: norms, rotation, attention, and calling each of them."""
+ACTIVATION_PASSES = 85
+"""How many times its own size a token's hidden state is read or written within a layer: what a prompt costs besides
+its products of matrices. That many elements at the speed at which weights are read."""
 MESSAGE_SECONDS = 0.0004
 """One message between two agents of one machine."""
 NETWORK_BYTES_PER_SECOND = 100e6
@@ -83,9 +86,10 @@ def predict(
     the prompt. There are as many hops as stages, since the last one sends its token to the first (none for one
     stage). A hop takes half a round trip between machines, `MESSAGE_SECONDS` within one.
 
-    A prompt takes `sum over stages max(2 * parameters * tokens / flops, read bytes / read speed)`, plus hops that
-    carry `tokens * hidden size` elements. Longer ones go in chunks of PROMPT_CHUNK tokens: on one machine one
-    after another, on several at once, where each further chunk costs what the slowest stage takes.
+    A prompt takes `sum over stages (2 * parameters * tokens / flops + (read bytes + activations) / read speed)` and
+    the same fixed costs, plus hops that carry `tokens * hidden size` elements; activations are
+    `ACTIVATION_PASSES * layers * tokens * hidden size` elements. Longer ones go in chunks of PROMPT_CHUNK tokens: on
+    one machine one after another, on several at once, where each further chunk costs what the slowest stage takes.
 
     Args:
         description: the model.
@@ -176,13 +180,14 @@ def _prompt_seconds(
 ) -> float:
     chunk = min(tokens, PROMPT_CHUNK)
     chunks = ceil(tokens / chunk)
+    state = chunk * description.hidden_size * COMPUTE_ITEM_BYTES[dtype]
     computing = [
-        max(2 * each.parameters * chunk / speed.flops_per_second, each.read_bytes / speed.read_bytes_per_second)
+        2 * each.parameters * chunk / speed.flops_per_second
+        + (each.read_bytes + ACTIVATION_PASSES * each.layers * state) / speed.read_bytes_per_second
         + each.layers * LAYER_SECONDS
         + STAGE_SECONDS
         for each, speed in zip(work, speeds, strict=True)
     ]
-    state = chunk * description.hidden_size * COMPUTE_ITEM_BYTES[dtype]
     # The last hop carries one token, not its hidden state.
     carrying = [state / (LOCAL_BYTES_PER_SECOND if here else NETWORK_BYTES_PER_SECOND) for here in local[:-1]]
     once = sum(computing) + sum(waits) + sum(carrying)

@@ -13,8 +13,11 @@ import psutil
 import pytest
 
 from app.errors import RegistryError
+from app.inference.deploying import Deployed, DeployProgress
+from app.models.description import ModelDescription
 from app.paths import Home
 from app.registry import RequestStatus
+from app.sharding.placement import Placement
 from tests.e2e.conftest import System, open_system
 from tests.e2e.test_requests import wait_until
 
@@ -99,6 +102,39 @@ def test_a_restarted_agent_loads_again_what_it_lost_without_sending_it(pair: Sys
     assert after.error is None
     assert after.token_ids == before.token_ids
     assert after.deployment_id != before.deployment_id
+
+
+def test_agents_that_were_stopped_and_started_answer_again_without_a_byte_sent(pair: System) -> None:
+    controller, ids = pair.controller, [pair.nodes[0].id, pair.nodes[1].id]
+    before = pair.answer("split", PROMPT, max_tokens=12)
+    for id in ids:
+        pair.run(controller.stop_agent(id))
+    assert {node.id for node in pair.run(controller.stopped_agents())} == set(ids)
+    refused = pair.answer("split", PROMPT, max_tokens=12)
+    assert refused.status is RequestStatus.FAILED, "it says that a node is away"
+    for id in ids:
+        assert pair.run(controller.start_agent(id)).id == id
+    assert pair.run(controller.stopped_agents()) == []
+    sent: list[DeployProgress] = []
+    deploy_with = controller.deployments.deploy
+
+    async def watched(description: ModelDescription, placement: Placement, *_: object) -> Deployed:
+        deployed = await deploy_with(description, placement, sent.append)
+        assert deployed.sent_bytes == 0
+        return deployed
+
+    controller.deployments.deploy = watched  # type: ignore[method-assign]
+    try:
+        after = pair.answer("split", PROMPT, max_tokens=12)
+    finally:
+        controller.deployments.deploy = deploy_with  # type: ignore[method-assign]
+    assert (after.error, after.token_ids) == (None, before.token_ids)
+    sending = {each.node_id: each for each in sent if each.phase == "sending"}
+    assert set(sending) == set(ids)
+    assert all(0 < each.already_bytes == each.done_bytes == each.total_bytes for each in sending.values())
+    phases = ("hashing", "sending", "loading", "linking", "ready")
+    order = [phases.index(each.phase) for each in sent]
+    assert order == sorted(order) and set(order) >= {1, 2, 3, 4}
 
 
 def test_the_next_controller_attaches_the_deployment_that_the_last_one_left(home: Home, tiny: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from app.errors import BadInput
 from app.sharding.prediction import (
+    ACTIVATION_PASSES,
     LAYER_SECONDS,
     MESSAGE_SECONDS,
     PROMPT_CHUNK,
@@ -53,10 +54,13 @@ def test_machines_apart_pay_half_a_round_trip_for_each_hop_and_agents_of_one_mac
 def test_a_prompt_is_bound_by_arithmetic() -> None:
     model = invented([50 * MILLION] * 2)
     short, long = (predict(model, [(0, 2, SPEED)], dtype="bfloat16", prompt_tokens=count) for count in (128, 256))
-    assert long.first_token_seconds == pytest.approx(2 * 100e6 * 256 / 1e10, rel=0.01)
-    assert long.first_token_seconds == pytest.approx(2 * short.first_token_seconds, rel=0.01)
-    one = predict(model, [(0, 2, SPEED)], dtype="bfloat16", prompt_tokens=1)
-    assert one.first_token_seconds == pytest.approx(0.2, rel=0.01), "one token is bound by reading"
+    reading = 0.2
+    assert long.first_token_seconds == pytest.approx(2 * 100e6 * 256 / 1e10 + reading, rel=0.01)
+    assert short.first_token_seconds == pytest.approx(2 * 100e6 * 128 / 1e10 + reading, rel=0.01)
+    slow = predict(model, [(0, 2, NodeSpeed(1e6, 1e15))], dtype="bfloat16", prompt_tokens=100)
+    fixed = 2 * LAYER_SECONDS + STAGE_SECONDS
+    moved = 200e6 + ACTIVATION_PASSES * 2 * 100 * model.hidden_size * 2
+    assert slow.first_token_seconds == pytest.approx(moved / 1e6 + fixed, rel=0.001)
 
 
 def test_chunks_of_a_long_prompt_overlap_on_several_machines_only() -> None:
@@ -66,7 +70,7 @@ def test_chunks_of_a_long_prompt_overlap_on_several_machines_only() -> None:
         predict(model, stages, dtype="bfloat16", same_machine=same, prompt_tokens=10 * PROMPT_CHUNK).first_token_seconds
         for same in (True, False)
     )
-    chunk = 2 * 50e6 * PROMPT_CHUNK / 1e10
+    chunk = 2 * 50e6 * PROMPT_CHUNK / 1e10 + 0.1
     assert together == pytest.approx(20 * chunk, rel=0.02)
     assert apart == pytest.approx(11 * chunk, rel=0.02)
 
