@@ -17,6 +17,8 @@ from app.ui.theme import ThemeKeeper
 
 TURN_MILLISECONDS = 100
 """One graph is drawn anew in each turn; a round of six takes 0.6 s, and samples come once a second."""
+_LINES = 13
+"""Of text: lower than this, two rows of graphs cannot be read."""
 _COLUMN_WIDTH = 100.0
 """Preferred by all alike, so that they share the room equally."""
 COLUMNS = 6
@@ -54,6 +56,7 @@ class GraphGrid(QWidget):
         self._view.setAccessibleName("Graphs of the selected nodes")
         self._view.ci.layout.setContentsMargins(4, 0, 12, 4)
         self._view.ci.layout.setSpacing(6)
+        self._view.setMinimumHeight(_LINES * self.fontMetrics().height())
         self.plots = {figure: GraphPlot(figure, font) for figure in Figure}
         self._arranged: tuple[Figure, ...] = ()
         layout = QVBoxLayout(self)

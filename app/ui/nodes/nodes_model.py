@@ -190,7 +190,7 @@ class NodesModel(QAbstractTableModel):
         return row_of(self._cluster.nodes[id], self._cluster.deployments, history[-1] if history else None)
 
     def _put(self, place: int, row: NodeRow) -> None:
-        """Replace a row and tell of the span of columns that look different: a beat alone changes nothing to be seen."""
+        """Replace a row and tell of the columns that look different now; a beat alone shows nothing new."""
         before = self._rows[place]
         if row == before:
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 from PySide6.QtCore import QEvent, QItemSelection, QItemSelectionModel, QPoint, Qt, Signal, Slot
 from PySide6.QtWidgets import QAbstractItemView, QHeaderView, QTableView, QWidget
 
+from app.ui.icons import RESOURCES
 from app.ui.nodes.node_delegates import MemoryDelegate, StateDelegate
 from app.ui.nodes.node_row import NodeColumn
 from app.ui.nodes.nodes_model import NodesModel
@@ -24,6 +25,11 @@ _WIDTHS = {
     NodeColumn.SHARDS: 14,
 }
 """In average letters, so that they grow with the font."""
+_ARROWS = "".join(
+    f'QHeaderView::{name}-arrow {{ subcontrol-position: top center; image: url("{(RESOURCES / "theme").as_posix()}/'
+    f'{name}.svg"); width: 10px; height: 10px; }}'
+    for name in ("up", "down")
+)
 
 
 class NodesTable(QTableView):
@@ -58,6 +64,8 @@ class NodesTable(QTableView):
         header.setSectionResizeMode(QHeaderView.ResizeMode.Interactive)
         header.setStretchLastSection(True)
         header.setHighlightSections(False)
+        # At the right, where the style draws it, the arrow would lie on the titles that are set flush right.
+        header.setStyleSheet(_ARROWS)
         header.setSectionsMovable(True)
         self.setSortingEnabled(True)
         self.sortByColumn(NodeColumn.NAME, Qt.SortOrder.AscendingOrder)
