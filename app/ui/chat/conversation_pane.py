@@ -54,9 +54,7 @@ class ConversationPane(QFrame):
         self.note.setWordWrap(True)
         layout.addWidget(self.note)
         self.rename_action = self._action("Rename", "pencil", QKeySequence(), self._rename)
-        self.delete_action = self._action(
-            "Delete", "trash-2", QKeySequence(QKeySequence.StandardKey.Delete), self._delete
-        )
+        self.delete_action = self._action("Delete", "trash-2", QKeySequence(Qt.Key.Key_Delete), self._delete)
         self._selecting = False
         self._timer = QTimer(self)
         self._timer.setInterval(REFRESH_MILLISECONDS)

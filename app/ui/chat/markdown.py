@@ -118,7 +118,7 @@ def _mend_blocks(document: QTextDocument, colors: Colors, font: QFont) -> None:
             table.setBorderStyle(QTextFrameFormat.BorderStyle.BorderStyle_Solid)
             table.setBorder(1)
             table.setBorderBrush(colors.border)
-            table.setCellPadding(6)
+            table.setCellPadding(8)
             table.setCellSpacing(0)
             table.setTopMargin(PARAGRAPH_GAP)
             table.setBottomMargin(PARAGRAPH_GAP)
@@ -131,13 +131,20 @@ def _mend_blocks(document: QTextDocument, colors: Colors, font: QFont) -> None:
         format = QTextBlockFormat(block.blockFormat())
         level = format.headingLevel()
         in_table = cursor.currentTable() is not None
-        format.setLineHeight(LINE_HEIGHT, QTextBlockFormat.LineHeightTypes.ProportionalHeight.value)
+        format.setLineHeight(
+            100 if in_table else LINE_HEIGHT, QTextBlockFormat.LineHeightTypes.ProportionalHeight.value
+        )
         format.setTopMargin(2 * PARAGRAPH_GAP if level else 0)
         listed = block.textList() is not None
         format.setBottomMargin(0 if in_table else PARAGRAPH_GAP / 2 if listed else PARAGRAPH_GAP)
         if int(format.property(QTextBlockFormat.Property.BlockQuoteLevel) or 0):
             format.setLeftMargin(2 * PARAGRAPH_GAP)
-            format.setForeground(colors.muted)
+            cursor.select(QTextCursor.SelectionType.BlockUnderCursor)
+            muted = QTextCharFormat()
+            muted.setForeground(colors.muted)
+            muted.setFontItalic(True)
+            cursor.mergeCharFormat(muted)
+            cursor.setPosition(block.position())
         format.setNonBreakableLines(False)
         cursor.setBlockFormat(format)
         if level:

@@ -32,6 +32,9 @@ COLUMN = 760
 """Widest text, in pixels at 100 %: some 90 characters to a line."""
 PADDING = 12
 GAP = 8
+TURN_GAP = 12
+"""Between the frames of messages."""
+BUBBLE_LINE_HEIGHT = 120
 BUBBLE_SHARE = 0.8
 """Of the column's width, that a question may take."""
 PLAIN_PIECE = 20_000
@@ -52,6 +55,8 @@ def frame_format(surface: Surface) -> QTextFrameFormat:
     format.setProperty(SURFACE, int(surface))
     format.setBorder(0)
     format.setPadding(0 if surface is Surface.NONE else PADDING)
+    if surface is Surface.CODE:
+        format.setBottomMargin(GAP)
     return format
 
 
@@ -72,7 +77,7 @@ class MessageWriter:
         longest = max(metrics.horizontalAdvance(line[:400]) for line in lines[:60])
         return max(0.0, column - min(widest, longest + 2 * PADDING + 4))
 
-    def gap(self, cursor: QTextCursor, height: float = GAP) -> None:
+    def gap(self, cursor: QTextCursor, height: float = TURN_GAP) -> None:
         """Make the empty block at the cursor, which Qt wants beside each frame, as high as the distance wanted."""
         block = QTextBlockFormat()
         block.setLineHeight(height, QTextBlockFormat.LineHeightTypes.FixedHeight.value)
@@ -85,7 +90,8 @@ class MessageWriter:
 
     def question(self, frame: QTextFrame, message: Message) -> Iterator[None]:
         """Plain text, just as it was typed."""
-        yield from self._plain(frame.lastCursorPosition(), message.text, self._text())
+        cursor = frame.lastCursorPosition()
+        yield from self._plain(cursor, message.text, self._text(), BUBBLE_LINE_HEIGHT)
 
     def answer(self, frame: QTextFrame, message: Message, prompt: str = "") -> Iterator[None]:
         """Who answers and what; Markdown once it is complete. A completion stands behind the text it continues."""
@@ -121,7 +127,8 @@ class MessageWriter:
                 cursor.insertText("   ", self._muted())
             first = False
             cursor.insertText(text, self.link(f"chat:{action}/{message.id}", self.colors.muted))
-        if figures := figures_text(message):
+        # The last answer's figures stand above the input, where they were while it was written.
+        if (figures := figures_text(message)) and not is_last:
             cursor.insertText(f"   {figures}" if not first else figures, self._muted())
 
     def problem(self, frame: QTextFrame, message: Message) -> None:
@@ -154,7 +161,7 @@ class MessageWriter:
             if message.raw and message.text:
                 actions.append(("continue", "Continue"))
             actions.append(("edit", "Edit prompt" if message.raw else "Edit question"))
-        if message.request_id is not None:
+        if message.request_id is not None and not is_last:
             actions.append(("run", "Show run"))
         return actions
 
@@ -194,9 +201,7 @@ class MessageWriter:
         frame = cursor.insertFrame(frame_format(Surface.CODE))
         after = QTextCursor(cursor.document())
         after.setPosition(frame.lastPosition() + 1)
-        block = self._block(bottom=PARAGRAPH_GAP)
-        block.setTopMargin(PARAGRAPH_GAP)
-        after.setBlockFormat(block)
+        after.setBlockFormat(self._block())
         after.setBlockCharFormat(self._text())
         inside = frame.firstCursorPosition()
         inside.setBlockFormat(self._block(bottom=4))
@@ -209,15 +214,17 @@ class MessageWriter:
         inside.insertText(segment.text, code_format(self.font, self.colors))
         return frame
 
-    def _plain(self, cursor: QTextCursor, text: str, format: QTextCharFormat) -> Iterator[None]:
-        cursor.setBlockFormat(self._block(bottom=0))
+    def _plain(
+        self, cursor: QTextCursor, text: str, format: QTextCharFormat, line_height: float = LINE_HEIGHT
+    ) -> Iterator[None]:
+        cursor.setBlockFormat(self._block(bottom=0, line_height=line_height))
         for start in range(0, len(text), PLAIN_PIECE):
             cursor.insertText(text[start : start + PLAIN_PIECE], format)
             yield
 
-    def _block(self, bottom: float = PARAGRAPH_GAP) -> QTextBlockFormat:
+    def _block(self, bottom: float = PARAGRAPH_GAP, line_height: float = LINE_HEIGHT) -> QTextBlockFormat:
         block = QTextBlockFormat()
-        block.setLineHeight(LINE_HEIGHT, QTextBlockFormat.LineHeightTypes.ProportionalHeight.value)
+        block.setLineHeight(line_height, QTextBlockFormat.LineHeightTypes.ProportionalHeight.value)
         block.setBottomMargin(bottom)
         return block
 

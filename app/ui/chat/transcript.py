@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from PySide6.QtCore import QElapsedTimer, QRectF, Qt, QTimer, QUrl, Signal, Slot
@@ -18,6 +19,7 @@ from PySide6.QtGui import (
     QPainter,
     QPaintEvent,
     QResizeEvent,
+    QShowEvent,
     QTextCursor,
     QTextFrame,
 )
@@ -78,6 +80,8 @@ class Transcript(QTextBrowser):
         self._wanted_missing = 0
         self._work: deque[Iterator[None]] = deque()
         self._follows = True
+        self._is_writing = False
+        self._writes_above = False
         self._column = 0.0
         self._timer = QTimer(self)
         self._timer.setInterval(0)
@@ -105,12 +109,13 @@ class Transcript(QTextBrowser):
         self._timer.stop()
         self._work.clear()
         self._units.clear()
-        self.document().clear()
-        self.document().setDefaultFont(self._writer.font)
-        self._column = 0.0
-        self._fit()
-        self._writer.gap(QTextCursor(self.document()))
         self._follows = True
+        with self._staying():
+            self.document().clear()
+            self.document().setDefaultFont(self._writer.font)
+            self._column = 0.0
+            self._fit()
+            self._writer.gap(QTextCursor(self.document()))
         self._missing = _pairs(conversation.messages)
         self._wanted_missing = min(AT_ONCE, len(self._missing))
         self._write_on()
@@ -119,44 +124,47 @@ class Transcript(QTextBrowser):
         """Messages came or went at the end of the conversation."""
         if self._conversation is None:
             return
-        pairs = _pairs(self._conversation.messages)
+        self._follows = True
+        with self._staying():
+            self._finish_work()
+            self._sync_units(_pairs(self._conversation.messages))
+        self._write_on()
+
+    def _sync_units(self, pairs: list[tuple[Message, Message | None]]) -> None:
         wanted = {message.id for message, _ in pairs}
         while self._units and self._units[-1].message.id not in wanted:
-            self._finish_work()
             self._remove(self._units.pop())
         written = {unit.message.id for unit in self._units} | {message.id for message, _ in self._missing}
         if self._units:
-            self._finish_work()
             self._write_end(self._units[-1])
         for message, prompt in pairs:
             if message.id not in written:
                 unit = self._insert(message, prompt, self.document().characterCount() - 1)
                 self._units.append(unit)
                 self._queue(self._write(unit))
-        self._follows = True
-        self._write_on()
-        self._stay_at_end()
 
     def add_text(self, message: Message) -> None:
         """An answer has got more text than is shown."""
         unit = self._unit(message.id)
         if unit is None:
             return
-        self._finish_work()
-        self._writer.add(unit.body, message.text[unit.shown :])
-        unit.shown = len(message.text)
+        with self._staying():
+            self._finish_work()
+            self._writer.add(unit.body, message.text[unit.shown :])
+            unit.shown = len(message.text)
 
     def finish(self, message: Message) -> None:
         """An answer is complete: write it with its Markdown, its figures, or why it failed."""
         unit = self._unit(message.id)
         if unit is None:
             return
-        self._finish_work()
-        if unit.shown != len(message.text) or (message.text and not message.raw):
-            self._clear(unit.body)
-            self._queue(self._write(unit))
-        else:
-            self._write_end(unit)
+        with self._staying():
+            self._finish_work()
+            if unit.shown != len(message.text) or (message.text and not message.raw):
+                self._clear(unit.body)
+                self._queue(self._write(unit))
+            else:
+                self._write_end(unit)
         self._write_on()
 
     # --- writing ---
@@ -169,8 +177,9 @@ class Transcript(QTextBrowser):
         """Write for one slice; the rest comes with the next turn of the event loop."""
         clock = QElapsedTimer()
         clock.start()
-        while clock.elapsed() < SLICE_MILLISECONDS and self._write_piece():
-            pass
+        with self._staying(from_end=self._wanted_missing > 0 or self._writes_above):
+            while clock.elapsed() < SLICE_MILLISECONDS and self._write_piece():
+                pass
         if self.is_written:
             self._timer.stop()
         elif not self._timer.isActive():
@@ -190,8 +199,10 @@ class Transcript(QTextBrowser):
             unit = self._insert(message, prompt, 0)
             self._units.insert(0, unit)
             self._queue(self._write(unit))
+            self._writes_above = True
             return True
         self._wanted_missing = 0
+        self._writes_above = False
         return False
 
     def _finish_work(self) -> None:
@@ -279,9 +290,17 @@ class Transcript(QTextBrowser):
     # --- where things stand ---
 
     def resizeEvent(self, event: QResizeEvent) -> None:
-        super().resizeEvent(event)
-        self._fit()
-        self._stay_at_end()
+        if self._follows and len(self._units) > AT_ONCE and self._conversation is not None:
+            super().resizeEvent(event)
+            self.show_conversation(self._conversation)  # quicker than laying out all that was once scrolled to
+            return
+        with self._staying():
+            super().resizeEvent(event)
+            self._fit()
+
+    def showEvent(self, event: QShowEvent) -> None:
+        with self._staying():  # when it is first shown Qt scrolls to its text cursor
+            super().showEvent(event)
 
     def _fit(self) -> None:
         """Keep lines readable: a column in the middle, however wide the window is."""
@@ -290,6 +309,8 @@ class Transcript(QTextBrowser):
         root = self.document().rootFrame()
         format = root.frameFormat()
         side = (width - column) / 2
+        edit = QTextCursor(self.document())
+        edit.beginEditBlock()  # one layout for all of it
         if format.leftMargin() != side or self._column != column:
             format.setLeftMargin(side)
             format.setRightMargin(side)
@@ -300,6 +321,7 @@ class Transcript(QTextBrowser):
             self._column = column
             for unit in self._units:
                 self._place_bubble(unit)
+        edit.endEditBlock()
 
     def _place_bubble(self, unit: _Unit) -> None:
         if not unit.message.is_answer:
@@ -307,9 +329,29 @@ class Transcript(QTextBrowser):
             format.setLeftMargin(self._writer.bubble_margin(unit.message.text, self._column))
             unit.body.setFrameFormat(format)
 
+    @contextmanager
+    def _staying(self, *, from_end: bool = False) -> Iterator[None]:
+        """Change the document while what the user reads stays where it is.
+
+        Qt would scroll to its own text cursor. `from_end`: what changes lies above what is read.
+        """
+        bar = self.verticalScrollBar()
+        value = bar.value() - (bar.maximum() if from_end else 0)
+        self._is_writing = True
+        try:
+            yield
+            if self._follows or from_end:
+                self.document().size()  # lays out to the end, which Qt would do later
+            if not self._follows:
+                bar.setValue(value + (bar.maximum() if from_end else 0))
+        finally:
+            self._is_writing = False
+        self._stay_at_end()
+
     @Slot(int, int)
     def _on_range_changed(self, least: int, most: int) -> None:
-        self._stay_at_end()
+        if not self._is_writing:
+            self._stay_at_end()
 
     def _stay_at_end(self) -> None:
         if self._follows:
@@ -318,6 +360,8 @@ class Transcript(QTextBrowser):
 
     @Slot(int)
     def _on_scrolled(self, value: int) -> None:
+        if self._is_writing:
+            return
         bar = self.verticalScrollBar()
         self._follows = value >= bar.maximum() - FOLLOW_PIXELS
         if value < bar.pageStep() and self._missing and not self._wanted_missing and not self._follows:
@@ -346,11 +390,13 @@ class Transcript(QTextBrowser):
             rect = layout.frameBoundingRect(frame)
             if not rect.intersects(visible):
                 continue
-            surface = frame.frameFormat().property(SURFACE)
+            format = frame.frameFormat()
+            surface = format.property(SURFACE)
             if surface in brushes:
-                margin = frame.frameFormat().leftMargin()
                 painter.setBrush(brushes[Surface(surface)])
-                painter.drawRoundedRect(rect.adjusted(margin, 0, 0, 0), RADIUS, RADIUS)
+                painter.drawRoundedRect(
+                    rect.adjusted(format.leftMargin(), 0, 0, -format.bottomMargin()), RADIUS, RADIUS
+                )
             elif surface == Surface.NONE:
                 self._paint_frames(painter, frame, visible)
 
