@@ -100,8 +100,8 @@ class Registry:
             self.events.add(
                 EventLevel.WARNING,
                 "registry",
-                f"Shardboard had ended with {requests} requests, {len(deployments)} loading deployments and {jobs} "
-                "jobs under way; they were marked as failed.",
+                "Shardboard had ended with work under way, which was marked as failed: "
+                f"requests {requests}, deployments being loaded {len(deployments)}, jobs {jobs}.",
                 details={"requests": requests, "deployments": deployments, "jobs": jobs},
             )
 

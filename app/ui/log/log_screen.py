@@ -70,6 +70,7 @@ class LogScreen(Screen):
         self._follow_button = QPushButton(self.follow.icon(), self.follow.text(), self)
         self._follow_button.setCheckable(True)
         self._follow_button.setChecked(True)
+        self._show_follow()
         self._follow_button.setToolTip(self.follow.toolTip())
         self._follow_button.clicked.connect(self._on_follow)
         export = QPushButton(self._export.icon(), "Export…", self)
@@ -179,3 +180,10 @@ class LogScreen(Screen):
     def _on_following(self, follows: bool) -> None:
         self.follow.setChecked(follows)
         self._follow_button.setChecked(follows)
+        self._show_follow()
+
+    def _show_follow(self) -> None:
+        """In words and with an icon: a pressed button alone is easily overlooked."""
+        follows = self.follow.isChecked()
+        self._follow_button.setText("Following" if follows else "Follow")
+        self._follow_button.setIcon(icon("check" if follows else "arrow-up"))
