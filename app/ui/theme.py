@@ -160,6 +160,7 @@ def style_sheet(colors: Colors) -> str:
     name = {key: value.name() for key, value in c.items()}
     # A style sheet takes its pictures from files only: these are in a grey that is seen on light and dark.
     name["arrows"] = (RESOURCES / "theme").as_posix()
+    name["checks"] = "dark" if colors is DARK else "light"
     return """
     QToolTip {{ background: {raised}; color: {text}; border: 1px solid {border}; padding: 4px 6px; }}
     QPushButton {{ background: {raised}; border: 1px solid {border}; border-radius: 6px; padding: 5px 12px; min-height: 18px; }}
@@ -179,6 +180,9 @@ def style_sheet(colors: Colors) -> str:
     QLineEdit, QPlainTextEdit, QTextEdit, QSpinBox, QDoubleSpinBox, QComboBox {{ background: {surface}; border: 1px solid {border}; border-radius: 6px; padding: 4px 8px; selection-background-color: {accent}; selection-color: {on_accent}; }}
     QLineEdit:focus, QPlainTextEdit:focus, QTextEdit:focus, QSpinBox:focus, QDoubleSpinBox:focus, QComboBox:focus {{ border-color: {accent}; }}
     QComboBox::drop-down {{ border: none; width: 20px; }}
+    QCheckBox::indicator, QTableView::indicator {{ width: 14px; height: 14px; border: 1px solid {muted}; border-radius: 4px; background: {surface}; }}
+    QCheckBox::indicator:checked, QTableView::indicator:checked {{ background: {accent}; border-color: {accent}; image: url("{arrows}/check-{checks}.svg"); }}
+    QCheckBox::indicator:focus {{ border-color: {accent}; }}
     QComboBox::down-arrow {{ image: url("{arrows}/down.svg"); width: 12px; height: 12px; }}
     QAbstractSpinBox::up-button, QAbstractSpinBox::down-button {{ subcontrol-origin: padding; width: 18px; border: none; background: transparent; }}
     QAbstractSpinBox::up-button {{ subcontrol-position: top right; }}

@@ -20,8 +20,9 @@ class Workbench(QObject):
     """Services that screens share. Made once by the application, or by a test."""
 
     navigate = Signal(str, object)
-    """Show a screen (board, chat, nodes, runs, log) with something in it: ("chat", model name), ("runs",
-    request id), ("nodes", node id), ("board", model name), ("log", node id); None for the screen as it is."""
+    """Show a screen (board, chat, nodes, runs, log, welcome) with something in it: ("chat", model name), ("runs",
+    request id), ("nodes", node id or one of start, add, invite), ("board", model name), ("log", node id); None for
+    the screen as it is."""
 
     def __init__(self, bridge: Bridge, settings: Settings, theme: ThemeKeeper, parent: QObject | None = None) -> None:
         super().__init__(parent)

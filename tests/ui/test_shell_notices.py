@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from PySide6.QtCore import Qt
+from PySide6.QtCore import QPoint, Qt
 from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import QLabel, QPushButton, QWidget
 from pytestqt.qtbot import QtBot
@@ -15,7 +15,7 @@ from app.ui.notices import Level, NoticeAction
 from app.ui.shell import toasts
 from app.ui.shell.banners import BannerBar
 from app.ui.shell.error_dialog import ErrorDialog
-from app.ui.shell.toasts import ToastArea
+from app.ui.shell.toasts import FOOT, ToastArea
 from app.ui.workbench import Workbench
 
 pytestmark = pytest.mark.qt_log_ignore("propagateSizeHints")
@@ -85,7 +85,7 @@ def test_toasts_keep_to_the_lower_right_corner_and_show_their_whole_text(
     text = next(each for each in area.toasts[0].findChildren(QLabel) if each.text())
     qtbot.waitUntil(lambda: text.height() >= 3 * text.fontMetrics().lineSpacing())
     window.resize(1000, 700)
-    qtbot.waitUntil(lambda: area.geometry().bottomRight() == window.rect().bottomRight())
+    qtbot.waitUntil(lambda: area.geometry().bottomRight() == window.rect().bottomRight() - QPoint(0, FOOT))
 
 
 def test_a_toast_does_not_fade_in_when_animations_are_off(window: QWidget, quiet_workbench: Workbench) -> None:

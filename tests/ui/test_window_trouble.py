@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -15,6 +17,7 @@ from pytestqt.qtbot import QtBot
 from app.paths import Home
 from app.registry import Registry, RequestStatus
 from app.ui.application import Application
+from app.ui.chat.conversation import from_json
 from app.ui.cluster import NodeState
 from app.ui.window.closing import AskDialog
 from tests.conftest import CACHE
@@ -109,4 +112,61 @@ def test_closing_during_an_answer_asks_and_keeps_what_was_answered(
         record = registry.requests.list()[0]
     assert record.status is RequestStatus.CANCELLED
     assert len(record.result) > 20 and record.token_ids
+    kept = [from_json(file.read_bytes()) for file in (home.root / "chats").glob("*.json")]
+    assert [conversation.messages[-1].text for conversation in kept] == [record.result]
     assert not [agent for agent in agents if agent.is_running() and agent.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_closing_during_a_deployment_and_a_cut_leaves_nothing_half_done(
+    application: Application, qtbot: QtBot, home: Home, tmp_path: Path
+) -> None:
+    window, workbench = application.window, application.workbench
+    job = workbench.jobs.cut(MODEL, 4, tmp_path / "shards")
+    workbench.navigate.emit("board", MODEL)
+    board = window.screens["board"].board
+    board.propose(MODEL)
+    board.deploy()
+    qtbot.waitUntil(lambda: board.is_deploying and job.view.done_bytes > 0, timeout=30_000)
+    agents = [psutil.Process(pid(application, node)) for node in (1, 2)]
+    children = [child for child in psutil.Process().children(recursive=True) if child not in agents]
+    window.close()
+    dialog = window.findChild(AskDialog)
+    assert dialog is not None and len(window.under_way()) >= 2
+    stop = next(button for button in dialog.children() if button.objectName() == "closing-stop")
+    with qtbot.waitSignal(window.gone, timeout=60_000):
+        stop.click()
+    assert not [process for process in (*agents, *children) if process.is_running()]
+    assert not (tmp_path / "shards").exists(), "what was half-written is gone"
+    with Registry.open(home.registry) as registry:
+        assert {record.status.value for record in registry.deployments.list()} <= {"failed"}
+        assert [record.status.value for record in registry.jobs.list()] == ["cancelled"]
+        assert len(registry.nodes.list()) == 2
+
+
+def test_what_does_not_fit_and_a_full_disk_are_said_with_figures(
+    application: Application, qtbot: QtBot, small_disk: Path
+) -> None:
+    window, workbench = application.window, application.workbench
+    workbench.navigate.emit("board", MODEL)
+    screen = window.screens["board"]
+    board = screen.board
+    qtbot.waitUntil(lambda: board.model_name == MODEL)
+    board.propose(MODEL)
+    # More tokens to keep than the memory of this machine can hold.
+    board.set_serving(replace(board.arrangement.serving, kv_tokens=2 * 10**6))
+    proposed = board.arrangement
+    verdict = board.judge_model(MODEL, 1)
+    assert not verdict.allowed and re.search(r"needs [\d.]+ GB.*[\d.]+ GB free", verdict.text)
+    assert not board.can_deploy[0]
+    with qtbot.waitSignal(workbench.notices.toasted) as toasted:
+        next(action for action in screen.commands() if action.text().startswith("Propose")).trigger()
+    assert board.arrangement == proposed, "a plan that does not fit changes nothing"
+    assert "does not fit" in toasted.args[0].text and "GB are missing" in toasted.args[0].text
+
+    job = workbench.jobs.cut(MODEL, 2, small_disk / "shards")
+    with qtbot.waitSignal(job.ended, timeout=20_000):
+        pass
+    qtbot.waitUntil(lambda: any(str(small_disk) in banner.text for banner in workbench.notices.banners))
+    banner = next(banner for banner in workbench.notices.banners if str(small_disk) in banner.text)
+    assert "MB" in banner.text and "Free some space" in banner.advice
+    assert [action.text for action in banner.actions] == ["Retry"]

@@ -29,6 +29,10 @@ class LogFilter(QWidget):
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
+        self._typing = QTimer(self)
+        self._typing.setSingleShot(True)
+        self._typing.setInterval(TYPING_MILLISECONDS)
+        self._typing.timeout.connect(self._on_changed)
         self.search = QLineEdit(self)
         self.search.setPlaceholderText("Search messages")
         self.search.setAccessibleName("Search the log")
@@ -45,11 +49,8 @@ class LogFilter(QWidget):
         layout.addWidget(self.search, 1)
         for box in (self.levels, self.sources, self.nodes):
             layout.addWidget(box)
-        self._typing = QTimer(self)
-        self._typing.setSingleShot(True)
-        self._typing.setInterval(TYPING_MILLISECONDS)
-        self._typing.timeout.connect(self._on_changed)
-        self.search.textChanged.connect(self._on_typed)
+            box.currentIndexChanged.connect(self._on_changed)
+            self.search.textChanged.connect(self._on_typed)
         self.search.returnPressed.connect(self._on_changed)
 
     def _box(self, name: str, items: list[str]) -> QComboBox:
@@ -57,7 +58,6 @@ class LogFilter(QWidget):
         box.addItems(items)
         box.setAccessibleName(name)
         box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToContents)
-        box.currentIndexChanged.connect(self._on_changed)
         return box
 
     def value(self) -> EventListing:

@@ -31,6 +31,9 @@ FADE_MILLISECONDS = 140
 WIDTH_IN_CHARACTERS = 46
 MARGIN = 2 * SPACING
 
+FOOT = 72
+"""Pixels left free below: there stand the buttons that finish what a screen is for."""
+
 
 class Toast(QFrame):
     """One note. Deletes itself when it passes or is closed."""
@@ -192,7 +195,8 @@ class ToastArea(QWidget):
         wanted = self.fontMetrics().averageCharWidth() * WIDTH_IN_CHARACTERS + 2 * MARGIN
         width = min(wanted, parent.width())
         height = min(self._column.totalHeightForWidth(width), parent.height())
-        self.setGeometry(parent.width() - width, parent.height() - height, width, height)
+        top = max(0, parent.height() - height - FOOT)
+        self.setGeometry(parent.width() - width, top, width, height)
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:
         if event.type() is QEvent.Type.Resize and watched is self._over:

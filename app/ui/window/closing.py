@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QObject, Qt, QTimer, Signal, Slot
 from PySide6.QtWidgets import QDialog, QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
 
-from app.registry import NodeRecord
 from app.ui.theme import SPACING
 from app.ui.workbench import Workbench
+
+if TYPE_CHECKING:
+    from app.controller import Controller
 
 
 class Answer(StrEnum):
@@ -123,18 +126,12 @@ class Closing(QObject):
         if not bridge.is_open:
             self._close_bridge()
             return
-        if self._workbench.settings.get("agents/stop_with_window"):
-            self.step.emit("Stopping this window's agents")
-            call = bridge.call(lambda controller, report: controller.stop_agents(), "stopping the agents")
-            call.done.connect(self._on_stopped)
-            call.failed.connect(self._on_failed)
-            call.cancelled.connect(self._close_bridge)
-        else:
-            self._close_bridge()
-
-    @Slot(object)
-    def _on_stopped(self, stopped: list[NodeRecord]) -> None:
-        self._close_bridge()
+        stop = bool(self._workbench.settings.get("agents/stop_with_window"))
+        self.step.emit("Stopping this window's agents" if stop else "Ending what runs")
+        call = bridge.call(lambda controller, report: _wind_up(controller, stop), "stopping the agents")
+        call.done.connect(self._close_bridge)
+        call.failed.connect(self._on_failed)
+        call.cancelled.connect(self._close_bridge)
 
     @Slot(object)
     def _on_failed(self, error: object) -> None:
@@ -142,7 +139,15 @@ class Closing(QObject):
         self._close_bridge()
 
     @Slot()
-    def _close_bridge(self) -> None:
+    @Slot(object)
+    def _close_bridge(self, stopped: object = None) -> None:
         self.step.emit("Closing the registry")
         self._workbench.bridge.closed.connect(self.finished)
         self._workbench.bridge.close()
+
+
+async def _wind_up(controller: Controller, stop_agents: bool) -> None:
+    """Requests end before their agents do: what the user stopped must not be told as a node that was lost."""
+    await controller.inference.close()
+    if stop_agents:
+        await controller.stop_agents()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QByteArray, Qt, QTimer, QUrl, Signal, Slot
 from PySide6.QtGui import QActionGroup, QCloseEvent, QDesktopServices, QKeySequence
@@ -22,7 +22,9 @@ from app.ui.window.opening import OpeningPage
 from app.ui.window.status_bar import StatusBar
 from app.ui.workbench import Workbench
 
-MakeScreen = Callable[[Workbench], Screen]
+if TYPE_CHECKING:
+    from app.ui.shell.first_run import WelcomePage
+
 SCREENS = (
     ("board", "Board", "layout-dashboard"),
     ("chat", "Chat", "message-square"),
@@ -69,7 +71,7 @@ class MainWindow(QMainWindow):
         super().__init__()
         self.workbench = workbench
         self.screens: dict[str, Screen] = {}
-        self._welcome: QWidget | None = None
+        self._welcome: WelcomePage | None = None
         self._ready_to_close = False
         self._waiting = False
         self._closing: Closing | None = None
@@ -98,7 +100,7 @@ class MainWindow(QMainWindow):
         row.addWidget(self.rail)
         row.addWidget(middle, 1)
         self.setCentralWidget(central)
-        self._toasts = ToastArea(workbench.notices, workbench.theme, central)
+        self._toasts = ToastArea(workbench.notices, workbench.theme, central, workbench.settings)
         self.status = StatusBar(workbench)
         self.setStatusBar(self.status)
         self._dock = self._make_dock()
@@ -360,6 +362,8 @@ class MainWindow(QMainWindow):
     def under_way(self) -> list[str]:
         """What closing would interrupt."""
         found = [text for screen in self.screens.values() for text in screen.busy_with()]
+        if self._welcome is not None:
+            found += self._welcome.busy_with()
         jobs = [job.view.title for job in self.workbench.jobs.busy()]
         return list(dict.fromkeys([*found, *jobs]))
 

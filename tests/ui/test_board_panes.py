@@ -1,0 +1,230 @@
+"""Plan bar, inspector and deployment panel: what they say of a draft, a node, a shard, a model, a failure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from PySide6.QtWidgets import QWidget
+from pytestqt.qtbot import QtBot
+
+from app.errors import NodeError
+from app.inference.deploying import DeployProgress
+from app.sharding.arrangement import Serving
+from app.ui.board.board_commands import BoardCommands
+from app.ui.board.board_model import BoardModel, Selection
+from app.ui.board.deploy_panel import DeployPanel
+from app.ui.board.deploying import Failure, TookDown
+from app.ui.board.inspect_model import cuts_text
+from app.ui.board.inspector import Inspector
+from app.ui.board.plan_bar import PlanBar
+from app.ui.cluster import Lists
+from app.ui.workbench import Workbench
+from tests.ui.simulated import deployment, fill, model
+
+SMALL, LARGE = model("small"), model("large", layers=40)
+
+
+@pytest.fixture
+def holder(qtbot: QtBot) -> QWidget:
+    made = QWidget()
+    qtbot.addWidget(made)
+    made.resize(700, 600)
+    made.show()
+    return made
+
+
+@pytest.fixture
+def board(quiet_workbench: Workbench) -> BoardModel:
+    fill(quiet_workbench.cluster, models=(SMALL, LARGE))
+    made = BoardModel(quiet_workbench, quiet_workbench)
+    made.choose_model("small")
+    return made
+
+
+@pytest.fixture
+def commands(board: BoardModel, holder: QWidget) -> BoardCommands:
+    return BoardCommands(board, holder)
+
+
+@pytest.fixture
+def bar(board: BoardModel, commands: BoardCommands, holder: QWidget) -> Iterator[PlanBar]:
+    made = PlanBar(board, commands, holder)
+    made.show()
+    yield made
+
+
+@pytest.fixture
+def inspector(board: BoardModel, commands: BoardCommands, holder: QWidget) -> Iterator[Inspector]:
+    made = Inspector(board, commands, holder)
+    made.show()
+    yield made
+
+
+def test_the_plan_bar_says_what_is_to_be_done_first(bar: PlanBar, board: BoardModel) -> None:
+    assert bar.name.text() == "small" and bar.state.text() == "Not deployed"
+    assert bar.outlook.text() == "Drag the model onto the board, or let a plan be proposed."
+    assert bar.single.text() == "node-1 alone could hold it"
+    assert not bar.deploy.isEnabled() and "No shard has a node yet" in bar.deploy.toolTip()
+    board.choose_model("large")
+    assert bar.single.text() == "No single node can hold it"
+    board.choose_model(None)
+    assert bar.name.text() == "No model chosen" and bar.serving.isHidden()
+
+
+def test_the_speed_stands_beside_that_of_the_best_single_node(bar: PlanBar, board: BoardModel) -> None:
+    cluster = board.workbench.cluster
+    speeds = [{"dtype": "float32", "read_bytes_per_second": 20e9, "flops_per_second": 1e11}]
+    cluster.take_lists(
+        Lists(
+            nodes=tuple(
+                replace(view.record, capacities={**view.record.capacities, "speeds": speeds})
+                for view in cluster.nodes.values()
+            )
+        )
+    )
+    bar.propose.click()
+    assert bar.outlook.text().startswith("About 1") and "tokens/s, first token in " in bar.outlook.text()
+    assert bar.single.text().startswith("Best single node: node-1, about 1")
+    assert "Between the nodes: " in bar.outlook.toolTip()
+
+
+def test_what_stands_in_the_way_is_a_warning(bar: PlanBar, board: BoardModel) -> None:
+    board.propose()
+    assert bar.deploy.isEnabled() and bar.warning.text() == ""
+    board.unplace(1)
+    assert bar.warning.text() == "Shard 2 has no node yet." and not bar.warning.isHidden()
+    board.undo_stack.undo()
+    board.set_serving(Serving("float32", 4096, 4_000_000))
+    assert "node-1 lacks " in bar.warning.text() and not bar.deploy.isEnabled()
+
+
+def test_the_settings_are_steps_that_can_be_undone(bar: PlanBar, board: BoardModel) -> None:
+    fields = bar.serving
+    assert (fields.dtype.currentText(), fields.context.value(), fields.kv_tokens.value()) == ("float32", 4096, 8192)
+    assert fields.context.maximum() == SMALL.max_context
+    fields.kv_tokens.setValue(20_000)
+    fields.context.setValue(1024)
+    fields.dtype.setCurrentText("bfloat16")
+    fields.dtype.activated.emit(1)
+    assert board.arrangement is not None and board.arrangement.serving == Serving("bfloat16", 1024, 20_000)
+    board.undo_stack.undo()
+    assert fields.dtype.currentText() == "float32"
+
+
+def test_room_for_less_than_the_context_is_not_set_aside(bar: PlanBar, board: BoardModel) -> None:
+    bar.serving.kv_tokens.setValue(100)
+    assert board.arrangement is not None and board.arrangement.serving.kv_tokens == 4096
+    assert bar.serving.kv_tokens.value() == 4096
+
+
+def test_a_deployed_draft_can_be_taken_down_and_a_changed_one_deployed(bar: PlanBar, board: BoardModel) -> None:
+    board.workbench.cluster.take_lists(Lists(deployments=(deployment("a", SMALL, [(1, 0, 6), (2, 6, 12)]),)))
+    assert bar.state.text() == "Deployed as shown"
+    assert bar.deploy.isHidden() and not bar.undeploy.isHidden()
+    board.move_shard(1, 3)
+    assert bar.state.text() == "Differs from what is deployed"
+    assert not bar.deploy.isHidden() and bar.deploy.isEnabled()
+
+
+def test_a_nodes_page_adds_up(inspector: Inspector, board: BoardModel) -> None:
+    board.workbench.cluster.take_lists(Lists(deployments=(deployment("a", LARGE, [(2, 0, 20), (1, 20, 40)]),)))
+    board.propose()
+    board.select(Selection(node_id=2))
+    page = inspector.node
+    assert inspector.pages.currentWidget() is page and page.title.text() == "node-2"
+    assert page.subtitle.text() == "Made-up CPU 3000"
+    assert page.memory.value("Others") == "2.1 GB" and page.memory.value("In all") == "4.0 GB"
+    assert page.stages.value("large") == "layers 0–19, 2.1 GB"
+    assert page.stages.value("Shard 2").endswith(", not loaded")
+    page.empty.click()
+    assert board.pipeline()[1] is None
+    page.place.click()
+    assert board.pipeline() == (2,)
+
+
+def test_a_node_that_is_away_says_why(inspector: Inspector, board: BoardModel) -> None:
+    from app.ui.cluster import NodeState
+
+    board.select(Selection(node_id=2))
+    board.workbench.cluster.set_state(2, NodeState.DOWN, "no answer for 3 s")
+    board.changed.emit()
+    assert inspector.node.subtitle.text() == "Made-up CPU 3000\nIs down: no answer for 3 s"
+    assert not inspector.node.place.isEnabled()
+
+
+def test_a_shards_page_says_what_it_holds(inspector: Inspector, board: BoardModel) -> None:
+    board.propose()
+    board.select(Selection(1, 0, "small"))
+    page = inspector.stage
+    assert page.title.text() == "Shard 1 of 3"
+    assert page.facts.value("Layers") == "0–3 (4 of 12)"
+    assert page.facts.value("Also holds") == "embedding" and page.facts.value("Node") == "node-1"
+    assert page.memory.value("Weights") == "480.0 MB in float32"
+    board.unplace(0)
+    assert page.facts.value("Node") == "not placed yet"
+    board.set_shards(1)
+    board.select(Selection(None, 0, "small"))
+    assert page.facts.value("Also holds") == "embedding, norm and head"
+
+
+def test_a_models_page_says_where_it_may_be_cut_and_why_not_elsewhere(inspector: Inspector, board: BoardModel) -> None:
+    assert inspector.pages.currentWidget() is inspector.model
+    assert inspector.model.facts.value("Layers") == "12"
+    assert inspector.model.cuts.value("Allowed") == "between any two layers"
+
+
+def test_places_to_cut_in_words() -> None:
+    from msgspec.structs import replace as altered
+
+    assert cuts_text(altered(SMALL, cuts=())) == "nowhere"
+    assert cuts_text(altered(SMALL, cuts=(2, 4, 6, 8))) == "before every 2 layers, from layer 2 to 8"
+    assert cuts_text(altered(SMALL, cuts=(2, 5, 6))) == "before layers 2, 5, 6"
+
+
+def test_deploying_shows_how_far_it_is(board: BoardModel, holder: QWidget) -> None:
+    panel = DeployPanel(board, holder)
+    assert panel.isHidden()
+    board.propose()
+    board.deploying.start(board.arrangement.to_placement(board.capacities()), None)  # type: ignore[union-attr]
+    assert not panel.isHidden() and panel.head.text() == "Deploying small"
+    call = board.deploying._call
+    assert call is not None
+    call.progressed.emit(
+        (
+            DeployProgress("sending", 1, "node-1", 100_000_000, 400_000_000, 50e6, 60_000_000),
+            DeployProgress("sending", 2, "node-2", 300_000_000, 500_000_000, 80e6),
+        )
+    )
+    assert panel.text.text() == "Sending 400.0 MB of 900.0 MB (60.0 MB were there), 130.0 MB/s, 6.0 s left"
+    assert panel.bar.value() / panel.bar.maximum() == pytest.approx(4 / 9, abs=0.01)
+    progress = board.lanes()[0].progress
+    assert progress is not None and (progress.already_bytes, progress.done_bytes) == (60_000_000, 100_000_000)
+    assert board.lanes()[2].progress is not None, "the third waits"
+    assert not board.judge_shard(0, 2).allowed, "a draft stays while it is being deployed"
+    panel.cancel.click()
+    assert panel.text.text() == "Cancelling…" and not panel.cancel.isEnabled()
+
+
+def test_a_failure_says_why_and_what_was_lost_with_it(board: BoardModel, holder: QWidget) -> None:
+    panel = DeployPanel(board, holder)
+    board.propose()
+    before = board.arrangement.to_placement(board.capacities())  # type: ignore[union-attr]
+    board.move_shard(0, 2)
+    placement = board.arrangement.to_placement(board.capacities())  # type: ignore[union-attr]
+    board.deploying.start(placement, before)
+    call = board.deploying._call
+    assert call is not None
+    call.progressed.emit((TookDown(),))
+    error = NodeError("node-2 has no disk space left.", "Free some there.", kind="disk", node="node-2")
+    call.failed.emit(error)
+    assert board.deploying.failure == Failure(placement, error, before)
+    assert panel.reason.text() == (
+        "node-2 has no disk space left. The deployment it replaced was taken down before.\nFree some there."
+    )
+    assert [panel.retry.isHidden(), panel.previous.isHidden()] == [False, False]
+    (banner,) = board.workbench.notices.banners
+    assert [action.text for action in banner.actions] == ["Retry", "Deploy the previous placement again"]
+    panel.previous.click()
+    assert board.deploying.placement == before and board.workbench.notices.banners == []

@@ -1,0 +1,216 @@
+"""The dialogs that start jobs: what they preview, what they refuse, what they start."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from PySide6.QtCore import Qt
+from PySide6.QtWidgets import QDialog
+from pytestqt.modeltest import ModelTester
+from pytestqt.qtbot import QtBot
+
+from app.paths import Home
+from app.ui.cluster import Lists
+from app.ui.jobs.add_model_dialog import AddModelDialog, add_paths
+from app.ui.jobs.cut_dialog import CutDialog
+from app.ui.jobs.cut_plan import CutPlan, CutWish, PlannedShard, plan_cut
+from app.ui.jobs.job_work import CutWork
+from app.ui.jobs.model_source import SourceLook
+from app.ui.jobs.planned_shards import PlannedShardsModel
+from app.ui.jobs.thread_job import ThreadJob
+from app.ui.theme import ThemeKeeper
+from app.ui.workbench import Workbench
+from tests.ui.simulated import MB, model
+from tests.worker_agent.tiny_models import make_model
+
+SECONDS = 20_000
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    make_model("llama", folder, num_hidden_layers=4)
+    return folder
+
+
+@pytest.fixture
+def stocked(workbench: Workbench) -> Workbench:
+    """The library seems to hold two models."""
+    workbench.cluster.take_lists(Lists(None, (model("alpha"), model("beta", layers=3)), None))
+    return workbench
+
+
+@pytest.fixture
+def cut(stocked: Workbench, qtbot: QtBot, tmp_path: Path) -> CutDialog:
+    dialog = CutDialog(stocked, "alpha")
+    keep(qtbot, dialog)
+    dialog.form.output.setText(str(tmp_path / "out"))
+    dialog.show()
+    return dialog
+
+
+def keep(qtbot: QtBot, dialog: QDialog) -> None:
+    """Leave it to the test's end, not to its own, to delete a dialog."""
+    dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose, False)
+    qtbot.addWidget(dialog)
+
+
+def planned(qtbot: QtBot, dialog: CutDialog) -> CutPlan:
+    qtbot.waitUntil(lambda: dialog.plan is not None, timeout=SECONDS)
+    assert dialog.plan is not None
+    return dialog.plan
+
+
+def looked(qtbot: QtBot, dialog: AddModelDialog) -> SourceLook:
+    qtbot.waitUntil(lambda: dialog.look is not None, timeout=SECONDS)
+    assert dialog.look is not None
+    return dialog.look
+
+
+def test_a_number_of_shards_is_previewed_with_sizes_and_free_space(cut: CutDialog, qtbot: QtBot) -> None:
+    cut.form.count.setValue(3)
+    assert not cut.form.cut.isEnabled()
+    plan = planned(qtbot, cut)
+    assert [(shard.start, shard.end) for shard in plan.shards] == [(0, 4), (4, 8), (8, 12)]
+    assert plan.shards[0].nbytes == 480 * MB
+    assert cut.form.shards.rowCount() == 3 and len(cut.form.bar.pieces()) == 3
+    widths = [piece.width() for piece in cut.form.bar.pieces()]
+    assert widths[0] == pytest.approx(widths[2]) and widths[0] > widths[1]
+    assert cut.form.output_note.text().startswith("Needs 1.4 GB · ") and cut.form.cut.isEnabled()
+    assert cut.form.count.maximum() == 12
+
+
+def test_layers_are_checked_while_they_are_typed(cut: CutDialog, qtbot: QtBot) -> None:
+    planned(qtbot, cut)
+    cut.form.by_layers.setChecked(True)
+    assert cut.form.layers.text() == "0-5,6-11" and cut.form.layers.isVisible() and not cut.form.count.isVisible()
+    for text, wrong in (("0-5,7-11", "layer 6"), ("0-5;6-11", "no range of layers"), ("0-20", "past the last")):
+        cut.form.layers.setText(text)
+        plan = planned(qtbot, cut)
+        assert plan.shards_error is not None and wrong in cut.form.shards_note.text()
+        assert cut.form.shards_note.is_error and not cut.form.cut.isEnabled() and cut.form.shards.rowCount() == 0
+    cut.form.layers.setText("0-1,2-11")
+    assert [shard.end for shard in planned(qtbot, cut).shards] == [2, 12]
+    assert not cut.form.shards_note.is_error and cut.form.cut.isEnabled()
+
+
+def test_a_folder_that_cannot_be_used_is_told_at_the_field(cut: CutDialog, qtbot: QtBot, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "mine" / "shard_0").mkdir(parents=True)
+    for folder, wrong in (("", "No folder"), ("here", "no full path"), (str(tmp_path / "file"), "is a file"),
+                          (str(tmp_path / "mine"), "is no shard that Shardboard has written")):  # fmt: skip
+        cut.form.output.setText(folder)
+        assert planned(qtbot, cut).folder_error is not None
+        assert wrong in cut.form.output_note.text() and "--" not in cut.form.output_note.text()
+        assert not cut.form.cut.isEnabled()
+
+
+def test_too_small_a_disk_is_told_before_anything_begins(tmp_path: Path) -> None:
+    enormous = model("enormous", layer_bytes=10**15)
+    plan = plan_cut(CutWish(enormous, 2, str(tmp_path / "not" / "there")))
+    assert plan.folder_error is not None and plan.folder_error.kind == "disk" and not plan.is_possible
+    assert plan.free is not None and plan.needed > 12 * 10**15
+    assert not (tmp_path / "not").exists()
+
+
+def test_accepting_starts_a_job_with_what_was_previewed(cut: CutDialog, qtbot: QtBot, tmp_path: Path) -> None:
+    workbench = cut._workbench
+    planned(qtbot, cut)
+    cut.form.register.setChecked(False)
+    cut.form.cut.click()
+    (job,) = workbench.jobs.jobs
+    assert isinstance(job, ThreadJob) and job.view.title == "Cut alpha into 2 shards"
+    workbench.jobs.close()
+    assert job.is_over and not (tmp_path / "out").exists()
+
+
+def test_another_model_brings_its_own_place_unless_the_user_chose_one(stocked: Workbench, qtbot: QtBot) -> None:
+    dialog = CutDialog(stocked)
+    keep(qtbot, dialog)
+    assert dialog.form.output.text().endswith("alpha")
+    dialog.form.model.setCurrentIndex(1)
+    assert dialog.form.output.text().endswith("beta") and dialog.form.count.maximum() == 3
+    planned(qtbot, dialog)
+
+
+def test_a_folder_that_is_not_in_the_library_can_be_cut(
+    stocked: Workbench, qtbot: QtBot, tiny: Path, tmp_path: Path
+) -> None:
+    dialog = CutDialog(stocked)
+    keep(qtbot, dialog)
+    dialog.take_folder(str(tiny))
+    qtbot.waitUntil(lambda: dialog.description is not None and dialog.description.name == "tiny", timeout=SECONDS)
+    dialog.form.output.setText(str(tmp_path / "out"))
+    assert len(planned(qtbot, dialog).shards) == 2
+    dialog.accept()
+    (job,) = stocked.jobs.jobs
+    assert isinstance(job, ThreadJob) and isinstance(job.work, CutWork)
+    assert (job.work.name_or_path, job.work.output_dir) == (str(tiny), tmp_path / "out")
+    stocked.jobs.close()
+
+
+def test_a_folder_without_a_model_is_refused_at_the_field(stocked: Workbench, qtbot: QtBot, tmp_path: Path) -> None:
+    dialog = CutDialog(stocked)
+    keep(qtbot, dialog)
+    dialog.take_folder(str(tmp_path))
+    qtbot.waitUntil(lambda: dialog.form.model_note.is_error, timeout=SECONDS)
+    assert "config.json" in dialog.form.model_note.text()
+
+
+@pytest.mark.parametrize("force_py", [False, True])
+def test_the_preview_table_is_sound(theme: ThemeKeeper, qtmodeltester: ModelTester, force_py: bool) -> None:
+    shards = PlannedShardsModel(theme)
+    qtmodeltester.check(shards, force_py=force_py)
+    shards.show_shards((PlannedShard(0, 0, 4, 100), PlannedShard(1, 4, 5, 50)))
+    assert [shards.index(1, column).data() for column in range(3)] == ["shard_1", "4", "50 bytes"]
+    shards.show_shards(())
+    assert shards.rowCount() == 0
+
+
+def test_a_source_is_recognised_and_a_name_suggested(workbench: Workbench, qtbot: QtBot, tiny: Path) -> None:
+    dialog = AddModelDialog(workbench)
+    keep(qtbot, dialog)
+    dialog.show()
+    dialog.source.setText("some/Model-7B")
+    look = looked(qtbot, dialog)
+    assert (look.kind, look.suggested) == ("hub", "Model-7B")
+    assert dialog.revision.isVisible() and dialog.name.placeholderText() == "Model-7B" and dialog.add.isEnabled()
+    dialog.source.setText(str(tiny))
+    assert looked(qtbot, dialog).kind == "folder"
+    assert not dialog.revision.isVisible() and "stay where they are" in dialog.source_note.text()
+    dialog.name.setText("con")
+    assert looked(qtbot, dialog).name_error is not None
+    assert dialog.name_note.is_error and not dialog.add.isEnabled()
+    dialog.source.setText("/nothing/like/this")
+    assert looked(qtbot, dialog).source_error is not None and "no such path" in dialog.source_note.text()
+
+
+def test_a_name_that_is_taken_is_told_before_the_job(
+    workbench: Workbench, qtbot: QtBot, home: Home, tiny: Path, tmp_path: Path
+) -> None:
+    job = workbench.jobs.add_model(str(tiny))
+    qtbot.waitUntil(lambda: job.is_over, timeout=SECONDS)
+    dialog = AddModelDialog(workbench, source=str(tiny))
+    keep(qtbot, dialog)
+    assert looked(qtbot, dialog).name_error is not None and "already" in dialog.name_note.text()
+    dialog.name.setText("another")
+    assert looked(qtbot, dialog).is_possible
+    dialog.accept()
+    assert workbench.jobs.jobs[-1].view.title == "Add another"
+    workbench.jobs.close()
+
+
+def test_dropped_paths_become_jobs_and_what_is_no_model_says_why(
+    workbench: Workbench, qtbot: QtBot, tiny: Path, tmp_path: Path
+) -> None:
+    picture = tmp_path / "picture.png"
+    picture.write_bytes(b"x")
+    copy = shutil.copytree(tiny, tmp_path / "copy")
+    add_paths(workbench, [copy, picture, tmp_path])
+    qtbot.waitUntil(lambda: len(workbench.notices.banners) == 2, timeout=SECONDS)
+    assert [job.view.title for job in workbench.jobs.jobs] == ["Add copy"]
+    assert workbench.notices.banners[0].text.startswith("picture.png was not added: ")
+    assert "no config.json" in workbench.notices.banners[1].text
+    workbench.jobs.close()
