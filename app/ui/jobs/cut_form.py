@@ -31,7 +31,7 @@ from app.ui.jobs.planned_shards import PlannedShardsModel, ShardColumn
 from app.ui.jobs.shards_bar import ShardsBar
 from app.ui.theme import SPACING, ThemeKeeper
 
-ROWS_SHOWN = 5
+ROWS_SHOWN = 4
 
 
 class CutForm:
@@ -54,6 +54,7 @@ class CutForm:
         self.count.setObjectName("cut-count")
         self.count.setRange(1, 999)
         self.count.setValue(2)
+        self.count.setMinimumWidth(12 * self.count.fontMetrics().averageCharWidth())
         self.layers = QLineEdit()
         self.layers.setObjectName("cut-layers")
         self.layers.setPlaceholderText("0-9,10-20")
@@ -140,10 +141,11 @@ class CutForm:
         label.setObjectName("field-label")
         label.setBuddy(buddy)
         grid.addWidget(label, row, 0, Qt.AlignmentFlag.AlignTop)
-        label.setContentsMargins(0, SPACING - 2, 0, 0)
+        # Beside the first line of text in the field, which a radio button has higher up than a framed field.
+        label.setContentsMargins(0, 0 if isinstance(buddy, QSpinBox) else SPACING - 2, 0, 0)
         grid.addWidget(field, row, 1)
         grid.addWidget(note, row + 1, 1)
-        grid.setRowMinimumHeight(row + 2, SPACING // 2)
+        grid.setRowMinimumHeight(row + 2, SPACING)
 
     def _table(self) -> QTableView:
         table = QTableView()
@@ -159,7 +161,8 @@ class CutForm:
         header.setDefaultAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter)
         header.setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
         header.setHighlightSections(False)
-        table.setMinimumHeight(ROWS_SHOWN * table.verticalHeader().defaultSectionSize())
+        rows = ROWS_SHOWN * table.verticalHeader().defaultSectionSize()
+        table.setMinimumHeight(header.sizeHint().height() + rows + SPACING // 2)
         table.resizeColumnToContents(ShardColumn.SHARD)
         return table
 

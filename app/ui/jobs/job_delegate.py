@@ -46,7 +46,7 @@ class JobDelegate(QStyledItemDelegate):
         if option.direction == Qt.LayoutDirection.RightToLeft:
             text = box.adjusted(0, 0, -(side + SPACING + LINE), 0)
         self._paint_title(painter, option, view, text)
-        self._paint_middle(painter, view, text, side, colors)
+        self._paint_middle(painter, option, view, text, colors)
         self._paint_foot(painter, option, view, text, colors)
         painter.restore()
 
@@ -86,13 +86,17 @@ class JobDelegate(QStyledItemDelegate):
         title = QFontMetrics(bold).elidedText(view.title, Qt.TextElideMode.ElideMiddle, room)
         painter.drawText(line, Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter, title)
 
-    def _paint_middle(self, painter: QPainter, view: JobView, box: QRect, line: int, colors: Colors) -> None:
+    def _paint_middle(
+        self, painter: QPainter, option: QStyleOptionViewItem, view: JobView, box: QRect, colors: Colors
+    ) -> None:
         """The bar while it runs; nothing stands there when it is over."""
         if view.state is not JobState.RUNNING:
             return
+        line = QFontMetrics(option.font).height()
+        selected = bool(option.state & QStyle.StateFlag.State_Selected)
         track = QRectF(box.left(), box.top() + line + LINE, box.width(), BAR)
         painter.setPen(Qt.PenStyle.NoPen)
-        painter.setBrush(colors.sunken)
+        painter.setBrush(colors.surface if selected else colors.sunken)
         painter.drawRoundedRect(track, BAR / 2, BAR / 2)
         done = view.fraction
         if done is not None and done > 0:
@@ -119,7 +123,7 @@ class JobDelegate(QStyledItemDelegate):
         painter.setPen(color)
         fraction = view.fraction
         if view.state is JobState.RUNNING and fraction is not None:
-            percent = f"{fraction:.0%}"
+            percent = f"{100 * fraction:.0f} %"
             painter.drawText(rect, Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter, percent)
             rect.adjust(0, 0, -metrics.horizontalAdvance(percent) - 2 * SPACING, 0)
         shown = metrics.elidedText(text, Qt.TextElideMode.ElideRight, rect.width())

@@ -6,10 +6,12 @@ from PySide6.QtCore import QModelIndex, QPoint, Qt, Signal, Slot
 from PySide6.QtGui import QAction, QGuiApplication, QKeySequence
 from PySide6.QtWidgets import (
     QDockWidget,
+    QFrame,
     QHBoxLayout,
     QLabel,
     QListView,
     QMenu,
+    QPushButton,
     QStackedWidget,
     QToolButton,
     QVBoxLayout,
@@ -45,7 +47,8 @@ class JobsDock(QDockWidget):
         self._pages = QStackedWidget()
         self._pages.addWidget(self._make_empty())
         self._pages.addWidget(self.view)
-        body = QWidget()
+        body = QFrame()
+        body.setProperty("role", "panel")
         layout = QVBoxLayout(body)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(0)
@@ -131,6 +134,7 @@ class JobsDock(QDockWidget):
     def _make_empty(self) -> QWidget:
         page = QWidget()
         layout = QVBoxLayout(page)
+        layout.setSpacing(SPACING // 2)
         layout.addStretch(1)
         title = QLabel("Nothing is under way")
         title.setProperty("role", "heading")
@@ -140,8 +144,33 @@ class JobsDock(QDockWidget):
         for label in (title, text):
             label.setAlignment(Qt.AlignmentFlag.AlignCenter)
             layout.addWidget(label)
+        buttons = QHBoxLayout()
+        buttons.setSpacing(SPACING)
+        buttons.setContentsMargins(0, SPACING, 0, 0)
+        buttons.addStretch(1)
+        for words, name, slot in (
+            ("Add a model…", "plus", self._add_model),
+            ("Cut into shards…", "scissors", self._cut_model),
+        ):
+            button = QPushButton(icon(name), words)
+            button.clicked.connect(slot)
+            buttons.addWidget(button)
+        buttons.addStretch(1)
+        layout.addLayout(buttons)
         layout.addStretch(1)
         return page
+
+    @Slot()
+    def _add_model(self) -> None:
+        from app.ui.jobs.add_model_dialog import AddModelDialog
+
+        AddModelDialog(self._workbench, self).open()
+
+    @Slot()
+    def _cut_model(self) -> None:
+        from app.ui.jobs.cut_dialog import CutDialog
+
+        CutDialog(self._workbench, parent=self).open()
 
     # --- what happens ---
 
