@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -291,19 +292,15 @@ def test_without_any_model_it_shows_the_way_to_one(quiet_workbench: Workbench, q
 
 
 def test_a_stream_of_200_tokens_a_second_costs_little_of_the_gui_thread(screen: ChatScreen, qtbot: QtBot) -> None:
-    from PySide6.QtCore import QElapsedTimer
-
     answer = begin(screen, "Long, please")
-    clock = QElapsedTimer()
-    slowest = 0
-    for batch in range(150):  # five seconds' worth
-        clock.restart()
+    before = time.thread_time()
+    for _ in range(150):  # five seconds' worth
         stream(answer, *(" some words" if number else "\n\nNew" for number in range(7)))
         QGuiApplication.processEvents()
-        slowest = max(slowest, clock.elapsed())
+    spent = time.thread_time() - before
     finish(answer)
     assert len(screen.answer_text) > 9000
-    assert slowest < 500, "a batch that takes this long grows with the answer's length"
+    assert spent < 2.5, f"half of the thread: {spent:.1f} s for five seconds of text (0.4 s when nothing is amiss)"
 
 
 def test_what_no_node_can_answer_is_said_in_the_conversation(

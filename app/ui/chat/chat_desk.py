@@ -216,12 +216,20 @@ class ChatDesk(QObject):
         def undo() -> None:
             if self.list.row_of(id) < 0:
                 self.list.restore(summary, row)
-                self.store.bring_back(id)
+                back = self.store.bring_back(id)
                 if (conversation := self._open.get(id)) is not None:
                     self.store.save(conversation)
-                self.open(id)
+                    self.open(id)
+                else:
+                    self._wanted = id
+                    back.done.connect(self._on_back)
 
         self._workbench.notices.toast(f"Deleted “{summary.title}”.", Level.INFO, NoticeAction("Undo", undo))
+
+    @Slot()
+    def _on_back(self) -> None:
+        if self._wanted:
+            self.open(self._wanted)
 
     @Slot(str, str)
     def _on_renamed(self, id: str, title: str) -> None:

@@ -132,8 +132,10 @@ class ChatStore(QObject):
                 self.saved.emit(written.conversation)
             else:
                 self.save_failed.emit(_explained(written.error))
-        if self._changed and not self._timer.isActive():
-            self._timer.start(0 if not self._bridge.is_open else SAVE_MILLISECONDS)
+        if not self._bridge.is_open:
+            self.flush()  # the window closes: there will be no later
+        elif self._changed and not self._timer.isActive():
+            self._timer.start(SAVE_MILLISECONDS)
 
     def delete(self, id: str) -> None:
         """Take a conversation away; `bring_back` undoes it until the program ends."""
@@ -141,9 +143,12 @@ class ChatStore(QObject):
         self._deleted.add(id)
         self._in_thread(lambda folder: _rename(folder / f"{id}.json", folder / f"{id}.json{DELETED}"), "deleting")
 
-    def bring_back(self, id: str) -> None:
+    def bring_back(self, id: str) -> Call:
+        """Undo a deletion."""
         self._deleted.discard(id)
-        self._in_thread(lambda folder: _rename(folder / f"{id}.json{DELETED}", folder / f"{id}.json"), "restoring")
+        return self._in_thread(
+            lambda folder: _rename(folder / f"{id}.json{DELETED}", folder / f"{id}.json"), "restoring"
+        )
 
     def _in_thread(self, work: Callable[[Path], Any], what: str) -> Call:
         def run() -> Any:
