@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QModelIndex, QObject, QPersistentModelIndex, QPointF, QRect, QRectF, QSize, Qt, Signal, Slot
-from PySide6.QtGui import QFont, QFontMetrics, QPainter, QPaintEvent
+from PySide6.QtCore import QModelIndex, QObject, QPersistentModelIndex, QPointF, QRect, QSize, Qt, Signal, Slot
+from PySide6.QtGui import QFont, QFontMetrics, QPainter
 from PySide6.QtWidgets import QComboBox, QListView, QStyle, QStyledItemDelegate, QStyleOptionViewItem, QWidget
 
 from app.ui.chat.model_choices import ChoiceRole, ModelChoices
-from app.ui.icons import draw_icon
 from app.ui.theme import RADIUS, ThemeKeeper
 
 Index = QModelIndex | QPersistentModelIndex
@@ -72,7 +71,7 @@ class ModelPicker(QComboBox):
         self.setPlaceholderText("Choose a model")
         self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         self.setMinimumContentsLength(22)
-        self._choices, self._theme = choices, theme
+        self._choices = choices
         self._model = ""
         self.setModel(choices)
         view = QListView(self)
@@ -88,14 +87,6 @@ class ModelPicker(QComboBox):
         """Show a model as chosen; nothing is emitted."""
         self._model = name
         self._show()
-
-    def paintEvent(self, event: QPaintEvent) -> None:
-        super().paintEvent(event)
-        painter = QPainter(self)
-        side = self.fontMetrics().ascent()
-        place = QRectF(self.width() - side - MARGIN, (self.height() - side) / 2, side, side)
-        draw_icon(painter, "chevron-down", place, self._theme.colors.muted)
-        painter.end()
 
     @property
     def note(self) -> str:
