@@ -17,6 +17,8 @@ from app.sharding.plan import Range, check_ranges, divide, range_text, stage_mem
 
 Capacities = Mapping[int, NodeCapacity]
 """What nodes that can be used have free for this model, by id."""
+ENOUGH_NODES = 12
+"""A plan uses more only where memory asks for them: each is another hop, and the search grows with them."""
 
 
 @dataclass(frozen=True)
@@ -92,10 +94,21 @@ class Arrangement:
         cls, description: ModelDescription, serving: Serving, capacities: Sequence[NodeCapacity]
     ) -> Arrangement:
         """The plan of `place`: the slowest stage as fast as possible. Raises PlacementError when nothing fits."""
-        placement = place(
-            description, capacities,
-            dtype=serving.dtype, context=serving.context, kv_tokens=serving.kv_tokens,
-        )  # fmt: skip
+        _check_serving(description, serving)
+        needed = StageSizes(description, serving).memory(0, description.num_layers)
+
+        def plan(nodes: Sequence[NodeCapacity]) -> Placement:
+            return place(
+                description, nodes, dtype=serving.dtype, context=serving.context, kv_tokens=serving.kv_tokens
+            )  # fmt: skip
+
+        chosen = strongest(capacities, needed)
+        try:
+            placement = plan(chosen)
+        except PlacementError:
+            if len(chosen) == len(capacities):
+                raise
+            placement = plan(capacities)
         pieces = [(stage.start, stage.end, stage.node.node_id) for stage in placement.stages]
         return cls.of_ranges(description, serving, pieces)
 
@@ -361,6 +374,17 @@ class Arrangement:
     def _check_boundary(self, boundary: int) -> None:
         if not 0 <= boundary < len(self.pieces) - 1:
             raise BadInput(f"There is no boundary {boundary + 1}; '{self.model_name}' has {len(self.pieces)} shards.")
+
+
+def strongest(capacities: Sequence[NodeCapacity], needed: int) -> list[NodeCapacity]:
+    """The fastest `ENOUGH_NODES`, and as many more as their memory asks for with a quarter to spare; in their order."""
+    order = sorted(capacities, key=lambda node: (-node.speed, -node.free_memory))
+    count = free = 0
+    while count < len(order) and (count < ENOUGH_NODES or free < needed * 5 // 4):
+        free += order[count].free_memory
+        count += 1
+    chosen = {node.node_id for node in order[:count]}
+    return [node for node in capacities if node.node_id in chosen]
 
 
 def _shards(stages: Sequence[int]) -> str:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import BadInput, PlacementError, ShardboardError
-from app.sharding.arrangement import Arrangement, Serving
+from app.sharding.arrangement import Arrangement, Serving, strongest
 from app.sharding.placement import NodeCapacity
 from app.sharding.plan import check_ranges
 from tests.models.described import invented
@@ -38,6 +38,21 @@ def test_it_begins_as_one_shard_without_a_node() -> None:
 def test_a_proposal_is_the_plan_of_place() -> None:
     draft = Arrangement.proposed(invented([10] * 6), SERVING, [node(1), node(2)])
     assert draft.ranges == ((0, 3), (3, 6)) and draft.nodes == (1, 2)
+
+
+def test_of_many_nodes_the_strongest_are_used_in_their_order() -> None:
+    many = [NodeCapacity(number, f"machine{number}", PLENTY, speed=1 + number % 5) for number in range(40)]
+    chosen = strongest(many, 1000)
+    assert len(chosen) == 12 and min(node.speed for node in chosen) == 4
+    assert [node.node_id for node in chosen] == sorted(node.node_id for node in chosen)
+
+
+def test_many_small_nodes_are_used_where_the_memory_asks_for_them() -> None:
+    small = [node(number, 2 * 2020) for number in range(1, 31)]
+    draft = Arrangement.proposed(invented([10] * 40), SERVING, small)
+    assert 20 <= len(draft.pieces) <= 26
+    uneven = [node(number, 2020 + 2000) for number in range(1, 31)]  # a layer each, though two nearly fit
+    assert len(Arrangement.proposed(invented([10] * 29), SERVING, uneven).pieces) == 29
 
 
 def test_a_shard_goes_to_a_node_and_off_it() -> None:

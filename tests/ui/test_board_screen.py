@@ -197,14 +197,14 @@ def click(qtbot: QtBot, screen: BoardScreen, name: str) -> None:
     qtbot.mouseClick(button, Qt.MouseButton.LeftButton, pos=QPoint(8, 8))
 
 
-def test_a_draft_is_deployed_changed_deployed_again_and_taken_down(live: BoardScreen, qtbot: QtBot, home: Home) -> None:
+def test_a_draft_is_deployed_changed_deployed_again_and_taken_down(live: BoardScreen, qtbot: QtBot) -> None:
     board, cluster = live.board, live.workbench.cluster
     told: list[Notice] = []
     live.workbench.notices.toasted.connect(told.append)
 
     # It fails at first, says so, and can be tried again.
-    config = home.models / "tiny" / "model" / "config.json"
-    config = config if config.exists() else board.description.path / "config.json"  # type: ignore[union-attr]
+    assert board.description is not None
+    config = board.description.path / "config.json"
     config.rename(config.with_suffix(".away"))
     click(qtbot, live, "board-propose")
     click(qtbot, live, "board-deploy")
@@ -231,7 +231,7 @@ def test_a_draft_is_deployed_changed_deployed_again_and_taken_down(live: BoardSc
     assert [(shard.start_layer, shard.end_layer) for shard in second.shards] == [(0, 3), (3, 4)]
 
     # While it answers, it is not taken down without a question.
-    answer = live.workbench.bridge.generate("tiny", [1, 2, 3], GenerationParameters(max_tokens=100, ignore_eos=True))
+    answer = live.workbench.bridge.generate("tiny", [1, 2, 3], GenerationParameters(max_tokens=400, ignore_eos=True))
     with qtbot.waitSignal(board.confirm_needed, timeout=20_000) as asked:
         click(qtbot, live, "board-undeploy")
     assert asked.args[0] == "Taking the deployment down ends the answer that is being written."

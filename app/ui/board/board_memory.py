@@ -16,10 +16,16 @@ class BoardMemory:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._blocks: dict[str, tuple[tuple[int, Block], ...]] = {}
+        self._capacities: dict[tuple[str, str], dict[int, NodeCapacity]] = {}
 
     def forget(self) -> None:
         """Models or deployments are others now."""
         self._blocks.clear()
+        self._capacities.clear()
+
+    def forget_nodes(self) -> None:
+        """Nodes are others now, or their figures."""
+        self._capacities.clear()
 
     def loaded(self, model: str | None) -> Arrangement | None:
         """The newest ready deployment of a model as an arrangement."""
@@ -51,7 +57,13 @@ class BoardMemory:
         return view.memory_budget - sum(block.memory for block in self.others(view.id, model))
 
     def capacities(self, model: str, dtype: str) -> dict[int, NodeCapacity]:
-        """Of every node that can take shards now, in the registry's order."""
+        """Of every node that can take shards now, in the registry's order. Kept: a drag asks for each node."""
+        known = self._capacities.get((model, dtype))
+        if known is None:
+            known = self._capacities[model, dtype] = self._measure_nodes(model, dtype)
+        return known
+
+    def _measure_nodes(self, model: str, dtype: str) -> dict[int, NodeCapacity]:
         usable = [view for view in self._cluster.nodes.values() if not unavailable_because(view)]
         speeds = {view.id: speed for view in usable if (speed := self.speed(view, dtype)) is not None}
         mean = sum(speed.read_bytes_per_second for speed in speeds.values()) / len(speeds) if speeds else 1.0

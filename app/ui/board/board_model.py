@@ -69,7 +69,6 @@ class BoardModel(QObject):
         self.drafts = Drafts(self._cluster, self.memory, workbench.settings)
         self._judge = Judge(self)
         self._lanes: tuple[LaneView, ...] | None = None
-        self._capacities: dict[int, NodeCapacity] | None = None
         self._figures = QTimer(self)
         self._figures.setSingleShot(True)
         self._figures.setInterval(FIGURES_MILLISECONDS)
@@ -109,9 +108,7 @@ class BoardModel(QObject):
 
     def capacities(self) -> dict[int, NodeCapacity]:
         """What the nodes that can take shards have for the draft."""
-        if self._capacities is None:
-            self._capacities = self.capacities_for(self.model_name or "", self.arrangement)
-        return self._capacities
+        return self.capacities_for(self.model_name or "", self.arrangement)
 
     def capacities_for(self, model: str, draft: Arrangement | None) -> dict[int, NodeCapacity]:
         """The same for another model."""
@@ -383,6 +380,7 @@ class BoardModel(QObject):
 
     @Slot()
     def _on_nodes_reset(self) -> None:
+        self.memory.forget_nodes()
         self.drafts.forget_nodes()
         if self.selection.node_id is not None and self.selection.node_id not in self._cluster.nodes:
             self.select(Selection(model=self.model_name))
@@ -390,7 +388,8 @@ class BoardModel(QObject):
 
     @Slot(object)
     def _on_nodes_changed(self, nodes: object) -> None:
-        self._lanes = self._capacities = None
+        self._lanes = None
+        self.memory.forget_nodes()
         if not self._figures.isActive():
             self._figures.start()
 
@@ -410,7 +409,8 @@ class BoardModel(QObject):
 
     @Slot()
     def _refresh(self) -> None:
-        self._lanes = self._capacities = None
+        self._lanes = None
+        self.memory.forget_nodes()
         self.changed.emit()
 
 
