@@ -95,12 +95,18 @@ def save(window: object, path: Path) -> None:
 
 
 def show(application: object, key: str, state: str) -> None:
+    from PySide6.QtWidgets import QAbstractItemView
+
     from app.ui.application import Application
 
     assert isinstance(application, Application)
     application.window.show_screen(key)
     if state == "full" and key == "board":
         application.workbench.navigate.emit("board", "Qwen3-30B-A3B")
+    elif state == "full" and key == "chat":
+        conversations = application.window.findChild(QAbstractItemView, "chat-conversations")
+        assert conversations is not None
+        conversations.setCurrentIndex(conversations.model().index(0, 0))
 
 
 def fill_home(home: object) -> None:
@@ -171,13 +177,15 @@ def fill_home(home: object) -> None:
 def fill_cluster(application: object) -> None:
     """Five unlike machines with ten minutes behind them, two models, one of them deployed over three nodes."""
     import math
+    from collections import deque
+    from dataclasses import replace
 
     import msgspec
 
     from app.inference.events import StepPassed
     from app.registry.records import NodeRecord
     from app.ui.application import Application
-    from app.ui.cluster import Lists
+    from app.ui.cluster import Lists, Sample
     from tests.ui.simulated import MB, deployment, health, model, node_record
     from worker_agent.messages import StageTime
 
@@ -196,41 +204,50 @@ def fill_cluster(application: object) -> None:
     def record(id: int) -> NodeRecord:
         made = node_record(id, name=names[id], budget=budgets[id] * MB)
         made.capacities.update(cpu_name=chips[id], speeds=[
-            {"dtype": dtype, "read_bytes_per_second": budgets[id] * 2.5e6, "flops_per_second": budgets[id] * 4e7}
+            {"dtype": dtype, "read_bytes_per_second": budgets[id] * 24e6, "flops_per_second": budgets[id] * 4e8}
             for dtype in ("float32", "bfloat16")
         ])  # fmt: skip
         return made
 
     big = msgspec.structs.replace(
-        model("Qwen3-30B-A3B", layers=48, layer_bytes=1190 * MB, end_bytes=620 * MB), dtype="bfloat16",
+        model("Qwen3-30B-A3B", layers=48, layer_bytes=620 * MB, end_bytes=330 * MB), dtype="bfloat16",
         architecture="Qwen3MoeForCausalLM", parameters=30_500_000_000, max_context=40_960,
     )  # fmt: skip
     small = msgspec.structs.replace(
         model("SmolLM2-135M-Instruct", layers=30, layer_bytes=14 * MB, end_bytes=57 * MB), parameters=134_515_008
     )
     deployed = deployment("1f2e3d4c", big, [(1, 0, 22), (2, 22, 36), (3, 36, 48)])
+    deployed = replace(deployed, record=replace(deployed.record, dtype="bfloat16", context=16_384, kv_tokens=16_384))
     cluster.take_lists(Lists(tuple(record(id) for id in budgets), (big, small), (deployed,)))
-    began = datetime.now(UTC) - timedelta(minutes=10)
-    for second in range(600):
-        events = []
-        for id in budgets:
-            busy = 55 + 25 * math.sin(second / 40 + id) + 8 * math.sin(second * 1.7 + id * 3)
-            beat = health(
-                id,
-                cpu=min(99, busy if id <= 3 else busy / 5),
-                budget=budgets[id] * MB,
-                rtt=0.0006 * id + 0.0002 * (second % 3),
+    used = {1: 14_300, 2: 9_100, 3: 8_300, 4: 0, 5: 0}
+    now = datetime.now(UTC)
+    cluster.take_node_events(
+        [health(id, cpu=load(id, 599), budget=budgets[id] * MB, used=used[id] * MB, rtt=0.0004 * id) for id in budgets]
+    )
+    for id in budgets:
+        works = id <= 3
+        cluster._history[id] = deque(
+            Sample(
+                at=now.timestamp() - 600 + second, cpu=load(id, second),
+                memory=(used[id] + 4_000 + 900 * id + 150 * math.sin(second / 70 + id)) * MB, gpu=None, gpu_memory=None,
+                tokens_per_second=20.5 + math.sin(second / 25) if works and second % 240 > 60 else 0.0,
+                step_ms=(12 + 3 * id + 0.6 * math.sin(second / 15 + id)) if works and second % 240 > 60 else None,
+                rtt_ms=0.4 * id + 0.05 * math.sin(second / 9 + id),
             )
-            events.append(_at(beat, began, second))
-        cluster.take_node_events(events)
+            for second in range(600)
+        )  # fmt: skip
     times = (StageTime(0, 90, 17_000), StageTime(1, 120, 12_000), StageTime(2, 140, 11_000))
     cluster.take_steps([StepPassed("1f2e3d4c", 1, 0, times)] * 42)
 
 
-def _at(beat: object, began: datetime, second: int) -> object:
-    from dataclasses import replace
+def load(node: int, second: int) -> float:
+    """Percent of CPU that a made-up node shows: three of them answer now and then, two idle."""
+    import math
 
-    return replace(beat, at=began + timedelta(seconds=second))  # type: ignore[type-var]
+    wave = math.sin(second / 40 + node) + 0.35 * math.sin(second / 11 + 2 * node)
+    if node > 3:
+        return 7 + 2 * wave + node
+    return (48 + 9 * wave + 4 * node) if second % 240 > 60 else 12 + 3 * wave
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ The window stays responsive meanwhile; each step is bounded in time by whoever d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,10 @@ from app.ui.workbench import Workbench
 
 if TYPE_CHECKING:
     from app.controller import Controller
+
+
+JOBS_MILLISECONDS = 12_000
+"""How long cancelled jobs may take; what is left then is waited for in `JobQueue.close`, which is bounded too."""
 
 
 class Answer(StrEnum):
@@ -109,19 +113,34 @@ class Closing(QObject):
     step = Signal(str)
     """What is being done now."""
 
-    def __init__(self, workbench: Workbench, close_jobs: Callable[[], object], parent: QObject | None = None) -> None:
+    def __init__(self, workbench: Workbench, parent: QObject | None = None) -> None:
         super().__init__(parent)
-        self._workbench, self._close_jobs = workbench, close_jobs
+        self._workbench = workbench
         self.left_behind = ""
         """Why an agent of this window could not be ended; empty when all is well."""
 
     def begin(self) -> None:
+        """Cancel all jobs; the rest follows when they have cleaned up behind themselves."""
         self.step.emit("Ending jobs")
-        QTimer.singleShot(0, self._end_jobs)
+        jobs = self._workbench.jobs
+        self._patience = QTimer(self)
+        self._patience.setSingleShot(True)
+        self._patience.timeout.connect(self._jobs_ended)
+        self._patience.start(JOBS_MILLISECONDS)
+        jobs.job_ended.connect(self._on_job_ended)
+        for job in jobs.busy():
+            job.cancel()
+        self._on_job_ended()
 
     @Slot()
-    def _end_jobs(self) -> None:
-        self._close_jobs()
+    @Slot(object)
+    def _on_job_ended(self, job: object = None) -> None:
+        if self._patience.isActive() and not self._workbench.jobs.busy():
+            self._patience.start(0)
+
+    @Slot()
+    def _jobs_ended(self) -> None:
+        self._workbench.jobs.close()
         bridge = self._workbench.bridge
         if not bridge.is_open:
             self._close_bridge()

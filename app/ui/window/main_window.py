@@ -336,6 +336,7 @@ class MainWindow(QMainWindow):
         dock = JobsDock(self.workbench, self)
         self.addDockWidget(Qt.DockWidgetArea.BottomDockWidgetArea, dock)
         dock.hide()
+        self.status.show_jobs(dock)
         return dock
 
     def _restore(self) -> None:
@@ -402,7 +403,7 @@ class MainWindow(QMainWindow):
             return
         self.remember()
         dialog = ClosingDialog(self)
-        self._closing = Closing(self.workbench, self.workbench.jobs.close, self)
+        self._closing = Closing(self.workbench, self)
         self._closing.step.connect(dialog.say)
         self._closing.finished.connect(dialog.accept)
         self._closing.finished.connect(self._on_ended)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from PySide6.QtCore import Qt, QTimer, Slot
 from PySide6.QtWidgets import QPushButton, QStatusBar, QWidget
 
 from app.ui.cluster import NodeState
 from app.ui.workbench import Workbench
+
+if TYPE_CHECKING:
+    from app.ui.jobs.jobs_dock import JobsDock
 
 
 class StatusBar(QStatusBar):
@@ -40,6 +45,19 @@ class StatusBar(QStatusBar):
         button.clicked.connect(self._on_clicked)
         self.addWidget(button)
         return button
+
+    def show_jobs(self, dock: JobsDock) -> None:
+        """Tell at the right what the jobs dock says in short; a click shows the dock."""
+        button = QPushButton(dock.summary, self)
+        button.setObjectName("status-jobs")
+        button.setProperty("role", "quiet")
+        button.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        button.setToolTip("Jobs (Ctrl+J)")
+        button.setVisible(bool(dock.summary))
+        dock.summary_changed.connect(button.setText)
+        dock.summary_changed.connect(lambda text: button.setVisible(bool(text)))
+        button.clicked.connect(lambda: dock.setVisible(not dock.isVisible()))
+        self.addPermanentWidget(button)
 
     @Slot()
     def _on_clicked(self) -> None:
