@@ -96,7 +96,10 @@ def run(application: Application) -> None:
     )  # fmt: skip
     chat = application.window.screen_of("chat")
     stream = RequestStream(application.bridge)
-    chat.follow_stream(stream, "Tell me a long story.")  # type: ignore[attr-defined]
+    # There are no agents: the request that Chat begins is the stream that the load posts to.
+    application.bridge.generate = lambda *_, **__: stream  # type: ignore[method-assign]
+    chat.open_with(description.name)
+    chat.ask("Tell me a long story.")  # type: ignore[attr-defined]
     probe, load = StallProbe(), Load(application, stream)
     load.start()
     screens = ["chat", "board", "nodes", "runs", "log"]
