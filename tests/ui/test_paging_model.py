@@ -131,9 +131,10 @@ def test_a_request_that_changes_is_shown_as_it_is(workbench: Workbench, qtbot: Q
     assert model.index(0, 0).data(Qt.ItemDataRole.DecorationRole) is not None
 
 
-@pytest.mark.parametrize("force_py", [False, True])
+# Qt's rules in Python go through all rows at every signal: a few have to do there.
+@pytest.mark.parametrize(("force_py", "count"), [(False, 150), (True, 12)])
 def test_qt_finds_no_fault_while_rows_come_change_and_go(
-    workbench: Workbench, qtbot: QtBot, qtmodeltester: ModelTester, force_py: bool
+    workbench: Workbench, qtbot: QtBot, qtmodeltester: ModelTester, force_py: bool, count: int
 ) -> None:
     model = RequestModel(workbench)
     model.setParent(workbench)
@@ -141,15 +142,15 @@ def test_qt_finds_no_fault_while_rows_come_change_and_go(
     qtmodeltester.check(model, force_py=force_py)
 
     def work(registry: Registry) -> None:
-        for number in range(150):
+        for number in range(count):
             registry.requests.add(model_name="m", prompt=f"prompt {number}")
 
     write(workbench, qtbot, work)
-    qtbot.waitUntil(lambda: model.total == 150 and model.index(149, 2).data() == "prompt 0")
-    write(workbench, qtbot, lambda registry: registry.requests.update(150, status=RequestStatus.COMPLETED))
+    qtbot.waitUntil(lambda: model.total == count and model.index(count - 1, 2).data() == "prompt 0")
+    write(workbench, qtbot, lambda registry: registry.requests.update(count, status=RequestStatus.COMPLETED))
     qtbot.waitUntil(lambda: model.index(0, 0).data() == "Done")
-    write(workbench, qtbot, lambda registry: [registry.requests.remove(id) for id in (150, 75)])
-    qtbot.waitUntil(lambda: model.total == 148 and model.index(0, 2).data() == "prompt 148")
+    write(workbench, qtbot, lambda registry: [registry.requests.remove(id) for id in (count, count // 2)])
+    qtbot.waitUntil(lambda: model.total == count - 2 and model.index(0, 2).data() == f"prompt {count - 2}")
     model.show_listing(RequestListing(status=frozenset({RequestStatus.COMPLETED})))
     qtbot.waitUntil(lambda: model.total == 0)
 

@@ -19,7 +19,7 @@ from .test_paging_model import add_events, write
 def view(workbench: Workbench, qtbot: QtBot) -> PagedView:
     add_events(workbench, qtbot, 300)
     model = EventModel(workbench)
-    view = PagedView(model)
+    view = PagedView(model, workbench.theme)
     model.setParent(view)
     qtbot.addWidget(view)
     view.resize(800, 400)

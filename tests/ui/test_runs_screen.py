@@ -90,7 +90,7 @@ def test_filters_narrow_the_table_down_and_an_empty_one_says_why(screen: RunsScr
 
 def test_a_failed_request_says_what_went_wrong_and_keeps_its_text(screen: RunsScreen, qtbot: QtBot) -> None:
     open_request(screen, qtbot, 2)
-    assert "Node beta is lost." in shown(screen) and "ask again" in shown(screen)
+    qtbot.waitUntil(lambda: "Node beta is lost." in shown(screen) and "ask again" in shown(screen))
     screen.detail.copy_answer.trigger()
     assert clipboard() == "Grey waves"
 
@@ -147,10 +147,11 @@ def test_jobs_and_deployments_have_tables_of_their_own(screen: RunsScreen, qtbot
     screen.tabs.setCurrentIndex(1)
     qtbot.waitUntil(lambda: screen.detail.story is not None and screen.detail.story.kind == "job")
     assert rows(screen, 2) == ["Cut smollm into 2 shards"]
-    assert "layers 0–14, layers 15–29" in shown(screen) and "538.1 MB" in shown(screen)
+    qtbot.waitUntil(lambda: "layers 0–14, layers 15–29" in shown(screen) and "538.1 MB" in shown(screen))
     screen.open_with("deadbeef")
     qtbot.waitUntil(lambda: screen.detail.story is not None and screen.detail.story.kind == "deployment")
-    assert rows(screen, 0) == ["Loading"] and "4,096 tokens" in shown(screen)
+    assert rows(screen, 0) == ["Loading"]
+    qtbot.waitUntil(lambda: "4,096 tokens" in shown(screen))
 
 
 def test_nothing_yet_is_said_in_a_sentence(workbench: Workbench, qtbot: QtBot) -> None:

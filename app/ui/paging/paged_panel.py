@@ -23,7 +23,7 @@ class PagedPanel(QWidget):
         self._notices = workbench.notices
         self._title = title
         self.model = model
-        self.view = PagedView(model, self)
+        self.view = PagedView(model, workbench.theme, self)
         self.view.setObjectName(name)
         self.view.setAccessibleName(title)
         self.empty = EmptyState(workbench.theme, self)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from PySide6.QtCore import QItemSelectionModel, QModelIndex, QSize, Qt, QTimer, Signal, Slot
+from PySide6.QtCore import QItemSelectionModel, QModelIndex, Qt, QTimer, Signal, Slot
 from PySide6.QtGui import QKeyEvent, QKeySequence, QResizeEvent
 from PySide6.QtWidgets import QAbstractItemView, QHeaderView, QPushButton, QTableView, QWidget
 
 from app.ui.icons import icon
 from app.ui.paging.listing import RowId
 from app.ui.paging.paged_model import ID_ROLE, PagedModel
-from app.ui.theme import SPACING
+from app.ui.paging.row_delegate import RowDelegate
+from app.ui.theme import SPACING, ThemeKeeper
 
 KEPT_IDS = 30
 """Selected rows that are found again after rows went; each costs a look into an index."""
@@ -28,7 +29,7 @@ class PagedView(QTableView):
     following_changed = Signal(bool)
     """Whether new rows are shown as they come: while the newest are in sight."""
 
-    def __init__(self, model: PagedModel, parent: QWidget | None = None) -> None:
+    def __init__(self, model: PagedModel, theme: ThemeKeeper, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.paged = model
         self._placing = False
@@ -44,12 +45,16 @@ class PagedView(QTableView):
         self.setWordWrap(False)
         self.setTabKeyNavigation(False)
         self.setCornerButtonEnabled(False)
-        self.setIconSize(QSize(16, 16))
+        self.setItemDelegate(RowDelegate(theme, self))
         self.verticalHeader().hide()
         self.verticalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Fixed)
         self.verticalHeader().setDefaultSectionSize(self.fontMetrics().height() + 2 * SPACING)
         header = self.horizontalHeader()
         header.setHighlightSections(False)
+        header.setSectionsClickable(False)
+        # With the table's own, painting the header asks of each column whether all of its rows are selected: a second
+        # or two after "select all" among 100,000 rows.
+        header.setSelectionModel(QItemSelectionModel(model, header))
         header.setStretchLastSection(False)
         header.setMinimumSectionSize(6 * SPACING)
         self.pill = QPushButton(self)

@@ -109,8 +109,9 @@ class RunDetail(QFrame):
         right.addStretch(1)
         self.columns = QSplitter(Qt.Orientation.Horizontal, self)
         self.columns.setChildrenCollapsible(False)
-        for content, stretch in ((left, 3), (right, 2)):
-            self.columns.addWidget(_scrolled(content))
+        self._texts = _scrolled(left)
+        for area, stretch in ((self._texts, 3), (_scrolled(right), 2)):
+            self.columns.addWidget(area)
             self.columns.setStretchFactor(self.columns.count() - 1, stretch)
         self.columns.setSizes([600, 400])
         layout = QVBoxLayout(self)
@@ -145,6 +146,8 @@ class RunDetail(QFrame):
             view.show_passage(passage)
         for number, view in enumerate(self._passages):
             view.setVisible(number < len(story.passages))
+        # A column without a text to read would be an empty half.
+        self._texts.setVisible(bool(story.passages or story.error))
         self._timing.show_timings(story.timings)
         self._timing_heading.setVisible(self._timing.isVisibleTo(self))
         self._show_facts(story)
