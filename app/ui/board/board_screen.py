@@ -60,9 +60,8 @@ class BoardScreen(Screen):
         self.splitter = QSplitter(Qt.Orientation.Horizontal)
         for part in (self.left, middle, self.inspector):
             self.splitter.addWidget(part)
-        self.left.setMinimumWidth(200)
-        middle.setMinimumWidth(360)
-        self.inspector.setMinimumWidth(220)
+        self.left.setMinimumWidth(184)
+        middle.setMinimumWidth(320)
         self.splitter.setStretchFactor(1, 1)
         self.splitter.setSizes(list(WIDTHS))
         for splitter in (self.splitter, self.left):

@@ -8,6 +8,7 @@ from PySide6.QtCore import QSize, Qt, Slot
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
 
 from app.ui.board.elided_label import ElidedLabel
+from app.ui.board.flow_layout import FlowLayout
 from app.ui.icons import icon
 from app.ui.theme import SPACING
 
@@ -47,11 +48,9 @@ class DeployPanel(QFrame):
         head.addWidget(self._icon)
         head.addWidget(self.head, 1)
         head.addWidget(self.cancel)
-        foot = QHBoxLayout()
-        foot.setSpacing(SPACING)
+        foot = FlowLayout(SPACING)
         for button in (self.retry, self.previous, self.dismiss):
             foot.addWidget(button)
-        foot.addStretch(1)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(2 * SPACING, SPACING, 2 * SPACING, SPACING + 4)
         layout.setSpacing(SPACING)

@@ -44,6 +44,7 @@ class Inspector(QScrollArea):
         layout.setContentsMargins(2 * SPACING, SPACING + 4, 2 * SPACING, 2 * SPACING)
         layout.addWidget(self.pages)
         self.setWidget(holder)
+        self.setMinimumWidth(max(220, holder.minimumSizeHint().width() + self.verticalScrollBar().sizeHint().width()))
         board.changed.connect(self.show_selection)
         board.selection_changed.connect(self.show_selection)
         self.show_selection()

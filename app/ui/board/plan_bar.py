@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QSize, Qt, Slot
-from PySide6.QtGui import QAction
+from PySide6.QtGui import QAction, QResizeEvent
 from PySide6.QtWidgets import QFrame, QGridLayout, QHBoxLayout, QLabel, QPushButton, QToolButton, QVBoxLayout, QWidget
 
 from app.ui.board.elided_label import ElidedLabel
@@ -17,6 +17,9 @@ from app.ui.theme import SPACING
 if TYPE_CHECKING:
     from app.ui.board.board_commands import BoardCommands
     from app.ui.board.board_model import BoardModel
+
+NARROW = 560
+"""Pixels below which the buttons may stand under the name."""
 
 
 class PlanBar(QFrame):
@@ -44,17 +47,24 @@ class PlanBar(QFrame):
         self.deploy = self._button(commands.deploy, "Deploy", "board-deploy", "primary")
         self.undeploy = self._button(commands.undeploy, "Undeploy", "board-undeploy")
         self.serving = ServingRow(board)
-        top = QHBoxLayout()
-        top.setSpacing(SPACING)
+        self._top = QGridLayout()
+        self._top.setSpacing(SPACING)
+        self._top.setColumnStretch(0, 1)
         names = QVBoxLayout()
         names.setSpacing(0)
         names.addWidget(self.name)
         names.addWidget(self.state)
-        top.addLayout(names, 1)
-        top.addWidget(_tool(commands.undo))
-        top.addWidget(_tool(commands.redo))
+        self._top.addLayout(names, 0, 0)
+        self._buttons = QWidget()
+        buttons = QHBoxLayout(self._buttons)
+        buttons.setContentsMargins(0, 0, 0, 0)
+        buttons.setSpacing(SPACING)
+        buttons.addWidget(_tool(commands.undo))
+        buttons.addWidget(_tool(commands.redo))
         for button in (self.propose, self.undeploy, self.deploy):
-            top.addWidget(button)
+            buttons.addWidget(button)
+        self._is_narrow = False
+        self._top.addWidget(self._buttons, 0, 1)
         figures = QGridLayout()
         figures.setHorizontalSpacing(3 * SPACING)
         figures.setVerticalSpacing(0)
@@ -69,7 +79,7 @@ class PlanBar(QFrame):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(2 * SPACING, SPACING + 4, 2 * SPACING, SPACING + 4)
         layout.setSpacing(SPACING)
-        layout.addLayout(top)
+        layout.addLayout(self._top)
         layout.addWidget(self.serving)
         layout.addLayout(figures)
         layout.addWidget(self._warning_row)
@@ -115,6 +125,17 @@ class PlanBar(QFrame):
         deployed = name is not None and board.workbench.cluster.deployment_of(name) is not None
         self.undeploy.setVisible(deployed and not board.is_deploying)
         self.deploy.setVisible(not board.is_deploying and not board.is_loaded)
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """Where there is little room the buttons stand below the name, which would be cut off beside them."""
+        super().resizeEvent(event)
+        wanted = self.name.fontMetrics().horizontalAdvance(self.name.text()) + self._buttons.sizeHint().width()
+        is_narrow = wanted + 6 * SPACING > self.width() and self.width() < NARROW
+        if is_narrow != self._is_narrow:
+            self._is_narrow = is_narrow
+            self._top.removeWidget(self._buttons)
+            side = Qt.AlignmentFlag.AlignLeft if is_narrow else Qt.AlignmentFlag.AlignRight
+            self._top.addWidget(self._buttons, 1 if is_narrow else 0, 0 if is_narrow else 1, side)
 
     @Slot()
     def _recolour(self) -> None:

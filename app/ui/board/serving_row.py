@@ -10,6 +10,7 @@ from PySide6.QtWidgets import QComboBox, QHBoxLayout, QLabel, QSpinBox, QWidget
 from app.errors import ShardboardError
 from app.models.description import COMPUTE_ITEM_BYTES
 from app.sharding.arrangement import Serving
+from app.ui.board.flow_layout import FlowLayout
 from app.ui.notices import Level
 from app.ui.theme import SPACING
 
@@ -34,17 +35,18 @@ class ServingRow(QWidget):
             "KV tokens", "For how many tokens in all, of all answers at once, keys and values are kept"
         )
         self.kv_tokens.setMaximum(MOST_KV_TOKENS)
-        layout = QHBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(SPACING)
+        layout = FlowLayout(SPACING, self)
         for text, field in (("Dtype", self.dtype), ("Context", self.context), ("KV tokens", self.kv_tokens)):
             label = QLabel(text)
             label.setProperty("role", "muted")
             label.setBuddy(field)
-            layout.addWidget(label)
-            layout.addWidget(field)
-            layout.addSpacing(SPACING)
-        layout.addStretch(1)
+            pair = QWidget()
+            row = QHBoxLayout(pair)
+            row.setContentsMargins(0, 0, SPACING, 0)
+            row.setSpacing(SPACING)
+            row.addWidget(label)
+            row.addWidget(field)
+            layout.addWidget(pair)
         self.dtype.activated.connect(self._on_edited)
         self.context.valueChanged.connect(self._on_edited)
         self.kv_tokens.valueChanged.connect(self._on_edited)
