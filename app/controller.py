@@ -21,6 +21,7 @@ from app.cluster.invitations import JoinCommand, JoinListener
 from app.cluster.launching import AgentLauncher, LaunchedAgent
 from app.cluster.nodes import NodeDirectory
 from app.errors import BadInput, Cancelled, NodeError, RegistryError
+from app.event_log import EventLogHandler
 from app.inference.deploying import Deployed, OnProgress
 from app.inference.deployments import Deployments
 from app.inference.events import StepPassed
@@ -66,6 +67,7 @@ class Controller:
         self.nodes = NodeDirectory(self._context, self.identity, registry, launcher, self._on_node_event)
         self.deployments = Deployments(registry, self.library, self.nodes)
         self.inference = InferenceService(registry, self.library, self.deployments)
+        self._event_log = EventLogHandler(registry)
         self._watching: asyncio.Task[None] | None = None
 
     @classmethod
@@ -85,6 +87,7 @@ class Controller:
         except BaseException:
             registry.close()
             raise
+        controller._event_log.install()
         controller.nodes.open()
         if monitor:
             controller._watching = asyncio.get_running_loop().create_task(controller._watch())
@@ -98,6 +101,7 @@ class Controller:
         self.deployments.close()
         await self.nodes.close()
         self._context.destroy(linger=0)
+        await asyncio.to_thread(self._event_log.close)
         await asyncio.to_thread(self.registry.close)
 
     def on_node_event(self, listener: Callable[[NodeEvent], None]) -> None:

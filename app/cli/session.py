@@ -6,10 +6,12 @@ import asyncio
 import concurrent.futures
 import os
 import queue
+import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from app.errors import Cancelled
@@ -46,18 +48,12 @@ class Session:
         arrived: queue.Queue[RequestEvent | BaseException | None] = queue.Queue()
         running = self.run(_call(start))
         pump = asyncio.run_coroutine_threadsafe(_pump(aiter(running), arrived), self._loop)
-        cancelled = False
+        interrupts = _Interrupts(lambda: asyncio.run_coroutine_threadsafe(running.cancel(), self._loop))
         try:
             while True:
                 try:
                     event = arrived.get(timeout=POLL_SECONDS)
                 except queue.Empty:
-                    continue
-                except KeyboardInterrupt:
-                    if cancelled:
-                        raise
-                    cancelled = True
-                    asyncio.run_coroutine_threadsafe(running.cancel(), self._loop)
                     continue
                 if event is None:
                     return
@@ -65,7 +61,29 @@ class Session:
                     raise event
                 yield event
         finally:
+            interrupts.end()
             pump.cancel()
+
+
+class _Interrupts:
+    """Ctrl-C while a request is followed: the first cancels it wherever the main thread is, the second interrupts."""
+
+    def __init__(self, cancel: Callable[[], object]) -> None:
+        self._cancel = cancel
+        self._pressed = False
+        self._is_main = threading.current_thread() is threading.main_thread()
+        if self._is_main:
+            self._before = signal.signal(signal.SIGINT, self._on_interrupt)
+
+    def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
+        if self._pressed:
+            raise KeyboardInterrupt
+        self._pressed = True
+        self._cancel()
+
+    def end(self) -> None:
+        if self._is_main:
+            signal.signal(signal.SIGINT, self._before)
 
 
 async def _call(start: Callable[[], RequestRun]) -> RequestRun:

@@ -15,6 +15,10 @@ import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from app.models.description import ModelDescription
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 APPEARANCES = (("light", 1), ("dark", 1), ("light", 2), ("dark", 2))
@@ -62,7 +66,10 @@ def take(theme: str, scale: str, state: str, target: str) -> None:
         else:
             steps += [window.show_welcome, picture("welcome")]
         for key in ("board", "chat", "nodes", "runs", "log"):
-            steps += [lambda key=key: show(application, key, state), picture(key)]  # type: ignore[misc]
+            steps.append(lambda key=key: show(application, key, state))  # type: ignore[misc]
+            if state == "full" and key == "chat":
+                steps.append(lambda: open_conversation(application))
+            steps.append(picture(key))
         if state == "full":
             steps += [lambda: window.show_screen("board"), window.show_palette, picture("palette")]
         steps.append(window.end)
@@ -91,22 +98,28 @@ def save(window: object, path: Path) -> None:
         if other is not window and other.isVisible():
             painter.drawPixmap(other.pos() - window.pos() + QPoint(0, 0), other.grab())
     painter.end()
-    picture.save(str(path))
+    picture.save(str(path), "PNG", 0)  # the smallest file
 
 
 def show(application: object, key: str, state: str) -> None:
-    from PySide6.QtWidgets import QAbstractItemView
-
     from app.ui.application import Application
 
     assert isinstance(application, Application)
     application.window.show_screen(key)
     if state == "full" and key == "board":
-        application.workbench.navigate.emit("board", "Qwen3-30B-A3B")
-    elif state == "full" and key == "chat":
-        conversations = application.window.findChild(QAbstractItemView, "chat-conversations")
-        assert conversations is not None
-        conversations.setCurrentIndex(conversations.model().index(0, 0))
+        application.workbench.navigate.emit("board", "Qwen3-14B")
+
+
+def open_conversation(application: object) -> None:
+    """The newest, now that the list has been read."""
+    from PySide6.QtWidgets import QAbstractItemView
+
+    from app.ui.application import Application
+
+    assert isinstance(application, Application)
+    conversations = application.window.findChild(QAbstractItemView, "chat-conversations")
+    assert conversations is not None
+    conversations.setCurrentIndex(conversations.model().index(0, 0))
 
 
 def fill_home(home: object) -> None:
@@ -126,7 +139,7 @@ def fill_home(home: object) -> None:
     with Registry.open(home.registry) as registry:
         for number in range(60):
             prompt = prompts[number % len(prompts)]
-            record = registry.requests.add(model_name="Qwen3-30B-A3B", prompt=prompt, prompt_token_ids=range(20))
+            record = registry.requests.add(model_name="Qwen3-14B", prompt=prompt, prompt_token_ids=range(20))
             registry.requests.update(record.id, status=RequestStatus.PROCESSING)
             tokens = 40 + number * 7 % 300
             failed, cancelled = number % 17 == 5, number % 23 == 7
@@ -145,11 +158,11 @@ def fill_home(home: object) -> None:
             )  # fmt: skip
         now = datetime.now(UTC)
         happened = (
-            (EventLevel.INFO, "deployments", "Qwen3-30B-A3B is deployed: layers 0-21 on studio, 22-35 on rack-1."),
+            (EventLevel.INFO, "deployments", "Qwen3-14B is deployed: layers 0-21 on studio, 22-35 on rack-1."),
             (EventLevel.INFO, "health", "The agent is there."),
             (EventLevel.WARNING, "health", "The agent was started anew; what it held is gone."),
             (EventLevel.ERROR, "health", "It has left 3 health beats unanswered."),
-            (EventLevel.INFO, "models", "Qwen3-30B-A3B was added."),
+            (EventLevel.INFO, "models", "Qwen3-14B was added."),
         )  # fmt: skip
         for number in range(80):
             level, source, message = happened[number % len(happened)]
@@ -163,11 +176,11 @@ def fill_home(home: object) -> None:
     chats = home.root / "chats"
     chats.mkdir()
     for number, title in enumerate(("Pipeline parallelism", "Minutes of Monday", "Limericks", "A table of planets")):
-        conversation = Conversation(title=title, model="Qwen3-30B-A3B", updated_at=now - timedelta(hours=5 * number))
+        conversation = Conversation(title=title, model="Qwen3-14B", updated_at=now - timedelta(hours=5 * number))
         conversation.messages = [
             Message(role=Role.USER, text=prompts[0]),
             Message(
-                role=Role.ASSISTANT, text=answer, model="Qwen3-30B-A3B", request_id=60,
+                role=Role.ASSISTANT, text=answer, model="Qwen3-14B", request_id=60,
                 figures=Figures(tokens=128, tokens_per_second=21.4, first_token=0.38, total=6.3),
             ),
         ]  # fmt: skip
@@ -180,8 +193,6 @@ def fill_cluster(application: object) -> None:
     from collections import deque
     from dataclasses import replace
 
-    import msgspec
-
     from app.inference.events import StepPassed
     from app.registry.records import NodeRecord
     from app.ui.application import Application
@@ -191,35 +202,23 @@ def fill_cluster(application: object) -> None:
 
     assert isinstance(application, Application)
     cluster = application.workbench.cluster
-    budgets = {1: 30_000, 2: 22_000, 3: 22_000, 4: 14_000, 5: 7_000}
+    budgets = {1: 24_000, 2: 12_000, 3: 12_000, 4: 8_000, 5: 4_000}
     names = {1: "studio", 2: "rack-1", 3: "rack-2", 4: "laptop", 5: "living-room-media-pc-under-the-television"}
-    chips = {
-        1: "Apple M2 Max",
-        2: "AMD Ryzen 9 7950X",
-        3: "AMD Ryzen 9 7950X",
-        4: "Intel Core i7-1370P",
-        5: "Intel N100",
-    }
+    chips = {1: "Apple M2 Max", 2: "NVIDIA RTX 4070", 3: "NVIDIA RTX 4070", 4: "Intel Core i7-1370P", 5: "Intel N100"}
+    speeds = {1: 400e9, 2: 500e9, 3: 500e9, 4: 60e9, 5: 25e9}
 
     def record(id: int) -> NodeRecord:
         made = node_record(id, name=names[id], budget=budgets[id] * MB)
-        made.capacities.update(cpu_name=chips[id], speeds=[
-            {"dtype": dtype, "read_bytes_per_second": budgets[id] * 24e6, "flops_per_second": budgets[id] * 4e8}
-            for dtype in ("float32", "bfloat16")
-        ])  # fmt: skip
+        measured = {"dtype": "bfloat16", "read_bytes_per_second": speeds[id], "flops_per_second": 60 * speeds[id]}
+        made.capacities.update(cpu_name=chips[id], speeds=[measured])
         return made
 
-    big = msgspec.structs.replace(
-        model("Qwen3-30B-A3B", layers=48, layer_bytes=620 * MB, end_bytes=330 * MB), dtype="bfloat16",
-        architecture="Qwen3MoeForCausalLM", parameters=30_500_000_000, max_context=40_960,
-    )  # fmt: skip
-    small = msgspec.structs.replace(
-        model("SmolLM2-135M-Instruct", layers=30, layer_bytes=14 * MB, end_bytes=57 * MB), parameters=134_515_008
-    )
-    deployed = deployment("1f2e3d4c", big, [(1, 0, 22), (2, 22, 36), (3, 36, 48)])
+    big = in_bfloat16(model("Qwen3-14B", layers=40, layer_bytes=660 * MB, end_bytes=1_556 * MB))
+    small = model("SmolLM2-135M-Instruct", layers=30, layer_bytes=14 * MB, end_bytes=57 * MB)
+    deployed = deployment("1f2e3d4c", big, [(1, 0, 22), (2, 22, 32), (3, 32, 40)])
     deployed = replace(deployed, record=replace(deployed.record, dtype="bfloat16", context=16_384, kv_tokens=16_384))
     cluster.take_lists(Lists(tuple(record(id) for id in budgets), (big, small), (deployed,)))
-    used = {1: 14_300, 2: 9_100, 3: 8_300, 4: 0, 5: 0}
+    used = {1: 16_700, 2: 7_000, 3: 7_200, 4: 0, 5: 0}
     now = datetime.now(UTC)
     cluster.take_node_events(
         [health(id, cpu=load(id, 599), budget=budgets[id] * MB, used=used[id] * MB, rtt=0.0004 * id) for id in budgets]
@@ -238,6 +237,23 @@ def fill_cluster(application: object) -> None:
         )  # fmt: skip
     times = (StageTime(0, 90, 17_000), StageTime(1, 120, 12_000), StageTime(2, 140, 11_000))
     cluster.take_steps([StepPassed("1f2e3d4c", 1, 0, times)] * 42)
+
+
+def in_bfloat16(description: ModelDescription) -> ModelDescription:
+    """The same bytes, as half as many bits a number."""
+    import msgspec
+
+    parts = tuple(
+        msgspec.structs.replace(
+            part, tensors=tuple(msgspec.structs.replace(tensor, dtype="BF16") for tensor in part.tensors)
+        )
+        for part in description.parts
+    )
+    return msgspec.structs.replace(
+        description, parts=parts, dtype="bfloat16", architecture="Qwen3ForCausalLM", parameters=14_768_307_200,
+        max_context=40_960, hidden_size=5120, vocab_size=151_936, kv_elements=(2048,) * description.num_layers,
+        folder="/models/Qwen3-14B", source="hub", origin="Qwen/Qwen3-14B",
+    )  # fmt: skip
 
 
 def load(node: int, second: int) -> float:

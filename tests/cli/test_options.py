@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from app.cli.root import app
 from app.cli.options import read_dtype, read_ids, read_nodes
+from app.cli.root import app
 from app.errors import BadInput
 
 COMMANDS = [

@@ -29,7 +29,7 @@ PHASES = {
     "hashing": "Reading the weights",
     "sending": "Sending",
     "loading": "Loading",
-    "linking": "Linking the nodes",
+    "linking": "Linking",
     "ready": "Ready",
 }
 

@@ -27,7 +27,7 @@ WORDS = {
     "hashing": "Reading the weights",
     "sending": "Sending layers to",
     "loading": "Loading layers on",
-    "linking": "Linking the two agents",
+    "linking": "Linking",
     "ready": "Ready",
 }
 """Phases of the controller's work, for somebody who sees them for the first time."""
