@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,18 @@ def made_up(queue: JobQueue, id: int, title: str, state: JobState = JobState.QUE
 
 
 def children() -> list[psutil.Process]:
-    """Processes that were started here and still run; of each cutting or adding there is one."""
-    return [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+    """Children that do a job's work and still run; of each cutting or adding there is one.
+
+    Other tests of the same run may have a server going.
+    """
+    return [child for child in psutil.Process().children() if _is_job(child)]
+
+
+def _is_job(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        working = process.status() != psutil.STATUS_ZOMBIE
+        return working and any(part.startswith("app.") for part in process.cmdline())
+    return False
 
 
 def running_threads(queue: JobQueue) -> list[QThread]:

@@ -21,6 +21,7 @@ from app.ui.chat.conversation import from_json
 from app.ui.cluster import NodeState
 from app.ui.window.closing import AskDialog
 from tests.conftest import CACHE
+from tests.ui.jobs_support import children
 
 MODEL = "SmolLM2-135M-Instruct"
 
@@ -128,14 +129,15 @@ def test_closing_during_a_deployment_and_a_cut_leaves_nothing_half_done(
     board.deploy()
     qtbot.waitUntil(lambda: board.is_deploying and job.view.done_bytes > 0, timeout=30_000)
     agents = [psutil.Process(pid(application, node)) for node in (1, 2)]
-    children = [child for child in psutil.Process().children(recursive=True) if child not in agents]
+    workers = children()
+    assert workers
     window.close()
     dialog = window.findChild(AskDialog)
     assert dialog is not None and len(window.under_way()) >= 2
     stop = next(button for button in dialog.children() if button.objectName() == "closing-stop")
     with qtbot.waitSignal(window.gone, timeout=60_000):
         stop.click()
-    assert not [process for process in (*agents, *children) if process.is_running()]
+    assert not [process for process in (*agents, *workers) if process.is_running()]
     assert not (tmp_path / "shards").exists(), "what was half-written is gone"
     with Registry.open(home.registry) as registry:
         assert {record.status.value for record in registry.deployments.list()} <= {"failed"}
