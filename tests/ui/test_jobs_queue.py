@@ -278,6 +278,7 @@ def test_what_is_over_can_be_cleared_and_what_runs_stays(workbench: Workbench, q
 def test_what_was_written_stays_in_the_registry(workbench: Workbench, qtbot: QtBot, tmp_path: Path) -> None:
     finish(qtbot, workbench.jobs.cut("nothing-like-this", 2, tmp_path))
     workbench.jobs.clear_finished()
+    workbench.jobs._records.flush(10.0)  # it is written in a thread, beside the job's end
 
     def failed(registry: Registry) -> list[JobRecord]:
         return registry.jobs.list(status=JobStatus.FAILED)
