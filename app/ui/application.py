@@ -16,6 +16,7 @@ from PySide6.QtWidgets import QApplication
 
 from app.paths import Home
 from app.ui.bridge import Bridge
+from app.ui.garbage import GuiGarbage
 from app.ui.settings import Settings
 from app.ui.theme import ThemeKeeper
 from app.ui.workbench import Workbench
@@ -121,6 +122,7 @@ def run(arguments: Sequence[str] = ()) -> int:
     from app.logs import log_to_file
 
     log_to_file(home)
+    garbage = GuiGarbage(application)
     made = Application(application, home)
     instance.raised.connect(made.window.bring_to_front)
     made.window.gone.connect(application.quit)
@@ -130,6 +132,7 @@ def run(arguments: Sequence[str] = ()) -> int:
     signals.close()
     instance.release()
     made.window.deleteLater()
+    garbage.close()
     return code
 
 

@@ -15,9 +15,24 @@ from PySide6.QtWidgets import QApplication
 
 from app.paths import Home
 from app.ui.bridge import Bridge
+from app.ui.garbage import GuiGarbage
 from app.ui.settings import Settings
 from app.ui.theme import ThemeKeeper
 from app.ui.workbench import Workbench
+
+
+@pytest.fixture(scope="package")
+def gui_garbage(qapp: QApplication) -> Iterator[GuiGarbage]:
+    """The collector as in the window: what one test leaves behind is never freed by another thread."""
+    garbage = GuiGarbage()
+    yield garbage
+    garbage.close()
+
+
+@pytest.fixture(autouse=True)
+def _collect(gui_garbage: GuiGarbage) -> Iterator[None]:
+    yield
+    gui_garbage.collect_due()
 
 
 @pytest.fixture(scope="session")
