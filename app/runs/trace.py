@@ -1,0 +1,231 @@
+"""What is recorded of one request, deployment or job besides its row in the registry.
+
+A trace is written once, when its subject is over, and read when somebody opens or exports it. All times are whole
+microseconds; those named `at_us` count from the moment the subject was asked for.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+
+VERSION = 1
+"""Of this format. A newer one may add fields; what reads an older one fills in the defaults."""
+
+
+class Origin(Struct, frozen=True, kw_only=True):
+    """Who asked: by what way in, as whom, from where."""
+
+    via: Literal["window", "command", "http", "program"] = "program"
+    user: str = ""
+    """The user of the operating system, or the name of the API key."""
+    client: str = ""
+    """What the client calls itself and where it is, for HTTP."""
+
+
+class Versions(Struct, frozen=True, kw_only=True):
+    """The software of the controller."""
+
+    shardboard: str
+    python: str
+    system: str
+    wire: int
+    packages: dict[str, str] = {}
+    """Name to version, of what can change a result: tokenizers, jinja2, llguidance, …"""
+
+
+class NodeFacts(Struct, frozen=True, kw_only=True):
+    """One node as it was then."""
+
+    node_id: int
+    name: str
+    address: str
+    system: str = ""
+    cpu: str = ""
+    device: str = ""
+    threads: int = 0
+    software: str = ""
+    torch: str = ""
+    transformers: str = ""
+    memory_total: int = 0
+    memory_budget: int = 0
+
+
+class StagePlan(Struct, frozen=True, kw_only=True):
+    """Stage k of the plan: layers [start, end) on a node. Bytes of weights and of its KV cache."""
+
+    stage: int
+    node_id: int
+    node: str
+    start: int
+    end: int
+    weight_bytes: int = 0
+    kv_bytes: int = 0
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """Where the layers were."""
+
+    deployment: str
+    plan_hash: str
+    model: str
+    dtype: str
+    context: int
+    kv_tokens: int
+    epoch: int
+    stages: tuple[StagePlan, ...] = ()
+
+
+class ModelFacts(Struct, frozen=True, kw_only=True):
+    """The model that was asked."""
+
+    name: str
+    architecture: str
+    source: str
+    layers: int
+    parameters: int
+    dtype: str
+    content: str = ""
+    """A hash over the digests of all its parts: equal for equal weights."""
+
+
+class StageShare(Struct, frozen=True, array_like=True):
+    """What one stage did with a step: how long it waited there for its turn, how long it was computed."""
+
+    queue_us: int
+    compute_us: int
+
+
+class TokenTime(Struct, frozen=True, array_like=True):
+    """One token of the answer on its way round the ring."""
+
+    at_us: int
+    """When the controller had it."""
+    took_us: int
+    """Since the token before it, or since the prompt was read; the shares below are parts of this."""
+    batch: int
+    """How many tokens of how many requests the same step brought."""
+    stages: tuple[StageShare, ...] = ()
+
+    @property
+    def compute_us(self) -> int:
+        return sum(stage.compute_us for stage in self.stages)
+
+    @property
+    def queue_us(self) -> int:
+        return sum(stage.queue_us for stage in self.stages)
+
+    @property
+    def wire_us(self) -> int:
+        """All that is neither computing nor waiting for it: network, serialising, handing over."""
+        return max(0, self.took_us - self.compute_us - self.queue_us)
+
+
+class ChunkTime(Struct, frozen=True, array_like=True):
+    """A part of the prompt that went into the caches of all stages. `done` counts the prompt's tokens in them."""
+
+    at_us: int
+    took_us: int
+    done: int
+    stages: tuple[StageShare, ...] = ()
+
+
+class NodeMemory(Struct, frozen=True, kw_only=True):
+    """What a node said of its memory when the subject was over. Bytes."""
+
+    node_id: int
+    process: int
+    used: int
+    budget: int
+    available: int
+
+
+class Phase(Struct, frozen=True, kw_only=True):
+    """A part of a deployment or a job: what, on which node, from when to when, how many bytes."""
+
+    name: str
+    node_id: int | None = None
+    node: str = ""
+    began_us: int
+    ended_us: int
+    total_bytes: int = 0
+    already_bytes: int = 0
+
+
+class RequestTrace(Struct, frozen=True, kw_only=True, tag="request", tag_field="kind"):
+    """Of one request. `tokens` has one entry for each token of the answer, in order.
+
+    `first_step_us` is when the sequence was handed to the agents; what was before went into tokenizing and, perhaps,
+    loading.
+    """
+
+    version: int = VERSION
+    origin: Origin = Origin()
+    versions: Versions | None = None
+    model: ModelFacts | None = None
+    plan: Plan | None = None
+    nodes: tuple[NodeFacts, ...] = ()
+    first_step_us: int = 0
+    chunks: tuple[ChunkTime, ...] = ()
+    tokens: tuple[TokenTime, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_logprobs: tuple[TokenLogprob | None, ...] = ()
+    memory: tuple[NodeMemory, ...] = ()
+    prompt_kept: bool = True
+    """False when the settings say that the text of prompts and answers is not kept."""
+
+
+class DeploymentTrace(Struct, frozen=True, kw_only=True, tag="deployment", tag_field="kind"):
+    """Of one deployment, from the plan until it could answer or failed."""
+
+    version: int = VERSION
+    origin: Origin = Origin()
+    versions: Versions | None = None
+    model: ModelFacts | None = None
+    plan: Plan | None = None
+    nodes: tuple[NodeFacts, ...] = ()
+    phases: tuple[Phase, ...] = ()
+    took_us: int = 0
+    memory: tuple[NodeMemory, ...] = ()
+    error: str | None = None
+
+
+class JobTrace(Struct, frozen=True, kw_only=True, tag="job", tag_field="kind"):
+    """Of one job: adding a model, cutting one."""
+
+    version: int = VERSION
+    origin: Origin = Origin()
+    versions: Versions | None = None
+    phases: tuple[Phase, ...] = ()
+    took_us: int = 0
+    error: str | None = None
+
+
+class TokenLogprob(Struct, frozen=True, array_like=True):
+    """A token and its natural log probability, and the likeliest tokens in its place with theirs."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+Trace = RequestTrace | DeploymentTrace | JobTrace
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[Trace] = msgspec.msgpack.Decoder(Trace)
+
+
+def pack(trace: Trace) -> bytes:
+    """A trace as the registry keeps it."""
+    return zlib.compress(_encoder.encode(trace), 6)
+
+
+def unpack(data: bytes) -> Trace:
+    """What `pack` made. Raises ValueError when it is something else."""
+    try:
+        return _decoder.decode(zlib.decompress(data))
+    except (zlib.error, msgspec.DecodeError) as error:
+        raise ValueError(f"This is no trace of a run: {error}.") from error
