@@ -7,6 +7,7 @@ The only package that speaks SQL. `Registry.open` is the one door; what comes ou
 from typing import TYPE_CHECKING, Any
 
 from app.registry.records import (
+    ApiKeyRecord,
     DeploymentRecord,
     DeploymentStatus,
     EventLevel,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from app.registry.registry import Registry
 
 __all__ = [
+    "ApiKeyRecord",
     "DeploymentRecord",
     "DeploymentStatus",
     "EventLevel",

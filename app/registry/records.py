@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
@@ -151,6 +151,8 @@ class RequestRecord:
     created_at: datetime
     started_at: datetime | None
     completed_at: datetime | None
+    origin: dict[str, str] = field(default_factory=dict)
+    """Who asked: the fields of `app.runs.trace.Origin`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +194,17 @@ class JobRecord:
     created_at: datetime
     started_at: datetime | None
     completed_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKeyRecord:
+    """A key of the HTTP API: the SHA-256 of it in hexadecimal, and its last characters as a hint for people."""
+
+    name: str
+    digest: str
+    hint: str
+    created_at: datetime
+    last_used_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)

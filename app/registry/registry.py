@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from app.registry.api_keys import ApiKeys
 from app.registry.deployments import Deployments
 from app.registry.events import Events
 from app.registry.failures import explained
@@ -19,6 +20,7 @@ from app.registry.records import EventLevel
 from app.registry.requests import Requests
 from app.registry.shards import Shards
 from app.registry.store import Store
+from app.registry.traces import Traces
 
 INTERRUPTED = "Shardboard ended while this was under way."
 
@@ -38,6 +40,8 @@ class Registry:
         self.requests = Requests(store)
         self.events = Events(store)
         self.jobs = Jobs(store)
+        self.traces = Traces(store)
+        self.api_keys = ApiKeys(store)
 
     @classmethod
     def open(cls, location: str | Path, *, lock: bool = True, migrations: Path = MIGRATIONS) -> Self:
@@ -73,8 +77,8 @@ class Registry:
         return self._store.location.name
 
     def on_changed(self, listener: Callable[[str], None]) -> None:
-        """Be told, after each write, what was written: node, model, deployment, shard, request, event or
-        job.
+        """Be told, after each write, what was written: node, model, deployment, shard, request, event, job,
+        trace or API key.
 
         Called in the thread that wrote, so it must be quick. Beats of the heart and epochs are not told.
         """

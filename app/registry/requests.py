@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Sequence
+from concurrent.futures import Future
 from datetime import datetime
 from typing import TypedDict, Unpack
 
@@ -12,8 +14,10 @@ from app.errors import RegistryError
 from app.registry.conditions import among, among_many, matching, numbered, saying, within
 from app.registry.fields import now
 from app.registry.records import RequestLine, RequestRecord, RequestStatus
+from app.registry.store import Store
 from app.registry.table import Row, Table
-from app.registry.tables import InferenceRequest
+from app.registry.tables import Event, InferenceRequest
+from app.registry.traces import put
 
 _UNDER_WAY = [status for status in RequestStatus if not status.is_over]
 _OVER = [status for status in RequestStatus if status.is_over]
@@ -59,6 +63,11 @@ class Requests(Table[RequestRecord]):
     advice = "List what there is with: request list"
     order = ("-created_at", "-id")
 
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self._ids = threading.Lock()
+        self._last_id: int | None = None
+
     def add(
         self,
         *,
@@ -67,23 +76,75 @@ class Requests(Table[RequestRecord]):
         parameters: dict[str, object] | None = None,
         deployment_id: str | None = None,
         prompt_token_ids: Sequence[int] = (),
+        origin: dict[str, str] | None = None,
     ) -> RequestRecord:
-        """Add a pending request."""
-        return self._add(
-            {
-                "model_name": model_name,
-                "deployment_id": deployment_id,
-                "prompt": prompt,
-                "result": "",
-                "status": RequestStatus.PENDING,
-                "parameters": parameters or {},
-                "prompt_token_ids": prompt_token_ids,
-                "token_ids": (),
-                "prompt_tokens": len(prompt_token_ids),
-                "completion_tokens": 0,
-                "timings": {},
-            }
-        )
+        """Add a pending request and wait until it is on the disk."""
+        record, written = self.begin(
+            model_name=model_name, prompt=prompt, parameters=parameters, deployment_id=deployment_id,
+            prompt_token_ids=prompt_token_ids, origin=origin,
+        )  # fmt: skip
+        written.result()
+        return record
+
+    def begin(
+        self,
+        *,
+        model_name: str,
+        prompt: str,
+        parameters: dict[str, object] | None = None,
+        deployment_id: str | None = None,
+        prompt_token_ids: Sequence[int] = (),
+        origin: dict[str, str] | None = None,
+    ) -> tuple[RequestRecord, Future[None]]:
+        """Add a pending request without waiting for the disk: its record, and when it is written.
+
+        The number is given out here, which only the one controller of a registry may do.
+        """
+        # Giving out a number and joining the queue are one step, so that rows come in the order of their numbers.
+        with self._ids:
+            if self._last_id is None:
+                self._last_id = self._store.read(_last_given)
+            self._last_id += 1
+            record = RequestRecord(
+                id=self._last_id,
+                model_name=model_name,
+                deployment_id=deployment_id,
+                prompt=prompt,
+                result="",
+                error=None,
+                status=RequestStatus.PENDING,
+                parameters=parameters or {},
+                prompt_token_ids=tuple(prompt_token_ids),
+                token_ids=(),
+                finish_reason=None,
+                prompt_tokens=len(prompt_token_ids),
+                completion_tokens=0,
+                timings={},
+                created_at=now(),
+                started_at=None,
+                completed_at=None,
+                origin=origin or {},
+            )
+            values = {name: getattr(record, name) for name in RequestRecord.__dataclass_fields__}
+            return record, self._store.write_later(lambda database: _insert(database, values), self.noun)
+
+    def save(self, record: RequestRecord, *, trace: bytes | None = None, keep_text: bool = True) -> Future[None]:
+        """Write a record as it is now, without waiting for the disk. Only its one owner may do that.
+
+        Args:
+            trace: kept with it, in the same transaction.
+            keep_text: False leaves out texts and token ids.
+        """
+        values = {name: getattr(record, name) for name in _KEPT_WHILE_RUNNING}
+        if not keep_text:
+            values |= {"prompt": "", "result": "", "prompt_token_ids": (), "token_ids": ()}
+
+        def work(database: Database) -> None:
+            InferenceRequest.update(values).where(InferenceRequest.id == record.id).execute(database)
+            if trace is not None:
+                put(database, "request", str(record.id), trace)
+
+        return self._store.write_later(work, self.noun)
 
     def get(self, id: int) -> RequestRecord:
         return self._get(id)
@@ -175,6 +236,23 @@ class Requests(Table[RequestRecord]):
 
     def _record(self, row: Row) -> RequestRecord:
         return RequestRecord(**{**row, "status": RequestStatus(row["status"])})
+
+
+_KEPT_WHILE_RUNNING = tuple(
+    name
+    for name in RequestRecord.__dataclass_fields__
+    if name not in ("id", "model_name", "parameters", "created_at", "origin")
+)
+
+
+def _insert(database: Database, values: dict[str, object]) -> None:
+    InferenceRequest.insert(values).execute(database)
+
+
+def _last_given(database: Database) -> int:
+    """The highest number that was ever given out, as far as that can be told: of a request, or of one in an event."""
+    given = (InferenceRequest.select(fn.MAX(InferenceRequest.id)), Event.select(fn.MAX(Event.request_id)))
+    return max(int(query.scalar(database) or 0) for query in given)
 
 
 _LINE_FIELDS = [InferenceRequest._meta.fields[name] for name in RequestLine.__dataclass_fields__ if name != "prompt"]

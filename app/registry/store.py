@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import TypeVar
 
 from peewee import Database
@@ -32,6 +33,24 @@ class Store:
     def write(self, work: Callable[[Database], T]) -> T:
         with explained(self.location):
             return self._writer.write(work)
+
+    def write_later(self, work: Callable[[Database], T], tell: str) -> Future[T]:
+        """Begin a write and return at once; `tell` is what has changed when it is on the disk."""
+        written = self._writer.write_later(work)
+        done: Future[T] = Future()
+
+        def end(result: Future[T]) -> None:
+            try:
+                with explained(self.location):
+                    value = result.result()
+            except BaseException as error:
+                done.set_exception(error)
+            else:
+                self.tell_changed(tell)
+                done.set_result(value)
+
+        written.add_done_callback(end)
+        return done
 
     def run(self, work: Callable[[Database], T]) -> T:
         """Run on the writing connection without a transaction, for migrations, which begin their own."""

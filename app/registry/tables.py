@@ -5,7 +5,7 @@ The migrations make the tables, from frozen copies of their own; a test compares
 
 from __future__ import annotations
 
-from peewee import AutoField, BigIntegerField, BooleanField, ForeignKeyField, IntegerField
+from peewee import AutoField, BigIntegerField, BlobField, BooleanField, ForeignKeyField, IntegerField
 from peewee import Model as PeeweeModel
 
 from app.registry.fields import Instant, Json, Prose, TokenIds, Words
@@ -103,6 +103,7 @@ class InferenceRequest(PeeweeModel):
     created_at = Instant()
     started_at = Instant(null=True)
     completed_at = Instant(null=True)
+    origin = Json(default={})
 
     class Meta:
         table_name = "inference_request"
@@ -161,4 +162,35 @@ class Job(PeeweeModel):
         )
 
 
-TABLES = (WorkerNode, Model, Deployment, ModelShard, InferenceRequest, Event, Job)
+class Trace(PeeweeModel):
+    """What `app.runs.trace.pack` made of a run. Not in the subject's own row, so that listings stay small."""
+
+    id = AutoField()
+    kind = Words()
+    subject = Words()
+    size = BigIntegerField()
+    data = BlobField()
+    created_at = Instant()
+
+    class Meta:
+        table_name = "trace"
+        indexes = (
+            (("kind", "subject"), True),
+            # Sums up sizes and finds the oldest without a look at the data.
+            (("created_at", "id", "size"), False),
+        )
+
+
+class ApiKey(PeeweeModel):
+    id = AutoField()
+    name = Words(unique=True)
+    digest = Words(unique=True)
+    hint = Words()
+    created_at = Instant()
+    last_used_at = Instant(null=True)
+
+    class Meta:
+        table_name = "api_key"
+
+
+TABLES = (WorkerNode, Model, Deployment, ModelShard, InferenceRequest, Event, Job, Trace, ApiKey)

@@ -48,7 +48,7 @@ def rack_of_first_node(file: Path) -> str:
         return str(connection.execute("SELECT rack FROM worker_node").fetchone()[0])
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_a_registry_of_each_version_opens_with_all_that_is_in_it(file: Path, version: int) -> None:
     shutil.copy(DATABASES / f"version_{version}.sqlite3", file)
     with Registry.open(file) as registry:
@@ -82,7 +82,7 @@ def test_the_migrations_make_the_tables_that_the_models_describe(registry: Regis
 
 
 # A released migration that was edited would show up here.
-@pytest.mark.parametrize(("version", "newest"), [(1, "0001_initial.py"), (2, "0002_jobs_and_search.py")])
+@pytest.mark.parametrize(("version", "newest"), [(1, "0001_initial.py"), (2, "0002_jobs_and_search.py"), (3, "0003_runs.py")])
 def test_the_stored_versions_have_the_tables_that_their_migrations_make(
     file: Path, tmp_path: Path, version: int, newest: str
 ) -> None:
@@ -114,7 +114,7 @@ def test_a_backup_of_the_whole_registry_is_taken_before_it_changes(file: Path, l
         registry.nodes.add(hostname="alpha", ip_address="10.0.0.1", port=1, public_key="k")
     Registry.open(file, migrations=later).close()
     (backup,) = (file.parent / "backups").iterdir()
-    assert backup.name.endswith("-0002_jobs_and_search.sqlite3")
+    assert backup.name.endswith("-0003_runs.sqlite3")
     restored = shutil.copy(backup, file.parent / "restored.sqlite3")
     with Registry.open(restored) as registry:
         assert [node.hostname for node in registry.nodes.list()] == ["alpha"]
