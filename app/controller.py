@@ -7,9 +7,10 @@ runs in threads or child processes. Nothing here waits for ever.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,7 +21,8 @@ from app.cluster.health import NodeEvent
 from app.cluster.invitations import JoinCommand, JoinListener
 from app.cluster.launching import AgentLauncher, LaunchedAgent
 from app.cluster.nodes import NodeDirectory
-from app.errors import BadInput, Cancelled, NodeError, RegistryError
+from app.controller_settings import ControllerSettings
+from app.errors import BadInput, Cancelled, NodeError, RegistryError, ShardboardError
 from app.event_log import EventLogHandler
 from app.inference.deploying import Deployed, OnProgress
 from app.inference.deployments import Deployments
@@ -28,6 +30,7 @@ from app.inference.events import StepPassed
 from app.inference.parameters import GenerationParameters
 from app.inference.request_run import RequestRun
 from app.inference.service import InferenceService, Message
+from app.inference.tokenizer import Tokenizer
 from app.jobs import JobChain, JobProgress, ProgressCallback
 from app.models.demo import ensure_demo_model
 from app.models.description import ModelDescription
@@ -43,6 +46,9 @@ from app.registry import (
     RequestRecord,
     RequestStatus,
 )
+from app.runs.reader import RunReader
+from app.runs.retention import Pruned, prune
+from app.runs.trace import UNKNOWN, Origin
 from app.sharding.cut import CutResult, cut_model
 from app.sharding.placement import Placement
 
@@ -52,13 +58,17 @@ Result = TypeVar("Result")
 DATABASE_VARIABLE = "SHARDBOARD_DATABASE"
 """A database URL for the registry, instead of the SQLite file in the home."""
 INVITATION_SECONDS = 600.0
+PRUNE_SECONDS = 6 * 3600.0
+"""How often what is too old is forgotten, beginning a minute after the start."""
 
 
 class Controller:
     """See the module. Make it with `open`, end it with `close`; all methods belong to its loop."""
 
-    def __init__(self, home: Home, registry: Registry) -> None:
+    def __init__(self, home: Home, registry: Registry, settings: ControllerSettings | None = None) -> None:
         self.home, self.registry = home, registry
+        self.settings = settings or ControllerSettings()
+        self.runs = RunReader(registry)
         self.identity = ControllerIdentity.of(home)
         self.library = ModelLibrary(home.models)
         self._context = zmq.asyncio.Context()
@@ -66,9 +76,10 @@ class Controller:
         launcher = AgentLauncher(home, self.identity.keys.public)
         self.nodes = NodeDirectory(self._context, self.identity, registry, launcher, self._on_node_event)
         self.deployments = Deployments(registry, self.library, self.nodes)
-        self.inference = InferenceService(registry, self.library, self.deployments)
+        self.inference = InferenceService(registry, self.library, self.deployments, lambda: self.settings.records)
         self._event_log = EventLogHandler(registry)
         self._watching: asyncio.Task[None] | None = None
+        self._pruning: asyncio.Task[None] | None = None
 
     @classmethod
     async def open(cls, home: Home, *, monitor: bool = True) -> Controller:
@@ -79,11 +90,13 @@ class Controller:
 
         Raises:
             RegistryError: another controller is at work, or the registry cannot be opened.
+            BadInput: the settings cannot be used.
         """
+        settings = await asyncio.to_thread(ControllerSettings.load, home.settings)
         location = os.environ.get(DATABASE_VARIABLE) or home.registry
         registry = await asyncio.to_thread(Registry.open, location)
         try:
-            controller = cls(home, registry)
+            controller = cls(home, registry, settings)
         except BaseException:
             registry.close()
             raise
@@ -91,12 +104,14 @@ class Controller:
         controller.nodes.open()
         if monitor:
             controller._watching = asyncio.get_running_loop().create_task(controller._watch())
+            controller._pruning = asyncio.get_running_loop().create_task(controller._prune_at_times())
         return controller
 
     async def close(self) -> None:
         """Cancel what is under way and let go of everything. Agents go on with what they hold."""
-        if self._watching is not None:
-            self._watching.cancel()
+        for chore in (self._watching, self._pruning):
+            if chore is not None:
+                chore.cancel()
         await self.inference.close()
         self.deployments.close()
         await self.nodes.close()
@@ -111,6 +126,20 @@ class Controller:
     def on_step(self, listener: Callable[[StepPassed], None]) -> None:
         """Be told of every step that goes through a pipeline, on the loop's thread."""
         self.deployments.on_step(listener)
+
+    # --- settings and records --------------------------------------------------------------------------
+
+    async def change_settings(self, settings: ControllerSettings) -> None:
+        """Save settings and follow them from now on. Raises BadInput for one that cannot be used, OSError."""
+        await asyncio.to_thread(settings.save, self.home.settings)
+        self.settings = settings
+
+    async def prune(self) -> Pruned:
+        """Forget now what is older or more than the settings allow."""
+        pruned = await asyncio.to_thread(prune, self.registry, self.settings.records)
+        if pruned.anything:
+            log.info("forgotten: %s", pruned)
+        return pruned
 
     # --- models ----------------------------------------------------------------------------------------
 
@@ -333,6 +362,7 @@ class Controller:
         context: int | None = None,
         kv_tokens: int | None = None,
         on_progress: OnProgress = lambda progress: None,
+        origin: Origin = UNKNOWN,
     ) -> DeploymentRecord:
         """Place a model and load it. Cancelling the call cancels the deployment and frees what it loaded."""
         return (await self.deploy_placement(
@@ -340,13 +370,16 @@ class Controller:
                 model, nodes=nodes, layers=layers, dtype=dtype, context=context, kv_tokens=kv_tokens
             ),
             on_progress,
+            origin,
         )).record  # fmt: skip
 
-    async def deploy_placement(self, placement: Placement, on_progress: OnProgress = lambda progress: None) -> Deployed:
+    async def deploy_placement(
+        self, placement: Placement, on_progress: OnProgress = lambda progress: None, origin: Origin = UNKNOWN
+    ) -> Deployed:
         """Carry out a placement, by hand or by `plan`."""
         cancel = asyncio.Event()
         work = asyncio.ensure_future(
-            self.deployments.deploy(self.library.get(placement.model_name), placement, on_progress, cancel)
+            self.deployments.deploy(self.library.get(placement.model_name), placement, on_progress, cancel, origin)
         )
         try:
             return await asyncio.shield(work)
@@ -378,21 +411,32 @@ class Controller:
         parameters: GenerationParameters | None = None,
         *,
         chat: bool = False,
+        origin: Origin = UNKNOWN,
+        tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> RequestRun:
         """Begin to answer a prompt: a text, chat messages, or token ids. Returns at once; iterate over it.
 
         Args:
             chat: render a text as one message of a chat, with the model's template.
+            origin: who asks, for the record.
+            tools: JSON schemas of functions that the model may call; only with chat messages.
         """
+        submit = functools.partial(self.inference.submit, model, parameters=parameters, origin=origin)
         if isinstance(prompt, str):
             if chat:
-                return self.inference.submit(
-                    model, messages=[{"role": "user", "content": prompt}], parameters=parameters
-                )
-            return self.inference.submit(model, prompt=prompt, parameters=parameters)
+                return submit(messages=[{"role": "user", "content": prompt}], tools=tools)
+            return submit(prompt=prompt)
         if prompt and isinstance(prompt[0], int):
-            return self.inference.submit(model, token_ids=list(prompt), parameters=parameters)  # type: ignore[arg-type]
-        return self.inference.submit(model, messages=list(prompt), parameters=parameters)  # type: ignore[arg-type]
+            return submit(token_ids=list(prompt))  # type: ignore[arg-type]
+        return submit(messages=list(prompt), tools=tools)  # type: ignore[arg-type]
+
+    def find_request(self, request_id: int) -> RequestRun | None:
+        """A request that is under way; None for one that is over or never was."""
+        return self.inference.find(request_id)
+
+    async def tokenizer(self, model: str) -> Tokenizer:
+        """A model's tokenizer. Raises ModelError when it has none."""
+        return await asyncio.to_thread(self.inference.tokenizer, model)
 
     async def get_request(self, request_id: int) -> RequestRecord:
         return self.registry.requests.get(request_id)
@@ -416,6 +460,15 @@ class Controller:
         while True:
             await asyncio.sleep(1.0)
             self.deployments.watch()
+
+    async def _prune_at_times(self) -> None:
+        await asyncio.sleep(60.0)  # whoever has just opened the window has better things to wait for
+        while True:
+            try:
+                await self.prune()
+            except ShardboardError as error:
+                log.warning("old records could not be forgotten: %s", error)
+            await asyncio.sleep(PRUNE_SECONDS)
 
 
 class _Noticing:

@@ -31,6 +31,11 @@ class Home:
         return self.root / "registry.sqlite3"
 
     @property
+    def settings(self) -> Path:
+        """What the controller is told to do on its own: `app.controller_settings`."""
+        return self.root / "settings.json"
+
+    @property
     def keys(self) -> Path:
         return self.root / "keys"
 

@@ -95,11 +95,13 @@ class Deployer:
         seats: Sequence[Seat],
         on_progress: OnProgress,
         cancel: asyncio.Event,
+        on_begun: Callable[[DeploymentRecord], None] = lambda record: None,
     ) -> Deployed:
         """Load every stage of a placement and link them.
 
         Args:
             seats: for each stage of the placement its node, in order.
+            on_begun: told of the deployment's record once there is one.
 
         Raises:
             NodeError: a node failed; PlacementError: it does not fit; Cancelled. What was loaded is unloaded
@@ -118,6 +120,7 @@ class Deployer:
             context=placement.context,
             kv_tokens=placement.kv_tokens,
         )
+        on_begun(record)
         for number, (seat, (start, end)) in enumerate(zip(seats, ranges, strict=True)):
             self._registry.shards.add(
                 node_id=seat.node.id, deployment_id=record.id, model_name=description.name, shard_id=number,

@@ -16,11 +16,15 @@ from app.cluster.machines import machine_of
 from app.cluster.nodes import NodeDirectory
 from app.errors import NodeError, PlacementError, RequestError, ShardboardError
 from app.inference.deploying import Deployed, Deployer, DeployProgress, OnProgress, Seat
+from app.inference.deployment_recorder import DeploymentRecorder
 from app.inference.events import StepPassed
+from app.inference.facts import FactFinder, versions
 from app.inference.pipeline import Pipeline
+from app.inference.recorder import Facts
 from app.models.description import ModelDescription
 from app.models.library import ModelLibrary
 from app.registry import DeploymentRecord, DeploymentStatus, EventLevel, NodeRecord, Registry
+from app.runs.trace import UNKNOWN, ModelFacts, NodeMemory, Origin
 from app.sharding.placement import (
     NodeCapacity,
     Placement,
@@ -48,6 +52,8 @@ class Deployments:
         self._registry, self._library, self._nodes = registry, library, nodes
         self._deployer = Deployer(registry, self._is_idle, self._step_passed)
         self._watchers: list[Callable[[StepPassed], None]] = []
+        self._finder = FactFinder(nodes, library)
+        self._models: dict[str, ModelFacts] = {}
         self._live: dict[str, Pipeline] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._chores: set[asyncio.Task[None]] = set()
@@ -116,14 +122,21 @@ class Deployments:
         placement: Placement,
         on_progress: OnProgress = lambda progress: None,
         cancel: asyncio.Event | None = None,
+        origin: Origin = UNKNOWN,
     ) -> Deployed:
         """Carry out a placement. Raises what `Deployer.deploy` raises."""
         seats = await self._seats([stage.node.node_id for stage in placement.stages])
         digests = self._library.digests(description)
-        deployed = await self._deployer.deploy(
-            description, digests, placement, seats, on_progress, cancel or asyncio.Event()
-        )
+        recorder = DeploymentRecorder(self._registry, self._finder, placement, origin, on_progress)
+        try:
+            deployed = await self._deployer.deploy(
+                description, digests, placement, seats, recorder.progressed, cancel or asyncio.Event(), recorder.began
+            )
+        except BaseException as error:
+            await asyncio.shield(asyncio.to_thread(recorder.failed, description, error))
+            raise
         self._live[deployed.record.id] = deployed.pipeline
+        await asyncio.to_thread(recorder.succeeded, description, deployed.record, deployed.pipeline)
         where = ", ".join(f"{s.start}-{s.end - 1} on {s.node_name}" for s in deployed.pipeline.stages)
         self._note(EventLevel.INFO, f"{description.name} is deployed: layers {where}.", deployed.record)
         return deployed
@@ -143,6 +156,18 @@ class Deployments:
             self._registry.shards.update(shard.id, is_loaded=False)
         self._note(EventLevel.INFO, f"{record.model_name} is not deployed any more.", record)
         return self._registry.deployments.update(record.id, status=DeploymentStatus.UNLOADED)
+
+    async def facts(self, record: DeploymentRecord, pipeline: Pipeline, description: ModelDescription) -> Facts:
+        """What a request on this deployment runs on, for its trace."""
+        model = self._models.get(description.name)
+        if model is None or not model.content:
+            model = self._models[description.name] = await asyncio.to_thread(self._finder.model, description)
+        nodes = [stage.node_id for stage in pipeline.stages]
+        return Facts(versions(), model, self._finder.plan(record, pipeline), self._finder.nodes(nodes))
+
+    def memory(self, pipeline: Pipeline) -> tuple[NodeMemory, ...]:
+        """How full the nodes of a pipeline were with their last heartbeat."""
+        return self._finder.memory([stage.node_id for stage in pipeline.stages])
 
     def ready(self, model_name: str | None = None) -> list[DeploymentRecord]:
         """Deployments that answer, or would once attached; the newest first."""

@@ -9,15 +9,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 from app.errors import NodeError, ShardboardError
 from app.inference.events import Finished, Preparing, PromptProgress, RequestEvent, Started, TextDelta
+from app.inference.recorder import Facts, Recorder
 from app.inference.text_stream import TextStream
 from app.inference.tokenizer import Tokenizer
 from app.registry import Registry, RequestRecord, RequestStatus
-from worker_agent.messages import Token
+from app.runs.trace import UNKNOWN, ChunkTime, NodeMemory, Origin, RequestTrace, TokenLogprob, TokenTime, pack
+from worker_agent.messages import StageTime, Token
 
 log = logging.getLogger(__name__)
 
@@ -28,15 +33,41 @@ SAVE_SECONDS = 1.0
 class RequestRun:
     """A request that is under way or over. Iterate over it for its events; the last one is Finished.
 
-    Everything happens on the controller's loop. Several may iterate; each sees all events from the first on.
+    Everything happens on the controller's loop, which never waits for the disk here: the record is changed in memory
+    and written behind. Several may iterate; each sees all events from the first on.
+
+    Args:
+        record: as it was begun.
+        recorded: done when that is on the disk.
+        keep_text: write down the text and the tokens of prompt and answer.
+        keep_times: write down where each token's time went.
     """
 
-    def __init__(self, registry: Registry, record: RequestRecord) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        record: RequestRecord,
+        recorded: Future[None],
+        *,
+        origin: Origin = UNKNOWN,
+        keep_text: bool = True,
+        keep_times: bool = True,
+    ) -> None:
         self._registry = registry
+        self._recorded = recorded
+        self._keep_text = keep_text
         self.record = record
+        self.recorder = Recorder(origin, keep_times)
         self.token_ids: list[int] = []
-        self.logprobs: list[dict[str, Any]] = []
+        self.logprobs: list[TokenLogprob] = []
+        """One for each token, when they were asked for."""
+        self.prompt_logprobs: list[TokenLogprob | None] = []
+        """One for each token of the prompt, when they were asked for; nothing can be said of the first."""
         self.task: asyncio.Task[None] | None = None
+        self.on_over: Callable[[], None] = lambda: None
+        """Called once, when it is over and written down."""
+        self._saving: Future[None] | None = None
+        self._loop = asyncio.get_running_loop()
         self._events: list[RequestEvent] = []
         self._changed = asyncio.Event()
         self._text: TextStream | None = None
@@ -54,6 +85,24 @@ class RequestRun:
     @property
     def is_over(self) -> bool:
         return self.record.status.is_over
+
+    @property
+    def prompt_token_ids(self) -> tuple[int, ...]:
+        """Empty until the prompt is tokenized."""
+        return self._prompt
+
+    @property
+    def tokens(self) -> list[TokenTime]:
+        """Where the time of each token so far went."""
+        return self.recorder.tokens
+
+    @property
+    def chunks(self) -> list[ChunkTime]:
+        return self.recorder.chunks
+
+    def trace(self) -> RequestTrace:
+        """What is known of its course until now."""
+        return self.recorder.trace(self.logprobs, self.prompt_logprobs)
 
     @property
     def text(self) -> str:
@@ -88,10 +137,11 @@ class RequestRun:
         if self.task is not None and not self.is_over:
             self.task.cancel()
             await asyncio.wait({self.task})
+        await self.wait()
 
     # --- what the pipeline tells (a Sink) --------------------------------------------------------------
 
-    def sampled(self, token: Token) -> None:
+    def sampled(self, token: Token, times: Sequence[StageTime] = (), batch: int = 1) -> None:
         if self._over.done() or token.position != len(self._prompt) + len(self.token_ids):
             return  # it came twice, or after the end
         now = time.monotonic()
@@ -99,9 +149,10 @@ class RequestRun:
             self._first_token_at = now
         self._last_token_at = now
         self.token_ids.append(token.token)
+        self.recorder.token(times, batch)
         if token.logprob is not None:
-            top = [[other.token, other.logprob] for other in token.top]
-            self.logprobs.append({"token": token.token, "logprob": token.logprob, "top": top})
+            top = tuple((other.token, other.logprob) for other in token.top)
+            self.logprobs.append(TokenLogprob(token.token, token.logprob, top))
         assert self._text is not None
         shown = self._text.add(token.token)
         if shown:
@@ -110,11 +161,13 @@ class RequestRun:
             self._over.set_result("stop")
         elif token.finish:
             self._over.set_result("stop" if token.finish == "eos" else "length")
-        elif now - self._saved_at > SAVE_SECONDS:
+        elif now - self._saved_at > SAVE_SECONDS and (self._saving is None or self._saving.done()):
             self._saved_at = now
-            self._save(token_ids=self.token_ids, result=self._text.text, completion_tokens=len(self.token_ids))
+            self._change(token_ids=tuple(self.token_ids), result=self._text.text, completion_tokens=len(self.token_ids))
+            self._saving = self._save()
 
-    def prefilled(self, done: int) -> None:
+    def prefilled(self, done: int, times: Sequence[StageTime] = ()) -> None:
+        self.recorder.chunk(min(done, len(self._prompt)), times)
         self._tell(PromptProgress(min(done, len(self._prompt)), len(self._prompt)))
 
     def failed(self, error: NodeError) -> None:
@@ -126,19 +179,34 @@ class RequestRun:
     def preparing(self, what: str) -> None:
         self._tell(Preparing(what))
 
-    def begin(self, prompt: Sequence[int], tokenizer: Tokenizer | None, stops: Sequence[str], deployment: str) -> None:
+    async def recorded(self) -> None:
+        """Wait until the request is written down as begun. Raises what the registry raises, DiskFullError for one."""
+        await asyncio.wrap_future(self._recorded)
+
+    def begin(
+        self,
+        prompt: Sequence[int],
+        tokenizer: Tokenizer | None,
+        stops: Sequence[str],
+        deployment: str,
+        facts: Facts | None = None,
+    ) -> None:
         """The prompt is tokenized and a pipeline is there."""
         self._prompt = tuple(prompt)
         self._text = TextStream(tokenizer, stops)
         self._times["prepare"] = time.monotonic() - self._submitted
-        self._save(
+        self.recorder.facts = facts
+        self._change(
             status=RequestStatus.PROCESSING,
             deployment_id=deployment,
             prompt_token_ids=self._prompt,
             prompt_tokens=len(self._prompt),
+            started_at=datetime.now(UTC),
         )
+        self._saving = self._save()
 
     def started(self) -> None:
+        self.recorder.started()
         self._tell(Started(self.id, len(self._prompt)))
 
     async def finished(self) -> str:
@@ -150,6 +218,10 @@ class RequestRun:
         if self._text is not None and reason != "cancelled" and (rest := self._text.finish()):
             self._tell(TextDelta(rest, len(self.token_ids)))
         self._end(RequestStatus.COMPLETED, reason, None)
+
+    def remembers(self, memory: tuple[NodeMemory, ...]) -> None:
+        """How the nodes' memory was at the end."""
+        self.recorder.memory = memory
 
     def cancelled(self) -> None:
         self._end(RequestStatus.CANCELLED, "cancelled", "Cancelled by the user.")
@@ -165,16 +237,28 @@ class RequestRun:
             self._over.cancel()
         elif not self._over.cancelled():
             self._over.exception()  # seen: it is in the record
-        self._save(
+        self._change(
             status=status,
             finish_reason=reason,
             error=error,
             result=self.text,
-            token_ids=self.token_ids,
+            token_ids=tuple(self.token_ids),
             completion_tokens=len(self.token_ids),
             timings=self._timings(),
+            completed_at=datetime.now(UTC),
         )
+        trace = self.recorder.trace(self.logprobs, self.prompt_logprobs, keep_text=self._keep_text)
+        self._save(pack(trace)).add_done_callback(self._written)
+
+    def _written(self, written: Future[None]) -> None:
+        """In the registry's thread: the end is on the disk, or cannot be written."""
+        if (error := written.exception()) is not None:
+            log.error("request %d could not be written down: %s", self.id, error)
+        self._loop.call_soon_threadsafe(self._finish)
+
+    def _finish(self) -> None:
         self._tell(Finished(self.record))
+        self.on_over()
 
     def _timings(self) -> dict[str, float]:
         now = time.monotonic()
@@ -186,8 +270,11 @@ class RequestRun:
                 times["tokens_per_second"] = (len(self.token_ids) - 1) / times["decode"]
         return {name: round(value, 6) for name, value in times.items()}
 
-    def _save(self, **changes: Any) -> None:
-        self.record = self._registry.requests.update(self.id, **changes)
+    def _change(self, **changes: Any) -> None:
+        self.record = replace(self.record, **changes)
+
+    def _save(self, trace: bytes | None = None) -> Future[None]:
+        return self._registry.requests.save(self.record, trace=trace, keep_text=self._keep_text)
 
     def _tell(self, event: RequestEvent) -> None:
         self._events.append(event)

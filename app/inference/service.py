@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
+from app.controller_settings import RecordSettings
 from app.errors import ModelError, RequestError, ShardboardError
 from app.inference.chat_template import ChatTemplate
 from app.inference.deployments import Deployments
@@ -16,6 +19,7 @@ from app.inference.tokenizer import Tokenizer
 from app.models.description import ModelDescription
 from app.models.library import ModelLibrary
 from app.registry import Registry
+from app.runs.trace import UNKNOWN, Origin
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +31,16 @@ MAX_PENALTY_TOKENS = 150_000
 class InferenceService:
     """Turns prompts into running requests. Belongs to the controller's loop."""
 
-    def __init__(self, registry: Registry, library: ModelLibrary, deployments: Deployments) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        library: ModelLibrary,
+        deployments: Deployments,
+        records: Callable[[], RecordSettings] = RecordSettings,
+    ) -> None:
         self._registry, self._library, self._deployments = registry, library, deployments
+        self.records = records
+        """What is to be kept, asked anew for each request."""
         self._tokenizers: dict[str, Tokenizer | None] = {}
         self._templates: dict[str, ChatTemplate | None] = {}
         self._running: dict[int, RequestRun] = {}
@@ -41,8 +53,14 @@ class InferenceService:
         messages: Sequence[Message] | None = None,
         token_ids: Sequence[int] | None = None,
         parameters: GenerationParameters | None = None,
+        origin: Origin = UNKNOWN,
+        tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> RequestRun:
         """Begin a request with exactly one of a raw prompt, chat messages or token ids; returns at once.
+
+        Args:
+            origin: who asks, for the record.
+            tools: JSON schemas of functions that the model may call, for its chat template.
 
         Raises RequestError or ModelError for what can be told before anything runs; all else ends in the record.
         """
@@ -51,21 +69,32 @@ class InferenceService:
         description = self._library.get(model)
         parameters = parameters or GenerationParameters()
         shown = prompt if prompt is not None else _readable(messages) if messages is not None else ""
-        record = self._registry.requests.add(
-            model_name=description.name, prompt=shown, parameters=parameters.to_json(), prompt_token_ids=token_ids or ()
+        kept = self.records()
+        record, recorded = self._registry.requests.begin(
+            model_name=description.name,
+            prompt=shown if kept.keep_text else "",
+            parameters=parameters.to_json(),
+            prompt_token_ids=(token_ids or ()) if kept.keep_text else (),
+            origin=msgspec.to_builtins(origin),
         )
-        run = RequestRun(self._registry, record)
+        run = RequestRun(
+            self._registry, record, recorded,
+            origin=origin, keep_text=kept.keep_text, keep_times=kept.keep_token_times,
+        )  # fmt: skip
         self._running[run.id] = run
-        work = self._run(run, description, prompt, messages, token_ids, parameters)
+        run.on_over = lambda: self._over(run)
+        work = self._run(run, description, prompt, messages, token_ids, parameters, tools)
         run.task = asyncio.get_running_loop().create_task(work, name=f"request {run.id}")
-        run.task.add_done_callback(lambda task: self._running.pop(run.id, None))
         return run
+
+    def _over(self, run: RequestRun) -> None:
+        self._running.pop(run.id, None)
 
     def running(self) -> list[RequestRun]:
         return list(self._running.values())
 
     def find(self, request_id: int) -> RequestRun | None:
-        """A request that is under way."""
+        """A request that is under way, or whose end is being written down."""
         return self._running.get(request_id)
 
     async def close(self) -> None:
@@ -80,24 +109,28 @@ class InferenceService:
         messages: Sequence[Message] | None,
         token_ids: Sequence[int] | None,
         parameters: GenerationParameters,
+        tools: Sequence[Mapping[str, Any]] | None,
     ) -> None:
         number, pipeline = None, None
         try:
+            await run.recorded()
             ids, tokenizer = await asyncio.to_thread(
-                self._tokenize, description, prompt, messages, token_ids, parameters
+                self._tokenize, description, prompt, messages, token_ids, parameters, tools
             )
             eos = () if tokenizer is None else tokenizer.eos_ids
             # What can never run is refused before anything is loaded for it.
             parameters.budget(eos, len(ids), description.max_context)
             record, pipeline = await self._deployments.acquire(description, run.preparing)
             budget = parameters.budget(eos, len(ids), min(record.context, record.kv_tokens))
-            run.begin(ids, tokenizer, parameters.stop, record.id)
+            facts = await self._deployments.facts(record, pipeline, description)
+            run.begin(ids, tokenizer, parameters.stop, record.id, facts)
             sampling = parameters.sampling(description.vocab_size)
             number = await pipeline.start(ids, len(ids), sampling, budget, run)
             run.started()
             reason = await run.finished()
             if run.text_stopped:
                 await pipeline.cancel(number)
+            run.remembers(self._deployments.memory(pipeline))
             run.complete(reason)
         except asyncio.CancelledError:
             if pipeline is not None and number is not None:
@@ -118,6 +151,7 @@ class InferenceService:
         messages: Sequence[Message] | None,
         token_ids: Sequence[int] | None,
         parameters: GenerationParameters,
+        tools: Sequence[Mapping[str, Any]] | None,
     ) -> tuple[list[int], Tokenizer | None]:
         tokenizer = self._tokenizer(description, needed=token_ids is None)
         if token_ids is not None:
@@ -130,7 +164,8 @@ class InferenceService:
                 )
         elif messages is not None:
             assert tokenizer is not None
-            ids = tokenizer.encode(self._template(description, tokenizer).render(messages), add_special_tokens=False)
+            text = self._template(description, tokenizer).render(messages, tools)
+            ids = tokenizer.encode(text, add_special_tokens=False)
         else:
             assert tokenizer is not None and prompt is not None
             ids = tokenizer.encode(prompt)
@@ -140,6 +175,17 @@ class InferenceService:
         if len(ids) > MAX_PENALTY_TOKENS and _looks_back(sampling):
             raise RequestError(f"Penalties can look back at {MAX_PENALTY_TOKENS} tokens at most.", "Leave them out.")
         return ids, tokenizer
+
+    def tokenizer(self, model: str) -> Tokenizer:
+        """A model's tokenizer, read when it is first asked for: call it in a thread. Raises ModelError."""
+        found = self._tokenizer(self._library.get(model), needed=True)
+        assert found is not None
+        return found
+
+    def template(self, model: str) -> ChatTemplate:
+        """A model's chat template. Raises RequestError when it has none."""
+        description = self._library.get(model)
+        return self._template(description, self.tokenizer(model))
 
     def _tokenizer(self, description: ModelDescription, *, needed: bool) -> Tokenizer | None:
         if description.name not in self._tokenizers:

@@ -73,6 +73,14 @@ class PartDigests:
                     self._write()
             return tuple(part.part(part.digest or self._known[_key(part)]) for part in wanted)
 
+    def content(self) -> str:
+        """A digest over the digests of all parts, equal for equal weights; empty while one is not known yet."""
+        found = {_key(part): part.digest or self._known.get(_key(part)) for part in self.description.parts}
+        if not found or not all(found.values()):
+            return ""
+        lines = "".join(f"{key} {digest}\n" for key, digest in sorted(found.items()))
+        return blake3(lines.encode("ascii")).hexdigest()
+
     def _hash(self, part: PartSource, meter: Meter, cancelled: Callable[[], bool]) -> str:
         hasher = blake3()
         for piece in part_bytes(self.description.path, part):

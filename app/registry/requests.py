@@ -218,6 +218,47 @@ class Requests(Table[RequestRecord]):
             removed += count
         return removed
 
+    def total_bytes(self) -> int:
+        """How much room texts and token ids take, about: one byte for each character."""
+        fields = (
+            InferenceRequest.prompt, InferenceRequest.result, InferenceRequest.prompt_token_ids,
+            InferenceRequest.token_ids,
+        )  # fmt: skip
+        query = InferenceRequest.select(*(fn.SUM(fn.LENGTH(field)) for field in fields))
+        return self._store.read(
+            lambda database: sum(int(value or 0) for value in next(iter(query.tuples().execute(database))))
+        )
+
+    def prune_to(self, most_bytes: int) -> int:
+        """Remove the oldest requests that are over until the texts of the rest take no more than this; how many."""
+
+        def work(database: Database) -> int:
+            too_much = self.total_bytes() - most_bytes
+            going: list[int] = []
+            size = sum(
+                (fn.LENGTH(field) for field in (
+                    InferenceRequest.result, InferenceRequest.prompt_token_ids, InferenceRequest.token_ids
+                )),
+                fn.LENGTH(InferenceRequest.prompt),
+            )  # fmt: skip
+            oldest = (
+                InferenceRequest.select(InferenceRequest.id, size)
+                .where(InferenceRequest.status.in_(_OVER))
+                .order_by(InferenceRequest.created_at, InferenceRequest.id)
+                .limit(_PRUNED_AT_ONCE)
+            )
+            for id, length in oldest.tuples().execute(database):
+                if too_much <= 0:
+                    break
+                going.append(id)
+                too_much -= int(length or 0)
+            return self._delete(database, InferenceRequest.id.in_(going)) if going else 0
+
+        removed = 0
+        while count := self._write(work):
+            removed += count
+        return removed
+
     def fail_interrupted(self, reason: str) -> int:
         """Mark the requests that were under way when the program died as failed; what they generated stays."""
         query = InferenceRequest.update(

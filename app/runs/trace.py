@@ -26,6 +26,10 @@ class Origin(Struct, frozen=True, kw_only=True):
     """What the client calls itself and where it is, for HTTP."""
 
 
+UNKNOWN = Origin()
+"""Somebody who drives the controller from a program of their own."""
+
+
 class Versions(Struct, frozen=True, kw_only=True):
     """The software of the controller."""
 
@@ -105,7 +109,8 @@ class TokenTime(Struct, frozen=True, array_like=True):
     at_us: int
     """When the controller had it."""
     took_us: int
-    """Since the token before it, or since the prompt was read; the shares below are parts of this."""
+    """Since the token before it; the shares below are parts of this. The first token's step reads the last part of
+    the prompt as well, so it counts from the chunk before it, or from when the agents got the request."""
     batch: int
     """How many tokens of how many requests the same step brought."""
     stages: tuple[StageShare, ...] = ()
@@ -125,7 +130,8 @@ class TokenTime(Struct, frozen=True, array_like=True):
 
 
 class ChunkTime(Struct, frozen=True, array_like=True):
-    """A part of the prompt that went into the caches of all stages. `done` counts the prompt's tokens in them."""
+    """A part of the prompt, all but the last, that went into the caches of all stages. `done` counts the prompt's
+    tokens that are in them by now; the step that reads the last part is the first token's."""
 
     at_us: int
     took_us: int

@@ -61,10 +61,10 @@ def test_a_finished_request_leaves_no_memory_behind(deployed: System) -> None:
 def test_log_probabilities_are_those_of_the_likeliest_tokens(deployed: System) -> None:
     run = deployed.begin("tiny", [3, 4, 5], max_tokens=4, logprobs=3)
     record = deployed.finish(run)
-    assert [entry["token"] for entry in run.logprobs] == list(record.token_ids)
+    assert [entry.token for entry in run.logprobs] == list(record.token_ids)
     for entry in run.logprobs:
-        assert entry["top"][0] == [entry["token"], pytest.approx(entry["logprob"])]
-        assert len(entry["top"]) == 3
+        assert entry.top[0] == (entry.token, pytest.approx(entry.logprob))
+        assert len(entry.top) == 3
 
 
 def test_a_repetition_penalty_changes_a_repetitive_answer(deployed: System) -> None:

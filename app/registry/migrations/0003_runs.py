@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from peewee import AutoField, BigIntegerField, BlobField, CharField, Database, DateTimeField, Model, SqliteDatabase
-from peewee import TextField
+from peewee import (
+    AutoField,
+    BigIntegerField,
+    BlobField,
+    CharField,
+    Database,
+    DateTimeField,
+    Model,
+    SqliteDatabase,
+    TextField,
+)
 from playhouse.migrate import SchemaMigrator
 from playhouse.sqlite_ext import AutoIncrementField
 

@@ -1,0 +1,92 @@
+"""Takes down the course of one deployment, whether it comes to a good end or not."""
+
+from __future__ import annotations
+
+import logging
+
+from app.errors import ShardboardError
+from app.inference.deploying import DeployProgress, OnProgress
+from app.inference.facts import FactFinder, versions
+from app.inference.pipeline import Pipeline
+from app.models.description import ModelDescription
+from app.registry import DeploymentRecord, Registry
+from app.runs.phases import PhaseRecorder
+from app.runs.trace import DeploymentTrace, Origin, Plan, StagePlan, pack
+from app.sharding.placement import Placement
+
+log = logging.getLogger(__name__)
+
+
+class DeploymentRecorder:
+    """Stands between a deployment and who follows its progress."""
+
+    def __init__(
+        self, registry: Registry, finder: FactFinder, placement: Placement, origin: Origin, on_progress: OnProgress
+    ) -> None:
+        self._registry, self._finder, self._placement = registry, finder, placement
+        self._origin, self._on_progress = origin, on_progress
+        self._phases = PhaseRecorder()
+        self._record: DeploymentRecord | None = None
+
+    def began(self, record: DeploymentRecord) -> None:
+        self._record = record
+
+    def progressed(self, progress: DeployProgress) -> None:
+        self._phases.note(
+            progress.phase,
+            node_id=progress.node_id,
+            node=progress.node_name,
+            total_bytes=progress.total_bytes,
+            already_bytes=progress.already_bytes,
+        )
+        self._on_progress(progress)
+
+    def succeeded(self, description: ModelDescription, record: DeploymentRecord, pipeline: Pipeline) -> None:
+        """Write it down. Blocks: call it in a thread."""
+        self._write(description, record, self._finder.plan(record, pipeline), None)
+
+    def failed(self, description: ModelDescription, error: BaseException) -> None:
+        """Write it down, if it came as far as to have a record. Blocks: call it in a thread."""
+        if self._record is not None:
+            text = str(error) if isinstance(error, ShardboardError) else type(error).__name__
+            self._write(description, self._record, self._planned(self._record), text)
+
+    def _write(self, description: ModelDescription, record: DeploymentRecord, plan: Plan, error: str | None) -> None:
+        nodes = [stage.node_id for stage in plan.stages]
+        took = self._phases.now_us
+        trace = DeploymentTrace(
+            origin=self._origin,
+            versions=versions(),
+            model=self._finder.model(description),
+            plan=plan,
+            nodes=self._finder.nodes(nodes),
+            phases=self._phases.end(),
+            took_us=took,
+            memory=self._finder.memory(nodes),
+            error=error,
+        )
+        try:
+            self._registry.traces.put("deployment", record.id, pack(trace))
+        except ShardboardError as trouble:
+            # The deployment itself is what counts; its record must not break it.
+            log.error("the course of deployment %s could not be written down: %s", record.id, trouble)
+
+    def _planned(self, record: DeploymentRecord) -> Plan:
+        """The plan of a deployment that never got a pipeline, with the sizes that were computed."""
+        placement = self._placement
+        return Plan(
+            deployment=record.id,
+            plan_hash=record.plan_hash,
+            model=record.model_name,
+            dtype=record.dtype,
+            context=record.context,
+            kv_tokens=record.kv_tokens,
+            epoch=record.epoch,
+            stages=tuple(
+                StagePlan(
+                    stage=number, node_id=stage.node.node_id, node=stage.node.name, start=stage.start, end=stage.end,
+                    weight_bytes=stage.weight_bytes, kv_bytes=stage.kv_bytes,
+                )
+                for number, stage in enumerate(placement.stages)
+            ),
+        )  # fmt: skip
