@@ -1,0 +1,101 @@
+"""Pages from their templates. Whoever asks for HTML gets a page; everybody else gets JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+
+from app.api.visitors import Visitor, visitor_of
+from app.sharding.placement import size_text
+from worker_agent import __version__
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+_environment = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
+    lstrip_blocks=True,
+)  # fmt: skip
+
+
+def wants_page(request: Request) -> bool:
+    """Whether HTML is preferred to JSON. Programs that take anything get JSON."""
+    return _quality(request.headers.get("accept", ""), "text/html") > _quality(
+        request.headers.get("accept", ""), "application/json"
+    )
+
+
+def page(request: Request, template: str, status: int = 200, **values: Any) -> Response:
+    """A page, with the cookie that its forms are bound to."""
+    visitor = visitor_of(request)
+    text = _environment.get_template(template).render(
+        **values, path=request.url.path, visitor=visitor, token=visitor.token, version=__version__,
+        has_log_out=visitor.logged_in,
+    )  # fmt: skip
+    response = HTMLResponse(text, status)
+    keep_cookie(response, visitor)
+    return response
+
+
+def error_page(
+    request: Request, status: int, message: str, advice: str, headers: Mapping[str, str] | None = None
+) -> Response:
+    response = page(request, "error.html", status, message=message, advice=advice, code=status)
+    MutableHeaders(raw=response.raw_headers).update(headers or {})
+    return response
+
+
+def keep_cookie(response: Response, visitor: Visitor) -> None:
+    """Have the browser keep a new cookie. Not for scripts, and not sent with requests that other sites cause."""
+    if visitor.is_new:
+        response.set_cookie(
+            visitor.cookie_name, visitor.cookie, httponly=True, samesite="strict", secure=visitor.secure, path="/"
+        )
+
+
+def ago(moment: datetime | None) -> str:
+    """now, 12 s ago, 3 min ago, 2 h ago, 4 d ago; never for None."""
+    if moment is None:
+        return "never"
+    seconds = (datetime.now(UTC) - moment).total_seconds()
+    if seconds < 2:
+        return "now"
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{int(seconds // size)} {unit} ago"
+    return f"{int(seconds)} s ago"
+
+
+def duration(seconds: float | None) -> str:
+    """420 ms, 4.2 s, 3 min 20 s, 1 h 5 min; a dash when nobody can tell."""
+    if seconds is None:
+        return "–"
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+_environment.filters.update(size=size_text, ago=ago, duration=duration)
+
+
+def _quality(accept: str, wanted: str) -> float:
+    """How much a media type is wanted by an Accept header; a wildcard does not count as wanting a page."""
+    best = 0.0
+    for part in accept.split(","):
+        kind, *parameters = (piece.strip() for piece in part.split(";"))
+        if kind.lower() == wanted:
+            quality = next((piece[2:] for piece in parameters if piece.startswith("q=")), "1")
+            try:
+                best = max(best, float(quality))
+            except ValueError:
+                continue
+    return best
