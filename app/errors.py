@@ -75,6 +75,10 @@ class RequestError(ShardboardError):
     kind = "request"
 
 
+class PromptTooLong(RequestError):
+    """The prompt leaves no room for an answer: programs shorten it and try again, so they must be able to tell."""
+
+
 class Cancelled(ShardboardError):
     """The user cancelled it."""
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from app.errors import RequestError
+from app.errors import PromptTooLong, RequestError
 from worker_agent.messages import Budget, Sampling
 
 DEFAULT_MAX_TOKENS = 512
@@ -119,7 +119,7 @@ class GenerationParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
             raise RequestError("The prompt has no tokens.", "Give at least one token, or a prompt that is not empty.")
         room = context - prompt_tokens
         if room < 1:
-            raise RequestError(
+            raise PromptTooLong(
                 f"The prompt has {prompt_tokens} tokens; the context holds {context}, and the answer needs one more.",
                 "Shorten the prompt, or deploy the model with a longer context.",
             )

@@ -63,6 +63,8 @@ class RequestRun:
         """One for each token, when they were asked for."""
         self.prompt_logprobs: list[TokenLogprob | None] = []
         """One for each token of the prompt, when they were asked for; nothing can be said of the first."""
+        self.error: ShardboardError | None = None
+        """What it failed with; the record has its sentence."""
         self.task: asyncio.Task[None] | None = None
         self.on_over: Callable[[], None] = lambda: None
         """Called once, when it is over and written down."""
@@ -228,6 +230,7 @@ class RequestRun:
 
     def fail(self, error: ShardboardError) -> None:
         """It failed; the text so far stays."""
+        self.error = self.error or error
         self._end(RequestStatus.FAILED, "error", str(error))
 
     def _end(self, status: RequestStatus, reason: str, error: str | None) -> None:
