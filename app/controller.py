@@ -10,19 +10,19 @@ import asyncio
 import functools
 import logging
 import os
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import zmq.asyncio
 
 from app.cluster.controller_identity import ControllerIdentity
 from app.cluster.health import NodeEvent
-from app.cluster.invitations import JoinCommand, JoinListener
+from app.cluster.invitations import JoinCommand, first_to_join
 from app.cluster.launching import AgentLauncher, LaunchedAgent
 from app.cluster.nodes import NodeDirectory
 from app.controller_settings import ControllerSettings
-from app.errors import BadInput, Cancelled, NodeError, RegistryError, ShardboardError
+from app.errors import BadInput, NodeError, RegistryError, ShardboardError
 from app.event_log import EventLogHandler
 from app.inference.deploying import Deployed, OnProgress
 from app.inference.deployments import Deployments
@@ -31,7 +31,7 @@ from app.inference.parameters import GenerationParameters
 from app.inference.request_run import RequestRun
 from app.inference.service import InferenceService, Message
 from app.inference.tokenizer import Tokenizer
-from app.jobs import JobChain, JobProgress, ProgressCallback
+from app.jobs import JobChain, JobProgress, ProgressCallback, in_thread
 from app.models.demo import ensure_demo_model
 from app.models.description import ModelDescription
 from app.models.library import ModelLibrary
@@ -54,7 +54,6 @@ from app.sharding.placement import Placement
 
 log = logging.getLogger(__name__)
 
-Result = TypeVar("Result")
 DATABASE_VARIABLE = "SHARDBOARD_DATABASE"
 """A database URL for the registry, instead of the SQLite file in the home."""
 INVITATION_SECONDS = 600.0
@@ -153,14 +152,14 @@ class Controller:
     ) -> ModelDescription:
         """Add a model from a folder, a Hub id or a GGUF file. Cancelling the call cancels the job."""
         job = self.library.add_job(source, name=name, revision=revision, on_progress=on_progress)
-        await _in_thread(job.run, job.cancel)
+        await in_thread(job.run, job.cancel)
         return self.register_model(self.library.get(job.name))
 
     async def add_demo_model(self, on_progress: ProgressCallback | None = None) -> ModelDescription:
         """The small model of the demo, fetched when the library lacks it."""
         chain = JobChain()
         return self.register_model(
-            await _in_thread(lambda: ensure_demo_model(self.library, on_progress, chain), chain.cancel)
+            await in_thread(lambda: ensure_demo_model(self.library, on_progress, chain), chain.cancel)
         )
 
     def register_model(self, description: ModelDescription) -> ModelDescription:
@@ -183,7 +182,7 @@ class Controller:
     async def inspect_model(self, name_or_path: str, on_progress: ProgressCallback | None = None) -> ModelDescription:
         """What is known of a model, or of a folder that is not in the library."""
         chain = JobChain()
-        return await _in_thread(lambda: self.library.describe(name_or_path, on_progress, chain), chain.cancel)
+        return await in_thread(lambda: self.library.describe(name_or_path, on_progress, chain), chain.cancel)
 
     async def remove_model(self, name: str) -> None:
         """Forget a model and delete what the library holds of it. Raises BadInput while it is deployed."""
@@ -220,7 +219,7 @@ class Controller:
                 device=device, node_id=node_id, on_progress=on_progress, chain=chain,
             )  # fmt: skip
 
-        return await _in_thread(cut, chain.cancel)
+        return await in_thread(cut, chain.cancel)
 
     # --- nodes -----------------------------------------------------------------------------------------
 
@@ -321,19 +320,9 @@ class Controller:
         self, listen: str, on_ready: Callable[[JoinCommand], None], *, reachable_as: str | None = None
     ) -> NodeRecord:
         """Listen for one agent that joins with an invitation; its node. Raises NodeError when none comes in time."""
-        joined: asyncio.Future[NodeRecord] = asyncio.get_running_loop().create_future()
-        listener = JoinListener(self.identity, _Noticing(self.nodes, joined), listen)
-        listener.open()
-        try:
-            on_ready(listener.invite(reachable_as))
-            async with asyncio.timeout(INVITATION_SECONDS):
-                record = await joined
-            await asyncio.sleep(0.5)  # the agent's answer is still on its way out
-            return record
-        except TimeoutError:
-            raise NodeError("No agent has joined in time.", "Make a new invitation.", kind="timeout") from None
-        finally:
-            await listener.close()
+        return await first_to_join(
+            self.identity, self.nodes, listen, on_ready, reachable_as=reachable_as, seconds=INVITATION_SECONDS
+        )
 
     # --- deployments -----------------------------------------------------------------------------------
 
@@ -469,33 +458,3 @@ class Controller:
             except ShardboardError as error:
                 log.warning("old records could not be forgotten: %s", error)
             await asyncio.sleep(PRUNE_SECONDS)
-
-
-class _Noticing:
-    """Registers agents that join, and notices the first."""
-
-    def __init__(self, nodes: NodeDirectory, joined: asyncio.Future[NodeRecord]) -> None:
-        self._nodes, self._joined = nodes, joined
-
-    async def add(self, address: str, public_key: str, *, seconds: float = 10.0) -> NodeRecord:
-        record = await self._nodes.add(address, public_key, seconds=seconds)
-        if not self._joined.done():
-            self._joined.set_result(record)
-        return record
-
-
-async def _in_thread(work: Callable[[], Result], cancel: Callable[[], None]) -> Result:
-    """Run in a thread; when the caller is cancelled, cancel the work and wait until it has cleaned up."""
-    running: asyncio.Future[Result] = asyncio.ensure_future(_thread(work))
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        cancel()
-        await asyncio.wait({running})
-        if not running.cancelled() and running.exception() is None:
-            raise Cancelled("It was done when it was cancelled.") from None
-        raise
-
-
-def _thread(work: Callable[[], Result]) -> Coroutine[Any, Any, Result]:
-    return asyncio.to_thread(work)

@@ -7,13 +7,14 @@ progress, then one result or one failure. The child's half of this contract is `
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -142,6 +143,23 @@ class JobChain:
             current = self._current
         if current is not None:
             current.cancel()
+
+
+async def in_thread(work: Callable[[], Result], cancel: Callable[[], None]) -> Result:
+    """Run in a thread; when the caller is cancelled, cancel the work and wait until it has cleaned up."""
+    running: asyncio.Future[Result] = asyncio.ensure_future(_thread(work))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        cancel()
+        await asyncio.wait({running})
+        if not running.cancelled() and running.exception() is None:
+            raise Cancelled("It was done when it was cancelled.") from None
+        raise
+
+
+def _thread(work: Callable[[], Result]) -> Coroutine[Any, Any, Result]:
+    return asyncio.to_thread(work)
 
 
 class ChildJob(Generic[Result]):

@@ -13,14 +13,14 @@ import hmac
 import ipaddress
 import logging
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import zmq.asyncio
 
 from app.cluster.controller_identity import ControllerIdentity
-from app.errors import BadInput, ShardboardError
+from app.errors import BadInput, NodeError, ShardboardError
 from app.registry import NodeRecord
 from worker_agent.errors import VersionMismatch, WireError
 from worker_agent.keys import Invitation, key_fingerprint
@@ -217,6 +217,48 @@ class JoinListener:
             raise
         _log.info("%s joined as node %d (%s)", message.hostname, record.id, record.address)
         return Joined(call=message.call, address=record.address)
+
+
+class _Noticing:
+    """Registers agents that join, and notices the first."""
+
+    def __init__(self, registrar: Registrar, joined: asyncio.Future[NodeRecord]) -> None:
+        self._registrar, self._joined = registrar, joined
+
+    async def add(self, address: str, public_key: str, *, seconds: float = 10.0) -> NodeRecord:
+        record = await self._registrar.add(address, public_key, seconds=seconds)
+        if not self._joined.done():
+            self._joined.set_result(record)
+        return record
+
+
+async def first_to_join(
+    identity: ControllerIdentity,
+    registrar: Registrar,
+    listen: str,
+    on_ready: Callable[[JoinCommand], None],
+    *,
+    reachable_as: str | None,
+    seconds: float,
+) -> NodeRecord:
+    """Listen for one agent that joins with an invitation; its node. Raises NodeError when none comes in time.
+
+    Args:
+        on_ready: told the command to run on the other machine.
+    """
+    joined: asyncio.Future[NodeRecord] = asyncio.get_running_loop().create_future()
+    listener = JoinListener(identity, _Noticing(registrar, joined), listen)
+    listener.open()
+    try:
+        on_ready(listener.invite(reachable_as))
+        async with asyncio.timeout(seconds):
+            record = await joined
+        await asyncio.sleep(0.5)  # the agent's answer is still on its way out
+        return record
+    except TimeoutError:
+        raise NodeError("No agent has joined in time.", "Make a new invitation.", kind="timeout") from None
+    finally:
+        await listener.close()
 
 
 def _address_of(peer: str, port: int) -> str:

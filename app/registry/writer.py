@@ -121,6 +121,7 @@ class Writer:
     def _execute_together(self, jobs: list[_Job]) -> None:
         """Several writes in one transaction. When the transaction itself fails, all of them failed."""
         outcomes: list[tuple[_Job, Any, BaseException | None]] = []
+        kept = True
         try:
             self._connect()
             with self._database.atomic(*self._begin):
@@ -136,7 +137,12 @@ class Writer:
                     else:
                         outcomes.append((job, result, None))
         except BaseException:
+            kept = False
+        if not kept:
             # Nothing of the group was kept. Each by itself: whose fault it was gets the error, the rest are written.
+            # On a new connection: Peewee may believe in a transaction that the database has given up. And not inside
+            # the handler, or the group's error would stand as the origin of each one's own.
+            self._drop_connection()
             for job in jobs:
                 self._execute(job)
             return

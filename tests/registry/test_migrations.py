@@ -82,7 +82,9 @@ def test_the_migrations_make_the_tables_that_the_models_describe(registry: Regis
 
 
 # A released migration that was edited would show up here.
-@pytest.mark.parametrize(("version", "newest"), [(1, "0001_initial.py"), (2, "0002_jobs_and_search.py"), (3, "0003_runs.py")])
+@pytest.mark.parametrize(
+    ("version", "newest"), [(1, "0001_initial.py"), (2, "0002_jobs_and_search.py"), (3, "0003_runs.py")]
+)
 def test_the_stored_versions_have_the_tables_that_their_migrations_make(
     file: Path, tmp_path: Path, version: int, newest: str
 ) -> None:
