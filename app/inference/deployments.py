@@ -180,20 +180,23 @@ class Deployments:
     # --- using -----------------------------------------------------------------------------------------
 
     async def acquire(
-        self, description: ModelDescription, preparing: Callable[[str], None]
+        self, description: ModelDescription, preparing: Callable[[str], None], deployment: str | None = None
     ) -> tuple[DeploymentRecord, Pipeline]:
         """A linked pipeline for a model: its deployment, or the whole model on one node that can hold it.
 
         Args:
             preparing: told in a sentence what has to be done first.
+            deployment: the one to use, by its id, for who must know what a request runs on.
 
         Raises:
             NodeError: the deployment's nodes cannot be reached; PlacementError: it has none, and no node is
-            large enough. Nothing waits for ever.
+            large enough; RequestError: the one that was named is not there. Nothing waits for ever.
         """
         async with self._locks.setdefault(description.name, asyncio.Lock()):
             problem: ShardboardError | None = None
             for record in self.ready(description.name):
+                if deployment not in (None, record.id):
+                    continue
                 pipeline = self._live.get(record.id)
                 if pipeline is not None and pipeline.broken is None:
                     return record, pipeline
@@ -204,6 +207,8 @@ class Deployments:
                     problem = problem or error
             if problem is not None:
                 raise problem
+            if deployment is not None:
+                raise RequestError(f"Deployment {deployment} of {description.name} is not ready any more.")
             return await self._alone(description, preparing)
 
     async def _attach(

@@ -55,12 +55,14 @@ class InferenceService:
         parameters: GenerationParameters | None = None,
         origin: Origin = UNKNOWN,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        deployment: str | None = None,
     ) -> RequestRun:
         """Begin a request with exactly one of a raw prompt, chat messages or token ids; returns at once.
 
         Args:
             origin: who asks, for the record.
             tools: JSON schemas of functions that the model may call, for its chat template.
+            deployment: the one to use, by its id; None takes the newest that answers.
 
         Raises RequestError or ModelError for what can be told before anything runs; all else ends in the record.
         """
@@ -83,7 +85,7 @@ class InferenceService:
         )  # fmt: skip
         self._running[run.id] = run
         run.on_over = lambda: self._over(run)
-        work = self._run(run, description, prompt, messages, token_ids, parameters, tools)
+        work = self._run(run, description, prompt, messages, token_ids, parameters, tools, deployment)
         run.task = asyncio.get_running_loop().create_task(work, name=f"request {run.id}")
         return run
 
@@ -110,6 +112,7 @@ class InferenceService:
         token_ids: Sequence[int] | None,
         parameters: GenerationParameters,
         tools: Sequence[Mapping[str, Any]] | None,
+        deployment: str | None,
     ) -> None:
         number, pipeline = None, None
         try:
@@ -120,7 +123,7 @@ class InferenceService:
             eos = () if tokenizer is None else tokenizer.eos_ids
             # What can never run is refused before anything is loaded for it.
             parameters.budget(eos, len(ids), description.max_context)
-            record, pipeline = await self._deployments.acquire(description, run.preparing)
+            record, pipeline = await self._deployments.acquire(description, run.preparing, deployment)
             budget = parameters.budget(eos, len(ids), min(record.context, record.kv_tokens))
             facts = await self._deployments.facts(record, pipeline, description)
             run.begin(ids, tokenizer, parameters.stop, record.id, facts)
