@@ -74,7 +74,8 @@ def _sqlite(error: Exception, reason: str, location: SqliteFile) -> ShardboardEr
             f"Move the file away and copy the newest backup from {location.backups} to its place; "
             "without a backup, Shardboard starts with an empty registry.",
         )
-    if code == sqlite3.SQLITE_FULL:
+    # A failed rollback may have taken the place of SQLite's own error behind Peewee's; the sentence is still there.
+    if code == sqlite3.SQLITE_FULL or "disk is full" in reason:
         return DiskFullError(
             f"No space is left for the registry {location.name}.", "Free some disk space and try again."
         )
