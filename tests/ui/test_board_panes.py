@@ -64,16 +64,16 @@ def inspector(board: BoardModel, commands: BoardCommands, holder: QWidget) -> It
 
 def test_the_plan_bar_says_what_is_to_be_done_first(bar: PlanBar, board: BoardModel) -> None:
     assert bar.name.text() == "small" and bar.state.text() == "Not deployed"
-    assert bar.outlook.text() == "Drag the model onto the board, or let a plan be proposed."
-    assert bar.single.text() == "node-1 alone could hold it"
+    assert bar.outlook.text() == "Needs 1.5 GB. Drag the model onto the board, or let a plan be proposed."
+    assert bar.single.text() == "node-1 alone could hold its 1.5 GB"
     assert not bar.deploy.isEnabled() and "No shard has a node yet" in bar.deploy.toolTip()
     board.choose_model("large")
-    assert bar.single.text() == "No single node can hold it"
+    assert bar.single.text() == "No single node can hold its 4.5 GB"
     board.choose_model(None)
     assert bar.name.text() == "No model chosen" and bar.serving.isHidden()
 
 
-def test_the_speed_stands_beside_that_of_the_best_single_node(bar: PlanBar, board: BoardModel) -> None:
+def test_memory_and_speed_stand_beside_those_of_the_best_single_node(bar: PlanBar, board: BoardModel) -> None:
     cluster = board.workbench.cluster
     speeds = [{"dtype": "float32", "read_bytes_per_second": 20e9, "flops_per_second": 1e11}]
     cluster.take_lists(
@@ -85,8 +85,10 @@ def test_the_speed_stands_beside_that_of_the_best_single_node(bar: PlanBar, boar
         )
     )
     bar.propose.click()
-    assert bar.outlook.text().startswith("About 1") and "tokens/s, first token in " in bar.outlook.text()
-    assert bar.single.text().startswith("Best single node: node-1, about 1")
+    assert bar.outlook.text().startswith("1.5 GB over 3 nodes · about 1")
+    assert "tokens/s, first token in " in bar.outlook.text()
+    assert bar.single.text().startswith("Best single node: node-1, 1.5 GB, about 1")
+    assert "Shard 1: 480.0 MB of weights, " in bar.outlook.toolTip()
     assert "Between the nodes: " in bar.outlook.toolTip()
 
 
