@@ -50,6 +50,19 @@ def test_a_model_without_a_deployment_begins_unplaced(board: BoardModel) -> None
     assert all(not lane.blocks and lane.free == lane.budget == 4000 * MB for lane in board.lanes())
 
 
+def test_preferences_decide_how_a_plan_begins_and_leave_one_that_was_placed(board: BoardModel) -> None:
+    settings = board.workbench.settings
+    board.choose_model("large")
+    board.propose()
+    placed = board.arrangement
+    board.choose_model("small")
+    settings.set("board/dtype", "bfloat16")
+    settings.set("board/context", 2048)
+    assert board.arrangement is not None and board.arrangement.serving == Serving("bfloat16", 2048, 8192)
+    board.choose_model("large")
+    assert placed is not None and board.arrangement == placed
+
+
 def test_a_proposal_uses_the_nodes_at_hand_and_can_be_undone(board: BoardModel, qtbot: QtBot) -> None:
     with qtbot.waitSignal(board.changed):
         board.propose()

@@ -78,6 +78,7 @@ class BoardModel(QObject):
         self._cluster.models_changed.connect(self._on_lists_changed)
         self._cluster.deployments_changed.connect(self._on_lists_changed)
         self.deploying.changed.connect(self._on_deploying)
+        workbench.settings.changed.connect(self._on_setting)
 
     # --- what is asked ---
 
@@ -377,6 +378,12 @@ class BoardModel(QObject):
         call = self.workbench.bridge.call(work, f"taking down {name}")
         call.done.connect(lambda _: self.workbench.notices.toast(f"{name} is not deployed any more."))
         call.failed.connect(lambda error: self.workbench.notices.error(f"{name} could not be taken down", error))
+
+    @Slot(str)
+    def _on_setting(self, key: str) -> None:
+        if key.startswith("board/"):
+            self.drafts.take_preferences()
+            self._refresh()
 
     @Slot()
     def _on_nodes_reset(self) -> None:

@@ -72,6 +72,12 @@ class Drafts:
         if self._cluster.is_loaded:
             self._drafts = {name: self._sane(draft) for name, draft in self._drafts.items()}
 
+    def take_preferences(self) -> None:
+        """The preferences are others: what nobody has placed yet begins with them."""
+        for name, draft in list(self._drafts.items()):
+            if draft.is_untouched and len(draft.pieces) == 1:
+                self._drafts[name] = Arrangement.empty(draft.description, self.default_serving(draft.description))
+
     def default_serving(self, description: ModelDescription) -> Serving:
         """As the preferences say, else as the command line would."""
         from app.inference.deployments import DEFAULT_CONTEXT, DEFAULT_KV_TOKENS  # loaded with the controller

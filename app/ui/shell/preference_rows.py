@@ -65,10 +65,16 @@ class Switch(QWidget):
 
 
 class Choice(QWidget):
-    """A preference with a few values; `options` are (value, text)."""
+    """A preference with a few values; `options` are (value, text), `meaning` a sentence about them."""
 
     def __init__(
-        self, settings: Settings, key: str, text: str, options: Sequence[tuple[str, str]], parent: QWidget | None = None
+        self,
+        settings: Settings,
+        key: str,
+        text: str,
+        options: Sequence[tuple[str | int, str]],
+        meaning: str = "",
+        parent: QWidget | None = None,
     ) -> None:
         super().__init__(parent)
         self._settings, self._key = settings, key
@@ -77,14 +83,23 @@ class Choice(QWidget):
         self.box.setAccessibleName(text)
         for value, words in options:
             self.box.addItem(words, value)
-        self.box.setCurrentIndex(max(0, self.box.findData(settings.get(key))))
+        self._show()
         self.box.currentIndexChanged.connect(self._on_chosen)
         label = QLabel(text, self)
         label.setBuddy(self.box)
-        row = QHBoxLayout(self)
-        row.setContentsMargins(0, 0, 0, 0)
+        row = QHBoxLayout()
         row.addWidget(label, 1)
         row.addWidget(self.box, 0, Qt.AlignmentFlag.AlignRight)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(2)
+        column.addLayout(row)
+        if meaning:
+            words = QLabel(meaning, self)
+            words.setProperty("role", "muted")
+            words.setWordWrap(True)
+            self.box.setAccessibleDescription(meaning)
+            column.addWidget(words)
         settings.changed.connect(self._on_changed)
 
     @Slot(int)
@@ -94,4 +109,11 @@ class Choice(QWidget):
     @Slot(str)
     def _on_changed(self, key: str) -> None:
         if key == self._key:
-            self.box.setCurrentIndex(max(0, self.box.findData(self._settings.get(key))))
+            self._show()
+
+    def _show(self) -> None:
+        """A value that was written by hand is shown as it is, so that looking at it does not change it."""
+        value = self._settings.get(self._key)
+        if self.box.findData(value) < 0:
+            self.box.addItem(f"{value:,}" if isinstance(value, int) else str(value), value)
+        self.box.setCurrentIndex(self.box.findData(value))

@@ -1,4 +1,4 @@
-"""Preferences: appearance, agents on this machine, chat, storage, registry. Every change takes effect at once."""
+"""Preferences: appearance, board, agents here, chat, storage, registry. Every change takes effect at once."""
 
 from __future__ import annotations
 
@@ -9,6 +9,14 @@ from app.ui.shell.preference_rows import Choice, Section, Switch
 from app.ui.shell.storage_section import RegistrySection, StorageSection
 from app.ui.theme import SPACING
 from app.ui.workbench import Workbench
+
+DTYPES = (
+    ("", "As the model's weights"),
+    ("bfloat16", "bfloat16 (half precision)"),
+    ("float16", "float16 (half precision)"),
+    ("float32", "float32 (full precision)"),
+)
+CONTEXTS = ((0, "As usual: 8,192 tokens"), *((size, f"{size:,} tokens") for size in (2048, 4096, 16384, 32768, 131072)))
 
 
 class PreferencesDialog(QDialog):
@@ -24,7 +32,7 @@ class PreferencesDialog(QDialog):
         page = QVBoxLayout(inside)
         page.setContentsMargins(3 * SPACING, 3 * SPACING, 3 * SPACING, SPACING)
         page.setSpacing(2 * SPACING)
-        for section in (self._appearance(), self._agents(), self._chat(),
+        for section in (self._appearance(), self._board(), self._agents(), self._chat(),
                         StorageSection(workbench), RegistrySection(workbench)):  # fmt: skip
             page.addWidget(section)
         page.addStretch(1)
@@ -46,6 +54,20 @@ class PreferencesDialog(QDialog):
         options = (("system", "As the system"), ("light", "Light"), ("dark", "Dark"))
         section.column.addWidget(Choice(self._workbench.settings, "appearance/theme", "Theme", options))
         self._switch(section, "appearance/animations", "Animations", "Things move into place instead of jumping there.")
+        return section
+
+    def _board(self) -> Section:
+        section = Section("Board")
+        section.column.addWidget(Choice(
+            self._workbench.settings, "board/dtype", "Compute dtype of new plans", DTYPES,
+            "Half precision takes half the memory of float32 and is faster where the processor can compute in it.",
+        ))  # fmt: skip
+        section.column.addWidget(Choice(
+            self._workbench.settings, "board/context", "Context of new plans", CONTEXTS,
+            "The longest prompt and answer together. Each token of it takes memory on every node, used or not; "
+            "what is longer than the model was made for is cut to that.",
+        ))  # fmt: skip
+        section.add_words("A plan that is on the board already keeps what it has.")
         return section
 
     def _agents(self) -> Section:
