@@ -227,9 +227,7 @@ class Bridge(QObject):
         try:
             place = (home or Home.find()).create()
             from app.controller import Controller  # takes half a second, which the GUI thread must not wait for
-            from app.logs import log_to_file
 
-            log_to_file(place)
             controller = await Controller.open(place)
         except Exception as error:  # whatever it is, the window must say it
             self.post(self._self_feed, _Outcome(error=error))

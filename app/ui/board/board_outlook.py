@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from app.cluster.machines import machine_of
 from app.errors import BadInput
 from app.sharding.arrangement import Arrangement
 from app.sharding.prediction import NodeSpeed, Prediction, predict
@@ -61,16 +62,11 @@ class BoardOutlook:
                 for piece, speed in zip(draft.pieces, speeds, strict=True)
                 if speed is not None
             ]
-            following = [*views[1:], views[0]]
-            local = tuple(same_machine(one, other) for one, other in zip(views, following, strict=True))
+            machines = [machine_of(view.record) for view in views]
+            local = tuple(one == other for one, other in zip(machines, [*machines[1:], machines[0]], strict=True))
             known = _predicted(draft, stages, local) if len(stages) == len(draft.pieces) else None
             self._known = (key, known)
         return self._known[1]
-
-
-def same_machine(one: NodeView, other: NodeView) -> bool:
-    """Whether two agents run on one machine, as far as their addresses tell."""
-    return one.id == other.id or (one.is_here and other.is_here) or one.record.ip_address == other.record.ip_address
 
 
 def _predicted(

@@ -12,7 +12,6 @@ from PySide6.QtWidgets import (
     QFrame,
     QHBoxLayout,
     QLabel,
-    QListView,
     QMenu,
     QPushButton,
     QStackedWidget,
@@ -24,7 +23,8 @@ from PySide6.QtWidgets import (
 from app.ui.board.lanes import Selection
 from app.ui.board.library_menu import LibraryMenu
 from app.ui.board.library_model import LibraryModel
-from app.ui.board.two_line_delegate import Row, TwoLineDelegate
+from app.ui.board.two_line_delegate import Row
+from app.ui.board.two_line_list import TwoLineList
 from app.ui.icons import icon
 from app.ui.theme import SPACING
 
@@ -43,7 +43,8 @@ class LibraryPane(QFrame):
         self.setProperty("role", "panel")
         self._board, self._workbench = board, board.workbench
         self.model = LibraryModel(self._workbench.cluster, self)
-        self.list = self._make_list()
+        self.list = TwoLineList(self._workbench.theme, self.model, "board-library", "Models", "box")
+        self.list.take_files()
         self.add_button = QToolButton()
         self.add_button.setIcon(icon("plus"))
         self.add_button.setToolTip("Add a model")
@@ -74,25 +75,6 @@ class LibraryPane(QFrame):
         board.selection_changed.connect(self._on_board)
         board.changed.connect(self._on_board)
         self._on_rows()
-
-    def _make_list(self) -> QListView:
-        made = QListView()
-        made.setObjectName("board-library")
-        made.setAccessibleName("Models")
-        made.setModel(self.model)
-        made.setItemDelegate(TwoLineDelegate(self._workbench.theme, "box", made))
-        made.setDragEnabled(True)
-        made.setAcceptDrops(True)
-        made.setDragDropMode(QListView.DragDropMode.DragDrop)
-        made.setDefaultDropAction(Qt.DropAction.CopyAction)
-        made.setDropIndicatorShown(False)
-        made.setDragDropOverwriteMode(True)
-        made.setMouseTracking(True)
-        made.setVerticalScrollMode(QListView.ScrollMode.ScrollPerPixel)
-        made.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        made.setResizeMode(QListView.ResizeMode.Adjust)
-        made.setContextMenuPolicy(Qt.ContextMenuPolicy.CustomContextMenu)
-        return made
 
     def _make_add_menu(self) -> QMenu:
         menu = QMenu(self)

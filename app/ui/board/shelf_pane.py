@@ -9,7 +9,6 @@ from PySide6.QtWidgets import (
     QFrame,
     QHBoxLayout,
     QLabel,
-    QListView,
     QSpinBox,
     QStackedWidget,
     QVBoxLayout,
@@ -19,7 +18,8 @@ from PySide6.QtWidgets import (
 from app.errors import ShardboardError
 from app.ui.board.lanes import Selection
 from app.ui.board.shelf_model import ShelfModel
-from app.ui.board.two_line_delegate import Row, TwoLineDelegate
+from app.ui.board.two_line_delegate import Row
+from app.ui.board.two_line_list import TwoLineList
 from app.ui.notices import Level
 from app.ui.theme import SPACING
 
@@ -38,7 +38,7 @@ class ShelfPane(QFrame):
         self.setProperty("role", "panel")
         self._board = board
         self.model = ShelfModel(board, self)
-        self.list = self._make_list()
+        self.list = TwoLineList(board.workbench.theme, self.model, "board-shelf", "Shards", "layers")
         self.count = QSpinBox()
         self.count.setAccessibleName("Number of shards")
         self.count.setToolTip("Cut the model anew into so many shards")
@@ -72,21 +72,6 @@ class ShelfPane(QFrame):
         board.changed.connect(self._show)
         board.selection_changed.connect(self._on_selection)
         self._show()
-
-    def _make_list(self) -> QListView:
-        made = QListView()
-        made.setObjectName("board-shelf")
-        made.setAccessibleName("Shards")
-        made.setModel(self.model)
-        made.setItemDelegate(TwoLineDelegate(self._board.workbench.theme, "layers", made))
-        made.setDragEnabled(True)
-        made.setDragDropMode(QListView.DragDropMode.DragOnly)
-        made.setMouseTracking(True)
-        made.setVerticalScrollMode(QListView.ScrollMode.ScrollPerPixel)
-        made.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        made.setResizeMode(QListView.ResizeMode.Adjust)
-        made.setContextMenuPolicy(Qt.ContextMenuPolicy.CustomContextMenu)
-        return made
 
     @Slot()
     def _show(self) -> None:

@@ -6,16 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from PySide6.QtCore import QTimer, Signal, Slot
-from PySide6.QtGui import QAction
-from PySide6.QtWidgets import QComboBox, QHBoxLayout, QLineEdit, QWidget
+from PySide6.QtCore import Signal, Slot
+from PySide6.QtWidgets import QWidget
 
 from app.registry import DeploymentStatus, JobStatus, RequestStatus
-from app.ui.icons import icon
-from app.ui.theme import SPACING
-
-TYPING_MILLISECONDS = 250
-"""After the last key, so that not every letter is searched for."""
+from app.ui.paging.choices import ChoiceBox, SearchRow
 
 STATES = ("Any state", "Running", "Done", "Failed", "Cancelled")
 _REQUESTS = {
@@ -71,47 +66,24 @@ class RunFilter:
         return frozenset(_DEPLOYMENTS[self.state]) if self.state in _DEPLOYMENTS else None
 
 
-class FilterBar(QWidget):
+class FilterBar(SearchRow):
     """Emits `changed` with a RunFilter."""
 
     changed = Signal(object)
 
     def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self.search = QLineEdit(self)
-        self.search.setPlaceholderText("Search prompts, answers and errors")
-        self.search.setAccessibleName("Search runs")
-        self.search.setClearButtonEnabled(True)
-        self.search.addAction(QAction(icon("search"), "", self.search), QLineEdit.ActionPosition.LeadingPosition)
-        self.states = QComboBox(self)
-        self.states.addItems(list(STATES))
-        self.states.setAccessibleName("State")
-        self.models = QComboBox(self)
-        self.models.addItem("Any model")
-        self.models.setAccessibleName("Model")
-        self.models.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        super().__init__("Search prompts, answers and errors", "Search runs", parent)
+        self.states = self.add_box("State", STATES)
+        self.models = self.add_box("Model", ["Any model"])
+        self.models.setSizeAdjustPolicy(ChoiceBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         self.models.setMinimumContentsLength(16)
-        self.times = QComboBox(self)
-        self.times.addItems([name for name, _ in TIMES])
-        self.times.setAccessibleName("Time")
-        layout = QHBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(SPACING)
-        layout.addWidget(self.search, 1)
-        for box in (self.states, self.models, self.times):
-            layout.addWidget(box)
-            box.currentIndexChanged.connect(self._on_changed)
-        self._typing = QTimer(self)
-        self._typing.setSingleShot(True)
-        self._typing.setInterval(TYPING_MILLISECONDS)
-        self._typing.timeout.connect(self._on_changed)
-        self.search.textChanged.connect(self._on_typed)
-        self.search.returnPressed.connect(self._on_changed)
+        self.times = self.add_box("Time", [name for name, _ in TIMES])
+        self.edited.connect(self._on_changed)
 
     def value(self) -> RunFilter:
         span = TIMES[max(0, self.times.currentIndex())][1]
         return RunFilter(
-            self.search.text().strip(),
+            self.text,
             self.states.currentText(),
             self.models.currentText() if self.models.currentIndex() > 0 else None,
             datetime.now(UTC) - span if span is not None else None,
@@ -119,31 +91,8 @@ class FilterBar(QWidget):
 
     def set_models(self, names: Sequence[str]) -> None:
         """Models there are runs of; the chosen one stays chosen."""
-        chosen = self.models.currentText()
-        wanted = ["Any model", *names]
-        if wanted == [self.models.itemText(index) for index in range(self.models.count())]:
-            return
-        self.models.blockSignals(True)
-        self.models.clear()
-        self.models.addItems(wanted)
-        self.models.setCurrentIndex(max(0, wanted.index(chosen) if chosen in wanted else 0))
-        self.models.blockSignals(False)
-
-    @Slot()
-    def reset(self) -> None:
-        """Everything is shown."""
-        for box in (self.states, self.models, self.times):
-            box.blockSignals(True)
-            box.setCurrentIndex(0)
-            box.blockSignals(False)
-        self.search.clear()
-        self._on_changed()
-
-    @Slot()
-    def _on_typed(self) -> None:
-        self._typing.start()
+        self.models.fill(["Any model", *names], self.models.currentText())
 
     @Slot()
     def _on_changed(self) -> None:
-        self._typing.stop()
         self.changed.emit(self.value())
