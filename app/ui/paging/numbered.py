@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,20 +12,21 @@ if TYPE_CHECKING:
     from app.registry import Registry
 
 
-class NumberedListing:
+class NumberedListing(ABC):
     """Subclasses say which table, and with which query; they are frozen dataclasses, so that they can be compared."""
 
     @property
+    @abstractmethod
     def noun(self) -> str:
-        raise NotImplementedError
+        """What the registry calls the rows."""
 
+    @abstractmethod
     def table(self, registry: Registry) -> Any:
         """The part of the registry that is asked: it has newest, count, position and list."""
-        raise NotImplementedError
 
+    @abstractmethod
     def query(self) -> dict[str, Any]:
         """What the rows are narrowed down to."""
-        raise NotImplementedError
 
     def newest(self, registry: Registry) -> int | None:
         return int(self.table(registry).newest())
