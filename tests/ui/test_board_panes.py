@@ -201,10 +201,13 @@ def test_deploying_shows_how_far_it_is(board: BoardModel, holder: QWidget) -> No
     )
     assert panel.text.text() == "Sending 400.0 MB of 900.0 MB (60.0 MB were there), 130.0 MB/s, 6.0 s left"
     assert panel.bar.value() / panel.bar.maximum() == pytest.approx(4 / 9, abs=0.01)
+    linking = [DeployProgress("linking", node, f"node-{node}", 500_000_000, 500_000_000) for node in (1, 2, 3)]
     progress = board.lanes()[0].progress
     assert progress is not None and (progress.already_bytes, progress.done_bytes) == (60_000_000, 100_000_000)
     assert board.lanes()[2].progress is not None, "the third waits"
     assert not board.judge_shard(0, 2).allowed, "a draft stays while it is being deployed"
+    call.progressed.emit(tuple(linking))
+    assert panel.bar.value() == panel.bar.maximum(), "all bytes are where they belong while the nodes are linked"
     panel.cancel.click()
     assert panel.text.text() == "Cancelling…" and not panel.cancel.isEnabled()
 

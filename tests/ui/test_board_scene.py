@@ -11,10 +11,11 @@ from PySide6.QtGui import QColor, QImage
 from pytestqt.qtbot import QtBot
 
 from app.ui.board.block_item import tool_tip
+from app.ui.board.deploying import progress_of
 from app.ui.board.lanes import Block, BlockKind, LaneView, NodeProgress
 from app.ui.board.scene_layout import GRIP_WIDTH, Density, bar_places, grid
 from app.ui.board.scene_routes import Port, routes
-from app.ui.board.scene_text import lane_text, progress_bytes, progress_pace
+from app.ui.board.scene_text import lane_text, progress_bytes, progress_pace, progress_phase
 from app.ui.cluster import Activity, NodeState
 from app.ui.workbench import Workbench
 from tests.ui import simulated
@@ -155,6 +156,9 @@ def test_deploying_shows_how_far_each_node_is(
     progress = NodeProgress("sending", 100 * MB, 400 * MB, 800 * MB, 100e6, 4.0, "sending, 400 of 800 MB")
     assert progress_pace(progress) == "100.0 MB/s · 4.0 s left"
     assert progress_bytes(progress) == "400.0 MB of 800.0 MB · 100.0 MB already there"
+    assert progress_phase(progress) == "Sending"
+    waiting = progress_of("waiting", 0, 0, 0, 0.0, None)
+    assert (progress_phase(waiting), progress_bytes(waiting)) == ("Waiting", ""), "it is said once"
     before = made.view.board_scene.cards[1].shape().boundingRect().height()
     lanes = tuple(replace(lane, progress=progress) for lane in made.board.lanes())
     monkeypatch.setattr(made.board, "lanes", lambda: lanes)

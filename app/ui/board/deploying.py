@@ -32,6 +32,8 @@ PHASES = {
     "linking": "Linking",
     "ready": "Ready",
 }
+WITH_BYTES = ("sending", "loading", "linking", "ready")
+"""Phases whose bytes make up how far all of it is; the last two have all of them behind them."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ class Deploying(QObject):
         if self._hashing is not None and self._phase == "hashing":
             return self._hashing
         parts = [part for part in self._nodes.values() if part.phase == self._phase]
-        whole = [part for part in self._nodes.values() if part.phase in ("sending", "loading", "ready")]
+        whole = [part for part in self._nodes.values() if part.phase in WITH_BYTES]
         done, total = sum(part.done_bytes for part in whole), sum(part.total_bytes for part in whole)
         speed = sum(part.bytes_per_second for part in parts)
         left = [part.seconds_left for part in parts if part.seconds_left is not None]

@@ -13,7 +13,7 @@ from app.ui.board.block_item import BlockItem
 from app.ui.board.lanes import Block, LaneView, Verdict
 from app.ui.board.scene_layout import BarPlaces, CardShape, bar_places
 from app.ui.board.scene_look import Look, faded, mixed, shrunk
-from app.ui.board.scene_text import STATE_ICONS, caption, progress_bytes, progress_pace, state_text
+from app.ui.board.scene_text import STATE_ICONS, caption, progress_bytes, progress_pace, progress_phase, state_text
 from app.ui.cluster import NodeState, Sample
 from app.ui.formats import size_text
 from app.ui.icons import draw_icon
@@ -255,9 +255,7 @@ class NodeItem(QGraphicsItem):
         room = place.width() - look.small_metrics.horizontalAdvance(pace) - 8
         painter.setFont(look.small_bold)
         painter.setPen(colors.text)
-        phase = look.small_bold_metrics.elidedText(
-            progress.phase[:1].upper() + progress.phase[1:], Qt.TextElideMode.ElideRight, room
-        )
+        phase = look.small_bold_metrics.elidedText(progress_phase(progress), Qt.TextElideMode.ElideRight, room)
         painter.drawText(QRectF(place.left(), place.top(), room, line), LEFT, phase)
         track = QRectF(place.left(), place.top() + line + 3, place.width(), 6)
         painter.setPen(Qt.PenStyle.NoPen)

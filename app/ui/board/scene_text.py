@@ -43,6 +43,11 @@ def taken(lane: LaneView) -> int:
     return max(sum(block.memory for block in lane.blocks), lane.budget + lane.shortage - max(0, lane.free), 0)
 
 
+def progress_phase(progress: NodeProgress) -> str:
+    """The phase in a word or two: Sending."""
+    return progress.phase[:1].upper() + progress.phase[1:] if progress.total_bytes else progress.text
+
+
 def progress_pace(progress: NodeProgress) -> str:
     """120.5 MB/s · 12.0 s left"""
     parts = []
@@ -54,9 +59,9 @@ def progress_pace(progress: NodeProgress) -> str:
 
 
 def progress_bytes(progress: NodeProgress) -> str:
-    """What was there, what was brought, and how much it is in all."""
+    """What was there, what was brought, and how much it is in all; nothing for a phase that moves no bytes."""
     if not progress.total_bytes:
-        return progress.text
+        return ""
     parts = [f"{size_text(progress.done_bytes)} of {size_text(progress.total_bytes)}"]
     if progress.already_bytes:
         parts.append(f"{size_text(progress.already_bytes)} already there")
