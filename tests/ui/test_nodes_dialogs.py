@@ -21,8 +21,6 @@ from app.ui.workbench import Workbench
 from tests.worker_agent.agent_process import running_agent
 from worker_agent.keys import Invitation, KeyPair
 
-pytestmark = pytest.mark.qt_log_ignore("propagateSizeHints")  # of the platform without a screen
-
 
 @pytest.fixture
 def window(qtbot: QtBot) -> QWidget:

@@ -29,9 +29,6 @@ def screen(quiet_workbench: Workbench, qtbot: QtBot) -> Iterator[NodesScreen]:
     yield made
 
 
-pytestmark = pytest.mark.qt_log_ignore("propagateSizeHints")  # of the platform without a screen
-
-
 def shown(screen: NodesScreen, qtbot: QtBot) -> Any:
     """Show the screen and wait for its graphs."""
     screen.show()

@@ -19,9 +19,6 @@ from app.ui.shell.shortcuts import ShortcutEntry, ShortcutsDialog
 from app.ui.shell.storage_section import RegistrySection, StorageSection
 from app.ui.workbench import Workbench
 
-pytestmark = pytest.mark.qt_log_ignore("propagateSizeHints")
-"""Offscreen there is no window manager to tell the size to, and Qt says so."""
-
 
 def test_about_names_version_and_licences_and_copies_the_versions(qtbot: QtBot) -> None:
     dialog = AboutDialog()
@@ -71,6 +68,20 @@ def test_the_theme_changes_at_once(quiet_workbench: Workbench, qtbot: QtBot) -> 
     assert quiet_workbench.theme.is_dark
     box.setCurrentIndex(box.findData("light"))
     assert not quiet_workbench.theme.is_dark
+
+
+def test_how_new_plans_begin_can_be_chosen(quiet_workbench: Workbench, qtbot: QtBot) -> None:
+    settings = quiet_workbench.settings
+    settings.set("board/context", 12_345)
+    dialog = PreferencesDialog(quiet_workbench)
+    qtbot.addWidget(dialog)
+    dtype = dialog.findChild(QComboBox, "preference-board/dtype")
+    context = dialog.findChild(QComboBox, "preference-board/context")
+    assert dtype.currentText() == "As the model's weights"
+    assert context.currentText() == "12,345", "what was written by hand stays"
+    dtype.setCurrentIndex(dtype.findData("float16"))
+    context.setCurrentIndex(context.findData(4096))
+    assert (settings.get("board/dtype"), settings.get("board/context")) == ("float16", 4096)
 
 
 def test_storage_says_what_the_folders_take(workbench: Workbench, qtbot: QtBot) -> None:

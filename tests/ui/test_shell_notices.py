@@ -18,9 +18,6 @@ from app.ui.shell.error_dialog import ErrorDialog
 from app.ui.shell.toasts import FOOT, ToastArea
 from app.ui.workbench import Workbench
 
-pytestmark = pytest.mark.qt_log_ignore("propagateSizeHints")
-"""Offscreen there is no window manager to tell the size to, and Qt says so."""
-
 
 @pytest.fixture
 def window(qtbot: QtBot) -> Iterator[QWidget]:

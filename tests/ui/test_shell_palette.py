@@ -13,9 +13,6 @@ from app.ui.shell.command_palette import CommandPalette, PaletteEntry
 from app.ui.shell.fuzzy import fit
 from app.ui.shell.palette_model import PaletteModel, PaletteProxy
 
-pytestmark = pytest.mark.qt_log_ignore("propagateSizeHints")
-"""Offscreen there is no window manager to tell the size to, and Qt says so."""
-
 
 def entry(text: str, hint: str = "Board", *, ran: list[str] | None = None, why_not: str = "") -> PaletteEntry:
     log = ran if ran is not None else []

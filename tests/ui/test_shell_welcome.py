@@ -21,8 +21,6 @@ from app.ui.shell.setup_steps import MODEL
 from app.ui.workbench import Workbench
 from tests.ui import simulated
 
-pytestmark = pytest.mark.qt_log_ignore("propagateSizeHints")
-"""Offscreen there is no window manager to tell the size to, and Qt says so."""
 DEMO = simulated.model(MODEL, layers=30)
 
 
