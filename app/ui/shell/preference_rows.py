@@ -95,11 +95,11 @@ class Choice(QWidget):
         column.setSpacing(2)
         column.addLayout(row)
         if meaning:
-            words = QLabel(meaning, self)
-            words.setProperty("role", "muted")
-            words.setWordWrap(True)
+            note = QLabel(meaning, self)
+            note.setProperty("role", "muted")
+            note.setWordWrap(True)
             self.box.setAccessibleDescription(meaning)
-            column.addWidget(words)
+            column.addWidget(note)
         settings.changed.connect(self._on_changed)
 
     @Slot(int)
