@@ -8,6 +8,7 @@ of what it makes are bounded.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -93,8 +94,20 @@ class ChatTemplate:
                 f"The model's chat template cannot render these messages: {type(error).__name__}: {error}.", _ADVICE
             ) from error
 
+    @property
+    def knows_tools(self) -> bool:
+        """Whether it shows the model the tools that there are."""
+        return re.search(r"\btools\b", self.source(with_tools=True)) is not None
+
+    def source(self, *, with_tools: bool = False) -> str:
+        """The template that `render` takes; empty when it would refuse."""
+        return self.sources.get(self._name(with_tools), "")
+
+    def _name(self, with_tools: bool) -> str:
+        return "tool_use" if with_tools and "tool_use" in self.sources else "default"
+
     def _compile(self, with_tools: bool) -> jinja2.Template:
-        name = "tool_use" if with_tools and "tool_use" in self.sources else "default"
+        name = self._name(with_tools)
         if name not in self.sources:
             raise RequestError(
                 f"The model has several chat templates ({', '.join(sorted(self.sources))}) and no default one.",

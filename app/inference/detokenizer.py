@@ -38,6 +38,8 @@ class _Stream(Protocol):
 
     def flush(self) -> str: ...
 
+    def bytes_of(self, token: str) -> bytes: ...
+
 
 class Detokenizer:
     """The text of one sequence. Special tokens and ids without a token show nothing."""
@@ -57,6 +59,20 @@ class Detokenizer:
     def flush(self) -> str:
         """The sequence is over: what was held back, an unfinished character as U+FFFD."""
         return self._stream.flush()
+
+    def bytes_of(self, token_id: int) -> bytes:
+        """The UTF-8 bytes that a token puts into the middle of a text, perhaps a part of a character.
+
+        Special tokens by their spelling, though they show nothing; nothing for an id without a token.
+        """
+        token = self._tokenizer.text_of(token_id)
+        if token is None:
+            return b""
+        return (
+            token.encode("utf-8", "replace")
+            if token_id in self._tokenizer.special_ids
+            else self._stream.bytes_of(token)
+        )
 
 
 def _open_stream(tokenizer: Tokenizer) -> _Stream:
@@ -95,14 +111,16 @@ class _ByteLevelStream:
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def add(self, token: str) -> str:
-        try:
-            content = bytes([_BYTE_OF[character] for character in token])
-        except KeyError:  # an added token, spelt as it is
-            content = token.encode("utf-8", "replace")
-        return self._utf8.decode(content)
+        return self._utf8.decode(self.bytes_of(token))
 
     def flush(self) -> str:
         return self._utf8.decode(b"", final=True)
+
+    def bytes_of(self, token: str) -> bytes:
+        try:
+            return bytes([_BYTE_OF[character] for character in token])
+        except KeyError:  # an added token, spelt as it is
+            return token.encode("utf-8", "replace")
 
 
 # --- SentencePiece's kind ---
@@ -165,6 +183,13 @@ class _PieceStream:
     def flush(self) -> str:
         return self._strip(self._end_run())
 
+    def bytes_of(self, token: str) -> bytes:
+        for old, new in self._pieces.replace:
+            token = token.replace(old, new)
+        if self._pieces.byte_fallback and (match := _BYTE_TOKEN.fullmatch(token)):
+            return bytes((int(match[1], 16),))
+        return token.encode("utf-8", "replace")
+
     def _add_byte(self, byte: int) -> str:
         if self._long_run is not None:
             return self._long_run.decode(bytes((byte,)))
@@ -214,6 +239,10 @@ class _WindowStream:
 
     def flush(self) -> str:
         return self._show(hold=False)
+
+    def bytes_of(self, token: str) -> bytes:
+        before = self._context or [token]
+        return self._decode([*before, token])[len(self._decode(before)) :].encode("utf-8", "replace")
 
     def _show(self, hold: bool) -> str:
         before = self._decode(self._context)
