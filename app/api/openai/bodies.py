@@ -1,0 +1,207 @@
+"""What clients send to the OpenAI-compatible endpoints: the OpenAI API's fields, and vLLM's further ones.
+
+Fields that nobody here knows are ignored, as vLLM does, for clients send ever new ones. What is known and cannot be
+honoured is refused: an answer to another question than the one that was asked helps nobody.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from app.inference.parameters import (
+    MAX_LOGIT_BIASES,
+    MAX_LOGPROBS,
+    MAX_SEED,
+    MAX_STOP_CHARACTERS,
+    MAX_STOP_STRINGS,
+    MAX_TOKENS,
+)
+
+MAX_CHOICES = 128
+MAX_PROMPTS = 512
+MAX_TOOLS = 128
+MAX_CHAT_LOGPROBS = 20
+TokenId = Annotated[int, Field(ge=0, le=MAX_TOKENS)]
+StopText = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
+StopString = Annotated[str, Field(max_length=MAX_STOP_CHARACTERS)]
+StopStrings = Annotated[list[StopText], Field(max_length=MAX_STOP_STRINGS)]
+TokenCount = Annotated[int, Field(ge=0, le=MAX_TOKENS)]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+
+class _Further(BaseModel):
+    """Keeps fields that are not named here: a chat template may know them."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+
+# --- what both have ---
+
+
+class StreamOptions(_Body):
+    include_usage: bool = False
+
+
+class JsonSchema(_Body):
+    name: str = ""
+    description: str | None = None
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
+    strict: bool | None = None
+    """The answer follows the schema in either case."""
+
+
+class ResponseFormat(_Body):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
+class GenerationBody(_Body):
+    """How to generate. `temperature` defaults to 1, as the OpenAI API has it; everywhere else here it is 0."""
+
+    model: str = Field(min_length=1, max_length=500)
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+    n: int | None = Field(1, ge=1, le=MAX_CHOICES)
+    seed: int | None = Field(None, ge=0, le=MAX_SEED)
+    stop: StopString | StopStrings | None = None
+    temperature: float | None = Field(1.0, ge=0, le=100)
+    top_p: float | None = Field(1.0, gt=0, le=1)
+    frequency_penalty: float | None = Field(0.0, ge=-100, le=100)
+    presence_penalty: float | None = Field(0.0, ge=-100, le=100)
+    logit_bias: dict[TokenId, Annotated[float, Field(ge=-100, le=100)]] | None = Field(
+        None, max_length=MAX_LOGIT_BIASES
+    )
+    response_format: ResponseFormat | None = None
+    top_k: int | None = Field(0, ge=-1, le=MAX_TOKENS)
+    """0 or -1: all. This one and the rest are vLLM's."""
+    min_p: float | None = Field(0.0, ge=0, le=1)
+    repetition_penalty: float | None = Field(1.0, gt=0, le=100)
+    min_tokens: TokenCount | None = 0
+    ignore_eos: bool | None = False
+
+    @property
+    def choices(self) -> int:
+        return 1 if self.n is None else self.n
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        if isinstance(self.stop, str):
+            return (self.stop,) if self.stop else ()
+        return tuple(self.stop or ())
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether a stream ends with a chunk that counts its tokens."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+
+# --- completions ---
+
+Prompt = str | list[str] | list[int] | list[list[int]]
+
+
+def _check_prompt(value: object) -> object:
+    """One of four shapes; told apart here, because pydantic would name all the ways in which it is none of them."""
+    if isinstance(value, str) or (isinstance(value, list) and value and len({type(item) for item in value}) == 1):
+        first = value[0] if isinstance(value, list) else ""
+        lists = isinstance(first, list) and all(type(token) is int for tokens in value for token in tokens)
+        if isinstance(first, str) or type(first) is int or lists:
+            return value
+    raise ValueError("must be a text, a list of texts, a list of token ids or a list of lists of token ids")
+
+
+class CompletionBody(GenerationBody):
+    prompt: Annotated[Prompt, BeforeValidator(_check_prompt)]
+    max_tokens: TokenCount | None = 16
+    """16 by default, as in the OpenAI API. 0 with `echo` only looks at the prompt."""
+    logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+    echo: bool | None = False
+    best_of: int | None = Field(None, ge=0)
+    suffix: str | None = None
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if isinstance(self.prompt[0], int):
+            return [self.prompt]
+        return list(self.prompt)
+
+
+# --- chat ---
+
+
+class ContentPart(_Further):
+    type: str
+    text: str | None = None
+    refusal: str | None = None
+
+
+class CalledFunction(_Further):
+    name: str
+    arguments: str | dict[str, Any] = "{}"
+
+
+class MadeToolCall(_Further):
+    id: str = ""
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
+class Message(_Further):
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[ContentPart] | None = None
+    name: str | None = None
+    tool_calls: list[MadeToolCall] | None = None
+    tool_call_id: str | None = None
+
+
+class Function(_Further):
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class Tool(_Further):
+    type: Literal["function"]
+    function: Function
+
+
+class ChosenFunction(_Body):
+    name: str
+
+
+class ChosenTool(_Body):
+    type: Literal["function"]
+    function: ChosenFunction
+
+
+class ChatBody(GenerationBody):
+    messages: list[Message] = Field(min_length=1)
+    max_tokens: TokenCount | None = None
+    """None: as many as the context holds."""
+    max_completion_tokens: TokenCount | None = None
+    """The newer name; it wins."""
+    logprobs: bool | None = False
+    top_logprobs: int | None = Field(None, ge=0, le=MAX_CHAT_LOGPROBS)
+    tools: list[Tool] | None = Field(None, max_length=MAX_TOOLS)
+    tool_choice: Literal["none", "auto", "required"] | ChosenTool | None = None
+    parallel_tool_calls: bool | None = True
+    functions: list[Any] | None = None
+    function_call: Any = None
+    modalities: list[str] | None = None
+    audio: Any = None
+    web_search_options: Any = None
+    chat_template: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    add_generation_prompt: bool | None = True
+    continue_final_message: bool | None = False
+
+    @property
+    def most_tokens(self) -> int | None:
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens

@@ -1,0 +1,117 @@
+"""The tools that a chat offers: which of them the model may or must call, and how it writes that."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from app.api.openai.bodies import ChatBody, ChosenTool
+from app.api.openai.errors import refused
+from app.errors import RequestError
+from app.inference.tool_calls import ToolCallReader, ToolDialect, open_reader
+
+if TYPE_CHECKING:
+    from app.controller import Controller
+    from app.inference.constraint import Constraint
+
+_LETTERS = string.ascii_letters + string.digits
+NO_PARAMETERS = {"type": "object", "properties": {}, "additionalProperties": False}
+
+
+@dataclass(frozen=True)
+class ToolUse:
+    """What a chat lets its model call."""
+
+    dialect: ToolDialect
+    tools: tuple[dict[str, Any], ...]
+    """As the client described them, for the template."""
+    most: int | None
+    constraint: Constraint | None
+    """Holds the model to calling, where it must."""
+
+    @classmethod
+    async def of(cls, body: ChatBody, controller: Controller) -> ToolUse | None:
+        """None when nothing may be called. Raises ApiError, RequestError, ModelError."""
+        choice = body.tool_choice
+        if not body.tools or choice == "none":
+            if choice not in (None, "none", "auto"):
+                raise refused("tool_choice needs tools to choose from.", "tool_choice")
+            return None
+        if body.response_format is not None and body.response_format.type != "text":
+            sentence = "Tools cannot be called in an answer that must be JSON throughout; ask for one of the two."
+            raise refused(sentence, "response_format")
+        template = await asyncio.to_thread(controller.inference.template, body.model)
+        if not template.knows_tools:
+            sentence = f"The chat template of {body.model} knows no tools: the model was not trained to call them."
+            raise refused(sentence, "tools")
+        tools = tuple(tool.model_dump(exclude_unset=True) for tool in body.tools)
+        wanted = [tool["function"] for tool in tools]
+        if isinstance(choice, ChosenTool):
+            wanted = [function for function in wanted if function["name"] == choice.function.name]
+            if not wanted:
+                raise refused(f"tool_choice names '{choice.function.name}', which is not in tools.", "tool_choice")
+        dialect = ToolDialect.of(template.source(with_tools=True))
+        single = isinstance(choice, ChosenTool) or body.parallel_tool_calls is False
+        forced = isinstance(choice, ChosenTool) or choice == "required"
+        return cls(dialect, tools, 1 if single else None, calls_only(dialect, wanted, single) if forced else None)
+
+    def reader(self) -> ToolCallReader:
+        return open_reader(self.dialect, [tool["function"]["name"] for tool in self.tools], self.most)
+
+    def new_id(self) -> str:
+        """Mistral's templates want nine letters or digits."""
+        if self.dialect is ToolDialect.MISTRAL:
+            return "".join(secrets.choice(_LETTERS) for _ in range(9))
+        return "call_" + "".join(secrets.choice(_LETTERS) for _ in range(24))
+
+
+def calls_only(dialect: ToolDialect, functions: Sequence[dict[str, Any]], single: bool) -> Constraint:
+    """Holds an answer to one or more calls of these, in the way that the model writes them. Raises ApiError."""
+    from app.inference.constraint import Constraint
+
+    key = "parameters" if dialect is ToolDialect.LLAMA else "arguments"
+    # Each tool's schema has a place of its own, to which what it refers to within itself is moved along.
+    definitions = {
+        f"tool{index}": _moved(function.get("parameters") or NO_PARAMETERS, f"#/$defs/tool{index}")
+        for index, function in enumerate(functions)
+    }
+    calls = [
+        {
+            "type": "object",
+            "properties": {"name": {"const": function["name"]}, key: {"$ref": f"#/$defs/tool{index}"}},
+            "required": ["name", key],
+            "additionalProperties": False,
+        }
+        for index, function in enumerate(functions)
+    ]
+    call: dict[str, Any] = calls[0] if len(calls) == 1 else {"anyOf": calls}
+    if dialect is ToolDialect.MISTRAL:
+        call = {"type": "array", "items": call, "minItems": 1, **({"maxItems": 1} if single else {})}
+    schema = json.dumps({**call, "$defs": definitions})
+    try:
+        if dialect is not ToolDialect.HERMES:
+            return Constraint("json_schema", schema)
+        several = "call" if single else 'call ("\\n" call)*'
+        return Constraint(
+            "lark", f'start: {several}\ncall: "<tool_call>\\n" body "\\n</tool_call>"\nbody: %json {schema}\n'
+        )
+    except RequestError as error:
+        raise refused(str(error), "tools") from error
+
+
+def _moved(schema: Any, place: str) -> Any:
+    """A schema whose references to parts of itself hold at another place."""
+    if isinstance(schema, list):
+        return [_moved(item, place) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    moved = {key: _moved(value, place) for key, value in schema.items()}
+    reference = schema.get("$ref")
+    if isinstance(reference, str) and reference.startswith("#"):
+        moved["$ref"] = place + reference.removeprefix("#")
+    return moved
