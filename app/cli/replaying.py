@@ -1,0 +1,150 @@
+"""`bundle` and `replay`: what happened to a request as one file, and the same request run again."""
+
+from __future__ import annotations
+
+import getpass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from app.cli.options import Json
+from app.cli.output import note, print_fields, print_json, printable, show_error, size
+from app.cli.session import open_controller
+from app.errors import Cancelled, ShardboardError
+from app.incident.bundle import Bundle, make_bundle, save_bundle
+from app.incident.comparison import Comparison, TokenAt
+from app.incident.replay import ReplayProgress
+from app.incident.replay import replay as run_again
+from app.runs.trace import Origin
+
+SAME, DIFFERENT, NOT_COMPARED = 0, 1, 2
+"""The exit codes of `replay`, as those of diff."""
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(bundle)
+    app.command()(replay)
+
+
+def bundle(
+    request: Annotated[int, typer.Argument(help="The request's number; see: request list.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Where to write it. [default: incident-NUMBER.zip]")
+    ] = None,
+) -> None:
+    """Write all that is known of a request into one zip: plan, versions, events, logs, prompt and tokens."""
+    path = output or Path(f"incident-{request}.zip")
+    with open_controller() as session:
+        data = session.run(make_bundle(session.controller, request))
+    save_bundle(data, path)
+    note(f"{path}: {size(len(data))}. It holds the prompt and the answer, unless the settings keep none.")
+
+
+def replay(
+    bundle: Annotated[Path, typer.Argument(help="A zip that `bundle` wrote.")],
+    model: Annotated[
+        str | None, typer.Option(help="A name in the library. [default: the model with the same weights]")
+    ] = None,
+    deploy: Annotated[
+        bool,
+        typer.Option("--deploy", help="Put the layers where they were, on the nodes at hand, for the replay."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Run a bundle's request again and compare token by token.
+
+    Exit code 0: the same tokens; 1: other tokens; 2: it could not be compared.
+    """
+    try:
+        opened = Bundle.open(bundle)
+        opened.check_replayable()
+        with open_controller() as session, _Bars(as_json) as bars:
+            origin = Origin(via="command", user=_user())
+            found = session.run(
+                run_again(session.controller, opened, model=model, deploy=deploy, on_progress=bars.show, origin=origin)
+            )
+    except Cancelled:
+        raise
+    except ShardboardError as error:
+        show_error(error)
+        raise typer.Exit(NOT_COMPARED) from None
+    if as_json:
+        print_json(found)
+    else:
+        show_comparison(found)
+    raise typer.Exit(SAME if found.same else DIFFERENT)
+
+
+def show_comparison(found: Comparison) -> None:
+    """The verdict first, then what a reader needs to judge it."""
+    rows: list[tuple[str, str | int | None]] = [
+        ("Verdict", _verdict(found)),
+        ("Promised", found.promise_text),
+        ("Model", found.model),
+        ("Ran as", f"request {found.replay_request} on deployment {found.deployment}"),
+    ]
+    if (difference := found.difference) is not None:
+        rows += [
+            ("After", repr(difference.before) if difference.before else "nothing: it is the first token"),
+            ("Expected", _token(difference.expected)),
+            ("Got", _token(difference.got)),
+        ]
+    if found.largest_logprob_difference is not None:
+        rows.append(("Log probabilities", f"apart by {found.largest_logprob_difference:.2g} at most"))
+    rows += [("Otherwise then" if index == 0 else "", text) for index, text in enumerate(_otherwise(found))]
+    print_fields(rows)
+
+
+def _verdict(found: Comparison) -> str:
+    if found.same:
+        return f"the same: all {found.compared} tokens"
+    return f"different from token {found.first_difference} on (counted from 0), of {len(found.expected)}"
+
+
+def _otherwise(found: Comparison) -> tuple[str, ...]:
+    return found.differences_of_conditions or ("nothing that was recorded",)
+
+
+def _token(at: TokenAt) -> str:
+    if at.token is None:
+        return "the end of the answer"
+    likely = [
+        f"{logprob:.4f} {when}"
+        for logprob, when in ((at.logprob_then, "then"), (at.logprob_now, "now"))
+        if logprob is not None
+    ]
+    text = f" {at.text!r}" if at.text else ""
+    return f"{at.token}{text}" + (f", log probability {' and '.join(likely)}" if likely else "")
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a user without a name
+        return ""
+
+
+class _Bars:
+    """A bar for each phase on stderr, when that is a terminal."""
+
+    def __init__(self, quiet: bool) -> None:
+        console = Console(stderr=True, highlight=False)
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+        self._progress = Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal)
+        self._tasks: dict[str, object] = {}
+
+    def __enter__(self) -> _Bars:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def show(self, progress: ReplayProgress) -> None:
+        label = printable(progress.text or progress.phase)
+        if label not in self._tasks:
+            self._tasks[label] = self._progress.add_task(label)
+        self._progress.update(self._tasks[label], completed=progress.done, total=progress.total or None)  # type: ignore[arg-type]
