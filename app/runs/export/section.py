@@ -1,0 +1,359 @@
+"""What a report says of one run: titles, figures, tables and charts, all of them text that is not escaped yet."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from app.runs.bottleneck import Bottleneck, explain
+from app.runs.export.charts import Chart, columns, phase_chart, phase_names, speed, waterfall
+from app.runs.figures import duration, layers, percent, rate_text, size
+from app.runs.run import Run, RunEvent
+from app.runs.trace import DeploymentTrace, JobTrace, NodeFacts, NodeMemory, Phase, Plan, RequestTrace, Versions
+from app.runs.waterfall import Shares, shares
+
+LONGEST_TEXT = 200_000
+"""Characters of a prompt or an answer; what is longer is in the other formats."""
+MOST_EVENTS = 1_000
+
+Facts = tuple[tuple[str, str], ...]
+
+TONES = {
+    "completed": "good", "ready": "good", "done": "good",
+    "failed": "bad",
+    "cancelled": "dim", "unloaded": "dim",
+}  # fmt: skip
+
+
+class Slice(Struct, frozen=True):
+    """A part of a bar. `look` is a class of the style sheet."""
+
+    name: str
+    look: str
+    us: int
+    share: float
+
+    @property
+    def words(self) -> str:
+        return f"{duration(self.us)}, {percent(self.share)}"
+
+
+class StageLine(Struct, frozen=True, kw_only=True):
+    """A stage in the plan; shares are of the time of the answer."""
+
+    number: int
+    node: str
+    layers: str
+    count: int
+    weights: str
+    kv: str
+    compute: str = ""
+    queue: str = ""
+    compute_share: float = 0.0
+    queue_share: float = 0.0
+
+
+class Table(Struct, frozen=True):
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+class Section(Struct, frozen=True, kw_only=True):
+    """One run. What is empty is left out."""
+
+    anchor: str
+    title: str
+    subtitle: str
+    status: str
+    tone: str
+    when: str
+    took: str
+    error: str
+    origin: str
+    cards: Facts
+    reason: Bottleneck | None = None
+    bar: tuple[Slice, ...] = ()
+    charts: tuple[tuple[str, str, Chart], ...] = ()
+    """Title, what it shows, and the chart."""
+    legend: tuple[tuple[str, str], ...] = ()
+    """Of the charts: name and look."""
+    plan: Plan | None = None
+    stages: tuple[StageLine, ...] = ()
+    texts: tuple[tuple[str, str, str], ...] = ()
+    """Title, text, and what to say of it."""
+    facts: tuple[tuple[str, Facts], ...] = ()
+    nodes: Table | None = None
+    memory: Table | None = None
+    events: tuple[RunEvent, ...] = ()
+    left_out: str = ""
+
+
+def section_of(run: Run, number: int) -> Section:
+    """What to say of a run, the `number`th of its report."""
+    trace = run.trace
+    took = _took(run)
+    common = Section(
+        anchor=f"run-{number}",
+        title=f"{run.kind.capitalize()} {run.id}" if run.job is None else run.job.title,
+        subtitle=run.model or "",
+        status=run.status,
+        tone=TONES.get(run.status, "busy"),
+        when=moment(run.created_at),
+        took="–" if took is None else duration(took),
+        error=run.error or "",
+        origin=_origin(run),
+        cards=(),
+        plan=run.plan,
+        stages=_stages(run.plan, None),
+        events=run.events[:MOST_EVENTS],
+        left_out=f"{len(run.events) - MOST_EVENTS:,} more are left out." if len(run.events) > MOST_EVENTS else "",
+    )
+    if run.kind == "request":
+        return _request(common, run, run.request_trace or RequestTrace())
+    if isinstance(trace, DeploymentTrace | JobTrace):
+        return _phased(common, run, trace, took)
+    return replace(common, cards=(("Time", common.took),), facts=(("Run", _overview(run)),))
+
+
+def moment(at: datetime | None) -> str:
+    """In UTC: whoever reads a report may be anywhere."""
+    return "–" if at is None else at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def clock(at: datetime) -> str:
+    return at.astimezone(UTC).strftime("%H:%M:%S.%f")[:-3]
+
+
+# --- requests ------------------------------------------------------------------------------------------
+
+
+def _request(common: Section, run: Run, trace: RequestTrace) -> Section:
+    found = shares(trace)
+    request = run.request
+    cards = [("Time", common.took)]
+    texts: list[tuple[str, str, str]] = []
+    facts = [("Request", _overview(run))]
+    tokens = len(trace.tokens)
+    if trace.tokens:
+        cards.append(("First token after", duration(trace.tokens[0].at_us)))
+    if tokens > 1 and found.decode_us > 0:
+        cards.append(("Speed", rate_text((tokens - 1) / found.decode_us * 1e6)))
+        cards.append(("Each token", duration(found.decode_us / (tokens - 1))))
+    if request is not None:
+        cards.append(("Prompt", f"{request.prompt_tokens:,} tokens"))
+        cards.append(("Answer", f"{request.completion_tokens:,} tokens"))
+        texts = _texts(run, trace)
+        facts.append(("Parameters", tuple((name, _value(value)) for name, value in sorted(request.parameters.items()))))
+    facts += _software(trace.versions, trace)
+    prompt_tokens = None if request is None else request.prompt_tokens
+    charts = (
+        ("Waterfall", "Where each token was when, from the moment the request was asked for.", waterfall(trace)),
+        ("Each token", "How long each token took after the one before it, and what for.", columns(trace)),
+        ("Speed", "Tokens per second while the answer came.", speed(trace)),
+    )
+    return replace(
+        common,
+        cards=tuple(cards),
+        reason=explain(trace, prompt_tokens),
+        bar=_bar(found, trace),
+        charts=tuple((title, what, chart) for title, what, chart in charts if chart is not None),
+        legend=_legend(found),
+        stages=_stages(trace.plan, found),
+        texts=tuple(texts),
+        facts=tuple((title, lines) for title, lines in facts if lines),
+        nodes=_nodes(trace.nodes),
+        memory=_memory(trace.memory, trace.nodes),
+    )
+
+
+def _bar(found: Shares, trace: RequestTrace) -> tuple[Slice, ...]:
+    """All of a request's time, in the order in which it passed; the answer's by what it went into."""
+    if found.total_us <= 0 or not trace.tokens:
+        return ()
+    parts = [("Getting ready", "prepare", found.prepare_us), ("Reading the prompt", "prompt", found.prompt_us)]
+    parts += [(f"Computing on {_place(s.node, s.stage)}", f"s{s.stage % 8}", s.compute_us) for s in found.stages]
+    parts += [("Waiting", "queue", found.queue_us), (_wire(found), "wire", found.wire_us)]
+    return tuple(Slice(name, look, us, us / found.total_us) for name, look, us in parts if us > 0)
+
+
+def _legend(found: Shares) -> tuple[tuple[str, str], ...]:
+    stages = [(f"Computing on {_place(s.node, s.stage)}", f"s{s.stage % 8}") for s in found.stages]
+    return (*stages, ("Waiting", "queue"), (_wire(found), "wire"))
+
+
+def _wire(found: Shares) -> str:
+    return "Handing over" if len(found.stages) == 1 else "Between the stages"
+
+
+def _place(node: str, stage: int) -> str:
+    return f"{node} (stage {stage})" if node != f"stage {stage}" else node
+
+
+def _texts(run: Run, trace: RequestTrace) -> list[tuple[str, str, str]]:
+    request = run.request
+    if request is None:
+        return []
+    if not trace.prompt_kept and not request.prompt and not request.result:
+        return [("Prompt and answer", "", "The settings say that texts are not kept.")]
+    texts = []
+    for title, text, missing in (
+        ("Prompt", request.prompt, "No text; the request gave token ids."),
+        ("Answer", request.result, "No answer."),
+    ):
+        cut = f"{len(text) - LONGEST_TEXT:,} more characters are left out." if len(text) > LONGEST_TEXT else ""
+        texts.append((title, text[:LONGEST_TEXT], cut if text else missing))
+    return texts
+
+
+# --- deployments and jobs ------------------------------------------------------------------------------
+
+
+def _phased(common: Section, run: Run, trace: DeploymentTrace | JobTrace, took: int | None) -> Section:
+    whole = trace.took_us or took or 0
+    moved = sum(phase.total_bytes - phase.already_bytes for phase in trace.phases)
+    cards = [("Time", duration(whole))]
+    nodes: tuple[NodeFacts, ...] = ()
+    memory: tuple[NodeMemory, ...] = ()
+    if isinstance(trace, DeploymentTrace):
+        nodes, memory = trace.nodes, trace.memory
+        if trace.plan is not None:
+            cards.append(("Stages", f"{len(trace.plan.stages)}"))
+            cards.append(("Layers", f"{max((stage.end for stage in trace.plan.stages), default=0)}"))
+            cards.append(("Context", f"{trace.plan.context:,} tokens"))
+    if moved > 0:
+        cards.append(("Moved", size(moved)))
+    facts = [(run.kind.capitalize(), _overview(run))]
+    if run.job is not None:
+        facts.append(("Result", tuple((name, _value(value)) for name, value in run.job.details.items())))
+    facts += _software(trace.versions, trace)
+    chart = phase_chart(trace.phases, whole)
+    return replace(
+        common,
+        cards=tuple(cards),
+        charts=() if chart is None else (("Phases", "What was done where, and when.", chart),),
+        legend=tuple((name, f"s{number % 8}") for number, name in enumerate(phase_names(trace.phases))),
+        bar=_phase_bar(trace.phases),
+        facts=tuple((title, lines) for title, lines in facts if lines),
+        nodes=_nodes(nodes),
+        memory=_memory(memory, nodes),
+    )
+
+
+def _phase_bar(phases: Sequence[Phase]) -> tuple[Slice, ...]:
+    """How long each kind of phase took, over all nodes together."""
+    sums = {name: 0 for name in phase_names(phases)}
+    for phase in phases:
+        sums[phase.name] += max(0, phase.ended_us - phase.began_us)
+    whole = sum(sums.values())
+    return tuple(
+        Slice(name, f"s{number % 8}", us, us / whole) for number, (name, us) in enumerate(sums.items()) if us > 0
+    )
+
+
+# --- what all have -------------------------------------------------------------------------------------
+
+
+def _overview(run: Run) -> Facts:
+    lines = [
+        ("Kind", run.kind),
+        ("Id", run.id),
+        ("Model", run.model or "–"),
+        ("Status", run.status),
+        ("Asked by", _origin(run)),
+        ("Asked", moment(run.created_at)),
+        ("Started", moment(run.started_at)),
+        ("Ended", moment(run.completed_at)),
+    ]
+    if run.request is not None:
+        lines += [("Ended by", run.request.finish_reason or "–"), ("Deployment", run.request.deployment_id or "–")]
+    return tuple(lines)
+
+
+def _origin(run: Run) -> str:
+    origin = run.origin
+    ways = {"window": "the window", "command": "the command line", "http": "HTTP", "program": "a program"}
+    user = f"{origin.user} by " if origin.user else ""
+    client = f" ({origin.client})" if origin.client else ""
+    return f"{user}{ways[origin.via]}{client}"
+
+
+def _software(versions: Versions | None, trace: RequestTrace | DeploymentTrace | JobTrace) -> list[tuple[str, Facts]]:
+    found: list[tuple[str, Facts]] = []
+    if not isinstance(trace, JobTrace) and trace.model is not None:
+        model = trace.model
+        found.append(("Model", (
+            ("Name", model.name), ("Architecture", model.architecture), ("Source", model.source),
+            ("Layers", f"{model.layers}"), ("Parameters", f"{model.parameters:,}"), ("Stored as", model.dtype),
+            ("Content", model.content or "–"),
+        )))  # fmt: skip
+    if versions is not None:
+        found.append(("Versions", (
+            ("Shardboard", versions.shardboard), ("Python", versions.python), ("System", versions.system),
+            ("Wire", f"{versions.wire}"), *sorted(versions.packages.items()),
+        )))  # fmt: skip
+    return found
+
+
+def _stages(plan: Plan | None, found: Shares | None) -> tuple[StageLine, ...]:
+    lines = []
+    for number, stage in enumerate(() if plan is None else plan.stages):
+        line = StageLine(
+            number=stage.stage,
+            node=stage.node or f"node {stage.node_id}",
+            layers=layers(stage.start, stage.end),
+            count=stage.end - stage.start,
+            weights=size(stage.weight_bytes) if stage.weight_bytes else "–",
+            kv=size(stage.kv_bytes) if stage.kv_bytes else "–",
+        )
+        if found is not None and number < len(found.stages) and found.decode_us > 0:
+            totals, trips = found.stages[number], max(1, found.tokens - 1)
+            line = StageLine(
+                number=line.number, node=line.node, layers=line.layers, count=line.count, weights=line.weights,
+                kv=line.kv, compute=duration(totals.compute_us / trips), queue=duration(totals.queue_us / trips),
+                compute_share=min(1.0, totals.compute_us / found.decode_us),
+                queue_share=min(1.0, totals.queue_us / found.decode_us),
+            )  # fmt: skip
+        lines.append(line)
+    return tuple(lines)
+
+
+def _nodes(nodes: Sequence[NodeFacts]) -> Table | None:
+    if not nodes:
+        return None
+    columns = ("Node", "Address", "Processor", "Device", "Threads", "System", "Agent", "torch", "transformers")
+    rows = (
+        (
+            f"{node.name} ({node.node_id})", node.address.removeprefix("tcp://"), node.cpu, node.device,
+            f"{node.threads or '–'}", node.system, node.software, node.torch, node.transformers,
+        )
+        for node in nodes
+    )  # fmt: skip
+    return Table(columns, tuple(tuple(cell or "–" for cell in row) for row in rows))
+
+
+def _memory(memory: Sequence[NodeMemory], nodes: Sequence[NodeFacts]) -> Table | None:
+    if not memory:
+        return None
+    facts = {node.node_id: node for node in nodes}
+    rows = []
+    for each in memory:
+        node = facts.get(each.node_id)
+        name = f"{node.name} ({node.node_id})" if node is not None else f"node {each.node_id}"
+        total = size(node.memory_total) if node is not None and node.memory_total else "–"
+        rows.append((name, size(each.process), size(each.used), size(each.budget), size(each.available), total))
+    return Table(("Node", "Agent", "Used by stages", "Budget", "Available", "Machine"), tuple(rows))
+
+
+def _took(run: Run) -> int | None:
+    if run.completed_at is not None:
+        return round((run.completed_at - run.created_at).total_seconds() * 1e6)
+    trace = run.request_trace
+    return trace.tokens[-1].at_us if trace is not None and trace.tokens else None
+
+
+def _value(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
