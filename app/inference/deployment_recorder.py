@@ -43,7 +43,7 @@ class DeploymentRecorder:
 
     def succeeded(self, description: ModelDescription, record: DeploymentRecord, pipeline: Pipeline) -> None:
         """Write it down. Blocks: call it in a thread."""
-        self._write(description, record, self._finder.plan(record, pipeline), None)
+        self._write(description, record, self._finder.plan(record, pipeline, self._placement), None)
 
     def failed(self, description: ModelDescription, error: BaseException) -> None:
         """Write it down, if it came as far as to have a record. Blocks: call it in a thread."""
@@ -53,14 +53,14 @@ class DeploymentRecorder:
 
     def _write(self, description: ModelDescription, record: DeploymentRecord, plan: Plan, error: str | None) -> None:
         nodes = [stage.node_id for stage in plan.stages]
-        took = self._phases.now_us
+        phases, took = self._phases.end(), self._phases.now_us
         trace = DeploymentTrace(
             origin=self._origin,
             versions=versions(),
             model=self._finder.model(description),
             plan=plan,
             nodes=self._finder.nodes(nodes),
-            phases=self._phases.end(),
+            phases=phases,
             took_us=took,
             memory=self._finder.memory(nodes),
             error=error,

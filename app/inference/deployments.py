@@ -54,6 +54,8 @@ class Deployments:
         self._watchers: list[Callable[[StepPassed], None]] = []
         self._finder = FactFinder(nodes, library)
         self._models: dict[str, ModelFacts] = {}
+        self._placements: dict[str, Placement] = {}
+        """Of the deployments that this controller made; what it found loaded is told by the nodes."""
         self._live: dict[str, Pipeline] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._chores: set[asyncio.Task[None]] = set()
@@ -136,6 +138,7 @@ class Deployments:
             await asyncio.shield(asyncio.to_thread(recorder.failed, description, error))
             raise
         self._live[deployed.record.id] = deployed.pipeline
+        self._placements[deployed.record.id] = placement
         await asyncio.to_thread(recorder.succeeded, description, deployed.record, deployed.pipeline)
         where = ", ".join(f"{s.start}-{s.end - 1} on {s.node_name}" for s in deployed.pipeline.stages)
         self._note(EventLevel.INFO, f"{description.name} is deployed: layers {where}.", deployed.record)
@@ -144,6 +147,7 @@ class Deployments:
     async def undeploy(self, record: DeploymentRecord) -> DeploymentRecord:
         """End a deployment: its requests fail, its nodes free what it holds."""
         pipeline = self._live.pop(record.id, None)
+        self._placements.pop(record.id, None)
         if pipeline is not None:
             pipeline.close()
         shards = self._registry.shards.list(deployment_id=record.id)
@@ -163,7 +167,12 @@ class Deployments:
         if model is None or not model.content:
             model = self._models[description.name] = await asyncio.to_thread(self._finder.model, description)
         nodes = [stage.node_id for stage in pipeline.stages]
-        return Facts(versions(), model, self._finder.plan(record, pipeline), self._finder.nodes(nodes))
+        return Facts(
+            versions(),
+            model,
+            self._finder.plan(record, pipeline, self._placements.get(record.id)),
+            self._finder.nodes(nodes),
+        )
 
     def memory(self, pipeline: Pipeline) -> tuple[NodeMemory, ...]:
         """How full the nodes of a pipeline were with their last heartbeat."""

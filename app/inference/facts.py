@@ -14,6 +14,7 @@ from app.models.description import ModelDescription
 from app.models.library import ModelLibrary
 from app.registry import DeploymentRecord
 from app.runs.trace import ModelFacts, NodeFacts, NodeMemory, Plan, StagePlan, Versions
+from app.sharding.placement import Placement
 from worker_agent import __version__
 from worker_agent.messages import WIRE_VERSION, HealthReport, StageInfo, Welcome
 
@@ -58,7 +59,12 @@ class FactFinder:
             content=self._library.digests(description).content(),
         )
 
-    def plan(self, record: DeploymentRecord, pipeline: Pipeline) -> Plan:
+    def plan(self, record: DeploymentRecord, pipeline: Pipeline, placement: Placement | None = None) -> Plan:
+        """Where a deployment's layers are.
+
+        Args:
+            placement: what was computed for it; in place of what nodes have not told of yet.
+        """
         held = {node: self._held(node) for node in {stage.node_id for stage in pipeline.stages}}
 
         def told(node: int, stage: int) -> StageInfo | None:
@@ -68,6 +74,7 @@ class FactFinder:
         stages = []
         for stage in pipeline.stages:
             info = told(stage.node_id, stage.stage)
+            placed = None if placement is None else placement.stages[stage.stage]
             stages.append(
                 StagePlan(
                     stage=stage.stage,
@@ -75,8 +82,8 @@ class FactFinder:
                     node=stage.node_name,
                     start=stage.start,
                     end=stage.end,
-                    weight_bytes=0 if info is None else info.weight_bytes,
-                    kv_bytes=0 if info is None else info.kv_bytes,
+                    weight_bytes=info.weight_bytes if info else placed.weight_bytes if placed else 0,
+                    kv_bytes=info.kv_bytes if info else placed.kv_bytes if placed else 0,
                 )
             )
         return Plan(

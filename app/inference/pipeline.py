@@ -19,7 +19,19 @@ from msgspec.structs import replace
 from app.cluster.agent_link import AgentLink, RingMessage
 from app.errors import NodeError
 from app.inference.events import StepPassed
-from worker_agent.messages import Budget, Cancel, DType, Link, Sampling, StageFault, Start, TensorFrame, Token, Tokens
+from worker_agent.messages import (
+    Budget,
+    Cancel,
+    DType,
+    Link,
+    Sampling,
+    StageFault,
+    StageTime,
+    Start,
+    TensorFrame,
+    Token,
+    Tokens,
+)
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +60,11 @@ class PipelineStage:
 class Sink(Protocol):
     """Who waits for a sequence. Called on the controller's loop; must not block."""
 
-    def sampled(self, token: Token) -> None: ...
+    def sampled(self, token: Token, times: Sequence[StageTime], batch: int) -> None:
+        """A token came, by a step that took so long on each stage and brought `batch` tokens in all."""
 
-    def prefilled(self, done: int) -> None: ...
+    def prefilled(self, done: int, times: Sequence[StageTime]) -> None:
+        """So many of the prompt's tokens are in the caches now."""
 
     def failed(self, error: NodeError) -> None: ...
 
@@ -194,11 +208,11 @@ class Pipeline:
     def _tokens(self, message: Tokens) -> None:
         for number, done in message.prefilled:
             if (sink := self._sinks.get(number)) is not None:
-                sink.prefilled(done)
+                sink.prefilled(done, message.times)
         for token in message.tokens:
             sink = self._sinks.pop(token.sequence, None) if token.finish else self._sinks.get(token.sequence)
             if sink is not None:
-                sink.sampled(token)
+                sink.sampled(token, message.times, len(message.tokens))
         self._on_step(StepPassed(self.deployment, len(message.tokens), len(message.prefilled), message.times))
 
     def _fault(self, fault: StageFault) -> None:

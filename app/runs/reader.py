@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from app.registry import (
     DeploymentRecord,
@@ -138,7 +138,8 @@ class RunReader:
             started_at=record.created_at,
             completed_at=over,
             trace=trace,
-            events=self._events(record.created_at, over, record.id, None, trace),
+            # What is said of its end comes a moment after it.
+            events=self._events(record.created_at, over and over + timedelta(seconds=1), record.id, None, trace),
         )
 
     def _of_job(self, record: JobRecord) -> Run:
