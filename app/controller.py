@@ -27,6 +27,7 @@ from app.event_log import EventLogHandler
 from app.inference.deploying import Deployed, OnProgress
 from app.inference.deployments import Deployments
 from app.inference.events import StepPassed
+from app.inference.facts import versions
 from app.inference.parameters import GenerationParameters
 from app.inference.request_run import RequestRun
 from app.inference.service import InferenceService, Message
@@ -46,6 +47,7 @@ from app.registry import (
     RequestRecord,
     RequestStatus,
 )
+from app.runs.job_recorder import run_job
 from app.runs.reader import RunReader
 from app.runs.retention import Pruned, prune
 from app.runs.trace import UNKNOWN, Origin
@@ -149,11 +151,27 @@ class Controller:
         name: str | None = None,
         revision: str | None = None,
         on_progress: ProgressCallback | None = None,
+        origin: Origin | None = None,
     ) -> ModelDescription:
-        """Add a model from a folder, a Hub id or a GGUF file. Cancelling the call cancels the job."""
-        job = self.library.add_job(source, name=name, revision=revision, on_progress=on_progress)
-        await in_thread(job.run, job.cancel)
-        return self.register_model(self.library.get(job.name))
+        """Add a model from a folder, a Hub id or a GGUF file. Cancelling the call cancels the job.
+
+        Args:
+            origin: who asks; the job is recorded then, unless the caller does that.
+        """
+        chain = JobChain()
+
+        def add(report: ProgressCallback | None) -> ModelDescription:
+            job = self.library.add_job(source, name=name, revision=revision, on_progress=report)
+            chain.run(job)
+            return self.library.get(job.name)
+
+        def told(added: ModelDescription) -> tuple[str, dict[str, object]]:
+            return added.name, {"source": source, "bytes": added.weight_bytes}
+
+        title = f"Add {name or Path(source).name or source}"
+        return self.register_model(
+            await run_job(self.registry, "add", title, add, told, chain, on_progress, origin, versions())
+        )
 
     async def add_demo_model(self, on_progress: ProgressCallback | None = None) -> ModelDescription:
         """The small model of the demo, fetched when the library lacks it."""
@@ -209,17 +227,28 @@ class Controller:
         register_db: bool = False,
         node_id: int | None = None,
         on_progress: Callable[[JobProgress], None] | None = None,
+        origin: Origin | None = None,
     ) -> CutResult:
-        """Write self-contained shard folders; see `app.sharding.cut.cut_model`."""
+        """Write self-contained shard folders; see `app.sharding.cut.cut_model`.
+
+        Args:
+            origin: who asks; the job is recorded then, unless the caller does that.
+        """
         registry, chain = self.registry if register_db else None, JobChain()
 
-        def cut() -> CutResult:
+        def cut(report: ProgressCallback | None) -> CutResult:
             return cut_model(
                 self.library, registry, name_or_path, num_shards=num_shards, layers=layers, output_dir=output_dir,
-                device=device, node_id=node_id, on_progress=on_progress, chain=chain,
+                device=device, node_id=node_id, on_progress=report, chain=chain,
             )  # fmt: skip
 
-        return await in_thread(cut, chain.cancel)
+        def told(result: CutResult) -> tuple[str, dict[str, object]]:
+            ranges = [[shard.start_layer, shard.end_layer] for shard in result.shards]
+            nbytes = sum(shard.nbytes for shard in result.shards)
+            return result.model_name, {"output_dir": str(result.output_dir), "ranges": ranges, "bytes": nbytes}
+
+        title = f"Cut {Path(name_or_path).name}"
+        return await run_job(self.registry, "cut", title, cut, told, chain, on_progress, origin, versions())
 
     # --- nodes -----------------------------------------------------------------------------------------
 

@@ -11,11 +11,11 @@ import pytest
 from msgspec.structs import replace
 
 from app.controller_settings import ControllerSettings, RecordSettings
-from app.errors import RegistryError
+from app.errors import ModelError, RegistryError
 from app.inference.request_run import RequestRun
 from app.registry import RequestStatus
 from app.runs.retention import prune
-from app.runs.trace import DeploymentTrace, Origin
+from app.runs.trace import DeploymentTrace, JobTrace, Origin
 from tests.e2e.conftest import System
 
 LAYERS = "0-3,4-6"
@@ -145,3 +145,22 @@ def test_the_oldest_are_forgotten_first_and_nothing_that_is_under_way(deployed: 
     assert [request.id for request in registry.requests.list()] == [running.id]
     deployed.run(running.cancel())
     assert registry.requests.get(running.id).status is RequestStatus.CANCELLED
+
+
+def test_a_job_of_a_command_is_recorded_whether_it_succeeds_or_not(
+    deployed: System, tiny: Path, tmp_path: Path
+) -> None:
+    controller, origin = deployed.controller, Origin(via="command", user="ada")
+    deployed.run(controller.cut_model("tiny", num_shards=2, output_dir=tmp_path / "shards", origin=origin))
+    with pytest.raises(ModelError):
+        deployed.run(controller.add_model(str(tmp_path / "shards" / "nothing"), name="none", origin=origin))
+    failed, done = (run for run in controller.runs.select(kinds=("job",), limit=2))
+    assert isinstance(done.trace, JobTrace) and isinstance(failed.trace, JobTrace)
+    assert (done.status, done.model, done.origin) == ("done", "tiny", origin)
+    assert done.job is not None and done.job.details["ranges"] == [[0, 4], [4, 7]]
+    assert done.trace.phases and done.trace.phases[-1].ended_us <= done.trace.took_us
+    assert (failed.status, failed.error) == ("failed", failed.trace.error) and "nothing" in (failed.error or "")
+    (tmp_path / "unrecorded").mkdir()
+    before = controller.registry.jobs.count()
+    deployed.run(controller.cut_model("tiny", num_shards=2, output_dir=tmp_path / "unrecorded" / "shards"))
+    assert controller.registry.jobs.count() == before
