@@ -38,7 +38,7 @@ def size(nbytes: int) -> str:
     """Bytes for people, in powers of 1000: 4.2 GB."""
     for unit, each in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if nbytes >= each:
-            return f"{nbytes / each:.1f} {unit}"
+            return f"{_rounded(nbytes / each)} {unit}"
     return f"{nbytes} B"
 
 

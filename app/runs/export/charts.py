@@ -119,7 +119,7 @@ def waterfall(trace: RequestTrace) -> Chart | None:
         name = _row_name(row)
         names.append(Tick((number + 0.5) * 100 / len(rows), name))
         spots.append(_spot(left, number * pitch, max(width, 4), pitch, f"{name}: {duration(ended - began)}", totals))
-    remark = "" if len(rows) == len(trips) else "Tokens that follow each other share a row."
+    remark = "" if len(rows) == len(trips) else "Tokens that follow each other share a row, with their parts added up."
     return Chart(
         label=f"Waterfall of {len(trips)} steps over {duration(end)}",
         pixels=ROW_PIXELS * len(rows) + 4,

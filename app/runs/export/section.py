@@ -235,23 +235,21 @@ def _phased(common: Section, run: Run, trace: DeploymentTrace | JobTrace, took: 
         common,
         cards=tuple(cards),
         charts=() if chart is None else (("Phases", "What was done where, and when.", chart),),
-        legend=tuple((name, f"s{number % 8}") for number, name in enumerate(phase_names(trace.phases))),
-        bar=_phase_bar(trace.phases),
+        legend=_phase_legend(trace.phases),
         facts=tuple((title, lines) for title, lines in facts if lines),
         nodes=_nodes(nodes),
         memory=_memory(memory, nodes),
     )
 
 
-def _phase_bar(phases: Sequence[Phase]) -> tuple[Slice, ...]:
-    """How long each kind of phase took, over all nodes together."""
-    sums = {name: 0 for name in phase_names(phases)}
-    for phase in phases:
-        sums[phase.name] += max(0, phase.ended_us - phase.began_us)
-    whole = sum(sums.values())
-    return tuple(
-        Slice(name, f"s{number % 8}", us, us / whole) for number, (name, us) in enumerate(sums.items()) if us > 0
-    )
+def _phase_legend(phases: Sequence[Phase]) -> tuple[tuple[str, str], ...]:
+    """How long each kind of phase took, on the nodes where it was quickest and slowest."""
+    lines = []
+    for number, name in enumerate(phase_names(phases)):
+        times = sorted(max(0, phase.ended_us - phase.began_us) for phase in phases if phase.name == name)
+        shown = list(dict.fromkeys((duration(times[0]), duration(times[-1]))))
+        lines.append((f"{name}: {' to '.join(shown)}", f"s{number % 8}"))
+    return tuple(lines)
 
 
 # --- what all have -------------------------------------------------------------------------------------
@@ -263,8 +261,7 @@ def _overview(run: Run) -> Facts:
         ("Id", run.id),
         ("Model", run.model or "–"),
         ("Status", run.status),
-        ("Asked by", _origin(run)),
-        ("Asked", moment(run.created_at)),
+        ("Asked", f"{moment(run.created_at)}, {_origin(run)}"),
         ("Started", moment(run.started_at)),
         ("Ended", moment(run.completed_at)),
     ]
@@ -274,9 +271,10 @@ def _overview(run: Run) -> Facts:
 
 
 def _origin(run: Run) -> str:
+    """By whom, in what way, from where."""
     origin = run.origin
-    ways = {"window": "the window", "command": "the command line", "http": "HTTP", "program": "a program"}
-    user = f"{origin.user} by " if origin.user else ""
+    ways = {"window": "in the window", "command": "on the command line", "http": "over HTTP", "program": "by a program"}
+    user = f"by {origin.user} " if origin.user else ""
     client = f" ({origin.client})" if origin.client else ""
     return f"{user}{ways[origin.via]}{client}"
 
