@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from fastapi import HTTPException, Request
@@ -16,7 +16,7 @@ from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
-from app.errors import Cancelled, ModelError, NodeError, PlacementError, RequestError, ShardboardError
+from app.errors import Cancelled, ModelError, NodeError, PlacementError, PromptTooLong, RequestError, ShardboardError
 from app.inference.parameters import GenerationParameters
 
 log = logging.getLogger(__name__)
@@ -86,6 +86,8 @@ def failure(error: ShardboardError | None, message: str, *, computing: bool) -> 
     """
     headers = NO_RETRY if computing else {}
     match error:
+        case PromptTooLong():
+            return refused(message, code="context_length_exceeded")
         case RequestError():
             # A parameter's sentence begins with its name.
             first = message.split(maxsplit=1)[0]
@@ -130,8 +132,11 @@ class ErrorRoute(APIRoute):
 
 
 def _invalid(error: RequestValidationError) -> ApiError:
-    problem = error.errors()[0]
-    place = [part for part in problem["loc"][1:] if not _names_a_branch(part)]
+    first = error.errors()[0]
+    # All ways in which it is none of the alternatives of one field: the one that got furthest tells most.
+    alike = [each for each in error.errors() if each["loc"][:2] == first["loc"][:2]]
+    problem = max(alike, key=lambda each: len(_place(each["loc"])))
+    place = _place(problem["loc"])
     param = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
     if problem["type"] == "json_invalid":
         return refused(f"The body is no valid JSON: {problem.get('ctx', {}).get('error', problem['msg'])}.")
@@ -139,6 +144,10 @@ def _invalid(error: RequestValidationError) -> ApiError:
     if problem["type"] == "missing" and param:
         return refused(f"{param} is missing.", param, "missing_required_parameter")
     return refused(f"{param or 'The body'}: {sentence}.", param or None)
+
+
+def _place(location: Sequence[Any]) -> list[Any]:
+    return [part for part in location[1:] if not _names_a_branch(part)]
 
 
 def _names_a_branch(part: object) -> bool:

@@ -1,0 +1,116 @@
+"""A controller with two agents, SmolLM2 split over both, and the server, driven by OpenAI's own client."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import openai
+import pytest
+
+from app.api.server import ApiServer
+from app.controller_settings import ServerSettings
+from app.paths import Home
+from tests.e2e.conftest import System, open_system
+from worker_agent.messages import Health
+
+HERMES = """\
+{%- if tools %}<|im_start|>system
+You may call these tools, each call as <tool_call>{"name": ..., "arguments": {...}}</tool_call>:
+{% for tool in tools %}{{ tool | tojson }}
+{% endfor %}<|im_end|>
+{% endif %}
+{%- for message in messages %}<|im_start|>{{ message.role }}
+{% if message.content %}{{ message.content }}{% endif %}
+{%- for call in message.tool_calls or [] %}
+<tool_call>
+{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}
+</tool_call>{% endfor %}<|im_end|>
+{% endfor %}
+{%- if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+
+
+@dataclass(frozen=True)
+class Served:
+    """A system and the server in front of it."""
+
+    system: System
+    server: ApiServer
+
+    @property
+    def url(self) -> str:
+        return f"{self.server.url}/v1"
+
+    def client(self, **options: object) -> openai.OpenAI:
+        return openai.OpenAI(base_url=self.url, api_key="unused", **{"max_retries": 0, "timeout": 60.0, **options})  # type: ignore[arg-type]
+
+    def sequences_held(self) -> int:
+        """Sequences that the agents hold memory for, on all stages together."""
+
+        async def ask() -> int:
+            links = self.system.controller.nodes.links().values()
+            reports = [await link.call(Health(call=0)) for link in links if link.is_up]
+            return sum(stage.sequences for report in reports for stage in report.stages)
+
+        return self.system.run(ask())
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to pass in time"
+        time.sleep(0.02)
+
+
+def serve(system: System) -> Served:
+    async def start() -> ApiServer:
+        server = ApiServer(system.controller, ServerSettings(port=0))
+        await server.start()
+        return server
+
+    return Served(system, system.run(start()))
+
+
+@pytest.fixture(scope="package")
+def served(tmp_path_factory: pytest.TempPathFactory, smollm: Path) -> Iterator[Served]:
+    """For tests that leave nothing behind."""
+    root = tmp_path_factory.mktemp("openai")
+    home = Home(root=root, models=root / "models").create()
+    with open_system(home) as system:
+        nodes = [node.id for node in system.launch(2)]
+        system.run(system.controller.add_model(str(smollm), name="smollm"))
+        system.run(system.controller.deploy("smollm", nodes=nodes, layers="0-14,15-29", context=2048, kv_tokens=8192))
+        served = serve(system)
+        try:
+            yield served
+        finally:
+            system.run(served.server.stop(deadline=1.0))
+
+
+@pytest.fixture(scope="package")
+def client(served: Served) -> Iterator[openai.OpenAI]:
+    with served.client() as client:
+        yield client
+
+
+@pytest.fixture(scope="package")
+def toolsmith(served: Served, smollm: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The same weights with a chat template that knows tools."""
+    folder = tmp_path_factory.mktemp("models") / "toolsmith"
+    folder.mkdir()
+    for path in smollm.iterdir():
+        if path.suffix == ".safetensors":
+            (folder / path.name).symlink_to(path)
+        elif path.is_file():
+            shutil.copy(path, folder)
+    (folder / "chat_template.jinja").write_text(HERMES, encoding="utf-8")
+    system = served.system
+    system.run(system.controller.add_model(str(folder), name="toolsmith"))
+    nodes = [node.id for node in system.nodes]
+    system.run(system.controller.deploy("toolsmith", nodes=nodes, layers="0-14,15-29", context=2048, kv_tokens=2048))
+    yield "toolsmith"
+    system.run(system.controller.undeploy("toolsmith"))
