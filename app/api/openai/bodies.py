@@ -6,6 +6,7 @@ honoured is refused: an answer to another question than the one that was asked h
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -38,6 +39,18 @@ class _Further(BaseModel):
     """Keeps fields that are not named here: a chat template may know them."""
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+
+def check_text(value: Any) -> Any:
+    """Itself, if all its texts are whole: JSON can spell half a character, which is no text to anybody else.
+
+    Raises ValueError.
+    """
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError("holds half a character (a lone surrogate)") from error
+    return value
 
 
 # --- what both have ---
@@ -111,7 +124,7 @@ def _check_prompt(value: object) -> object:
         first = value[0] if isinstance(value, list) else ""
         lists = isinstance(first, list) and all(type(token) is int for tokens in value for token in tokens)
         if isinstance(first, str) or type(first) is int or lists:
-            return value
+            return check_text(value)
     raise ValueError("must be a text, a list of texts, a list of token ids or a list of lists of token ids")
 
 
@@ -182,14 +195,14 @@ class ChosenTool(_Body):
 
 
 class ChatBody(GenerationBody):
-    messages: list[Message] = Field(min_length=1)
+    messages: Annotated[list[Message], BeforeValidator(check_text)] = Field(min_length=1)
     max_tokens: TokenCount | None = None
     """None: as many as the context holds."""
     max_completion_tokens: TokenCount | None = None
     """The newer name; it wins."""
     logprobs: bool | None = False
     top_logprobs: int | None = Field(None, ge=0, le=MAX_CHAT_LOGPROBS)
-    tools: list[Tool] | None = Field(None, max_length=MAX_TOOLS)
+    tools: Annotated[list[Tool] | None, BeforeValidator(check_text)] = Field(None, max_length=MAX_TOOLS)
     tool_choice: Literal["none", "auto", "required"] | ChosenTool | None = None
     parallel_tool_calls: bool | None = True
     functions: list[Any] | None = None

@@ -10,12 +10,14 @@ import re
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
-from fastapi import HTTPException, Request
+from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
+from starlette.exceptions import HTTPException
 
+from app.api.errors import Problem
 from app.errors import Cancelled, ModelError, NodeError, PlacementError, PromptTooLong, RequestError, ShardboardError
 from app.inference.parameters import GenerationParameters
 
@@ -27,7 +29,7 @@ NO_RETRY = {"x-should-retry": "false"}
 """The official client would otherwise send every request that failed with 5xx twice more, and have it computed anew."""
 
 _FIELD = re.compile(r"[a-z][a-z_]*")
-_BRANCHES = {"str", "int", "float", "bool", "none", "dict", "list", "bytes", "function"}
+_BRANCHES = {"str", "int", "float", "bool", "none", "dict", "list", "bytes"}
 """What pydantic puts into a location to say which alternative of a union it tried."""
 
 
@@ -119,10 +121,14 @@ class ErrorRoute(APIRoute):
                 return error.response()
             except RequestValidationError as error:
                 return _invalid(error).response()
-            except ShardboardError as error:
+            except (RequestError, ModelError, PlacementError, NodeError) as error:
                 return failure(error, str(error), computing=False).response()
+            except ShardboardError as error:
+                return Problem.of(error).response(request)
             except HTTPException as error:
                 return _of_http(error).response()
+            except RecursionError:
+                return refused("The body is nested too deeply.").response()
             except Exception:  # a bug of ours: the client must still get an answer that it can read
                 log.exception("%s %s failed", request.method, request.url.path)
                 sentence = "The server failed. This is a bug; see its log."

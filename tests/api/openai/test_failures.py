@@ -155,6 +155,25 @@ def test_headers_tell_the_request_and_keep_proxies_from_collecting(served: Serve
     assert text.endswith("data: [DONE]\n\n")
 
 
+@pytest.mark.parametrize(
+    ("path", "content", "status"),
+    [
+        ("completions", '{"model": "smollm", "prompt": "\\ud800"}', 400),
+        ("chat/completions", '{"model": "smollm", "messages": [{"role": "user", "content": "\\ud800"}]}', 400),
+        ("completions", '{"model": "smollm", "prompt": ' + "[" * 50_000 + "]" * 50_000 + "}", 400),
+        ("completions", '{"model": "smollm", "prompt": "x", "temperature": 1e999}', 400),
+        ("completions", '{"model": "smollm", "prompt": [99999999999999999999999]}', 400),
+        ("completions", '{"model": "smollm\\u0000", "prompt": "x"}', 404),
+        ("completions", "null", 400),
+        ("completions", "", 400),
+    ],
+)
+def test_no_body_breaks_the_server(served: Served, path: str, content: str, status: int) -> None:
+    response = httpx.post(f"{served.url}/{path}", content=content, headers={"content-type": "application/json"})
+    assert response.status_code == status, response.text
+    assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+
+
 # --- agents that go away ---
 
 

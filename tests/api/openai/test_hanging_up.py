@@ -80,6 +80,8 @@ def test_a_client_that_never_reads_slows_nobody_and_its_answer_ends(served: Serv
         wait_until(lambda: served.sequences_held() == 0, 30)
         (_, record) = served.system.run(served.system.controller.list_requests(limit=2))
         assert (record.status, record.completion_tokens) == (RequestStatus.COMPLETED, 60)
+        assert served.server.streams == 1  # what was not read is still to be written
+    wait_until(lambda: served.server.streams == 0, SOON)
 
 
 def test_a_sign_of_life_comes_while_nothing_else_does(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
