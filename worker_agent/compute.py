@@ -92,10 +92,11 @@ class Compute(threading.Thread):
         self._answered(message.call, reply, lambda: self._runner(message.deployment, message.stage).link(message))
 
     def start_sequence(self, message: Start, payload: Sequence[Buffer], reply: Reply) -> None:
+        received = time.monotonic()
         self._answered(
             message.call,
             reply,
-            lambda: self._runner(message.deployment, 0).start(message, tuple(payload), self._draining),
+            lambda: self._runner(message.deployment, 0).start(message, tuple(payload), self._draining, received),
         )
 
     def cancel(self, message: Cancel, reply: Reply) -> None:
@@ -107,19 +108,23 @@ class Compute(threading.Thread):
         self._answered(message.call, reply, cancel)
 
     def step(self, message: Step, payload: Sequence[Buffer]) -> None:
+        received = time.monotonic()  # not when the note is read: that is after the step under way
+
         def note() -> None:
             runner = self._runners.get((message.deployment, message.stage))
             if runner is not None:
-                runner.arrived(message, tuple(payload))
+                runner.arrived(message, tuple(payload), received)
 
         self._notes.put(note)
         time.sleep(0)  # hand the interpreter over now: the step has waited long enough
 
     def tokens(self, message: Tokens) -> None:
+        received = time.monotonic()
+
         def note() -> None:
             runner = self._runners.get((message.deployment, 0))
             if runner is not None:
-                runner.came_round(message)
+                runner.came_round(message, received)
 
         self._notes.put(note)
         time.sleep(0)

@@ -111,6 +111,8 @@ class Runner:
         self._unanswered: OrderedDict[int, Unanswered] = OrderedDict()
         self._rounds: deque[float] = deque(maxlen=100)
         self._outputs: OrderedDict[int, tuple[Outgoing, ...]] = OrderedDict()
+        self._ready: dict[int, float] = {}
+        """On the first stage: since when each sequence could go on, but for others."""
 
     def _new_scheduler(self) -> Scheduler:
         load = self.load
@@ -129,9 +131,10 @@ class Runner:
         self._arrived.clear()
         self._unanswered.clear()
         self._outputs.clear()
+        self._ready.clear()
         self.stage.release_all()
 
-    def start(self, message: Start, payload: tuple[Buffer, ...], draining: bool) -> None:
+    def start(self, message: Start, payload: tuple[Buffer, ...], draining: bool, received: float | None = None) -> None:
         """Queue a sequence. Raises an AgentError when it can never run here."""
         if draining:
             raise Draining("the node is being drained and takes no new requests")
@@ -153,17 +156,20 @@ class Runner:
                 f"tokens of KV cache and a context of {self.load.max_context}"
             )
         self._scheduler.add(sequence)
+        self._ready[message.sequence] = time.monotonic() if received is None else received
 
     def cancel(self, sequence: int) -> None:
         self._scheduler.cancel(sequence)
+        self._ready.pop(sequence, None)
 
     def drop_sequences(self) -> None:
         self._scheduler.cancel_all()
+        self._ready.clear()
 
     # --- data --------------------------------------------------------------------------------------
 
-    def arrived(self, step: Step, payload: tuple[Buffer, ...]) -> None:
-        """A step from the stage before."""
+    def arrived(self, step: Step, payload: tuple[Buffer, ...], received: float | None = None) -> None:
+        """A step from the stage before. `received` is when it came off the wire: it waits from then on."""
         if not self.linked or self.broken or step.stage != self.load.stage:
             self.dropped += 1
             return
@@ -174,7 +180,7 @@ class Runner:
             step.plan, step.epoch, step.boot, step.step
         ):
             case Verdict.RUN:
-                self._arrived.append(Arrived(step, payload, time.monotonic()))
+                self._arrived.append(Arrived(step, payload, time.monotonic() if received is None else received))
             case Verdict.RESEND:
                 for outgoing in self._outputs.get(step.step, ()):
                     self._send(outgoing)
@@ -183,14 +189,15 @@ class Runner:
             case Verdict.DROP:
                 self.dropped += 1
 
-    def came_round(self, message: Tokens) -> None:
-        """Tokens from the last stage, on the first."""
+    def came_round(self, message: Tokens, received: float | None = None) -> None:
+        """Tokens from the last stage, on the first. `received` is when they came off the wire."""
         if message.epoch != self.epoch or not self.linked:
             self.dropped += 1
             return
         unanswered = self._unanswered.pop(message.step, None)
         if unanswered is not None:
             self._rounds.append(time.monotonic() - unanswered.sent_at)
+        self._can_go_on(message, time.monotonic() if received is None else received)
         if not self._scheduler.returned(message):
             self.dropped += unanswered is None
 
@@ -240,17 +247,44 @@ class Runner:
             alone=alone,
         )
         given = torch.tensor(planned.tokens, dtype=torch.int64).to(self.stage.device)
+        queued = self._waited(planned, began)
         if self.stage.is_last:
-            tokens = self._compute_last(step, given, began, queued=0.0)
+            tokens = self._compute_last(step, given, began, queued)
+            self._computed(planned)
             if tokens is not None:
                 self._scheduler.returned(tokens)
+                self._can_go_on(tokens, time.monotonic())
                 self._send(self._out(Destination.CONTROLLER, tokens))
             return len(planned.tokens) or 1
-        forwarded = self._compute_inner(step, given, began, queued=0.0)
+        forwarded = self._compute_inner(step, given, began, queued)
+        self._computed(planned)
         if forwarded is not None:
             self._unanswered[planned.number] = Unanswered(*forwarded, sent_at=time.monotonic())
             self._send(self._out(Destination.DOWNSTREAM, *forwarded))
         return len(planned.tokens) or 1
+
+    def _waited(self, planned: PlannedStep, began: float) -> float:
+        """How long all that is in a step of the first stage could have gone on, but for others.
+
+        The shortest wait of its sequences: a step has one figure, and no token may have waited longer than it took.
+        """
+        for number in planned.released:
+            self._ready.pop(number, None)
+        waits = [began - self._ready.get(piece.sequence, began) for piece in planned.slices]
+        return max(0.0, min(waits, default=0.0))
+
+    def _computed(self, planned: PlannedStep) -> None:
+        """The next chunk of a prompt need not wait until this one has come round."""
+        now = time.monotonic()
+        for piece in planned.slices:
+            if piece.sequence in self._ready:
+                self._ready[piece.sequence] = now
+
+    def _can_go_on(self, message: Tokens, at: float) -> None:
+        """What has come round can go into the next step from then on."""
+        for number in (*(token.sequence for token in message.tokens), *(number for number, _ in message.prefilled)):
+            if number in self._ready:
+                self._ready[number] = at
 
     def _run_arrived(self, arrived: Arrived) -> int:
         step, began = arrived.step, time.monotonic()
