@@ -163,21 +163,20 @@ def _of_answer(answer: _Answer, plan: Plan | None, nodes: Sequence[NodeFacts]) -
     if wire >= max(STANDS_OUT, compute):
         return _wire(answer, nodes)
     if compute >= STANDS_OUT and top.compute_us >= AHEAD * others:
-        return _compute(answer, top, plan)
+        return _compute(answer, top, plan, nodes)
     return _balanced(answer, top)
 
 
-def _compute(answer: _Answer, top: StageTotals, plan: Plan | None) -> Bottleneck:
+def _compute(answer: _Answer, top: StageTotals, plan: Plan | None, nodes: Sequence[NodeFacts]) -> Bottleneck:
     where = _place(top)
     if len(answer.stages) == 1:
         advice = "it has all layers; a faster node or a smaller number type (bfloat16) would help"
+    elif _are_one_machine(answer.stages, nodes):
+        advice = "all stages share one machine; a second one or a smaller number type (bfloat16) would help"
     elif (faster := _faster_node(top, answer.stages, plan)) is not None:
         advice = f"give it fewer layers, {faster.node} is faster"
     else:
-        advice = (
-            "it has the most to compute and is as fast as the others; fewer layers there help when several "
-            "requests run at once, a faster node always"
-        )
+        advice = "it has the most to compute; fewer layers there help when several requests run, a faster node always"
     return Bottleneck(
         kind="compute",
         stage=top.stage,
@@ -204,12 +203,10 @@ def _queue(answer: _Answer) -> Bottleneck:
 
 
 def _wire(answer: _Answer, nodes: Sequence[NodeFacts]) -> Bottleneck:
-    used = {stage.node for stage in answer.stages}
-    hosts = {urlsplit(node.address).hostname for node in nodes if node.address and (not used or node.name in used)}
     if len(answer.stages) == 1:
         what = "Handing tokens over, from the agent to the controller and on to the next step,"
         advice = "the model is small for this machine; more requests at once would use it better"
-    elif len(hosts) == 1:
+    elif _are_one_machine(answer.stages, nodes):
         what = "Passing from stage to stage, though all are on one machine,"
         advice = "use fewer agents on it"
     else:
@@ -278,7 +275,17 @@ def _even_request(found: Shares) -> str:
 
 
 def _place(stage: StageTotals) -> str:
-    return f"{stage.node} ({layers(stage.start, stage.end)})" if stage.end > stage.start else stage.node
+    """studio (layers 0-11)"""
+    if stage.end <= stage.start:
+        return stage.node
+    which = layers(stage.start, stage.end)
+    return f"{stage.node}, {which}," if stage.node.endswith(")") else f"{stage.node} ({which})"
+
+
+def _are_one_machine(stages: Sequence[StageTotals], nodes: Sequence[NodeFacts]) -> bool:
+    """Whether the agents of all stages have one address; False where that is not known of all."""
+    hosts = {node.name: urlsplit(node.address).hostname for node in nodes if node.address}
+    return len({hosts.get(stage.node) for stage in stages} - {None}) == 1 and all(s.node in hosts for s in stages)
 
 
 def _faster_node(slow: StageTotals, stages: Sequence[StageTotals], plan: Plan | None) -> StageTotals | None:

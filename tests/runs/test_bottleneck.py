@@ -36,7 +36,21 @@ def test_a_stage_that_only_has_more_layers_is_not_called_slow() -> None:
     found = explain(replace(trace, plan=replace(trace.plan, stages=uneven)))
     assert found.kind == "compute"
     assert found.sentence.startswith("Computing on studio (layers 0-35) takes 71 %")
-    assert "as fast as the others" in found.sentence
+    assert "it has the most to compute" in found.sentence
+
+
+def test_stages_that_share_a_machine_are_not_told_to_move_layers_to_each_other() -> None:
+    found = explain(trace_of(tokens=50, took_us=11_500, stages=[(0, 8_200), (0, 2_600)], hosts=["127.0.0.1"]))
+    assert (found.kind, found.node) == ("compute", "studio")
+    assert "all stages share one machine" in found.sentence
+
+
+def test_a_name_with_brackets_gets_no_more_of_them() -> None:
+    trace = trace_of(tokens=50, took_us=11_500, stages=[(0, 8_200), (0, 2_600)])
+    assert trace.plan is not None
+    stages = tuple(replace(stage, node=f"node {stage.node_id} (vm)") for stage in trace.plan.stages)
+    found = explain(replace(trace, plan=replace(trace.plan, stages=stages)))
+    assert found.sentence.startswith("Computing on node 1 (vm), layers 0-11, takes 71 %")
 
 
 def test_waiting_is_named_where_it_happens() -> None:
