@@ -55,13 +55,13 @@ def _deploy(session: Session, model: str, nodes: list[NodeRecord], as_json: bool
     with progress_shown(as_json) as progress:
         deployment = session.run(session.controller.deploy(model, nodes=ids, on_progress=progress.deployment))
     names = {node.id: node.hostname for node in nodes}
-    for shard in session.controller.registry.shards.list(deployment_id=deployment.id):
+    for shard in session.registry.shards.list(deployment_id=deployment.id):
         place = names.get(shard.node_id or 0, "?")
         _say(f"Layers {layers(shard.start_layer, shard.end_layer)} are on {place} (node {shard.node_id}).", as_json)
 
 
 def _is_deployed(session: Session, model: str, nodes: list[int]) -> bool:
-    registry = session.controller.registry
+    registry = session.registry
 
     def stands(deployment: DeploymentRecord) -> bool:
         shards = sorted(registry.shards.list(deployment_id=deployment.id), key=lambda shard: shard.start_layer)

@@ -70,7 +70,7 @@ def deploy(
                 on_progress=progress.deployment,
             )
         )
-        shards = session.controller.registry.shards.list(deployment_id=deployment.id)
+        shards = session.registry.shards.list(deployment_id=deployment.id)
     if as_json:
         print_json(deployment)
         return

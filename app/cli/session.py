@@ -1,4 +1,7 @@
-"""One command's controller: opened, its loop run in a thread of its own, closed again."""
+"""One command's controller: the one that is running, or one of its own, opened and closed again.
+
+Either way its loop runs in a thread, and the main thread waits for what it asks.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,10 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from app.errors import Cancelled
-from app.inference.events import RequestEvent
-from app.inference.request_run import RequestRun
+from app.inference.events import RequestEvent, RunningRequest
 from app.logs import log_to_file
 from app.paths import Home
 from app.registry import Registry
@@ -33,17 +35,25 @@ CANCEL_SECONDS = 10.0
 
 
 class Session:
-    """A running controller. `run` and `events` are for the main thread: Ctrl-C cancels what they wait for."""
+    """A running controller. `run` and `events` are for the main thread: Ctrl-C cancels what they wait for.
 
-    def __init__(self, controller: Controller, loop: asyncio.AbstractEventLoop) -> None:
-        self.controller = controller
+    Args:
+        controller: of this process, or what stands for the one of another: it has the methods that commands use.
+        registry: to look into.
+        remote: whether the controller is another process's.
+    """
+
+    def __init__(
+        self, controller: Controller, registry: Registry, loop: asyncio.AbstractEventLoop, *, remote: bool
+    ) -> None:
+        self.controller, self.registry, self.remote = controller, registry, remote
         self._loop = loop
 
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Run a coroutine in the controller's loop and wait for it. Raises what it raises; Cancelled on Ctrl-C."""
         return _wait(asyncio.run_coroutine_threadsafe(work, self._loop))
 
-    def events(self, start: Callable[[], RequestRun]) -> Iterator[RequestEvent]:
+    def events(self, start: Callable[[], RunningRequest]) -> Iterator[RequestEvent]:
         """Start a request and yield its events. The first Ctrl-C cancels it and goes on to its last event."""
         arrived: queue.Queue[RequestEvent | BaseException | None] = queue.Queue()
         running = self.run(_call(start))
@@ -86,7 +96,7 @@ class _Interrupts:
             signal.signal(signal.SIGINT, self._before)
 
 
-async def _call(start: Callable[[], RequestRun]) -> RequestRun:
+async def _call(start: Callable[[], RunningRequest]) -> RunningRequest:
     return start()
 
 
@@ -111,26 +121,62 @@ def _wait(future: concurrent.futures.Future[Result]) -> Result:
 
 @contextmanager
 def open_controller(home: Home | None = None, *, monitor: bool = True) -> Iterator[Session]:
-    """The controller of the user's home, running in a thread until the block ends.
+    """The controller of the user's home: the one that is running, in a window or as a service, else one for this
+    command, until the block ends.
+
+    Args:
+        monitor: one for this command watches the nodes' health; a command that needs no node goes without.
 
     Raises:
-        ShardboardError: it cannot be opened; another one holding the registry, for one.
+        ShardboardError: it cannot be opened, or the one that runs is of another version.
     """
-    from app.controller import Controller  # not needed for --help, and slow to load
-
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="controller", daemon=True)
     thread.start()
     try:
         place = (home or Home.find()).create()
         log_to_file(place)
-        controller = _wait(asyncio.run_coroutine_threadsafe(Controller.open(place, monitor=monitor), loop))
-        try:
-            yield Session(controller, loop)
-        finally:
-            _wait(asyncio.run_coroutine_threadsafe(controller.close(), loop))
+        with _elsewhere(place, loop) as session:
+            if session is not None:
+                yield session
+                return
+        with _here(place, loop, monitor) as session:
+            yield session
     finally:
         _end(loop, thread)
+
+
+@contextmanager
+def _elsewhere(home: Home, loop: asyncio.AbstractEventLoop) -> Iterator[Session | None]:
+    """Through the control door of the controller that is running; None when there is none."""
+    from app.control.address import DoorAddress
+
+    if DoorAddress.read(home) is None:
+        yield None
+        return
+    from app.control.remote import RemoteController  # slow to load
+
+    remote = _wait(asyncio.run_coroutine_threadsafe(RemoteController.find(home), loop))
+    if remote is None:
+        yield None
+        return
+    try:
+        with open_registry(home) as registry:
+            # It has the methods that commands use, with the same types.
+            yield Session(cast("Controller", remote), registry, loop, remote=True)
+    finally:
+        _wait(asyncio.run_coroutine_threadsafe(remote.close(), loop))
+
+
+@contextmanager
+def _here(home: Home, loop: asyncio.AbstractEventLoop, monitor: bool) -> Iterator[Session]:
+    from app.controller import Controller  # not needed for --help, and slow to load
+
+    controller = _wait(asyncio.run_coroutine_threadsafe(Controller.open(home, monitor=monitor), loop))
+    try:
+        yield Session(controller, controller.registry, loop, remote=False)
+    finally:
+        _wait(asyncio.run_coroutine_threadsafe(controller.close(), loop))
 
 
 def _end(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:

@@ -1,0 +1,31 @@
+"""Bundles and replays as the control door offers them: bytes in, bytes out, wherever the controller is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from app.controller import Controller
+from app.incident.bundle import Bundle, make_bundle
+from app.incident.comparison import Comparison
+from app.incident.replay import ReplayProgress, replay
+from app.runs.trace import UNKNOWN, Origin
+
+
+async def incident_bundle(controller: Controller, request_id: int) -> bytes:
+    """See `app.incident.bundle.make_bundle`."""
+    return await make_bundle(controller, request_id)
+
+
+async def replay_bundle(
+    controller: Controller,
+    data: bytes,
+    *,
+    model: str | None = None,
+    deploy: bool = False,
+    on_progress: Callable[[ReplayProgress], None] = lambda progress: None,
+    origin: Origin = UNKNOWN,
+) -> Comparison:
+    """See `app.incident.replay.replay`. Raises BadInput for what is no bundle, besides."""
+    bundle = await asyncio.to_thread(Bundle.read, data)
+    return await replay(controller, bundle, model=model, deploy=deploy, on_progress=on_progress, origin=origin)

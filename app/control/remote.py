@@ -1,0 +1,268 @@
+"""The controller as a command sees it through the control door: the same methods, carried out elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import zmq
+import zmq.asyncio
+
+from app.cluster.controller_identity import ControllerIdentity
+from app.control.address import DoorAddress
+from app.control.messages import (
+    VERSION,
+    Bye,
+    Call,
+    Cancel,
+    Failure,
+    Hello,
+    Ping,
+    Result,
+    ToController,
+    Told,
+    Welcome,
+    encode,
+    error_of,
+    pack,
+    read_answer,
+    unpack,
+)
+from app.control.methods import EVENTS, Method, methods
+from app.errors import BadInput, Cancelled, ShardboardError
+from app.inference.events import Finished, RequestEvent
+from app.inference.parameters import GenerationParameters
+from app.paths import Home
+from app.runs.trace import UNKNOWN, Origin
+from worker_agent import __version__
+from worker_agent.links import controller_socket
+
+HELLO_SECONDS = 5.0
+PING_SECONDS = 3.0
+SILENCE_SECONDS = 20.0
+"""A controller that answers no ping for so long is gone or hangs."""
+
+
+class RemoteController:
+    """See the module. Every method of `methods()` is here under its name, with the same parameters.
+
+    Belongs to the loop on which it was opened.
+    """
+
+    def __init__(self, home: Home, socket: zmq.asyncio.Socket, context: zmq.asyncio.Context) -> None:
+        self.home = home
+        self.pid = 0
+        self._socket, self._context = socket, context
+        self._ids = itertools.count(1)
+        self._waiting: dict[int, _Pending] = {}
+        self._heard_at = asyncio.get_running_loop().time()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @classmethod
+    async def find(cls, home: Home) -> RemoteController | None:
+        """The controller that runs in this home; None when there is none, or it does not answer.
+
+        Raises BadInput when it is of another version.
+        """
+        address = await asyncio.to_thread(DoorAddress.read, home)
+        if address is None:
+            return None
+        identity = await asyncio.to_thread(ControllerIdentity.of, home)
+        context = zmq.asyncio.Context()
+        socket = controller_socket(context, identity.keys, identity.keys.public, b"", "control")
+        socket.connect(address.address)
+        remote = cls(home, socket, context)
+        try:
+            await socket.send(encode(Hello(VERSION)))
+            async with asyncio.timeout(HELLO_SECONDS):
+                welcome = read_answer(await socket.recv())
+        except (TimeoutError, msgspec.DecodeError):
+            context.destroy(linger=0)
+            return None
+        except BaseException:
+            context.destroy(linger=0)
+            raise
+        if not isinstance(welcome, Welcome) or welcome.version != VERSION or welcome.software != __version__:
+            context.destroy(linger=0)
+            told = f"Shardboard {welcome.software}" if isinstance(welcome, Welcome) else "Another Shardboard"
+            raise BadInput(
+                f"{told} is running (process {address.pid}), and this command is of {__version__}.",
+                "Use the command of the one that runs, or close it.",
+            )
+        remote.pid = welcome.pid
+        remote._tasks = [asyncio.create_task(remote._receive()), asyncio.create_task(remote._ping())]
+        return remote
+
+    async def close(self) -> None:
+        """Leave. What this command still waits for is cancelled."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        with contextlib.suppress(zmq.ZMQError):
+            await self._socket.send(encode(Bye()))
+        self._socket.close(linger=500)
+        await asyncio.to_thread(self._context.term)
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+        method = methods().get(name)
+        if method is None:
+            raise AttributeError(f"{name!r} is not offered through the control door")
+
+        async def call(*arguments: Any, **named: Any) -> Any:
+            given = dict(zip((*method.parameters, *method.callbacks), arguments, strict=False)) | named
+            return await self._call(method, given)
+
+        return call
+
+    # --- those whose arguments name files of this side, or have several shapes ---
+
+    async def add_model(self, source: str, **named: Any) -> Any:
+        return await self._call(methods()["add_model"], {"source": _absolute(source), **named})
+
+    async def inspect_model(self, name_or_path: str, on_progress: Any = None) -> Any:
+        given = {"name_or_path": _absolute(name_or_path), "on_progress": on_progress}
+        return await self._call(methods()["inspect_model"], given)
+
+    async def cut_model(self, name_or_path: str, *, output_dir: Path, **named: Any) -> Any:
+        given = {"name_or_path": _absolute(name_or_path), "output_dir": Path(output_dir).resolve(), **named}
+        return await self._call(methods()["cut_model"], given)
+
+    def generate(
+        self,
+        model: str,
+        prompt: str | Sequence[Mapping[str, Any]] | Sequence[int],
+        parameters: GenerationParameters | None = None,
+        *,
+        chat: bool = False,
+        origin: Origin = UNKNOWN,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> RemoteRun:
+        """As the controller's: begins at once; follow it by iterating."""
+        arguments = {
+            "model": model,
+            "prompt": prompt,
+            "parameters": (parameters or GenerationParameters()).to_json(),
+            "chat": chat,
+            "origin": origin,
+            "tools": tools,
+        }
+        return RemoteRun(self, arguments)
+
+    # --- within ---
+
+    async def _call(self, method: Method, given: Mapping[str, Any]) -> Any:
+        callbacks = {name: given[name] for name in method.callbacks if given.get(name) is not None}
+        arguments = {name: pack(value) for name, value in given.items() if name not in method.callbacks}
+        arguments |= {name: pack(None) for name in callbacks}
+
+        def told(message: Told) -> None:
+            if (callback := callbacks.get(message.name)) is not None:
+                callback(unpack(message.value, method.callbacks[message.name]))
+
+        return unpack(await self.ask(method.name, arguments, told), method.result)
+
+    async def ask(self, method: str, arguments: dict[str, msgspec.Raw], told: Callable[[Told], None]) -> msgspec.Raw:
+        """Call, and wait for the result. Cancelling cancels it there, and waits until it has cleaned up."""
+        pending = _Pending(told, asyncio.get_running_loop().create_future())
+        id = next(self._ids)
+        self._waiting[id] = pending
+        await self._socket.send(encode(Call(id, method, arguments)))
+        try:
+            return await asyncio.shield(pending.result)
+        except asyncio.CancelledError:
+            if not pending.result.done():
+                await self._socket.send(encode(Cancel(id)))
+                with contextlib.suppress(ShardboardError):
+                    await pending.result
+            raise
+        finally:
+            self._waiting.pop(id, None)
+
+    async def send(self, message: ToController) -> None:
+        await self._socket.send(encode(message))
+
+    async def _receive(self) -> None:
+        while True:
+            message = read_answer(await self._socket.recv())
+            self._heard_at = asyncio.get_running_loop().time()
+            pending = self._waiting.get(message.id) if isinstance(message, Told | Result | Failure) else None
+            if pending is None:
+                continue
+            match message:
+                case Told():
+                    pending.told(message)
+                case Result(value=value) if not pending.result.done():
+                    pending.result.set_result(value)
+                case Failure() if not pending.result.done():
+                    pending.result.set_exception(error_of(message))
+
+    async def _ping(self) -> None:
+        while True:
+            await asyncio.sleep(PING_SECONDS)
+            await self._socket.send(encode(Ping()))
+            silent = asyncio.get_running_loop().time() - self._heard_at
+            if silent > SILENCE_SECONDS:
+                lost = ShardboardError(
+                    f"The controller (process {self.pid}) has not answered for {silent:.0f} s: it ended or hangs.",
+                    "Its log is in the home's folder logs; start it again.",
+                )
+                for pending in self._waiting.values():
+                    if not pending.result.done():
+                        pending.result.set_exception(lost)
+
+
+class _Pending:
+    """A call under way."""
+
+    def __init__(self, told: Callable[[Told], None], result: asyncio.Future[msgspec.Raw]) -> None:
+        self.told, self.result = told, result
+
+
+class RemoteRun:
+    """A request that runs in another process. Iterate over it once for its events; the last one is Finished."""
+
+    def __init__(self, remote: RemoteController, arguments: Mapping[str, Any]) -> None:
+        self._events: asyncio.Queue[RequestEvent | BaseException] = asyncio.Queue()
+        packed = {"arguments": pack(arguments)}
+        self._task = asyncio.get_running_loop().create_task(self._follow(remote, packed))
+
+    async def __aiter__(self) -> AsyncIterator[RequestEvent]:
+        while True:
+            event = await self._events.get()
+            if isinstance(event, BaseException):
+                raise event
+            yield event
+            if isinstance(event, Finished):
+                return
+
+    async def cancel(self) -> None:
+        """End it. Its last event still comes."""
+        self._task.cancel()
+
+    async def _follow(self, remote: RemoteController, arguments: dict[str, msgspec.Raw]) -> None:
+        try:
+            await remote.ask("generate", arguments, self._told)
+        except asyncio.CancelledError:
+            return  # its end was told
+        except Cancelled:
+            return
+        except ShardboardError as error:
+            self._events.put_nowait(error)
+
+    def _told(self, message: Told) -> None:
+        if (event := EVENTS.get(message.name)) is not None:
+            self._events.put_nowait(unpack(message.value, event))
+
+
+def _absolute(source: str) -> str:
+    """A path of this side as the controller can find it, whatever its working directory; anything else as it is."""
+    path = Path(source).expanduser()
+    try:
+        return str(path.resolve()) if path.exists() else source
+    except OSError:
+        return source
