@@ -190,7 +190,7 @@ def _wire(found: Shares) -> str:
 
 
 def _place(node: str, stage: int) -> str:
-    return f"{node} (stage {stage})" if node != f"stage {stage}" else node
+    return f"{node}, stage {stage}" if node != f"stage {stage}" else node
 
 
 def _texts(run: Run, trace: RequestTrace) -> list[tuple[str, str, str]]:
@@ -325,12 +325,18 @@ def _nodes(nodes: Sequence[NodeFacts]) -> Table | None:
     columns = ("Node", "Address", "Processor", "Device", "Threads", "System", "Agent", "torch", "transformers")
     rows = (
         (
-            f"{node.name} ({node.node_id})", node.address.removeprefix("tcp://"), node.cpu, node.device,
+            _named(node, nodes), node.address.removeprefix("tcp://"), node.cpu, node.device,
             f"{node.threads or '–'}", node.system, node.software, node.torch, node.transformers,
         )
         for node in nodes
     )  # fmt: skip
     return Table(columns, tuple(tuple(cell or "–" for cell in row) for row in rows))
+
+
+def _named(node: NodeFacts, nodes: Sequence[NodeFacts]) -> str:
+    """Its name; with its number where another one has the same."""
+    same = sum(other.name == node.name for other in nodes)
+    return node.name if same == 1 else f"{node.name} ({node.node_id})"
 
 
 def _memory(memory: Sequence[NodeMemory], nodes: Sequence[NodeFacts]) -> Table | None:
@@ -340,7 +346,7 @@ def _memory(memory: Sequence[NodeMemory], nodes: Sequence[NodeFacts]) -> Table |
     rows = []
     for each in memory:
         node = facts.get(each.node_id)
-        name = f"{node.name} ({node.node_id})" if node is not None else f"node {each.node_id}"
+        name = _named(node, nodes) if node is not None else f"node {each.node_id}"
         total = size(node.memory_total) if node is not None and node.memory_total else "–"
         rows.append((name, size(each.process), size(each.used), size(each.budget), size(each.available), total))
     return Table(("Node", "Agent", "Used by stages", "Budget", "Available", "Machine"), tuple(rows))
@@ -354,4 +360,8 @@ def _took(run: Run) -> int | None:
 
 
 def _value(value: object) -> str:
+    if value is None or value == [] or value == {}:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
