@@ -14,6 +14,7 @@ from statistics import median
 
 from msgspec import Struct
 
+from app.runs.export.axes import Tick, duration_axis, round_marks, round_step, time_ticks, token_ticks
 from app.runs.figures import duration, rate_text
 from app.runs.trace import Phase, RequestTrace, TokenTime
 from app.runs.waterfall import Bar, bars
@@ -48,13 +49,6 @@ class Spot(Struct, frozen=True):
     width: float
     height: float
     title: str
-
-
-class Tick(Struct, frozen=True):
-    """A mark on an axis, in percent from its beginning."""
-
-    at: float
-    label: str
 
 
 class Chart(Struct, frozen=True, kw_only=True):
@@ -142,7 +136,7 @@ def columns(trace: RequestTrace) -> Chart | None:
     peaks = [max(trip.took_us for trip in group) for group in groups]
     usual, top = median(heights), max(peaks)
     limit = top if top <= OUTLIER * usual or usual == 0 else OUTLIER * usual
-    scale, ticks = _axis(limit)
+    scale, ticks = duration_axis(limit)
     paths, spots = _Paths(), []
     pitch = WIDTH / len(groups)
     for number, (group, height, peak) in enumerate(zip(groups, heights, peaks, strict=True)):
@@ -172,7 +166,7 @@ def columns(trace: RequestTrace) -> Chart | None:
         pixels=200,
         shapes=paths.shapes(),
         spots=tuple(spots),
-        across=_token_ticks(first + 1, last + 1),
+        across=token_ticks(first + 1, last + 1),
         up=ticks,
         remark=" ".join(remarks),
     )
@@ -189,7 +183,7 @@ def speed(trace: RequestTrace) -> Chart | None:
     began, ended = trace.tokens[0].at_us, trace.tokens[-1].at_us
     mean = len(times) / (ended - began) * 1e6 if ended > began else 0.0
     fastest = max(each for _, each in points)
-    step = _nice(fastest / 4)
+    step = round_step(fastest / 4)
     top = step * math.ceil(fastest / step)
     marks = [number * step for number in range(round(top / step) + 1)]
     # From edge to edge: the speed before the first point and after the last one is theirs.
@@ -210,7 +204,7 @@ def speed(trace: RequestTrace) -> Chart | None:
             Spot(number * pitch, 0, pitch, HEIGHT, f"{duration(at)} after it was asked: {rate_text(each)}")
             for number, (at, each) in enumerate(points)
         ),
-        across=tuple(Tick((t - began) * 100 / (ended - began), duration(t)) for t in _marks(began, ended)),
+        across=tuple(Tick((t - began) * 100 / (ended - began), duration(t)) for t in round_marks(began, ended)),
         up=tuple(Tick(mark * 100 / top, f"{mark:g}") for mark in marks),
         remark=f"The dashed line is the mean, {rate_text(mean)}.",
     )
@@ -248,10 +242,6 @@ def phase_chart(phases: Sequence[Phase], took_us: int) -> Chart | None:
 def phase_names(phases: Iterable[Phase]) -> list[str]:
     """Each once, in the order in which they began."""
     return list(dict.fromkeys(phase.name for phase in sorted(phases, key=lambda phase: phase.began_us)))
-
-
-def time_ticks(end: int) -> tuple[Tick, ...]:
-    return tuple(Tick(mark * 100 / end, duration(mark) if mark else "0") for mark in _marks(0, end)) if end > 0 else ()
 
 
 # --- parts ---------------------------------------------------------------------------------------------
@@ -298,37 +288,6 @@ def _row_name(row: Sequence[Bar]) -> str:
     if first is None or last is None:
         return "Prompt"
     return f"Token {first + 1}" if first == last else f"{first + 1}–{last + 1}"
-
-
-def _axis(limit: float) -> tuple[float, tuple[Tick, ...]]:
-    """Where a time axis ends so that its marks are round, and the marks."""
-    step = _nice(limit / 4) if limit > 0 else 1.0
-    count = math.ceil(limit / step) if limit > 0 else 1
-    return step * count, tuple(
-        Tick(number * 100 / count, duration(number * step) if number else "0") for number in range(count + 1)
-    )
-
-
-def _marks(began: int, ended: int) -> list[int]:
-    """Round moments between two, five or so."""
-    step = max(1, round(_nice((ended - began) / 5)))
-    return list(range(math.ceil(began / step) * step, ended + 1, step))
-
-
-def _token_ticks(first: int, last: int) -> tuple[Tick, ...]:
-    step = max(1, round(_nice((last - first + 1) / 6)))
-    marks = [first, *range(math.ceil((first + 1) / step) * step, last + 1, step)]
-    if len(marks) > 1 and marks[1] - first < step / 2:
-        marks.pop(1)
-    return tuple(Tick((mark - first + 0.5) * 100 / (last - first + 1), f"{mark:,}") for mark in marks)
-
-
-def _nice(value: float) -> float:
-    """The next round number: 1, 2 or 5 times a power of ten."""
-    if value <= 0:
-        return 1.0
-    power = 10.0 ** math.floor(math.log10(value))
-    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= value * 0.999)
 
 
 def _took(times: Sequence[TokenTime]) -> int:

@@ -19,7 +19,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from msgspec import Struct
 
-from app.runs.export.section import Section, clock, moment, section_of
+from app.runs.export.facts import clock, moment
+from app.runs.export.section import Section, section_of
 from app.runs.run import Run
 from worker_agent import __version__
 

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from app.runs.bottleneck import Bottleneck, explain
 from app.runs.export.charts import Chart, columns, phase_chart, phase_names, speed, waterfall
+from app.runs.export.facts import (
+    Facts,
+    Table,
+    memory_table,
+    moment,
+    node_table,
+    origin_text,
+    overview_facts,
+    software_facts,
+    value_text,
+)
 from app.runs.figures import duration, layers, percent, rate_text, size
 from app.runs.run import Run, RunEvent
-from app.runs.trace import DeploymentTrace, JobTrace, NodeFacts, NodeMemory, Phase, Plan, RequestTrace, Versions
+from app.runs.trace import DeploymentTrace, JobTrace, NodeFacts, NodeMemory, Phase, Plan, RequestTrace
 from app.runs.waterfall import Shares, shares
 
 LONGEST_TEXT = 200_000
 """Characters of a prompt or an answer; what is longer is in the other formats."""
 MOST_EVENTS = 1_000
-
-Facts = tuple[tuple[str, str], ...]
 
 TONES = {
     "completed": "good", "ready": "good", "done": "good",
@@ -55,11 +62,6 @@ class StageLine(Struct, frozen=True, kw_only=True):
     queue: str = ""
     compute_share: float = 0.0
     queue_share: float = 0.0
-
-
-class Table(Struct, frozen=True):
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
 
 
 class Section(Struct, frozen=True, kw_only=True):
@@ -105,7 +107,7 @@ def section_of(run: Run, number: int) -> Section:
         when=moment(run.created_at),
         took="–" if took is None else duration(took),
         error=run.error or "",
-        origin=_origin(run),
+        origin=origin_text(run),
         cards=(),
         plan=run.plan,
         stages=_stages(run.plan, None),
@@ -116,16 +118,7 @@ def section_of(run: Run, number: int) -> Section:
         return _request(common, run, run.request_trace or RequestTrace())
     if isinstance(trace, DeploymentTrace | JobTrace):
         return _phased(common, run, trace, took)
-    return replace(common, cards=(("Time", common.took),), facts=(("Run", _overview(run)),))
-
-
-def moment(at: datetime | None) -> str:
-    """In UTC: whoever reads a report may be anywhere."""
-    return "–" if at is None else at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-
-
-def clock(at: datetime) -> str:
-    return at.astimezone(UTC).strftime("%H:%M:%S.%f")[:-3]
+    return replace(common, cards=(("Time", common.took),), facts=(("Run", overview_facts(run)),))
 
 
 # --- requests ------------------------------------------------------------------------------------------
@@ -136,7 +129,7 @@ def _request(common: Section, run: Run, trace: RequestTrace) -> Section:
     request = run.request
     cards = [("Time", common.took)]
     texts: list[tuple[str, str, str]] = []
-    facts = [("Request", _overview(run))]
+    facts = [("Request", overview_facts(run))]
     tokens = len(trace.tokens)
     if trace.tokens:
         cards.append(("First token after", duration(trace.tokens[0].at_us)))
@@ -147,8 +140,10 @@ def _request(common: Section, run: Run, trace: RequestTrace) -> Section:
         cards.append(("Prompt", f"{request.prompt_tokens:,} tokens"))
         cards.append(("Answer", f"{request.completion_tokens:,} tokens"))
         texts = _texts(run, trace)
-        facts.append(("Parameters", tuple((name, _value(value)) for name, value in sorted(request.parameters.items()))))
-    facts += _software(trace.versions, trace)
+        facts.append(
+            ("Parameters", tuple((name, value_text(value)) for name, value in sorted(request.parameters.items())))
+        )
+    facts += software_facts(trace.versions, trace)
     prompt_tokens = None if request is None else request.prompt_tokens
     charts = (
         ("Waterfall", "Where each token was when, from the moment the request was asked for.", waterfall(trace)),
@@ -165,8 +160,8 @@ def _request(common: Section, run: Run, trace: RequestTrace) -> Section:
         stages=_stages(trace.plan, found),
         texts=tuple(texts),
         facts=tuple((title, lines) for title, lines in facts if lines),
-        nodes=_nodes(trace.nodes),
-        memory=_memory(trace.memory, trace.nodes),
+        nodes=node_table(trace.nodes),
+        memory=memory_table(trace.memory, trace.nodes),
     )
 
 
@@ -226,10 +221,10 @@ def _phased(common: Section, run: Run, trace: DeploymentTrace | JobTrace, took: 
             cards.append(("Context", f"{trace.plan.context:,} tokens"))
     if moved > 0:
         cards.append(("Moved", size(moved)))
-    facts = [(run.kind.capitalize(), _overview(run))]
+    facts = [(run.kind.capitalize(), overview_facts(run))]
     if run.job is not None:
-        facts.append(("Result", tuple((name, _value(value)) for name, value in run.job.details.items())))
-    facts += _software(trace.versions, trace)
+        facts.append(("Result", tuple((name, value_text(value)) for name, value in run.job.details.items())))
+    facts += software_facts(trace.versions, trace)
     chart = phase_chart(trace.phases, whole)
     return replace(
         common,
@@ -237,8 +232,8 @@ def _phased(common: Section, run: Run, trace: DeploymentTrace | JobTrace, took: 
         charts=() if chart is None else (("Phases", "What was done where, and when.", chart),),
         legend=_phase_legend(trace.phases),
         facts=tuple((title, lines) for title, lines in facts if lines),
-        nodes=_nodes(nodes),
-        memory=_memory(memory, nodes),
+        nodes=node_table(nodes),
+        memory=memory_table(memory, nodes),
     )
 
 
@@ -253,47 +248,6 @@ def _phase_legend(phases: Sequence[Phase]) -> tuple[tuple[str, str], ...]:
 
 
 # --- what all have -------------------------------------------------------------------------------------
-
-
-def _overview(run: Run) -> Facts:
-    lines = [
-        ("Kind", run.kind),
-        ("Id", run.id),
-        ("Model", run.model or "–"),
-        ("Status", run.status),
-        ("Asked", f"{moment(run.created_at)}, {_origin(run)}"),
-        ("Started", moment(run.started_at)),
-        ("Ended", moment(run.completed_at)),
-    ]
-    if run.request is not None:
-        lines += [("Ended by", run.request.finish_reason or "–"), ("Deployment", run.request.deployment_id or "–")]
-    return tuple(lines)
-
-
-def _origin(run: Run) -> str:
-    """By whom, in what way, from where."""
-    origin = run.origin
-    ways = {"window": "in the window", "command": "on the command line", "http": "over HTTP", "program": "by a program"}
-    user = f"by {origin.user} " if origin.user else ""
-    client = f" ({origin.client})" if origin.client else ""
-    return f"{user}{ways[origin.via]}{client}"
-
-
-def _software(versions: Versions | None, trace: RequestTrace | DeploymentTrace | JobTrace) -> list[tuple[str, Facts]]:
-    found: list[tuple[str, Facts]] = []
-    if not isinstance(trace, JobTrace) and trace.model is not None:
-        model = trace.model
-        found.append(("Model", (
-            ("Name", model.name), ("Architecture", model.architecture), ("Source", model.source),
-            ("Layers", f"{model.layers}"), ("Parameters", f"{model.parameters:,}"), ("Stored as", model.dtype),
-            ("Content", model.content or "–"),
-        )))  # fmt: skip
-    if versions is not None:
-        found.append(("Versions", (
-            ("Shardboard", versions.shardboard), ("Python", versions.python), ("System", versions.system),
-            ("Wire", f"{versions.wire}"), *sorted(versions.packages.items()),
-        )))  # fmt: skip
-    return found
 
 
 def _stages(plan: Plan | None, found: Shares | None) -> tuple[StageLine, ...]:
@@ -319,49 +273,8 @@ def _stages(plan: Plan | None, found: Shares | None) -> tuple[StageLine, ...]:
     return tuple(lines)
 
 
-def _nodes(nodes: Sequence[NodeFacts]) -> Table | None:
-    if not nodes:
-        return None
-    columns = ("Node", "Address", "Processor", "Device", "Threads", "System", "Agent", "torch", "transformers")
-    rows = (
-        (
-            _named(node, nodes), node.address.removeprefix("tcp://"), node.cpu, node.device,
-            f"{node.threads or '–'}", node.system, node.software, node.torch, node.transformers,
-        )
-        for node in nodes
-    )  # fmt: skip
-    return Table(columns, tuple(tuple(cell or "–" for cell in row) for row in rows))
-
-
-def _named(node: NodeFacts, nodes: Sequence[NodeFacts]) -> str:
-    """Its name; with its number where another one has the same."""
-    same = sum(other.name == node.name for other in nodes)
-    return node.name if same == 1 else f"{node.name} ({node.node_id})"
-
-
-def _memory(memory: Sequence[NodeMemory], nodes: Sequence[NodeFacts]) -> Table | None:
-    if not memory:
-        return None
-    facts = {node.node_id: node for node in nodes}
-    rows = []
-    for each in memory:
-        node = facts.get(each.node_id)
-        name = _named(node, nodes) if node is not None else f"node {each.node_id}"
-        total = size(node.memory_total) if node is not None and node.memory_total else "–"
-        rows.append((name, size(each.process), size(each.used), size(each.budget), size(each.available), total))
-    return Table(("Node", "Agent", "Used by stages", "Budget", "Available", "Machine"), tuple(rows))
-
-
 def _took(run: Run) -> int | None:
     if run.completed_at is not None:
         return round((run.completed_at - run.created_at).total_seconds() * 1e6)
     trace = run.request_trace
     return trace.tokens[-1].at_us if trace is not None and trace.tokens else None
-
-
-def _value(value: object) -> str:
-    if value is None or value == [] or value == {}:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
