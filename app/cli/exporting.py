@@ -42,7 +42,7 @@ def register(app: typer.Typer) -> None:
 
 def export(
     ids: Annotated[
-        list[str] | None, typer.Argument(metavar="[ID]…", help="The runs' ids; see: request list. Or use the options.")
+        list[str] | None, typer.Argument(metavar="ID", help="The runs' ids; see: request list. Or use the options.")
     ] = None,
     kind: Annotated[
         Kind | None, typer.Option(help="What the ids are of, or which runs to take. [default: request]")
