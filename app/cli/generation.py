@@ -14,7 +14,7 @@ from rich.text import Text
 
 from app.cli.options import Json, read_ids
 from app.cli.output import note, print_json, printable
-from app.cli.session import Session, open_controller
+from app.cli.session import Session, open_controller, origin
 from app.errors import BadInput, Cancelled, RequestError
 from app.inference.chat_template import Message
 from app.inference.events import Finished, Preparing, PromptProgress, RequestEvent, TextDelta
@@ -88,7 +88,7 @@ def show_answer(
         Cancelled: by Ctrl-C; the text so far was shown and is in the registry.
         RequestError: it failed after it had begun.
     """
-    events = session.events(lambda: session.controller.generate(model, prompt, parameters, chat=chat))
+    events = session.events(lambda: session.controller.generate(model, prompt, parameters, chat=chat, origin=origin()))
     record = _show_record(events) if as_json else _show_text(events)
     if record.status is RequestStatus.CANCELLED:
         raise Cancelled(f"Request {record.id} was cancelled after {record.completion_tokens} tokens.")

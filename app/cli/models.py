@@ -8,7 +8,7 @@ import typer
 
 from app.cli.options import Json
 from app.cli.output import layers, note, number, print_fields, print_json, print_table, progress_shown, size
-from app.cli.session import open_controller, open_registry
+from app.cli.session import open_controller, open_registry, origin
 from app.models.description import ModelDescription
 
 app = typer.Typer(no_args_is_help=True)
@@ -24,7 +24,9 @@ def add_model(
     """Take a model into the library: fetch it where needed, and inspect it."""
     with open_controller(monitor=False) as session, progress_shown(as_json) as progress:
         description = session.run(
-            session.controller.add_model(source, name=name, revision=revision, on_progress=progress.job)
+            session.controller.add_model(
+                source, name=name, revision=revision, on_progress=progress.job, origin=origin()
+            )
         )
     _show(description, as_json)
     if not as_json:

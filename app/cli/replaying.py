@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from pathlib import Path
 from typing import Annotated
 
@@ -12,13 +11,12 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from app.cli.options import Json
 from app.cli.output import note, print_fields, print_json, printable, show_error, size
-from app.cli.session import open_controller
+from app.cli.session import open_controller, origin
+from app.control.incidents import incident_bundle, replay_bundle
 from app.errors import Cancelled, ShardboardError
-from app.incident.bundle import Bundle, make_bundle, save_bundle
+from app.incident.bundle import Bundle, save_bundle
 from app.incident.comparison import Comparison, TokenAt
 from app.incident.replay import ReplayProgress
-from app.incident.replay import replay as run_again
-from app.runs.trace import Origin
 
 SAME, DIFFERENT, NOT_COMPARED = 0, 1, 2
 """The exit codes of `replay`, as those of diff."""
@@ -38,7 +36,7 @@ def bundle(
     """Write all that is known of a request into one zip: plan, versions, events, logs, prompt and tokens."""
     path = output or Path(f"incident-{request}.zip")
     with open_controller() as session:
-        data = session.run(make_bundle(session.controller, request))
+        data = session.ask(incident_bundle, request)
     save_bundle(data, path)
     note(f"{path}: {size(len(data))}. It holds the prompt and the answer, unless the settings keep none.")
 
@@ -62,9 +60,8 @@ def replay(
         opened = Bundle.open(bundle)
         opened.check_replayable()
         with open_controller() as session, _Bars(as_json) as bars:
-            origin = Origin(via="command", user=_user())
-            found = session.run(
-                run_again(session.controller, opened, model=model, deploy=deploy, on_progress=bars.show, origin=origin)
+            found = session.ask(
+                replay_bundle, bundle.read_bytes(), model=model, deploy=deploy, on_progress=bars.show, origin=origin()
             )
     except Cancelled:
         raise
@@ -118,13 +115,6 @@ def _token(at: TokenAt) -> str:
     ]
     text = f" {at.text!r}" if at.text else ""
     return f"{at.token}{text}" + (f", log probability {' and '.join(likely)}" if likely else "")
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a user without a name
-        return ""
 
 
 class _Bars:

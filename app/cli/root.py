@@ -11,7 +11,21 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from app.cli import demo, deployments, doctor, generation, models, nodes, requests, sharding
+from app.cli import (
+    demo,
+    deployments,
+    doctor,
+    exporting,
+    generation,
+    keys,
+    models,
+    nodes,
+    replaying,
+    requests,
+    serve,
+    settings,
+    sharding,
+)
 from app.cli.options import Json
 from app.cli.output import show_error
 from app.errors import Cancelled, ShardboardError
@@ -44,9 +58,14 @@ app = typer.Typer(
 app.add_typer(models.app, name="model", help="Models in the library.")
 app.add_typer(nodes.app, name="node", help="Machines with an agent.")
 app.add_typer(requests.app, name="request", help="Prompts and what came of them.")
+app.add_typer(keys.app, name="key", help="Keys of the HTTP API.")
+app.add_typer(settings.app, name="settings", help="What the controller does on its own.")
 sharding.register(app)
 deployments.register(app)
 generation.register(app)
+serve.register(app)
+exporting.register(app)
+replaying.register(app)
 doctor.register(app)
 
 

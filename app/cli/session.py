@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import getpass
 import os
 import queue
 import signal
@@ -22,6 +23,7 @@ from app.inference.events import RequestEvent, RunningRequest
 from app.logs import log_to_file
 from app.paths import Home
 from app.registry import Registry
+from app.runs.trace import Origin
 
 if TYPE_CHECKING:
     from app.controller import Controller
@@ -52,6 +54,13 @@ class Session:
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Run a coroutine in the controller's loop and wait for it. Raises what it raises; Cancelled on Ctrl-C."""
         return _wait(asyncio.run_coroutine_threadsafe(work, self._loop))
+
+    def ask(self, function: Callable[..., Coroutine[Any, Any, Result]], *arguments: Any, **named: Any) -> Result:
+        """Run a function that the control door offers and that takes the controller first, where the controller is."""
+        if self.remote:
+            work: Coroutine[Any, Any, Result] = getattr(self.controller, function.__name__)(*arguments, **named)
+            return self.run(work)
+        return self.run(function(self.controller, *arguments, **named))
 
     def events(self, start: Callable[[], RunningRequest]) -> Iterator[RequestEvent]:
         """Start a request and yield its events. The first Ctrl-C cancels it and goes on to its last event."""
@@ -195,6 +204,15 @@ async def _cancel_all() -> None:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     await asyncio.get_running_loop().shutdown_asyncgens()
+
+
+def origin() -> Origin:
+    """Who asks when a command does, for the record."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # the system has no name for who this is
+        user = ""
+    return Origin(via="command", user=user)
 
 
 def registry_location(home: Home) -> str | Path:

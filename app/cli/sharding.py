@@ -9,7 +9,7 @@ import typer
 
 from app.cli.options import Json, Layers
 from app.cli.output import layers, note, print_json, print_table, progress_shown, size
-from app.cli.session import open_controller
+from app.cli.session import open_controller, origin
 from app.errors import BadInput
 
 
@@ -57,6 +57,7 @@ def shard_model(
                 register_db=register_db,
                 node_id=node_id,
                 on_progress=progress.job,
+                origin=origin(),
             )
         )
     if as_json:

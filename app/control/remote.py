@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from app.control.messages import (
     Hello,
     Ping,
     Result,
+    ToCommand,
     ToController,
     Told,
     Welcome,
@@ -41,6 +43,8 @@ from app.paths import Home
 from app.runs.trace import UNKNOWN, Origin
 from worker_agent import __version__
 from worker_agent.links import controller_socket
+
+log = logging.getLogger(__name__)
 
 HELLO_SECONDS = 5.0
 PING_SECONDS = 3.0
@@ -188,11 +192,17 @@ class RemoteController:
 
     async def _receive(self) -> None:
         while True:
-            message = read_answer(await self._socket.recv())
+            data = await self._socket.recv()
             self._heard_at = asyncio.get_running_loop().time()
-            pending = self._waiting.get(message.id) if isinstance(message, Told | Result | Failure) else None
-            if pending is None:
-                continue
+            try:
+                self._received(read_answer(data))
+            except Exception as error:  # it would end this task, and everything would wait for ever
+                log.exception("an answer of the controller cannot be used")
+                self._fail(ShardboardError(f"An answer of the controller cannot be used: {error}.", "See the log."))
+
+    def _received(self, message: ToCommand) -> None:
+        pending = self._waiting.get(message.id) if isinstance(message, Told | Result | Failure) else None
+        if pending is not None:
             match message:
                 case Told():
                     pending.told(message)
@@ -211,9 +221,13 @@ class RemoteController:
                     f"The controller (process {self.pid}) has not answered for {silent:.0f} s: it ended or hangs.",
                     "Its log is in the home's folder logs; start it again.",
                 )
-                for pending in self._waiting.values():
-                    if not pending.result.done():
-                        pending.result.set_exception(lost)
+                self._fail(lost)
+
+    def _fail(self, error: ShardboardError) -> None:
+        """Nothing that is waited for will come."""
+        for pending in self._waiting.values():
+            if not pending.result.done():
+                pending.result.set_exception(error)
 
 
 class _Pending:
