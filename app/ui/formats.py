@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from app.runs.figures import duration as micros
+from app.runs.figures import part_of, percent, rate_text
 from app.sharding.placement import size_text
 
-__all__ = ["ago", "clock", "duration", "layers_text", "rate", "short", "size_text"]
+__all__ = [
+    "ago", "clock", "duration", "layers_text", "micros", "part_of", "percent", "rate", "rate_text", "short",
+    "size_text",
+]  # fmt: skip
 
 
 def rate(bytes_per_second: float) -> str:

@@ -99,7 +99,8 @@ def test_what_is_known_of_a_request_can_be_copied(screen: RunsScreen, qtbot: QtB
     open_request(screen, qtbot, 1)
     screen.detail.copy_json.trigger()
     record = json.loads(clipboard())
-    assert (record["result"], record["token_ids"], record["status"]) == ("Paris.", [7, 8], "completed")
+    assert (record["format"], record["kind"], record["status"]) == ("shardboard.run", "request", "completed")
+    assert (record["request"]["result"], record["request"]["token_ids"]) == ("Paris.", [7, 8])
     assert datetime.fromisoformat(record["created_at"]).tzinfo is not None
     screen.detail.copy_details.trigger()
     assert "What is the capital of France?" in clipboard() and "seed: 7" in clipboard()

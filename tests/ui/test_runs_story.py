@@ -30,14 +30,14 @@ def test_a_request_that_never_began_has_waited_and_one_without_timings_has_no_ba
 def test_the_bar_is_drawn_to_scale(theme: ThemeKeeper, qtbot: QtBot) -> None:
     bar = TimingBar(theme)
     qtbot.addWidget(bar)
-    bar.show_timings(TIMINGS)
+    bar.show_phases(phases_of(TIMINGS))
     bar.resize(900, bar.heightForWidth(900))
     image = bar.grab().toImage()
     middle = {x: QColor(image.pixel(x, 8)) for x in (50, 200, 600)}
     assert middle == {50: LIGHT.of(4), 200: LIGHT.of(1), 600: LIGHT.of(0)}
-    assert "Answer 6.0 s" in bar.accessibleDescription()
+    assert "Answer  6 s · 67 %" in bar.accessibleDescription()
     assert bar.heightForWidth(200) > bar.heightForWidth(900), "a narrow legend takes more lines"
-    bar.show_timings({})
+    bar.show_phases(())
     assert bar.isHidden()
 
 

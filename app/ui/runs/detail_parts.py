@@ -8,10 +8,11 @@ from PySide6.QtCore import QSize, Qt
 from PySide6.QtGui import QFontMetrics, QResizeEvent
 from PySide6.QtWidgets import QFrame, QGridLayout, QHBoxLayout, QLabel, QPlainTextEdit, QVBoxLayout, QWidget
 
-from app.registry import EventLevel, EventRecord
+from app.registry import EventLevel
+from app.runs.run import RunEvent
 from app.ui.formats import clock
 from app.ui.icons import icon
-from app.ui.runs.story import Passage, Section
+from app.ui.runs.section import Passage, Section
 from app.ui.theme import SPACING, ThemeKeeper
 
 SHOWN_CHARACTERS = 200_000
@@ -83,7 +84,7 @@ class SectionView(QWidget):
             label = QLabel(name, self)
             label.setProperty("role", "muted")
             label.setAlignment(Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignLeft)
-            label.setMinimumWidth(label.fontMetrics().horizontalAdvance("First token after"))
+            label.setMinimumWidth(label.fontMetrics().horizontalAdvance("Memory at the end"))
             shown = QLabel(value, self)
             shown.setTextFormat(Qt.TextFormat.PlainText)
             shown.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
@@ -93,34 +94,46 @@ class SectionView(QWidget):
             grid.addWidget(shown, row, 1)
 
 
-class EventsView(QWidget):
-    """What was reported about a run, newest first."""
+MOST_EVENTS = 200
+"""So many are shown; an export has all that were recorded."""
 
-    def __init__(self, events: Sequence[EventRecord], theme: ThemeKeeper, parent: QWidget | None = None) -> None:
+
+class EventsView(QWidget):
+    """What happened meanwhile, to the run and to its nodes, the newest first."""
+
+    def __init__(self, events: Sequence[RunEvent], theme: ThemeKeeper, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(SPACING // 2)
-        heading = QLabel("Events", self)
-        heading.setProperty("role", "heading")
-        layout.addWidget(heading)
-        for event in events:
-            row = QHBoxLayout()
-            row.setSpacing(SPACING)
-            name, color = LEVEL_ICONS[event.level]
-            mark = QLabel(self)
-            mark.setPixmap(icon(name, getattr(theme.colors, color)).pixmap(QSize(16, 16)))
-            mark.setToolTip(event.level.capitalize())
-            mark.setAccessibleName(event.level.capitalize())
-            at = QLabel(clock(event.at), self)
-            at.setProperty("role", "muted")
-            text = QLabel(event.message, self)
-            text.setTextFormat(Qt.TextFormat.PlainText)
-            text.setWordWrap(True)
-            text.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-            for widget, stretch in ((mark, 0), (at, 0), (text, 1)):
-                row.addWidget(widget, stretch, Qt.AlignmentFlag.AlignTop)
-            layout.addLayout(row)
+        if len(events) > MOST_EVENTS:
+            more = QLabel(f"The last {MOST_EVENTS} of {len(events):,} events; an export has all of them.", self)
+            more.setProperty("role", "muted")
+            layout.addWidget(more)
+        grid = QGridLayout()
+        grid.setHorizontalSpacing(SPACING)
+        grid.setVerticalSpacing(SPACING // 2)
+        grid.setColumnStretch(2, 1)
+        for row, event in enumerate(reversed(events[-MOST_EVENTS:])):
+            self._add_row(grid, row, event, theme)
+        layout.addLayout(grid)
+
+    def _add_row(self, grid: QGridLayout, row: int, event: RunEvent, theme: ThemeKeeper) -> None:
+        level = EventLevel(event.level)
+        name, color = LEVEL_ICONS[level]
+        mark = QLabel(self)
+        mark.setPixmap(icon(name, getattr(theme.colors, color)).pixmap(QSize(16, 16)))
+        mark.setToolTip(level.capitalize())
+        mark.setAccessibleName(level.capitalize())
+        at = QLabel(clock(event.at), self)
+        at.setProperty("role", "muted")
+        named = event.node and event.node not in event.message
+        text = QLabel(f"{event.node}: {event.message}" if named else event.message, self)
+        text.setTextFormat(Qt.TextFormat.PlainText)
+        text.setWordWrap(True)
+        text.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        for column, widget in enumerate((mark, at, text)):
+            grid.addWidget(widget, row, column, Qt.AlignmentFlag.AlignTop)
 
 
 class ErrorCard(QFrame):

@@ -1,6 +1,9 @@
-"""The pane that tells all of one run: its texts at the left, its facts and times at the right."""
+"""The pane that tells all of one run: a sentence on where the time went, and pages with everything behind it."""
 
 from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any
 
 from PySide6.QtCore import QSize, Qt, Signal, Slot
 from PySide6.QtGui import QAction, QGuiApplication
@@ -10,30 +13,41 @@ from PySide6.QtWidgets import (
     QLabel,
     QMenu,
     QPushButton,
-    QScrollArea,
-    QSplitter,
+    QStackedWidget,
+    QTabBar,
     QVBoxLayout,
     QWidget,
 )
 
 from app.ui.icons import icon
-from app.ui.runs.detail_parts import (
-    ANSWER_LINES,
-    PROMPT_LINES,
-    ErrorCard,
-    EventsView,
-    PassageView,
-    SectionView,
-)
+from app.ui.runs.live_trace import LiveNews
+from app.ui.runs.overview_page import OverviewPage
+from app.ui.runs.run_reader import Reading
+from app.ui.runs.sections_page import SectionsPage
 from app.ui.runs.state_look import look_of
 from app.ui.runs.story import Story
-from app.ui.runs.timing_bar import TimingBar
+from app.ui.runs.timeline import Timeline
+from app.ui.runs.tokens_view import TokensView
+from app.ui.runs.waterfall_panel import WaterfallPanel
 from app.ui.theme import SPACING
 from app.ui.workbench import Workbench
 
 
+class DetailPage(IntEnum):
+    """In the order of the tabs."""
+
+    OVERVIEW = 0
+    TIMING = 1
+    TOKENS = 2
+    PLAN = 3
+    EVENTS = 4
+
+
+TITLES = ("Overview", "Waterfall", "Tokens", "Plan and nodes", "Events")
+
+
 class RunDetail(QFrame):
-    """Shows a Story. What is to be done with the run is told by signals."""
+    """Shows a Reading. What is to be done with the run is told by signals."""
 
     ask_again = Signal(str)
     """The model to ask."""
@@ -46,37 +60,53 @@ class RunDetail(QFrame):
         self._theme = workbench.theme
         self._notices = workbench.notices
         self.story: Story | None = None
+        self._live: int | None = None
+        """The request under way whose waterfall grows."""
         self._mark = QLabel(self)
         self._state = QLabel(self)
         self._title = QLabel(self)
         self._title.setProperty("role", "heading")
         self._title.setTextFormat(Qt.TextFormat.PlainText)
-        self.copy_answer = QAction(icon("copy"), "Copy answer", self)
-        self.copy_json = QAction(icon("clipboard-copy"), "Copy as JSON", self)
-        self.copy_details = QAction(icon("clipboard"), "Copy details", self)
-        self.again = QAction(icon("message-square"), "Ask again in chat", self)
-        self.export = QAction(icon("download"), "Export…", self)
-        self.remove = QAction(icon("trash-2"), "Remove…", self)
-        self.copy_answer.triggered.connect(self._on_copy_answer)
-        self.copy_json.triggered.connect(self._on_copy_json)
-        self.copy_details.triggered.connect(self._on_copy_details)
-        self.again.triggered.connect(self._on_again)
-        self.export.triggered.connect(self.export_wanted)
-        self.remove.triggered.connect(self.remove_wanted)
-        self._error = ErrorCard(self._theme, self)
-        self._passages = [PassageView(PROMPT_LINES, self), PassageView(ANSWER_LINES, self)]
-        self._timing = TimingBar(self._theme, self)
-        self._timing_heading = QLabel("Where the time went", self)
-        self._timing_heading.setProperty("role", "heading")
-        self._facts = QVBoxLayout()
-        self._fact_views: list[QWidget] = []
+        self.insight = QLabel(self)
+        self.insight.setWordWrap(True)
+        self.insight.setTextFormat(Qt.TextFormat.PlainText)
+        self.insight.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.insight.setAccessibleName("Where the time went")
+        self._insight_mark = QLabel(self)
+        self.copy_answer = self._action("copy", "Copy answer", self._on_copy_answer)
+        self.copy_json = self._action("clipboard-copy", "Copy as JSON", self._on_copy_json)
+        self.copy_details = self._action("clipboard", "Copy details", self._on_copy_details)
+        self.again = self._action("message-square", "Ask again in chat", self._on_again)
+        self.export = self._action("download", "Export…", self.export_wanted)
+        self.remove = self._action("trash-2", "Remove…", self.remove_wanted)
+        self.tabs = QTabBar(self)
+        self.tabs.setDrawBase(False)
+        self.tabs.setExpanding(False)
+        self.tabs.setAccessibleName("Pages of the run")
+        self.overview = OverviewPage(self._theme, self)
+        self.waterfall = WaterfallPanel(self._theme, self)
+        self.tokens = TokensView(self._theme, self)
+        self.plan = SectionsPage(self)
+        self.events = SectionsPage(self)
+        self._pages = QStackedWidget(self)
+        for title, page in zip(
+            TITLES, (self.overview, self.waterfall, self.tokens, self.plan, self.events), strict=True
+        ):  # fmt: skip
+            self.tabs.addTab(title)
+            self._pages.addWidget(page)
+        self.tabs.currentChanged.connect(self._pages.setCurrentIndex)
         self._build()
         self._theme.changed.connect(self._on_theme_changed)
         self.hide()
 
+    def _action(self, name: str, text: str, run: Any) -> QAction:
+        action = QAction(icon(name), text, self)
+        action.triggered.connect(run)
+        return action
+
     def _build(self) -> None:
         header = QHBoxLayout()
-        header.setContentsMargins(2 * SPACING, SPACING, 2 * SPACING, SPACING)
+        header.setContentsMargins(2 * SPACING, SPACING, 2 * SPACING, 0)
         header.setSpacing(SPACING)
         for widget in (self._mark, self._state, self._title):
             header.addWidget(widget)
@@ -91,34 +121,23 @@ class RunDetail(QFrame):
         more.setMenu(menu)
         for button in (*self.buttons, more):
             header.addWidget(button)
-        left, right = QVBoxLayout(), QVBoxLayout()
-        for column in (left, right):
-            column.setContentsMargins(2 * SPACING, SPACING, 2 * SPACING, 2 * SPACING)
-            column.setSpacing(2 * SPACING)
-        left.addWidget(self._error)
-        for passage in self._passages:
-            left.addWidget(passage)
-        left.addStretch(1)
-        times = QVBoxLayout()
-        times.setSpacing(SPACING)
-        times.addWidget(self._timing_heading)
-        times.addWidget(self._timing)
-        right.addLayout(times)
-        self._facts.setSpacing(2 * SPACING)
-        right.addLayout(self._facts)
-        right.addStretch(1)
-        self.columns = QSplitter(Qt.Orientation.Horizontal, self)
-        self.columns.setChildrenCollapsible(False)
-        self._texts = _scrolled(left)
-        for area, stretch in ((self._texts, 3), (_scrolled(right), 2)):
-            self.columns.addWidget(area)
-            self.columns.setStretchFactor(self.columns.count() - 1, stretch)
-        self.columns.setSizes([600, 400])
+        self._insight_row = QWidget(self)
+        row = QHBoxLayout(self._insight_row)
+        row.setContentsMargins(2 * SPACING, SPACING // 2, 2 * SPACING, 0)
+        row.setSpacing(SPACING)
+        row.addWidget(self._insight_mark, 0, Qt.AlignmentFlag.AlignTop)
+        row.addWidget(self.insight, 1)
+        tabs = QHBoxLayout()
+        tabs.setContentsMargins(SPACING, 0, SPACING, 0)
+        tabs.addWidget(self.tabs)
+        tabs.addStretch(1)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(0)
         layout.addLayout(header)
-        layout.addWidget(self.columns, 1)
+        layout.addWidget(self._insight_row)
+        layout.addLayout(tabs)
+        layout.addWidget(self._pages, 1)
 
     def _button(self, action: QAction) -> QPushButton:
         button = QPushButton(action.icon(), action.text(), self)
@@ -127,53 +146,75 @@ class RunDetail(QFrame):
 
     # --- showing ---
 
-    def show_story(self, story: Story | None) -> None:
+    def show_reading(self, reading: Reading | None) -> None:
         """Show a run, or nothing."""
-        if story == self.story:
+        story = None if reading is None else reading.story
+        if reading is None or story is None:
+            self.story = self._live = None
+            self.hide()
             return
-        is_same = story is not None and self.story is not None and (story.id, story.kind) == self._key()
+        is_same = self.story is not None and (story.kind, story.id) == (self.story.kind, self.story.id)
+        if is_same and story == self.story:
+            return
         self.story = story
-        self.setVisible(story is not None)
-        if story is None:
-            return
+        self.show()
         look = look_of(story.status)
         self._state.setText(look.word)
         self._title.setText(story.title)
         self._show_look()
         self.setAccessibleName(f"{story.title}: {look.word}")
-        self._error.say(story.error, story.advice)
-        for view, passage in zip(self._passages, story.passages, strict=False):
-            view.show_passage(passage)
-        for number, view in enumerate(self._passages):
-            view.setVisible(number < len(story.passages))
-        # A column without a text to read would be an empty half.
-        self._texts.setVisible(bool(story.passages or story.error))
-        self._timing.show_timings(story.timings)
-        self._timing_heading.setVisible(self._timing.isVisibleTo(self))
-        self._show_facts(story)
+        self._show_pages(story, reading, is_same)
+        is_request = story.kind == "request"
         for action, button in ((self.copy_answer, self.buttons[0]), (self.again, self.buttons[1])):
-            is_request = story.kind == "request"
             action.setEnabled(is_request and (action is self.again or story.answer is not None))
             button.setVisible(is_request)
             button.setEnabled(action.isEnabled())
         self.remove.setEnabled(story.kind != "deployment" and story.is_over)
-        if not is_same:
-            for area in self.findChildren(QScrollArea):
-                area.verticalScrollBar().setValue(0)
 
-    def _key(self) -> tuple[int | str, str] | None:
-        return (self.story.id, self.story.kind) if self.story is not None else None
+    def _show_pages(self, story: Story, reading: Reading, is_same: bool) -> None:
+        self.overview.show_story(story, None if story.kind != "request" else reading.shares, is_same)
+        # What is live is told by `grow`; what was told of it stays until its record says more.
+        grows = story.kind == "request" and not story.is_over
+        if not grows or not is_same:
+            self._live = None
+            self._say(story.insight)
+            self.waterfall.show_timeline(reading.timeline or Timeline(), reading.shares, keep_place=is_same)
+        self.tokens.show_rows(reading.tokens)
+        self.plan.show_sections(story.plan)
+        self.events.show_events(story.events, self._theme)
+        self._show_tabs()
 
-    def _show_facts(self, story: Story) -> None:
-        for old in self._fact_views:
-            self._facts.removeWidget(old)
-            old.hide()
-            old.deleteLater()
-        self._fact_views = [SectionView(section) for section in story.sections if section.facts]
-        if story.events:
-            self._fact_views.append(EventsView(story.events, self._theme))
-        for view in self._fact_views:
-            self._facts.addWidget(view)
+    def _show_tabs(self) -> None:
+        story = self.story
+        if story is None:
+            return
+        self.tabs.setTabText(DetailPage.EVENTS, f"Events ({len(story.events):,})")
+        for page, there in (
+            (DetailPage.TIMING, not self.waterfall.view.timeline.is_empty),
+            (DetailPage.TOKENS, self.tokens.tokens.rowCount() > 0),
+            (DetailPage.PLAN, bool(story.plan)),
+            (DetailPage.EVENTS, bool(story.events)),
+        ):
+            if not there and self.tabs.currentIndex() == page:
+                self.tabs.setCurrentIndex(DetailPage.OVERVIEW)
+            self.tabs.setTabVisible(page, there)
+
+    def _say(self, sentence: str) -> None:
+        self.insight.setText(sentence)
+        self._insight_row.setVisible(bool(sentence))
+
+    def grow(self, news: LiveNews) -> None:
+        """The request that is shown has got on."""
+        story = self.story
+        if story is None or (story.kind, story.id) != ("request", news.request) or story.is_over:
+            return
+        if self._live != news.request:
+            self._live = news.request
+            self.waterfall.show_timeline(Timeline(), None)
+        self.waterfall.grow(news.growth, news.shares)
+        self.overview.show_shares(news.shares)
+        self._say(news.sentence)
+        self._show_tabs()
 
     def _show_look(self) -> None:
         if self.story is None:
@@ -182,12 +223,13 @@ class RunDetail(QFrame):
         color = look.of(self._theme.colors)
         self._mark.setPixmap(icon(look.icon, color).pixmap(QSize(16, 16)))
         self._state.setStyleSheet(f"color: {color.name()}; font-weight: 600;")
+        self._insight_mark.setPixmap(icon("gauge", self._theme.colors.accent).pixmap(QSize(16, 16)))
 
     @Slot()
     def _on_theme_changed(self) -> None:
         self._show_look()
         if self.story is not None:
-            self._show_facts(self.story)
+            self.events.show_events(self.story.events, self._theme)
 
     # --- doing ---
 
@@ -214,16 +256,3 @@ class RunDetail(QFrame):
     def _copy(self, text: str, what: str) -> None:
         QGuiApplication.clipboard().setText(text)
         self._notices.toast(f"{what} is on the clipboard.")
-
-
-def _scrolled(content: QVBoxLayout) -> QScrollArea:
-    inner = QFrame()
-    inner.setProperty("role", "panel")
-    inner.setLayout(content)
-    area = QScrollArea()
-    area.setFrameShape(QFrame.Shape.NoFrame)
-    area.setWidgetResizable(True)
-    area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-    area.setFocusPolicy(Qt.FocusPolicy.NoFocus)
-    area.setWidget(inner)
-    return area

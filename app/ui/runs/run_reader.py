@@ -2,24 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QObject, Signal, Slot
 
-from app.errors import RegistryError
+from app.errors import RegistryError, ShardboardError
+from app.runs.run import Run
+from app.runs.waterfall import Shares, shares
 from app.ui.bridge import Bridge
 from app.ui.paging.listing import RowId
 from app.ui.runs.story import Story, deployment_story, job_story, request_story
+from app.ui.runs.timeline import Timeline
+from app.ui.runs.tokens_model import TokenRow
 
 if TYPE_CHECKING:
-    from app.registry import Registry
+    from app.controller import Controller
+    from app.inference.tokenizer import Tokenizer
+    from app.ui.bridge import Report
 
-EVENTS = 50
+MOST_TOKENS = 20_000
+"""So many rows the table of tokens has at most."""
+
+Spell = Callable[[int], str | None]
+"""What a token's id stands for."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """All there is to show of a run."""
+
+    story: Story
+    timeline: Timeline | None = None
+    """Of a request that is over and whose times were kept."""
+    shares: Shares | None = None
+    tokens: tuple[TokenRow, ...] = ()
 
 
 class RunReader(QObject):
-    """`read` brings the Story of a run, or None for one that is gone."""
+    """`read` brings the Reading of a run, or None for one that is gone."""
 
     read_done = Signal(object)
     failed = Signal(object)
@@ -33,10 +56,10 @@ class RunReader(QObject):
         self._number += 1
         number = self._number
 
-        def work(registry: Registry) -> tuple[int, Story | None]:
-            return number, _story(registry, noun, id, nodes)
+        async def work(controller: Controller, report: Report) -> tuple[int, Reading | None]:
+            return number, await asyncio.to_thread(_read, controller, noun, id, nodes)
 
-        call = self._bridge.read(work, "reading the run")
+        call = self._bridge.call(work, "reading the run")
         call.done.connect(self._on_done)
         call.failed.connect(self.failed)
 
@@ -45,20 +68,65 @@ class RunReader(QObject):
         self._number += 1
 
     @Slot(object)
-    def _on_done(self, answer: tuple[int, Story | None]) -> None:
-        number, story = answer
+    def _on_done(self, answer: tuple[int, Reading | None]) -> None:
+        number, reading = answer
         if number == self._number:
-            self.read_done.emit(story)
+            self.read_done.emit(reading)
 
 
-def _story(registry: Registry, noun: str, id: RowId, nodes: Mapping[int, str]) -> Story | None:
+def _read(controller: Controller, noun: str, id: RowId, nodes: Mapping[int, str]) -> Reading | None:
+    registry = controller.registry
     try:
         if noun == "deployment":
             record = registry.deployments.get(str(id))
             shards = registry.shards.list(deployment_id=record.id)
-            return deployment_story(record, shards, nodes, registry.events.list(deployment_id=record.id, limit=EVENTS))
+            return Reading(deployment_story(controller.runs.deployment(record.id), record, shards, nodes))
         if noun == "job":
-            return job_story(registry.jobs.get(int(id)))
-        return request_story(registry.requests.get(int(id)), registry.events.list(request_id=int(id), limit=EVENTS))
+            job = controller.runs.job(int(id))
+            return Reading(job_story(job, job.completed_at is not None))
+        run = controller.runs.request(int(id))
     except RegistryError:  # removed meanwhile
         return None
+    is_over = run.completed_at is not None
+    story, trace = request_story(run, is_over), run.request_trace
+    rows = token_rows(run, _spelling(controller, run.model)) if is_over else ()
+    if not is_over or trace is None or not (trace.tokens or trace.chunks):
+        return Reading(story, tokens=rows)
+    return Reading(story, Timeline.of(trace), shares(trace), rows)
+
+
+def _spelling(controller: Controller, model: str | None) -> Spell:
+    """By the model's tokenizer, if the library still has it."""
+    try:
+        tokenizer: Tokenizer = controller.inference.tokenizer(model or "")
+    except ShardboardError:
+        return lambda id: None
+
+    def spell(id: int) -> str | None:
+        text = tokenizer.decode([id], skip_special_tokens=False)
+        return text if "\ufffd" not in text else tokenizer.text_of(id)  # a part of a character
+
+    return spell
+
+
+def token_rows(run: Run, spell: Spell) -> tuple[TokenRow, ...]:
+    """The answer's tokens with what is known of each; none where neither ids nor times were kept."""
+    facts, trace = run.request, run.request_trace
+    if facts is None:
+        return ()
+    known: dict[int, str | None] = {}
+
+    def text_of(id: int) -> str | None:
+        if id not in known:
+            known[id] = spell(id)
+        return known[id]
+
+    def others(top: Sequence[tuple[int, float]], chosen: int) -> tuple[tuple[str, float], ...]:
+        return tuple((text_of(id) or f"id {id}", logprob) for id, logprob in top if id != chosen)
+
+    rows = []
+    for number, id in enumerate(facts.token_ids[:MOST_TOKENS]):
+        time = trace.tokens[number] if trace is not None and number < len(trace.tokens) else None
+        logprob = trace.logprobs[number] if trace is not None and number < len(trace.logprobs) else None
+        rows.append(TokenRow(id, text_of(id), time, logprob, others(logprob.top, id) if logprob is not None else ()))
+    return tuple(rows)

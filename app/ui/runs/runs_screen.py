@@ -26,10 +26,10 @@ from app.ui.paging.export_run import ExportRun
 from app.ui.paging.listing import RowId
 from app.ui.paging.paged_panel import PagedPanel
 from app.ui.runs.filter_bar import FilterBar, RunFilter
+from app.ui.runs.live_trace import LiveTrace
 from app.ui.runs.run_detail import RunDetail
-from app.ui.runs.run_reader import RunReader
+from app.ui.runs.run_reader import Reading, RunReader
 from app.ui.runs.run_table import KINDS, make_panel
-from app.ui.runs.story import Story
 from app.ui.screen import Screen
 from app.ui.theme import SPACING
 from app.ui.workbench import Workbench
@@ -54,6 +54,7 @@ class RunsScreen(Screen):
         self.detail = RunDetail(workbench, self)
         self.detail.setMinimumHeight(20 * SPACING)
         self._reader = RunReader(workbench.bridge, self)
+        self._live = LiveTrace(workbench.bridge, self)
         self.exporting = ExportRun(workbench, self)
         self._shown: tuple[int, RowId, Any] | None = None
         self._question: QMessageBox | None = None
@@ -136,8 +137,9 @@ class RunsScreen(Screen):
         self.detail.ask_again.connect(self._on_ask_again)
         self.detail.remove_wanted.connect(self._on_remove)
         self.detail.export_wanted.connect(self._on_export)
-        self._reader.read_done.connect(self._on_story)
+        self._reader.read_done.connect(self._on_reading)
         self._reader.failed.connect(self._on_read_failed)
+        self._live.grown.connect(self.detail.grow)
         self.workbench.cluster.models_changed.connect(self._on_models_changed)
 
     # --- a screen's life ---
@@ -150,10 +152,12 @@ class RunsScreen(Screen):
         self._on_models_changed()
         self._apply(self.filters.value())
         self.panel.model.set_live(True)
+        self._follow()
 
     def went_quiet(self) -> None:
         for panel in self.panels:
             panel.model.set_live(False)
+        self._live.stop()
 
     def open_with(self, what: object) -> None:
         """A request's id, a deployment's id, or ("job", id)."""
@@ -174,14 +178,14 @@ class RunsScreen(Screen):
         return {
             "kind": KINDS[self.tabs.currentIndex()].noun,
             "splitter": bytes(self._splitter.saveState().toBase64().data()).decode(),
-            "columns": bytes(self.detail.columns.saveState().toBase64().data()).decode(),
+            "columns": bytes(self.detail.overview.saveState().toBase64().data()).decode(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         nouns = [kind.noun for kind in KINDS]
         if state.get("kind") in nouns:
             self.tabs.setCurrentIndex(nouns.index(state["kind"]))
-        for name, splitter in (("splitter", self._splitter), ("columns", self.detail.columns)):
+        for name, splitter in (("splitter", self._splitter), ("columns", self.detail.overview)):
             if isinstance(kept := state.get(name), str):
                 splitter.restoreState(QByteArray.fromBase64(kept.encode()))
 
@@ -251,7 +255,8 @@ class RunsScreen(Screen):
             if not self.panel.view.currentIndex().isValid():
                 self._shown = None
                 self._reader.forget()
-                self.detail.show_story(None)
+                self._live.stop()
+                self.detail.show_reading(None)
             return
         # Read again only what is another now: pages come in all the time while somebody scrolls.
         shown = (self._stack.currentIndex(), id, self.panel.model.record(self.panel.view.currentIndex().row()))
@@ -262,8 +267,17 @@ class RunsScreen(Screen):
         self._reader.read(KINDS[self._stack.currentIndex()].noun, id, nodes)
 
     @Slot(object)
-    def _on_story(self, story: Story | None) -> None:
-        self.detail.show_story(story)
+    def _on_reading(self, reading: Reading | None) -> None:
+        self.detail.show_reading(reading)
+        self._follow()
+
+    def _follow(self) -> None:
+        """A request under way is followed while it is to be seen."""
+        story = self.detail.story
+        if self.is_live and story is not None and story.kind == "request" and not story.is_over:
+            self._live.follow(int(story.id))
+        else:
+            self._live.stop()
 
     @Slot(object)
     def _on_read_failed(self, error: ShardboardError) -> None:

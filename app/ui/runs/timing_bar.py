@@ -1,25 +1,27 @@
-"""Where a request's time went, as a bar drawn to scale with a legend."""
+"""Where time went, as a bar drawn to scale with a legend: of a request, or of each of its tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from PySide6.QtCore import QRectF, QSize, Qt
-from PySide6.QtGui import QColor, QPainter, QPainterPath, QPaintEvent, QResizeEvent
+from PySide6.QtGui import QBrush, QPainter, QPainterPath, QPaintEvent, QPen, QResizeEvent
 from PySide6.QtWidgets import QSizePolicy, QWidget
 
-from app.ui.formats import duration
+from app.ui.formats import micros, percent
+from app.ui.runs.waterfall_paint import fill
 from app.ui.theme import SPACING, ThemeKeeper
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of a request's time. `series` is the number of its colour, None for a muted one."""
+    """A part of the time. `series` is the number of its colour, None for a muted one; `style` tells it apart, too."""
 
     name: str
     seconds: float
     series: int | None
+    style: Qt.BrushStyle = Qt.BrushStyle.SolidPattern
 
 
 def phases_of(timings: Mapping[str, float]) -> tuple[Phase, ...]:
@@ -55,11 +57,11 @@ class TimingBar(QWidget):
         self.setSizePolicy(policy)
         theme.changed.connect(self.update)
 
-    def show_timings(self, timings: Mapping[str, float]) -> None:
-        self._phases = phases_of(timings)
-        self.setAccessibleName("Where the time went")
-        self.setAccessibleDescription(", ".join(f"{each.name} {duration(each.seconds)}" for each in self._phases))
-        self.setToolTip("\n".join(f"{each.name}: {duration(each.seconds)}" for each in self._phases))
+    def show_phases(self, phases: Sequence[Phase], title: str = "Where the time went") -> None:
+        self._phases = tuple(phases)
+        self.setAccessibleName(title)
+        self.setAccessibleDescription(", ".join(map(self._words, self._phases)))
+        self.setToolTip("\n".join(map(self._words, self._phases)))
         self.setVisible(bool(self._phases))
         self._fit()
         self.update()
@@ -95,13 +97,13 @@ class TimingBar(QWidget):
             x += needed + 2 * SPACING
         return places
 
-    @staticmethod
-    def _words(phase: Phase) -> str:
-        return f"{phase.name}  {duration(phase.seconds)}"
+    def _words(self, phase: Phase) -> str:
+        whole = sum(each.seconds for each in self._phases)
+        return f"{phase.name}  {micros(phase.seconds * 1e6)} · {percent(phase.seconds / whole)}"
 
-    def _color(self, phase: Phase) -> QColor:
+    def _brush(self, phase: Phase) -> QBrush:
         colors = self._theme.colors
-        return colors.kv if phase.series is None else colors.of(phase.series)
+        return QBrush(colors.kv if phase.series is None else colors.of(phase.series), phase.style)
 
     def paintEvent(self, event: QPaintEvent) -> None:
         painter = QPainter(self)
@@ -116,15 +118,15 @@ class TimingBar(QWidget):
         x = 0.0
         for phase in self._phases:
             width = max(2.0, bar.width() * phase.seconds / total)
-            painter.fillRect(QRectF(x, 0, width - 1, bar.height()), self._color(phase))
+            fill(painter, QRectF(x, 0, width - 1, bar.height()), self._brush(phase))
             x += width
         painter.setClipping(False)
         line = self.fontMetrics().height()
         for phase, left, row in self._legend(self.width()):
             top = 3 * SPACING + row * (line + SPACING // 2)
             dot = QRectF(left, top + (line - SPACING) / 2, SPACING, SPACING)
-            painter.setPen(Qt.PenStyle.NoPen)
-            painter.setBrush(self._color(phase))
+            painter.setPen(QPen(self._brush(phase).color(), 1))
+            painter.setBrush(self._brush(phase))
             painter.drawRoundedRect(dot, 2, 2)
             painter.setPen(colors.muted)
             text = QRectF(left + 1.5 * SPACING, top, self.width() - left, line)

@@ -1,0 +1,94 @@
+"""The first page of a run: its texts at the left, where the time went and its facts at the right."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import Qt
+from PySide6.QtWidgets import QFrame, QLabel, QScrollArea, QSplitter, QVBoxLayout, QWidget
+
+from app.runs.waterfall import Shares
+from app.ui.runs.detail_parts import ANSWER_LINES, PROMPT_LINES, ErrorCard, PassageView
+from app.ui.runs.phases_view import PhasesView, words_of
+from app.ui.runs.section import Section
+from app.ui.runs.sections_page import SectionsPage
+from app.ui.runs.shares import request_phases
+from app.ui.runs.story import Story
+from app.ui.runs.timing_bar import TimingBar, phases_of
+from app.ui.theme import SPACING, ThemeKeeper
+
+
+class OverviewPage(QSplitter):
+    """Shows a Story."""
+
+    def __init__(self, theme: ThemeKeeper, parent: QWidget | None = None) -> None:
+        super().__init__(Qt.Orientation.Horizontal, parent)
+        self._error = ErrorCard(theme)
+        self._passages = [PassageView(PROMPT_LINES), PassageView(ANSWER_LINES)]
+        self._heading = QLabel("Where the time went")
+        self._heading.setProperty("role", "heading")
+        self._timing = TimingBar(theme)
+        self._phases = PhasesView(theme)
+        left = QVBoxLayout()
+        left.setContentsMargins(2 * SPACING, SPACING, 2 * SPACING, 2 * SPACING)
+        left.setSpacing(2 * SPACING)
+        for widget in (self._error, *self._passages):
+            left.addWidget(widget)
+        left.addStretch(1)
+        self._texts = _scrolled(left)
+        times = QWidget()
+        column = QVBoxLayout(times)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(SPACING)
+        for widget in (self._heading, self._timing, self._phases):
+            column.addWidget(widget)
+        self._facts = SectionsPage()
+        self._facts.column.insertWidget(0, times)
+        self.setChildrenCollapsible(False)
+        self.addWidget(self._texts)
+        self.addWidget(self._facts)
+        self.setStretchFactor(0, 3)
+        self.setStretchFactor(1, 2)
+        self.setSizes([600, 400])
+
+    def show_story(self, story: Story, shares: Shares | None, is_same: bool) -> None:
+        """`is_same`: it is about the run that was shown before, and the reader's place in it stays."""
+        self._error.say(story.error, story.advice)
+        for view, passage in zip(self._passages, story.passages, strict=False):
+            view.show_passage(passage)
+        for number, view in enumerate(self._passages):
+            view.setVisible(number < len(story.passages))
+        # A column without a text to read would be an empty half.
+        self._texts.setVisible(bool(story.passages or story.error))
+        if shares is not None or not is_same or story.is_over:
+            phases = request_phases(shares) if shares is not None else phases_of(story.timings)
+            self._timing.show_phases(phases)
+        self._phases.show_phases(story.phases)
+        self._show_heading()
+        sections = story.sections
+        if story.phases:
+            told = tuple((f"{number}", words_of(phase)) for number, phase in enumerate(story.phases, start=1))
+            sections = (*sections, Section("Phases", told))
+        self._facts.show_sections(sections)
+        if not is_same:
+            for area in (self._texts, self._facts):
+                area.verticalScrollBar().setValue(0)
+
+    def show_shares(self, shares: Shares) -> None:
+        """Of a request under way."""
+        self._timing.show_phases(request_phases(shares))
+        self._show_heading()
+
+    def _show_heading(self) -> None:
+        self._heading.setVisible(not self._timing.isHidden() or not self._phases.isHidden())
+
+
+def _scrolled(content: QVBoxLayout) -> QScrollArea:
+    inner = QFrame()
+    inner.setProperty("role", "panel")
+    inner.setLayout(content)
+    area = QScrollArea()
+    area.setFrameShape(QFrame.Shape.NoFrame)
+    area.setWidgetResizable(True)
+    area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+    area.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+    area.setWidget(inner)
+    return area
