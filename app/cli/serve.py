@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
@@ -169,8 +169,8 @@ class _Service:
         work = [self._until_idle(controller)]
         if server is not None:
             work.append(server.stop(self._wishes.drain_seconds))
-        draining = asyncio.gather(*work)
-        hurry = asyncio.ensure_future(self._at_once.wait())
+        draining: asyncio.Future[Any] = asyncio.gather(*work)
+        hurry: asyncio.Future[Any] = asyncio.ensure_future(self._at_once.wait())
         await asyncio.wait([draining, hurry], return_when=asyncio.FIRST_COMPLETED)
         if not draining.done():
             note("Ending at once.")

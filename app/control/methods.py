@@ -34,6 +34,8 @@ class Method:
     name: str
     function: Callable[..., Any]
     """Takes the controller first."""
+    order: tuple[str, ...]
+    """All of its parameters, as they stand."""
     parameters: dict[str, Any]
     callbacks: dict[str, Any]
     """Name to the type of the one thing that it is called with."""
@@ -43,13 +45,14 @@ class Method:
     def of(cls, function: Callable[..., Any]) -> Method:
         hints = typing.get_type_hints(function)
         parameters, callbacks = {}, {}
-        for name in list(inspect.signature(function).parameters)[1:]:
+        order = tuple(inspect.signature(function).parameters)[1:]
+        for name in order:
             told = _told(hints[name])
             if told is None:
                 parameters[name] = hints[name]
             else:
                 callbacks[name] = told
-        return cls(function.__name__, function, parameters, callbacks, hints["return"])
+        return cls(function.__name__, function, order, parameters, callbacks, hints["return"])
 
 
 def _told(hint: Any) -> Any:

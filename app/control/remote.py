@@ -118,7 +118,7 @@ class RemoteController:
             raise AttributeError(f"{name!r} is not offered through the control door")
 
         async def call(*arguments: Any, **named: Any) -> Any:
-            given = dict(zip((*method.parameters, *method.callbacks), arguments, strict=False)) | named
+            given = dict(zip(method.order, arguments, strict=False)) | named
             return await self._call(method, given)
 
         return call

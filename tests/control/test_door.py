@@ -1,0 +1,198 @@
+"""The control door between two loops' worth of code in one process: real sockets, real keys, a real controller."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+import zmq.asyncio
+
+from app.control.address import DoorAddress
+from app.control.messages import VERSION, Hello, encode
+from app.control.methods import methods
+from app.control.remote import RemoteController
+from app.control.server import ControlServer
+from app.controller import Controller
+from app.errors import BadInput, Cancelled, ModelError, NodeError
+from app.inference.events import Finished
+from app.paths import Home
+from app.registry import RequestStatus
+from app.runs.trace import Origin
+from worker_agent.keys import KeyPair
+from worker_agent.links import controller_socket
+
+
+@asynccontextmanager
+async def door(home: Home) -> AsyncIterator[tuple[Controller, RemoteController]]:
+    controller = await Controller.open(home, monitor=False)
+    server = ControlServer(controller)
+    await server.open()
+    try:
+        remote = await RemoteController.find(home)
+        assert remote is not None
+        try:
+            yield controller, remote
+        finally:
+            await remote.close()
+    finally:
+        await server.close()
+        await controller.close()
+
+
+@pytest.fixture
+def at_the_door(home: Home) -> Iterator[Callable[[Callable[[Controller, Any], Awaitable[None]]], None]]:
+    """Runs a test's coroutine with a controller and what a command sees of it."""
+
+    async def run(test: Callable[[Controller, Any], Awaitable[None]]) -> None:
+        async with asyncio.timeout(60), door(home) as (controller, remote):
+            await test(controller, remote)
+
+    yield lambda test: asyncio.run(run(test))
+
+
+def test_results_and_errors_come_back_as_they_are(at_the_door: Any, tmp_path: Path) -> None:
+    async def test(controller: Controller, remote: Any) -> None:
+        assert await remote.list_models() == await controller.list_models() == []
+        with pytest.raises(BadInput, match="no such path") as raised:
+            await remote.add_model(str(tmp_path / "nothing"))
+        with pytest.raises(BadInput) as here:
+            await controller.add_model(str(tmp_path / "nothing"))
+        assert (raised.value.message, raised.value.advice) == (here.value.message, here.value.advice)
+        with pytest.raises(ModelError):
+            await remote.plan("unknown")
+        with pytest.raises(NodeError) as refused:
+            await remote.add_node("127.0.0.1:9", KeyPair.load_or_create(tmp_path, "agent").public)
+        assert refused.value.kind == "refused"
+        with pytest.raises(AttributeError, match="not offered"):
+            remote.close_registry  # noqa: B018
+
+    at_the_door(test)
+
+
+def test_a_model_is_added_and_cut_with_its_progress_and_paths_of_the_commands_side(
+    at_the_door: Any, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(controller: Controller, remote: Any) -> None:
+        told: list[Any] = []
+        origin = Origin(via="command", user="ada")
+        monkeypatch.chdir(tiny.parent)
+        added = await remote.add_model(tiny.name, name="tiny", on_progress=told.append, origin=origin)
+        assert added == controller.library.get("tiny")
+        assert told and {progress.phase for progress in told} >= {"inspecting"}
+        monkeypatch.chdir(tmp_path)
+        result = await remote.cut_model("tiny", num_shards=2, output_dir=Path("shards"))
+        assert [Path(shard.folder).is_dir() for shard in result.shards] == [True, True]
+        assert result.output_dir == tmp_path / "shards"
+        (job,) = controller.runs.select(kinds=("job",))
+        assert job.origin == origin
+
+    at_the_door(test)
+
+
+def test_a_request_that_fails_at_once_and_one_that_fails_later_are_told(at_the_door: Any, tiny: Path) -> None:
+    async def test(controller: Controller, remote: Any) -> None:
+        with pytest.raises(ModelError):
+            async for _ in remote.generate("unknown", "Hello"):
+                pass
+        await controller.add_model(str(tiny), name="tiny")
+        events = [event async for event in remote.generate("tiny", [3, 4, 5], origin=Origin(via="command"))]
+        assert isinstance(events[-1], Finished)
+        record = events[-1].record
+        assert record == await controller.get_request(record.id)
+        assert (record.status, record.origin["via"]) == (RequestStatus.FAILED, "command")
+
+    at_the_door(test)
+
+
+def test_what_a_command_waits_for_is_cancelled_with_it(at_the_door: Any) -> None:
+    async def test(controller: Controller, remote: Any) -> None:
+        ready = asyncio.Event()
+        waiting = asyncio.create_task(remote.invite("127.0.0.1:0", lambda command: ready.set()))
+        await ready.wait()
+        assert len(asyncio.all_tasks()) > 3
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        # A command that goes without a word, as one that is killed.
+        other = await RemoteController.find(controller.home)
+        assert other is not None
+        ready.clear()
+        left = asyncio.create_task(other.invite("127.0.0.1:0", lambda command: ready.set()))  # type: ignore[arg-type]
+        await ready.wait()
+        await other.close()
+        left.cancel()
+        await asyncio.gather(left, return_exceptions=True)
+        while any("invite" in repr(task.get_coro()) for task in asyncio.all_tasks()):
+            await asyncio.sleep(0.01)
+
+    at_the_door(test)
+
+
+def test_commands_are_told_when_the_controller_closes(home: Home) -> None:
+    async def test() -> None:
+        controller = await Controller.open(home, monitor=False)
+        server = ControlServer(controller)
+        await server.open()
+        remote = await RemoteController.find(home)
+        assert remote is not None
+        ready = asyncio.Event()
+        waiting = asyncio.create_task(remote.invite("127.0.0.1:0", lambda command: ready.set()))  # type: ignore[arg-type]
+        await ready.wait()
+        await server.close()
+        with pytest.raises(Cancelled):
+            await waiting
+        assert DoorAddress.read(home) is None
+        await remote.close()
+        await controller.close()
+
+    asyncio.run(asyncio.wait_for(test(), 60))
+
+
+def test_another_key_does_not_get_in(home: Home, tmp_path: Path) -> None:
+    async def test() -> None:
+        async with door(home) as (controller, _):
+            address = DoorAddress.read(home)
+            assert address is not None
+            context = zmq.asyncio.Context()
+            stranger = controller_socket(context, KeyPair.load_or_create(tmp_path, "stranger"), controller.identity.keys.public, b"", "control")
+            stranger.connect(address.address)
+            await stranger.send(encode(Hello(VERSION)))
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(1.5):
+                    await stranger.recv()
+            context.destroy(linger=0)
+
+    asyncio.run(asyncio.wait_for(test(), 60))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+def test_the_address_is_the_users_alone_and_goes_with_the_door(home: Home) -> None:
+    async def test() -> None:
+        async with door(home):
+            assert DoorAddress.path(home).stat().st_mode & 0o777 == 0o600
+        assert not DoorAddress.path(home).exists()
+
+    asyncio.run(asyncio.wait_for(test(), 60))
+
+
+def test_the_address_of_a_controller_that_died_is_not_taken_for_one(home: Home) -> None:
+    DoorAddress.path(home).write_text(json.dumps({"address": "tcp://127.0.0.1:9", "pid": 2**22 + 1, "boot": "x"}))
+    assert DoorAddress.read(home) is None
+    # A process that has the number by now, and is no controller.
+    DoorAddress.path(home).write_text(json.dumps({"address": "tcp://127.0.0.1:9", "pid": os.getpid(), "boot": "x"}))
+    assert DoorAddress.read(home) is not None
+
+
+def test_every_method_that_is_offered_has_types_that_can_pass() -> None:
+    import msgspec
+
+    for method in methods().values():
+        for hint in (*method.parameters.values(), *method.callbacks.values(), method.result):
+            msgspec.msgpack.Decoder(hint, dec_hook=lambda type, value: value)
