@@ -33,8 +33,8 @@ from bootstrap.window_packages import (  # noqa: E402
 )
 
 EXTRAS = {
-    "run": ("controller", "window"),
-    "test": ("controller", "window", "postgres", "dev"),
+    "run": ("controller", "window", "http"),
+    "test": ("controller", "window", "http", "postgres", "dev"),
     "agent": (),
     "prepare-agent": (),
 }

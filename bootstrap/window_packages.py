@@ -57,8 +57,10 @@ TEST_PROGRAMS = (
     Needed("xvfb-run", "xvfb"),
     Needed("xauth", "xauth"),
     Needed("xdotool", "xdotool"),
+    Needed("chromium", "chromium"),
+    Needed("chromedriver", "chromium-driver"),
 )
-"""For the tests with a real mouse on a screen of their own, besides."""
+"""For the tests with a real mouse on a screen of their own and those of pages in a real browser, besides."""
 
 NO_DISPLAY = (
     "There is no display to open a window on.\n"

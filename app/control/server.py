@@ -226,15 +226,19 @@ class ControlServer:
             origin=given.origin,
             tools=given.tools,
         )
-        events = aiter(run)
+        told = 0
         try:
-            async for event in events:
+            async for event in run:
                 self._tell(command.route, Told(call.id, type(event).__name__, pack(event)))
+                told += 1
         except asyncio.CancelledError:
-            # The request ends; its last event, with what came until then, is still told.
+            # The request ends; what was not told of it, its last event above all, still is.
             await run.cancel()
-            async for event in events:
-                self._tell(command.route, Told(call.id, type(event).__name__, pack(event)))
+            count = 0
+            async for event in run:
+                count += 1
+                if count > told:
+                    self._tell(command.route, Told(call.id, type(event).__name__, pack(event)))
         return pack(run.id)
 
 
