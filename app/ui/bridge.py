@@ -8,20 +8,26 @@ the GUI thread**, so any slot may be connected.
 from __future__ import annotations
 
 import asyncio
+import functools
+import getpass
 import logging
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from PySide6.QtCore import QElapsedTimer, QObject, QTimer, Signal, Slot
 
 from app.errors import Cancelled, ShardboardError
 from app.paths import Home
+from app.runs.trace import Origin
 
 if TYPE_CHECKING:
     from app.controller import Controller
+    from app.inference.events import StepPassed
     from app.inference.parameters import GenerationParameters
     from app.inference.request_run import RequestRun
     from app.inference.service import Message
@@ -161,6 +167,14 @@ class RequestStream(QObject):
                 self._bridge.forget(self)
 
 
+@dataclass(frozen=True, slots=True)
+class SeenStep:
+    """A step and when the controller saw it, in microseconds of a clock that goes on steadily."""
+
+    at_us: int
+    step: StepPassed
+
+
 class _Feed(QObject):
     """A stream of news that is handed out in batches."""
 
@@ -185,6 +199,8 @@ class Bridge(QObject):
     """A frozenset of what was written to the registry: node, model, deployment, shard, request, event, job."""
     steps = Signal(object)
     """A tuple of StepPassed."""
+    seen_steps = Signal(object)
+    """The same as a tuple of SeenStep, for who wants to know how long they took: they arrive here in batches."""
     _wake = Signal()
 
     def __init__(self, parent: QObject | None = None) -> None:
@@ -201,7 +217,7 @@ class Bridge(QObject):
         self._chores: set[asyncio.Future[Any]] = set()
         self._node_feed = _Feed(self, lambda batch: self.node_events.emit(tuple(batch)))
         self._table_feed = _Feed(self, lambda batch: self.tables_changed.emit(frozenset(batch)))
-        self._step_feed = _Feed(self, lambda batch: self.steps.emit(tuple(batch)))
+        self._step_feed = _Feed(self, self._on_steps)
         self._self_feed = _Feed(self, self._on_own_news)
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
@@ -233,7 +249,7 @@ class Bridge(QObject):
             self.post(self._self_feed, _Outcome(error=error))
             return
         controller.on_node_event(lambda event: self.post(self._node_feed, event))
-        controller.on_step(lambda step: self.post(self._step_feed, step))
+        controller.on_step(lambda step: self.post(self._step_feed, SeenStep(time.monotonic_ns() // 1000, step)))
         controller.registry.on_changed(lambda noun: self.post(self._table_feed, noun))
         self._controller = controller
         self.home = place
@@ -265,6 +281,10 @@ class Bridge(QObject):
         await asyncio.get_running_loop().shutdown_asyncgens()
         await asyncio.get_running_loop().shutdown_default_executor()
         self.post(self._self_feed, "closed")
+
+    def _on_steps(self, batch: list[SeenStep]) -> None:
+        self.seen_steps.emit(tuple(batch))
+        self.steps.emit(tuple(seen.step for seen in batch))
 
     def _on_own_news(self, batch: list[Any]) -> None:
         for news in batch:
@@ -324,13 +344,14 @@ class Bridge(QObject):
         *,
         chat: bool = False,
     ) -> RequestStream:
-        """Begin a request; see `Controller.generate`."""
+        """Begin a request; see `Controller.generate`. It is recorded as asked by the window's user."""
         stream = RequestStream(self)
         self._active.add(stream)
+        origin = window_origin()
 
         async def follow() -> None:
             controller = await self._when_ready()
-            await stream.follow(lambda: controller.generate(model, prompt, parameters, chat=chat))
+            await stream.follow(lambda: controller.generate(model, prompt, parameters, chat=chat, origin=origin))
 
         self.in_loop(lambda: self.keep(asyncio.ensure_future(follow())))
         return stream
@@ -380,6 +401,15 @@ class Bridge(QObject):
             batches.setdefault(id(target), (target, []))[1].append(item)
         for target, batch in batches.values():
             target.deliver(batch)
+
+
+@functools.cache
+def window_origin() -> Origin:
+    """Who asks for what this window begins."""
+    try:
+        return Origin(via="window", user=getpass.getuser())
+    except (OSError, KeyError):  # a user id that has no name
+        return Origin(via="window")
 
 
 def _outcome_of(task: asyncio.Future[Any]) -> _Outcome:

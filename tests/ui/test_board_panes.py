@@ -11,6 +11,7 @@ from pytestqt.qtbot import QtBot
 
 from app.errors import NodeError
 from app.inference.deploying import DeployProgress
+from app.inference.events import StepPassed
 from app.sharding.arrangement import Serving
 from app.ui.board.board_commands import BoardCommands
 from app.ui.board.board_model import BoardModel, Selection
@@ -19,9 +20,11 @@ from app.ui.board.deploying import Failure, TookDown
 from app.ui.board.inspect_model import cuts_text
 from app.ui.board.inspector import Inspector
 from app.ui.board.plan_bar import PlanBar
+from app.ui.bridge import SeenStep
 from app.ui.cluster import Lists
 from app.ui.workbench import Workbench
 from tests.ui.simulated import deployment, fill, model
+from worker_agent.messages import StageTime
 
 SMALL, LARGE = model("small"), model("large", layers=40)
 
@@ -233,3 +236,22 @@ def test_a_failure_says_why_and_what_was_lost_with_it(board: BoardModel, holder:
     assert [action.text for action in banner.actions] == ["Retry", "Deploy the previous placement again"]
     panel.previous.click()
     assert board.deploying.placement == before and board.workbench.notices.banners == []
+
+
+def test_a_deployment_under_load_says_why_it_is_no_faster(
+    inspector: Inspector, board: BoardModel, qtbot: QtBot
+) -> None:
+    cluster, bridge = board.workbench.cluster, board.workbench.bridge
+    load = inspector.load
+    assert load.isHidden()
+    cluster.take_lists(Lists(deployments=(deployment("d1", SMALL, [(1, 0, 6), (2, 6, 12)]),)))
+    step = StepPassed("d1", 1, 0, (StageTime(0, 0, 9_000), StageTime(1, 0, 2_000)))
+    other = StepPassed("d2", 1, 0, (StageTime(0, 5_000, 0),))
+    # They arrive in one batch, as they do under load: what counts is when the controller saw them.
+    bridge.seen_steps.emit(tuple(SeenStep(12_000 * number, each) for number in range(20) for each in (step, other)))
+    bridge.steps.emit((step,) * 20)
+    load.show_load()
+    assert not load.isHidden() and load.heading.text().startswith("Under load: ")
+    assert "node-1" in load.sentence.text() and "75 %" in load.sentence.text()
+    board.choose_model("large")
+    assert load.isHidden()

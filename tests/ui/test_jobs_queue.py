@@ -21,6 +21,7 @@ from app.models.library import ModelLibrary
 from app.paths import Home
 from app.registry import Registry
 from app.registry.records import JobRecord, JobStatus
+from app.ui.bridge import window_origin
 from app.ui.jobs.job import Job, JobState, JobView
 from app.ui.workbench import Workbench
 from tests.ui.jobs_support import children, files_in, running_threads
@@ -99,6 +100,15 @@ def test_shards_are_entered_in_the_registry_when_asked_and_the_job_is_written_do
     assert (record.kind, record.model_name, record.title) == ("cut", "tiny", "Cut tiny into 2 shards")
     assert record.details["layers"] == "0-1,2-3" and record.details["output_dir"] == str(tmp_path / "out")
     assert record.started_at is not None and record.completed_at is not None
+    call = workbench.bridge.call(
+        lambda controller, report: asyncio.to_thread(controller.runs.job, record.id), "reading"
+    )
+    with qtbot.waitSignal(read.done, timeout=SECONDS) as done:
+        pass
+    trace = done.args[0].trace
+    assert trace.origin == window_origin() and trace.versions is not None and trace.took_us > 0
+    cutting = next(phase for phase in trace.phases if phase.name == "cutting")
+    assert cutting.total_bytes > 0 and 0 <= cutting.began_us <= cutting.ended_us <= trace.took_us
 
 
 def test_a_cut_that_is_cancelled_in_the_middle_leaves_nothing_and_can_begin_anew(

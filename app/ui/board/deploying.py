@@ -15,6 +15,7 @@ from PySide6.QtCore import QObject, Signal, Slot
 from app.errors import ShardboardError
 from app.sharding.placement import Placement
 from app.ui.board.lanes import NodeProgress
+from app.ui.bridge import window_origin
 from app.ui.formats import duration, rate, size_text
 from app.ui.notices import Level, NoticeAction
 
@@ -121,7 +122,7 @@ class Deploying(QObject):
             if controller.deployments.ready(placement.model_name):
                 await asyncio.shield(controller.undeploy(placement.model_name))
                 report(TookDown())
-            return (await controller.deploy_placement(placement, report)).record
+            return (await controller.deploy_placement(placement, report, origin=window_origin())).record
 
         call = self._workbench.bridge.call(work, f"deploying {placement.model_name}")
         self._call = call

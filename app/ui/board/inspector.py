@@ -10,6 +10,7 @@ from PySide6.QtWidgets import QFrame, QLabel, QScrollArea, QStackedWidget, QVBox
 from app.ui.board.inspect_model import InspectModel
 from app.ui.board.inspect_node import InspectNode
 from app.ui.board.inspect_stage import InspectStage
+from app.ui.board.load_card import LoadCard
 from app.ui.theme import SPACING
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Inspector(QScrollArea):
         self.nothing.setWordWrap(True)
         self.nothing.setProperty("role", "muted")
         self.nothing.setAlignment(Qt.AlignmentFlag.AlignTop)
+        self.load = LoadCard(board)
         self.pages = QStackedWidget()
         for page in (self.stage, self.node, self.model, self.nothing):
             self.pages.addWidget(page)
@@ -42,6 +44,8 @@ class Inspector(QScrollArea):
         holder.setProperty("role", "panel")
         layout = QVBoxLayout(holder)
         layout.setContentsMargins(2 * SPACING, SPACING + 4, 2 * SPACING, 2 * SPACING)
+        layout.setSpacing(2 * SPACING)
+        layout.addWidget(self.load)
         layout.addWidget(self.pages)
         self.setWidget(holder)
         self.setMinimumWidth(max(220, holder.minimumSizeHint().width() + self.verticalScrollBar().sizeHint().width()))

@@ -1,4 +1,4 @@
-"""Writes jobs down in the registry, so that they can be looked up after the window was closed."""
+"""Writes jobs and their phases down in the registry, so that they can be looked up after the window was closed."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import logging
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QObject, Slot
 
 from app.errors import ShardboardError
 from app.registry.records import JobStatus
-from app.ui.bridge import Bridge
+from app.runs.phases import PhaseRecorder
+from app.runs.trace import JobTrace, Phase, pack
+from app.ui.bridge import Bridge, window_origin
 from app.ui.jobs.job import JobState
 from app.ui.jobs.thread_job import ThreadJob
 
@@ -53,6 +55,9 @@ class _Line:
     error: str | None
     model: str | None
     details: tuple[tuple[str, object], ...]
+    phases: tuple[Phase, ...] = ()
+    """Of a job that is over."""
+    took_us: int = 0
 
 
 class _Pen:
@@ -84,6 +89,8 @@ class _Pen:
     def _put(self, registry: Registry, line: _Line) -> None:
         if self._record is None:
             self._record = registry.jobs.add(kind=self._kind, title=self._title, model_name=line.model).id
+        if line.status.is_over:
+            registry.traces.put("job", str(self._record), _trace(line))
         if line.status is not JobStatus.QUEUED:
             registry.jobs.update(
                 self._record, status=line.status, error=line.error, model_name=line.model, details=dict(line.details)
@@ -97,12 +104,19 @@ class _Keeper(QObject):
         super().__init__(job)
         self._job, self._bridge, self._pen = job, bridge, pen
         self._last: _Line | None = None
+        self._phases = PhaseRecorder()
         job.changed.connect(self._write)
         self._write()
 
     @Slot()
     def _write(self) -> None:
-        line = _line(self._job)
+        view, line = self._job.view, _line(self._job)
+        if view.phase:
+            self._phases.note(view.phase, total_bytes=view.total_bytes)
+        if line.status.is_over and (self._last is None or not self._last.status.is_over):
+            line = replace(line, phases=self._phases.end(), took_us=self._phases.now_us)
+        elif line.status.is_over:
+            return
         if line != self._last:
             self._last = line
             self._pen.take(line)
@@ -119,3 +133,14 @@ def _line(job: ThreadJob) -> _Line:
     if view.started_at is not None and view.ended_at is not None:
         details = (*details, ("seconds", round((view.ended_at - view.started_at).total_seconds(), 3)))
     return _Line(JobStatus(view.state.value), str(view.error) if view.error else None, view.model or None, details)
+
+
+def _trace(line: _Line) -> bytes:
+    """In a thread: what the registry keeps of how a job went."""
+    from app.inference.facts import versions  # loaded with the controller
+
+    return pack(
+        JobTrace(
+            origin=window_origin(), versions=versions(), phases=line.phases, took_us=line.took_us, error=line.error
+        )
+    )

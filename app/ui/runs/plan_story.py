@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-import getpass
-
 from app.runs.run import Run
 from app.runs.trace import DeploymentTrace, NodeFacts, NodeMemory, Origin, Plan, RequestTrace, Versions
 from app.ui.formats import layers_text, short, size_text
 from app.ui.runs.section import Section
 
 _WAYS = {"window": "in the window", "command": "on the command line", "http": "over HTTP", "program": "from a program"}
-
-
-def own_origin() -> Origin:
-    """Who asks in this window."""
-    try:
-        user = getpass.getuser()
-    except (OSError, KeyError):  # a user id without a name
-        user = ""
-    return Origin(via="window", user=user)
 
 
 def origin_text(origin: Origin) -> str:

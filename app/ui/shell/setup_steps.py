@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QObject, Slot
 
-from app.ui.bridge import Call, Report
+from app.ui.bridge import Call, Report, window_origin
 from app.ui.cluster import DeploymentView, NodeState, NodeView
 from app.ui.formats import layers_text, size_text
 from app.ui.shell.setup_step import CallStep, SetupStep, StepProgress
@@ -162,7 +162,7 @@ class SplitStep(CallStep):
 
         async def work(controller: Controller, report: Report) -> None:
             placement = await controller.plan(MODEL, nodes=nodes)
-            await controller.deploy_placement(placement, report)
+            await controller.deploy_placement(placement, report, origin=window_origin())
 
         return self.workbench.bridge.call(work, "splitting the model")
 
