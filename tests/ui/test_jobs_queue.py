@@ -103,7 +103,7 @@ def test_shards_are_entered_in_the_registry_when_asked_and_the_job_is_written_do
     call = workbench.bridge.call(
         lambda controller, report: asyncio.to_thread(controller.runs.job, record.id), "reading"
     )
-    with qtbot.waitSignal(read.done, timeout=SECONDS) as done:
+    with qtbot.waitSignal(call.done, timeout=SECONDS) as done:
         pass
     trace = done.args[0].trace
     assert trace.origin == window_origin() and trace.versions is not None and trace.took_us > 0
