@@ -1,7 +1,8 @@
 """`python bootstrap COMMAND ARGS…`: prepare the environment for a command, then run it there.
 
 Commands: `run` (main.py), `test` (checks and pytest), `agent` (a worker agent, with only its dependencies),
-`prepare-agent` (its environment alone; prints the path of the Python in it).
+`prepare-agent` (its environment alone; prints the path of the Python in it), `agent-unit` (the same, and prints a
+unit for systemd).
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from types import FrameType
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # started as a folder: what Python put there is this folder, not the one above
 
-from bootstrap.checks import run_checks  # noqa: E402 - found only through the path above
+from bootstrap.agent_unit import agent_unit, cannot_read, how_to_install  # noqa: E402 - found only through the path
+from bootstrap.checks import run_checks  # noqa: E402
 from bootstrap.environment import OLDEST_PYTHON, Environment  # noqa: E402
 from bootstrap.faults import SetupError  # noqa: E402
 from bootstrap.machine import Machine  # noqa: E402
@@ -37,6 +39,7 @@ EXTRAS = {
     "test": ("controller", "window", "http", "postgres", "dev"),
     "agent": (),
     "prepare-agent": (),
+    "agent-unit": (),
 }
 
 
@@ -64,6 +67,10 @@ def main(command: str, arguments: Sequence[str]) -> int:
             provide_postgresql(machine)
             provide_for_tests(machine)
             return run_checks(environment.python, ROOT, arguments)
+        case "agent-unit":
+            print(agent_unit(ROOT, environment.python, arguments))
+            print(cannot_read(ROOT) or how_to_install(ROOT), file=sys.stderr)
+            return 0
         case _:
             print(environment.python)
             return 0

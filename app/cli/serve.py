@@ -16,7 +16,7 @@ import typer
 
 from app.cli.output import note
 from app.cli.session import origin
-from app.cli.systemd import service_unit
+from app.cli.systemd import INSTALL, cannot_read, service_unit
 from app.controller_settings import ServerSettings
 from app.errors import ShardboardError
 from app.logs import log_to_file
@@ -71,6 +71,7 @@ def serve(
     """Run the controller without a window: for commands, and over HTTP. Ctrl-C or SIGTERM ends it in good order."""
     if systemd:
         typer.echo(service_unit(host, port, drain_seconds))
+        note(cannot_read() or INSTALL)
         return
     wishes = Wishes(http, host, port, local_agents, tuple(deploy or ()), drain_seconds)
     home = Home.find().create()

@@ -3,6 +3,7 @@
 #
 #   worker_agent/launch/agent.sh --listen 192.168.1.20:7600 …     all arguments go to `python -m worker_agent`
 #   worker_agent/launch/agent.sh prepare                          only make the environment, and print its Python
+#   worker_agent/launch/agent.sh --systemd --listen …             a unit for systemd that runs it with these arguments
 #
 # Either within the repository, or copied together with the folder `bootstrap` and the wheel
 # (shardboard-*.whl) into one folder.
@@ -12,6 +13,10 @@ for bootstrap in "$here/bootstrap" "$here/../../bootstrap"; do
   [ -f "$bootstrap/start.sh" ] || continue
   if [ "${1:-}" = prepare ]; then
     exec bash "$bootstrap/start.sh" prepare-agent
+  fi
+  if [ "${1:-}" = --systemd ]; then
+    shift
+    exec bash "$bootstrap/start.sh" agent-unit "$@"
   fi
   exec bash "$bootstrap/start.sh" agent "$@"
 done
