@@ -177,13 +177,16 @@ def style_sheet(colors: Colors) -> str:
     QToolButton:checked {{ background: {accent_soft}; }}
     QToolButton:focus, QPushButton[role="quiet"]:focus {{ border-color: {accent}; }}
     QPushButton[role="link"] {{ background: transparent; border: none; color: {accent}; padding: 0; text-align: left; }}
-    QLineEdit, QPlainTextEdit, QTextEdit, QSpinBox, QDoubleSpinBox, QComboBox {{ background: {surface}; border: 1px solid {border}; border-radius: 6px; padding: 4px 8px; selection-background-color: {accent}; selection-color: {on_accent}; }}
-    QLineEdit:focus, QPlainTextEdit:focus, QTextEdit:focus, QSpinBox:focus, QDoubleSpinBox:focus, QComboBox:focus {{ border-color: {accent}; }}
-    QComboBox::drop-down {{ border: none; width: 20px; }}
+    QLineEdit, QPlainTextEdit, QTextEdit, QSpinBox, QDoubleSpinBox, QDateTimeEdit, QComboBox {{ background: {surface}; border: 1px solid {border}; border-radius: 6px; padding: 4px 8px; selection-background-color: {accent}; selection-color: {on_accent}; }}
+    QLineEdit:focus, QPlainTextEdit:focus, QTextEdit:focus, QSpinBox:focus, QDoubleSpinBox:focus, QDateTimeEdit:focus, QComboBox:focus {{ border-color: {accent}; }}
+    QComboBox::drop-down, QDateTimeEdit::drop-down {{ border: none; width: 20px; }}
     QCheckBox::indicator, QTableView::indicator {{ width: 14px; height: 14px; border: 1px solid {muted}; border-radius: 4px; background: {surface}; }}
     QCheckBox::indicator:checked, QTableView::indicator:checked {{ background: {accent}; border-color: {accent}; image: url("{arrows}/check-{checks}.svg"); }}
-    QCheckBox::indicator:focus {{ border-color: {accent}; }}
-    QComboBox::down-arrow {{ image: url("{arrows}/down.svg"); width: 12px; height: 12px; }}
+    QCheckBox::indicator:focus, QRadioButton::indicator:focus {{ border-color: {accent}; }}
+    QRadioButton::indicator {{ width: 14px; height: 14px; border: 1px solid {muted}; border-radius: 8px; background: {surface}; }}
+    QRadioButton::indicator:checked {{ border: 5px solid {accent}; width: 6px; height: 6px; }}
+    QRadioButton::indicator:disabled {{ border-color: {border}; }}
+    QComboBox::down-arrow, QDateTimeEdit::down-arrow {{ image: url("{arrows}/down.svg"); width: 12px; height: 12px; }}
     QAbstractSpinBox::up-button, QAbstractSpinBox::down-button {{ subcontrol-origin: padding; width: 18px; border: none; background: transparent; }}
     QAbstractSpinBox::up-button {{ subcontrol-position: top right; }}
     QAbstractSpinBox::down-button {{ subcontrol-position: bottom right; }}

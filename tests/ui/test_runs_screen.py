@@ -6,6 +6,7 @@ import json
 from datetime import datetime
 from pathlib import Path
 
+import msgspec
 import pytest
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QGuiApplication
@@ -13,9 +14,10 @@ from PySide6.QtWidgets import QLabel, QMessageBox
 from pytestqt.qtbot import QtBot
 
 from app.registry import JobStatus, Registry, RequestStatus
+from app.runs.run import Run
 from app.ui.notices import Notice
-from app.ui.paging.export import Export, begin, json_line
-from app.ui.runs.listings import RequestListing
+from app.ui.runs.export_dialog import ExportDialog
+from app.ui.runs.export_work import Form
 from app.ui.runs.runs_screen import RunsScreen
 from app.ui.workbench import Workbench
 
@@ -177,36 +179,109 @@ def test_the_screen_is_found_as_it_was_left(screen: RunsScreen, workbench: Workb
     assert all(action.text() and not action.icon().isNull() for action in other.commands())
 
 
-def test_an_export_writes_every_row_of_the_filter(
+def export_dialog(screen: RunsScreen, *, one: bool = False) -> ExportDialog:
+    (screen.detail.export if one else screen._export).trigger()
+    assert screen.export_dialog is not None
+    return screen.export_dialog
+
+
+def test_an_export_writes_all_that_the_filters_leave(
     screen: RunsScreen, workbench: Workbench, qtbot: QtBot, tmp_path: Path
 ) -> None:
     said: list[Notice] = []
     workbench.notices.toasted.connect(said.append)
-    file = tmp_path / "requests.jsonl"
-    listing = RequestListing(status=frozenset({RequestStatus.COMPLETED, RequestStatus.FAILED}))
-    with qtbot.waitSignal(screen.exporting.ended):
-        screen.exporting.start(Export(listing, 4, ((0, 1),), file, json_line))
-    written = [json.loads(line) for line in file.read_text().splitlines()]
-    assert [(each["id"], each["result"]) for each in written] == [(2, "Grey waves"), (1, "Paris.")]
-    assert set(written[0]) >= {"prompt", "parameters", "timings", "token_ids", "prompt_token_ids", "completed_at"}
-    assert said[-1].text == "2 rows were written to requests.jsonl."
-    assert list(tmp_path.glob(".requests*")) == []
+    screen.filters.states.setCurrentText("Failed")
+    qtbot.waitUntil(lambda: rows(screen, 0) == ["Failed"])
+    screen.filters.states.setCurrentText("Any state")
+    screen.filters.search.setText("t")
+    qtbot.waitUntil(lambda: screen.panel.model.total == 3)
+    dialog = export_dialog(screen)
+    assert dialog.what.currentText() == "All 3 requests that the filters leave"
+    assert not dialog.forms[Form.BUNDLE].isEnabled(), "a bundle is of one request"
+    dialog.file.setText(str(tmp_path / "requests.jsonl"))
+    with qtbot.waitSignal(dialog.finished):
+        dialog.go.click()
+    lines = (tmp_path / "requests.jsonl").read_bytes().splitlines()
+    runs = [msgspec.json.decode(line, type=Run) for line in lines]
+    assert [run.id for run in runs] == ["3", "2", "1"]
+    assert runs[2].request is not None and runs[2].request.result == "Paris."
+    assert said[-1].text == "3 requests exported to requests.jsonl."
+    assert [action.text for action in said[-1].actions] == ["Open", "Show in folder"]
+    assert [path.name for path in tmp_path.glob("*jsonl*")] == ["requests.jsonl"]
 
 
-def test_an_export_that_is_cancelled_or_cannot_be_written_leaves_no_file(
-    workbench: Workbench, qtbot: QtBot, tmp_path: Path
+@pytest.mark.parametrize("form", [Form.CSV, Form.HTML, Form.CHROME, Form.BUNDLE])
+def test_one_request_leaves_in_every_form(
+    screen: RunsScreen, qtbot: QtBot, tmp_path: Path, form: Form, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    open_request(screen, qtbot, 1)
+    dialog = export_dialog(screen, one=True)
+    assert dialog.what.currentText() == "The selected request"
+    dialog.forms[form].click()
+    file = tmp_path / f"request-1{form.suffix}"
+    assert dialog.file.text() == str(file)
+    with qtbot.waitSignal(dialog.finished):
+        dialog.go.click()
+    content = file.read_bytes()
+    begins = {Form.CSV: b"kind,", Form.HTML: b"<!doctype html>", Form.CHROME: b"{", Form.BUNDLE: b"PK"}
+    assert content.lower().startswith(begins[form].lower())
+
+
+def test_a_range_of_time_is_exported_and_another_form_changes_the_ending_alone(
+    screen: RunsScreen, qtbot: QtBot, tmp_path: Path
+) -> None:
+    dialog = export_dialog(screen)
+    dialog.what.setCurrentIndex(dialog.what.count() - 1)
+    assert dialog.since.isVisible()
+    dialog.file.setText(str(tmp_path / "mine.jsonl"))
+    dialog.file.textEdited.emit(dialog.file.text())
+    dialog.forms[Form.CSV].click()
+    assert dialog.file.text() == str(tmp_path / "mine.csv")
+    dialog.forms[Form.JSONL].click()
+    with qtbot.waitSignal(dialog.finished):
+        dialog.go.click()
+    assert len((tmp_path / "mine.jsonl").read_bytes().splitlines()) == 4
+    dialog = export_dialog(screen)
+    dialog.what.setCurrentIndex(dialog.what.count() - 1)
+    dialog.since.setDateTime(dialog.since.dateTime().addDays(-30))
+    dialog.until.setDateTime(dialog.until.dateTime().addDays(-20))
+    dialog.file.setText(str(tmp_path / "then.jsonl"))
+    with qtbot.waitSignal(dialog.finished):
+        dialog.go.click()
+    assert (tmp_path / "then.jsonl").read_bytes() == b""
+
+
+def test_a_folder_that_is_not_there_is_told_in_the_dialog_which_stays(
+    screen: RunsScreen, qtbot: QtBot, tmp_path: Path
+) -> None:
+    dialog = export_dialog(screen)
+    dialog.file.setText(str(tmp_path / "no" / "a.jsonl"))
+    dialog.go.click()
+    qtbot.waitUntil(lambda: "cannot be written" in dialog.note.text())
+    assert dialog.isVisible() and dialog.go.isEnabled() and not dialog.is_writing
+    dialog.file.setText(str(tmp_path / "a.jsonl"))
+    with qtbot.waitSignal(dialog.finished):
+        dialog.go.click()
+    assert (tmp_path / "a.jsonl").is_file()
+
+
+def test_an_export_that_is_cancelled_leaves_no_file(
+    screen: RunsScreen, workbench: Workbench, qtbot: QtBot, tmp_path: Path
 ) -> None:
     def work(registry: Registry) -> None:
         for number in range(1200):
             registry.requests.add(model_name="m", prompt=str(number))
 
     write(workbench, qtbot, work)
-    ranges = ((0, 1199),)
-    call = begin(workbench.bridge, Export(RequestListing(), 1200, ranges, tmp_path / "a.jsonl", json_line))
-    with qtbot.waitSignal(call.cancelled):
-        call.cancel()
-    call = begin(workbench.bridge, Export(RequestListing(), 1200, ranges, tmp_path / "no" / "b.jsonl", json_line))
-    with qtbot.waitSignal(call.failed) as failed:
-        pass
-    assert failed.args is not None and "cannot be written" in failed.args[0].message
-    assert [path.name for path in tmp_path.rglob("*jsonl*")] == []
+    qtbot.waitUntil(lambda: screen.panel.model.total == 1204)
+    dialog = export_dialog(screen)
+    dialog.file.setText(str(tmp_path / "a.jsonl"))
+    said: list[Notice] = []
+    workbench.notices.toasted.connect(said.append)
+    dialog.go.click()
+    assert screen.busy_with() == ["an export of runs"]
+    with qtbot.waitSignal(dialog.finished):
+        dialog.cancel.click()
+    assert list(tmp_path.glob("*jsonl*")) == [] and "cancelled" in said[-1].text
+    assert screen.busy_with() == []

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from PySide6.QtWidgets import QHeaderView
 
+from app.runs.run import RunKind
 from app.ui.paging.listing import Listing
 from app.ui.paging.paged_panel import PagedPanel
 from app.ui.runs.filter_bar import RunFilter
@@ -17,10 +18,10 @@ from app.ui.workbench import Workbench
 
 
 @dataclass(frozen=True)
-class RunKind:
+class RunTable:
     """What tells the three tables apart."""
 
-    noun: str
+    noun: RunKind
     title: str
     model: type[RunModel]
     listing: Callable[[RunFilter], Listing]
@@ -31,20 +32,20 @@ class RunKind:
 
 
 KINDS = (
-    RunKind(
+    RunTable(
         "request", "Requests", RequestModel,
         lambda chosen: RequestListing(chosen.text, chosen.requests, chosen.model_name, chosen.since),
         ("Cancelled____", "SmolLM2-135M-Instruct", "", "2026-12-30 23:59", "00 min 00 s", "Prompt tokens", "Tokens",
          "Tokens/s", "First token"),
         ("message-square", "Nothing has been asked yet.", "Every request appears here with its answer and its times."),
     ),
-    RunKind(
+    RunTable(
         "job", "Jobs", JobModel,
         lambda chosen: JobListing(chosen.text, chosen.jobs, chosen.model_name, chosen.since),
         ("Cancelled____", "Cut into shards__", "", "SmolLM2-135M-Instruct", "2026-12-30 23:59:59", "00 min 00 s"),
         ("briefcase", "No jobs so far.", "Cutting a model into shards and adding models are listed here."),
     ),
-    RunKind(
+    RunTable(
         "deployment", "Deployments", DeploymentModel,
         lambda chosen: DeploymentListing(chosen.text, chosen.deployments, chosen.model_name, chosen.since),
         ("Cancelled____", "", "Deployment", "bfloat16_", "0,000,000", "2026-12-30 23:59:59", "2026-12-30 23:59:59"),
@@ -53,7 +54,7 @@ KINDS = (
 )  # fmt: skip
 
 
-def make_panel(workbench: Workbench, kind: RunKind) -> PagedPanel:
+def make_panel(workbench: Workbench, kind: RunTable) -> PagedPanel:
     """The table of a kind, with columns wide enough for what stands in them."""
     name = "runs-table" if kind.noun == "request" else f"runs-table-{kind.noun}s"
     panel = PagedPanel(workbench, kind.model(workbench), name, kind.title)

@@ -21,10 +21,10 @@ from PySide6.QtWidgets import (
 
 from app.errors import ShardboardError
 from app.ui.icons import icon
-from app.ui.paging.export import Export, json_line
-from app.ui.paging.export_run import ExportRun
 from app.ui.paging.listing import RowId
 from app.ui.paging.paged_panel import PagedPanel
+from app.ui.runs.export_dialog import ExportDialog
+from app.ui.runs.export_work import RowsChosen
 from app.ui.runs.filter_bar import FilterBar, RunFilter
 from app.ui.runs.live_trace import LiveTrace
 from app.ui.runs.run_detail import RunDetail
@@ -55,7 +55,7 @@ class RunsScreen(Screen):
         self.detail.setMinimumHeight(20 * SPACING)
         self._reader = RunReader(workbench.bridge, self)
         self._live = LiveTrace(workbench.bridge, self)
-        self.exporting = ExportRun(workbench, self)
+        self.export_dialog: ExportDialog | None = None
         self._shown: tuple[int, RowId, Any] | None = None
         self._question: QMessageBox | None = None
         self._removing: tuple[str, tuple[RowId, ...]] = ("", ())
@@ -136,7 +136,7 @@ class RunsScreen(Screen):
             panel.model.set_live(False)
         self.detail.ask_again.connect(self._on_ask_again)
         self.detail.remove_wanted.connect(self._on_remove)
-        self.detail.export_wanted.connect(self._on_export)
+        self.detail.export_wanted.connect(self._on_export_one)
         self._reader.read_done.connect(self._on_reading)
         self._reader.failed.connect(self._on_read_failed)
         self._live.grown.connect(self.detail.grow)
@@ -190,7 +190,8 @@ class RunsScreen(Screen):
                 splitter.restoreState(QByteArray.fromBase64(kept.encode()))
 
     def busy_with(self) -> list[str]:
-        return ["an export of runs"] if self.exporting.is_running else []
+        dialog = self.export_dialog
+        return ["an export of runs"] if dialog is not None and dialog.is_writing else []
 
     # --- what is shown ---
 
@@ -369,19 +370,40 @@ class RunsScreen(Screen):
 
     @Slot()
     def _on_export(self) -> None:
-        """The selected rows; all that the filters leave when no more than one is selected."""
+        """The selected rows when they are several, else all that the filters leave."""
+        self._open_export(one=False)
+
+    @Slot()
+    def _on_export_one(self) -> None:
+        """The run that is shown."""
+        self._open_export(one=True)
+
+    def _open_export(self, one: bool) -> None:
         model = self.panel.model
+        if self.export_dialog is not None:
+            return
         if model.listing is None or not model.total:
             self.workbench.notices.toast("There is nothing to export.")
             return
-        listing, last = model.listing, model.last
+        table = KINDS[self._stack.currentIndex()]
+        noun = table.noun
         chosen = tuple(self.panel.view.selected_rows())
-        several = sum(end - start + 1 for start, end in chosen) > 1
-        ranges = chosen if several else ((0, model.total - 1),)
-        kind = KINDS[self._stack.currentIndex()]
-        self.exporting.ask(
-            f"Export the selected {kind.title.lower()}" if several else f"Export {model.total:,} {kind.title.lower()}",
-            f"{kind.title.lower()}.jsonl",
-            ("JSON Lines (*.jsonl)",),
-            lambda file, _: Export(listing, last, ranges, file, json_line),
-        )
+        count = sum(end - start + 1 for start, end in chosen)
+        offers = []
+        if count:
+            id = self.panel.view.current_id() if count == 1 else None
+            words = f"The selected {noun}" if count == 1 else f"The {count:,} selected {noun}s"
+            offers.append((words, RowsChosen(noun, model.listing, model.last, chosen, id)))
+        if model.total > 1 or not count:
+            left = " that the filters leave" if self.filters.value().is_narrow else ""
+            everything = RowsChosen(noun, model.listing, model.last, ((0, model.total - 1),))
+            offers.append((f"All {model.total:,} {noun}s{left}", everything))
+        dialog = self.export_dialog = ExportDialog(self.workbench, noun, offers, self)
+        if count == 1 and not one and len(offers) > 1:
+            dialog.what.setCurrentIndex(1)
+        dialog.finished.connect(self._on_export_closed)
+        dialog.open()
+
+    @Slot()
+    def _on_export_closed(self) -> None:
+        self.export_dialog = None
