@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from worker_agent.constraints import Grammars
 from worker_agent.errors import AgentError, UnknownStage
 from worker_agent.messages import (
     Buffer,
@@ -52,6 +53,8 @@ class Compute(threading.Thread):
         self._send, self._boot, self._runtime = send, boot, runtime
         self._notes: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._runners: dict[tuple[str, int], Runner] = {}
+        self.grammars = Grammars()
+        """What answers of the deployments here have to follow; made ready in other threads."""
         self._draining = False
         self._steps_done = 0
         self._busy: tuple[float, int] | None = None
@@ -71,7 +74,7 @@ class Compute(threading.Thread):
 
         def note() -> None:
             key = (stage.load.deployment, stage.load.stage)
-            self._runners[key] = Runner(stage, self._runtime, self._boot, self._send, self._begun)
+            self._runners[key] = Runner(stage, self._runtime, self._boot, self._send, self._begun, self.grammars)
             self._refresh()
             if on_added is not None:
                 on_added()
@@ -83,6 +86,7 @@ class Compute(threading.Thread):
 
         def note() -> None:
             self._runners.pop((deployment, stage), None)
+            self.grammars.forget(deployment)
             self._refresh()
             on_removed()
 

@@ -62,6 +62,18 @@ class CannotSplit(AgentError):
     kind = "architecture"
 
 
+class NoTokenizer(AgentError):
+    """A grammar needs the deployment's tokenizer, which the controller has not sent yet."""
+
+    kind = "no_tokenizer"
+
+
+class BadConstraint(AgentError):
+    """A grammar that cannot be followed with this model's tokenizer."""
+
+    kind = "constraint"
+
+
 class UnknownStage(AgentError):
     """A message for a deployment or stage that this agent does not hold."""
 

@@ -16,12 +16,15 @@ from enum import Enum, auto
 
 import torch
 
+from worker_agent.constraints import Follower, Grammars
 from worker_agent.errors import AgentError, Draining, OutOfMemory, OutOfStep, UnknownStage, WireError
 from worker_agent.gate import Gate, Verdict
 from worker_agent.messages import (
+    Admission,
     Buffer,
     Link,
     Message,
+    Scored,
     Slice,
     StageFault,
     StageInfo,
@@ -96,8 +99,10 @@ class Runner:
         boot: str,
         send: Callable[[Outgoing], None],
         begun: Callable[[int], None] = lambda tokens: None,
+        grammars: Grammars | None = None,
     ) -> None:
         self.stage, self._runtime, self._boot, self._send, self._begun = stage, runtime, boot, send, begun
+        self._grammars = grammars or Grammars()
         self.load = stage.load
         self.epoch = stage.load.epoch
         self.linked = False
@@ -352,11 +357,19 @@ class Runner:
             return None
         tokens: list[Token] = []
         prefilled: list[tuple[int, int]] = []
+        scored: list[Scored] = []
+        at = 0
         try:
             for piece in step.slices:
                 end = piece.position + piece.count
+                sampler = self._samplers[piece.sequence]
+                wanted = logits[at : at + len(self._row(piece).wanted)]
+                at += len(wanted)
+                if self._scores(piece):
+                    scores = sampler.prompt_scores(piece.position + 1, wanted)
+                    scored.append(Scored(piece.sequence, piece.position + 1, scores))
                 if piece.sample:
-                    tokens.append(self._samplers[piece.sequence].token(piece.sequence, end, logits[len(tokens)]))
+                    tokens.append(sampler.token(piece.sequence, end, wanted[-1]))
                 else:
                     prefilled.append((piece.sequence, end))
         except (RuntimeError, ValueError, IndexError) as error:
@@ -369,7 +382,18 @@ class Runner:
             tokens=tuple(tokens),
             prefilled=tuple(prefilled),
             times=(*step.times, self._time(began, queued)),
+            scored=tuple(scored),
         )
+
+    def _row(self, piece: Slice) -> Row:
+        return Row(piece.sequence, piece.position, piece.count, piece.sample, self._scores(piece))
+
+    def _scores(self, piece: Slice) -> bool:
+        """Whether the log probabilities of a piece of a prompt are wanted here."""
+        sampler = self._samplers.get(piece.sequence)
+        if sampler is None or sampler.sampling.prompt_logprobs < 0:
+            return False
+        return piece.position + 1 < sampler.admission.prompt_tokens
 
     def _compute(self, step: Step, given: torch.Tensor) -> torch.Tensor | None:
         """Free and admit sequences and run the model; None if it failed, which the controller is told."""
@@ -383,8 +407,7 @@ class Runner:
                 return given
             self._runtime.apply(alone=step.alone)
             self._begun(len(given))
-            rows = [Row(piece.sequence, piece.position, piece.count, piece.sample) for piece in step.slices]
-            return self.stage.run(rows, given)
+            return self.stage.run([self._row(piece) for piece in step.slices], given)
         except (AgentError, RuntimeError, ValueError, TypeError, IndexError, KeyError, MemoryError) as error:
             self._fault(error, step.slices)
             return None
@@ -393,10 +416,16 @@ class Runner:
         if piece.admission is not None and not self.stage.holds(piece.sequence):
             self.stage.admit(piece.sequence, piece.admission.capacity)
             if self.stage.is_last:
-                self._samplers[piece.sequence] = Sampler(piece.admission)
+                self._samplers[piece.sequence] = Sampler(piece.admission, follower=self._follower(piece.admission))
         held = self.stage.length(piece.sequence) if self.stage.holds(piece.sequence) else 0
         if piece.position != held:
             raise OutOfStep(f"a step at position {piece.position} came to a KV cache of {held} tokens")
+
+    def _follower(self, admission: Admission) -> Follower | None:
+        constraint = admission.sampling.constraint
+        if constraint is None:
+            return None
+        return self._grammars.follower(self.load.deployment, constraint, admission.budget.eos)
 
     def _fault(self, error: Exception, slices: tuple[Slice, ...]) -> None:
         """Tell the controller and stop until the next Link: after half a step the caches are in doubt."""

@@ -1,7 +1,7 @@
 """Logits to a token: a pure function of (logits, parameters, seed, position), so that a replay continues alike.
 
 Order of processing: logit bias, end-of-sequence held back until `min_tokens`, repetition, presence and
-frequency penalties, temperature, top-k, top-p, min-p. Repetition looks at prompt and answer (as
+frequency penalties, the grammar, temperature, top-k, top-p, min-p. Repetition looks at prompt and answer (as
 transformers does), presence and frequency at the answer alone (as the OpenAI API does). Reported log
 probabilities are those of the unprocessed logits.
 """
@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from worker_agent.messages import Admission, Finish, Sampling, Token, TopToken
+from worker_agent.constraints import Follower
+from worker_agent.messages import Admission, Finish, Sampling, ScoredToken, Token, TopToken
 
 
 @dataclass
@@ -26,11 +27,16 @@ class Sampler:
     """How often each token stands in the answer so far."""
     seen: set[int] = field(default_factory=set)
     """Tokens of prompt and answer, for the repetition penalty."""
+    follower: Follower | None = None
+    """The way through the grammar that the answer has to follow."""
 
     def __post_init__(self) -> None:
         tokens = self.admission.tokens
         self.seen.update(tokens)
         self.generated.update(tokens[self.admission.prompt_tokens :])
+        if self.follower is not None:
+            for token in tokens[self.admission.prompt_tokens :]:
+                self.follower.took(token)
 
     @property
     def sampling(self) -> Sampling:
@@ -40,17 +46,45 @@ class Sampler:
         """Choose token number `position` of a sequence from its logits [vocabulary]."""
         sampling, budget = self.sampling, self.admission.budget
         count = position - self.admission.prompt_tokens  # tokens generated before this one
-        scores = self._penalized(logits, count)
+        scores = self._allowed(self._penalized(logits, count), logits)
         chosen = int(scores.argmax()) if sampling.temperature == 0 else draw(scores, sampling, position)
         self.generated[chosen] += 1
         self.seen.add(chosen)
         finish: Finish = ""
         if chosen in budget.eos and count >= budget.min_tokens:
             finish = "eos"
+        elif self.follower is not None and (ended := self._followed(chosen)):
+            finish = ended
         elif count + 1 >= budget.max_tokens:
             finish = "length"
         logprob, top = (None, ()) if sampling.logprobs < 0 else likelihoods(logits, chosen, sampling.logprobs)
         return Token(sequence, position, chosen, finish, logprob, top)
+
+    def prompt_scores(self, position: int, logits: torch.Tensor) -> tuple[ScoredToken, ...]:
+        """Log probabilities of the prompt's tokens from `position` on; logits [tokens, vocabulary] of those before.
+
+        What comes after the prompt has no say: the last row is left out when it is of the first generated token.
+        """
+        tokens = self.admission.tokens[position : min(position + len(logits), self.admission.prompt_tokens)]
+        found = (
+            likelihoods(row, token, self.sampling.prompt_logprobs) for row, token in zip(logits, tokens, strict=False)
+        )
+        return tuple(ScoredToken(token, logprob, top) for token, (logprob, top) in zip(tokens, found, strict=True))
+
+    def _allowed(self, scores: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        """Only what the grammar allows. It goes before an end of text that is held back: else nothing might be left."""
+        if self.follower is None or self.follower.failure:
+            return scores
+        narrowed = self.follower.narrow(scores)
+        return narrowed if bool(torch.isfinite(narrowed).any()) else self.follower.narrow(logits.float())
+
+    def _followed(self, chosen: int) -> Finish:
+        """Go on in the grammar; how the answer ends by that, if it does."""
+        assert self.follower is not None
+        self.follower.took(chosen)
+        if self.follower.failure:
+            return "constraint"
+        return "eos" if self.follower.is_complete else ""
 
     def _penalized(self, logits: torch.Tensor, count: int) -> torch.Tensor:
         sampling, budget = self.sampling, self.admission.budget

@@ -12,6 +12,10 @@ from dataclasses import dataclass, field
 
 from worker_agent.messages import Admission, Budget, Sampling, Slice, Tokens
 
+SCORED_CHUNK = 64
+"""Of prompts whose tokens' log probabilities are wanted, so many tokens in one step at most: each needs the logits of
+the whole vocabulary, 40 MB for 64 tokens of a large one."""
+
 
 @dataclass
 class Sequence:
@@ -172,11 +176,16 @@ class Scheduler:
         for sequence in ready[:room]:
             chosen.append((sequence, 1))
             room -= 1
+        scored = SCORED_CHUNK
         for sequence in self.running.values():
             if room > 0 and not sequence.is_decoding and sequence.pending:
                 count = min(sequence.pending, room)
-                chosen.append((sequence, count))
-                room -= count
+                if sequence.sampling.prompt_logprobs >= 0:
+                    count = min(count, scored)
+                    scored -= count
+                if count:
+                    chosen.append((sequence, count))
+                    room -= count
         # Whoever was served goes to the back, so that a share smaller than all rotates.
         for sequence, _ in chosen:
             self.running[sequence.number] = self.running.pop(sequence.number)
@@ -197,7 +206,14 @@ class Scheduler:
     @staticmethod
     def _admission(sequence: Sequence) -> Admission:
         sampling = sequence.sampling
-        looks_back = sampling.repetition_penalty != 1 or sampling.presence_penalty or sampling.frequency_penalty
+        looks_back = (
+            sampling.repetition_penalty != 1
+            or sampling.presence_penalty
+            or sampling.frequency_penalty
+            or sampling.prompt_logprobs >= 0
+            # What was generated before has led some way into the grammar.
+            or (sampling.constraint is not None and len(sequence.tokens) > sequence.prompt_tokens)
+        )
         return Admission(
             tokens=tuple(sequence.tokens) if looks_back else (),
             prompt_tokens=sequence.prompt_tokens,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import platform
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ from worker_agent.messages import (
     Buffer,
     Cancel,
     Chunk,
+    Constrain,
     Done,
     Drain,
     Health,
@@ -144,6 +146,8 @@ class Service:
                 reply(self._health(message))
             case Chunk() | Offer() | ReadLog():
                 self._rooms.storekeeper.submit(message, payload, reply)
+            case Constrain():
+                self._constrain(message, payload, reply)
             case Start():
                 self._rooms.callers.claim(message.deployment, caller)
                 self._compute.start_sequence(message, payload, reply)
@@ -220,6 +224,25 @@ class Service:
         )
 
     # --- stages ---
+
+    def _constrain(self, message: Constrain, payload: Payload, reply: Reply) -> None:
+        """In a thread of its own: a tokenizer takes some tenths of a second to be read, and steps must not wait."""
+        if not any(deployment == message.deployment for deployment, _ in self._stages):
+            raise UnknownStage(f"This node holds no stage of deployment {message.deployment}.")
+        tokenizer = b"".join(bytes(frame) for frame in payload) or None
+
+        def work() -> None:
+            try:
+                self._compute.grammars.prepare(message.deployment, message.constraint, message.eos, tokenizer)
+            # a message handler begins here; whatever went wrong, the sender is told
+            except Exception as error:
+                if not isinstance(error, AgentError):
+                    log.exception("a grammar could not be made ready")
+                reply(failed(message.call, error))
+            else:
+                reply(Done(call=message.call))
+
+        threading.Thread(target=work, name="grammar", daemon=True).start()
 
     def _load(self, caller: Caller, message: Load, payload: Payload, reply: Reply) -> None:
         parts = decode_parts(payload[1])

@@ -46,6 +46,13 @@ class Row:
     position: int
     count: int
     sample: bool
+    score: bool = False
+    """Whether logits are wanted after each of them."""
+
+    @property
+    def wanted(self) -> range:
+        """After which of its tokens, counted from 0."""
+        return range(0 if self.score else self.count - 1, self.count if self.sample or self.score else 0)
 
 
 class Stage:
@@ -121,7 +128,7 @@ class Stage:
             given: on the first stage token ids [tokens] (int64), else hidden states [tokens, hidden].
 
         Returns:
-            Hidden states [tokens, hidden], or on the last stage logits [rows that sample, vocabulary].
+            Hidden states [tokens, hidden], or on the last stage logits [wanted of all rows, vocabulary].
         """
         if self.batched:
             return self._run_ragged(rows, given)
@@ -134,14 +141,15 @@ class Stage:
         return torch.cat(outputs) if outputs else given.new_empty(0, self.vocab_size)
 
     def _run_ragged(self, rows: Sequence[Row], given: torch.Tensor) -> torch.Tensor:
-        pieces, sampled, start = [], [], 0
+        pieces: list[Piece] = []
+        sampled: list[int] = []
+        start = 0
         for row in rows:
             cache = self._caches[row.sequence]
             assert isinstance(cache, RowCache)
             pieces.append(Piece(cache, start, start + row.count))
+            sampled += [start + place for place in row.wanted]
             start += row.count
-            if row.sample:
-                sampled.append(start - 1)
         positions = [position for row in rows for position in range(row.position, row.position + row.count)]
         with ragged_step(pieces):
             return self._forward(given, positions, sampled, RaggedCache())
@@ -150,9 +158,9 @@ class Stage:
         cache = self._caches[row.sequence]
         assert isinstance(cache, OwnCache)
         positions = list(range(row.position, row.position + row.count))
-        output = self._forward(given, positions, [row.count - 1] if row.sample else [], cache)
+        output = self._forward(given, positions, list(row.wanted), cache)
         cache.length += row.count
-        return output if row.sample or not self.is_last else None
+        return output if row.wanted or not self.is_last else None
 
     def _forward(
         self, given: torch.Tensor, positions: list[int], sampled: list[int], cache: RaggedCache | OwnCache

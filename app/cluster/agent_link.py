@@ -30,6 +30,7 @@ from worker_agent.messages import (
     Cancel,
     Chunk,
     ChunkAck,
+    Constrain,
     Done,
     Drain,
     Failed,
@@ -74,7 +75,7 @@ _log = logging.getLogger(__name__)
 RingMessage = Tokens | StageFault
 Answer = tuple[Message, Sequence[bytes]]
 """With its payload frames."""
-PlainCall = Link | Unload | Drain | Shutdown | Start | Cancel
+PlainCall = Link | Unload | Drain | Shutdown | Start | Cancel | Constrain
 """Answered by Done."""
 
 

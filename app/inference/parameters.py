@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from app.errors import PromptTooLong, RequestError
+from app.inference.constraint import Constraint
 from worker_agent.messages import Budget, Sampling
 
 DEFAULT_MAX_TOKENS = 512
@@ -49,6 +50,10 @@ class GenerationParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
     ignore_eos: bool = False
     logprobs: int | None = None
     """0: the chosen token's log probability; n: besides, those of the n likeliest."""
+    prompt_logprobs: int | None = None
+    """The same for the tokens of the prompt, all but the first."""
+    constraint: Constraint | None = None
+    """What the answer has to look like."""
 
     def __post_init__(self) -> None:
         _check_range("temperature", self.temperature, 0, 100)
@@ -63,6 +68,7 @@ class GenerationParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
             ("seed", self.seed, 0, MAX_SEED),
             ("max_tokens", self.max_tokens, 1, MAX_TOKENS),
             ("logprobs", self.logprobs, 0, MAX_LOGPROBS),
+            ("prompt_logprobs", self.prompt_logprobs, 0, MAX_LOGPROBS),
         ):
             if value is not None:
                 _check_integer(name, value, least, most)
@@ -108,6 +114,8 @@ class GenerationParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
             logit_bias={token: float(bias) for token, bias in self.logit_bias.items()},
             seed=self.seed or 0,
             logprobs=-1 if self.logprobs is None else self.logprobs,
+            prompt_logprobs=-1 if self.prompt_logprobs is None else self.prompt_logprobs,
+            constraint=None if self.constraint is None else self.constraint.wire(),
         )
 
     def budget(self, eos_ids: Sequence[int], prompt_tokens: int, context: int) -> Budget:

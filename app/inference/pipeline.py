@@ -17,14 +17,18 @@ import numpy as np
 from msgspec.structs import replace
 
 from app.cluster.agent_link import AgentLink, RingMessage
-from app.errors import NodeError
+from app.errors import NodeError, RequestError
 from app.inference.events import StepPassed
 from worker_agent.messages import (
+    MAX_FRAME_BYTES,
     Budget,
     Cancel,
+    Constrain,
+    Constraint,
     DType,
     Link,
     Sampling,
+    Scored,
     StageFault,
     StageTime,
     Start,
@@ -65,6 +69,9 @@ class Sink(Protocol):
 
     def prefilled(self, done: int, times: Sequence[StageTime]) -> None:
         """So many of the prompt's tokens are in the caches now."""
+
+    def prompt_scored(self, scored: Scored) -> None:
+        """Log probabilities of some of the prompt's tokens, before the first token is sampled."""
 
     def failed(self, error: NodeError) -> None: ...
 
@@ -124,11 +131,26 @@ class Pipeline:
         self.epoch, self.broken = epoch, None
 
     async def start(
-        self, tokens: Sequence[int], prompt_tokens: int, sampling: Sampling, budget: Budget, sink: Sink
+        self,
+        tokens: Sequence[int],
+        prompt_tokens: int,
+        sampling: Sampling,
+        budget: Budget,
+        sink: Sink,
+        tokenizer: Callable[[], bytes] | None = None,
     ) -> int:
-        """Start a sequence; its number. Raises NodeError."""
+        """Start a sequence; its number.
+
+        Args:
+            tokenizer: gives the model's tokenizer.json when the last stage needs it to follow a grammar.
+
+        Raises:
+            NodeError; RequestError: the sampling's constraint cannot be followed.
+        """
         if self.broken is not None:
             raise self.broken
+        if sampling.constraint is not None:
+            await self._constrain(sampling.constraint, budget.eos, tokenizer)
         number, epoch = next(self._numbers), self.epoch
         row = np.asarray(tokens, dtype="<i4")
         message = Start(
@@ -150,6 +172,28 @@ class Pipeline:
             self._sinks.pop(number, None)
             raise
         return number
+
+    async def _constrain(
+        self, constraint: Constraint, eos: tuple[int, ...], tokenizer: Callable[[], bytes] | None
+    ) -> None:
+        """Make a grammar ready where tokens are chosen; the tokenizer is sent along only when it is not there yet."""
+        link = self.stages[-1].link
+        message = Constrain(call=0, deployment=self.deployment, constraint=constraint, eos=eos)
+        try:
+            try:
+                await link.call(message)
+            except NodeError as error:
+                if error.kind != "no_tokenizer" or tokenizer is None:
+                    raise
+                data = await asyncio.to_thread(tokenizer)
+                pieces = tuple(data[at : at + MAX_FRAME_BYTES] for at in range(0, len(data), MAX_FRAME_BYTES))
+                await link.call(message, pieces)
+        except NodeError as error:
+            if error.kind not in ("constraint", "no_tokenizer"):
+                raise
+            raise RequestError(
+                f"The answer cannot be held to the wanted form: {error.message}", "Send the request without it."
+            ) from error
 
     async def cancel(self, number: int) -> None:
         """End a sequence and free its KV. An agent that cannot be reached is no error: it frees it by itself."""
@@ -206,6 +250,9 @@ class Pipeline:
             self._tokens(message)
 
     def _tokens(self, message: Tokens) -> None:
+        for scored in message.scored:
+            if (sink := self._sinks.get(scored.sequence)) is not None:
+                sink.prompt_scored(scored)
         for number, done in message.prefilled:
             if (sink := self._sinks.get(number)) is not None:
                 sink.prefilled(done, message.times)

@@ -15,14 +15,14 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from app.errors import NodeError, ShardboardError
+from app.errors import RequestError, ShardboardError
 from app.inference.events import Finished, Preparing, PromptProgress, RequestEvent, Started, TextDelta
 from app.inference.recorder import Facts, Recorder
 from app.inference.text_stream import TextStream
 from app.inference.tokenizer import Tokenizer
 from app.registry import Registry, RequestRecord, RequestStatus
 from app.runs.trace import UNKNOWN, ChunkTime, NodeMemory, Origin, RequestTrace, TokenLogprob, TokenTime, pack
-from worker_agent.messages import StageTime, Token
+from worker_agent.messages import Scored, StageTime, Token
 
 log = logging.getLogger(__name__)
 
@@ -161,6 +161,13 @@ class RequestRun:
             self._tell(TextDelta(shown, len(self.token_ids)))
         if self._text.stopped:
             self._over.set_result("stop")
+        elif token.finish == "constraint":
+            self.failed(
+                RequestError(
+                    "The answer could not be held to the wanted form: its grammar became too large.",
+                    "Ask for a simpler one.",
+                )
+            )
         elif token.finish:
             self._over.set_result("stop" if token.finish == "eos" else "length")
         elif now - self._saved_at > SAVE_SECONDS and (self._saving is None or self._saving.done()):
@@ -172,7 +179,13 @@ class RequestRun:
         self.recorder.chunk(min(done, len(self._prompt)), times)
         self._tell(PromptProgress(min(done, len(self._prompt)), len(self._prompt)))
 
-    def failed(self, error: NodeError) -> None:
+    def prompt_scored(self, scored: Scored) -> None:
+        if scored.position == len(self.prompt_logprobs):  # else it came twice
+            for token in scored.tokens:
+                top = tuple((other.token, other.logprob) for other in token.top)
+                self.prompt_logprobs.append(TokenLogprob(token.token, token.logprob, top))
+
+    def failed(self, error: ShardboardError) -> None:
         if not self._over.done():
             self._over.set_exception(error)
 
@@ -195,6 +208,8 @@ class RequestRun:
     ) -> None:
         """The prompt is tokenized and a pipeline is there."""
         self._prompt = tuple(prompt)
+        if self.record.parameters.get("prompt_logprobs") is not None:
+            self.prompt_logprobs = [None]
         self._text = TextStream(tokenizer, stops)
         self._times["prepare"] = time.monotonic() - self._submitted
         self.recorder.facts = facts

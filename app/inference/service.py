@@ -128,7 +128,8 @@ class InferenceService:
             facts = await self._deployments.facts(record, pipeline, description)
             run.begin(ids, tokenizer, parameters.stop, record.id, facts)
             sampling = parameters.sampling(description.vocab_size)
-            number = await pipeline.start(ids, len(ids), sampling, budget, run)
+            to_json = None if tokenizer is None else tokenizer.to_json
+            number = await pipeline.start(ids, len(ids), sampling, budget, run, to_json)
             run.started()
             reason = await run.finished()
             if run.text_stopped:
@@ -176,7 +177,10 @@ class InferenceService:
             raise RequestError("The prompt is empty.", "Write something to go on from.")
         sampling = parameters.sampling()
         if len(ids) > MAX_PENALTY_TOKENS and _looks_back(sampling):
-            raise RequestError(f"Penalties can look back at {MAX_PENALTY_TOKENS} tokens at most.", "Leave them out.")
+            raise RequestError(
+                f"Penalties and log probabilities of a prompt take {MAX_PENALTY_TOKENS} tokens at most.",
+                "Leave them out.",
+            )
         return ids, tokenizer
 
     def tokenizer(self, model: str) -> Tokenizer:
@@ -217,7 +221,8 @@ class InferenceService:
 
 
 def _looks_back(sampling: Any) -> bool:
-    return bool(sampling.repetition_penalty != 1 or sampling.presence_penalty or sampling.frequency_penalty)
+    penalized = sampling.repetition_penalty != 1 or sampling.presence_penalty or sampling.frequency_penalty
+    return bool(penalized or sampling.prompt_logprobs >= 0)
 
 
 def _readable(messages: Sequence[Message]) -> str:

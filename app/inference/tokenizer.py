@@ -53,6 +53,10 @@ class Tokenizer:
         """How many ids the tokenizer knows, added tokens included; the model's matrix may have more rows."""
         return self.backend.get_vocab_size(with_added_tokens=True)
 
+    def to_json(self) -> bytes:
+        """The whole tokenizer, with what other files added to it, as a `tokenizer.json`."""
+        return str(self.backend.to_str()).encode()
+
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of `text`. Without special tokens for text that a chat template has rendered."""
         return list(self.backend.encode(text, add_special_tokens=add_special_tokens).ids)

@@ -14,12 +14,14 @@ from worker_agent.messages.fields import (
     Address,
     Call,
     ComputeDType,
+    Constraint,
     Digest,
     Id,
     Layer,
     Name,
     Seconds,
     Text,
+    TokenId,
     Z85Key,
 )
 
@@ -175,6 +177,18 @@ class Have(Call, tag="have", kw_only=True, frozen=True):
 
     held: Annotated[tuple[U63, ...], Meta(max_length=2000)]
     disk_free: U63
+
+
+class Constrain(Call, tag="constrain", kw_only=True, frozen=True):
+    """Make a grammar ready for the last stage of a deployment. Payload: nothing, or tokenizer.json in as
+    many frames as it takes.
+
+    Answered by Done, or by Failed: `no_tokenizer` asks for the payload, `constraint` says why it cannot be used.
+    """
+
+    deployment: Id
+    constraint: Constraint
+    eos: Annotated[tuple[TokenId, ...], Meta(max_length=256)] = ()
 
 
 class Chunk(Call, tag="chunk", kw_only=True, frozen=True):

@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-WIRE_VERSION = 2
+WIRE_VERSION = 3
 """The version this code writes."""
-OLDEST_WIRE_VERSION = 2
+OLDEST_WIRE_VERSION = 3
 """The oldest version this code reads."""
 
 MAX_ENVELOPE_BYTES = 1024 * 1024
@@ -75,3 +75,10 @@ class TensorFrame(Struct, array_like=True, forbid_unknown_fields=True, frozen=Tr
         for extent in self.shape:
             count *= extent
         return count * ITEM_BYTES[self.dtype]
+
+
+class Constraint(Struct, forbid_unknown_fields=True, frozen=True, omit_defaults=True):
+    """A grammar that an answer has to follow. `text` is a JSON schema, a regular expression, or llguidance's Lark."""
+
+    kind: Literal["json_object", "json_schema", "regex", "lark"]
+    text: Annotated[str, Meta(max_length=262_144)] = ""

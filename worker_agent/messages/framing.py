@@ -13,6 +13,7 @@ from worker_agent.errors import VersionMismatch, WireError
 from worker_agent.messages.control import (
     Chunk,
     ChunkAck,
+    Constrain,
     Done,
     Drain,
     Failed,
@@ -55,6 +56,7 @@ ControlMessage = (
     | Offer
     | Have
     | Chunk
+    | Constrain
     | ChunkAck
     | Load
     | LoadProgress
@@ -151,6 +153,8 @@ def check_payload(message: Message, payload: Sequence[Buffer]) -> None:
                 raise WireError("a chunk without its one frame of bytes, or with too many")
             if message.offset + len(payload[0]) > message.total:
                 raise WireError("a chunk that goes past the end of its part")
+        case Constrain():
+            pass  # the tokenizer, in as many frames as it takes
         case LogText():
             if len(payload) != 1 or len(payload[0]) > MAX_LOG_BYTES:
                 raise WireError("a piece of a log without its one frame of text, or with too much")

@@ -11,6 +11,7 @@ from worker_agent.messages.fields import (
     U32,
     U63,
     Call,
+    Constraint,
     Id,
     Name,
     Position,
@@ -38,6 +39,10 @@ class Sampling(Struct, forbid_unknown_fields=True, frozen=True, omit_defaults=Tr
     seed: U63 = 0
     logprobs: Annotated[int, Meta(ge=-1, le=100)] = -1
     """-1: none; 0: the chosen token's; n: besides, those of the n likeliest."""
+    prompt_logprobs: Annotated[int, Meta(ge=-1, le=100)] = -1
+    """The same for the tokens of the prompt, all but the first."""
+    constraint: Constraint | None = None
+    """Applied last, before a token is chosen. `Constrain` has made it known to the last stage's agent."""
 
 
 class Budget(Struct, forbid_unknown_fields=True, frozen=True, omit_defaults=True):
@@ -138,7 +143,7 @@ class TopToken(Struct, array_like=True, forbid_unknown_fields=True, frozen=True)
     logprob: float
 
 
-Finish = Literal["", "eos", "length"]
+Finish = Literal["", "eos", "length", "constraint"]
 
 
 class Token(Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
@@ -151,6 +156,22 @@ class Token(Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
     finish: Finish = ""
     logprob: float | None = None
     top: Annotated[tuple[TopToken, ...], Meta(max_length=100)] = ()
+
+
+class ScoredToken(Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
+    """A token of a prompt, its log probability, and the likeliest in its place."""
+
+    token: TokenId
+    logprob: float
+    top: Annotated[tuple[TopToken, ...], Meta(max_length=100)] = ()
+
+
+class Scored(Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
+    """Tokens of a sequence's prompt from `position` on, in order."""
+
+    sequence: SequenceNumber
+    position: Position
+    tokens: Annotated[tuple[ScoredToken, ...], Meta(max_length=4096)]
 
 
 class Tokens(Struct, tag="tokens", array_like=True, forbid_unknown_fields=True, frozen=True):
@@ -166,6 +187,8 @@ class Tokens(Struct, tag="tokens", array_like=True, forbid_unknown_fields=True, 
     prefilled: Annotated[tuple[tuple[SequenceNumber, Position], ...], Meta(max_length=4096)] = ()
     times: Annotated[tuple[StageTime, ...], Meta(max_length=1024)] = ()
     """Where the time went on every stage."""
+    scored: Annotated[tuple[Scored, ...], Meta(max_length=4096)] = ()
+    """Of prompts whose log probabilities were asked for."""
 
 
 class StageFault(Struct, tag="stage_fault", kw_only=True, forbid_unknown_fields=True, frozen=True):

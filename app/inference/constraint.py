@@ -1,0 +1,75 @@
+"""What an answer has to look like: JSON, JSON of a schema, a regular expression, a grammar.
+
+Checked when it is made, so that a schema that cannot be used is refused before anything runs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Literal
+
+import llguidance
+from msgspec import Struct
+
+from app.errors import RequestError
+from worker_agent.messages import Constraint as WireConstraint
+
+MAX_CHARACTERS = 262_144
+
+Kind = Literal["json_object", "json_schema", "regex", "lark"]
+
+
+class Constraint(Struct, frozen=True):
+    """`text` is a JSON schema, a regular expression (Rust's, without look-around), or a Lark grammar of llguidance's.
+
+    Raises RequestError that names what is wrong with it.
+    """
+
+    kind: Kind
+    text: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self.text) > MAX_CHARACTERS:
+            raise RequestError(
+                f"The {_NAMES[self.kind]} has {len(self.text)} characters; {MAX_CHARACTERS} are the most.", _ADVICE
+            )
+        if self.kind == "json_object":
+            return
+        if not self.text.strip():
+            raise RequestError(f"The {_NAMES[self.kind]} is empty.", _ADVICE)
+        if self.kind == "json_schema":
+            _check_json(self.text)
+        try:
+            problem = llguidance.LLMatcher.validate_grammar(_GRAMMARS[self.kind](self.text))
+        except ValueError as error:
+            problem = str(error)
+        if problem:
+            raise RequestError(f"The {_NAMES[self.kind]} cannot be used: {_first_lines(problem)}", _ADVICE)
+
+    def wire(self) -> WireConstraint:
+        """As agents are told."""
+        return WireConstraint(self.kind, self.text)
+
+
+def _check_json(text: str) -> None:
+    try:
+        schema = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"The JSON schema is no JSON: {error}.", _ADVICE) from error
+    if not isinstance(schema, dict | bool):
+        raise RequestError(f"A JSON schema is an object, not {type(schema).__name__}.", _ADVICE)
+
+
+def _first_lines(problem: str) -> str:
+    text = " ".join(line.strip() for line in problem.splitlines()[:6] if line.strip())
+    return f"{text[:400].rstrip('.')}."
+
+
+_ADVICE = "Change it and send the request again."
+_NAMES = {"json_object": "constraint", "json_schema": "JSON schema", "regex": "regular expression", "lark": "grammar"}
+_GRAMMARS: dict[str, Callable[[str], str]] = {
+    "json_schema": llguidance.LLMatcher.grammar_from_json_schema,
+    "regex": llguidance.LLMatcher.grammar_from_regex,
+    "lark": llguidance.LLMatcher.grammar_from_lark,
+}
