@@ -7,23 +7,8 @@ import re
 import shlex
 from dataclasses import dataclass, field, replace
 
-KNOWN = frozenset(
-    [
-        "ARG",
-        "CMD",
-        "COPY",
-        "ENTRYPOINT",
-        "ENV",
-        "EXPOSE",
-        "FROM",
-        "HEALTHCHECK",
-        "RUN",
-        "STOPSIGNAL",
-        "USER",
-        "VOLUME",
-        "WORKDIR",
-    ]
-)
+FILES = frozenset(("ARG", "COPY", "FROM", "RUN"))
+RUNNING = frozenset(("CMD", "ENTRYPOINT", "ENV", "EXPOSE", "HEALTHCHECK", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR"))
 
 
 class BadDockerfile(ValueError):
@@ -127,7 +112,7 @@ def _instructions(text: str) -> list[Instruction]:
             continue
         whole, pending = (pending + line).strip(), ""
         match = re.fullmatch(r"([A-Za-z]+)\s+(.+)", whole)
-        if match is None or match[1].upper() not in KNOWN:
+        if match is None or match[1].upper() not in FILES | RUNNING:
             raise BadDockerfile(f"line {began}: {whole}")
         found.append(Instruction(began, match[1].upper(), match[2]))
     if pending:

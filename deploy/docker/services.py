@@ -68,11 +68,12 @@ class Service:
 
     def prepare(self, names: Mapping[str, str]) -> None:
         """Root, volumes and network, unless they are there. `names`: of all services, with addresses."""
-        if self.root.is_mount():
+        if is_mounted(self.root):
             return
         self.root.mkdir(parents=True, exist_ok=True)
         hosts = self.work / "hosts"
         hosts.write_text("127.0.0.1 localhost\n" + "".join(f"{ip} {name}\n" for name, ip in names.items()))
+        (self.image.root / "etc" / "hosts").touch()
         checked("mount", "--bind", str(self.image.root), str(self.root))
         if self.settings.get("read_only"):
             checked("mount", "-o", "remount,bind,ro", str(self.root))
@@ -106,7 +107,7 @@ class Service:
 
     def clear_away(self) -> None:
         self.stop()
-        if self.root.is_mount():
+        while is_mounted(self.root):
             checked("umount", "--recursive", "--lazy", str(self.root))
         if f"{self.namespace} " in f"{output('ip', 'netns', 'list')} ".replace("\n", " "):
             checked("ip", "netns", "delete", self.namespace)
@@ -164,6 +165,11 @@ def open_network() -> None:
 
 def close_network() -> None:
     subprocess.run(["ip", "link", "delete", BRIDGE], capture_output=True, check=False)
+
+
+def is_mounted(place: Path) -> bool:
+    """Also for what is bound from the same file system, which Path.is_mount does not see."""
+    return any(line.split()[1] == str(place) for line in Path("/proc/self/mounts").read_text().splitlines())
 
 
 def interpolated(text: str, variables: Mapping[str, str]) -> str:

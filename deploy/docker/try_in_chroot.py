@@ -177,15 +177,11 @@ class Compose:
 
 
 def _take_repository(context: Path) -> None:
-    """What is in the repository, and nothing that lies about in the checkout besides."""
+    """What is committed, and nothing that lies about in the checkout besides."""
     shutil.rmtree(context, ignore_errors=True)
     context.mkdir(parents=True)
-    root = HERE.parent.parent
-    files = output("git", "-C", str(root), "ls-files", "-z").split("\0")
-    for name in files:
-        if name and (root / name).is_file():
-            (context / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(root / name, context / name)
+    packed = subprocess.run(["git", "-C", str(HERE.parent.parent), "archive", "HEAD"], check=True, capture_output=True)
+    subprocess.run(["tar", "-x", "-C", str(context)], input=packed.stdout, check=True)
 
 
 def _surroundings(binds: Sequence[str], environment: Sequence[str]) -> Surroundings:
