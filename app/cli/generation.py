@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -17,9 +18,12 @@ from app.cli.output import note, print_json, printable
 from app.cli.session import Session, open_controller, origin
 from app.errors import BadInput, Cancelled, RequestError
 from app.inference.chat_template import Message
+from app.inference.constraint import Constraint, Kind
 from app.inference.events import Finished, Preparing, PromptProgress, RequestEvent, TextDelta
 from app.inference.parameters import DEFAULT_MAX_TOKENS, GenerationParameters
-from app.registry import RequestRecord, RequestStatus
+from app.registry import Registry, RequestRecord, RequestStatus
+from app.runs.reader import RunReader
+from app.runs.trace import RequestTrace, TokenLogprob
 
 LONG_PROMPT = 256
 """From so many tokens on, it is shown how far the prompt is."""
@@ -53,11 +57,22 @@ def generate(
     min_tokens: Annotated[int, typer.Option(help="Shortest answer.")] = 0,
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on after the end of the text.")] = False,
     logprobs: Annotated[
-        int | None, typer.Option(help="Log probabilities: the token's (0), and the N likeliest.")
+        int | None, typer.Option(help="Log probabilities: the token's (0), and the N likeliest. With --json.")
+    ] = None,
+    prompt_logprobs: Annotated[int | None, typer.Option(help="The same for the prompt's tokens.")] = None,
+    json_object: Annotated[bool, typer.Option("--json-object", help="The answer is a JSON object.")] = False,
+    json_schema: Annotated[
+        str | None, typer.Option(metavar="FILE|TEXT", help="The answer is JSON that matches this schema.")
+    ] = None,
+    regex: Annotated[str | None, typer.Option(help="The answer matches this regular expression, as a whole.")] = None,
+    grammar: Annotated[
+        str | None,
+        typer.Option(metavar="FILE|TEXT", help="The answer matches this grammar (Lark, as llguidance has it)."),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Answer a prompt. The text streams to stdout; Ctrl-C cancels and keeps what has come."""
+    constraint = _read_constraint(json_object, json_schema, regex, grammar)
     parameters = GenerationParameters(
         temperature=temperature,
         top_k=top_k,
@@ -73,6 +88,8 @@ def generate(
         min_tokens=min_tokens,
         ignore_eos=ignore_eos,
         logprobs=logprobs,
+        prompt_logprobs=prompt_logprobs,
+        constraint=constraint,
     )
     content, chatting = _read_prompt(prompt, chat, system, token_ids)
     with open_controller() as session:
@@ -89,7 +106,7 @@ def show_answer(
         RequestError: it failed after it had begun.
     """
     events = session.events(lambda: session.controller.generate(model, prompt, parameters, chat=chat, origin=origin()))
-    record = _show_record(events) if as_json else _show_text(events)
+    record = _show_record(session, events) if as_json else _show_text(events)
     if record.status is RequestStatus.CANCELLED:
         raise Cancelled(f"Request {record.id} was cancelled after {record.completion_tokens} tokens.")
     if record.status is RequestStatus.FAILED:
@@ -97,15 +114,33 @@ def show_answer(
     return record
 
 
-def record_json(record: RequestRecord) -> dict[str, Any]:
-    """A request for programs: all that the registry keeps, and its result once more as `text`."""
+def record_json(record: RequestRecord, registry: Registry | None = None) -> dict[str, Any]:
+    """A request for programs: all that the registry keeps, and its result once more as `text`.
+
+    Args:
+        registry: where the log probabilities are, for a request that asked for some: they come along then.
+    """
     fields: dict[str, Any] = msgspec.to_builtins(record)
-    return fields | {"text": record.result}
+    fields["text"] = record.result
+    if registry is not None:
+        trace = RunReader(registry).request(record.id).trace
+        for name in ("logprobs", "prompt_logprobs"):
+            if record.parameters.get(name) is not None and isinstance(trace, RequestTrace):
+                fields[name] = [_logprob_json(each) for each in getattr(trace, name)]
+    return fields
 
 
-def _show_record(events: Iterator[RequestEvent]) -> RequestRecord:
+def _logprob_json(of: TokenLogprob | None) -> dict[str, Any] | None:
+    """Of one token; None for the prompt's first, of which nothing can be said."""
+    if of is None:
+        return None
+    top = [{"token": token, "logprob": logprob} for token, logprob in of.top]
+    return {"token": of.token, "logprob": of.logprob, "top": top}
+
+
+def _show_record(session: Session, events: Iterator[RequestEvent]) -> RequestRecord:
     record = _last(events)
-    print_json(record_json(record))
+    print_json(record_json(record, session.registry))
     return record
 
 
@@ -198,6 +233,29 @@ def _read_prompt(prompt: str | None, chat: bool, system: str | None, token_ids: 
         return text, False
     messages: list[Message] = [] if system is None else [{"role": "system", "content": system}]
     return [*messages, {"role": "user", "content": text}], True
+
+
+def _read_constraint(
+    json_object: bool, json_schema: str | None, regex: str | None, grammar: str | None
+) -> Constraint | None:
+    asked: list[tuple[Kind, str]] = [("json_object", "")] if json_object else []
+    asked += [("json_schema", _text_of(json_schema, "--json-schema"))] if json_schema is not None else []
+    asked += [("regex", regex)] if regex is not None else []
+    asked += [("lark", _text_of(grammar, "--grammar"))] if grammar is not None else []
+    if len(asked) > 1:
+        raise BadInput("The answer can have one form only.", "Give one of the options that say what it has to match.")
+    return Constraint(*asked[0]) if asked else None
+
+
+def _text_of(given: str, option: str) -> str:
+    """The text that was given, or that of the file that it names: no schema and no grammar reads as a path."""
+    if any(character in given for character in "{}:\n"):
+        return given
+    try:
+        return Path(given).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise BadInput(f"{option} names the file '{given}', which cannot be read: {reason}.") from error
 
 
 def _read_biases(texts: list[str]) -> dict[int, float]:

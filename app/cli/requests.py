@@ -47,8 +47,9 @@ def show_request(id: Annotated[int, typer.Argument(help="Its number.")], as_json
     """Show one request: prompt, answer, parameters and timings."""
     with open_registry() as registry:
         record = registry.requests.get(id)
+        fields = record_json(record, registry) if as_json else {}
     if as_json:
-        print_json(record_json(record))
+        print_json(fields)
         return
     print_fields(
         [

@@ -134,9 +134,7 @@ def test_an_interrupted_command_cancels_its_request_there(place: tuple[CommandLi
     assert service.end() == 0
 
 
-def test_a_service_that_is_killed_leaves_nothing_in_the_way(
-    place: tuple[CommandLine, Path], service: Service
-) -> None:
+def test_a_service_that_is_killed_leaves_nothing_in_the_way(place: tuple[CommandLine, Path], service: Service) -> None:
     commands, home = place
     service.process.kill()
     service.process.wait()
@@ -156,7 +154,7 @@ def test_a_taken_port_and_an_open_address_without_a_key_are_refused(place: tuple
 
 
 def test_systemd_is_told_that_it_is_ready_and_that_it_ends(place: tuple[CommandLine, Path], tmp_path: Path) -> None:
-    commands, home = place
+    _, home = place
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(60)
