@@ -13,6 +13,7 @@ from starlette.staticfiles import StaticFiles
 
 from app.api import errors
 from app.api.background import BackgroundJobs
+from app.api.download import Downloads
 from app.api.gate import Bounded, Counted, Gate
 from app.api.metrics import Metrics
 from app.api.routes import ROUTERS
@@ -47,6 +48,7 @@ def make_application(controller: Controller, settings: ServerSettings) -> FastAP
     state.sessions, state.gate = Sessions(), Gate()
     state.access = Access(controller.registry, settings, state.sessions)
     state.jobs = BackgroundJobs(controller)
+    state.downloads = Downloads()
     state.metrics = Metrics(controller, state.gate)
     errors.install(application)
     # From the inside out: the last one added is the first one passed.

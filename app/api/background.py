@@ -49,15 +49,34 @@ class BackgroundJob:
         self,
         progress: JobProgress,
         *,
+        phase: str = "",
         node_id: int | None = None,
         node: str = "",
         already_bytes: int = 0,
     ) -> None:
-        """How far it is. On the loop."""
+        """How far it is. On the loop.
+
+        Args:
+            phase: its name in the trace, where that of the progress says more than the name.
+        """
         self.progress = progress
         self.phases.note(
-            progress.phase, node_id=node_id, node=node, total_bytes=progress.total_bytes, already_bytes=already_bytes
+            phase or progress.phase,
+            node_id=node_id,
+            node=node,
+            total_bytes=progress.total_bytes,
+            already_bytes=already_bytes,
         )
+
+
+class Reporter:
+    """Brings progress from the thread of a child's supervisor to the loop."""
+
+    def __init__(self, job: BackgroundJob) -> None:
+        self._job, self._loop = job, asyncio.get_running_loop()
+
+    def __call__(self, progress: JobProgress) -> None:
+        self._loop.call_soon_threadsafe(self._job.report, progress)
 
 
 Work = Callable[[BackgroundJob], Awaitable[Outcome]]

@@ -121,6 +121,7 @@ class ApiServer:
         self._server.should_exit = True
         await self._serving
         self._server.abort()
+        self._application.state.downloads.close()
         await self._application.state.metrics.close()
         log.info("the HTTP server has ended")
 

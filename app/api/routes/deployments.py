@@ -1,0 +1,117 @@
+"""Deployments: which there are, where a model would go, load one in the background, unload one."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path, Query, Request
+from starlette.responses import Response
+
+from app.api.background import BackgroundJob, Outcome
+from app.api.bodies import Deploy, Nothing, accepts, body_of, done
+from app.api.failures import Conflict, NotFound
+from app.api.security import Caller
+from app.api.state import TheController, TheJobs, deployment_views
+from app.api.views import ALWAYS, DeploymentList, DeploymentView, JobView, PlanView, errors
+from app.controller import Controller
+from app.errors import NodeError
+from app.inference.deploying import DeployProgress
+from app.jobs import JobProgress
+from app.registry import DeploymentStatus
+from app.runs.trace import Origin
+from app.sharding.placement import Placement
+
+router = APIRouter(prefix="/shard/api/deployments", tags=["deployments"], responses=errors(*ALWAYS))
+
+KIND = "deploy"
+PAGE = "/shard/models/"
+
+
+@router.get("/status/", summary="Deployments", responses=errors(422))
+async def status(
+    controller: TheController,
+    every: Annotated[bool, Query(alias="all", description="also those that failed or were unloaded")] = False,
+) -> DeploymentList:
+    """Newest first."""
+    return DeploymentList(deployments=await deployment_views(controller, every=every))
+
+
+@router.post(
+    "/plan/", summary="Where a model would go", responses={200: {"model": PlanView}, **errors(400, 404, 409, 415, 422)},
+    openapi_extra=body_of(Deploy),
+)  # fmt: skip
+async def plan(
+    request: Request, controller: TheController, body: Annotated[Deploy, Depends(accepts(Deploy))]
+) -> Response:
+    """With the memory that it takes there. Nothing is loaded."""
+    return done(request, PlanView.of(await _place(controller, body)), PAGE)
+
+
+@router.post(
+    "/deploy/", status_code=202, summary="Deploy a model",
+    responses={202: {"model": JobView}, **errors(400, 404, 409, 415, 422)}, openapi_extra=body_of(Deploy),
+)  # fmt: skip
+async def deploy(
+    request: Request,
+    controller: TheController,
+    jobs: TheJobs,
+    origin: Caller,
+    body: Annotated[Deploy, Depends(accepts(Deploy))],
+) -> Response:
+    """Finds a place for the model, then begins a job that loads it, and returns the job.
+
+    When it is done, its details have the deployment's id.
+    """
+    placement = await _place(controller, body)
+    work = functools.partial(_deploy, controller, placement, origin)
+    count = len(placement.stages)
+    title = f"Deploy {placement.model_name} on {count} {'node' if count == 1 else 'nodes'}"
+    record = await jobs.begin(KIND, title, placement.model_name, work, origin, lane=f"deploy {placement.model_name}")
+    return done(request, JobView.of(record), PAGE, 202)
+
+
+@router.post(
+    "/undeploy/{deployment_id}/", summary="Unload a deployment",
+    responses={200: {"model": DeploymentView}, **errors(404, 409, 415, 422)}, openapi_extra=body_of(Nothing),
+)  # fmt: skip
+async def undeploy(
+    request: Request,
+    controller: TheController,
+    deployment_id: Annotated[str, Path(max_length=100)],
+    body: Annotated[Nothing, Depends(accepts(Nothing))],
+) -> Response:
+    """Its requests fail, its nodes free what it holds."""
+    view = next((one for one in await deployment_views(controller, every=True) if one.id == deployment_id), None)
+    if view is None:
+        raise NotFound(f"There is no deployment '{deployment_id}'.", "See /shard/api/deployments/status/.")
+    if view.status != DeploymentStatus.READY:
+        raise Conflict(f"Deployment {view.id} of {view.model} is {view.status}, so there is nothing to unload.")
+    record = (await controller.undeploy(view.id))[0]
+    view.status, view.error = record.status, record.error
+    return done(request, view, PAGE)
+
+
+async def _place(controller: Controller, body: Deploy) -> Placement:
+    await asyncio.to_thread(controller.library.get, body.model)
+    for node in body.nodes or ():
+        await asyncio.to_thread(controller.registry.nodes.get, node)
+    try:
+        return await controller.plan(
+            body.model, nodes=body.nodes, layers=body.layers, dtype=body.dtype, context=body.context,
+            kv_tokens=body.kv_tokens,
+        )  # fmt: skip
+    except NodeError as error:
+        raise Conflict(error.message, error.advice) from error
+
+
+async def _deploy(controller: Controller, placement: Placement, origin: Origin, job: BackgroundJob) -> Outcome:
+    deployed = await controller.deploy_placement(placement, functools.partial(_told, job), origin=origin)
+    return Outcome(placement.model_name, {"deployment": deployed.record.id, "sent_bytes": deployed.sent_bytes})
+
+
+def _told(job: BackgroundJob, told: DeployProgress) -> None:
+    where = f"{told.phase} on {told.node_name}" if told.node_name else told.phase
+    progress = JobProgress(where, told.done_bytes, told.total_bytes, told.bytes_per_second, told.seconds_left)
+    job.report(progress, phase=told.phase, node_id=told.node_id, node=told.node_name, already_bytes=told.already_bytes)

@@ -1,0 +1,49 @@
+"""What happened: the registry's events."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from app.api.state import MOST_ID, TheController
+from app.api.views import ALWAYS, EventList, EventView, errors
+from app.registry import EventLevel
+
+router = APIRouter(prefix="/shard/api/events", tags=["events"], responses=errors(*ALWAYS))
+
+
+@router.get("/recent/", summary="The newest events", responses=errors(422))
+async def recent(
+    controller: TheController,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    offset: Annotated[int, Query(ge=0, le=2**31)] = 0,
+    at_least: Annotated[EventLevel, Query(description="this level or a worse one")] = EventLevel.INFO,
+    source: Annotated[str | None, Query(max_length=100)] = None,
+    text: Annotated[str | None, Query(max_length=200, description="part of the message")] = None,
+    node_id: Annotated[int | None, Query(ge=1, le=MOST_ID)] = None,
+    deployment_id: Annotated[str | None, Query(max_length=100)] = None,
+    request_id: Annotated[int | None, Query(ge=1, le=MOST_ID)] = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> EventList:
+    """Newest first; all that is given must hold."""
+    records = await asyncio.to_thread(
+        lambda: controller.registry.events.list(
+            limit=limit, offset=offset, at_least=at_least, source=source, text=text, node_id=node_id,
+            deployment_id=deployment_id, request_id=request_id, since=aware(since), until=aware(until),
+        )
+    )  # fmt: skip
+    return EventList(events=[EventView.of(record) for record in records])
+
+
+def aware(moment: datetime | None) -> datetime | None:
+    """A time without a zone is meant in the controller's own."""
+    if moment is None or moment.tzinfo is not None:
+        return moment
+    try:
+        return moment.astimezone()
+    except (OverflowError, ValueError, OSError):  # the year 1, or 9999: there is nothing beyond
+        return moment.replace(tzinfo=UTC)

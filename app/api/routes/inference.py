@@ -1,0 +1,216 @@
+"""Requests to models: submit one, look at it while it runs, follow it, cancel it, list what there was."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Literal
+
+import msgspec
+from fastapi import APIRouter, Body, Depends, Query, Request
+from pydantic import Field
+from starlette.responses import Response, StreamingResponse
+
+from app.api.bodies import Name, Nothing, Strict, accepts, body_of, done
+from app.api.security import Caller
+from app.api.state import Number, TheController
+from app.api.views import ALWAYS, RequestLineView, RequestList, RequestView, errors
+from app.controller import Controller
+from app.errors import RequestError
+from app.inference.events import Finished, Preparing, PromptProgress, RequestEvent, Started, TextDelta
+from app.inference.parameters import DEFAULT_MAX_TOKENS, GenerationParameters
+from app.inference.request_run import RequestRun
+from app.registry import RequestRecord, RequestStatus
+
+router = APIRouter(prefix="/shard/api/inference", tags=["inference"], responses=errors(*ALWAYS))
+
+COMMENT_SECONDS = 10.0
+"""A stream that has nothing to say says so this often, so that nobody on the way takes it for dead."""
+MOST_MESSAGES = 2_000
+MOST_TOKEN_IDS = 2_000_000
+
+
+class ConstraintBody(Strict):
+    """What the answer must look like."""
+
+    kind: Literal["json_object", "json_schema", "regex", "lark"]
+    text: str = Field(default="", description="the schema, the expression or the grammar")
+
+
+class ParametersBody(Strict):
+    """How tokens are chosen and when the answer ends. Names and meanings are those of OpenAI's API and of vLLM."""
+
+    temperature: float = Field(default=0.0, description="0 always takes the likeliest token")
+    top_k: int = Field(default=0, description="0: all")
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: dict[str, float] = Field(default_factory=dict, description="token id to what is added to its logit")
+    seed: int | None = Field(default=None, description="makes sampling repeatable; else random, and recorded")
+    stop: list[str] = Field(default_factory=list, description="the answer ends before the first of these")
+    max_tokens: int | None = Field(default=DEFAULT_MAX_TOKENS, description="null: as many as the context holds")
+    min_tokens: int = 0
+    ignore_eos: bool = False
+    logprobs: int | None = Field(default=None, description="0: of the chosen tokens; n: also of the n likeliest")
+    prompt_logprobs: int | None = Field(default=None, description="the same for the prompt's tokens")
+    constraint: ConstraintBody | None = None
+
+
+class MessageBody(Strict):
+    role: str = Field(min_length=1, max_length=100)
+    content: str
+
+
+class Submit(Strict):
+    """A request. Give exactly one of `prompt`, `messages` and `token_ids`."""
+
+    model: str = Name
+    prompt: str | None = None
+    chat: bool = Field(False, description="render the prompt as a message of a chat, with the model's template")
+    messages: list[MessageBody] | None = Field(default=None, min_length=1, max_length=MOST_MESSAGES)
+    token_ids: list[int] | None = Field(default=None, min_length=1, max_length=MOST_TOKEN_IDS)
+    parameters: ParametersBody = Field(default_factory=lambda: ParametersBody())
+
+
+@router.post("/submit/", status_code=202, summary="Begin a request", responses=errors(400, 404, 409, 415, 422))
+async def submit(controller: TheController, origin: Caller, body: Annotated[Submit, Body()]) -> RequestView:
+    """Returns at once, with the request's id; the answer is made in the background.
+
+    Look at `status` for how far it is, or follow `stream`. A request goes on when its client leaves; `cancel` ends it.
+    """
+    prompt: str | list[dict[str, Any]] | list[int]
+    given = [one for one in (body.prompt, body.messages, body.token_ids) if one is not None]
+    if len(given) != 1:
+        raise RequestError("A request needs exactly one of prompt, messages and token_ids.")
+    if body.messages is not None:
+        prompt = [message.model_dump() for message in body.messages]
+    else:
+        prompt = body.prompt if body.prompt is not None else (body.token_ids or [])
+    # Left out is what was not given: the parameters' own defaults are in one place only.
+    parameters = GenerationParameters.from_json(body.parameters.model_dump(exclude_unset=True))
+    run = controller.generate(body.model, prompt, parameters, chat=body.chat, origin=origin)
+    return RequestView.live(run)
+
+
+@router.get("/status/{request_id}/", summary="One request", responses=errors(404, 422))
+async def status(controller: TheController, request_id: Number) -> RequestView:
+    """With the tokens so far while it runs, and as it was written down when it is over."""
+    run = controller.find_request(request_id)
+    if run is not None:
+        return RequestView.live(run)
+    return RequestView.of(await asyncio.to_thread(controller.registry.requests.get, request_id))
+
+
+@router.get(
+    "/stream/{request_id}/", summary="Follow a request", response_class=StreamingResponse,
+    responses={200: {"content": {"text/event-stream": {}}}, **errors(404, 422)},
+)  # fmt: skip
+async def stream(controller: TheController, request_id: Number) -> Response:
+    """Server-sent events from its beginning on: preparing, started, prompt, text, and finished as the last.
+
+    `text` carries the next piece of the answer and how many tokens there are so far; `finished` is the request as
+    `status` shows it. Leaving does not cancel it.
+    """
+    run = controller.find_request(request_id)
+    if run is None:
+        record = await asyncio.to_thread(controller.registry.requests.get, request_id)
+        return _events(_told_again(record))
+    return _events(_followed(run))
+
+
+@router.post(
+    "/cancel/{request_id}/", summary="Cancel a request",
+    responses={200: {"model": RequestView}, **errors(404, 415, 422)}, openapi_extra=body_of(Nothing),
+)  # fmt: skip
+async def cancel(
+    request: Request, controller: TheController, request_id: Number, body: Annotated[Nothing, Depends(accepts(Nothing))]
+) -> Response:
+    """End it; what was generated stays. One that is over already stays as it is."""
+    run = controller.find_request(request_id)
+    if run is None:
+        record = await asyncio.to_thread(controller.registry.requests.get, request_id)
+        return done(request, RequestView.of(record), "/inference/")
+    await run.cancel()
+    return done(request, RequestView.live(run), "/inference/")
+
+
+@router.get("/recent/", summary="The newest requests", responses=errors(422))
+async def recent(
+    controller: TheController,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 50,
+    offset: Annotated[int, Query(ge=0, le=2**31)] = 0,
+    status: RequestStatus | None = None,
+    model: Annotated[str | None, Query(max_length=200)] = None,
+) -> RequestList:
+    """Newest first, with the beginning of each prompt."""
+    return RequestList(requests=await recent_requests(controller, limit, offset, status, model))
+
+
+async def recent_requests(
+    controller: Controller,
+    limit: int,
+    offset: int = 0,
+    status: RequestStatus | None = None,
+    model: str | None = None,
+) -> list[RequestLineView]:
+    lines = await asyncio.to_thread(
+        lambda: controller.registry.requests.lines(limit=limit, offset=offset, status=status, model_name=model)
+    )
+    return [RequestLineView.of(line) for line in lines]
+
+
+def _events(source: AsyncIterator[tuple[str, bytes]]) -> Response:
+    # Proxies that collect answers before they pass them on are asked not to.
+    return StreamingResponse(_encoded(source), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+
+
+async def _encoded(source: AsyncIterator[tuple[str, bytes]]) -> AsyncIterator[bytes]:
+    """As server-sent events, with a comment whenever there was nothing to tell for a while."""
+    upcoming: asyncio.Future[tuple[str, bytes]] | None = None
+    try:
+        while True:
+            upcoming = upcoming or asyncio.ensure_future(anext(source))
+            ready, _ = await asyncio.wait({upcoming}, timeout=COMMENT_SECONDS)
+            if not ready:
+                yield b": still at it\n\n"
+                continue
+            try:
+                name, data = upcoming.result()
+            except StopAsyncIteration:
+                return
+            upcoming = None
+            yield b"event: %s\ndata: %s\n\n" % (name.encode(), data)
+    finally:
+        if upcoming is not None:
+            upcoming.cancel()
+            with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration):
+                await upcoming
+
+
+async def _followed(run: RequestRun) -> AsyncIterator[tuple[str, bytes]]:
+    async for event in run:
+        yield _event(event)
+
+
+async def _told_again(record: RequestRecord) -> AsyncIterator[tuple[str, bytes]]:
+    yield _event(Started(record.id, record.prompt_tokens))
+    if record.result:
+        yield _event(TextDelta(record.result, record.completion_tokens))
+    yield _event(Finished(record))
+
+
+def _event(event: RequestEvent) -> tuple[str, bytes]:
+    match event:
+        case Preparing(what):
+            return "preparing", msgspec.json.encode({"what": what})
+        case Started(request_id, prompt_tokens):
+            return "started", msgspec.json.encode({"id": request_id, "prompt_tokens": prompt_tokens})
+        case PromptProgress(done, total):
+            return "prompt", msgspec.json.encode({"done": done, "total": total})
+        case TextDelta(text, tokens):
+            return "text", msgspec.json.encode({"text": text, "tokens": tokens})
+        case Finished(record):
+            return "finished", RequestView.of(record).model_dump_json().encode()

@@ -1,0 +1,126 @@
+"""The library: which models there are, add one in the background, remove one."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request
+from fastapi import Path as PathParameter
+from starlette.responses import Response
+
+from app.api.background import BackgroundJob, Outcome, Reporter
+from app.api.bodies import AddModel, Nothing, accepts, body_of, done
+from app.api.failures import Conflict, NotFound, Refused
+from app.api.security import Caller, is_local
+from app.api.state import TheController, TheJobs
+from app.api.views import ALWAYS, JobView, ModelList, ModelView, errors
+from app.controller import Controller
+from app.errors import BadInput
+from app.models.description import ModelDescription
+from app.models.sources import HUB_ID, recognise
+from app.registry import ModelRecord
+
+router = APIRouter(prefix="/shard/api/models", tags=["models"], responses=errors(*ALWAYS))
+
+DEMO = "demo"
+PAGE = "/shard/models/"
+
+
+@router.get("/status/", summary="All models")
+async def status(controller: TheController) -> ModelList:
+    """The models of the library."""
+    return ModelList(models=await model_views(controller))
+
+
+@router.post(
+    "/add/", status_code=202, summary="Add a model",
+    responses={202: {"model": JobView}, **errors(400, 409, 415, 422)}, openapi_extra=body_of(AddModel),
+)  # fmt: skip
+async def add(
+    request: Request,
+    controller: TheController,
+    jobs: TheJobs,
+    origin: Caller,
+    body: Annotated[AddModel, Depends(accepts(AddModel))],
+) -> Response:
+    """Begins a job and returns it; see `/shard/api/jobs/status/ID/` for how far it is."""
+    if body.source == DEMO:
+        record = await jobs.begin(
+            DEMO, "Fetch the demo model", "", functools.partial(_demo, controller), origin, lane="add"
+        )
+        return done(request, JobView.of(record), PAGE, 202)
+    if not is_local(request) and (not HUB_ID.fullmatch(body.source) or _exists(body.source)):
+        raise Refused(
+            403,
+            "Folders and files of the controller's machine can be added from that machine only.",
+            "Give a Hub id like org/name.",
+            code="not_local",
+        )
+    await asyncio.to_thread(_check_source, body)
+    name = body.name or body.source.rstrip("/\\").replace("\\", "/").rpartition("/")[2]
+    taken = await asyncio.to_thread(controller.library.find, name)
+    if taken is not None and body.name is not None:
+        raise Conflict(f"There is a model named '{taken.name}' already.", "Remove it first, or give another name.")
+    adding = functools.partial(_add, controller, body)
+    record = await jobs.begin("add", f"Add {name}", body.name or "", adding, origin, lane="add")
+    return done(request, JobView.of(record), PAGE, 202)
+
+
+@router.post(
+    "/remove/{name}/", summary="Remove a model",
+    responses={200: {"model": ModelView}, **errors(400, 404, 409, 415, 422)}, openapi_extra=body_of(Nothing),
+)  # fmt: skip
+async def remove(
+    request: Request,
+    controller: TheController,
+    name: Annotated[str, PathParameter(max_length=200)],
+    body: Annotated[Nothing, Depends(accepts(Nothing))],
+) -> Response:
+    """Forget a model and delete what the library holds of it. A folder that it was added from stays."""
+    known = await asyncio.to_thread(controller.registry.models.list)
+    record = next((one for one in known if one.name.casefold() == name.casefold()), None)
+    if record is None:
+        raise NotFound(f"There is no model named '{name}'.", "See /shard/api/models/status/.")
+    try:
+        await controller.remove_model(record.name)
+    except BadInput as error:
+        raise Conflict(error.message, error.advice) from None
+    return done(request, ModelView.of(record), PAGE)
+
+
+async def model_views(controller: Controller) -> list[ModelView]:
+    records: list[ModelRecord] = await asyncio.to_thread(controller.registry.models.list)
+    return [ModelView.of(record) for record in records]
+
+
+async def _demo(controller: Controller, job: BackgroundJob) -> Outcome:
+    return _added(await controller.add_demo_model(Reporter(job)))
+
+
+async def _add(controller: Controller, body: AddModel, job: BackgroundJob) -> Outcome:
+    return _added(
+        await controller.add_model(body.source, name=body.name, revision=body.revision, on_progress=Reporter(job))
+    )
+
+
+def _added(description: ModelDescription) -> Outcome:
+    return Outcome(
+        description.name, {"source": description.origin or description.source, "bytes": description.weight_bytes}
+    )
+
+
+def _check_source(body: AddModel) -> None:
+    try:
+        recognise(body.source, body.revision)
+    except (OSError, RuntimeError) as error:  # a name that is too long, a user that is not there
+        raise BadInput(f"'{body.source[:80]}' cannot be read: {error}.") from error
+
+
+def _exists(source: str) -> bool:
+    try:
+        return Path(source).expanduser().exists()
+    except (OSError, RuntimeError):
+        return False

@@ -1,0 +1,76 @@
+"""Nodes: which there are and how they are, add one, remove one, have one take no new work."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import Response
+
+from app.api.bodies import AddNode, DrainNode, Nothing, accepts, body_of, done
+from app.api.failures import Conflict
+from app.api.state import Number, TheController, node_views
+from app.api.views import ALWAYS, NodeList, NodeView, errors
+from app.errors import BadInput, NodeError, RegistryError
+
+router = APIRouter(prefix="/shard/api/nodes", tags=["nodes"], responses=errors(*ALWAYS))
+
+PAGE = "/shard/nodes/"
+
+
+@router.get("/status/", summary="All nodes")
+async def status(controller: TheController) -> NodeList:
+    """Every node with what its agent said in its last beat, at most a second or so ago."""
+    return NodeList(nodes=await node_views(controller))
+
+
+@router.post(
+    "/add/", status_code=201, summary="Add a node", responses={201: {"model": NodeView}, **errors(400, 409, 415, 422)},
+    openapi_extra=body_of(AddNode),
+)  # fmt: skip
+async def add(
+    request: Request, controller: TheController, body: Annotated[AddNode, Depends(accepts(AddNode))]
+) -> Response:
+    """Check an agent and register it. An agent that was registered at another address is moved to this one."""
+    try:
+        record = await controller.add_node(body.address, body.key)
+    except NodeError as error:
+        # What was given leads to no agent that lets us in; nothing is wrong with this server.
+        raise BadInput(error.message, error.advice) from error
+    except RegistryError as error:
+        if error.__cause__ is not None:
+            raise
+        raise Conflict(error.message, error.advice) from None
+    return done(request, NodeView.of(controller, record), PAGE, 201)
+
+
+@router.post(
+    "/remove/{node_id}/", summary="Remove a node",
+    responses={200: {"model": NodeView}, **errors(404, 415, 422)}, openapi_extra=body_of(Nothing),
+)  # fmt: skip
+async def remove(
+    request: Request, controller: TheController, node_id: Number, body: Annotated[Nothing, Depends(accepts(Nothing))]
+) -> Response:
+    """Take down the deployments that need it, unload what it holds, and forget it.
+
+    Its agent is ended when it was started by this controller. A node that cannot be reached is removed all the same.
+    """
+    record = await controller.remove_node(str(node_id))
+    view = NodeView.of(controller, record)
+    view.state, view.problem = "down", "It was removed."
+    return done(request, view, PAGE)
+
+
+@router.post(
+    "/drain/{node_id}/", summary="Have a node take no new work",
+    responses={200: {"model": NodeView}, **errors(404, 415, 422)}, openapi_extra=body_of(DrainNode),
+)  # fmt: skip
+async def drain(
+    request: Request,
+    controller: TheController,
+    node_id: Number,
+    body: Annotated[DrainNode, Depends(accepts(DrainNode))],
+) -> Response:
+    """What it runs goes on. With `draining` false it takes new work again."""
+    record = await controller.drain_node(str(node_id), body.draining)
+    return done(request, NodeView.of(controller, record), PAGE)

@@ -1,0 +1,49 @@
+"""What routes share, by its type, and what they read of the registry."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+from fastapi import Depends, Path, Request
+
+from app.api.background import BackgroundJobs
+from app.api.views import DeploymentView, NodeView
+from app.controller import Controller
+from app.registry import DeploymentRecord, DeploymentStatus, NodeRecord, ShardRecord
+
+MOST_ID = 2**63 - 1
+
+
+def _controller(request: Request) -> Controller:
+    controller: Controller = request.app.state.controller
+    return controller
+
+
+def _jobs(request: Request) -> BackgroundJobs:
+    jobs: BackgroundJobs = request.app.state.jobs
+    return jobs
+
+
+TheController = Annotated[Controller, Depends(_controller)]
+TheJobs = Annotated[BackgroundJobs, Depends(_jobs)]
+Number = Annotated[int, Path(ge=1, le=MOST_ID)]
+
+
+async def node_views(controller: Controller) -> list[NodeView]:
+    """All nodes. None is asked: the last beat of each tells."""
+    records = await asyncio.to_thread(controller.registry.nodes.list)
+    return [NodeView.of(controller, record) for record in records]
+
+
+async def deployment_views(controller: Controller, *, every: bool = False) -> list[DeploymentView]:
+    """Deployments, the newest first; unless `every`, without those that failed or were unloaded."""
+    wanted = None if every else (DeploymentStatus.LOADING, DeploymentStatus.READY)
+
+    def read() -> tuple[list[DeploymentRecord], list[ShardRecord], list[NodeRecord]]:
+        registry = controller.registry
+        return registry.deployments.list(status=wanted), registry.shards.list(), registry.nodes.list()
+
+    records, shards, nodes = await asyncio.to_thread(read)
+    names = {node.id: node.hostname for node in nodes}
+    return [DeploymentView.of(record, shards, names) for record in reversed(records)]

@@ -1,0 +1,369 @@
+"""What the endpoints answer with, and how it is made from the controller's records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from app.api.background import BackgroundJob
+from app.cluster.progress import is_suspect
+from app.controller import Controller
+from app.inference.request_run import RequestRun
+from app.registry import (
+    DeploymentRecord,
+    EventRecord,
+    JobRecord,
+    ModelRecord,
+    NodeRecord,
+    RequestLine,
+    RequestRecord,
+    ShardRecord,
+)
+from app.sharding.placement import Placement
+
+NodeState = Literal["up", "draining", "frozen", "down"]
+
+
+class NodeView(BaseModel):
+    """A node, and what its agent said last. Memory in bytes; figures are null while the agent does not answer."""
+
+    id: int
+    name: str
+    address: str
+    state: NodeState = Field(description="frozen: it answers, but its computation does not get on")
+    problem: str = Field(description="why it is not up; empty when it is")
+    draining: bool
+    last_heartbeat: datetime | None
+    system: str
+    cpu: str
+    device: str
+    software: str
+    memory_total: int | None = None
+    memory_available: int | None = None
+    memory_budget: int | None = Field(default=None, description="what stages may take")
+    memory_used: int | None = Field(default=None, description="what stages take")
+    cpu_percent: float | None = None
+    round_trip_ms: float | None = None
+    stages: list[str] = Field(default_factory=list, description="what it holds, in words")
+
+    @classmethod
+    def of(cls, controller: Controller, record: NodeRecord) -> NodeView:
+        """On the loop."""
+        link, health = controller.nodes.links().get(record.id), controller.nodes.health
+        latest = health.latest(record.id) if health.is_alive(record.id) else None
+        told = record.capacities
+        numerics = told.get("numerics")
+        view = cls(
+            id=record.id,
+            name=record.hostname,
+            address=record.address.removeprefix("tcp://"),
+            state="draining" if record.draining else "up",
+            problem="",
+            draining=record.draining,
+            last_heartbeat=record.last_heartbeat,
+            system=str(told.get("system", "")),
+            cpu=f"{told.get('cpu_name', '')} ({told.get('cpu_count', '?')} cores)" if told.get("cpu_name") else "",
+            device=str(numerics.get("device", "")) if isinstance(numerics, dict) else "",
+            software=str(told.get("software", "")),
+        )
+        if latest is None:
+            view.state = "down"
+            view.problem = str(link.error()) if link is not None else "The controller has no link to it."
+            return view
+        report = latest.report
+        if is_suspect(report.progress):
+            view.state = "frozen"
+            view.problem = f"One step has been running for {report.progress.busy_seconds or 0:.0f} s."
+        view.memory_total, view.memory_available = report.memory_total, report.memory_available
+        view.memory_budget, view.memory_used = report.memory_budget, report.memory_used
+        view.cpu_percent, view.round_trip_ms = round(report.cpu_percent, 1), round(latest.rtt * 1000, 2)
+        view.stages = [f"layers {one.start}–{one.end - 1} of {one.model}" for one in report.stages]
+        return view
+
+
+class NodeList(BaseModel):
+    nodes: list[NodeView]
+
+
+class ModelView(BaseModel):
+    """A model of the library. `weight_bytes` as they are stored, `context` in tokens."""
+
+    name: str
+    source: str
+    architecture: str
+    layers: int
+    parameters: int
+    weight_bytes: int
+    dtype: str
+    context: int
+    added_at: datetime
+
+    @classmethod
+    def of(cls, record: ModelRecord) -> ModelView:
+        return cls(
+            name=record.name, source=record.source, architecture=record.architecture, layers=record.layers,
+            parameters=record.parameters, weight_bytes=record.weight_bytes, dtype=record.dtype,
+            context=record.context, added_at=record.created_at,
+        )  # fmt: skip
+
+
+class ModelList(BaseModel):
+    models: list[ModelView]
+
+
+class StageView(BaseModel):
+    """Layers [start, end) on a node."""
+
+    stage: int
+    node_id: int | None
+    node: str
+    start: int
+    end: int
+    weight_bytes: int | None = None
+    kv_bytes: int | None = None
+    missing_bytes: int | None = Field(default=None, description="what the node lacks; 0 when it fits")
+
+
+class DeploymentView(BaseModel):
+    """A model that is loaded, was, or is being loaded."""
+
+    id: str
+    model: str
+    status: str
+    error: str | None
+    dtype: str
+    context: int
+    kv_tokens: int
+    plan_hash: str
+    epoch: int
+    created_at: datetime
+    stages: list[StageView]
+
+    @classmethod
+    def of(cls, record: DeploymentRecord, shards: Iterable[ShardRecord], names: dict[int, str]) -> DeploymentView:
+        mine = sorted((one for one in shards if one.deployment_id == record.id), key=lambda one: one.shard_id)
+        return cls(
+            id=record.id, model=record.model_name, status=record.status, error=record.error, dtype=record.dtype,
+            context=record.context, kv_tokens=record.kv_tokens, plan_hash=record.plan_hash, epoch=record.epoch,
+            created_at=record.created_at,
+            stages=[
+                StageView(
+                    stage=one.shard_id, node_id=one.node_id, node=names.get(one.node_id or 0, "a node that is gone"),
+                    start=one.start_layer, end=one.end_layer,
+                )
+                for one in mine
+            ],
+        )  # fmt: skip
+
+
+class DeploymentList(BaseModel):
+    deployments: list[DeploymentView]
+
+
+class PlanView(BaseModel):
+    """Where a model's layers would go."""
+
+    model: str
+    dtype: str
+    context: int
+    kv_tokens: int
+    fits: bool
+    stages: list[StageView]
+    left_out: list[str] = Field(description="nodes that would get nothing")
+
+    @classmethod
+    def of(cls, placement: Placement) -> PlanView:
+        return cls(
+            model=placement.model_name, dtype=placement.dtype, context=placement.context,
+            kv_tokens=placement.kv_tokens, fits=placement.fits,
+            stages=[
+                StageView(
+                    stage=number, node_id=one.node.node_id, node=one.node.name, start=one.start, end=one.end,
+                    weight_bytes=one.weight_bytes, kv_bytes=one.kv_bytes, missing_bytes=one.missing,
+                )
+                for number, one in enumerate(placement.stages)
+            ],
+            left_out=[f"{node.name} ({node.node_id})" for node in placement.left_out],
+        )  # fmt: skip
+
+
+class RequestView(BaseModel):
+    """A request: live while it runs, as it was written down afterwards. `timings` in seconds."""
+
+    id: int
+    model: str
+    status: str
+    prompt: str
+    text: str = Field(description="the answer so far")
+    token_ids: list[int]
+    prompt_tokens: int
+    completion_tokens: int
+    finish_reason: str | None
+    error: str | None
+    parameters: dict[str, Any]
+    timings: dict[str, float]
+    deployment_id: str | None
+    created_at: datetime
+    started_at: datetime | None
+    completed_at: datetime | None
+
+    @classmethod
+    def of(cls, record: RequestRecord) -> RequestView:
+        return cls(
+            id=record.id, model=record.model_name, status=record.status, prompt=record.prompt, text=record.result,
+            token_ids=list(record.token_ids), prompt_tokens=record.prompt_tokens,
+            completion_tokens=record.completion_tokens, finish_reason=record.finish_reason, error=record.error,
+            parameters=dict(record.parameters), timings=record.timings, deployment_id=record.deployment_id,
+            created_at=record.created_at, started_at=record.started_at, completed_at=record.completed_at,
+        )  # fmt: skip
+
+    @classmethod
+    def live(cls, run: RequestRun) -> RequestView:
+        """On the loop."""
+        view = cls.of(run.record)
+        view.text, view.token_ids, view.completion_tokens = run.text, list(run.token_ids), len(run.token_ids)
+        view.prompt_tokens = view.prompt_tokens or len(run.prompt_token_ids)
+        return view
+
+
+class RequestLineView(BaseModel):
+    """A request in a list: the beginning of its prompt, and no answer."""
+
+    id: int
+    model: str
+    status: str
+    prompt: str
+    error: str | None
+    prompt_tokens: int
+    completion_tokens: int
+    timings: dict[str, float]
+    created_at: datetime
+    completed_at: datetime | None
+
+    @classmethod
+    def of(cls, line: RequestLine) -> RequestLineView:
+        return cls(
+            id=line.id, model=line.model_name, status=line.status, prompt=line.prompt, error=line.error,
+            prompt_tokens=line.prompt_tokens, completion_tokens=line.completion_tokens, timings=line.timings,
+            created_at=line.created_at, completed_at=line.completed_at,
+        )  # fmt: skip
+
+
+class RequestList(BaseModel):
+    requests: list[RequestLineView]
+
+
+class ProgressView(BaseModel):
+    """How far a job is."""
+
+    phase: str
+    done_bytes: int
+    total_bytes: int
+    bytes_per_second: float
+    seconds_left: float | None
+
+
+class JobView(BaseModel):
+    """Background work: what it is, how far, what came of it."""
+
+    id: int
+    kind: str = Field(description="add, demo, cut or deploy")
+    title: str
+    model: str | None
+    status: str
+    error: str | None
+    details: dict[str, Any]
+    progress: ProgressView | None = Field(default=None, description="while it runs")
+    created_at: datetime
+    started_at: datetime | None
+    completed_at: datetime | None
+
+    @classmethod
+    def of(cls, record: JobRecord, job: BackgroundJob | None = None) -> JobView:
+        told = job.progress if job is not None else None
+        return cls(
+            id=record.id, kind=record.kind, title=record.title, model=record.model_name or None,
+            status=record.status, error=record.error, details=record.details, created_at=record.created_at,
+            started_at=record.started_at, completed_at=record.completed_at,
+            progress=None if told is None or record.status.is_over else ProgressView(
+                phase=told.phase, done_bytes=told.done_bytes, total_bytes=told.total_bytes,
+                bytes_per_second=told.bytes_per_second, seconds_left=told.seconds_left,
+            ),
+        )  # fmt: skip
+
+
+class JobList(BaseModel):
+    jobs: list[JobView]
+
+
+class EventView(BaseModel):
+    """Something that happened."""
+
+    id: int
+    at: datetime
+    level: str
+    source: str
+    message: str
+    node_id: int | None
+    deployment_id: str | None
+    request_id: int | None
+
+    @classmethod
+    def of(cls, record: EventRecord) -> EventView:
+        return cls(
+            id=record.id, at=record.at, level=record.level, source=record.source, message=record.message,
+            node_id=record.node_id, deployment_id=record.deployment_id, request_id=record.request_id,
+        )  # fmt: skip
+
+
+class EventList(BaseModel):
+    events: list[EventView]
+
+
+class SystemView(BaseModel):
+    """What the start page shows."""
+
+    version: str
+    nodes: list[NodeView]
+    deployments: list[DeploymentView]
+    jobs: list[JobView] = Field(description="background work under way")
+    requests: list[RequestLineView] = Field(description="the newest requests")
+    requests_under_way: int
+
+
+class ErrorBody(BaseModel):
+    message: str
+    advice: str = ""
+    type: str
+    code: str
+
+
+class ErrorAnswer(BaseModel):
+    """Every error looks like this."""
+
+    error: ErrorBody
+
+
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """For a route's `responses`: which errors it may answer with."""
+    return {status: {"model": ErrorAnswer, "description": _SAID[status]} for status in statuses}
+
+
+_SAID = {
+    400: "What was given cannot be used.",
+    401: "An API key is demanded, or the one given is not valid.",
+    403: "A page of another site, or an old one of this, asked for this.",
+    404: "There is no such thing.",
+    409: "What is there stands against it.",
+    413: "The body is too big.",
+    415: "The body is neither JSON nor a form.",
+    421: "The server does not go by this name.",
+    422: "Something is missing or of the wrong kind.",
+    503: "Not now.",
+    507: "There is not enough memory or disk space.",
+}
+ALWAYS: Sequence[int] = (401, 403, 413, 421, 503)
+"""What the door and the gate may answer anywhere."""
