@@ -215,6 +215,9 @@ class Bridge(QObject):
         self._awake = False
         self._active: set[QObject] = set()
         self._chores: set[asyncio.Future[Any]] = set()
+        self._doors: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        """On the loop: what lets others in, as functions that close it."""
+        self._opening_door: asyncio.Future[None] | None = None
         self._node_feed = _Feed(self, lambda batch: self.node_events.emit(tuple(batch)))
         self._table_feed = _Feed(self, lambda batch: self.tables_changed.emit(frozenset(batch)))
         self._step_feed = _Feed(self, self._on_steps)
@@ -255,6 +258,33 @@ class Bridge(QObject):
         self.home = place
         self.post(self._self_feed, "opened")
         self._ready.set_result(controller)
+        self._opening_door = asyncio.ensure_future(self._open_door(controller))
+
+    async def _open_door(self, controller: Controller) -> None:
+        """Let commands in. A window without that is a window all the same."""
+        from app.control.server import ControlServer
+
+        door = ControlServer(controller)
+        try:
+            await door.open()
+        except (ShardboardError, OSError) as error:
+            log.warning("commands cannot be let in, they have to wait until the window is closed: %s", error)
+        else:
+            self.add_door(door.close)
+
+    def add_door(self, close: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """On the loop: have this closed before the controller, the last one first."""
+        self._doors.append(close)
+
+    async def shut_doors(self) -> None:
+        """On the loop: let nobody in any more. What those who are in wait for is cancelled, and they are told."""
+        if self._opening_door is not None:
+            await asyncio.gather(self._opening_door, return_exceptions=True)
+        while self._doors:
+            try:
+                await self._doors.pop()()
+            except Exception:
+                log.exception("a door could not be closed in good order")
 
     def close(self) -> None:
         """Cancel what is under way, close the controller and end its thread; `closed` comes."""
@@ -270,6 +300,7 @@ class Bridge(QObject):
         for task in calls:
             task.cancel()
         await asyncio.gather(*calls, return_exceptions=True)
+        await self.shut_doors()
         try:
             if self._controller is not None:
                 await self._controller.close()

@@ -8,8 +8,11 @@ from PySide6.QtCore import QObject, Signal
 
 from app.ui.bridge import Bridge
 from app.ui.cluster import Cluster
+from app.ui.http_server import HttpServer
 from app.ui.notices import Notices
+from app.ui.outside_work import OutsideWork
 from app.ui.settings import Settings
+from app.ui.settings_desk import SettingsDesk
 from app.ui.theme import ThemeKeeper
 
 if TYPE_CHECKING:
@@ -21,8 +24,8 @@ class Workbench(QObject):
 
     navigate = Signal(str, object)
     """Show a screen (board, chat, nodes, runs, log, welcome) with something in it: ("chat", model name), ("runs",
-    request id), ("nodes", node id or one of start, add, invite), ("board", model name), ("log", node id); None for
-    the screen as it is."""
+    request id), ("nodes", node id or one of start, add, invite), ("board", model name), ("log", node id),
+    ("preferences", title of a page); None for the screen as it is."""
 
     def __init__(self, bridge: Bridge, settings: Settings, theme: ThemeKeeper, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -31,6 +34,9 @@ class Workbench(QObject):
         self.theme = theme
         self.notices = Notices(self)
         self.cluster = Cluster(bridge, self)
+        self.desk = SettingsDesk()
+        self.server = HttpServer(bridge, self.desk, self)
+        self.outside = OutsideWork(bridge, self)
         self._jobs: JobQueue | None = None
 
     @property

@@ -11,12 +11,16 @@ from PySide6.QtWidgets import QCheckBox, QComboBox, QLabel
 from pytestqt.qtbot import QtBot
 
 import worker_agent
+from app.controller import Controller
+from app.controller_settings import ControllerSettings, RecordSettings, ServerSettings
 from app.registry import EventLevel, Registry
+from app.ui.bridge import Report
 from app.ui.shell.about import AboutDialog
 from app.ui.shell.disk_use import folder_bytes
 from app.ui.shell.preferences import PreferencesDialog
+from app.ui.shell.records_section import RecordsSection
 from app.ui.shell.shortcuts import ShortcutEntry, ShortcutsDialog
-from app.ui.shell.storage_section import RegistrySection, StorageSection
+from app.ui.shell.storage_section import StorageSection
 from app.ui.workbench import Workbench
 
 
@@ -102,8 +106,45 @@ def test_a_folder_counts_all_files_below_it(tmp_path: Path) -> None:
     assert folder_bytes(tmp_path / "nowhere") == 0
 
 
-def test_old_events_are_removed_only_after_a_second_press(workbench: Workbench, qtbot: QtBot) -> None:
-    old = datetime.now(UTC) - timedelta(days=40)
+def read_settings(workbench: Workbench, qtbot: QtBot) -> ControllerSettings:
+    async def work(controller: Controller, report: Report) -> ControllerSettings:
+        return controller.settings
+
+    with qtbot.waitSignal(workbench.bridge.call(work, "reading the settings").done) as done:
+        pass
+    assert isinstance(done.args[0], ControllerSettings)
+    return done.args[0]
+
+
+@pytest.fixture
+def records(workbench: Workbench, qtbot: QtBot) -> RecordsSection:
+    section = RecordsSection(workbench)
+    qtbot.addWidget(section)
+    section.show()
+    qtbot.waitUntil(lambda: section.used.text().startswith("Now "))
+    return section
+
+
+def test_what_is_kept_is_chosen_and_saved(records: RecordsSection, workbench: Workbench, qtbot: QtBot) -> None:
+    assert (records.days.value(), records.limit.value()) == (90, 2048)
+    records.days.setValue(7)
+    records.limit.setValue(0)
+    assert records.limit.text() == "without a limit"
+    records.text.click()
+    workbench.server.change(port=7979)
+    home = workbench.bridge.home
+    assert home is not None
+    wanted = ControllerSettings(
+        server=ServerSettings(port=7979), records=RecordSettings(keep_days=7, keep_bytes=0, keep_text=False)
+    )
+    qtbot.waitUntil(lambda: read_settings(workbench, qtbot) == wanted)
+    assert ControllerSettings.load(home.settings) == wanted
+
+
+def test_what_is_too_old_is_removed_only_after_a_second_press(
+    records: RecordsSection, workbench: Workbench, qtbot: QtBot
+) -> None:
+    old = datetime.now(UTC) - timedelta(days=100)
 
     def write(registry: Registry) -> None:
         registry.events.add(EventLevel.INFO, "test", "Old.", at=old)
@@ -111,16 +152,14 @@ def test_old_events_are_removed_only_after_a_second_press(workbench: Workbench, 
 
     with qtbot.waitSignal(workbench.bridge.read(write, "writing").done):
         pass
-    section = RegistrySection(workbench)
-    qtbot.addWidget(section)
-    section.button.click()
-    section.keep.click()
-    assert not section.confirm.isVisibleTo(section)
-    section.button.click()
-    assert "30 days" in section.confirm.text()
+    records.prune.click()
+    records.keep.click()
+    assert not records.confirm.isVisibleTo(records)
+    records.prune.click()
+    assert records.confirm.text() == "Remove what is older than 90 days or is beyond 2 GiB"
     with qtbot.waitSignal(workbench.notices.toasted) as said:
-        section.confirm.click()
-    assert said.args[0].text == "Removed 0 runs and 1 event."
+        records.confirm.click()
+    assert said.args[0].text == "Removed 1 event."
     with qtbot.waitSignal(
         workbench.bridge.read(lambda registry: [event.message for event in registry.events.list()], "reading").done
     ) as left:

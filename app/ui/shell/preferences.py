@@ -1,12 +1,25 @@
-"""Preferences: appearance, board, agents here, chat, storage, registry. Every change takes effect at once."""
+"""Preferences on four pages: general, server, records, storage. Every change takes effect at once."""
 
 from __future__ import annotations
 
 from PySide6.QtCore import Qt, Slot
-from PySide6.QtWidgets import QDialog, QFrame, QHBoxLayout, QLabel, QPushButton, QScrollArea, QVBoxLayout, QWidget
+from PySide6.QtWidgets import (
+    QDialog,
+    QFrame,
+    QHBoxLayout,
+    QLabel,
+    QPushButton,
+    QScrollArea,
+    QTabWidget,
+    QVBoxLayout,
+    QWidget,
+)
 
+from app.ui.shell.keys_section import KeysSection
 from app.ui.shell.preference_rows import Choice, Section, Switch
-from app.ui.shell.storage_section import RegistrySection, StorageSection
+from app.ui.shell.records_section import RecordsSection
+from app.ui.shell.server_section import ServerSection
+from app.ui.shell.storage_section import StorageSection
 from app.ui.theme import SPACING
 from app.ui.workbench import Workbench
 
@@ -20,7 +33,7 @@ CONTEXTS = ((0, "As usual: 8,192 tokens"), *((size, f"{size:,} tokens") for size
 
 
 class PreferencesDialog(QDialog):
-    """One page that scrolls; there is no OK and no Cancel."""
+    """Pages that scroll; there is no OK and no Cancel."""
 
     def __init__(self, workbench: Workbench, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -28,26 +41,40 @@ class PreferencesDialog(QDialog):
         self.setWindowTitle("Preferences")
         self.setObjectName("preferences")
         self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        inside = QWidget()
-        page = QVBoxLayout(inside)
-        page.setContentsMargins(3 * SPACING, 3 * SPACING, 3 * SPACING, SPACING)
-        page.setSpacing(2 * SPACING)
-        for section in (self._appearance(), self._board(), self._agents(), self._chat(),
-                        StorageSection(workbench), RegistrySection(workbench)):  # fmt: skip
-            page.addWidget(section)
-        page.addStretch(1)
-        area = QScrollArea(self)
-        area.setWidgetResizable(True)
-        area.setFrameShape(QFrame.Shape.NoFrame)
-        area.setWidget(inside)
-        area.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        self.pages = QTabWidget(self)
+        self.pages.setDocumentMode(True)
+        self._add("General", self._appearance(), self._board(), self._agents(), self._chat())
+        self._add("Server", ServerSection(workbench), KeysSection(workbench))
+        self._add("Records", RecordsSection(workbench))
+        self._add("Storage", StorageSection(workbench))
         column = QVBoxLayout(self)
-        column.setContentsMargins(0, 0, 0, 2 * SPACING)
-        column.addWidget(area, 1)
+        column.setContentsMargins(0, SPACING, 0, 2 * SPACING)
+        column.addWidget(self.pages, 1)
         column.addLayout(self._foot())
         em = self.fontMetrics()
         self.resize(em.averageCharWidth() * 104, em.lineSpacing() * 44)
         workbench.settings.changed.connect(self._on_changed)
+
+    def _add(self, title: str, *sections: Section) -> None:
+        inside = QWidget()
+        page = QVBoxLayout(inside)
+        page.setContentsMargins(3 * SPACING, 2 * SPACING, 3 * SPACING, SPACING)
+        page.setSpacing(2 * SPACING)
+        for section in sections:
+            page.addWidget(section)
+        page.addStretch(1)
+        area = QScrollArea()
+        area.setWidgetResizable(True)
+        area.setFrameShape(QFrame.Shape.NoFrame)
+        area.setWidget(inside)
+        area.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        self.pages.addTab(area, title)
+
+    def show_page(self, title: str) -> None:
+        """Bring a page to the front; the one that is there stays for a title that none has."""
+        for number in range(self.pages.count()):
+            if self.pages.tabText(number) == title:
+                self.pages.setCurrentIndex(number)
 
     def _appearance(self) -> Section:
         section = Section("Appearance")

@@ -17,6 +17,7 @@ from app.ui.workbench import Workbench
 
 if TYPE_CHECKING:
     from app.controller import Controller
+    from app.ui.bridge import Bridge
 
 
 JOBS_MILLISECONDS = 12_000
@@ -147,7 +148,7 @@ class Closing(QObject):
             return
         stop = bool(self._workbench.settings.get("agents/stop_with_window"))
         self.step.emit("Stopping this window's agents" if stop else "Ending what runs")
-        call = bridge.call(lambda controller, report: _wind_up(controller, stop), "stopping the agents")
+        call = bridge.call(lambda controller, report: _wind_up(controller, bridge, stop), "stopping the agents")
         call.done.connect(self._close_bridge)
         call.failed.connect(self._on_failed)
         call.cancelled.connect(self._close_bridge)
@@ -165,8 +166,12 @@ class Closing(QObject):
         self._workbench.bridge.close()
 
 
-async def _wind_up(controller: Controller, stop_agents: bool) -> None:
-    """Requests end before their agents do: what the user stopped must not be told as a node that was lost."""
+async def _wind_up(controller: Controller, bridge: Bridge, stop_agents: bool) -> None:
+    """Requests end before their agents do: what the user stopped must not be told as a node that was lost.
+
+    Nobody is let in any more before that, or a request would begin that nobody waits for.
+    """
+    await bridge.shut_doors()
     await controller.inference.close()
     if stop_agents:
         await controller.stop_agents()

@@ -160,6 +160,9 @@ class MainWindow(QMainWindow):
         if key == "welcome":
             self.show_welcome()
             return
+        if key == "preferences":
+            self._open_preferences(str(what or ""))
+            return
         screen = self.screen_of(key)
         self.pages.setCurrentWidget(screen)
         self.rail.show_current(key)
@@ -298,9 +301,15 @@ class MainWindow(QMainWindow):
         CutDialog(self.workbench, parent=self).open()
 
     def _show_preferences(self) -> None:
+        self._open_preferences("")
+
+    def _open_preferences(self, page: str) -> None:
+        """`page` is the title of one, or empty for the first."""
         from app.ui.shell.preferences import PreferencesDialog
 
-        PreferencesDialog(self.workbench, self).open()
+        dialog = PreferencesDialog(self.workbench, self)
+        dialog.show_page(page)
+        dialog.open()
 
     def _show_shortcuts(self) -> None:
         from app.ui.shell.shortcuts import ShortcutEntry, ShortcutsDialog
@@ -366,7 +375,7 @@ class MainWindow(QMainWindow):
         if self._welcome is not None:
             found += self._welcome.busy_with()
         jobs = [job.view.title for job in self.workbench.jobs.busy()]
-        return list(dict.fromkeys([*found, *jobs]))
+        return list(dict.fromkeys([*found, *jobs, *self.workbench.outside.under_way()]))
 
     def closeEvent(self, event: QCloseEvent) -> None:
         if self._ready_to_close:

@@ -1,4 +1,4 @@
-"""The line at the foot of the window: nodes, deployments, tokens per second, jobs."""
+"""The line at the foot of the window: nodes, deployments, tokens per second, the HTTP server, jobs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from PySide6.QtCore import Qt, QTimer, Slot
 from PySide6.QtWidgets import QPushButton, QStatusBar, QWidget
 
 from app.ui.cluster import NodeState
+from app.ui.http_server import ServerState
 from app.ui.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ class StatusBar(QStatusBar):
         self._nodes = self._figure("nodes", "Nodes that answer")
         self._deployments = self._figure("board", "Models that are deployed")
         self._speed = self._figure("nodes", "Tokens per second of all deployments together")
+        self.server = self._figure("preferences", "The HTTP server of this window")
+        self.server.setProperty("page", "Server")
         self._refresh = QTimer(self)
         self._refresh.setInterval(500)
         self._refresh.timeout.connect(self._show_speed)
@@ -32,9 +35,12 @@ class StatusBar(QStatusBar):
         cluster.nodes_changed.connect(self._show_nodes)
         cluster.deployments_changed.connect(self._show_deployments)
         cluster.activity.connect(self._on_activity)
+        workbench.server.changed.connect(self._show_server)
+        workbench.outside.changed.connect(self._show_server)
         self._show_nodes()
         self._show_deployments()
         self._show_speed()
+        self._show_server()
 
     def _figure(self, screen: str, meaning: str) -> QPushButton:
         button = QPushButton(self)
@@ -63,7 +69,7 @@ class StatusBar(QStatusBar):
     def _on_clicked(self) -> None:
         sender = self.sender()
         if sender is not None:
-            self._workbench.navigate.emit(str(sender.property("screen")), None)
+            self._workbench.navigate.emit(str(sender.property("screen")), sender.property("page"))
 
     @Slot()
     @Slot(object)
@@ -96,3 +102,18 @@ class StatusBar(QStatusBar):
         text = f"{speed:.1f} tokens/s" if speed else "Idle"
         self._speed.setText(text)
         self._speed.setAccessibleName(text)
+
+    @Slot()
+    def _show_server(self) -> None:
+        """Only while it is on, or should be."""
+        server, count = self._workbench.server, self._workbench.outside.http
+        if server.state is ServerState.FAILED:
+            text = "HTTP: not listening"
+        else:
+            text = f"HTTP at {server.url.removeprefix('http://')}"
+            if count:
+                text += f" · {count:,} request{'' if count == 1 else 's'}"
+        self.server.setText(text)
+        self.server.setAccessibleName(text)
+        self.server.setToolTip(str(server.error) if server.error is not None else "The HTTP server of this window")
+        self.server.setVisible(server.state in (ServerState.ON, ServerState.FAILED))

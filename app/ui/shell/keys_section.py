@@ -1,0 +1,183 @@
+"""Preferences: the keys of the HTTP API. A new one is shown once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from PySide6.QtCore import Slot
+from PySide6.QtWidgets import (
+    QAbstractItemView,
+    QHBoxLayout,
+    QHeaderView,
+    QLabel,
+    QLineEdit,
+    QPushButton,
+    QTableView,
+    QWidget,
+)
+
+from app.errors import ShardboardError
+from app.ui.http_server import ServerState
+from app.ui.icons import icon
+from app.ui.nodes.copy_field import CopyField
+from app.ui.shell.keys_model import KeyColumn, KeysModel
+from app.ui.shell.preference_rows import Section
+from app.ui.theme import SPACING
+from app.ui.workbench import Workbench
+
+if TYPE_CHECKING:
+    from app.registry import Registry
+
+ROWS = 4
+"""The table is so high; more of them scroll."""
+
+
+class KeysSection(Section):
+    """Lists, adds and removes. Removing asks by turning the button into another one."""
+
+    def __init__(self, workbench: Workbench, parent: QWidget | None = None) -> None:
+        super().__init__("API keys", parent)
+        self._workbench = workbench
+        self.add_words(
+            "A program sends its key with each request: Authorization: Bearer sb-…. Only a hash of it is kept."
+        )
+        self.model = KeysModel()
+        self.model.setParent(self)
+        self.table = self._make_table()
+        self.column.addWidget(self.table)
+        self.none = self.add_words("There are no keys yet.")
+        self.name = QLineEdit(self)
+        self.name.setPlaceholderText("Who or what will use it: laptop, grafana, …")
+        self.name.setAccessibleName("Name of the new key")
+        self.name.setObjectName("key-name")
+        self.name.setMaxLength(64)
+        self.add = QPushButton(icon("plus"), "Add a key", self)
+        self.add.setAutoDefault(False)
+        self.remove = QPushButton(icon("trash-2"), "Remove", self)
+        self.remove.setAutoDefault(False)
+        self.confirm = QPushButton(self)
+        self.confirm.setAutoDefault(False)
+        self.confirm.setProperty("role", "danger")
+        row = QHBoxLayout()
+        row.setSpacing(SPACING)
+        row.addWidget(self.name, 1)
+        for button in (self.add, self.remove, self.confirm):
+            row.addWidget(button)
+        self.column.addLayout(row)
+        self.error = QLabel(self)
+        self.error.setProperty("role", "error")
+        self.error.setWordWrap(True)
+        self.error.hide()
+        self.column.addWidget(self.error)
+        self.fresh = CopyField("the new API key", self)
+        self.once = self.add_words("Copy it now: it is not shown again.")
+        self.column.removeWidget(self.once)
+        self.column.addWidget(self.fresh)
+        self.column.addWidget(self.once)
+        self.fresh.hide()
+        self.once.hide()
+        self.name.textChanged.connect(self._calm_down)
+        self.name.returnPressed.connect(self._on_add)
+        self.add.clicked.connect(self._on_add)
+        self.remove.clicked.connect(self._on_remove)
+        self.confirm.clicked.connect(self._on_confirmed)
+        self.table.selectionModel().selectionChanged.connect(self._calm_down)
+        self.model.modelReset.connect(self._calm_down)
+        self._calm_down()
+        self._read()
+
+    def _make_table(self) -> QTableView:
+        table = QTableView(self)
+        table.setModel(self.model)
+        table.setObjectName("keys-table")
+        table.setAccessibleName("API keys")
+        table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        table.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
+        table.setShowGrid(False)
+        table.setTabKeyNavigation(False)
+        table.verticalHeader().hide()
+        line = self.fontMetrics().height() + SPACING
+        table.verticalHeader().setDefaultSectionSize(line)
+        table.setFixedHeight((ROWS + 1) * line + SPACING)
+        header = table.horizontalHeader()
+        header.setHighlightSections(False)
+        header.setSectionResizeMode(KeyColumn.NAME, QHeaderView.ResizeMode.Stretch)
+        for column, text in ((KeyColumn.HINT, "Ends in___"), (KeyColumn.MADE, "2026-12-30 23:59:59__"),
+                             (KeyColumn.USED, "59 min ago____")):  # fmt: skip
+            header.resizeSection(column, self.fontMetrics().horizontalAdvance(text))
+        return table
+
+    # --- what there is ---
+
+    def _read(self) -> None:
+        call = self._workbench.bridge.read(lambda registry: tuple(registry.api_keys.list()), "reading the API keys")
+        call.done.connect(self.model.show_keys)
+        call.failed.connect(self._on_failed)
+
+    @property
+    def chosen(self) -> str | None:
+        rows = self.table.selectionModel().selectedRows()
+        return self.model.name(rows[0].row()) if rows else None
+
+    @Slot()
+    def _calm_down(self) -> None:
+        there = self.model.rowCount() > 0
+        self.table.setVisible(there)
+        self.none.setVisible(not there)
+        self.add.setEnabled(bool(self.name.text().strip()))
+        self.remove.setVisible(there)
+        self.remove.setEnabled(self.chosen is not None)
+        self.confirm.hide()
+
+    # --- adding and removing ---
+
+    @Slot()
+    def _on_add(self) -> None:
+        name = self.name.text().strip()
+        if not name:
+            return
+
+        def make(registry: Registry) -> str:
+            from app.api.keys import make_key
+
+            return make_key(registry, name)
+
+        self.error.hide()
+        call = self._workbench.bridge.read(make, "making an API key")
+        call.done.connect(self._on_made)
+        call.failed.connect(self._on_failed)
+
+    @Slot(object)
+    def _on_made(self, key: str) -> None:
+        self.fresh.set_text(key)
+        self.fresh.show()
+        self.once.show()
+        self.name.clear()
+        self._read()
+        if self._workbench.server.state is ServerState.FAILED:  # perhaps for want of a key
+            self._workbench.server.try_again()
+
+    @Slot()
+    def _on_remove(self) -> None:
+        self.confirm.setText(f"Remove {self.chosen} for good")
+        self.confirm.show()
+        self.remove.hide()
+        self.confirm.setFocus()
+
+    @Slot()
+    def _on_confirmed(self) -> None:
+        name = self.chosen
+        if name is None:
+            return
+        self.error.hide()
+        self.fresh.set_text("")
+        self.fresh.hide()
+        self.once.hide()
+        call = self._workbench.bridge.read(lambda registry: registry.api_keys.remove(name), "removing an API key")
+        call.failed.connect(self._on_failed)
+        call.ended.connect(self._read)
+
+    @Slot(object)
+    def _on_failed(self, error: ShardboardError) -> None:
+        self.error.setText(str(error))
+        self.error.show()
