@@ -422,10 +422,8 @@ class Runner:
             raise OutOfStep(f"a step at position {piece.position} came to a KV cache of {held} tokens")
 
     def _follower(self, admission: Admission) -> Follower | None:
-        constraint = admission.sampling.constraint
-        if constraint is None:
-            return None
-        return self._grammars.follower(self.load.deployment, constraint, admission.budget.eos)
+        name = admission.sampling.constraint
+        return None if name is None else self._grammars.follower(self.load.deployment, name, admission.budget.eos)
 
     def _fault(self, error: Exception, slices: tuple[Slice, ...]) -> None:
         """Tell the controller and stop until the next Link: after half a step the caches are in doubt."""

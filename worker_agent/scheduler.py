@@ -15,6 +15,9 @@ from worker_agent.messages import Admission, Budget, Sampling, Slice, Tokens
 SCORED_CHUNK = 64
 """Of prompts whose tokens' log probabilities are wanted, so many tokens in one step at most: each needs the logits of
 the whole vocabulary, 40 MB for 64 tokens of a large one."""
+LOOKED_BACK = 150_000
+"""Of sequences that one step admits, so many tokens at most go along for the last stage to look back at: they share an
+envelope of 1 MiB."""
 
 
 @dataclass
@@ -51,6 +54,19 @@ class Sequence:
     def capacity(self) -> int:
         """KV tokens it may come to hold: what Start brought and what may still be generated."""
         return self.prompt_tokens + self.budget.max_tokens
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether the last stage needs its tokens, and not only those to come."""
+        sampling = self.sampling
+        return bool(
+            sampling.repetition_penalty != 1
+            or sampling.presence_penalty
+            or sampling.frequency_penalty
+            or sampling.prompt_logprobs >= 0
+            # What was generated before has led some way into the grammar.
+            or (sampling.constraint is not None and len(self.tokens) > self.prompt_tokens)
+        )
 
 
 @dataclass(frozen=True)
@@ -176,16 +192,20 @@ class Scheduler:
         for sequence in ready[:room]:
             chosen.append((sequence, 1))
             room -= 1
-        scored = SCORED_CHUNK
+        scored, looked_back = SCORED_CHUNK, 0
         for sequence in self.running.values():
             if room > 0 and not sequence.is_decoding and sequence.pending:
                 count = min(sequence.pending, room)
                 if sequence.sampling.prompt_logprobs >= 0:
                     count = min(count, scored)
-                    scored -= count
+                if not sequence.admitted and sequence.looks_back:
+                    if looked_back and looked_back + len(sequence.tokens) > LOOKED_BACK:
+                        continue
+                    looked_back += len(sequence.tokens)
                 if count:
                     chosen.append((sequence, count))
                     room -= count
+                    scored -= count if sequence.sampling.prompt_logprobs >= 0 else 0
         # Whoever was served goes to the back, so that a share smaller than all rotates.
         for sequence, _ in chosen:
             self.running[sequence.number] = self.running.pop(sequence.number)
@@ -205,20 +225,11 @@ class Scheduler:
 
     @staticmethod
     def _admission(sequence: Sequence) -> Admission:
-        sampling = sequence.sampling
-        looks_back = (
-            sampling.repetition_penalty != 1
-            or sampling.presence_penalty
-            or sampling.frequency_penalty
-            or sampling.prompt_logprobs >= 0
-            # What was generated before has led some way into the grammar.
-            or (sampling.constraint is not None and len(sequence.tokens) > sequence.prompt_tokens)
-        )
         return Admission(
-            tokens=tuple(sequence.tokens) if looks_back else (),
+            tokens=tuple(sequence.tokens) if sequence.looks_back else (),
             prompt_tokens=sequence.prompt_tokens,
             total_tokens=len(sequence.tokens),
             capacity=sequence.capacity,
-            sampling=sampling,
+            sampling=sequence.sampling,
             budget=sequence.budget,
         )

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 import platform
-import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -129,6 +129,7 @@ class Service:
         self._stages: dict[StageKey, _Held] = {}
         self._local: frozenset[PeerName] = frozenset()
         self._draining = False
+        self._grammarian = ThreadPoolExecutor(1, "grammar")
         self.dropped = 0
 
     def attach(self, compute: Compute) -> None:
@@ -227,9 +228,9 @@ class Service:
 
     def _constrain(self, message: Constrain, payload: Payload, reply: Reply) -> None:
         """In a thread of its own: a tokenizer takes some tenths of a second to be read, and steps must not wait."""
-        if not any(deployment == message.deployment for deployment, _ in self._stages):
+        if not self._holds_any(message.deployment):
             raise UnknownStage(f"This node holds no stage of deployment {message.deployment}.")
-        tokenizer = b"".join(bytes(frame) for frame in payload) or None
+        tokenizer = b"".join(payload) or None
 
         def work() -> None:
             try:
@@ -240,9 +241,17 @@ class Service:
                     log.exception("a grammar could not be made ready")
                 reply(failed(message.call, error))
             else:
-                reply(Done(call=message.call))
+                self._post(prepared)
 
-        threading.Thread(target=work, name="grammar", daemon=True).start()
+        def prepared() -> None:
+            if not self._holds_any(message.deployment):  # unloaded meanwhile: nobody else would forget it
+                self._compute.grammars.forget(message.deployment)
+            reply(Done(call=message.call))
+
+        self._grammarian.submit(work)
+
+    def _holds_any(self, deployment: str) -> bool:
+        return any(held == deployment for held, _ in self._stages)
 
     def _load(self, caller: Caller, message: Load, payload: Payload, reply: Reply) -> None:
         parts = decode_parts(payload[1])
@@ -318,7 +327,7 @@ class Service:
         self._rooms.budget.release(*key)
         self._rooms.store.unpin(held.digests)
         self._rooms.access.retire(*key)
-        if not any(other == deployment for other, _ in self._stages):
+        if not self._holds_any(deployment):
             self._rooms.callers.release(deployment)
         for tell in held.when_gone:
             tell()

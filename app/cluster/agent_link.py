@@ -250,7 +250,9 @@ class AgentLink:
         """
         if not self.is_up:
             raise self.error()
-        lane = await self._weights_lane(seconds) if isinstance(message, Offer | Chunk) else self._control
+        # A tokenizer is some tens of megabytes: it, too, goes where it holds up no beat.
+        heavy = isinstance(message, Offer | Chunk) or (isinstance(message, Constrain) and payload)
+        lane = await self._weights_lane(seconds) if heavy else self._control
         assert lane is not None
         answer = await self._ask(lane, message, payload, seconds)
         expected = _ANSWERS.get(type(message), Done)

@@ -33,7 +33,7 @@ class DoorAddress(Struct, frozen=True, kw_only=True):
             found = msgspec.json.decode(cls.path(home).read_bytes(), type=cls)
         except (OSError, msgspec.DecodeError):
             return None
-        return found if psutil.pid_exists(found.pid) else None
+        return found if _lives(found.pid) else None
 
     def write(self, home: Home) -> None:
         """Raises OSError when the home cannot be written."""
@@ -46,3 +46,11 @@ class DoorAddress(Struct, frozen=True, kw_only=True):
         if self.read(home) == self:
             with contextlib.suppress(OSError):
                 self.path(home).unlink()
+
+
+def _lives(pid: int) -> bool:
+    """Whether the process runs: one that was killed and that nobody has collected does not."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False

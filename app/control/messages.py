@@ -28,7 +28,7 @@ from app.errors import (
 VERSION = 1
 """Of this contract. Command and controller must have the same: they come from the same installation."""
 MAX_BYTES = 512 * 2**20
-"""Of one message: an incident bundle is the largest thing that passes."""
+"""Of one message either way: an incident bundle is the largest thing that passes."""
 
 T = TypeVar("T")
 
@@ -67,6 +67,10 @@ class Bye(Struct, frozen=True, tag="bye"):
     """The command goes; what it waits for is cancelled."""
 
 
+class Lost(Struct, frozen=True, tag="lost"):
+    """The controller does not know this connection any more: what was asked on it before is cancelled."""
+
+
 class Told(Struct, frozen=True, tag="told"):
     """A call's progress: the callback's name and what it was called with; or a request's event, by its type's name."""
 
@@ -92,7 +96,7 @@ class Failure(Struct, frozen=True, tag="failure"):
 
 
 ToController = Hello | Call | Cancel | Ping | Bye
-ToCommand = Welcome | Pong | Told | Result | Failure
+ToCommand = Welcome | Pong | Lost | Told | Result | Failure
 
 _ERRORS = {
     error.__name__: error

@@ -20,6 +20,9 @@ from app.inference.events import Finished, Preparing, PromptProgress, Started, T
 EVENTS: dict[str, type] = {event.__name__: event for event in (Preparing, Started, PromptProgress, TextDelta, Finished)}
 """The events of a request by the name under which they are told."""
 
+REQUEST_ID = "id"
+"""Told before a request's events: its number."""
+
 OF_THE_CONTROLLER = (
     "add_demo_model", "add_model", "add_node", "change_settings", "cut_model", "deploy", "drain_node", "inspect_model",
     "invite", "launch_local", "list_models", "list_nodes", "plan", "prune", "read_agent_log", "remove_model",

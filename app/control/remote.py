@@ -17,16 +17,17 @@ import zmq.asyncio
 from app.cluster.controller_identity import ControllerIdentity
 from app.control.address import DoorAddress
 from app.control.messages import (
+    MAX_BYTES,
     VERSION,
     Bye,
     Call,
     Cancel,
     Failure,
     Hello,
+    Lost,
     Ping,
     Result,
     ToCommand,
-    ToController,
     Told,
     Welcome,
     encode,
@@ -35,21 +36,22 @@ from app.control.messages import (
     read_answer,
     unpack,
 )
-from app.control.methods import EVENTS, Method, methods
+from app.control.methods import EVENTS, REQUEST_ID, Method, methods
 from app.errors import BadInput, Cancelled, ShardboardError
 from app.inference.events import Finished, RequestEvent
 from app.inference.parameters import GenerationParameters
 from app.paths import Home
 from app.runs.trace import UNKNOWN, Origin
 from worker_agent import __version__
-from worker_agent.links import controller_socket
+from worker_agent.links import Endpoint, controller_socket
 
 log = logging.getLogger(__name__)
 
 HELLO_SECONDS = 5.0
 PING_SECONDS = 3.0
 SILENCE_SECONDS = 20.0
-"""A controller that answers no ping for so long is gone or hangs."""
+"""A controller that answers no ping for so long hangs, if its process is still there."""
+_ADVICE = "Its log is in the home's folder logs."
 
 
 class RemoteController:
@@ -58,9 +60,12 @@ class RemoteController:
     Belongs to the loop on which it was opened.
     """
 
-    def __init__(self, home: Home, socket: zmq.asyncio.Socket, context: zmq.asyncio.Context) -> None:
+    def __init__(
+        self, home: Home, address: DoorAddress, socket: zmq.asyncio.Socket, context: zmq.asyncio.Context
+    ) -> None:
         self.home = home
-        self.pid = 0
+        self.pid = address.pid
+        self._address = address
         self._socket, self._context = socket, context
         self._ids = itertools.count(1)
         self._waiting: dict[int, _Pending] = {}
@@ -74,13 +79,14 @@ class RemoteController:
         Raises BadInput when it is of another version.
         """
         address = await asyncio.to_thread(DoorAddress.read, home)
-        if address is None:
+        if address is None or not await _listens(address):
             return None
         identity = await asyncio.to_thread(ControllerIdentity.of, home)
         context = zmq.asyncio.Context()
         socket = controller_socket(context, identity.keys, identity.keys.public, b"", "control")
+        socket.setsockopt(zmq.MAXMSGSIZE, MAX_BYTES)
         socket.connect(address.address)
-        remote = cls(home, socket, context)
+        remote = cls(home, address, socket, context)
         try:
             await socket.send(encode(Hello(VERSION)))
             async with asyncio.timeout(HELLO_SECONDS):
@@ -98,7 +104,6 @@ class RemoteController:
                 f"{told} is running (process {address.pid}), and this command is of {__version__}.",
                 "Use the command of the one that runs, or close it.",
             )
-        remote.pid = welcome.pid
         remote._tasks = [asyncio.create_task(remote._receive()), asyncio.create_task(remote._ping())]
         return remote
 
@@ -187,9 +192,6 @@ class RemoteController:
         finally:
             self._waiting.pop(id, None)
 
-    async def send(self, message: ToController) -> None:
-        await self._socket.send(encode(message))
-
     async def _receive(self) -> None:
         while True:
             data = await self._socket.recv()
@@ -202,6 +204,13 @@ class RemoteController:
 
     def _received(self, message: ToCommand) -> None:
         pending = self._waiting.get(message.id) if isinstance(message, Told | Result | Failure) else None
+        if isinstance(message, Lost):
+            self._fail(
+                ShardboardError(
+                    "The connection to the controller was broken for long, and what this command asked for cancelled.",
+                    "Give the command again.",
+                )
+            )
         if pending is not None:
             match message:
                 case Told():
@@ -216,12 +225,11 @@ class RemoteController:
             await asyncio.sleep(PING_SECONDS)
             await self._socket.send(encode(Ping()))
             silent = asyncio.get_running_loop().time() - self._heard_at
-            if silent > SILENCE_SECONDS:
-                lost = ShardboardError(
-                    f"The controller (process {self.pid}) has not answered for {silent:.0f} s: it ended or hangs.",
-                    "Its log is in the home's folder logs; start it again.",
-                )
-                self._fail(lost)
+            if silent > PING_SECONDS and await asyncio.to_thread(DoorAddress.read, self.home) != self._address:
+                self._fail(ShardboardError(f"The controller (process {self.pid}) ended in the middle of it.", _ADVICE))
+            elif silent > SILENCE_SECONDS:
+                hangs = f"The controller (process {self.pid}) has not answered for {silent:.0f} s: it hangs."
+                self._fail(ShardboardError(hangs, _ADVICE))
 
     def _fail(self, error: ShardboardError) -> None:
         """Nothing that is waited for will come."""
@@ -241,6 +249,8 @@ class RemoteRun:
     """A request that runs in another process. Iterate over it once for its events; the last one is Finished."""
 
     def __init__(self, remote: RemoteController, arguments: Mapping[str, Any]) -> None:
+        self.id = 0
+        """Its number, once the controller has begun it: before its first event."""
         self._events: asyncio.Queue[RequestEvent | BaseException] = asyncio.Queue()
         packed = {"arguments": pack(arguments)}
         self._task = asyncio.get_running_loop().create_task(self._follow(remote, packed))
@@ -269,8 +279,21 @@ class RemoteRun:
             self._events.put_nowait(error)
 
     def _told(self, message: Told) -> None:
-        if (event := EVENTS.get(message.name)) is not None:
+        if message.name == REQUEST_ID:
+            self.id = unpack(message.value, int)
+        elif (event := EVENTS.get(message.name)) is not None:
             self._events.put_nowait(unpack(message.value, event))
+
+
+async def _listens(address: DoorAddress) -> bool:
+    """Whether anything does: ZeroMQ would go on trying, and a file may have been left behind by a crash."""
+    endpoint = Endpoint.parse(address.address)
+    try:
+        _, writer = await asyncio.open_connection(endpoint.host, endpoint.port)
+    except OSError:
+        return False
+    writer.close()
+    return True
 
 
 def _absolute(source: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import Callable
@@ -21,10 +22,12 @@ from app.control.messages import (
     Call,
     Cancel,
     Hello,
+    Lost,
     Ping,
     Pong,
     Result,
     ToCommand,
+    ToController,
     Told,
     Welcome,
     encode,
@@ -33,7 +36,7 @@ from app.control.messages import (
     read_call,
     unpack,
 )
-from app.control.methods import methods
+from app.control.methods import REQUEST_ID, methods
 from app.controller import Controller
 from app.errors import BadInput, ShardboardError
 from app.inference.parameters import GenerationParameters
@@ -46,6 +49,8 @@ log = logging.getLogger(__name__)
 
 SILENCE_SECONDS = 30.0
 """A command that has not been heard of for so long is gone, and what it asked for is cancelled."""
+FAREWELL_SECONDS = 5.0
+"""How long closing waits until commands have taken their last messages."""
 MOST_CALLS = 64
 """Of one command at a time; a real one has one or two."""
 
@@ -98,9 +103,11 @@ class ControlServer:
             self._address = DoorAddress(address=endpoint.address, pid=os.getpid(), boot=self._controller.identity.boot)
             await asyncio.to_thread(self._address.write, self._controller.home)
         except BaseException:
-            self._router.close(linger=0)
-            self._context.destroy(linger=0)
             self._address = None
+            self._router.close(linger=0)
+            if self._door.is_alive():
+                self._door.close()
+            self._context.destroy(linger=0)
             raise
         self._tasks = [asyncio.create_task(work()) for work in (self._receive, self._send, self._watch)]
 
@@ -115,8 +122,10 @@ class ControlServer:
             call.cancel()
         await asyncio.gather(*running, return_exceptions=True)
         # What was cancelled has said so: let it out before the socket closes.
-        while not self._outgoing.empty():
-            await asyncio.sleep(0.01)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FAREWELL_SECONDS):
+                while not self._outgoing.empty():
+                    await asyncio.sleep(0.01)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -134,22 +143,31 @@ class ControlServer:
             except msgspec.DecodeError as error:
                 log.warning("a message at the control door cannot be read: %s", error)
                 continue
-            now = asyncio.get_running_loop().time()
-            command = self._commands.setdefault(route, _Command(route, now))
-            command.heard_at = now
-            match message:
-                case Hello():
-                    self._tell(route, Welcome(VERSION, __version__, os.getpid()))
-                case Ping():
-                    self._tell(route, Pong())
-                case Call() as call if call.id not in command.calls:
-                    if len(command.calls) < MOST_CALLS:
-                        command.calls[call.id] = asyncio.create_task(self._answer(command, call))
-                case Cancel(id):
-                    if (running := command.calls.get(id)) is not None:
-                        running.cancel()
-                case Bye():
-                    self._forget(command)
+            if message is not None:
+                self._received(route, message)
+
+    def _received(self, route: bytes, message: ToController) -> None:
+        now = asyncio.get_running_loop().time()
+        if isinstance(message, Hello):
+            self._commands.setdefault(route, _Command(route, now))
+            self._tell(route, Welcome(VERSION, __version__, os.getpid()))
+        command = self._commands.get(route)
+        if command is None:  # it was away for long, or its connection broke and is another one now
+            self._tell(route, Lost())
+            return
+        command.heard_at = now
+        match message:
+            case Ping():
+                self._tell(route, Pong())
+            case Call() as call if len(command.calls) >= MOST_CALLS:
+                self._tell(route, failure(call.id, BadInput(f"{MOST_CALLS} calls of this command are under way.")))
+            case Call() as call if call.id not in command.calls:
+                command.calls[call.id] = asyncio.create_task(self._answer(command, call))
+            case Cancel(id):
+                if (running := command.calls.get(id)) is not None:
+                    running.cancel()
+            case Bye():
+                self._forget(command)
 
     async def _send(self) -> None:
         while True:
@@ -182,6 +200,8 @@ class ControlServer:
         try:
             work = self._generate if call.method == "generate" else self._call
             result = await work(command, call)
+            if len(bytes(result)) > MAX_BYTES // 2:
+                raise ShardboardError(f"The result of {call.method} is too large to be handed over.")
             self._tell(command.route, Result(call.id, result))
         except asyncio.CancelledError:
             self._tell(command.route, failure(call.id, _cancelled()))
@@ -226,6 +246,7 @@ class ControlServer:
             origin=given.origin,
             tools=given.tools,
         )
+        self._tell(command.route, Told(call.id, REQUEST_ID, pack(run.id)))
         told = 0
         try:
             async for event in run:

@@ -13,9 +13,8 @@ import llguidance
 from msgspec import Struct
 
 from app.errors import RequestError
+from worker_agent.messages import MAX_GRAMMAR_CHARACTERS
 from worker_agent.messages import Constraint as WireConstraint
-
-MAX_CHARACTERS = 262_144
 
 Kind = Literal["json_object", "json_schema", "regex", "lark"]
 
@@ -30,12 +29,13 @@ class Constraint(Struct, frozen=True):
     text: str = ""
 
     def __post_init__(self) -> None:
-        if len(self.text) > MAX_CHARACTERS:
-            raise RequestError(
-                f"The {_NAMES[self.kind]} has {len(self.text)} characters; {MAX_CHARACTERS} are the most.", _ADVICE
-            )
         if self.kind == "json_object":
             return
+        if len(self.text) > MAX_GRAMMAR_CHARACTERS:
+            raise RequestError(
+                f"The {_NAMES[self.kind]} has {len(self.text)} characters; {MAX_GRAMMAR_CHARACTERS} are the most.",
+                _ADVICE,
+            )
         if not self.text.strip():
             raise RequestError(f"The {_NAMES[self.kind]} is empty.", _ADVICE)
         if self.kind == "json_schema":
@@ -49,7 +49,7 @@ class Constraint(Struct, frozen=True):
 
     def wire(self) -> WireConstraint:
         """As agents are told."""
-        return WireConstraint(self.kind, self.text)
+        return WireConstraint(self.kind, "" if self.kind == "json_object" else self.text)
 
 
 def _check_json(text: str) -> None:

@@ -115,7 +115,7 @@ class GenerationParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
             seed=self.seed or 0,
             logprobs=-1 if self.logprobs is None else self.logprobs,
             prompt_logprobs=-1 if self.prompt_logprobs is None else self.prompt_logprobs,
-            constraint=None if self.constraint is None else self.constraint.wire(),
+            constraint=None if self.constraint is None else self.constraint.wire().name,
         )
 
     def budget(self, eos_ids: Sequence[int], prompt_tokens: int, context: int) -> Budget:

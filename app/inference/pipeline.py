@@ -21,6 +21,7 @@ from app.errors import NodeError, RequestError
 from app.inference.events import StepPassed
 from worker_agent.messages import (
     MAX_FRAME_BYTES,
+    MAX_PAYLOAD_FRAMES,
     Budget,
     Cancel,
     Constrain,
@@ -40,6 +41,9 @@ from worker_agent.messages import (
 log = logging.getLogger(__name__)
 
 LINK_SECONDS = 20.0
+GRAMMAR_SECONDS = 60.0
+TOKENIZER_SECONDS = 300.0
+"""For the tokenizer to arrive, over a slow network, and to be read there."""
 DOUBT_SECONDS = 8.0
 """How long a connection between two agents may be broken while nothing comes round. Time enough to connect anew,
 and for the health watch to find out that it is the node that is gone, which is the better thing to say."""
@@ -102,6 +106,7 @@ class Pipeline:
         self._numbers = itertools.count(1)
         self._heard = 0.0
         self._doubt: tuple[float, NodeError] | None = None
+        self._sending_tokenizer = asyncio.Lock()
         self._stop_listening = [link.on_ring(self._on_ring) for link in {id(s.link): s.link for s in stages}.values()]
 
     @property
@@ -137,20 +142,24 @@ class Pipeline:
         sampling: Sampling,
         budget: Budget,
         sink: Sink,
+        constraint: Constraint | None = None,
         tokenizer: Callable[[], bytes] | None = None,
     ) -> int:
         """Start a sequence; its number.
 
         Args:
+            constraint: the grammar that the sampling names.
             tokenizer: gives the model's tokenizer.json when the last stage needs it to follow a grammar.
 
         Raises:
-            NodeError; RequestError: the sampling's constraint cannot be followed.
+            NodeError; RequestError: the constraint cannot be followed.
         """
         if self.broken is not None:
             raise self.broken
-        if sampling.constraint is not None:
-            await self._constrain(sampling.constraint, budget.eos, tokenizer)
+        if constraint is not None:
+            await self._constrain(constraint, budget.eos, tokenizer)
+            if self.broken is not None:
+                raise self.broken
         number, epoch = next(self._numbers), self.epoch
         row = np.asarray(tokens, dtype="<i4")
         message = Start(
@@ -180,20 +189,33 @@ class Pipeline:
         link = self.stages[-1].link
         message = Constrain(call=0, deployment=self.deployment, constraint=constraint, eos=eos)
         try:
-            try:
-                await link.call(message)
-            except NodeError as error:
-                if error.kind != "no_tokenizer" or tokenizer is None:
-                    raise
+            if await self._is_ready(message, wanted=tokenizer is None):
+                return
+            assert tokenizer is not None
+            async with self._sending_tokenizer:  # of requests that come at once, one sends it
+                if await self._is_ready(message):
+                    return
                 data = await asyncio.to_thread(tokenizer)
                 pieces = tuple(data[at : at + MAX_FRAME_BYTES] for at in range(0, len(data), MAX_FRAME_BYTES))
-                await link.call(message, pieces)
+                if len(pieces) > MAX_PAYLOAD_FRAMES:
+                    raise NodeError(f"the tokenizer is too large, {len(data)} bytes.", kind="no_tokenizer")
+                await link.call(message, pieces, seconds=TOKENIZER_SECONDS)
         except NodeError as error:
             if error.kind not in ("constraint", "no_tokenizer"):
                 raise
             raise RequestError(
                 f"The answer cannot be held to the wanted form: {error.message}", "Send the request without it."
             ) from error
+
+    async def _is_ready(self, message: Constrain, *, wanted: bool = False) -> bool:
+        """Whether the last stage has made the grammar ready; not, if it lacks the tokenizer: an error if `wanted`."""
+        try:
+            await self.stages[-1].link.call(message, seconds=GRAMMAR_SECONDS)
+        except NodeError as error:
+            if error.kind != "no_tokenizer" or wanted:
+                raise
+            return False
+        return True
 
     async def cancel(self, number: int) -> None:
         """End a sequence and free its KV. An agent that cannot be reached is no error: it frees it by itself."""

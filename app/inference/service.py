@@ -128,8 +128,9 @@ class InferenceService:
             facts = await self._deployments.facts(record, pipeline, description)
             run.begin(ids, tokenizer, parameters.stop, record.id, facts)
             sampling = parameters.sampling(description.vocab_size)
+            form = None if parameters.constraint is None else parameters.constraint.wire()
             to_json = None if tokenizer is None else tokenizer.to_json
-            number = await pipeline.start(ids, len(ids), sampling, budget, run, to_json)
+            number = await pipeline.start(ids, len(ids), sampling, budget, run, form, to_json)
             run.started()
             reason = await run.finished()
             if run.text_stopped:

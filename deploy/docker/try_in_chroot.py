@@ -26,7 +26,7 @@ from typing import Any
 import msgspec
 import yaml
 from dockerfile import Config
-from images import Image, Surroundings, build, debootstrap, output, say, strings
+from images import Image, Surroundings, build, checked, debootstrap, output, say, strings
 from services import NETWORK, Service, close_network, open_network, variables_of
 
 HERE = Path(__file__).resolve().parent
@@ -135,7 +135,9 @@ class Compose:
         key = ""
         for line in self.header():
             if "model add" in line:
-                shutil.copytree(model, self._work / "volumes" / "controller" / "given", dirs_exist_ok=True)
+                given = self._work / "volumes" / "controller" / "given"
+                shutil.copytree(model, given, dirs_exist_ok=True)
+                checked("chmod", "-R", "a+rX", str(given))
                 line = line.replace(HUB_MODEL, f"given --name {HUB_MODEL.rpartition('/')[2]}")
             say(f"$ {line}")
             done = subprocess.run(

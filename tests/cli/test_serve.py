@@ -143,6 +143,23 @@ def test_a_service_that_is_killed_leaves_nothing_in_the_way(place: tuple[Command
     assert answer["completion_tokens"] == 4
 
 
+def test_a_command_does_not_outlive_the_service_that_is_killed_under_it(
+    place: tuple[CommandLine, Path], service: Service
+) -> None:
+    commands, _ = place
+    asking = commands.start("generate", "tiny", "Hello", "--max-tokens", "4000", "--ignore-eos")
+    wait_for_request(commands)
+    service.process.kill()
+    service.process.wait()
+    began = time.monotonic()
+    _, errors = asking.communicate(timeout=40)
+    assert asking.returncode == 1 and f"process {service.process.pid}) ended" in errors
+    assert time.monotonic() - began < 15
+    # The next controller finds what was under way and says that it was cut off.
+    assert commands.json("node", "list")
+    assert commands.json("request", "list", "--limit", "1")[0]["status"] == "failed"
+
+
 def test_a_taken_port_and_an_open_address_without_a_key_are_refused(place: tuple[CommandLine, Path]) -> None:
     commands, _ = place
     with socket.socket() as taken:

@@ -15,12 +15,12 @@ import zmq
 import zmq.asyncio
 
 from app.control.address import DoorAddress
-from app.control.messages import VERSION, Hello, encode
+from app.control.messages import VERSION, Hello, Lost, Ping, Welcome, encode, read_answer
 from app.control.methods import methods
 from app.control.remote import RemoteController
 from app.control.server import ControlServer
 from app.controller import Controller
-from app.errors import BadInput, Cancelled, ModelError, NodeError
+from app.errors import BadInput, Cancelled, ModelError, NodeError, ShardboardError
 from app.inference.events import Finished
 from app.paths import Home
 from app.registry import RequestStatus
@@ -161,7 +161,9 @@ def test_another_key_does_not_get_in(home: Home, tmp_path: Path) -> None:
             address = DoorAddress.read(home)
             assert address is not None
             context = zmq.asyncio.Context()
-            stranger = controller_socket(context, KeyPair.load_or_create(tmp_path, "stranger"), controller.identity.keys.public, b"", "control")
+            stranger = controller_socket(
+                context, KeyPair.load_or_create(tmp_path, "stranger"), controller.identity.keys.public, b"", "control"
+            )
             stranger.connect(address.address)
             await stranger.send(encode(Hello(VERSION)))
             with pytest.raises(TimeoutError):
@@ -196,3 +198,86 @@ def test_every_method_that_is_offered_has_types_that_can_pass() -> None:
     for method in methods().values():
         for hint in (*method.parameters.values(), *method.callbacks.values(), method.result):
             msgspec.msgpack.Decoder(hint, dec_hook=lambda type, value: value)
+
+
+async def waiting_call(remote: Any) -> asyncio.Task[Any]:
+    """A call that goes on until somebody ends it."""
+    ready = asyncio.Event()
+    task = asyncio.create_task(remote.invite("127.0.0.1:0", lambda command: ready.set()))
+    await ready.wait()
+    return task
+
+
+def test_a_command_whose_connection_broke_is_told_instead_of_waiting_for_ever(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.control.remote.PING_SECONDS", 0.1)
+
+    async def test() -> None:
+        async with door(home) as (_, remote):
+            task = await waiting_call(remote)
+            address = DoorAddress.read(home)
+            assert address is not None
+            remote._socket.disconnect(address.address)  # as after a machine slept: to the controller it is another one
+            remote._socket.connect(address.address)
+            with pytest.raises(ShardboardError, match="broken for long"):
+                await task
+
+    asyncio.run(asyncio.wait_for(test(), 60))
+
+
+def test_a_command_that_is_silent_for_long_is_given_up(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.control.server.SILENCE_SECONDS", 0.2)
+
+    async def test() -> None:
+        async with door(home) as (_, remote):
+            with pytest.raises(Cancelled):
+                await (await waiting_call(remote))
+
+    asyncio.run(asyncio.wait_for(test(), 60))
+
+
+def test_who_does_not_say_hello_is_answered_with_a_refusal(home: Home) -> None:
+    async def test() -> None:
+        async with door(home) as (controller, _):
+            address = DoorAddress.read(home)
+            assert address is not None
+            keys = controller.identity.keys
+            context = zmq.asyncio.Context()
+            other = controller_socket(context, keys, keys.public, b"", "control")
+            other.connect(address.address)
+            await other.send(encode(Ping()))
+            assert isinstance(read_answer(await other.recv()), Lost)
+            await other.send(b"\xc1 no message at all")
+            await other.send(encode(Hello(VERSION + 1)))  # of a newer command: it is told who we are
+            welcome = read_answer(await other.recv())
+            assert isinstance(welcome, Welcome) and welcome.version == VERSION
+            context.destroy(linger=0)
+
+    asyncio.run(asyncio.wait_for(test(), 60))
+
+
+def test_a_command_can_only_have_so_much_under_way(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.control.server.MOST_CALLS", 1)
+
+    async def test() -> None:
+        async with door(home) as (_, remote):
+            first = await waiting_call(remote)
+            with pytest.raises(BadInput, match="under way"):
+                await remote.list_models()
+            first.cancel()
+            await asyncio.gather(first, return_exceptions=True)
+            assert await remote.list_models() == []
+
+    asyncio.run(asyncio.wait_for(test(), 60))
+
+
+def test_a_controller_of_another_version_is_named(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.control.server.VERSION", VERSION + 1)
+
+    async def test() -> None:
+        with pytest.raises(BadInput, match=f"process {os.getpid()}"):
+            async with door(home):
+                pass
+
+    asyncio.run(asyncio.wait_for(test(), 60))

@@ -87,5 +87,3 @@ def sealed(files: dict[str, bytes]) -> bytes:
         if name != MANIFEST
     ]
     return write_archive({**files, MANIFEST: msgspec.json.encode(manifest)})
-
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from enum import IntEnum
 from typing import Annotated, Literal
 
@@ -17,6 +18,8 @@ MAX_FRAME_BYTES = 16 * 1024 * 1024
 MAX_PAYLOAD_FRAMES = 8
 CHUNK_BYTES = 4 * 1024 * 1024
 """How many bytes of a part one `Chunk` carries at most."""
+MAX_GRAMMAR_CHARACTERS = 250_000
+"""In an envelope each may take 4 bytes."""
 MAX_LOG_BYTES = 1024 * 1024
 """How much of its log an agent sends at once."""
 
@@ -81,4 +84,9 @@ class Constraint(Struct, forbid_unknown_fields=True, frozen=True, omit_defaults=
     """A grammar that an answer has to follow. `text` is a JSON schema, a regular expression, or llguidance's Lark."""
 
     kind: Literal["json_object", "json_schema", "regex", "lark"]
-    text: Annotated[str, Meta(max_length=262_144)] = ""
+    text: Annotated[str, Meta(max_length=MAX_GRAMMAR_CHARACTERS)] = ""
+
+    @property
+    def name(self) -> str:
+        """What sequences call it by: a text may be long, and many may be admitted in one step."""
+        return hashlib.sha256(f"{self.kind}\n{self.text}".encode()).hexdigest()

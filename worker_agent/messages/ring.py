@@ -11,7 +11,7 @@ from worker_agent.messages.fields import (
     U32,
     U63,
     Call,
-    Constraint,
+    Digest,
     Id,
     Name,
     Position,
@@ -25,7 +25,7 @@ from worker_agent.messages.fields import (
 class Sampling(Struct, forbid_unknown_fields=True, frozen=True, omit_defaults=True):
     """How the last stage chooses a token. Defaults are greedy. Terms are the OpenAI API's and vLLM's.
 
-    Order: logit bias, repetition, presence and frequency penalties, temperature, top-k, top-p, min-p.
+    Order: logit bias, repetition, presence and frequency penalties, constraint, temperature, top-k, top-p, min-p.
     """
 
     temperature: Annotated[float, Meta(ge=0, le=100)] = 0.0
@@ -41,8 +41,8 @@ class Sampling(Struct, forbid_unknown_fields=True, frozen=True, omit_defaults=Tr
     """-1: none; 0: the chosen token's; n: besides, those of the n likeliest."""
     prompt_logprobs: Annotated[int, Meta(ge=-1, le=100)] = -1
     """The same for the tokens of the prompt, all but the first."""
-    constraint: Constraint | None = None
-    """Applied last, before a token is chosen. `Constrain` has made it known to the last stage's agent."""
+    constraint: Digest | None = None
+    """The name of the grammar to follow; `Constrain` has made it known to the last stage's agent."""
 
 
 class Budget(Struct, forbid_unknown_fields=True, frozen=True, omit_defaults=True):
