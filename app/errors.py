@@ -52,10 +52,12 @@ class RegistryError(ShardboardError):
 
 
 class NodeError(ShardboardError):
-    """An agent that cannot be reached, refuses, or failed. `kind` says how.
+    """An agent that cannot be reached, refuses, or failed. The `kind` of each says how.
 
     Kinds: refused, timeout, wrong_key, not_allowed, version, lost, memory, disk, weights, internal.
     """
+
+    kind = "node"
 
     def __init__(self, message: str, advice: str = "", *, kind: str = "internal", node: str = "") -> None:
         super().__init__(message, advice)

@@ -86,7 +86,8 @@ class Compute(threading.Thread):
 
         def note() -> None:
             self._runners.pop((deployment, stage), None)
-            self.grammars.forget(deployment)
+            if not any(held == deployment for held, _ in self._runners):
+                self.grammars.forget(deployment)
             self._refresh()
             on_removed()
 

@@ -120,7 +120,9 @@ class AgentLink:
         self.address = address
         self.server_key = server_key
         self.node = node
-        """What the user calls the node; errors name it."""
+        """What errors call it, to be told from all others."""
+        self.hostname = ""
+        """What the registry calls it, once it is there."""
         self.welcome: Welcome | None = None
         """The last one that came; kept while the link is down."""
         self._context = context

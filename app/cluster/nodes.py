@@ -270,7 +270,7 @@ class NodeDirectory:
         )
 
     def _follow(self, record: NodeRecord, link: AgentLink) -> None:
-        link.node = f"node {record.id} ({record.hostname})"
+        link.node, link.hostname = f"node {record.id} ({record.hostname})", record.hostname
         self._links[record.id] = link
         link.open()
         self.health.watch(record.id, link)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from app.runs.run import Run, RunEvent
 from app.runs.trace import NodeFacts, Plan, Versions
@@ -19,6 +19,8 @@ REQUEST, RUN, PLAN, VERSIONS, NODES, EVENTS = (
 )  # fmt: skip
 LOGS = "logs/"
 CONTROLLER_LOG = f"{LOGS}controller.log"
+
+TokenId = Annotated[int, Meta(ge=0, lt=2**31)]
 
 
 class FileEntry(Struct, frozen=True, kw_only=True):
@@ -58,8 +60,8 @@ class BundledRequest(Struct, frozen=True, kw_only=True):
     parameters: dict[str, Any]
     seed: int | None
     stop: tuple[str, ...]
-    prompt_token_ids: tuple[int, ...]
-    token_ids: tuple[int, ...]
+    prompt_token_ids: tuple[TokenId, ...]
+    token_ids: tuple[TokenId, ...]
 
     @property
     def is_complete(self) -> bool:

@@ -17,6 +17,7 @@ from app.incident.redaction import Redaction
 from app.inference.facts import versions
 from app.inference.request_run import RequestRun
 from app.registry import NodeRecord
+from app.runs.finite import finite
 from app.runs.run import Run, RunEvent
 from app.runs.trace import DeploymentTrace, Origin, Plan, RequestTrace
 
@@ -33,9 +34,8 @@ async def gather(controller: Controller, request_id: int) -> Contents:
     """All that is known of a request, cleaned of what is nobody's business elsewhere. Raises RegistryError."""
     run = await asyncio.to_thread(controller.runs.request, request_id)
     live = controller.find_request(request_id)
-    keeps = controller.settings.records.keep_text
     if live is not None:
-        run = _as_of_now(run, live, keeps)
+        run = _as_of_now(run, live)
     trace = run.request_trace or RequestTrace()
     plan, nodes, software = trace.plan, trace.nodes, trace.versions
     assert run.request is not None  # the reader gives every request its facts
@@ -43,9 +43,14 @@ async def gather(controller: Controller, request_id: int) -> Contents:
         # The program died before the trace was written: its deployment's says what it ran on.
         deployed = await asyncio.to_thread(_deployment, controller, run.request.deployment_id)
         plan, nodes, software = deployed.plan, deployed.nodes, deployed.versions
+    run = finite(run)
+    facts = run.request
+    assert facts is not None
     redaction = Redaction.of(controller.home, controller.identity.keys.secret)
     clean = _clean(run, redaction)
-    kept = trace.prompt_kept and (keeps or bool(run.request.prompt_token_ids))
+    kept = trace.prompt_kept
+    if run.trace is None:  # forgotten, or never written: what is there tells
+        kept = bool(facts.prompt or facts.prompt_token_ids)
     return Contents(
         request=_request(clean, request_id, kept),
         run=clean,
@@ -57,12 +62,10 @@ async def gather(controller: Controller, request_id: int) -> Contents:
     )
 
 
-def _as_of_now(run: Run, live: RequestRun, keeps: bool) -> Run:
+def _as_of_now(run: Run, live: RequestRun) -> Run:
     """A request that is under way, perhaps for ever: what it has brought until now is not in the registry yet."""
-    trace = live.trace()
-    if not keeps:
-        hidden = replace(trace, logprobs=(), prompt_logprobs=(), prompt_kept=False)
-        return replace(run, trace=hidden)
+    if not live.keeps_text:
+        return replace(run, trace=live.trace())
     assert run.request is not None
     facts = replace(
         run.request,
@@ -71,7 +74,7 @@ def _as_of_now(run: Run, live: RequestRun, keeps: bool) -> Run:
         prompt_token_ids=live.prompt_token_ids or run.request.prompt_token_ids,
         completion_tokens=len(live.token_ids),
     )
-    return replace(run, trace=trace, request=facts)
+    return replace(run, trace=live.trace(), request=facts)
 
 
 def _deployment(controller: Controller, deployment: str) -> DeploymentTrace:

@@ -145,7 +145,7 @@ class Deployer:
         """The pipeline of stages that are loaded; it still has to be linked."""
         stages = [
             PipelineStage(
-                number, seat.node.id, seat.link.node, seat.node.address, seat.node.public_key, start, end, seat.link
+                number, seat.node.id, seat.node.hostname, seat.node.address, seat.node.public_key, start, end, seat.link
             )
             for number, (seat, (start, end)) in enumerate(zip(seats, ranges, strict=True))
         ]
@@ -193,7 +193,7 @@ class Deployer:
             def report(sent: SendProgress) -> None:
                 on_progress(
                     DeployProgress(
-                        "sending", seat.node.id, seat.link.node, sent.done_bytes, sent.total_bytes,
+                        "sending", seat.node.id, seat.node.hostname, sent.done_bytes, sent.total_bytes,
                         sent.bytes_per_second, sent.already_bytes,
                     )
                 )  # fmt: skip
@@ -241,7 +241,7 @@ class Deployer:
             wanted = [by_key[source.kind, source.index] for source in description.stage_parts(start, end)]
 
             def report(done: int, total: int) -> None:
-                on_progress(DeployProgress("loading", seat.node.id, seat.link.node, done, total))
+                on_progress(DeployProgress("loading", seat.node.id, seat.node.hostname, done, total))
 
             loading = asyncio.ensure_future(seat.link.load(message, config, wanted, report))
             stopped = asyncio.ensure_future(cancel.wait())
@@ -271,7 +271,7 @@ def _tell_all(phase: Phase, seats: Sequence[Seat], weights: Sequence[int], on_pr
     for seat, nbytes in zip(seats, weights, strict=True):
         whole[seat.node.id] = whole.get(seat.node.id, 0) + nbytes
     for node, seat in {seat.node.id: seat for seat in seats}.items():
-        on_progress(DeployProgress(phase, node, seat.link.node, whole[node], whole[node]))
+        on_progress(DeployProgress(phase, node, seat.node.hostname, whole[node], whole[node]))
 
 
 def lanes(seats: Sequence[Seat]) -> int:

@@ -103,7 +103,7 @@ class FactFinder:
         for node_id in dict.fromkeys(node_ids):
             link = self._nodes.links().get(node_id)
             if link is not None:
-                facts.append(_facts(node_id, link.node, link.address, link.welcome))
+                facts.append(_facts(node_id, link.hostname, link.address, link.welcome))
         return tuple(facts)
 
     def memory(self, node_ids: Sequence[int]) -> tuple[NodeMemory, ...]:

@@ -89,6 +89,11 @@ class RequestRun:
         return self.record.status.is_over
 
     @property
+    def keeps_text(self) -> bool:
+        """Whether text and tokens of prompt and answer are written down, as the settings had it when it began."""
+        return self._keep_text
+
+    @property
     def prompt_token_ids(self) -> tuple[int, ...]:
         """Empty until the prompt is tokenized."""
         return self._prompt
@@ -103,8 +108,8 @@ class RequestRun:
         return self.recorder.chunks
 
     def trace(self) -> RequestTrace:
-        """What is known of its course until now."""
-        return self.recorder.trace(self.logprobs, self.prompt_logprobs)
+        """What is known of its course until now, and may be kept."""
+        return self.recorder.trace(self.logprobs, self.prompt_logprobs, keep_text=self.keeps_text)
 
     @property
     def text(self) -> str:
@@ -195,8 +200,11 @@ class RequestRun:
         self._tell(Preparing(what))
 
     async def recorded(self) -> None:
-        """Wait until the request is written down as begun. Raises what the registry raises, DiskFullError for one."""
-        await asyncio.wrap_future(self._recorded)
+        """Wait until the request is written down as begun. Raises what the registry raises, DiskFullError for one.
+
+        Cancelling the wait does not cancel the write.
+        """
+        await asyncio.shield(asyncio.wrap_future(self._recorded))
 
     def begin(
         self,
@@ -265,7 +273,7 @@ class RequestRun:
             timings=self._timings(),
             completed_at=datetime.now(UTC),
         )
-        trace = self.recorder.trace(self.logprobs, self.prompt_logprobs, keep_text=self._keep_text)
+        trace = self.trace()
         self._save(pack(trace)).add_done_callback(self._written)
 
     def _written(self, written: Future[None]) -> None:

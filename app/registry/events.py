@@ -33,6 +33,8 @@ class EventQuery(TypedDict, total=False):
     until: datetime | None
     after_id: int | None
     last_id: int | None
+    of_run: tuple[Collection[int], str | None, int | None] | None
+    """Of any of these nodes, of this deployment or of this request: what happened to a run."""
 
 
 class Events(Table[EventRecord]):
@@ -114,7 +116,7 @@ class Events(Table[EventRecord]):
 
 
 def _filter(query: EventQuery) -> tuple[Expression | None, ...]:
-    at_least = query.get("at_least")
+    at_least, of_run = query.get("at_least"), query.get("of_run")
     # Information is most of a log, warnings and errors are few.
     worse = among_many if at_least is EventLevel.INFO else among
     return (
@@ -127,4 +129,13 @@ def _filter(query: EventQuery) -> tuple[Expression | None, ...]:
         *within(Event.at, query.get("since"), query.get("until")),
         *numbered(Event.id, query.get("after_id"), query.get("last_id")),
         saying(query.get("text"), Event.message),
+        None if of_run is None else _of_run(*of_run),
     )
+
+
+def _of_run(nodes: Collection[int], deployment: str | None, request: int | None) -> Expression:
+    found: Expression = Event.node_id.in_(sorted(nodes))
+    for concerns in (matching(Event.deployment_id, deployment), matching(Event.request_id, request)):
+        if concerns is not None:
+            found |= concerns
+    return found

@@ -179,7 +179,8 @@ class RequestLine:
 
 @dataclass(frozen=True, slots=True)
 class JobRecord:
-    """Long work that a user asked for: cutting a model (`kind` is cut), adding one (add), taking the demo model (demo).
+    """Long work that a user asked for: cutting a model (`kind` is cut), adding one (add), taking the demo model (demo),
+    and over HTTP deploying one (deploy).
 
     `details` is what came of it: ranges of layers, the output folder, bytes, seconds.
     """

@@ -15,7 +15,7 @@ from app.registry import (
     RequestRecord,
 )
 from app.runs.run import JobFacts, RequestFacts, Run, RunEvent, RunKind
-from app.runs.trace import DeploymentTrace, JobTrace, Origin, RequestTrace, Trace, unpack
+from app.runs.trace import DeploymentTrace, Origin, RequestTrace, Trace, unpack
 
 MOST_EVENTS = 1_000
 """Of one run; a run that lasted for days may have had more."""
@@ -98,7 +98,8 @@ class RunReader:
     def _of_request(self, record: RequestRecord) -> Run:
         trace = self._trace("request", str(record.id))
         if trace is None and record.origin:
-            trace = RequestTrace(origin=Origin(**record.origin))  # type: ignore[arg-type]  # its own fields, stored
+            origin = Origin(**record.origin)  # type: ignore[arg-type]  # its own fields, stored
+            trace = RequestTrace(origin=origin, prompt_kept=bool(record.prompt or record.prompt_token_ids))
         return Run(
             kind="request",
             id=str(record.id),
@@ -172,16 +173,10 @@ class RunReader:
         until = until or datetime.now(UTC)
         plan = trace.plan if isinstance(trace, RequestTrace | DeploymentTrace) else None
         nodes = {stage.node_id for stage in plan.stages} if plan is not None else set()
-        if isinstance(trace, JobTrace):
-            return ()
-        meanwhile = self._registry.events.list(since=since, until=until, limit=MOST_EVENTS)
-        mine = [
-            event
-            for event in reversed(meanwhile)
-            if event.node_id in nodes
-            or (deployment is not None and event.deployment_id == deployment)
-            or (request is not None and event.request_id == request)
-        ]
+        happened = self._registry.events.list(
+            since=since, until=until, limit=MOST_EVENTS, of_run=(nodes, deployment, request)
+        )
+        mine = happened[::-1]
         names = {node.id: node for node in self._registry.nodes.list()} if mine else {}
         return tuple(_event(event, names) for event in mine)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from app.errors import PlacementError, RequestError
 from app.inference.events import PromptProgress, TextDelta
 from app.registry import DeploymentStatus, RequestStatus
 from tests.e2e.conftest import System
+from tests.waiting import wait_until
 from worker_agent.messages import Health
 
 
@@ -33,13 +33,6 @@ def sequences_held(system: System) -> int:
         return sum(stage.sequences for report in reports for stage in report.stages)
 
     return system.run(ask())
-
-
-def wait_until(condition: object, seconds: float = 5.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline, "it did not come to pass in time"
-        time.sleep(0.02)
 
 
 def test_cancelling_keeps_the_text_so_far_and_frees_the_memory_on_every_stage(deployed: System) -> None:

@@ -24,6 +24,17 @@ def test_an_event_comes_back_as_it_was_added(registry: Registry) -> None:
     assert (event.level, event.at, event.details) == (EventLevel.ERROR, NOON, {"silent_for": 5.5})
 
 
+def test_what_happened_to_a_run_is_found_among_what_happened_to_others(registry: Registry) -> None:
+    for node, deployment, request in ((1, None, None), (None, "mine", None), (None, "other", 7), (4, "other", 8)):
+        registry.events.add(
+            EventLevel.INFO, "test", f"{node} {deployment} {request}", node_id=node, deployment_id=deployment,
+            request_id=request, at=NOON,
+        )  # fmt: skip
+    found = registry.events.list(of_run=({1, 2}, "mine", 7))
+    assert {event.message for event in found} == {"1 None None", "None mine None", "None other 7"}
+    assert registry.events.list(of_run=((), None, None)) == []
+
+
 def test_events_are_listed_newest_first_by_what_they_are_about(registry: Registry) -> None:
     for minute in (2, 0, 3, 1):
         registry.events.add(

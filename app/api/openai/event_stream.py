@@ -1,4 +1,4 @@
-"""Server-sent events: written as they come, a sign of life when none come, given up when nobody reads."""
+"""Server-sent events: written as they come, a sign of life when none come."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from app.api.openai.hangup import ClientGone, Hangup
 
 log = logging.getLogger(__name__)
 
-WRITE_SECONDS = 120.0
-"""So long a client may read nothing at all while its buffers are full."""
 DONE = b"data: [DONE]\n\n"
 ALIVE = b": still at work\n\n"
 """A comment: clients skip it, proxies and time limits see that the connection lives."""
@@ -35,7 +33,8 @@ class EventStream(Response):
     """Sends `events`, each as `event` makes it, until they end.
 
     Writing waits for the client (a slow one slows its own stream alone; what is not sent yet stays with the request,
-    as long as its answer at most). A client that has hung up, or does not read for `WRITE_SECONDS`, ends the stream.
+    as long as its answer at most). A client that has hung up ends the stream; one that reads nothing for long is hung
+    up on by the server, which is the same here.
 
     Args:
         hangup: watches the client; closed in the end.
@@ -60,8 +59,6 @@ class EventStream(Response):
             await self._hangup.unless(self._send_all(send))
         except ClientGone:
             log.info("a client hung up in the middle of its stream")
-        except TimeoutError:
-            log.warning("a client read nothing for %.0f s; its stream was given up", WRITE_SECONDS)
         finally:
             self._hangup.close()
             await asyncio.shield(self._on_end())
@@ -69,6 +66,5 @@ class EventStream(Response):
     async def _send_all(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         async for data in self._events:
-            async with asyncio.timeout(WRITE_SECONDS):
-                await send({"type": "http.response.body", "body": data, "more_body": True})
+            await send({"type": "http.response.body", "body": data, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})

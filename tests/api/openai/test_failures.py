@@ -15,8 +15,9 @@ import pytest
 from app.api.server import ApiServer
 from app.controller_settings import ServerSettings
 from app.paths import Home
-from tests.api.openai.conftest import Served, serve, wait_until
+from tests.api.openai.conftest import Served, serve
 from tests.e2e.conftest import open_system
+from tests.waiting import wait_until
 
 HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
 

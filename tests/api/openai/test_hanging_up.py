@@ -14,7 +14,8 @@ import openai
 import pytest
 
 from app.registry import RequestStatus
-from tests.api.openai.conftest import Served, serve, wait_until
+from tests.api.openai.conftest import Served, serve
+from tests.waiting import wait_until
 
 ENDLESS: dict[str, Any] = {
     "model": "smollm",
