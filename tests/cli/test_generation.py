@@ -10,9 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from tests.cli.test_commands import CommandLine, folder
-
-__all__ = ["folder"]
+from tests.cli.programs import CommandLine
 
 SCHEMA = {
     "type": "object",

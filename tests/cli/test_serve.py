@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 import urllib.request
@@ -16,40 +15,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.cli.test_commands import CommandLine, folder, runs
-
-__all__ = ["folder"]
+from tests.cli.programs import CommandLine, Service, runs
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals as a service manager of Unix sends them")
-
-
-class Service:
-    """`main.py serve` on a free port, its output in a file."""
-
-    def __init__(self, commands: CommandLine, home: Path, *arguments: str) -> None:
-        self.said = home.with_name(f"{home.name}-said.txt")
-        with self.said.open("w") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "main.py", "serve", "--port", "0", *arguments],
-                cwd=Path(__file__).resolve().parent.parent.parent, env=commands.environment,
-                stdout=output, stderr=subprocess.STDOUT,
-            )  # fmt: skip
-
-    def wait_for(self, text: str) -> str:
-        deadline = time.monotonic() + 60
-        while text not in (said := self.said.read_text()):
-            assert self.process.poll() is None, said
-            assert time.monotonic() < deadline, said
-            time.sleep(0.05)
-        return said
-
-    @property
-    def url(self) -> str:
-        return self.wait_for("Serving at ").split("Serving at ")[1].split()[0]
-
-    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
-        self.process.send_signal(number)
-        return self.process.wait(60)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from PySide6.QtCore import QSize, Qt, Signal, Slot
 from PySide6.QtGui import QAction
-from PySide6.QtWidgets import QAbstractButton, QButtonGroup, QFrame, QToolButton, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QAbstractButton, QButtonGroup, QFrame, QSizePolicy, QToolButton, QVBoxLayout, QWidget
 
 from app.ui.icons import icon
 from app.ui.theme import SPACING
@@ -65,6 +65,8 @@ class NavigationRail(QFrame):
         if icon_name:
             button.setIcon(icon(icon_name))
         button.setAccessibleName(title)
+        # All as wide as the widest, so that their icons stand in one line.
+        button.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         button.setMinimumWidth(button.fontMetrics().horizontalAdvance("Preferences") + 2 * SPACING)
         return button
 
