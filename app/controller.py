@@ -22,7 +22,7 @@ from app.cluster.invitations import JoinCommand, first_to_join
 from app.cluster.launching import AgentLauncher, LaunchedAgent
 from app.cluster.nodes import NodeDirectory
 from app.controller_settings import ControllerSettings
-from app.errors import BadInput, NodeError, RegistryError, ShardboardError
+from app.errors import BadInput, Cancelled, NodeError, RegistryError, ShardboardError
 from app.event_log import EventLogHandler
 from app.inference.deploying import Deployed, OnProgress
 from app.inference.deployments import Deployments
@@ -163,25 +163,23 @@ class Controller:
         def add(report: ProgressCallback | None) -> ModelDescription:
             job = self.library.add_job(source, name=name, revision=revision, on_progress=report)
             chain.run(job)
-            return self.library.get(job.name)
+            return self.register_model(self.library.get(job.name))  # also when it is cancelled too late
 
         def told(added: ModelDescription) -> tuple[str, dict[str, object]]:
             return added.name, {"source": source, "bytes": added.weight_bytes}
 
         title = f"Add {name or Path(source).name or source}"
-        return self.register_model(
-            await run_job(self.registry, "add", title, add, told, chain, on_progress, origin, versions())
-        )
+        return await run_job(self.registry, "add", title, add, told, chain, on_progress, origin, versions())
 
     async def add_demo_model(self, on_progress: ProgressCallback | None = None) -> ModelDescription:
         """The small model of the demo, fetched when the library lacks it."""
         chain = JobChain()
-        return self.register_model(
-            await in_thread(lambda: ensure_demo_model(self.library, on_progress, chain), chain.cancel)
+        return await in_thread(
+            lambda: self.register_model(ensure_demo_model(self.library, on_progress, chain)), chain.cancel
         )
 
     def register_model(self, description: ModelDescription) -> ModelDescription:
-        """Note a model of the library in the registry, unless it is known there."""
+        """Note a model of the library in the registry, unless it is known there. For any thread."""
         if self.registry.models.find(description.name) is None:
             self.registry.models.add(
                 name=description.name,
@@ -404,8 +402,8 @@ class Controller:
         except asyncio.CancelledError:
             cancel.set()
             await asyncio.wait({work})
-            if not work.cancelled():
-                work.exception()
+            if not work.cancelled() and work.exception() is None:
+                raise Cancelled("It was done when it was cancelled.") from None
             raise
 
     async def undeploy(self, deployment_or_model: str) -> list[DeploymentRecord]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
@@ -12,8 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from app.api.failures import Refused
+from app.api.gate import MOST_BODY_BYTES
 from app.api.rendering import wants_page
 from app.api.security import FORM_FIELD, MOST_FIELDS, is_form
+from app.api.state import MOST_ID
 
 Body = TypeVar("Body", bound="Strict")
 
@@ -24,9 +26,13 @@ Name = Field(min_length=1, max_length=200)
 
 
 class Strict(BaseModel):
-    """A name that nobody knows is a typing error, not something to pass over."""
+    """A name that nobody knows is a typing error, not something to pass over.
 
-    model_config = ConfigDict(extra="forbid")
+    With a greatest length, which no body reaches, every text is looked at, and one that holds half a character (JSON
+    can spell a lone surrogate) is refused.
+    """
+
+    model_config = ConfigDict(extra="forbid", str_max_length=MOST_BODY_BYTES)
 
 
 class Nothing(Strict):
@@ -78,7 +84,7 @@ class Deploy(Strict):
     """A model to load. What is left out is chosen by what the nodes have free."""
 
     model: str = Name
-    nodes: list[int] | None = Field(
+    nodes: list[Annotated[int, Field(ge=1, le=MOST_ID)]] | None = Field(
         default=None, min_length=1, max_length=1000, description="ids, in the order of the stages"
     )
     layers: str | None = Layers

@@ -52,6 +52,7 @@ class Downloads:
     async def _pieces(self, pipe: _Pipe, write: Write) -> AsyncIterator[bytes]:
         try:
             writing = asyncio.get_running_loop().run_in_executor(self._threads, pipe.fill, write)
+            writing.add_done_callback(_see)
             try:
                 while (piece := await pipe.queue.get()) is not None:
                     yield piece
@@ -59,10 +60,14 @@ class Downloads:
             finally:
                 pipe.close_reader()
                 await asyncio.wait({writing})
-                if not writing.cancelled():
-                    writing.exception()  # seen: it was raised above, or nobody is there to hear it
         finally:
             self._under_way -= 1
+
+
+def _see(writing: asyncio.Future[None]) -> None:
+    """What it raised is raised to the reader, or nobody is there to hear it: a reader that leaves cancels the rest."""
+    if not writing.cancelled():
+        writing.exception()
 
 
 class _Pipe(io.RawIOBase):

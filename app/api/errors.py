@@ -99,11 +99,10 @@ def status_of(error: ShardboardError) -> int:
 
 
 def install(application: FastAPI) -> None:
-    """Have an application answer errors in our shape."""
+    """Have an application answer errors in our shape. What nobody foresaw is answered by the gate."""
     application.add_exception_handler(ShardboardError, _on_ours)
     application.add_exception_handler(RequestValidationError, _on_invalid)
     application.add_exception_handler(HTTPException, _on_http)
-    application.add_exception_handler(Exception, on_bug)
 
 
 def in_words(faults: Sequence[Mapping[str, Any]]) -> str:
@@ -128,7 +127,7 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
 async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     advice = ADVICE_BY_STATUS.get(error.status_code, "")
-    message = f"{error.detail}: {request.method} {request.url.path}"
+    message = f"{str(error.detail).rstrip('.')}: {request.method} {request.url.path}"
     return Problem(error.status_code, message, advice, "http", str(error.status_code), error.headers).response(request)
 
 

@@ -10,7 +10,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.errors import Problem
+from app.api.errors import Problem, on_bug
 from app.api.failures import Overloaded, Refused
 from app.errors import ShardboardError
 from app.sharding.placement import size_text
@@ -30,7 +30,7 @@ SECURITY_HEADERS = {
     ),
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",  # with no-referrer browsers say "Origin: null" of our own pages' forms
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
@@ -94,6 +94,10 @@ class Counted:
             return
         try:
             await self._app(scope, receive, answer.send)
+        except Exception as error:
+            if answer.status:
+                raise  # it has begun: what is left is to break off
+            await (await on_bug(Request(scope), error))(scope, receive, answer.send)
         finally:
             answer.over()
             self._gate.leave()

@@ -106,7 +106,7 @@ class Access:
         if origin is not None:
             if origin in self._settings.allowed_origins:
                 return
-            if urlsplit(origin).netloc.lower() != request.headers.get("host", "").lower():
+            if _site_of(origin) != request.headers.get("host", "").lower():
                 raise _from_elsewhere()
         if site is not None and site not in ("same-origin", "none"):
             raise _from_elsewhere()
@@ -193,6 +193,14 @@ def _presented(request: Request) -> str:
     if scheme.lower() == "bearer" and credentials.strip():
         return credentials.strip()
     return request.headers.get("x-api-key", "").strip()
+
+
+def _site_of(origin: str) -> str:
+    """Host and port in an Origin header; empty when it is malformed."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
 
 
 def _client(request: Request) -> str:

@@ -22,6 +22,7 @@ from app.errors import BadInput
 
 if TYPE_CHECKING:
     from app.controller import Controller
+    from app.inference.request_run import RequestRun
 
 log = logging.getLogger(__name__)
 
@@ -113,8 +114,8 @@ class ApiServer:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(deadline):
                 await self._gate.wait_idle()
-        runs = [run for run in self._controller.inference.running() if run.record.origin.get("via") == "http"]
-        await asyncio.gather(*(run.cancel() for run in runs), self._application.state.jobs.close())
+                await asyncio.gather(*(run.wait() for run in self._runs()))  # those that nobody follows, too
+        await asyncio.gather(*(run.cancel() for run in self._runs()), self._application.state.jobs.close())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PARTING_SECONDS):
                 await self._gate.wait_idle()
@@ -124,6 +125,10 @@ class ApiServer:
         self._application.state.downloads.close()
         await self._application.state.metrics.close()
         log.info("the HTTP server has ended")
+
+    def _runs(self) -> list[RequestRun]:
+        """Requests under way that came in over HTTP."""
+        return [run for run in self._controller.inference.running() if run.record.origin.get("via") == "http"]
 
 
 class _Server(uvicorn.Server):
@@ -163,7 +168,7 @@ class _Connection(H11Protocol):
     def pause_writing(self) -> None:
         super().pause_writing()
         if self._stalled is None:
-            self._stalled = self.loop.call_later(STALLED_SECONDS, self.transport.abort)
+            self._await_reader()
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -176,6 +181,20 @@ class _Connection(H11Protocol):
 
     def _await_head(self) -> None:
         self._head = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+
+    def _await_reader(self) -> None:
+        self._stalled = self.loop.call_later(STALLED_SECONDS, self._look_at_reader, self._unread)
+
+    def _look_at_reader(self, unread_before: int) -> None:
+        """Who reads slowly is not gone: a long answer may take longer than anybody's patience."""
+        if self._unread < unread_before:
+            self._await_reader()
+        else:
+            self.transport.abort()
+
+    @property
+    def _unread(self) -> int:
+        return self.transport.get_write_buffer_size()
 
     def _forget_head(self) -> None:
         if self._head is not None:

@@ -28,7 +28,7 @@ NodeState = Literal["up", "draining", "frozen", "down"]
 
 
 class NodeView(BaseModel):
-    """A node, and what its agent said last. Memory in bytes; figures are null while the agent does not answer."""
+    """A node, and what its agent said last. Memory in bytes; figures are null while nothing is heard of it."""
 
     id: int
     name: str
@@ -53,7 +53,6 @@ class NodeView(BaseModel):
     def of(cls, controller: Controller, record: NodeRecord) -> NodeView:
         """On the loop."""
         link, health = controller.nodes.links().get(record.id), controller.nodes.health
-        latest = health.latest(record.id) if health.is_alive(record.id) else None
         told = record.capacities
         numerics = told.get("numerics")
         view = cls(
@@ -69,9 +68,12 @@ class NodeView(BaseModel):
             device=str(numerics.get("device", "")) if isinstance(numerics, dict) else "",
             software=str(told.get("software", "")),
         )
-        if latest is None:
+        if not health.is_alive(record.id):
             view.state = "down"
             view.problem = str(link.error()) if link is not None else "The controller has no link to it."
+            return view
+        latest = health.latest(record.id)
+        if latest is None:  # it was connected a moment ago, and its first beat is under way
             return view
         report = latest.report
         if is_suspect(report.progress):
@@ -357,6 +359,7 @@ _SAID = {
     401: "An API key is demanded, or the one given is not valid.",
     403: "A page of another site, or an old one of this, asked for this.",
     404: "There is no such thing.",
+    408: "The body did not come in time.",
     409: "What is there stands against it.",
     413: "The body is too big.",
     415: "The body is neither JSON nor a form.",
@@ -365,5 +368,5 @@ _SAID = {
     503: "Not now.",
     507: "There is not enough memory or disk space.",
 }
-ALWAYS: Sequence[int] = (401, 403, 413, 421, 503)
+ALWAYS: Sequence[int] = (401, 403, 408, 413, 421, 503)
 """What the door and the gate may answer anywhere."""

@@ -232,15 +232,17 @@ class NodeDirectory:
         record = await asyncio.to_thread(self._registry.nodes.get, node)
         link = self._links.get(node)
         local = self.is_local(record)
-        leaving = link is not None and link.is_up and await self._empty(link, shut_down=local)
+        leaving = link is not None and link.is_up and await self._empty(link, record.draining, shut_down=local)
         await self._forget(node)
         if local:
             await self._launcher.end(record.public_key, grace=SHUTDOWN_SECONDS if leaving else 0.0)
         return await asyncio.to_thread(self._registry.nodes.remove, node)
 
-    async def _empty(self, link: AgentLink, *, shut_down: bool) -> bool:
+    async def _empty(self, link: AgentLink, draining: bool, *, shut_down: bool) -> bool:
         """Unload this node's stages. One that belongs to another controller stays. Returns whether all was done."""
         try:
+            if draining:  # whoever adds the agent again has a node that takes work
+                await link.call(Drain(call=0, draining=False), seconds=REMOVAL_SECONDS)
             report = await link.call(Health(call=0), seconds=REMOVAL_SECONDS)
             for stage in report.stages:
                 try:

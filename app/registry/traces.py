@@ -11,6 +11,7 @@ from app.registry.store import Store
 from app.registry.tables import Trace
 
 _PRUNED_AT_ONCE = 500
+_TRIAL = "trial"
 
 
 class Traces:
@@ -23,6 +24,15 @@ class Traces:
         """Keep a trace, in the place of an older one of the same subject."""
         self._store.write(lambda database: put(database, kind, subject, data))
         self._store.tell_changed("trace")
+
+    def try_out(self) -> None:
+        """Write a trace and take it away again, all the way to the disk. Raises what any other write would raise."""
+
+        def work(database: Database) -> None:
+            put(database, _TRIAL, _TRIAL, b"")
+            Trace.delete().where(Trace.kind == _TRIAL).execute(database)
+
+        self._store.write(work)
 
     def get(self, kind: str, subject: str) -> bytes | None:
         """The trace of a subject; None when none was kept, or it was pruned."""

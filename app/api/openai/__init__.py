@@ -14,18 +14,25 @@ from app.api.openai.chat import chat
 from app.api.openai.completions import complete
 from app.api.openai.errors import ErrorAnswer, ErrorRoute, unknown_model
 from app.api.security import Caller
+from app.api.views import errors
 from app.models.description import ModelDescription
 
 if TYPE_CHECKING:
     from app.controller import Controller
 
 _FAILURES: dict[int | str, dict[str, object]] = {
+    **{
+        status: {"model": ErrorAnswer, "description": said["description"]}
+        for status, said in errors(401, 403, 408, 413, 421).items()
+    },
     400: {"model": ErrorAnswer, "description": "The request cannot be honoured; `param` names what is wrong."},
     404: {"model": ErrorAnswer, "description": "There is no such model."},
     422: {"model": ErrorAnswer, "description": "Not used: a body that does not validate is answered with 400."},
     500: {"model": ErrorAnswer, "description": "It failed after the agents had begun; it is not to be retried."},
     503: {"model": ErrorAnswer, "description": "Nothing can answer at the moment."},
 }
+
+_STREAM: dict[int | str, dict[str, object]] = {200: {"content": {"text/event-stream": {}}}}
 
 
 def router(controller: Controller) -> APIRouter:
@@ -42,13 +49,13 @@ def router(controller: Controller) -> APIRouter:
     async def get_model(name: str) -> Model:
         return _model(controller, await _described(controller, name))
 
-    @routes.post("/completions", response_model=Completion)
+    @routes.post("/completions", response_model=Completion, responses=_STREAM)
     async def create_completion(request: Request, body: CompletionBody, origin: Caller) -> Response:
         """Go on from a prompt. With `stream`, server-sent events. `temperature` is 1 unless it is given."""
         await _described(controller, body.model)
         return await complete(controller, request, body, origin)
 
-    @routes.post("/chat/completions", response_model=ChatCompletion)
+    @routes.post("/chat/completions", response_model=ChatCompletion, responses=_STREAM)
     async def create_chat_completion(request: Request, body: ChatBody, origin: Caller) -> Response:
         """Answer a conversation. With `stream`, server-sent events. `temperature` is 1 unless it is given."""
         await _described(controller, body.model)

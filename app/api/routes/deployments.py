@@ -51,7 +51,7 @@ async def plan(
 
 @router.post(
     "/deploy/", status_code=202, summary="Deploy a model",
-    responses={202: {"model": JobView}, **errors(400, 404, 409, 415, 422)}, openapi_extra=body_of(Deploy),
+    responses={202: {"model": JobView}, **errors(400, 404, 409, 415, 422, 507)}, openapi_extra=body_of(Deploy),
 )  # fmt: skip
 async def deploy(
     request: Request,
@@ -74,7 +74,7 @@ async def deploy(
 
 @router.post(
     "/undeploy/{deployment_id}/", summary="Unload a deployment",
-    responses={200: {"model": DeploymentView}, **errors(404, 409, 415, 422)}, openapi_extra=body_of(Nothing),
+    responses={200: {"model": DeploymentView}, **errors(400, 404, 409, 415, 422, 507)}, openapi_extra=body_of(Nothing),
 )  # fmt: skip
 async def undeploy(
     request: Request,

@@ -40,10 +40,10 @@ async def recent(
 
 
 def aware(moment: datetime | None) -> datetime | None:
-    """A time without a zone is meant in the controller's own."""
-    if moment is None or moment.tzinfo is not None:
-        return moment
+    """In UTC. A time without a zone is meant in the controller's own; one beyond the calendar's ends is that end."""
+    if moment is None:
+        return None
     try:
-        return moment.astimezone()
-    except (OverflowError, ValueError, OSError):  # the year 1, or 9999: there is nothing beyond
-        return moment.replace(tzinfo=UTC)
+        return moment.astimezone(UTC)
+    except (OverflowError, ValueError, OSError):
+        return (datetime.min if moment.year < 5000 else datetime.max).replace(tzinfo=UTC)

@@ -75,7 +75,7 @@ class Submit(Strict):
     parameters: ParametersBody = Field(default_factory=lambda: ParametersBody())
 
 
-@router.post("/submit/", status_code=202, summary="Begin a request", responses=errors(400, 404, 409, 415, 422))
+@router.post("/submit/", status_code=202, summary="Begin a request", responses=errors(400, 404, 409, 415, 422, 507))
 async def submit(controller: TheController, origin: Caller, body: Annotated[Submit, Body()]) -> RequestView:
     """Returns at once, with the request's id; the answer is made in the background.
 
@@ -92,6 +92,7 @@ async def submit(controller: TheController, origin: Caller, body: Annotated[Subm
     # Left out is what was not given: the parameters' own defaults are in one place only.
     parameters = GenerationParameters.from_json(body.parameters.model_dump(exclude_unset=True))
     run = controller.generate(body.model, prompt, parameters, chat=body.chat, origin=origin)
+    await run.recorded()  # what was told to have begun is on the disk
     return RequestView.live(run)
 
 
@@ -123,7 +124,7 @@ async def stream(controller: TheController, request_id: Number) -> Response:
 
 @router.post(
     "/cancel/{request_id}/", summary="Cancel a request",
-    responses={200: {"model": RequestView}, **errors(404, 415, 422)}, openapi_extra=body_of(Nothing),
+    responses={200: {"model": RequestView}, **errors(400, 404, 415, 422)}, openapi_extra=body_of(Nothing),
 )  # fmt: skip
 async def cancel(
     request: Request, controller: TheController, request_id: Number, body: Annotated[Nothing, Depends(accepts(Nothing))]

@@ -27,7 +27,7 @@ async def status(jobs: TheJobs, job_id: Number) -> JobView:
 
 @router.post(
     "/cancel/{job_id}/", summary="Cancel a job",
-    responses={200: {"model": JobView}, **errors(404, 409, 415, 422)}, openapi_extra=body_of(Nothing),
+    responses={200: {"model": JobView}, **errors(400, 404, 409, 415, 422, 507)}, openapi_extra=body_of(Nothing),
 )  # fmt: skip
 async def cancel(
     request: Request, jobs: TheJobs, job_id: Number, body: Annotated[Nothing, Depends(accepts(Nothing))]

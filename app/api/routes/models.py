@@ -20,7 +20,7 @@ from app.api.views import ALWAYS, JobView, ModelList, ModelView, errors
 from app.controller import Controller
 from app.errors import BadInput
 from app.models.description import ModelDescription
-from app.models.sources import HUB_ID, recognise
+from app.models.sources import HUB_ID, check_name, recognise
 from app.registry import ModelRecord
 
 router = APIRouter(prefix="/shard/api/models", tags=["models"], responses=errors(*ALWAYS))
@@ -37,7 +37,7 @@ async def status(controller: TheController) -> ModelList:
 
 @router.post(
     "/add/", status_code=202, summary="Add a model",
-    responses={202: {"model": JobView}, **errors(400, 409, 415, 422)}, openapi_extra=body_of(AddModel),
+    responses={202: {"model": JobView}, **errors(400, 409, 415, 422, 507)}, openapi_extra=body_of(AddModel),
 )  # fmt: skip
 async def add(
     request: Request,
@@ -71,7 +71,7 @@ async def add(
 
 @router.post(
     "/remove/{name}/", summary="Remove a model",
-    responses={200: {"model": ModelView}, **errors(400, 404, 409, 415, 422)}, openapi_extra=body_of(Nothing),
+    responses={200: {"model": ModelView}, **errors(400, 404, 409, 415, 422, 507)}, openapi_extra=body_of(Nothing),
 )  # fmt: skip
 async def remove(
     request: Request,
@@ -113,6 +113,8 @@ def _added(description: ModelDescription) -> Outcome:
 
 
 def _check_source(body: AddModel) -> None:
+    if body.name is not None:
+        check_name(body.name)
     try:
         recognise(body.source, body.revision)
     except (OSError, RuntimeError) as error:  # a name that is too long, a user that is not there

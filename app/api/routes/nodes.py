@@ -25,8 +25,8 @@ async def status(controller: TheController) -> NodeList:
 
 
 @router.post(
-    "/add/", status_code=201, summary="Add a node", responses={201: {"model": NodeView}, **errors(400, 409, 415, 422)},
-    openapi_extra=body_of(AddNode),
+    "/add/", status_code=201, summary="Add a node",
+    responses={201: {"model": NodeView}, **errors(400, 409, 415, 422, 507)}, openapi_extra=body_of(AddNode),
 )  # fmt: skip
 async def add(
     request: Request, controller: TheController, body: Annotated[AddNode, Depends(accepts(AddNode))]
@@ -46,7 +46,7 @@ async def add(
 
 @router.post(
     "/remove/{node_id}/", summary="Remove a node",
-    responses={200: {"model": NodeView}, **errors(404, 415, 422)}, openapi_extra=body_of(Nothing),
+    responses={200: {"model": NodeView}, **errors(400, 404, 415, 422, 507)}, openapi_extra=body_of(Nothing),
 )  # fmt: skip
 async def remove(
     request: Request, controller: TheController, node_id: Number, body: Annotated[Nothing, Depends(accepts(Nothing))]
@@ -63,7 +63,7 @@ async def remove(
 
 @router.post(
     "/drain/{node_id}/", summary="Have a node take no new work",
-    responses={200: {"model": NodeView}, **errors(404, 415, 422)}, openapi_extra=body_of(DrainNode),
+    responses={200: {"model": NodeView}, **errors(400, 404, 415, 422, 507)}, openapi_extra=body_of(DrainNode),
 )  # fmt: skip
 async def drain(
     request: Request,

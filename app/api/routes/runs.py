@@ -31,6 +31,13 @@ router = APIRouter(prefix="/shard/api/runs", tags=["runs"], responses=errors(*AL
 MOST_IDS = 10_000
 MOST_RUNS = 1_000_000
 Kind = Literal["request", "deployment", "job"]
+BUNDLE_TYPE = "application/zip"
+DOWNLOAD: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The file; its type is that of the format.",
+        "content": {kind.partition(";")[0]: {} for kind in (*MEDIA_TYPES.values(), BUNDLE_TYPE)},
+    }
+}
 
 
 class Format(StrEnum):
@@ -68,7 +75,7 @@ class RunView(BaseModel):
 
 @router.get(
     "/export/", summary="Download runs", response_class=StreamingResponse,
-    responses={200: {"content": {"application/octet-stream": {}}}, **errors(400, 404, 422)},
+    responses={**DOWNLOAD, **errors(400, 404, 422)},
 )  # fmt: skip
 async def export(
     request: Request,
@@ -92,7 +99,7 @@ async def export(
 
 @router.post(
     "/export/", summary="Download runs", response_class=StreamingResponse, openapi_extra=body_of(Export),
-    responses={200: {"content": {"application/octet-stream": {}}}, **errors(400, 404, 415, 422)},
+    responses={**DOWNLOAD, **errors(400, 404, 415, 422)},
 )  # fmt: skip
 async def export_selection(
     request: Request, controller: TheController, body: Annotated[Export, Depends(accepts(Export))]
@@ -164,7 +171,7 @@ async def _bundle(controller: Controller, wanted: Export, ids: Sequence[str] | N
     number = _number(ids[0])
     await asyncio.to_thread(controller.runs.request, number)
     data = await make_bundle(controller, number)
-    return Response(data, media_type="application/zip", headers=_attached(f"shardboard-request-{number}.zip"))
+    return Response(data, media_type=BUNDLE_TYPE, headers=_attached(f"shardboard-request-{number}.zip"))
 
 
 def _attached(name: str) -> dict[str, str]:

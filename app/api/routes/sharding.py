@@ -31,7 +31,7 @@ PAGE = "/shard/models/"
 
 @router.post(
     "/submit/", status_code=202, summary="Cut a model",
-    responses={202: {"model": JobView}, **errors(400, 404, 409, 415, 422)}, openapi_extra=body_of(CutModel),
+    responses={202: {"model": JobView}, **errors(400, 404, 409, 415, 422, 507)}, openapi_extra=body_of(CutModel),
 )  # fmt: skip
 async def submit(
     request: Request,
@@ -58,7 +58,7 @@ async def status(jobs: TheJobs, job_id: Number) -> JobView:
 
 @router.post(
     "/cancel/{job_id}/", summary="Cancel a sharding job",
-    responses={200: {"model": JobView}, **errors(404, 409, 415, 422)}, openapi_extra=body_of(Nothing),
+    responses={200: {"model": JobView}, **errors(400, 404, 409, 415, 422, 507)}, openapi_extra=body_of(Nothing),
 )  # fmt: skip
 async def cancel(
     request: Request, jobs: TheJobs, job_id: Number, body: Annotated[Nothing, Depends(accepts(Nothing))]

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Literal
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from app.api.gate import Gate
+from app.api.views import errors
 from app.controller import Controller
 from app.errors import ShardboardError
 
-router = APIRouter(tags=["system"])
+router = APIRouter(tags=["system"], responses=errors(421))
 
 FRESH_SECONDS = 1.0
 """How long an answer about the registry counts: anybody may ask, and each question costs a write."""
@@ -31,7 +32,13 @@ class Health(BaseModel):
     nodes_up: int
 
 
-@router.get("/health", summary="Liveness and readiness")
+HEALTH: dict[int | str, dict[str, Any]] = {
+    200: {"model": Health},
+    503: {"model": Health, "description": "It cannot be given work; `status` says why."},
+}
+
+
+@router.get("/health", summary="Liveness and readiness", responses=HEALTH)
 async def health(request: Request) -> Response:
     """200 while the server can do its work; 503 when the registry cannot be written or the server is ending."""
     found = await _look(request)
@@ -44,14 +51,14 @@ async def live() -> Response:
     return JSONResponse({"status": "ok"})
 
 
-@router.get("/health/ready", summary="Readiness")
+@router.get("/health/ready", summary="Readiness", responses=HEALTH)
 async def ready(request: Request) -> Response:
     """200 when a request to a model has a chance: the registry can be written and a node answers. Else 503."""
     found = await _look(request)
     return JSONResponse(found.model_dump(), 200 if found.status == "ok" else 503)
 
 
-@router.get("/metrics", summary="Figures for Prometheus")
+@router.get("/metrics", summary="Figures for Prometheus", response_class=PlainTextResponse, responses=errors(401))
 async def metrics(request: Request) -> Response:
     """In Prometheus' text format."""
     return Response(await request.app.state.metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
@@ -75,13 +82,13 @@ async def _look(request: Request) -> Health:
 
 
 async def _trouble(request: Request) -> bool:
-    """Whether the registry fails to take a write: that of nothing, which still goes all the way through its writer."""
+    """Whether the registry fails to take a write. It must be a real one: what changes nothing needs no disk."""
     state = request.app.state
     at, trouble = getattr(state, "registry_checked", (-FRESH_SECONDS, False))
     if time.monotonic() - at < FRESH_SECONDS:
         return bool(trouble)
     try:
-        await asyncio.to_thread(state.controller.registry.api_keys.touch, "")
+        await asyncio.to_thread(state.controller.registry.traces.try_out)
         trouble = False
     except ShardboardError:
         trouble = True

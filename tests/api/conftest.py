@@ -1,0 +1,44 @@
+"""A controller with two agents and a tiny model over both, the server in front, and one without any agents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.paths import Home
+from tests.api.serving import CONTEXT, MODEL, Served, make_tiny_model, serving
+from tests.e2e.conftest import System, open_system
+
+
+@pytest.fixture(scope="package")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="package")
+def cluster(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Iterator[System]:
+    """For tests that leave nodes, models and deployments as they found them."""
+    root = tmp_path_factory.mktemp("cluster")
+    home = Home(root=root, models=root / "models").create()
+    with open_system(home) as system:
+        nodes = [node.id for node in system.launch(2)]
+        system.run(system.controller.add_model(str(tiny_folder), name=MODEL))
+        system.run(system.controller.deploy(MODEL, nodes=nodes, layers="0-1,2-3", context=CONTEXT, kv_tokens=16384))
+        yield system
+
+
+@pytest.fixture(scope="package")
+def api(cluster: System) -> Iterator[Served]:
+    with serving(cluster) as served:
+        yield served
+
+
+@pytest.fixture(scope="package")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """A controller without nodes and models, for what is decided before anything of these is looked at."""
+    root = tmp_path_factory.mktemp("bare")
+    home = Home(root=root, models=root / "models").create()
+    with open_system(home) as system:
+        yield system

@@ -1,0 +1,224 @@
+"""Nodes over REST: how they are, adding one, what is said where that fails, draining, removing, losing one."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from app.registry import DeploymentStatus
+from tests.api.browsing import browsing
+from tests.api.serving import CONTEXT, ENDLESS, LAYERS, MODEL, Served, serving, wait_until
+from tests.e2e.conftest import System
+from tests.worker_agent.agent_process import AgentProcess, running_agent
+from worker_agent.keys import KeyPair
+
+STATUS, ADD = "/shard/api/nodes/status/", "/shard/api/nodes/add/"
+
+
+@pytest.fixture(scope="module")
+def guest(cluster: System, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentProcess]:
+    """A third agent, which somebody else has started: it trusts this controller and is not registered."""
+    home = tmp_path_factory.mktemp("guest") / "agent"
+    with running_agent(home, f"--trust={cluster.controller.identity.keys.public}", "--memory", "200M") as agent:
+        yield agent
+
+
+@pytest.fixture
+def node(api: Served, guest: AgentProcess) -> Iterator[dict[str, Any]]:
+    """The guest, registered for one test."""
+    added = api.post(ADD, of(guest), 201)
+    yield added
+    api.client.post(f"/shard/api/nodes/remove/{added['id']}/", json={})
+    assert len(nodes(api)) == 2
+
+
+def of(agent: AgentProcess, **changes: str) -> dict[str, str]:
+    """What an agent tells when it starts."""
+    return {"address": agent.address.removeprefix("tcp://"), "key": agent.public_key, **changes}
+
+
+def nodes(api: Served) -> dict[int, dict[str, Any]]:
+    return {each["id"]: each for each in api.get(STATUS)["nodes"]}
+
+
+def test_every_node_is_told_with_what_its_agent_says(api: Served) -> None:
+    records = {record.id: record for record in api.system.controller.registry.nodes.list()}
+    wait_until(lambda: all(each["state"] == "up" for each in nodes(api).values()))
+    wait_until(lambda: all(len(each["stages"]) == 1 for each in nodes(api).values()))
+    found = nodes(api)
+    assert found.keys() == records.keys() and len(found) == 2
+    for id, each in found.items():
+        assert each["name"] == records[id].hostname
+        assert f"tcp://{each['address']}" == records[id].address
+        assert (each["problem"], each["draining"], each["device"]) == ("", False, "cpu")
+        assert 0 < each["memory_used"] < each["memory_budget"] <= each["memory_total"]
+        assert 0 < each["memory_available"] < each["memory_total"]
+        assert each["round_trip_ms"] > 0 and 0 <= each["cpu_percent"] <= 100
+        assert each["system"] and each["software"] and "cores" in each["cpu"]
+        heard = datetime.fromisoformat(each["last_heartbeat"])
+        assert timedelta(0) <= datetime.now(UTC) - heard < timedelta(minutes=2)
+    assert [each["stages"] for each in found.values()] == [[f"layers 0–1 of {MODEL}"], [f"layers 2–3 of {MODEL}"]]
+
+
+def test_an_agent_is_added_and_works(api: Served, guest: AgentProcess) -> None:
+    added = api.post(ADD, of(guest), 201)
+    assert added["address"] == guest.address.removeprefix("tcp://")
+    assert (added["state"], added["problem"]) == ("up", ""), "it was looked at a moment ago"
+    wait_until(lambda: nodes(api)[added["id"]]["memory_budget"] is not None)
+    assert nodes(api)[added["id"]]["memory_budget"] == 200_000_000
+    (stage,) = api.post("/shard/api/deployments/plan/", {"model": MODEL, "nodes": [added["id"]]})["stages"]
+    assert (stage["node_id"], stage["start"], stage["end"], stage["missing_bytes"]) == (added["id"], 0, LAYERS, 0)
+
+    removed = api.post(f"/shard/api/nodes/remove/{added['id']}/")
+    assert (removed["id"], removed["state"], removed["problem"]) == (added["id"], "down", "It was removed.")
+    assert added["id"] not in nodes(api)
+    assert "no node" in api.error("POST", f"/shard/api/nodes/remove/{added['id']}/", 404, json={})["message"]
+    assert guest.process.poll() is None, "somebody else has started it"
+
+
+def test_adding_an_agent_twice_changes_nothing(api: Served, guest: AgentProcess, node: dict[str, Any]) -> None:
+    again = api.post(ADD, of(guest), 201)
+    assert again["id"] == node["id"] and len(nodes(api)) == 3
+    wait_until(lambda: nodes(api)[node["id"]]["state"] == "up")
+
+
+def test_an_agent_that_was_at_another_address_is_moved(api: Served, guest: AgentProcess, node: dict[str, Any]) -> None:
+    moved = api.post(ADD, of(guest, address=f"localhost:{guest.endpoint.port}"), 201)
+    assert (moved["id"], moved["address"]) == (node["id"], f"localhost:{guest.endpoint.port}")
+    assert len(nodes(api)) == 3
+
+
+def test_the_address_of_another_node_is_a_conflict(api: Served, guest: AgentProcess) -> None:
+    registry = api.system.controller.registry
+    place = {"ip_address": guest.endpoint.host, "port": guest.endpoint.port}
+    other = registry.nodes.add(hostname="other", public_key=KeyPair.make().public, agent_id="other", **place)
+    try:
+        error = api.error("POST", ADD, 409, json=of(guest))
+        assert (error["type"], error["code"]) == ("conflict", "conflict") and "address" in error["message"]
+    finally:
+        registry.nodes.remove(other.id)
+
+
+def test_another_key_than_the_agents_is_told(api: Served, guest: AgentProcess) -> None:
+    error = api.error("POST", ADD, 400, json=of(guest, key=KeyPair.make().public))
+    assert "another key" in error["message"]
+    assert len(nodes(api)) == 2
+
+
+def test_an_agent_that_does_not_trust_this_controller_is_told(bare: System, guest: AgentProcess) -> None:
+    with serving(bare) as stranger:
+        error = stranger.error("POST", ADD, 400, json=of(guest))
+        assert "--trust" in error["advice"]
+        assert stranger.get(STATUS) == {"nodes": []}
+
+
+def test_an_address_where_nothing_listens_is_told(api: Served, guest: AgentProcess) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    error = api.error("POST", ADD, 400, json=of(guest, address=f"127.0.0.1:{port}"))
+    assert f"127.0.0.1:{port}" in error["message"] and error["advice"]
+    assert len(nodes(api)) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ({"address": "nowhere"}, 400),
+        ({"address": "127.0.0.1:port"}, 400),
+        ({"address": "127.0.0.1:99999"}, 400),
+        ({"address": "/etc/passwd"}, 400),
+        ({"address": "ipc:///tmp/x"}, 400),
+        ({"address": ""}, 422),
+        ({"key": "short"}, 400),
+        ({"key": " " * 40}, 400),
+        ({"key": "k" * 101}, 422),
+        ({"hostname": "other"}, 422),
+    ],
+)
+def test_what_cannot_be_an_agent_is_told(api: Served, guest: AgentProcess, change: dict[str, str], status: int) -> None:
+    assert api.error("POST", ADD, status, json=of(guest, **change))["type"] == "bad_input"
+    assert len(nodes(api)) == 2
+
+
+def test_a_node_that_is_drained_takes_no_new_work(api: Served, node: dict[str, Any]) -> None:
+    drained = api.post(f"/shard/api/nodes/drain/{node['id']}/")
+    assert (drained["state"], drained["draining"]) == ("draining", True)
+    wait_until(lambda: nodes(api)[node["id"]]["state"] == "draining")
+    plan = api.post("/shard/api/deployments/plan/", {"model": MODEL})
+    assert node["id"] not in [stage["node_id"] for stage in plan["stages"]]
+
+    back = api.post(f"/shard/api/nodes/drain/{node['id']}/", {"draining": False})
+    assert (back["state"], back["draining"]) == ("up", False)
+    deployed_on(api, node)
+
+
+def test_a_node_that_was_drained_and_removed_works_when_it_is_added_again(api: Served, guest: AgentProcess) -> None:
+    added = api.post(ADD, of(guest), 201)
+    api.post(f"/shard/api/nodes/drain/{added['id']}/")
+    api.post(f"/shard/api/nodes/remove/{added['id']}/")
+    again = api.post(ADD, of(guest), 201)
+    assert (again["state"], again["draining"]) == ("up", False)
+    try:
+        deployment = deployed_on(api, again)
+        assert api.answer(max_tokens=2)["deployment_id"] == deployment
+    finally:
+        api.post(f"/shard/api/nodes/remove/{again['id']}/")
+
+
+def test_nodes_that_are_not_there_are_told(api: Served) -> None:
+    for action in ("remove", "drain"):
+        assert "no node 999" in api.error("POST", f"/shard/api/nodes/{action}/999/", 404, json={})["message"]
+    api.error("GET", ADD, 405)
+
+
+def test_the_forms_of_the_page_add_and_remove(api: Served, guest: AgentProcess) -> None:
+    with browsing(api) as browser:
+        answer = browser.send(ADD, page="/shard/nodes/", **of(guest))
+        assert (answer.status_code, answer.headers["location"]) == (303, "/shard/nodes/")
+        address = guest.address.removeprefix("tcp://")
+        assert address in browser.open("/shard/nodes/")
+        (added,) = [each for each in nodes(api).values() if each["address"] == address]
+        answer = browser.send(f"/shard/api/nodes/remove/{added['id']}/", page="/shard/nodes/")
+        assert answer.status_code == 303
+        assert address not in browser.open("/shard/nodes/")
+
+
+def deployed_on(api: Served, node: dict[str, Any]) -> str:
+    """Deploy the model on this node too; requests go to the deployment that came last."""
+    body = {"model": MODEL, "nodes": [node["id"]], "context": CONTEXT, "kv_tokens": CONTEXT}
+    job = api.job(api.post("/shard/api/deployments/deploy/", body, 202)["id"])
+    assert (job["status"], job["error"]) == ("done", None)
+    return str(job["details"]["deployment"])
+
+
+def test_removing_a_node_takes_down_what_needs_it(api: Served, node: dict[str, Any]) -> None:
+    deployment = deployed_on(api, node)
+    request = api.answer(max_tokens=2)
+    assert request["deployment_id"] == deployment
+    api.post(f"/shard/api/nodes/remove/{node['id']}/")
+    assert api.system.controller.registry.deployments.get(deployment).status is DeploymentStatus.UNLOADED
+    again = api.answer(max_tokens=2)
+    assert again["status"] == "completed" and again["deployment_id"] != deployment
+
+
+def test_a_node_that_dies_is_told_and_so_is_what_it_was_doing(
+    api: Served, guest: AgentProcess, node: dict[str, Any]
+) -> None:
+    """The last one here: the guest does not come back."""
+    deployed_on(api, node)
+    request = api.submit(**ENDLESS)
+    wait_until(lambda: api.status(request)["completion_tokens"] > 2)
+    guest.kill()
+    failed = api.finished(request)
+    assert failed["status"] == "failed" and node["name"] in failed["error"] and failed["completion_tokens"] > 2
+    wait_until(lambda: nodes(api)[node["id"]]["state"] == "down")
+    dead = nodes(api)[node["id"]]
+    assert dead["problem"] and dead["memory_used"] is None and dead["stages"] == []
+    assert api.error("POST", f"/shard/api/nodes/drain/{node['id']}/", 503, json={})["message"]
+    assert api.post(f"/shard/api/nodes/remove/{node['id']}/")["state"] == "down", "it is removed all the same"
+    assert api.answer(max_tokens=2)["status"] == "completed", "by the two that are left"
