@@ -68,6 +68,9 @@ class PipelineStage:
 class Sink(Protocol):
     """Who waits for a sequence. Called on the controller's loop; must not block."""
 
+    def handed_over(self) -> None:
+        """The sequence is on its way to the first stage. What it brings may come before the answer to that."""
+
     def sampled(self, token: Token, times: Sequence[StageTime], batch: int) -> None:
         """A token came, by a step that took so long on each stage and brought `batch` tokens in all."""
 
@@ -175,8 +178,12 @@ class Pipeline:
         if not self._sinks:
             self._heard = asyncio.get_running_loop().time()
         self._sinks[number] = sink
+        sink.handed_over()
         try:
             await self.stages[0].link.call(message, (row.tobytes(),))
+        except asyncio.CancelledError:
+            await asyncio.shield(self.cancel(number))  # the agent may have it already, and would compute for nobody
+            raise
         except BaseException:
             self._sinks.pop(number, None)
             raise

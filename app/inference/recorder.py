@@ -49,10 +49,9 @@ class Recorder:
         self._last = self.submitted
         self._first_step: float | None = None
 
-    def started(self) -> None:
-        """The agents have the sequence. What comes first counts from here."""
-        if self._first_step is None:
-            self._first_step = self._last = time.monotonic()
+    def handed_over(self) -> None:
+        """The sequence is on its way to the agents. What comes first counts from here."""
+        self._first_step = self._last = time.monotonic()
 
     def token(self, times: Sequence[StageTime], batch: int) -> None:
         at, took = self._step()

@@ -72,6 +72,7 @@ class RequestRun:
         self._loop = asyncio.get_running_loop()
         self._events: list[RequestEvent] = []
         self._changed = asyncio.Event()
+        self._has_started = False
         self._text: TextStream | None = None
         self._prompt: tuple[int, ...] = ()
         self._over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -148,9 +149,13 @@ class RequestRun:
 
     # --- what the pipeline tells (a Sink) --------------------------------------------------------------
 
+    def handed_over(self) -> None:
+        self.recorder.handed_over()
+
     def sampled(self, token: Token, times: Sequence[StageTime] = (), batch: int = 1) -> None:
         if self._over.done() or token.position != len(self._prompt) + len(self.token_ids):
             return  # it came twice, or after the end
+        self.started()
         now = time.monotonic()
         if not self.token_ids:
             self._first_token_at = now
@@ -181,6 +186,7 @@ class RequestRun:
             self._saving = self._save()
 
     def prefilled(self, done: int, times: Sequence[StageTime] = ()) -> None:
+        self.started()
         self.recorder.chunk(min(done, len(self._prompt)), times)
         self._tell(PromptProgress(min(done, len(self._prompt)), len(self._prompt)))
 
@@ -231,8 +237,10 @@ class RequestRun:
         self._saving = self._save()
 
     def started(self) -> None:
-        self.recorder.started()
-        self._tell(Started(self.id, len(self._prompt)))
+        """The agents have it. Told once, before anything that comes of it."""
+        if not self._has_started:
+            self._has_started = True
+            self._tell(Started(self.id, len(self._prompt)))
 
     async def finished(self) -> str:
         """Wait for the pipeline's last word: the finish reason. Raises NodeError."""

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from app.cluster.agent_link import AgentLink
 from app.errors import PlacementError, RequestError
-from app.inference.events import PromptProgress, TextDelta
+from app.inference.events import Finished, Preparing, PromptProgress, RequestEvent, Started, TextDelta
+from app.inference.request_run import RequestRun
 from app.registry import DeploymentStatus, RequestStatus
 from tests.e2e.conftest import System
 from tests.waiting import wait_until
-from worker_agent.messages import Health
+from worker_agent.messages import Health, Start
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +26,7 @@ def deployed(shared: System, tiny: Path) -> Iterator[System]:
     shared.run(shared.controller.deploy("tiny", nodes=nodes, context=4096, kv_tokens=4096))
     yield shared
     shared.run(shared.controller.undeploy("tiny"))
+    shared.run(shared.controller.remove_model("tiny"))
 
 
 def sequences_held(system: System) -> int:
@@ -42,6 +47,47 @@ def test_cancelling_keeps_the_text_so_far_and_frees_the_memory_on_every_stage(de
     deployed.run(run.cancel())
     assert run.record.status is RequestStatus.CANCELLED
     assert len(run.record.token_ids) > 5
+    wait_until(lambda: sequences_held(deployed) == 0)
+
+
+@pytest.fixture
+def slow_answers(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Agents' answers to Start, which come on another connection than tokens, are held back until this is set."""
+    may_come, call = asyncio.Event(), AgentLink.call
+
+    async def held_back(link: AgentLink, message: Any, *arguments: Any, **options: Any) -> Any:
+        answer = await call(link, message, *arguments, **options)
+        if isinstance(message, Start):
+            await may_come.wait()
+        return answer
+
+    monkeypatch.setattr(AgentLink, "call", held_back)
+    return may_come
+
+
+def test_tokens_that_overtake_the_answer_to_their_start_are_told_after_it(
+    deployed: System, slow_answers: asyncio.Event
+) -> None:
+    async def told(run: RequestRun) -> list[RequestEvent]:
+        return [event async for event in run]
+
+    run = deployed.begin("tiny", [3, 4, 5], max_tokens=30, ignore_eos=True)
+    wait_until(lambda: len(run.token_ids) == 30)
+    deployed.call(slow_answers.set)
+    events = [event for event in deployed.run(told(run)) if not isinstance(event, Preparing)]
+    assert isinstance(events[0], Started) and isinstance(events[-1], Finished)
+    assert sum(isinstance(event, Started) for event in events) == 1
+    times = run.recorder.tokens
+    assert times[0].took_us > times[0].compute_us > 0, "the first token counts from when it was asked for"
+
+
+def test_cancelling_before_an_agent_has_answered_leaves_nothing_there(
+    deployed: System, slow_answers: asyncio.Event
+) -> None:
+    run = deployed.begin("tiny", [3, 4, 5], max_tokens=3000, ignore_eos=True)
+    wait_until(lambda: len(run.token_ids) > 3)
+    assert sequences_held(deployed) == 2
+    deployed.run(run.cancel())
     wait_until(lambda: sequences_held(deployed) == 0)
 
 
