@@ -33,6 +33,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Iter
 def api(cluster: System) -> Iterator[Served]:
     with serving(cluster) as served:
         yield served
+        assert 'status="500"' not in served.client.get("/metrics").text, "something was the server's fault"
 
 
 @pytest.fixture(scope="package")

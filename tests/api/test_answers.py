@@ -10,7 +10,7 @@ import pytest
 from starlette.responses import StreamingResponse
 
 from app.api.gate import SECURITY_HEADERS
-from tests.api.serving import Served, get_raw, serving
+from tests.api.serving import Served, get_raw, serving, wait_until
 from tests.e2e.conftest import System
 
 
@@ -139,8 +139,8 @@ def test_what_nobody_foresaw_is_told_without_its_secrets_and_logged(faulty: Serv
         assert answer.status_code == 500
         assert "fault of Shardboard" in answer.text and "secret" not in answer.text and "Traceback" not in answer.text
         assert answer.headers["x-content-type-options"] == "nosniff"
-    (event, *_) = faulty.get("/shard/api/events/recent/", params={"at_least": "error", "limit": 1})["events"]
-    assert event["message"] == "GET /broken failed"
+    told = {"at_least": "error", "text": "GET /broken failed"}
+    wait_until(lambda: len(faulty.get("/shard/api/events/recent/", params=told)["events"]) == 2)
     assert 'route="/broken",status="500"} 2.0' in faulty.client.get("/metrics").text
 
 

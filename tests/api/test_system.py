@@ -122,6 +122,9 @@ def test_what_is_under_way_is_told(fresh: Served) -> None:
         assert figure(told, "http_streams") == 1
         assert figure(told, "http_under_way") == 2, "the stream, and who asks"
         assert figure(told, "requests_total", model=MODEL, status="completed") == 0
+        fresh.answer(max_tokens=1)
+        for _ in range(2):  # while an older one is not over
+            assert figure(figures(fresh), "requests_total", model=MODEL, status="completed") == 1
     fresh.cancel(request)
     wait_until(lambda: figure(figures(fresh), "http_streams") == 0)
     assert figure(figures(fresh), "requests_total", model=MODEL, status="cancelled") == 1
