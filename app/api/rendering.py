@@ -12,7 +12,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from app.api.visitors import Visitor, visitor_of
+from app.api.visitors import SAME_SITE, Visitor, visitor_of
 from app.sharding.placement import size_text
 from worker_agent import __version__
 
@@ -52,10 +52,10 @@ def error_page(
 
 
 def keep_cookie(response: Response, visitor: Visitor) -> None:
-    """Have the browser keep a new cookie. Not for scripts, and not sent with requests that other sites cause."""
+    """Have the browser keep a new cookie. Not for scripts."""
     if visitor.is_new:
         response.set_cookie(
-            visitor.cookie_name, visitor.cookie, httponly=True, samesite="strict", secure=visitor.secure, path="/"
+            visitor.cookie_name, visitor.cookie, httponly=True, samesite=SAME_SITE, secure=visitor.secure, path="/"
         )
 
 

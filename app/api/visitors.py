@@ -11,11 +11,15 @@ import hmac
 import secrets
 import time
 from dataclasses import dataclass
+from typing import Literal
 
 from starlette.requests import Request
 
 MOST_SESSIONS = 1_000
 SESSION_SECONDS = 12 * 3600.0
+SAME_SITE: Literal["lax"] = "lax"
+"""The cookie comes with no request that another site causes but a link that is followed. A strict one would not come
+with that either: the browser would be given a new one in its place, which ends the session and spoils open forms."""
 
 
 @dataclass

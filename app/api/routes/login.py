@@ -11,7 +11,7 @@ from app.api.bodies import LogIn, Nothing, accepts
 from app.api.failures import Refused
 from app.api.rendering import page
 from app.api.security import Access
-from app.api.visitors import Sessions, cookie_name, cookie_of
+from app.api.visitors import SAME_SITE, Sessions, cookie_name, cookie_of
 
 router = APIRouter(include_in_schema=False)
 
@@ -33,7 +33,7 @@ async def log_in(request: Request, body: Annotated[LogIn, Depends(accepts(LogIn)
         )
     response = RedirectResponse(_own(body.next), 303)
     response.set_cookie(
-        cookie_name(request), cookie, httponly=True, samesite="strict", secure=request.url.scheme == "https", path="/"
+        cookie_name(request), cookie, httponly=True, samesite=SAME_SITE, secure=request.url.scheme == "https", path="/"
     )
     return response
 
@@ -43,7 +43,7 @@ async def log_out(request: Request, body: Annotated[Nothing, Depends(accepts(Not
     sessions: Sessions = request.app.state.sessions
     sessions.log_out(cookie_of(request))
     response = RedirectResponse("/login/", 303)
-    response.delete_cookie(cookie_name(request), path="/", httponly=True, samesite="strict")
+    response.delete_cookie(cookie_name(request), path="/", httponly=True, samesite=SAME_SITE)
     return response
 
 

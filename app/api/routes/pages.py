@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
@@ -67,7 +68,9 @@ async def inference(
 @router.get("/shard/nodes/", summary="Nodes", responses=HTML)
 async def nodes(request: Request, controller: TheController) -> Response:
     """A page with all nodes; add one, remove one."""
-    return page(request, "nodes.html", nodes=await node_views(controller))
+    # A key may begin with a dash and hold what a shell would read.
+    trust = shlex.quote(f"--trust={controller.identity.keys.public}")
+    return page(request, "nodes.html", nodes=await node_views(controller), trust=trust)
 
 
 @router.get("/shard/models/", summary="Models and deployments", responses=HTML)

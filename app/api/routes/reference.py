@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -104,7 +105,7 @@ def _resolved(schema: Mapping[str, Any], document: Mapping[str, Any]) -> Mapping
 
 def _default(schema: Mapping[str, Any]) -> str:
     value = schema.get("default")
-    return "" if value is None or value == "" else str(value)
+    return "" if value is None or value == "" else json.dumps(value).strip('"')
 
 
 def _kind(schema: Mapping[str, Any], document: Mapping[str, Any]) -> str:

@@ -2,12 +2,15 @@
 // Ask a model: submit the request, follow its events, stop it.
 
 const form = document.getElementById("ask");
+const card = document.getElementById("answer-card");
 const answer = document.getElementById("answer");
 const state = document.getElementById("state");
 const figures = document.getElementById("figures");
+const record = document.getElementById("record");
 const told = document.getElementById("told");
 const sendButton = document.getElementById("send");
 const stopButton = document.getElementById("stop");
+let asking = false;
 let running = null;
 
 /** The server-sent events of a response, one at a time: [name, data]. */
@@ -41,25 +44,42 @@ function bodyOf(fields) {
 async function post(path, body) {
   const response = await fetch(path, {
     method: "POST",
-    headers: { "Content-Type": "application/json", Accept: "application/json", "X-CSRF-Token": csrfToken() },
+    headers: { "Content-Type": "application/json", Accept: "application/json" },
     body: JSON.stringify(body),
-  });
+  }).catch(() => { throw new Error("The server cannot be reached."); });
   if (!response.ok) throw new Error(await reasonOf(response));
   return response.json();
 }
 
+/** Say how far it is; `kind` is a badge's. */
+function show(kind, text) {
+  state.className = `badge ${kind}`;
+  state.lastElementChild.textContent = text;
+}
+
+const tokens = (count) => `${count.toLocaleString("en")} ${count === 1 ? "token" : "tokens"}`;
+
+/** More text. Who has not scrolled up sees the end of it. */
+function append(text) {
+  const atEnd = answer.scrollHeight - answer.scrollTop - answer.clientHeight < 40;
+  answer.append(text);
+  if (atEnd) answer.scrollTop = answer.scrollHeight;
+}
+
+/** Returns whether it was the last one. */
 function onEvent(name, data) {
-  if (name === "preparing") state.textContent = data.what;
-  else if (name === "started") state.textContent = "Reading the prompt";
-  else if (name === "prompt") state.textContent = `Reading the prompt: ${data.done} of ${data.total} tokens`;
+  if (name === "preparing") show("loading", data.what);
+  else if (name === "started") show("running", "reading the prompt");
+  else if (name === "prompt") show("running", `reading the prompt: ${data.done} of ${data.total} tokens`);
   else if (name === "text") {
-    if (!answer.textContent) state.textContent = "Answering";
-    answer.append(data.text);
-    figures.textContent = `${data.tokens} tokens`;
+    if (!answer.textContent) show("running", "answering");
+    append(data.text);
+    figures.textContent = tokens(data.tokens);
   } else if (name === "finished") {
-    state.textContent = data.status;
+    show(data.status, data.status);
     const speed = data.timings.tokens_per_second;
-    figures.textContent = `${data.prompt_tokens} tokens of the prompt, ${data.completion_tokens} of the answer` +
+    figures.textContent = !data.prompt_tokens ? "" :
+      `${tokens(data.prompt_tokens)} of the prompt, ${tokens(data.completion_tokens)} of the answer` +
       (speed ? `, ${speed.toFixed(1)} tokens/s` : "");
     if (data.status === "failed") told.textContent = data.error;
     return true;
@@ -67,39 +87,61 @@ function onEvent(name, data) {
   return false;
 }
 
+/** One question at a time. The button stays enabled: a disabled one would lose the focus. */
+function hold(isHeld) {
+  asking = isHeld;
+  sendButton.setAttribute("aria-disabled", isHeld);
+}
+
 async function ask() {
   answer.textContent = figures.textContent = told.textContent = "";
-  document.getElementById("answer-card").hidden = false;
-  state.textContent = "Asking";
-  sendButton.disabled = true;
+  hold(true);
   try {
     const request = await post("/shard/api/inference/submit/", bodyOf(new FormData(form)));
     running = request.id;
+    card.hidden = false;
+    show("pending", "asking");
+    record.href = `/shard/runs/request/${running}/`;
     stopButton.hidden = false;
-    const response = await fetch(`/shard/api/inference/stream/${running}/`);
-    if (!response.ok) throw new Error(await reasonOf(response));
-    let isOver = false;
-    for await (const [name, data] of eventsOf(response)) isOver = onEvent(name, data) || isOver;
-    if (!isOver) throw new Error("The connection was lost. The answer goes on; find it among the newest requests.");
+    card.scrollIntoView({ block: "nearest" });
+    await listen(running);
   } catch (error) {
-    state.textContent = "failed";
     told.textContent = error.message;
   } finally {
+    const hadFocus = document.activeElement === stopButton;
     running = null;
     stopButton.hidden = true;
-    sendButton.disabled = false;
+    hold(false);
+    if (hadFocus) sendButton.focus();
+    refresh();
+  }
+}
+
+/** Show the answer while it comes. */
+async function listen(id) {
+  const lost = "The connection was lost. The answer goes on: see the newest requests.";
+  try {
+    const response = await fetch(`/shard/api/inference/stream/${id}/`);
+    if (!response.ok) throw new Error(await reasonOf(response));
+    for await (const [name, data] of eventsOf(response)) if (onEvent(name, data)) return;
+    throw new Error(lost);
+  } catch (error) {
+    show("failed", "not followed any more");
+    throw error instanceof TypeError ? new Error(lost) : error; // what a broken connection looks like to fetch
   }
 }
 
 if (form) {
+  sendButton.disabled = false; // without scripts it stays so
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    if (running === null && !sendButton.disabled) ask();
+    if (!asking) ask();
   });
   form.elements.prompt.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
   });
   stopButton.addEventListener("click", () => {
+    show("running", "stopping");
     post(`/shard/api/inference/cancel/${running}/`, {}).catch((error) => { told.textContent = error.message; });
   });
 }
