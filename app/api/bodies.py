@@ -42,7 +42,7 @@ class Nothing(Strict):
 class AddNode(Strict):
     """An agent, as it says of itself when it starts."""
 
-    address: str = Field(min_length=1, max_length=300, description="HOST:PORT", examples=["192.168.1.20:7900"])
+    address: str = Field(min_length=1, max_length=300, description="HOST:PORT", examples=["192.168.1.20:7600"])
     key: str = Field(min_length=1, max_length=100, description="its public key: 40 characters")
 
 

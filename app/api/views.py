@@ -124,9 +124,13 @@ class StageView(BaseModel):
     node: str
     start: int
     end: int
-    weight_bytes: int | None = None
-    kv_bytes: int | None = None
-    missing_bytes: int | None = Field(default=None, description="what the node lacks; 0 when it fits")
+
+
+class PlannedStageView(StageView):
+    """With the memory that they would take there, in bytes."""
+
+    weight_bytes: int
+    kv_bytes: int
 
 
 class DeploymentView(BaseModel):
@@ -172,19 +176,18 @@ class PlanView(BaseModel):
     dtype: str
     context: int
     kv_tokens: int
-    fits: bool
-    stages: list[StageView]
+    stages: list[PlannedStageView]
     left_out: list[str] = Field(description="nodes that would get nothing")
 
     @classmethod
     def of(cls, placement: Placement) -> PlanView:
         return cls(
             model=placement.model_name, dtype=placement.dtype, context=placement.context,
-            kv_tokens=placement.kv_tokens, fits=placement.fits,
+            kv_tokens=placement.kv_tokens,
             stages=[
-                StageView(
+                PlannedStageView(
                     stage=number, node_id=one.node.node_id, node=one.node.name, start=one.start, end=one.end,
-                    weight_bytes=one.weight_bytes, kv_bytes=one.kv_bytes, missing_bytes=one.missing,
+                    weight_bytes=one.weight_bytes, kv_bytes=one.kv_bytes,
                 )
                 for number, one in enumerate(placement.stages)
             ],

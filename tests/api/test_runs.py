@@ -127,7 +127,8 @@ def test_runs_that_are_not_there_are_told(api: Served) -> None:
 def test_a_request_is_downloaded_in_every_format(api: Served, answered: Any, format: str) -> None:
     got = api.client.get(EXPORT, params={"format": format, "ids": str(answered["id"])})
     assert (got.status_code, got.headers["content-type"]) == (200, TYPES[format])
-    name = f"shardboard-request-{answered['id']}{SUFFIXES[format]}"
+    kind = "incident" if format == "bundle" else "shardboard-request"
+    name = f"{kind}-{answered['id']}{SUFFIXES[format]}"
     assert got.headers["content-disposition"] == f'attachment; filename="{name}"'
     posted = api.client.post(EXPORT, json={"format": format, "ids": [str(answered["id"])]})
     assert posted.headers["content-type"] == TYPES[format]

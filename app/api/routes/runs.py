@@ -23,6 +23,7 @@ from app.controller import Controller
 from app.errors import BadInput
 from app.runs.bottleneck import explain
 from app.runs.export import MEDIA_TYPES, SUFFIXES, ExportFormat, export_runs
+from app.runs.finite import finite
 from app.runs.run import Run, RunKind
 from app.runs.waterfall import bars, shares
 
@@ -129,6 +130,7 @@ async def live_run(controller: Controller, kind: Kind, run_id: str) -> Run:
 
 
 def _analysed(run: Run, with_bars: bool) -> bytes:
+    run = finite(run)
     trace = run.request_trace
     timed = trace if trace is not None and (trace.tokens or trace.chunks) else None
     return msgspec.json.encode(
@@ -171,7 +173,7 @@ async def _bundle(controller: Controller, wanted: Export, ids: Sequence[str] | N
     number = _number(ids[0])
     await asyncio.to_thread(controller.runs.request, number)
     data = await make_bundle(controller, number)
-    return Response(data, media_type=BUNDLE_TYPE, headers=_attached(f"shardboard-request-{number}.zip"))
+    return Response(data, media_type=BUNDLE_TYPE, headers=_attached(f"incident-{number}.zip"))
 
 
 def _attached(name: str) -> dict[str, str]:

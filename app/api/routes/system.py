@@ -38,6 +38,7 @@ HEALTH: dict[int | str, dict[str, Any]] = {
 }
 
 
+@router.head("/health", include_in_schema=False)
 @router.get("/health", summary="Liveness and readiness", responses=HEALTH)
 async def health(request: Request) -> Response:
     """200 while the server can do its work; 503 when the registry cannot be written or the server is ending."""
@@ -45,12 +46,14 @@ async def health(request: Request) -> Response:
     return JSONResponse(found.model_dump(), 503 if found.status in ("failing", "ending") else 200)
 
 
+@router.head("/health/live", include_in_schema=False)
 @router.get("/health/live", summary="Liveness")
 async def live() -> Response:
     """200 as long as the process answers at all."""
     return JSONResponse({"status": "ok"})
 
 
+@router.head("/health/ready", include_in_schema=False)
 @router.get("/health/ready", summary="Readiness", responses=HEALTH)
 async def ready(request: Request) -> Response:
     """200 when a request to a model has a chance: the registry can be written and a node answers. Else 503."""

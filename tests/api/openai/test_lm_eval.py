@@ -1,7 +1,4 @@
-"""lm-evaluation-harness measures the split model over HTTP as it would measure the whole one in one process.
-
-Runs where `lm_eval` is installed; it brings half a gigabyte along and is no dependency of ours.
-"""
+"""lm-evaluation-harness measures the split model over HTTP as it would measure the whole one in one process."""
 
 from __future__ import annotations
 
@@ -14,9 +11,6 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.api.openai.conftest import Served
-
-pytest.importorskip("lm_eval.models.openai_completions")
-pytest.importorskip("tenacity")  # of lm_eval[api]
 
 CHOICES = """\
 task: capitals
