@@ -57,9 +57,9 @@ def _colors(series: str, **named: str) -> Colors:
 
 
 LIGHT = _colors(
-    "#4353D8 #0E8A7D #B4540A #8B3FC0 #1673B8 #A82255 #5B7A12 #6B5B95",
+    "#4353D8 #0B7A6E #B4540A #8B3FC0 #1673B8 #A82255 #5B7A12 #6B5B95",
     background="#F4F5F8", surface="#FFFFFF", raised="#FFFFFF", sunken="#E9ECF1", border="#D9DEE7", text="#1A2130",
-    muted="#5A6474", accent="#4353D8", on_accent="#FFFFFF", accent_soft="#E6E9FC", ok="#14804A", warning="#9A6200",
+    muted="#5A6474", accent="#4353D8", on_accent="#FFFFFF", accent_soft="#E6E9FC", ok="#117342", warning="#9A6200",
     error="#C0262D", error_soft="#FCE8E8", warning_soft="#FCF1DC", ok_soft="#E2F4EA", kv="#98A1B3",
 )  # fmt: skip
 DARK = _colors(
