@@ -144,6 +144,9 @@ def _mounted(root: Path, surroundings: Surroundings) -> Iterator[None]:
                 target.mkdir(parents=True) if source.is_dir() else _empty_file(target)
             checked("mount", "--bind", str(source), str(target))
             mounted.append(target)
+            if (source, place) in surroundings.binds:
+                # A step of the image may well write there: update-ca-certificates does. It is the machine's own.
+                checked("mount", "-o", "remount,bind,ro", str(target))
         yield
     finally:
         for target in reversed(mounted):
