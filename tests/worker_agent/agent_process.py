@@ -145,7 +145,8 @@ class Client:
         server_key = self.server_key or self.agent.public_key
         self.socket = controller_socket(self.context, self.keys, server_key, b"c" + secrets.token_bytes(15), "control")
         self.monitor = LinkMonitor(self.socket)
-        self._calls = itertools.count(1)
+        # Far from the small numbers in messages that tests make up: an answer to one of these is none to a call.
+        self._calls = itertools.count(1_000_001)
         self.waiting: list[Message] = []
         self.socket.connect(self.agent.address)
 

@@ -237,7 +237,7 @@ def test_nearly_right_messages_are_dropped_and_the_agent_goes_on(connect: Connec
 
 
 SAMPLES: list[Message] = [
-    Hello(call=1, oldest=1, newest=1, boot="b", name="n"),
+    Hello(call=1, oldest=WIRE_VERSION, newest=WIRE_VERSION, boot="b", name="n"),
     Health(call=2),
     Offer(call=3, digests=("a" * 64,), sizes=(10,)),
     Chunk(call=4, digest="b" * 64, offset=0, total=10),
