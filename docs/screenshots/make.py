@@ -69,6 +69,8 @@ def take(theme: str, scale: str, state: str, target: str) -> None:
             if state == "full" and key == "chat":
                 steps.append(lambda: open_conversation(application))
             steps.append(picture(key))
+            if state == "full" and key == "runs":
+                steps += [lambda: open_waterfall(application), picture("waterfall")]
         if state == "full":
             steps += [lambda: window.show_screen("board"), window.show_palette, picture("palette")]
         steps.append(window.end)
@@ -107,6 +109,22 @@ def show(application: object, key: str, state: str) -> None:
     application.window.show_screen(key)
     if state == "full" and key == "board":
         application.workbench.navigate.emit("board", "Qwen3-14B")
+
+
+def open_waterfall(application: object) -> None:
+    """The chosen run's, with room for it."""
+    from PySide6.QtWidgets import QSplitter
+
+    from app.ui.application import Application
+    from app.ui.runs.run_detail import RunDetail
+
+    assert isinstance(application, Application)
+    detail = application.window.findChild(RunDetail)
+    assert detail is not None
+    detail.tabs.setCurrentIndex(next(k for k in range(detail.tabs.count()) if detail.tabs.tabText(k) == "Waterfall"))
+    splitter = detail.parentWidget()
+    assert isinstance(splitter, QSplitter)
+    splitter.setSizes([200, 500])
 
 
 def open_conversation(application: object) -> None:
