@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from app.api.server import ApiServer
 from app.controller_settings import ServerSettings
 from app.registry import RequestRecord
 from tests.e2e.conftest import System
+from tests.waiting import wait_until
 
 MODEL = "tiny"
 LAYERS = 4
@@ -89,13 +89,6 @@ class Served:
         wanted = until or ("done", "failed", "cancelled")
         wait_until(lambda: self.get(f"/shard/api/jobs/status/{id}/")["status"] in wanted)
         return self.get(f"/shard/api/jobs/status/{id}/")
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass in time"
-        time.sleep(0.02)
 
 
 @contextmanager

@@ -10,8 +10,9 @@ import pytest
 from starlette.responses import StreamingResponse
 
 from app.api.gate import SECURITY_HEADERS
-from tests.api.serving import Served, get_raw, serving, wait_until
+from tests.api.serving import Served, get_raw, serving
 from tests.e2e.conftest import System
+from tests.waiting import wait_until
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from tests.api.browsing import browsing
-from tests.api.serving import CONTEXT, LAYERS, MODEL, Served, wait_until
+from tests.api.serving import CONTEXT, LAYERS, MODEL, Served
+from tests.waiting import wait_until
 
 PLAN, DEPLOY = "/shard/api/deployments/plan/", "/shard/api/deployments/deploy/"
 STATUS = "/shard/api/deployments/status/"

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from app.registry import EventLevel
-from tests.api.serving import MODEL, Served, serving, wait_until
+from tests.api.serving import MODEL, Served, serving
 from tests.e2e.conftest import System
+from tests.waiting import wait_until
 
 RECENT = "/shard/api/events/recent/"
 NOON = datetime(2031, 5, 4, 12, tzinfo=UTC)

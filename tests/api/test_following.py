@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.api.serving import ENDLESS, MODEL, Served, wait_until
+from tests.api.serving import ENDLESS, MODEL, Served
+from tests.waiting import wait_until
 
 Event = tuple[str, dict[str, Any]]
 

@@ -13,7 +13,8 @@ import pytest
 from app.api.keys import make_key
 from app.registry import RequestStatus
 from tests.api.browsing import browsing
-from tests.api.serving import ENDLESS, MODEL, Served, connected, exchange, serving, wait_until
+from tests.api.serving import ENDLESS, MODEL, Served, connected, exchange, serving
+from tests.waiting import wait_until
 
 SUBMIT = "/shard/api/inference/submit/"
 RECENT = "/shard/api/inference/recent/"

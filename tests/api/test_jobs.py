@@ -12,8 +12,9 @@ import pytest
 from app.api import background
 from app.registry import JobStatus
 from tests.api.browsing import browsing
-from tests.api.serving import Served, serving, wait_until
+from tests.api.serving import Served, serving
 from tests.e2e.conftest import System
+from tests.waiting import wait_until
 
 ADD, RECENT = "/shard/api/models/add/", "/shard/api/jobs/recent/"
 

@@ -12,8 +12,9 @@ import pytest
 from app.api import server as server_module
 from app.api.gate import MOST_BODY_BYTES, Bounded
 from app.api.keys import make_key
-from tests.api.serving import ENDLESS, Served, connected, get_raw, read_all, serving, wait_until
+from tests.api.serving import ENDLESS, Served, connected, get_raw, read_all, serving
 from tests.e2e.conftest import System
+from tests.waiting import wait_until
 
 CHANGE = "/shard/api/nodes/remove/999/"
 """Answered with 404 when it comes through: there is no such node."""

@@ -11,8 +11,9 @@ import pytest
 
 from app.registry import DeploymentStatus
 from tests.api.browsing import browsing
-from tests.api.serving import CONTEXT, ENDLESS, LAYERS, MODEL, Served, serving, wait_until
+from tests.api.serving import CONTEXT, ENDLESS, LAYERS, MODEL, Served, serving
 from tests.e2e.conftest import System
+from tests.waiting import wait_until
 from tests.worker_agent.agent_process import AgentProcess, running_agent
 from worker_agent.keys import KeyPair
 

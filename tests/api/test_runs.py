@@ -22,8 +22,9 @@ import pytest
 
 from app.api.download import MOST_DOWNLOADS
 from tests.api.browsing import browsing
-from tests.api.serving import ENDLESS, MODEL, Served, serving, wait_until
+from tests.api.serving import ENDLESS, MODEL, Served, serving
 from tests.e2e.conftest import System
+from tests.waiting import wait_until
 
 EXPORT = "/shard/api/runs/export/"
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "schemas" / "run-1.json").read_text(encoding="utf-8"))

@@ -12,8 +12,9 @@ from app.api.server import ApiServer
 from app.controller_settings import ServerSettings
 from app.errors import BadInput
 from app.registry import RequestStatus
-from tests.api.serving import ENDLESS, MODEL, Served, connected, read_all, serving, wait_until
+from tests.api.serving import ENDLESS, MODEL, Served, connected, read_all, serving
 from tests.e2e.conftest import System
+from tests.waiting import wait_until
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ import pytest
 
 from app.api.application import STATIC
 from tests.api.browsing import browsing
-from tests.api.serving import ENDLESS, MODEL, Served, serving, wait_until
+from tests.api.serving import ENDLESS, MODEL, Served, serving
 from tests.e2e.conftest import System
+from tests.waiting import wait_until
 from worker_agent import __version__
 
 PAGES = ("/", "/inference/", "/shard/nodes/", "/shard/models/", "/docs", "/login/")

@@ -10,8 +10,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from app.api import routes
 from app.paths import Home
-from tests.api.serving import ENDLESS, MODEL, Served, serving, wait_until
+from tests.api.serving import ENDLESS, MODEL, Served, serving
 from tests.e2e.conftest import System, open_system
+from tests.waiting import wait_until
 from worker_agent import __version__
 
 Figures = dict[tuple[str, frozenset[tuple[str, str]]], float]
