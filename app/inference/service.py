@@ -227,7 +227,9 @@ def _looks_back(sampling: Any) -> bool:
 
 
 def _readable(messages: Sequence[Message]) -> str:
-    """A chat as the registry shows it."""
+    """A chat as the registry shows it: who said what; a question alone needs no name before it."""
+    if len(messages) == 1 and messages[0].get("role") == "user":
+        return str(messages[0].get("content", ""))
     return "\n".join(f"{message.get('role', '?')}: {message.get('content', '')}" for message in messages)
 
 

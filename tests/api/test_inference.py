@@ -65,7 +65,7 @@ def test_a_chat_messages_and_token_ids_are_prompts_too(api: Served) -> None:
     as_chat = api.finished(api.post(SUBMIT, body(prompt="The dog", chat=True), 202)["id"])
     # The template puts contents together as they are, without the token that begins a plain prompt.
     assert by_messages["token_ids"] == as_chat["token_ids"] and len(as_chat["token_ids"]) == 4
-    assert by_messages["prompt"] == "system: The \nuser: dog" and as_chat["prompt"] == "user: The dog"
+    assert by_messages["prompt"] == "system: The \nuser: dog" and as_chat["prompt"] == "The dog"
 
 
 def test_parameters_are_honoured_and_a_seed_repeats_an_answer(api: Served) -> None:
