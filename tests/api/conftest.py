@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from app.api.keys import make_key
+from app.errors import RegistryError
 from app.paths import Home
 from tests.api.serving import CONTEXT, MODEL, Served, make_tiny_model, serving
 from tests.e2e.conftest import System, open_system
@@ -43,3 +46,18 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     home = Home(root=root, models=root / "models").create()
     with open_system(home) as system:
         yield system
+
+
+@pytest.fixture
+def key(bare: System) -> Iterator[str]:
+    """An API key, unless the test removes it."""
+    yield make_key(bare.controller.registry, "laptop")
+    with suppress(RegistryError):
+        bare.controller.registry.api_keys.remove("laptop")
+
+
+@pytest.fixture
+def locked(bare: System, key: str) -> Iterator[Served]:
+    """A server on loopback that demands a key all the same."""
+    with serving(bare, demand_key=True) as served:
+        yield served

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
-from contextlib import suppress
 
 import httpx
 import pytest
@@ -16,20 +14,6 @@ from tests.e2e.conftest import System
 
 NODES = "/shard/api/nodes/status/"
 OPEN = ("/health", "/health/live", "/health/ready")
-
-
-@pytest.fixture
-def key(bare: System) -> Iterator[str]:
-    yield make_key(bare.controller.registry, "laptop")
-    with suppress(RegistryError):
-        bare.controller.registry.api_keys.remove("laptop")
-
-
-@pytest.fixture
-def locked(bare: System, key: str) -> Iterator[Served]:
-    """A server on loopback that demands a key all the same."""
-    with serving(bare, demand_key=True) as served:
-        yield served
 
 
 def has_ipv6() -> bool:

@@ -3,32 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
 
 import pytest
 
 from app.api import visitors
 from app.api.keys import make_key
 from app.api.visitors import Sessions
-from app.errors import RegistryError
 from tests.api.browsing import Browser, browsing
 from tests.api.serving import Served, serving
 from tests.e2e.conftest import System
 
 CHANGE = "/shard/api/nodes/remove/999/"
-
-
-@pytest.fixture
-def key(bare: System) -> Iterator[str]:
-    yield make_key(bare.controller.registry, "laptop")
-    with suppress(RegistryError):
-        bare.controller.registry.api_keys.remove("laptop")
-
-
-@pytest.fixture
-def locked(bare: System, key: str) -> Iterator[Served]:
-    with serving(bare, demand_key=True) as served:
-        yield served
 
 
 @pytest.fixture

@@ -48,6 +48,9 @@ def test_a_server_with_nodes_is_well(api: Served) -> None:
     expected = {"status": "ok", "registry": "ok", "nodes": 2, "nodes_up": 2}
     assert api.get("/health") == api.get("/health/ready") == expected
     assert api.get("/health/live") == {"status": "ok"}
+    for path in ("/health", "/health/ready", "/health/live"):
+        head = api.client.head(path)
+        assert (head.status_code, head.content) == (200, b"")
 
 
 def test_a_server_without_nodes_lives_and_is_not_ready(bare: System) -> None:
