@@ -96,7 +96,7 @@ def observe(model: PreTrainedModel, layers_path: str) -> Observation:
         seen = Observation(num_layers=len(layers), tuple_output=tuple_output)
         _attended.clear()
         try:
-            with _watching(model, layers, layers_path, seen), torch.no_grad():
+            with _steady_rotations(model), _watching(model, layers, layers_path, seen), torch.no_grad():
                 tokens = torch.zeros(1, TOKENS, dtype=torch.long, device="meta")
                 model(
                     input_ids=tokens,
@@ -118,6 +118,24 @@ def observe(model: PreTrainedModel, layers_path: str) -> Observation:
         ) as error:
             failures.append(f"{type(error).__name__}: {error}")
     raise CannotSplit(f"'{model.config.model_type}' cannot be run in outline ({failures[0][:300]})")
+
+
+@contextmanager
+def _steady_rotations(model: PreTrainedModel) -> Iterator[None]:
+    """Keep rotary embeddings from looking at how long the sequence is: positions on meta have no values.
+
+    Those of the types dynamic and longrope do (`transformers.modeling_rope_utils.dynamic_rope_update`), and keep
+    what they have made of it.
+    """
+    changed = [(module, module.rope_type) for module in model.modules() if hasattr(module, "rope_type")]
+    for module, kind in changed:
+        fixed = dict.fromkeys(kind, "default") if isinstance(kind, dict) else "default"
+        module.rope_type = fixed  # type: ignore[assignment]  # a module's attributes are typed as tensors
+    try:
+        yield
+    finally:
+        for module, kind in changed:
+            module.rope_type = kind
 
 
 @contextmanager

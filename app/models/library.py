@@ -3,6 +3,7 @@
 MODELS/NAME/model.json      the description
 MODELS/NAME/digests.json    hashes of its parts, as far as they were asked for
 MODELS/NAME/files/          weights of models from the Hub or a GGUF file; a folder's model stays where it is
+MODELS/NAME/tokenizer/      a tokenizer that was made of older files, such as vocab.json with merges.txt
 MODELS/.incoming/NAME/      what is being added
 """
 
@@ -17,7 +18,7 @@ import msgspec
 
 from app.errors import BadInput, ModelError
 from app.jobs import JobChain, ProgressCallback
-from app.models.adding import DESCRIPTION, FILES, INCOMING, AddingJob
+from app.models.adding import DESCRIPTION, FILES, INCOMING, TOKENIZER_FOLDER, AddingJob
 from app.models.description import ModelDescription
 from app.models.digests import PartDigests
 from app.models.inspect import inspect_job
@@ -61,9 +62,10 @@ class ModelLibrary:
             raise ModelError(
                 f"The description of '{match}' at {path} cannot be read: {error}.", "Remove the model and add it again."
             ) from error
-        held = self.folder / match / FILES
-        if held.is_dir():  # the library may have been moved since
-            description = msgspec.structs.replace(description, folder=str(held))
+        # The library may have been moved since.
+        for name, field in ((FILES, "folder"), (TOKENIZER_FOLDER, "tokenizer_folder")):
+            if (held := self.folder / match / name).is_dir():
+                description = msgspec.structs.replace(description, **{field: str(held)})
         return description
 
     def get(self, name: str) -> ModelDescription:
