@@ -81,6 +81,8 @@ class Anatomy:
     hidden_size: int
     vocab_size: int
     max_context: int
+    restarts_at: int | None = None
+    """With so many tokens in its caches, a sequence is run anew from its first token before it goes on."""
 
     def owner(self, module_name: str) -> tuple[str, int]:
         """The part that a module or parameter of this name belongs to."""
