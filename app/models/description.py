@@ -185,6 +185,11 @@ class ModelDescription(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         return tuple(changed)
 
 
+def notes_of(description: ModelDescription) -> dict[str, list[str]]:
+    """The notes of a model for the details of the job that added it; without any, nothing."""
+    return {"notes": list(description.notes)} if description.notes else {}
+
+
 def part_order(kind: PartKind, index: int) -> tuple[int, int]:
     """Sort key of parts: first, tied, common, layers, last."""
     return ("first", "tied", "common", "layer", "last").index(kind), index

@@ -39,6 +39,7 @@ class ModelLibrary:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._digests: dict[str, PartDigests] = {}
+        self._descriptions: dict[Path, tuple[tuple[int, int], ModelDescription]] = {}
 
     def list(self) -> tuple[ModelDescription, ...]:
         """All models by name. One whose description is damaged is left out and logged."""
@@ -57,7 +58,7 @@ class ModelLibrary:
             return None
         path = self.folder / match / DESCRIPTION
         try:
-            description = msgspec.json.decode(path.read_bytes(), type=ModelDescription)
+            description = self._read(path)
         except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ModelError(
                 f"The description of '{match}' at {path} cannot be read: {error}.", "Remove the model and add it again."
@@ -67,6 +68,18 @@ class ModelLibrary:
             if (held := self.folder / match / name).is_dir():
                 description = msgspec.structs.replace(description, **{field: str(held)})
         return description
+
+    def _read(self, path: Path) -> ModelDescription:
+        """A description, kept as long as its file is the same: that of a model with many experts takes a while."""
+        status = path.stat()
+        stamp = (status.st_mtime_ns, status.st_size)
+        known = self._descriptions.get(path)
+        if known is None or known[0] != stamp:
+            known = self._descriptions[path] = (
+                stamp,
+                msgspec.json.decode(path.read_bytes(), type=ModelDescription),
+            )
+        return known[1]
 
     def get(self, name: str) -> ModelDescription:
         """The model of this name. Raises ModelError."""
