@@ -36,9 +36,6 @@ NOT_CAUSAL = (
 )
 """Endings of architecture names whose weights are no causal language model's."""
 
-BATCHED_LAYER_TYPES = {"full_attention", "sliding_attention"}
-"""Kinds of layer whose mask follows from positions alone, so that a ragged batch can do without one."""
-
 
 @dataclass(frozen=True)
 class Anatomy:
@@ -53,6 +50,8 @@ class Anatomy:
     """Modules with weights of their own that work before the first layer; their output's shape after [1, tokens]."""
     after: tuple[str, ...]
     """Modules with weights of their own that work after the last layer."""
+    cache_argument: str
+    """The name under which the model takes its cache."""
     tuple_output: bool
     """Whether a layer returns a tuple that begins with the hidden states, or the hidden states alone."""
     tied: tuple[tuple[str, str], ...]
@@ -86,7 +85,7 @@ def read_config(config: bytes) -> PreTrainedConfig:
         CannotSplit: not a causal language model that transformers itself knows.
     """
     try:
-        fields: dict[str, Any] = json.loads(config)
+        fields: dict[str, Any] = json.loads(config, object_hook=_number)
         model_type = fields["model_type"]
     except (ValueError, KeyError, TypeError) as error:
         raise CannotSplit("config.json is no JSON object with a model_type") from error
@@ -101,8 +100,9 @@ def read_config(config: bytes) -> PreTrainedConfig:
     if named and named[0].endswith(NOT_CAUSAL):
         raise CannotSplit(f"the weights are those of a {named[0]}, which is no causal language model")
     try:
-        parsed: PreTrainedConfig = AutoConfig.for_model(**fields)
-    except (TypeError, ValueError, KeyError) as error:
+        parsed: PreTrainedConfig = CONFIG_MAPPING[model_type].from_dict(fields)
+    except Exception as error:
+        # Each config checks itself in its own way, with errors of its own; all of them say what is wrong with it.
         raise CannotSplit(f"config.json of '{model_type}' cannot be read: {error}") from error
     if getattr(parsed, "is_encoder_decoder", False):
         raise CannotSplit(
@@ -111,6 +111,11 @@ def read_config(config: bytes) -> PreTrainedConfig:
     if type(parsed) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise CannotSplit(f"transformers has no causal language model of type '{model_type}'")
     return parsed
+
+
+def _number(fields: dict[str, Any]) -> Any:
+    """What JSON has no number for, as transformers writes it: {"__float__": "Infinity"}."""
+    return float(fields["__float__"]) if fields.keys() == {"__float__"} else fields
 
 
 def build_empty(
@@ -158,9 +163,9 @@ def examine(model: PreTrainedModel) -> Anatomy:
     """How an empty model (`build_empty`) is built. Raises CannotSplit."""
     layers_path = find_layers(model)
     seen = observe(model, layers_path)
+    _refuse(model, seen)
     config = model.config.get_text_config(decoder=True)
     cuts, notes = _cuts(model, layers_path, seen)
-    layer_types = set(getattr(config, "layer_types", None) or [])
     before = tuple((name, shape) for name, shape in seen.before.items() if name not in seen.after)
     after = tuple(name for name in seen.after if name not in seen.before)
     anatomy = Anatomy(
@@ -170,12 +175,13 @@ def examine(model: PreTrainedModel) -> Anatomy:
         num_layers=seen.num_layers,
         before=before,
         after=after,
+        cache_argument=seen.cache_argument,
         tuple_output=seen.tuple_output,
         tied=(),
         kv_elements=seen.kv_elements,
         cuts=cuts,
         cut_notes=notes,
-        batched=layer_types <= BATCHED_LAYER_TYPES and all(seen.kv_elements) and seen.attended == seen.kv,
+        batched=_is_batched(seen),
         hidden_size=config.hidden_size,
         vocab_size=config.vocab_size,
         max_context=_max_context(config),
@@ -211,6 +217,28 @@ def assign(model: PreTrainedModel, anatomy: Anatomy, names: Iterable[str]) -> di
     return parts
 
 
+def _refuse(model: PreTrainedModel, seen: Observation) -> None:
+    """What no way of running could make right. Raises CannotSplit."""
+    if seen.looks_ahead:
+        raise CannotSplit(
+            f"this '{model.config.model_type}' looks at tokens that come later, so it cannot continue a text; "
+            "use the weights and config of a causal language model (is_decoder, for one)"
+        )
+    for name, attribute in seen.keepers.items():
+        raise CannotSplit(
+            f"'{model.config.model_type}' keeps what it knows of earlier tokens in its modules "
+            f"('{attribute}' in layer module {name}), not in a cache, so that sequences would mix; "
+            "choose another architecture"
+        )
+
+
+def _is_batched(seen: Observation) -> bool:
+    """Whether every layer's attention can do without a mask and with a cache of rows, as a ragged batch has it."""
+    once = len(set(seen.order)) == len(seen.order)
+    windowed = all(seen.masks.values())
+    return once and windowed and bool(seen.rows) and seen.attended == seen.rows and len(seen.rows) == seen.num_layers
+
+
 def _cuts(model: PreTrainedModel, layers_path: str, seen: Observation) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """Where the model may be cut, and why not elsewhere."""
     allowed = set(range(1, seen.num_layers))
@@ -229,17 +257,40 @@ def _cuts(model: PreTrainedModel, layers_path: str, seen: Observation) -> tuple[
         owners = kinds[: seen.num_layers - shared]
         sources = [len(owners) - 1 - owners[::-1].index(kind) for kind in set(kinds[-shared:]) if kind in owners]
         forbid(min(sources, default=0), seen.num_layers - 1, "the last layers use keys and values of an earlier one")
-    if getattr(config, "hidden_size_per_layer_input", 0):
-        forbid(0, seen.num_layers - 1, "every layer reads the token ids besides the hidden states")
-    for first, last in seen.flows:
-        forbid(first, last, "more than the hidden states passes between them")
+    for layer in _spans(seen.wide):
+        forbid(layer[0] - 1, layer[1], "more than one vector of the hidden size passes between them")
+    if seen.token_readers - {0}:
+        forbid(0, max(seen.token_readers), "layers read the token ids besides the hidden states")
+    for cut in sorted(allowed):
+        if any(before >= cut for before in seen.order[: _last_before(seen.order, cut)]):
+            forbid(cut - 1, cut, "they do not run once each and in order")
+    for first, last in sorted(seen.flows, key=lambda flow: flow[0] - flow[1]):
+        forbid(min(first, last), max(first, last), "more than the hidden states passes between them")
+    for layer in sorted(seen.joints):
+        forbid(layer - 1, layer, "the hidden states are changed between them")
     owner: dict[int, int] = {}
     layers = model.get_submodule(layers_path)
     assert isinstance(layers, nn.ModuleList)
-    for index, layer in enumerate(layers):
-        for parameter in layer.parameters():
+    for index, module in enumerate(layers):
+        for parameter in module.parameters():
             forbid(owner.setdefault(id(parameter), index), index, "they share weights")
     return tuple(sorted(allowed)), tuple(notes)
+
+
+def _last_before(order: list[int], cut: int) -> int:
+    """Where in the order of layers the last one runs that stands before a cut."""
+    return max((place for place, layer in enumerate(order) if layer < cut), default=0)
+
+
+def _spans(layers: set[int]) -> list[tuple[int, int]]:
+    """Runs of neighbouring layers, each as its first and last; the first layer of all is nobody's neighbour."""
+    spans: list[tuple[int, int]] = []
+    for layer in sorted(layers - {0}):
+        if spans and spans[-1][1] == layer - 1:
+            spans[-1] = (spans[-1][0], layer)
+        else:
+            spans.append((layer, layer))
+    return spans
 
 
 def _max_context(config: PreTrainedConfig) -> int:

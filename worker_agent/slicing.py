@@ -143,7 +143,7 @@ class Slice:
             tokens = torch.zeros_like(positions)
         self.sampled_rows = sampled_rows
         try:
-            output = self.model(input_ids=tokens, position_ids=positions, past_key_values=cache, use_cache=True)
+            output = self.model(input_ids=tokens, position_ids=positions, use_cache=True, **{self.anatomy.cache_argument: cache})
         except Taken as taken:
             return taken.hidden
         finally:
