@@ -234,9 +234,9 @@ def _refuse(model: PreTrainedModel, seen: Observation) -> None:
 
 def _is_batched(seen: Observation) -> bool:
     """Whether every layer's attention can do without a mask and with a cache of rows, as a ragged batch has it."""
-    once = len(set(seen.order)) == len(seen.order)
-    windowed = all(seen.masks.values())
-    return once and windowed and bool(seen.rows) and seen.attended == seen.rows and len(seen.rows) == seen.num_layers
+    once = len(set(seen.order)) == len(seen.order) == seen.num_layers
+    rows = seen.attended == seen.rows and len(seen.rows) == seen.num_layers and not seen.states
+    return once and rows and all(seen.masks.values())
 
 
 def _cuts(model: PreTrainedModel, layers_path: str, seen: Observation) -> tuple[tuple[int, ...], tuple[str, ...]]:

@@ -22,8 +22,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, DynamicCach
 from worker_agent.errors import CannotSplit
 from worker_agent.provenance import HIDDEN, IDS, Provenance, mark, marks_of, tensors_in
 
-TOKENS = 3
-"""How many tokens the probe runs; no dimension of a real model is that small."""
+TOKENS = 11
+"""How many tokens the probe runs; no dimension of a real model is that small, and no convolution that wide."""
 
 CACHE_ARGUMENTS = ("cache", "past_key_values", "cache_params")
 """Names under which models take their cache, the newest first: older ones may be taken, too, and not be heeded."""
@@ -51,6 +51,8 @@ class Observation:
     """Layer -> elements that one token puts into the cache, keys and values together, each time that it runs."""
     rows: dict[int, int] = field(default_factory=dict)
     """The same by the layers of the cache."""
+    states: dict[int, int] = field(default_factory=dict)
+    """Layer of the cache -> elements of what it holds besides, states of a fixed size for one."""
     attended: dict[int, int] = field(default_factory=dict)
     """Layer -> elements that one token brings to the attention function, for models that let it be replaced."""
     flows: set[tuple[int, int]] = field(default_factory=set)
@@ -92,6 +94,15 @@ class _WatchedCache(DynamicCache):
             self._seen.kept[running] = self._seen.kept.get(running, 0) + size
         return super().update(key_states, value_states, layer_idx, *args, **kwargs)
 
+    def states(self) -> dict[int, int]:
+        """Elements that the layers hold besides keys and values, where they hold any."""
+        found = {}
+        for index, layer in enumerate(self.layers):
+            besides = [value for name, value in vars(layer).items() if name not in ("keys", "values")]
+            if tensors := [each for each in tensors_in(besides) if HIDDEN in marks_of(each)]:
+                found[index] = sum(each.numel() for each in tensors)
+        return found
+
     def window(self, layer: int) -> int | None:
         """How many tokens a layer keeps, if not all."""
         window = getattr(self.layers[layer], "sliding_window", None) if layer < len(self.layers) else None
@@ -132,9 +143,10 @@ def _outline_attention(
         _attention.attended[layer] = (key.numel() + value.numel()) // key.shape[2]
         _attention.windows[layer] = sliding_window
         visible = _attention.functions.get(id(attention_mask))
-        if visible is not None:
-            _attention.masks[layer] = _attention.masks.get(layer, True) and _is_window(visible, sliding_window)
-        elif attention_mask is not None:
+        known = None if visible is None else _is_window(visible, sliding_window)
+        if known is not None:
+            _attention.masks[layer] = _attention.masks.get(layer, True) and known
+        elif visible is None and attention_mask is not None:
             _attention.masks[layer] = False  # made from more than positions
     return query.new_empty(query.shape[0], query.shape[2], query.shape[1], value.shape[-1]), None
 
@@ -150,12 +162,17 @@ def _outline_mask(
     return mask
 
 
-def _is_window(visible: Callable[..., Any], window: int | None) -> bool:
-    """Whether a mask lets a token see itself and those before it, within the window if there is one, and no other."""
+def _is_window(visible: Callable[..., Any], window: int | None) -> bool | None:
+    """Whether a mask lets a token see itself and those before it, within the window if there is one, and no other.
+
+    None where that depends on more than positions.
+    """
     reach = FAR if window is None else min(window, FAR)
     seen = [_sees(visible, FAR, FAR - back) for back in (0, 1, reach // 2, reach - 1) if back < reach]
     hidden = [_sees(visible, FAR, FAR + 1)] + ([] if window is None else [_sees(visible, FAR, FAR - reach)])
-    return all(each is True for each in seen) and all(each is False for each in hidden)
+    if None in seen or None in hidden:
+        return None
+    return all(seen) and not any(hidden)
 
 
 def _sees(visible: Callable[..., Any], query: int, key: int) -> bool | None:
@@ -231,6 +248,7 @@ def _run(
             use_cache=True,
             **{seen.cache_argument: cache},
         )
+    seen.states = cache.states()
     for layer, window in attention.windows.items():
         kept = cache.window(layer)
         if kept is not None and kept != window:
@@ -251,6 +269,7 @@ def _look_at_masks(model: PreTrainedModel, layers: nn.ModuleList, layers_path: s
     seen.masks, seen.looks_ahead = attention.masks, attention.looks_ahead
     # What a layer does with a mask that it cannot do without one is seen only now.
     seen.tuple_output, seen.kept = other.tuple_output, {**other.kept, **seen.kept}
+    seen.states.update(other.states)
     seen.flows |= other.flows
     seen.token_readers |= other.token_readers
     seen.keepers.update(other.keepers)
