@@ -67,6 +67,8 @@ class Anatomy:
     hidden_size: int
     vocab_size: int
     max_context: int
+    restarts_at: int | None = None
+    """With so many tokens in its caches, a sequence is run anew from its first token before it goes on."""
 
     def owner(self, module_name: str) -> tuple[str, int]:
         """The part that a module or parameter of this name belongs to."""
@@ -142,19 +144,23 @@ def build_empty(
 
 def find_layers(model: PreTrainedModel) -> str:
     """Dotted name of the ModuleList that holds the decoder layers. Raises CannotSplit."""
-    count = model.config.get_text_config(decoder=True).num_hidden_layers
+    count = getattr(model.config.get_text_config(decoder=True), "num_hidden_layers", None)
+    if not isinstance(count, int):
+        raise CannotSplit(f"the config of '{model.config.model_type}' does not say how many decoder layers there are")
     found = [
         name
         for name, module in model.named_modules()
         if isinstance(module, nn.ModuleList) and len(module) == count and _holds_weights(module)
     ]
     outermost = [name for name in found if not any(name.startswith(other + ".") for other in found)]
-    decoder: list[str] = [
-        name for name in outermost if "vision" not in name and "audio" not in name and "encoder" not in name
-    ]
+    language: list[str] = [name for name in outermost if "vision" not in name and "audio" not in name]
+    # Models that can be either keep their layers in an "encoder" whichever they are.
+    decoder = [name for name in language if "encoder" not in name] or language
     if len(decoder) != 1:
+        found = f"{len(decoder)} lists of modules have" if decoder else "no list of modules has"
         raise CannotSplit(
-            f"cannot tell the decoder layers of '{model.config.model_type}' apart ({len(decoder)} lists fit)"
+            f"cannot tell the decoder layers of '{model.config.model_type}' apart: {found} the {count} entries that "
+            "its config says"
         )
     return decoder[0]
 
@@ -219,7 +225,8 @@ def assign(model: PreTrainedModel, anatomy: Anatomy, names: Iterable[str]) -> di
 
 def _refuse(model: PreTrainedModel, seen: Observation) -> None:
     """What no way of running could make right. Raises CannotSplit."""
-    if seen.looks_ahead:
+    bidirectional = getattr(model.config.get_text_config(decoder=True), "is_decoder", True) is False
+    if seen.looks_ahead or bidirectional:
         raise CannotSplit(
             f"this '{model.config.model_type}' looks at tokens that come later, so it cannot continue a text; "
             "use the weights and config of a causal language model (is_decoder, for one)"

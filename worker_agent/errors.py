@@ -56,6 +56,12 @@ class BadWeights(AgentError):
     kind = "weights"
 
 
+class NotFinite(AgentError):
+    """Numbers that stopped being finite: they overflow in the compute type, or the weights are broken."""
+
+    kind = "numbers"
+
+
 class CannotSplit(AgentError):
     """The architecture cannot be cut, or not where it was asked to be."""
 

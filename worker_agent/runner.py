@@ -19,7 +19,9 @@ import torch
 from worker_agent.constraints import Follower, Grammars
 from worker_agent.errors import AgentError, Draining, OutOfMemory, OutOfStep, UnknownStage, WireError
 from worker_agent.gate import Gate, Verdict
+from worker_agent.loading import overflow
 from worker_agent.messages import (
+    MAX_FRAME_BYTES,
     Admission,
     Buffer,
     Link,
@@ -37,7 +39,7 @@ from worker_agent.messages import (
 )
 from worker_agent.runtime import Runtime
 from worker_agent.sampling import Sampler
-from worker_agent.scheduler import PlannedStep, Scheduler, Sequence
+from worker_agent.scheduler import SCORED_CHUNK, PlannedStep, Scheduler, Sequence
 from worker_agent.stage import Row, Stage
 from worker_agent.tensors import from_frame, to_frame
 
@@ -103,6 +105,7 @@ class Runner:
     ) -> None:
         self.stage, self._runtime, self._boot, self._send, self._begun = stage, runtime, boot, send, begun
         self._grammars = grammars or Grammars()
+        self._ways = stage.ways.report()
         self.load = stage.load
         self.epoch = stage.load.epoch
         self.linked = False
@@ -112,6 +115,8 @@ class Runner:
         self._gate = Gate(self.load.plan, self.epoch)
         self._scheduler = self._new_scheduler()
         self._samplers: dict[int, Sampler] = {}
+        self._unsound: set[int] = set()
+        """Sequences whose numbers have stopped being finite; they wait for their end."""
         self._arrived: deque[Arrived] = deque()
         self._unanswered: OrderedDict[int, Unanswered] = OrderedDict()
         self._rounds: deque[float] = deque(maxlen=100)
@@ -119,9 +124,16 @@ class Runner:
         self._ready: dict[int, float] = {}
         """On the first stage: since when each sequence could go on, but for others."""
 
-    def _new_scheduler(self) -> Scheduler:
+    def _new_scheduler(self, *, whole_prompts: bool = False) -> Scheduler:
         load = self.load
-        return Scheduler(load.kv_tokens, load.max_sequences, load.prefill_chunk, load.lanes)
+        return Scheduler(
+            load.kv_tokens,
+            load.max_sequences,
+            load.prefill_chunk,
+            load.lanes,
+            whole_prompts=whole_prompts,
+            restarts_at=self.stage.slice.anatomy.restarts_at,
+        )
 
     # --- control -----------------------------------------------------------------------------------
 
@@ -131,8 +143,9 @@ class Runner:
             raise WireError(f"epoch {message.epoch} is not newer than {self.epoch}")
         self.epoch, self.linked, self.broken = message.epoch, True, False
         self._gate = Gate(self.load.plan, self.epoch)
-        self._scheduler = self._new_scheduler()
+        self._scheduler = self._new_scheduler(whole_prompts=message.whole_prompts)
         self._samplers.clear()
+        self._unsound.clear()
         self._arrived.clear()
         self._unanswered.clear()
         self._outputs.clear()
@@ -160,8 +173,24 @@ class Runner:
                 f"prompt and answer may come to {sequence.capacity} tokens; the deployment holds {self.load.kv_tokens} "
                 f"tokens of KV cache and a context of {self.load.max_context}"
             )
+        if self._scheduler.whole_prompts:
+            self._check_whole_prompt(sequence)
         self._scheduler.add(sequence)
         self._ready[message.sequence] = time.monotonic() if received is None else received
+
+    def _check_whole_prompt(self, sequence: Sequence) -> None:
+        """Raises AgentError for a prompt that cannot go through the stages in one step."""
+        widest = MAX_FRAME_BYTES // (self.stage.hidden_size * self.stage.dtype.itemsize) - self.load.prefill_chunk
+        if sequence.given > widest:
+            raise OutOfMemory(
+                f"this architecture takes prompts as a whole only, and one of {sequence.given:,} tokens is longer than "
+                f"the {widest:,} that can go from stage to stage at once"
+            )
+        if sequence.sampling.prompt_logprobs >= 0 and sequence.prompt_tokens > SCORED_CHUNK:
+            raise AgentError(
+                "this architecture takes prompts as a whole only; log probabilities of a prompt's tokens can be had "
+                f"for up to {SCORED_CHUNK} of them then"
+            )
 
     def cancel(self, sequence: int) -> None:
         self._scheduler.cancel(sequence)
@@ -365,6 +394,8 @@ class Runner:
                 sampler = self._samplers[piece.sequence]
                 wanted = logits[at : at + len(self._row(piece).wanted)]
                 at += len(wanted)
+                if piece.sequence in self._unsound:
+                    continue
                 if self._scores(piece):
                     scores = sampler.prompt_scores(piece.position + 1, wanted)
                     scored.append(Scored(piece.sequence, piece.position + 1, scores))
@@ -401,20 +432,47 @@ class Runner:
             for number in step.released:
                 self.stage.release(number)
                 self._samplers.pop(number, None)
+                self._unsound.discard(number)
             for piece in step.slices:
                 self._admit(piece)
             if not step.slices:
                 return given
             self._runtime.apply(alone=step.alone)
             self._begun(len(given))
-            return self.stage.run([self._row(piece) for piece in step.slices], given)
+            rows = [self._row(piece) for piece in step.slices]
+            output = self.stage.run(rows, given)
+            if not bool(torch.isfinite(output).all()):
+                self._not_finite(rows, given, output)
+            return output
         except (AgentError, RuntimeError, ValueError, TypeError, IndexError, KeyError, MemoryError) as error:
             self._fault(error, step.slices)
             return None
 
+    def _not_finite(self, rows: list[Row], given: torch.Tensor, output: torch.Tensor) -> None:
+        """Tell of the sequences whose numbers have stopped being finite here; others of the step are sound.
+
+        Their numbers go on as they are, so that the last stage makes no token of them.
+        """
+        start = at = 0
+        found = []
+        for row in rows:
+            count = len(row.wanted) if self.stage.is_last else row.count
+            inner, outer = given[start : start + row.count], output[at : at + count]
+            start, at = start + row.count, at + count
+            came_in = not inner.is_floating_point() or bool(torch.isfinite(inner).all())
+            if not bool(torch.isfinite(outer).all()) and row.sequence not in self._unsound:
+                self._unsound.add(row.sequence)
+                if came_in:  # else the stage where it began has told it
+                    found.append(row.sequence)
+        if found:
+            load = self.load
+            message = overflow(f"layers {load.start}-{load.end - 1}", load.dtype)
+            log.warning("%s: sequences %s of deployment %s", message, found, load.deployment)
+            self._send(self._out(Destination.CONTROLLER, self._fault_of("numbers", message, tuple(found))))
+
     def _admit(self, piece: Slice) -> None:
         if piece.admission is not None and not self.stage.holds(piece.sequence):
-            self.stage.admit(piece.sequence, piece.admission.capacity)
+            self.stage.admit(piece.sequence, piece.admission.capacity, piece.admission.total_tokens)
             if self.stage.is_last:
                 self._samplers[piece.sequence] = Sampler(piece.admission, follower=self._follower(piece.admission))
         held = self.stage.length(piece.sequence) if self.stage.holds(piece.sequence) else 0
@@ -433,15 +491,20 @@ class Runner:
         self.broken = True
         self._arrived.clear()
         self._unanswered.clear()
-        fault = StageFault(
-            deployment=self.load.deployment,
-            epoch=self.epoch,
-            stage=self.load.stage,
-            kind=kind,
-            message=f"{error}"[:4000] or type(error).__name__,
-            sequences=tuple(piece.sequence for piece in slices),
-        )
+        message = f"{error}"[:4000] or type(error).__name__
+        fault = self._fault_of(kind, message, tuple(piece.sequence for piece in slices))
         self._send(self._out(Destination.CONTROLLER, fault))
+
+    def _fault_of(self, kind: str, message: str, sequences: tuple[int, ...]) -> StageFault:
+        load = self.load
+        return StageFault(
+            deployment=load.deployment,
+            epoch=self.epoch,
+            stage=load.stage,
+            kind=kind,
+            message=message,
+            sequences=sequences,
+        )
 
     def _out(self, to: Destination, message: Message, payload: tuple[Buffer, ...] = ()) -> Outgoing:
         return Outgoing(self.load.deployment, self.load.stage, to, message, payload)
@@ -465,5 +528,7 @@ class Runner:
             kv_bytes=stage.kv_bytes,
             kv_tokens=load.kv_tokens,
             kv_used_tokens=stage.used_tokens,
+            kv_held_bytes=stage.kv_held_bytes,
             sequences=stage.sequences,
+            ways=self._ways,
         )

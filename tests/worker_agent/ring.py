@@ -36,7 +36,7 @@ from worker_agent.messages import (
 )
 from worker_agent.runner import Destination, Outgoing, Runner
 from worker_agent.runtime import Runtime
-from worker_agent.stage import load_stage
+from worker_agent.loading import load_stage
 
 RUNTIME = Runtime("cpu", 1, 1)
 

@@ -120,7 +120,7 @@ def _boundaries(cut: CutModel) -> list[list[int]]:
 
 def _way(ring: Ring) -> Way:
     stages = [runner.stage for runner in ring.runners]
-    if any(getattr(stage, "whole_prompts", False) for stage in stages):
+    if not all(stage.in_pieces for stage in stages):
         return "whole prompts only"
     return "batched" if all(stage.batched for stage in stages) else "alone"
 

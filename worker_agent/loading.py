@@ -1,0 +1,519 @@
+"""Building a stage from parts on disk, a layer at a time: read, lay out, compare, keep, let go of the source.
+
+Each layer is put through transformers' own conversion code (renamed and fused weights included), run as transformers
+runs it, laid out for speed, and run again in the way in which it will run from then on (`trial.py`). Only what gives
+the same (`proof.py`) is kept, so that neither the peak nor the end of loading takes more than the weights and one
+matrix besides. What was tried and what came of it is in the stage's `ways`.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import convert_and_load_state_dict_in_model
+from transformers.initialization import guard_torch_init_functions
+from transformers.modeling_utils import LoadStateDictConfig
+from transformers.utils.logging import disable_progress_bar
+
+from worker_agent import fused, packed, rotary, traced, trial
+from worker_agent.allocator import give_back, large_blocks_apart
+from worker_agent.anatomy import Anatomy, build_empty, examine
+from worker_agent.attention import RAGGED, Piece, ragged_step
+from worker_agent.errors import AgentError, BadWeights, CannotSplit, NotFinite, OutOfMemory
+from worker_agent.kv_cache import RowCache
+from worker_agent.lazy_tensors import LazyTensor, tensors_of
+from worker_agent.messages import Load, Part, WayName
+from worker_agent.proof import TOLERANCES, difference
+from worker_agent.runtime import Runtime, keep_single
+from worker_agent.slicing import Slice, dismantle
+from worker_agent.stage import DTYPES, Stage, kv_bytes
+from worker_agent.ways import Ways
+
+log = logging.getLogger(__name__)
+
+disable_progress_bar()  # one bar for each layer, on the standard error of a process without a terminal
+
+FLOATING = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
+LAYOUTS: tuple[WayName, ...] = ("norms", "joined", "packed")
+"""The ways that change a layer's modules, in the order in which they are taken."""
+
+Outputs = tuple[torch.Tensor, ...]
+
+
+def weight_bytes(parts: Sequence[Part], dtype: torch.dtype) -> int:
+    """Bytes that the parts take once loaded in `dtype`."""
+    total = 0
+    for part in parts:
+        for tensor in part.tensors:
+            elements = 1
+            for extent in tensor.shape:
+                elements *= extent
+            total += elements * dtype.itemsize if tensor.dtype in FLOATING else tensor.nbytes
+    return total
+
+
+def load_stage(
+    load: Load,
+    config: bytes,
+    parts: tuple[Part, ...],
+    part_path: Callable[[str], Path],
+    runtime: Runtime,
+    memory_free: int,
+    progress: Callable[[int, int], None],
+) -> Stage:
+    """Build and load a stage from parts on disk.
+
+    Args:
+        part_path: where a complete, verified part of a digest lies.
+        memory_free: bytes that the stage may take, weights and KV together; checked before anything is allocated.
+        progress: called with (bytes read, bytes in all), from any thread.
+
+    Raises:
+        OutOfMemory: it does not fit. CannotSplit: the architecture. BadWeights: tensors are missing or broken.
+        NotFinite: its numbers overflow in the wanted type.
+    """
+    keep_single()
+    began, device, dtype = time.monotonic(), torch.device(runtime.device), DTYPES[load.dtype]
+    model = build_empty(config, dtype)
+    anatomy = examine(model)
+    _check_range(load, anatomy)
+    weights = weight_bytes(parts, dtype)
+    keys_values = kv_bytes(anatomy, load)
+    if weights + keys_values > memory_free:
+        raise OutOfMemory(
+            f"layers {load.start}-{load.end - 1} of {load.model} need {_gb(weights)} for weights and "
+            f"{_gb(keys_values)} for {load.kv_tokens:,} tokens of KV cache, {_gb(weights + keys_values)} in all; "
+            f"{_gb(memory_free)} are free"
+        ).with_figures(weights + keys_values, memory_free)
+    stage = Stage(load, Slice(model, anatomy, load.start, load.end), device, weights)
+    try:
+        with large_blocks_apart():
+            _Builder(stage, _Source(model, parts, part_path, _Counter(parts, progress))).build()
+    except BaseException:
+        stage.close()
+        give_back()
+        raise
+    gc.collect()
+    gc.freeze()  # a model is a hundred thousand objects that no collection needs to look at; unloading undoes it
+    log.info(
+        "loaded layers %d-%d of %s in %.1f s (%s; %s)",
+        load.start, load.end - 1, load.model, time.monotonic() - began, load.dtype, stage.ways,
+    )  # fmt: skip
+    return stage
+
+
+def drop_stage(stage: Stage) -> None:
+    """Free a stage, and return its memory to the system."""
+    stage.close()
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+    give_back()
+    if stage.device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _check_range(load: Load, anatomy: Anatomy) -> None:
+    if not 0 <= load.start < load.end <= anatomy.num_layers:
+        raise CannotSplit(f"layers {load.start}-{load.end - 1} are not within the model's {anatomy.num_layers} layers")
+    for boundary in {load.start, load.end} - {0, anatomy.num_layers}:
+        if boundary not in anatomy.cuts:
+            raise CannotSplit(f"the model cannot be cut before layer {boundary}: {'; '.join(anatomy.cut_notes)}")
+
+
+class _Source:
+    """The stage's tensors on disk: those of each layer, and those of its ends."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        parts: tuple[Part, ...],
+        part_path: Callable[[str], Path],
+        on_read: Callable[[int], None],
+    ) -> None:
+        self._parts, self._part_path, self._on_read = parts, part_path, on_read
+        self.conversions = get_model_conversion_mapping(model)
+
+    def ends(self) -> dict[str, LazyTensor]:
+        return self._of(part for part in self._parts if part.kind != "layer")
+
+    def layer(self, index: int) -> dict[str, LazyTensor]:
+        return self._of(part for part in self._parts if part.kind == "layer" and part.index == index)
+
+    def _of(self, parts: Iterable[Part]) -> dict[str, LazyTensor]:
+        return dict(tensors_of(tuple(parts), self._part_path, self._on_read))
+
+
+class _Builder:
+    """Fills a stage, layer by layer, and proves what it does."""
+
+    def __init__(self, stage: Stage, source: _Source) -> None:
+        self._stage, self._source = stage, source
+        self._cut, self._model, self._anatomy = stage.slice, stage.slice.model, stage.slice.anatomy
+        self._device, self._dtype = stage.device, stage.dtype
+        self._own_attention = "sdpa" if self._model._supports_sdpa else "eager"
+        self._batched = self._anatomy.batched
+        self._off = _switched_off(stage.device, stage.dtype)
+
+    def build(self) -> None:
+        stage, cut, model = self._stage, self._cut, self._model
+        blank_ends = {name: copy.deepcopy(model.get_submodule(name)) for name in self._anatomy.after if cut.is_last}
+        self._fill_ends()
+        rotary.make_length_aware(model, self._anatomy.max_context - 1)
+        model.set_attn_implementation(self._own_attention)
+        if not self._batched:
+            layers = cut.end - cut.start
+            stage.ways["batched"].lost(f"{self._anatomy.model_type} has layers that mind more than positions", layers)
+        with trial.trial_of(model):
+            texts = trial.make_texts(cut, self._device, self._dtype)
+            beginning = texts
+            for index in range(cut.start, cut.end):
+                texts = trial.Texts(self._layer(index, texts))
+            logits = self._head(texts, blank_ends) if cut.is_last else None
+        cut.place(*cut.own)
+        cut.connect()
+        stage.by_length = rotary.is_length_aware(model)
+        if self._batched:
+            model.set_attn_implementation(RAGGED)
+            stage.batched = True
+            with trial.trial_of(model):
+                self._whole(beginning, texts.rows if logits is None else logits)
+            self._record()
+        else:
+            self._prove_alone(beginning)
+            cut.place(*cut.own)
+            cut.connect()
+
+    # --- filling -------------------------------------------------------------------------------------
+
+    def _fill_ends(self) -> None:
+        """Everything but the layers, which do not stand in the model now. Raises BadWeights."""
+        model, cut = self._model, self._cut
+        state, wanted = self._source.ends(), model.state_dict()
+        for target, source in self._anatomy.tied:
+            # A tied tensor is stored once, under either name; the stage may have only the other end.
+            for stored, standing in ((target, source), (source, target)):
+                if stored in state and stored not in wanted and standing in wanted:
+                    state[standing] = state.pop(stored)
+        info, settings = self._convert(state)
+        tied = set(model.all_tied_weights_keys)
+        missing = self._really_missing(info.missing_keys - tied)
+        if missing:
+            raise BadWeights(f"{len(missing)} tensors are missing, {sorted(missing)[0]} for one")
+        model._finalize_model_loading(model, settings, info)
+        model.eval()
+        self._check_whole(model, "")
+        assert all(index in cut.own for index in range(cut.start, cut.end))
+
+    def _fill_layer(self, index: int) -> nn.Module:
+        """One layer, which alone stands in the model then. Raises BadWeights."""
+        layer, prefix = self._cut.own[index], f"{self._anatomy.layers_path}.{index}."
+        self._cut.place(index)
+        info, _ = self._convert(self._source.layer(index))
+        missing = self._really_missing(name for name in info.missing_keys if name.startswith(prefix))
+        if missing:
+            raise BadWeights(f"{len(missing)} tensors are missing, {sorted(missing)[0]} for one")
+        for module in layer.modules():
+            for name, buffer in module.named_buffers(recurse=False):
+                if buffer.is_meta:
+                    module._buffers[name] = torch.empty_like(buffer, device=self._device)
+        with torch.no_grad(), guard_torch_init_functions():
+            # What is computed rather than stored (masks, frequencies); weights that were loaded are left alone.
+            layer.smart_apply(self._owner()._initialize_weights, False)  # type: ignore[operator]
+        layer.eval()
+        self._check_whole(layer, prefix)
+        return layer
+
+    def _owner(self) -> PreTrainedModel:
+        """The innermost of transformers' models that holds the layers: it knows how to initialise them."""
+        found, path = self._model, self._anatomy.layers_path.split(".")
+        for depth in range(1, len(path)):
+            module = self._model.get_submodule(".".join(path[:depth]))
+            found = module if isinstance(module, PreTrainedModel) else found
+        return found
+
+    def _convert(self, state: dict[str, LazyTensor]) -> tuple[object, LoadStateDictConfig]:
+        settings = LoadStateDictConfig(
+            dtype=self._dtype,
+            dtype_plan=self._model._get_dtype_plan(self._dtype),
+            device_map={"": self._device},
+            weight_mapping=self._source.conversions,  # type: ignore[arg-type]  # its two kinds, loosely typed
+        )
+        try:
+            info, _ = convert_and_load_state_dict_in_model(self._model, state, settings)
+        except AgentError:
+            raise
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise BadWeights(f"the weights cannot be put into the model: {error}") from error
+        if info.conversion_errors or info.mismatched_keys:
+            faults = [*info.conversion_errors, *info.mismatched_keys][:3]
+            raise BadWeights(f"the weights do not fit the model: {faults}")
+        return info, settings
+
+    def _really_missing(self, names: Iterable[str]) -> list[str]:
+        ignored = tuple(self._model._keys_to_ignore_on_load_missing or ())
+        return [name for name in names if not any(re.search(pattern, name) for pattern in ignored)]
+
+    def _check_whole(self, module: nn.Module, prefix: str) -> None:
+        tensors = [*module.named_parameters(), *module.named_buffers()]
+        left = [f"{prefix}{name}" for name, tensor in tensors if tensor.is_meta]
+        if left:
+            raise BadWeights(f"{len(left)} tensors were left without content, {left[0]} for one")
+
+    # --- a layer -------------------------------------------------------------------------------------
+
+    def _layer(self, index: int, texts: trial.Texts) -> Outputs:
+        """Load, lay out and prove one layer; what it gives for the texts, as transformers runs it."""
+        cut, ways = self._cut, self._stage.ways
+        blank = copy.deepcopy(cut.own[index])
+        layer = self._fill_layer(index)
+        rotary.make_length_aware(layer, self._anatomy.max_context - 1)
+        cut.connect(index, index + 1, head=False)
+        expected: list[Outputs] = []
+        groups = fused.watched(layer, lambda: expected.append(self._expected(texts, f"layer {index}")))
+        found = Ways()
+        self._lay_out(layer, groups, LAYOUTS, found)
+        why = "" if self._batched and not self._ragged(expected[0], texts) else self._whole_differs(expected[0], texts)
+        if why:
+            log.warning(
+                "layer %d gives something else once it is laid out (%s); its ways are tried one by one", index, why
+            )
+            found = self._one_by_one(index, blank, texts, expected[0])
+        ways.add(found)
+        if self._batched:
+            if why := self._ragged(expected[0], texts):
+                ways["batched"].lost(f"layer {index}: {why}")
+                self._batched = False
+                log.warning("sequences will run one at a time: layer %d, %s", index, why)
+            else:
+                ways["batched"].used()
+        cut.disconnect()
+        return expected[0]
+
+    def _whole_differs(self, expected: Outputs, texts: trial.Texts) -> str:
+        return self._differs(expected, lambda: trial.run_whole(self._cut, texts), texts.joined)
+
+    def _ragged(self, expected: Outputs, texts: trial.Texts) -> str:
+        """Why the layer gives something else when sequences share its steps; empty if it does not."""
+        self._model.set_attn_implementation(RAGGED)
+        try:
+            return self._differs(expected, lambda: trial.run_ragged(self._cut, texts), texts.joined)
+        finally:
+            self._model.set_attn_implementation(self._own_attention)
+
+    def _one_by_one(self, index: int, blank: nn.Module, texts: trial.Texts, expected: Outputs) -> Ways:
+        """Take each way that keeps the layer's results, and no other."""
+        cut, kept, lost = self._cut, [], Ways()
+        for way in LAYOUTS:
+            again = self._afresh(index, blank)
+            found = Ways()
+            groups = fused.watched(again, lambda: trial.run_whole(cut, texts))
+            self._lay_out(again, groups, (*kept, way), found)
+            why = self._whole_differs(expected, texts)
+            if why:
+                lost[way].lost(f"layer {index}: {why}", found[way].possible)
+            else:
+                kept.append(way)
+        again = self._afresh(index, blank)
+        result = Ways()
+        groups = fused.watched(again, lambda: trial.run_whole(cut, texts))
+        self._lay_out(again, groups, kept, result)
+        result.add(lost)
+        return result
+
+    def _afresh(self, index: int, blank: nn.Module) -> nn.Module:
+        """The layer as it was before anything was done to it, loaded again."""
+        dismantle(self._cut.own[index])
+        self._cut.place()
+        self._cut.own[index] = copy.deepcopy(blank)
+        layer = self._fill_layer(index)
+        rotary.make_length_aware(layer, self._anatomy.max_context - 1)
+        self._cut.connect(index, index + 1, head=False)
+        return layer
+
+    def _lay_out(
+        self, module: nn.Module, groups: list[list[nn.Linear]], wanted: Iterable[WayName], ways: Ways,
+        keep: Sequence[nn.Module] = (),
+    ) -> None:  # fmt: skip
+        for way in wanted:
+            if self._off[way]:
+                ways[way].why = self._off[way]
+            elif way == "norms":
+                fused.fuse_norms(module, self._dtype, ways[way])
+            elif way == "joined":
+                fused.join_siblings(module, groups, ways[way])
+            else:
+                packed.pack(module, self._dtype, ways[way], keep)
+
+    def _expected(self, texts: trial.Texts, where: str) -> Outputs:
+        """What transformers' own pass gives. Raises CannotSplit, NotFinite."""
+        try:
+            expected = trial.run_whole(self._cut, texts)
+        except trial.FAULTS as error:
+            raise CannotSplit(f"{where} cannot be run by itself ({trial.describe(error)})") from error
+        if not all(bool(torch.isfinite(output).all()) for output in expected):
+            raise NotFinite(overflow(where, self._stage.load.dtype))
+        return expected
+
+    def _differs(
+        self, expected: Outputs, run: Callable[[], Outputs], given: torch.Tensor | None, factor: float = 1.0
+    ) -> str:
+        """Why what `run` gives is not what is expected; empty if it is."""
+        try:
+            found = run()
+        except (*trial.FAULTS, AgentError) as error:
+            return trial.describe(error)
+        return difference(torch.cat(expected), torch.cat(found), self._dtype, given, factor)
+
+    # --- the ends, and the whole ---------------------------------------------------------------------
+
+    def _head(self, texts: trial.Texts, blank_ends: dict[str, nn.Module]) -> Outputs:
+        """Lay out and prove what stands behind the layers; the logits of the texts."""
+        cut, model, last = self._cut, self._model, self._cut.end - 1
+        cut.place()
+        cut.connect(last, last + 1, head=True)
+        if cut.is_first and last == 0:
+            cut._puts_in = True
+        expected = self._expected(texts, "what stands behind the layers")
+        tied = model.get_output_embeddings() if cut.is_first and self._is_tied() else None
+        found = Ways()
+        keep = [] if tied is None else [tied]
+        self._lay_out(model, [], ("norms", "packed"), found, keep)
+        cut.connect(last, last + 1, head=True)
+        why = self._differs(expected, lambda: trial.run_whole(cut, texts), None)
+        if why:
+            log.warning("the model's end stays as transformers has it: %s", why)
+            for name, blank in blank_ends.items():
+                cut._replace(name, blank)
+            self._fill_ends()
+            plain = Ways()
+            for way in ("norms", "packed"):
+                plain[way].lost(f"the model's end: {why}", found[way].possible)  # type: ignore[index]
+            found = plain
+        self._stage.ways.add(found)
+        cut.disconnect()
+        return expected
+
+    def _is_tied(self) -> bool:
+        """Whether the embedding and the head are one tensor here."""
+        first, last = self._model.get_input_embeddings(), self._model.get_output_embeddings()
+        return last is not None and getattr(first, "weight", None) is getattr(last, "weight", last)
+
+    def _whole(self, beginning: trial.Texts, expected: Outputs) -> None:
+        """All layers one behind the other, as steps will come. Raises CannotSplit."""
+        cut, layers = self._cut, self._cut.end - self._cut.start
+        # Differences of layers add up, and grow on their way; what would be wrong here is wrong altogether.
+        factor = min(6.0 * (layers + 1), 0.5 / TOLERANCES[self._dtype].spread)
+        why = self._differs(expected, lambda: trial.run_ragged(cut, beginning), None, factor)
+        if why:
+            raise CannotSplit(
+                f"layers {cut.start}-{cut.end - 1} together give something else than one after another ({why})"
+            )
+
+    def _prove_alone(self, beginning: trial.Texts) -> None:
+        """Each layer with transformers' own cache, one sequence at a time: in pieces, else prompts as a whole.
+
+        Raises:
+            CannotSplit: it cannot even go on with a text token by token.
+        """
+        cut, stage, texts = self._cut, self._stage, beginning
+        with trial.trial_of(self._model):
+            for index in range(cut.start, cut.end):
+                cut.place(index)
+                cut.connect(index, index + 1, head=False)
+                expected = self._expected(texts, f"layer {index}")
+
+                def alone(in_pieces: bool, index: int = index, texts: trial.Texts = texts) -> Outputs:
+                    return trial.run_alone(cut, texts, (index,), in_pieces=in_pieces)
+
+                why = self._differs(expected, lambda: alone(True), texts.joined)  # called at once
+                if why:
+                    whole = self._differs(expected, lambda: alone(False), texts.joined)  # called at once
+                    if whole:
+                        raise CannotSplit(
+                            f"'{self._anatomy.model_type}' cannot be run here: layer {index} gives something else when "
+                            f"it goes on with a text than for the text as a whole ({whole})"
+                        )
+                    stage.in_pieces = False
+                    stage.ways["pieces"].lost(f"layer {index}: {why}")
+                else:
+                    stage.ways["pieces"].used()
+                texts = trial.Texts(expected)
+        cut.disconnect()
+
+    def _record(self) -> None:
+        """Run the stage from a recording, where one can be made and gives the same for two sets of numbers."""
+        stage, tally = self._stage, self._stage.ways["recorded"]
+        why = traced.why_not()
+        if stage.device.type != "cpu":
+            return
+        if stage.by_length:
+            why = "its rotary embedding depends on how long each sequence is"
+        if why:
+            tally.lost(why)
+            return
+        sets = [trial.make_texts(self._cut, self._device, self._dtype, seed) for seed in (7, 8)]
+        plain = [trial.run_ragged(self._cut, texts) for texts in sets]
+        count = 5
+        given = sets[0].rows[0][:count]
+        cache = RowCache(count)
+        with torch.inference_mode(), ragged_step([Piece(cache, 0, count)]):
+            places, rows = torch.arange(count)[None], torch.tensor([1, count - 1])
+            recording = traced.record(self._cut, given[None], places, rows)
+        if isinstance(recording, str):
+            tally.lost(recording)
+            return
+        for texts, expected in zip(sets, plain, strict=True):
+            if why := self._differs(expected, lambda: self._recorded(recording, texts), texts.joined):  # noqa: B023
+                tally.lost(f"the recording gives something else: {why}")
+                return
+        stage.recording = recording
+        tally.used()
+
+    def _recorded(self, recording: Callable[..., torch.Tensor], texts: trial.Texts) -> Outputs:
+        return trial.run_ragged(self._cut, texts, recording)
+
+
+def _switched_off(device: torch.device, dtype: torch.dtype) -> dict[WayName, str]:
+    """For each layout, why it is not taken on this machine; empty where it is."""
+    apart = fused.why_not()
+    return {"norms": apart, "joined": apart, "packed": packed.why_not(device, dtype)}
+
+
+def overflow(where: str, dtype: str) -> str:
+    """What to say when numbers stop being finite."""
+    advice = (
+        "deploy the model in bfloat16 or float32"
+        if dtype == "float16"
+        else "its weights are broken, or not meant for it"
+    )
+    return f"the numbers stop being finite in {where}, computed in {dtype}: {advice}"
+
+
+class _Counter:
+    """Adds up bytes read, from any thread, and reports them."""
+
+    def __init__(self, parts: Sequence[Part], progress: Callable[[int, int], None]) -> None:
+        self._total, self._done = sum(part.nbytes for part in parts), 0
+        self._lock, self._progress = threading.Lock(), progress
+
+    def __call__(self, count: int) -> None:
+        with self._lock:
+            self._done = min(self._total, self._done + count)  # a layer may be read twice
+            done = self._done
+        self._progress(done, self._total)
+
+
+def _gb(count: int) -> str:
+    return f"{count / 1e9:.2f} GB"
