@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
@@ -52,8 +52,8 @@ class Anatomy:
     """Modules with weights of their own that work after the last layer."""
     cache_argument: str
     """The name under which the model takes its cache."""
-    tuple_output: bool
-    """Whether a layer returns a tuple that begins with the hidden states, or the hidden states alone."""
+    tuple_output: int
+    """How many values a layer returns as a tuple that begins with the hidden states; 0: the hidden states alone."""
     tied: tuple[tuple[str, str], ...]
     """Pairs of parameter names that are one tensor, each standing at another end of the model."""
     kv_elements: tuple[int, ...]
@@ -168,8 +168,17 @@ def find_layers(model: PreTrainedModel) -> str:
 def examine(model: PreTrainedModel) -> Anatomy:
     """How an empty model (`build_empty`) is built. Raises CannotSplit."""
     layers_path = find_layers(model)
+    if getattr(model.config.get_text_config(decoder=True), "is_decoder", True) is False:
+        _looks_ahead(model)
     seen = observe(model, layers_path)
-    _refuse(model, seen)
+    if seen.looks_ahead:
+        _looks_ahead(model)
+    for name, attribute in seen.keepers.items():
+        raise CannotSplit(
+            f"'{model.config.model_type}' keeps what it knows of earlier tokens in its modules "
+            f"('{attribute}' in layer module {name}), not in a cache, so that sequences would mix; "
+            "choose another architecture"
+        )
     config = model.config.get_text_config(decoder=True)
     cuts, notes = _cuts(model, layers_path, seen)
     before = tuple((name, shape) for name, shape in seen.before.items() if name not in seen.after)
@@ -223,20 +232,11 @@ def assign(model: PreTrainedModel, anatomy: Anatomy, names: Iterable[str]) -> di
     return parts
 
 
-def _refuse(model: PreTrainedModel, seen: Observation) -> None:
-    """What no way of running could make right. Raises CannotSplit."""
-    bidirectional = getattr(model.config.get_text_config(decoder=True), "is_decoder", True) is False
-    if seen.looks_ahead or bidirectional:
-        raise CannotSplit(
-            f"this '{model.config.model_type}' looks at tokens that come later, so it cannot continue a text; "
-            "use the weights and config of a causal language model (is_decoder, for one)"
-        )
-    for name, attribute in seen.keepers.items():
-        raise CannotSplit(
-            f"'{model.config.model_type}' keeps what it knows of earlier tokens in its modules "
-            f"('{attribute}' in layer module {name}), not in a cache, so that sequences would mix; "
-            "choose another architecture"
-        )
+def _looks_ahead(model: PreTrainedModel) -> NoReturn:
+    raise CannotSplit(
+        f"this '{model.config.model_type}' looks at tokens that come later, so it cannot continue a text; "
+        "use the weights and config of a causal language model (is_decoder, for one)"
+    )
 
 
 def _is_batched(seen: Observation) -> bool:

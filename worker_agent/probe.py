@@ -44,7 +44,8 @@ class Observation:
     """Modules with weights of their own that ran before the first layer -> their output's shape after [1, tokens]."""
     after: dict[str, None] = field(default_factory=dict)
     """Modules with weights of their own that ran after the last layer, in order."""
-    tuple_output: bool = False
+    tuple_output: int = 0
+    """How many values a layer returns as a tuple; 0: the hidden states alone."""
     cache_argument: str = ""
     """The name under which the model takes its cache."""
     kept: dict[int, int] = field(default_factory=dict)
@@ -204,7 +205,7 @@ def observe(model: PreTrainedModel, layers_path: str) -> Observation:
         if implementation is not None:
             model.set_attn_implementation(implementation)
         # Most models take a mask of ones; some look into it, which an empty tensor does not allow.
-        for masked, tuple_output in product((not replaceable, replaceable), (False, True)):
+        for masked, tuple_output in product((not replaceable, replaceable), (0, 1, 2, 3)):
             seen = Observation(len(layers), tuple_output=tuple_output, cache_argument=cache_argument)
             try:
                 attention = _run(model, layers, layers_path, seen, masked)
@@ -320,11 +321,12 @@ def _watching(
             with provenance.inside(index, hidden_states):
                 try:
                     output = originals[index](hidden_states, *args, **kwargs)
-                    seen.tuple_output = isinstance(output, tuple)
+                    seen.tuple_output = len(output) if isinstance(output, tuple) else 0
                 except TROUBLE:
                     # On meta a data-dependent step cannot run; what it would return is known all the same.
                     output = torch.empty_like(hidden_states)
-                    output = (output,) if seen.tuple_output else output
+                    if seen.tuple_output:
+                        output = (output, *[None] * (seen.tuple_output - 1))
             given = output[0] if isinstance(output, tuple) else output
             mark(given, {("after", index)})
             finished = index == len(layers) - 1
