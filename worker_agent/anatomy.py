@@ -170,6 +170,7 @@ def examine(model: PreTrainedModel) -> Anatomy:
     layers_path = find_layers(model)
     if getattr(model.config.get_text_config(decoder=True), "is_decoder", True) is False:
         _looks_ahead(model)
+    _refuse_shared_weights(model, layers_path)
     seen = observe(model, layers_path)
     if seen.looks_ahead:
         _looks_ahead(model)
@@ -239,6 +240,21 @@ def _looks_ahead(model: PreTrainedModel) -> NoReturn:
     )
 
 
+def _refuse_shared_weights(model: PreTrainedModel, layers_path: str) -> None:
+    """Layers are stored, sent and loaded one by one. Raises CannotSplit."""
+    layers = model.get_submodule(layers_path)
+    assert isinstance(layers, nn.ModuleList)
+    owner: dict[int, int] = {}
+    for index, layer in enumerate(layers):
+        for parameter in layer.parameters():
+            other = owner.setdefault(id(parameter), index)
+            if other != index:
+                raise CannotSplit(
+                    f"layers {other} and {index} of '{model.config.model_type}' share weights, so that they cannot be "
+                    "stored and loaded one by one; choose another architecture"
+                )
+
+
 def _is_batched(seen: Observation) -> bool:
     """Whether every layer's attention can do without a mask and with a cache of rows, as a ragged batch has it."""
     once = len(set(seen.order)) == len(seen.order) == seen.num_layers
@@ -269,24 +285,15 @@ def _cuts(model: PreTrainedModel, layers_path: str, seen: Observation) -> tuple[
     if seen.token_readers - {0}:
         forbid(0, max(seen.token_readers), "layers read the token ids besides the hidden states")
     for cut in sorted(allowed):
-        if any(before >= cut for before in seen.order[: _last_before(seen.order, cut)]):
+        earlier = [layer for layer in seen.order if layer < cut]
+        once = seen.order.count(cut) == seen.order.count(cut - 1) == 1
+        if not once or earlier != seen.order[: len(earlier)]:
             forbid(cut - 1, cut, "they do not run once each and in order")
     for first, last in sorted(seen.flows, key=lambda flow: flow[0] - flow[1]):
         forbid(min(first, last), max(first, last), "more than the hidden states passes between them")
     for layer in sorted(seen.joints):
         forbid(layer - 1, layer, "the hidden states are changed between them")
-    owner: dict[int, int] = {}
-    layers = model.get_submodule(layers_path)
-    assert isinstance(layers, nn.ModuleList)
-    for index, module in enumerate(layers):
-        for parameter in module.parameters():
-            forbid(owner.setdefault(id(parameter), index), index, "they share weights")
     return tuple(sorted(allowed)), tuple(notes)
-
-
-def _last_before(order: list[int], cut: int) -> int:
-    """Where in the order of layers the last one runs that stands before a cut."""
-    return max((place for place, layer in enumerate(order) if layer < cut), default=0)
 
 
 def _spans(layers: set[int]) -> list[tuple[int, int]]:

@@ -379,7 +379,9 @@ def _put_back(layers: nn.ModuleList, states: _States, seen: Observation) -> None
     for name, module in layers.named_modules():
         before = states[name]
         for attribute, value in list(vars(module).items()):
-            changed = [each for each in tensors_in(value) if all(each is not old for old in tensors_in(before.get(attribute)))]
+            changed = [
+                each for each in tensors_in(value) if all(each is not old for old in tensors_in(before.get(attribute)))
+            ]
             if any(HIDDEN in marks_of(each) for each in changed):
                 seen.keepers[name] = attribute
             if value is not before.get(attribute) and list(tensors_in(value)):

@@ -83,7 +83,9 @@ def test_a_model_without_a_cache_is_refused(model_type: str) -> None:
 def test_a_model_that_keeps_its_state_in_its_modules_is_refused_and_left_as_it_was() -> None:
     model = build_empty(tiny_config("recurrent_gemma"))
     before = {name: dict(vars(module)) for name, module in model.named_modules()}
-    with pytest.raises(CannotSplit, match=r"keeps what it knows of earlier tokens in its modules .* sequences would mix"):
+    with pytest.raises(
+        CannotSplit, match=r"keeps what it knows of earlier tokens in its modules .* sequences would mix"
+    ):
         examine(model)
     for name, module in model.named_modules():
         assert {key: id(value) for key, value in vars(module).items()} == {
@@ -134,8 +136,8 @@ class Doubling(nn.ModuleList):
 
     def __iter__(self):  # type: ignore[no-untyped-def]  # an iterator of layers, as nn.ModuleList has it
         for index, layer in enumerate(super().__iter__()):
-            yield layer if index != 3 else lambda hidden_states, layer=layer, **kwargs: layer(
-                hidden_states * 2, **kwargs
+            yield (
+                layer if index != 3 else lambda hidden_states, layer=layer, **kwargs: layer(hidden_states * 2, **kwargs)
             )
 
     def __getitem__(self, index):  # type: ignore[no-untyped-def]
