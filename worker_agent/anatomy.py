@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -157,9 +157,9 @@ def find_layers(model: PreTrainedModel) -> str:
     # Models that can be either keep their layers in an "encoder" whichever they are.
     decoder = [name for name in language if "encoder" not in name] or language
     if len(decoder) != 1:
-        found = f"{len(decoder)} lists of modules have" if decoder else "no list of modules has"
+        lists = f"{len(decoder)} lists of modules have" if decoder else "no list of modules has"
         raise CannotSplit(
-            f"cannot tell the decoder layers of '{model.config.model_type}' apart: {found} the {count} entries that "
+            f"cannot tell the decoder layers of '{model.config.model_type}' apart: {lists} the {count} entries that "
             "its config says"
         )
     return decoder[0]
@@ -280,20 +280,23 @@ def _cuts(model: PreTrainedModel, layers_path: str, seen: Observation) -> tuple[
         owners = kinds[: seen.num_layers - shared]
         sources = [len(owners) - 1 - owners[::-1].index(kind) for kind in set(kinds[-shared:]) if kind in owners]
         forbid(min(sources, default=0), seen.num_layers - 1, "the last layers use keys and values of an earlier one")
-    for layer in _spans(seen.wide):
-        forbid(layer[0] - 1, layer[1], "more than one vector of the hidden size passes between them")
+    for first, last in _spans(seen.wide):
+        forbid(first - 1, last, "more than one vector of the hidden size passes between them")
     if seen.token_readers - {0}:
         forbid(0, max(seen.token_readers), "layers read the token ids besides the hidden states")
-    for cut in sorted(allowed):
-        earlier = [layer for layer in seen.order if layer < cut]
-        once = seen.order.count(cut) == seen.order.count(cut - 1) == 1
-        if not once or earlier != seen.order[: len(earlier)]:
-            forbid(cut - 1, cut, "they do not run once each and in order")
+    for first, last in _spans({cut for cut in allowed if not _parts_the_pass(seen.order, cut)}):
+        forbid(first - 1, last, "they do not run once each and in order")
     for first, last in sorted(seen.flows, key=lambda flow: flow[0] - flow[1]):
         forbid(min(first, last), max(first, last), "more than the hidden states passes between them")
-    for layer in sorted(seen.joints):
-        forbid(layer - 1, layer, "the hidden states are changed between them")
+    for first, last in _spans(seen.joints):
+        forbid(first - 1, last, "the hidden states are changed between them")
     return tuple(sorted(allowed)), tuple(notes)
+
+
+def _parts_the_pass(order: list[int], cut: int) -> bool:
+    """Whether the pass, which runs layers in this order, goes over a cut once, from the layer before to that behind."""
+    earlier = [layer for layer in order if layer < cut]
+    return earlier == order[: len(earlier)] and order.count(cut) == order.count(cut - 1) == 1
 
 
 def _spans(layers: set[int]) -> list[tuple[int, int]]:

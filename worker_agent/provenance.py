@@ -50,7 +50,7 @@ class Provenance(TorchDispatchMode):
     """Passes marks from the inputs of each operation to its outputs, and notes what reached a layer from elsewhere."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it without types
         self.layer: int | None = None
         """The layer that runs now."""
         self.ended: int | None = None

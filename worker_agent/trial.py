@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+
 from worker_agent import rotary
 from worker_agent.attention import Piece, ragged_step
 from worker_agent.kv_cache import OwnCache, RaggedCache, RowCache
