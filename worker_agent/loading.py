@@ -225,7 +225,11 @@ class _Builder:
             # transformers would initialise children that are not there; what has tensors of its own it must see.
             if not [*parent.parameters(recurse=False), *parent.buffers(recurse=False)]:
                 parent._is_hf_initialized = True  # type: ignore[assignment]  # a flag of transformers' own
-        model._finalize_model_loading(model, settings, info)
+        try:
+            model._finalize_model_loading(model, settings, info)
+        except trial.FAULTS as error:
+            kind = self._anatomy.model_type
+            raise CannotSplit(f"'{kind}' cannot be prepared without its layers ({trial.describe(error)})") from error
         model.eval()
         self._check_whole(model, "")
         assert all(index in cut.own for index in range(cut.start, cut.end))
@@ -241,7 +245,9 @@ class _Builder:
         for module in layer.modules():
             for name, buffer in module.named_buffers(recurse=False):
                 if buffer.is_meta:
-                    module._buffers[name] = torch.empty_like(buffer, device=self._device)
+                    # What is not computed below must not pass for numbers.
+                    unknown = torch.nan if buffer.is_floating_point() else 0
+                    module._buffers[name] = torch.full_like(buffer, unknown, device=self._device)
         with torch.no_grad(), guard_torch_init_functions():
             # What is computed rather than stored (masks, frequencies); weights that were loaded are left alone.
             layer.smart_apply(self._owner()._initialize_weights, False)  # type: ignore[operator]

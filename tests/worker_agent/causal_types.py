@@ -50,7 +50,7 @@ _HEADS = {
     **dict.fromkeys(("head_dim", "swa_head_dim", "kv_channels", "dim_head", "d_head", "attention_head_size"), 16),
     "kv_lora_rank": 16, "q_lora_rank": 24, "qk_rope_head_dim": 8, "qk_nope_head_dim": 16, "v_head_dim": 12,
     "rotary_dim": 8, "query_pre_attn_scalar": 16, "o_lora_rank": 16, "o_groups": 2,
-    "index_head_dim": 16, "index_n_heads": 2, "index_topk": 6, "indexer_n_heads": 2, "indexer_head_dim": 16,
+    "index_head_dim": 16, "index_n_heads": 16, "index_topk": 6, "indexer_n_heads": 16, "indexer_head_dim": 16,
 }  # fmt: skip
 _WINDOWS = {
     **dict.fromkeys(("sliding_window", "attention_chunk_size", "window_size", "attention_window_size"), WINDOW),
@@ -158,7 +158,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "longcat_flash": {"zero_expert_num": 2, "num_layers": 4},
     "mamba2": {"num_heads": 8},
     "minimax_m3_vl_text": {
-        "layer_types": ["full_attention", "minimax_m3_sparse"], "index_block_size": 4, "index_topk_blocks": 2,
+        "layer_types": ["full_attention", "minimax_m3_sparse"], "index_n_heads": 2, "index_block_size": 4, "index_topk_blocks": 2,
     },
     "qwen4_exp_text": {
         "indexer_kv_heads": 1, "indexer_budget": 4, "indexer_compress_ratio": 2, "hc_lowrank": 8,
