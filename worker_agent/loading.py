@@ -217,8 +217,10 @@ class _Builder:
                 if other in renamed and other not in wanted and standing in wanted:
                     state[standing] = state.pop(renamed[other])
         info, settings = self._convert(state)
-        tied = set(model.all_tied_weights_keys)
-        missing = self._really_missing(info.missing_keys - tied)
+        # Of two tied ends the files may hold either; transformers then ties the other one to it.
+        pairs = [set(pair) for pair in model.all_tied_weights_keys.items()]
+        filled = {name for pair in pairs if not pair <= info.missing_keys for name in pair}
+        missing = self._really_missing(info.missing_keys - filled)
         if missing:
             raise BadWeights(f"{len(missing)} tensors are missing, {sorted(missing)[0]} for one")
         for parent in cut.parents_of_gone:
