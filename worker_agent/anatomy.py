@@ -11,11 +11,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -35,9 +35,6 @@ NOT_CAUSAL = (
     "ForImageClassification",
 )
 """Endings of architecture names whose weights are no causal language model's."""
-
-BATCHED_LAYER_TYPES = {"full_attention", "sliding_attention"}
-"""Kinds of layer whose mask follows from positions alone, so that a ragged batch can do without one."""
 
 UNLIMITED = 2**20
 """Tokens of context for a model whose config names no limit, such as Mamba's or Bloom's."""
@@ -66,8 +63,10 @@ class Anatomy:
     """Modules with weights of their own that work before the first layer; their output's shape after [1, tokens]."""
     after: tuple[str, ...]
     """Modules with weights of their own that work after the last layer."""
-    tuple_output: bool
-    """Whether a layer returns a tuple that begins with the hidden states, or the hidden states alone."""
+    cache_argument: str
+    """The name under which the model takes its cache."""
+    tuple_output: int
+    """How many values a layer returns as a tuple that begins with the hidden states; 0: the hidden states alone."""
     tied: tuple[tuple[str, str], ...]
     """Pairs of parameter names that are one tensor, each standing at another end of the model."""
     kv_elements: tuple[int, ...]
@@ -101,7 +100,7 @@ def read_config(config: bytes) -> PreTrainedConfig:
         CannotSplit: not a causal language model that transformers itself knows.
     """
     try:
-        fields: dict[str, Any] = json.loads(config)
+        fields: dict[str, Any] = json.loads(config, object_hook=_number)
         model_type = fields["model_type"]
     except (ValueError, KeyError, TypeError) as error:
         raise CannotSplit("config.json is no JSON object with a model_type") from error
@@ -116,8 +115,9 @@ def read_config(config: bytes) -> PreTrainedConfig:
     if named and named[0].endswith(NOT_CAUSAL):
         raise CannotSplit(f"the weights are those of a {named[0]}, which is no causal language model")
     try:
-        parsed: PreTrainedConfig = AutoConfig.for_model(**fields)
-    except (TypeError, ValueError, KeyError) as error:
+        parsed: PreTrainedConfig = CONFIG_MAPPING[model_type].from_dict(fields)
+    except Exception as error:
+        # Each config checks itself in its own way, with errors of its own; all of them say what is wrong with it.
         raise CannotSplit(f"config.json of '{model_type}' cannot be read: {error}") from error
     if getattr(parsed, "is_encoder_decoder", False):
         raise CannotSplit(
@@ -126,6 +126,11 @@ def read_config(config: bytes) -> PreTrainedConfig:
     if type(parsed) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise CannotSplit(f"transformers has no causal language model of type '{model_type}'")
     return parsed
+
+
+def _number(fields: dict[str, Any]) -> Any:
+    """What JSON has no number for, as transformers writes it: {"__float__": "Infinity"}."""
+    return float(fields["__float__"]) if fields.keys() == {"__float__"} else fields
 
 
 def build_empty(
@@ -152,19 +157,23 @@ def build_empty(
 
 def find_layers(model: PreTrainedModel) -> str:
     """Dotted name of the ModuleList that holds the decoder layers. Raises CannotSplit."""
-    count = model.config.get_text_config(decoder=True).num_hidden_layers
+    count = getattr(model.config.get_text_config(decoder=True), "num_hidden_layers", None)
+    if not isinstance(count, int):
+        raise CannotSplit(f"the config of '{model.config.model_type}' does not say how many decoder layers there are")
     found = [
         name
         for name, module in model.named_modules()
         if isinstance(module, nn.ModuleList) and len(module) == count and _holds_weights(module)
     ]
     outermost = [name for name in found if not any(name.startswith(other + ".") for other in found)]
-    decoder: list[str] = [
-        name for name in outermost if "vision" not in name and "audio" not in name and "encoder" not in name
-    ]
+    language: list[str] = [name for name in outermost if "vision" not in name and "audio" not in name]
+    # Models that can be either keep their layers in an "encoder" whichever they are.
+    decoder = [name for name in language if "encoder" not in name] or language
     if len(decoder) != 1:
+        lists = f"{len(decoder)} lists of modules have" if decoder else "no list of modules has"
         raise CannotSplit(
-            f"cannot tell the decoder layers of '{model.config.model_type}' apart ({len(decoder)} lists fit)"
+            f"cannot tell the decoder layers of '{model.config.model_type}' apart: {lists} the {count} entries that "
+            "its config says"
         )
     return decoder[0]
 
@@ -172,10 +181,20 @@ def find_layers(model: PreTrainedModel) -> str:
 def examine(model: PreTrainedModel) -> Anatomy:
     """How an empty model (`build_empty`) is built. Raises CannotSplit."""
     layers_path = find_layers(model)
+    if getattr(model.config.get_text_config(decoder=True), "is_decoder", True) is False:
+        _looks_ahead(model)
+    _refuse_shared_weights(model, layers_path)
     seen = observe(model, layers_path)
+    if seen.looks_ahead:
+        _looks_ahead(model)
+    for name, attribute in seen.keepers.items():
+        raise CannotSplit(
+            f"'{model.config.model_type}' keeps what it knows of earlier tokens in its modules "
+            f"('{attribute}' in layer module {name}), not in a cache, so that sequences would mix; "
+            "choose another architecture"
+        )
     config = model.config.get_text_config(decoder=True)
     cuts, notes = _cuts(model, layers_path, seen)
-    layer_types = set(getattr(config, "layer_types", None) or [])
     before = tuple((name, shape) for name, shape in seen.before.items() if name not in seen.after)
     after = tuple(name for name in seen.after if name not in seen.before)
     anatomy = Anatomy(
@@ -185,12 +204,13 @@ def examine(model: PreTrainedModel) -> Anatomy:
         num_layers=seen.num_layers,
         before=before,
         after=after,
+        cache_argument=seen.cache_argument,
         tuple_output=seen.tuple_output,
         tied=(),
         kv_elements=seen.kv_elements,
         cuts=cuts,
         cut_notes=notes,
-        batched=layer_types <= BATCHED_LAYER_TYPES and all(seen.kv_elements) and seen.attended == seen.kv,
+        batched=_is_batched(seen),
         hidden_size=config.hidden_size,
         vocab_size=config.vocab_size,
         max_context=_max_context(config),
@@ -278,6 +298,35 @@ def _across(anatomy: Anatomy, pairs: Mapping[str, str]) -> tuple[tuple[str, str]
     )
 
 
+def _looks_ahead(model: PreTrainedModel) -> NoReturn:
+    raise CannotSplit(
+        f"this '{model.config.model_type}' looks at tokens that come later, so it cannot continue a text; "
+        "use the weights and config of a causal language model (is_decoder, for one)"
+    )
+
+
+def _refuse_shared_weights(model: PreTrainedModel, layers_path: str) -> None:
+    """Layers are stored, sent and loaded one by one. Raises CannotSplit."""
+    layers = model.get_submodule(layers_path)
+    assert isinstance(layers, nn.ModuleList)
+    owner: dict[int, int] = {}
+    for index, layer in enumerate(layers):
+        for parameter in layer.parameters():
+            other = owner.setdefault(id(parameter), index)
+            if other != index:
+                raise CannotSplit(
+                    f"layers {other} and {index} of '{model.config.model_type}' share weights, so that they cannot be "
+                    "stored and loaded one by one; choose another architecture"
+                )
+
+
+def _is_batched(seen: Observation) -> bool:
+    """Whether every layer's attention can do without a mask and with a cache of rows, as a ragged batch has it."""
+    once = len(set(seen.order)) == len(seen.order) == seen.num_layers
+    rows = seen.attended == seen.rows and len(seen.rows) == seen.num_layers and not seen.states
+    return once and rows and all(seen.masks.values())
+
+
 def _cuts(model: PreTrainedModel, layers_path: str, seen: Observation) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """Where the model may be cut, and why not elsewhere."""
     allowed = set(range(1, seen.num_layers))
@@ -296,17 +345,34 @@ def _cuts(model: PreTrainedModel, layers_path: str, seen: Observation) -> tuple[
         owners = kinds[: seen.num_layers - shared]
         sources = [len(owners) - 1 - owners[::-1].index(kind) for kind in set(kinds[-shared:]) if kind in owners]
         forbid(min(sources, default=0), seen.num_layers - 1, "the last layers use keys and values of an earlier one")
-    if getattr(config, "hidden_size_per_layer_input", 0):
-        forbid(0, seen.num_layers - 1, "every layer reads the token ids besides the hidden states")
-    for first, last in seen.flows:
-        forbid(first, last, "more than the hidden states passes between them")
-    owner: dict[int, int] = {}
-    layers = model.get_submodule(layers_path)
-    assert isinstance(layers, nn.ModuleList)
-    for index, layer in enumerate(layers):
-        for parameter in layer.parameters():
-            forbid(owner.setdefault(id(parameter), index), index, "they share weights")
+    for first, last in _spans(seen.wide):
+        forbid(first - 1, last, "more than one vector of the hidden size passes between them")
+    if seen.token_readers - {0}:
+        forbid(0, max(seen.token_readers), "layers read the token ids besides the hidden states")
+    for first, last in _spans({cut for cut in allowed if not _parts_the_pass(seen.order, cut)}):
+        forbid(first - 1, last, "they do not run once each and in order")
+    for first, last in sorted(seen.flows, key=lambda flow: flow[0] - flow[1]):
+        forbid(min(first, last), max(first, last), "more than the hidden states passes between them")
+    for first, last in _spans(seen.joints):
+        forbid(first - 1, last, "the hidden states are changed between them")
     return tuple(sorted(allowed)), tuple(notes)
+
+
+def _parts_the_pass(order: list[int], cut: int) -> bool:
+    """Whether the pass, which runs layers in this order, goes over a cut once, from the layer before to that behind."""
+    earlier = [layer for layer in order if layer < cut]
+    return earlier == order[: len(earlier)] and order.count(cut) == order.count(cut - 1) == 1
+
+
+def _spans(layers: set[int]) -> list[tuple[int, int]]:
+    """Runs of neighbouring layers, each as its first and last; the first layer of all is nobody's neighbour."""
+    spans: list[tuple[int, int]] = []
+    for layer in sorted(layers - {0}):
+        if spans and spans[-1][1] == layer - 1:
+            spans[-1] = (spans[-1][0], layer)
+        else:
+            spans.append((layer, layer))
+    return spans
 
 
 def _max_context(config: PreTrainedConfig) -> int:

@@ -21,7 +21,11 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import convert_and_load_state_dict_in_model
+from transformers.core_model_loading import (
+    WeightRenaming,
+    convert_and_load_state_dict_in_model,
+    rename_source_key,
+)
 from transformers.initialization import guard_torch_init_functions
 from transformers.modeling_utils import LoadStateDictConfig
 from transformers.utils.logging import disable_progress_bar
@@ -145,6 +149,11 @@ class _Source:
         self._parts, self._part_path, self._on_read = parts, part_path, on_read
         self.conversions = get_model_conversion_mapping(model)
 
+    def name_in_model(self, stored: str) -> str:
+        """What a tensor of this name in the files is called in the model."""
+        renamings = [entry for entry in self.conversions if isinstance(entry, WeightRenaming)]
+        return rename_source_key(stored, renamings, [])[0]
+
     def ends(self) -> dict[str, LazyTensor]:
         return self._of(part for part in self._parts if part.kind != "layer")
 
@@ -175,7 +184,7 @@ class _Builder:
         if not self._batched:
             layers = cut.end - cut.start
             stage.ways["batched"].lost(f"{self._anatomy.model_type} has layers that mind more than positions", layers)
-        with trial.trial_of(model):
+        with trial.trial_of(cut):
             texts = trial.make_texts(cut, self._device, self._dtype)
             beginning = texts
             for index in range(cut.start, cut.end):
@@ -187,7 +196,7 @@ class _Builder:
         if self._batched:
             model.set_attn_implementation(RAGGED)
             stage.batched = True
-            with trial.trial_of(model):
+            with trial.trial_of(cut):
                 self._whole(beginning, texts.rows if logits is None else logits)
             self._record()
         else:
@@ -201,11 +210,12 @@ class _Builder:
         """Everything but the layers, which do not stand in the model now. Raises BadWeights."""
         model, cut = self._model, self._cut
         state, wanted = self._source.ends(), model.state_dict()
+        renamed = {self._source.name_in_model(stored): stored for stored in state}
         for target, source in self._anatomy.tied:
             # A tied tensor is stored once, under either name; the stage may have only the other end.
-            for stored, standing in ((target, source), (source, target)):
-                if stored in state and stored not in wanted and standing in wanted:
-                    state[standing] = state.pop(stored)
+            for other, standing in ((target, source), (source, target)):
+                if other in renamed and other not in wanted and standing in wanted:
+                    state[standing] = state.pop(renamed[other])
         info, settings = self._convert(state)
         # Of two tied ends the files may hold either; transformers then ties the other one to it.
         pairs = [set(pair) for pair in model.all_tied_weights_keys.items()]
@@ -213,7 +223,15 @@ class _Builder:
         missing = self._really_missing(info.missing_keys - filled)
         if missing:
             raise BadWeights(f"{len(missing)} tensors are missing, {sorted(missing)[0]} for one")
-        model._finalize_model_loading(model, settings, info)
+        for parent in cut.parents_of_gone:
+            # transformers would initialise children that are not there; what has tensors of its own it must see.
+            if not [*parent.parameters(recurse=False), *parent.buffers(recurse=False)]:
+                parent._is_hf_initialized = True  # type: ignore[assignment]  # a flag of transformers' own
+        try:
+            model._finalize_model_loading(model, settings, info)
+        except trial.FAULTS as error:
+            kind = self._anatomy.model_type
+            raise CannotSplit(f"'{kind}' cannot be prepared without its layers ({trial.describe(error)})") from error
         model.eval()
         self._check_whole(model, "")
         assert all(index in cut.own for index in range(cut.start, cut.end))
@@ -229,7 +247,9 @@ class _Builder:
         for module in layer.modules():
             for name, buffer in module.named_buffers(recurse=False):
                 if buffer.is_meta:
-                    module._buffers[name] = torch.empty_like(buffer, device=self._device)
+                    # What is not computed below must not pass for numbers.
+                    unknown = torch.nan if buffer.is_floating_point() else 0
+                    module._buffers[name] = torch.full_like(buffer, unknown, device=self._device)
         with torch.no_grad(), guard_torch_init_functions():
             # What is computed rather than stored (masks, frequencies); weights that were loaded are left alone.
             layer.smart_apply(self._owner()._initialize_weights, False)  # type: ignore[operator]
@@ -430,7 +450,7 @@ class _Builder:
             CannotSplit: it cannot even go on with a text token by token.
         """
         cut, stage, texts = self._cut, self._stage, beginning
-        with trial.trial_of(self._model):
+        with trial.trial_of(cut):
             for index in range(cut.start, cut.end):
                 cut.place(index)
                 cut.connect(index, index + 1, head=False)

@@ -7,7 +7,8 @@ but the last. Hidden states are put in at the first owned layer and taken out af
 
 from __future__ import annotations
 
-import inspect
+from collections.abc import Collection
+from types import NoneType
 from typing import Any
 
 import torch
@@ -19,14 +20,20 @@ from worker_agent.anatomy import Anatomy
 
 
 class PassThrough(nn.Module):
-    """Stands where a layer of another stage was."""
+    """Stands where a layer of another stage was, with the plain attributes by which models tell their layers apart."""
 
-    def __init__(self, tuple_output: bool) -> None:
+    def __init__(self, layer: nn.Module, values: int) -> None:
+        """`values` are returned as a tuple, or the hidden states alone if there are 0."""
         super().__init__()
-        self.tuple_output = tuple_output
+        self.values = values
+        classes = [kind for kind in type(layer).__mro__ if not issubclass(nn.Module, kind)]
+        for named in (vars(layer), *map(vars, classes)):
+            for name, value in named.items():
+                if not name.startswith("_") and isinstance(value, (str, int, float, NoneType)):
+                    vars(self).setdefault(name, value)
 
     def forward(self, hidden_states: torch.Tensor, *_args: Any, **_kwargs: Any) -> Any:
-        return (hidden_states, None, None) if self.tuple_output else hidden_states
+        return (hidden_states, *[None] * (self.values - 1)) if self.values else hidden_states
 
 
 class Layers(nn.ModuleList):
@@ -39,13 +46,17 @@ class Layers(nn.ModuleList):
 class StandIn(nn.Module):
     """Stands where an embedding (or another module before the layers) was: zeros of its output's shape."""
 
-    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, passing: Slice) -> None:
         super().__init__()
         self.shape, self.dtype = shape, dtype
+        self._passing = [passing]  # a list, so that it is no cycle that copying and collecting would follow
         self.weight = torch.empty(0, dtype=dtype)  # some models look at the embedding's dtype
 
-    def forward(self, tokens: torch.Tensor, *_args: Any, **_kwargs: Any) -> torch.Tensor:
-        return torch.zeros(*tokens.shape[:2], *self.shape, dtype=self.dtype, device=tokens.device)
+    def forward(self, *_args: Any, **_kwargs: Any) -> torch.Tensor:
+        # Not every module gets the tokens: one may get a mask, as long as the whole sequence.
+        hidden = self._passing[0].hidden
+        assert hidden is not None
+        return torch.zeros(*hidden.shape[:2], *self.shape, dtype=self.dtype, device=hidden.device)
 
 
 class Taken(Exception):
@@ -71,8 +82,9 @@ class Slice:
         self.sampled_rows: torch.Tensor | None = None
         self.own: dict[int, nn.Module] = {}
         """The slice's layers by their number in the model, whether they stand in it now or not."""
+        self.parents_of_gone: list[nn.Module] = []
+        """Modules of what stands behind the layers whose children another stage has."""
         self._hooks: list[RemovableHandle] = []
-        self._cache_name = cache_name(model)
         self._puts_in = False
         self._prune()
 
@@ -98,15 +110,26 @@ class Slice:
         if not self.is_first:
             dtype = self.model.dtype
             for name, shape in self.anatomy.before:
-                self._replace(name, StandIn(shape, dtype))
+                self._replace(name, StandIn(shape, dtype, self))
         if not self.is_last:
             for name in self.anatomy.after:
-                self._replace(name, nn.Identity())
+                if not any(name.startswith(other + ".") for other in self.anatomy.after):
+                    self.parents_of_gone.append(self.model.get_submodule(name.rpartition(".")[0]))
+                    self._replace(name, nn.Identity())
         if not (self.is_first and self.is_last):
             # With one end only there is nothing left to tie; the loading code must not try.
             gone = {name for pair in self.anatomy.tied for name in pair}
-            kept = {k: v for k, v in self.model.all_tied_weights_keys.items() if k not in gone}
-            self.model.all_tied_weights_keys = kept
+            ends = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
+            self.model.all_tied_weights_keys = {
+                target: source
+                for target, source in self.model.all_tied_weights_keys.items()
+                if target not in gone and all(self._is_held(name, ends) for name in (target, source))
+            }
+
+    def _is_held(self, parameter: str, ends: Collection[str]) -> bool:
+        """Whether the slice holds a parameter, in one of its layers or among `ends`, what it has beside them."""
+        kind, index = self.anatomy.owner(parameter)
+        return self.start <= index < self.end if kind == "layer" else parameter in ends
 
     def _replace(self, name: str, module: nn.Module) -> None:
         parent, _, child = name.rpartition(".")
@@ -123,7 +146,7 @@ class Slice:
             if index in wanted:
                 layers[index] = self.own[index]
             elif not isinstance(layers[index], PassThrough):
-                layers[index] = PassThrough(self.anatomy.tuple_output)
+                layers[index] = PassThrough(layers[index], self.anatomy.tuple_output)
 
     def connect(self, first: int | None = None, last: int | None = None, *, head: bool | None = None) -> None:
         """Hang the hooks of a pass through layers `[first, last)`; again whenever one of these modules was replaced.
@@ -172,7 +195,10 @@ class Slice:
         self.sampled_rows = sampled_rows
         try:
             output = self.model(
-                input_ids=tokens, position_ids=positions, use_cache=cache is not None, **{self._cache_name: cache}
+                input_ids=tokens,
+                position_ids=positions,
+                use_cache=cache is not None,
+                **{self.anatomy.cache_argument: cache},
             )
         except Taken as taken:
             return taken.hidden
@@ -186,7 +212,7 @@ class Slice:
         self.disconnect()
         for module in (self.model, *self.own.values()):
             dismantle(module)
-        self.own = {}
+        self.own, self.parents_of_gone = {}, []
 
     def _put_in(self, _layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         if args:
@@ -200,12 +226,6 @@ class Slice:
         if self.sampled_rows is None:
             return None
         return (args[0][:, self.sampled_rows], *args[1:])
-
-
-def cache_name(model: PreTrainedModel) -> str:
-    """What the model calls its cache: transformers renames it, and models with a state of their own differ."""
-    names = inspect.signature(type(model).forward).parameters
-    return next((name for name in ("cache", "past_key_values", "cache_params") if name in names), "past_key_values")
 
 
 def dismantle(module: nn.Module) -> None:

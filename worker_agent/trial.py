@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from transformers import PreTrainedModel
 
 from worker_agent import rotary
 from worker_agent.attention import Piece, ragged_step
@@ -141,15 +140,18 @@ def run_alone(cut: Slice, texts: Texts, owned: Sequence[int], *, in_pieces: bool
 
 
 @contextmanager
-def trial_of(model: PreTrainedModel) -> Iterator[None]:
+def trial_of(cut: Slice) -> Iterator[None]:
     """Within this block windows are small, and rotary embeddings take every text to be equally long.
 
     (What depends on a text's length would differ between a text as a whole and one that grows, as it does in
     transformers; `rotary.py` gives each sequence what is its own.)
     """
     changed: list[tuple[object, str, int]] = []
-    configs = {id(each): each for each in (model.config, model.config.get_text_config(decoder=True))}
-    for holder in (*configs.values(), *model.modules()):
+    config = cut.model.config
+    configs = {id(each): each for each in (config, config.get_text_config(decoder=True))}
+    # The slice's layers may stand in the model now, or wait outside.
+    modules = {id(each): each for part in (cut.model, *cut.own.values()) for each in part.modules()}
+    for holder in (*configs.values(), *modules.values()):
         for name in _WINDOW_NAMES:
             value = vars(holder).get(name)
             if isinstance(value, int) and not isinstance(value, bool) and value > WINDOW:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from worker_agent.anatomy import Anatomy, assign, build_empty, examine
+from worker_agent.loading import load_stage
 from worker_agent.messages import (
     Budget,
     DType,
@@ -36,7 +37,6 @@ from worker_agent.messages import (
 )
 from worker_agent.runner import Destination, Outgoing, Runner
 from worker_agent.runtime import Runtime
-from worker_agent.loading import load_stage
 
 RUNTIME = Runtime("cpu", 1, 1)
 
