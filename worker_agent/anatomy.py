@@ -9,13 +9,13 @@ whether anything but the hidden states flows from layer to layer.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -35,6 +35,19 @@ NOT_CAUSAL = (
     "ForImageClassification",
 )
 """Endings of architecture names whose weights are no causal language model's."""
+
+UNLIMITED = 2**20
+"""Tokens of context for a model whose config names no limit, such as Mamba's or Bloom's."""
+
+_LENGTHS = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_seq_len",
+    "seq_length",
+    "max_sequence_length",
+    "max_target_positions",
+)
+"""What configs call the length that they are made for."""
 
 
 @dataclass(frozen=True)
@@ -201,13 +214,9 @@ def examine(model: PreTrainedModel) -> Anatomy:
         hidden_size=config.hidden_size,
         vocab_size=config.vocab_size,
         max_context=_max_context(config),
+        restarts_at=_restarts_at(model, seen.cache_argument),
     )
-    tied = tuple(
-        (target, source)
-        for target, source in model.all_tied_weights_keys.items()
-        if {anatomy.owner(target)[0], anatomy.owner(source)[0]} == {"first", "last"}
-    )
-    return Anatomy(**{**vars(anatomy), "tied": tied})
+    return Anatomy(**{**vars(anatomy), "tied": _across(anatomy, model.all_tied_weights_keys)})
 
 
 def assign(model: PreTrainedModel, anatomy: Anatomy, names: Iterable[str]) -> dict[str, tuple[PartKind, int]]:
@@ -216,21 +225,124 @@ def assign(model: PreTrainedModel, anatomy: Anatomy, names: Iterable[str]) -> di
     Follows transformers' own renaming of checkpoint names, so that fused experts and the like end up
     where the loading code will look for them.
     """
+    targets = parameter_names(model, names)
+    held = set(targets.values())
+    # What the files hold at both ends is two tensors, whatever the config says.
+    tied = {name for pair in anatomy.tied if not held.issuperset(pair) for name in pair}
+    parts: dict[str, tuple[PartKind, int]] = {}
+    for name, target in targets.items():
+        kind, index = ("tied", 0) if target in tied else anatomy.owner(target)
+        parts[name] = (kind, index)  # type: ignore[assignment]  # owner() yields only PartKind's words
+    return parts
+
+
+def parameter_names(model: PreTrainedModel, names: Iterable[str]) -> dict[str, str]:
+    """Names in the model's files -> names in the model, by transformers' own renaming; without those it does not use.
+
+    Tensors that are fused or divided while loading have the name of the first of what they become.
+    """
     conversions = get_model_conversion_mapping(model)
     renamings = [entry for entry in conversions if isinstance(entry, WeightRenaming)]
     converters = [entry for entry in conversions if isinstance(entry, WeightConverter)]
     state = model.state_dict()
-    tied = {name for pair in anatomy.tied for name in pair}
-    parts: dict[str, tuple[PartKind, int]] = {}
+    targets: dict[str, str] = {}
     for name in names:
         target, _ = rename_source_key(name, renamings, converters, model.base_model_prefix, state)
         if target not in state and name in state:
             target = name
-        if target not in state:
-            continue
-        kind, index = ("tied", 0) if target in tied else anatomy.owner(target)
-        parts[name] = (kind, index)  # type: ignore[assignment]  # owner() yields only PartKind's words
-    return parts
+        if target in state:
+            targets[name] = target
+    return targets
+
+
+def end_pairs(model: PreTrainedModel, anatomy: Anatomy) -> tuple[tuple[str, str], ...]:
+    """Parameters of the model's two ends that its class can tie, whether its config ties them or not.
+
+    Pairs of names: the head's, then the embedding's.
+    """
+    configs = {id(module.config): module.config for module in model.modules() if isinstance(module, PreTrainedModel)}
+    said = [(config, vars(config).get("tie_word_embeddings")) for config in configs.values()]
+    try:
+        for config, _ in said:
+            config.tie_word_embeddings = True
+        pairs = model.get_expanded_tied_weights_keys(all_submodels=True)
+    except ValueError:  # a pattern of the class that fits none of this model's parameters
+        return anatomy.tied
+    finally:
+        for config, before in said:
+            if before is None:
+                vars(config).pop("tie_word_embeddings", None)
+            else:
+                config.tie_word_embeddings = before
+    return _across(anatomy, pairs)
+
+
+def config_with_ties(config: bytes, tied: bool) -> bytes:
+    """A config.json that says whether embedding and head are one tensor, also where it describes the text model."""
+    parsed = read_config(config)
+    fields: dict[str, Any] = json.loads(config)
+    fields["tie_word_embeddings"] = tied
+    text = parsed.get_text_config(decoder=True)
+    for name in parsed.sub_configs:
+        nested = fields.get(name)
+        if isinstance(nested, dict) and (getattr(parsed, name, None) is text or "tie_word_embeddings" in nested):
+            nested["tie_word_embeddings"] = tied
+    return json.dumps(fields, indent=2).encode()
+
+
+def _across(anatomy: Anatomy, pairs: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Those pairs of which one stands before the layers and the other after them."""
+    return tuple(
+        (target, source)
+        for target, source in pairs.items()
+        if {anatomy.owner(target)[0], anatomy.owner(source)[0]} == {"first", "last"}
+    )
+
+
+class _FullCache(DynamicCache):
+    """A cache that says that it holds so many tokens."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self._length = length
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self._length
+
+    def __bool__(self) -> bool:
+        return True
+
+
+def _restarts_at(model: PreTrainedModel, cache_argument: str) -> int | None:
+    """With how many tokens in its cache transformers' `generate` drops the cache and begins anew, if it ever does.
+
+    Phi-3 does, where a longer sequence gets other rotary frequencies for all of its positions. Seen by asking the model
+    how it would go on at the lengths that its config tells of.
+    """
+    config = model.config.get_text_config(decoder=True)
+    rope = getattr(config, "rope_parameters", None)
+    kinds = [rope, *rope.values()] if isinstance(rope, dict) else []
+    told = [each.get("original_max_position_embeddings") for each in kinds if isinstance(each, dict)]
+    told.append(getattr(config, "original_max_position_embeddings", None))
+    if _begins_anew(model, cache_argument, 1):
+        return None  # it would at any length: this is no way to ask it
+    lengths = sorted({each for each in told if isinstance(each, int) and 1 < each < UNLIMITED})
+    return next((length for length in lengths if _begins_anew(model, cache_argument, length)), None)
+
+
+def _begins_anew(model: PreTrainedModel, cache_argument: str, length: int) -> bool:
+    tokens = torch.zeros(1, length + 1, dtype=torch.long)
+    try:
+        prepared = model.prepare_inputs_for_generation(
+            tokens,
+            **{cache_argument: _FullCache(length)},
+            attention_mask=torch.ones_like(tokens),
+            next_sequence_length=1,
+            use_cache=True,
+        )
+        return prepared.get(cache_argument) is None and prepared["input_ids"].shape[1] == length + 1
+    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError, NotImplementedError):
+        return False  # it cannot be asked like this, and so does not mind the length either
 
 
 def _looks_ahead(model: PreTrainedModel) -> NoReturn:
@@ -311,11 +423,31 @@ def _spans(layers: set[int]) -> list[tuple[int, int]]:
 
 
 def _max_context(config: PreTrainedConfig) -> int:
-    for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length"):
-        value = getattr(config, name, None)
-        if isinstance(value, int) and value > 0:
-            return value
-    return 2048
+    """How many tokens the model is made for, from the config of its text model.
+
+    Rotary embeddings that are stretched count as what they are stretched to (transformers' `ROPE_INIT_FUNCTIONS`, and
+    what model cards tell their users to add):
+
+    - yarn: `original_max_position_embeddings` (else the config's length) times `factor`, unless the config's length
+      was raised to more already;
+    - dynamic and linear: `factor` times the config's length, or times the original one where that is named;
+    - longrope, llama3 and the rest: the config's length is the stretched one;
+    - kinds by layer (Gemma 3): the config's length is the stretched one, but for yarn, which names the original.
+    """
+    values = [getattr(config, name, None) for name in _LENGTHS]
+    length = next((int(v) for v in values if isinstance(v, (int, float)) and not isinstance(v, bool) and v > 0), None)
+    if length is None:
+        return UNLIMITED
+    rope = getattr(config, "rope_parameters", None) or {}
+    by_layer = [kind for kind in rope.values() if isinstance(kind, dict)] if "rope_type" not in rope else []
+    return max([length, *(_stretched(kind, length, bool(by_layer)) for kind in by_layer or [rope])])
+
+
+def _stretched(rope: Mapping[str, Any], length: int, by_layer: bool) -> int:
+    kind, factor, original = (rope.get(key) for key in ("rope_type", "factor", "original_max_position_embeddings"))
+    if not isinstance(factor, (int, float)) or kind not in ("yarn", "dynamic", "linear") or (by_layer and not original):
+        return length
+    return int((original if isinstance(original, (int, float)) and original > 0 else length) * factor)
 
 
 def _holds_weights(module: nn.Module) -> bool:

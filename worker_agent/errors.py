@@ -51,9 +51,15 @@ class DiskFull(AgentError):
 
 
 class BadWeights(AgentError):
-    """Layers whose bytes do not match their hash or their manifest."""
+    """Layers that are not there, are not as their manifest says, or do not fit the model."""
 
     kind = "weights"
+
+
+class DamagedPart(BadWeights):
+    """Layers whose bytes do not match their hash."""
+
+    kind = "damaged"
 
 
 class NotFinite(AgentError):

@@ -15,6 +15,8 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -174,6 +176,13 @@ class _Builder:
         self._own_attention = "sdpa" if self._model._supports_sdpa else "eager"
         self._batched = self._anatomy.batched
         self._off = _switched_off(stage.device, stage.dtype)
+        edges = [
+            self._cut.start,
+            *(c for c in self._anatomy.cuts if self._cut.start < c < self._cut.end),
+            self._cut.end,
+        ]
+        self._blocks = [range(start, end) for start, end in pairwise(edges)]
+        """What is proven at a time: single layers, but where more than hidden states passes between some of them."""
 
     def build(self) -> None:
         stage, cut, model = self._stage, self._cut, self._model
@@ -187,8 +196,8 @@ class _Builder:
         with trial.trial_of(cut):
             texts = trial.make_texts(cut, self._device, self._dtype)
             beginning = texts
-            for index in range(cut.start, cut.end):
-                texts = trial.Texts(self._layer(index, texts))
+            for block in self._blocks:
+                texts = trial.Texts(self._block(block, texts))
             logits = self._head(texts, blank_ends) if cut.is_last else None
         cut.place(*cut.own)
         cut.connect()
@@ -217,8 +226,10 @@ class _Builder:
                 if other in renamed and other not in wanted and standing in wanted:
                     state[standing] = state.pop(renamed[other])
         info, settings = self._convert(state)
-        tied = set(model.all_tied_weights_keys)
-        missing = self._really_missing(info.missing_keys - tied)
+        # Of two tied ends the files may hold either; transformers then ties the other one to it.
+        pairs = [set(pair) for pair in model.all_tied_weights_keys.items()]
+        filled = {name for pair in pairs if not pair <= info.missing_keys for name in pair}
+        missing = self._really_missing(info.missing_keys - filled)
         if missing:
             raise BadWeights(f"{len(missing)} tensors are missing, {sorted(missing)[0]} for one")
         for parent in cut.parents_of_gone:
@@ -291,76 +302,88 @@ class _Builder:
         if left:
             raise BadWeights(f"{len(left)} tensors were left without content, {left[0]} for one")
 
-    # --- a layer -------------------------------------------------------------------------------------
+    # --- a block of layers ---------------------------------------------------------------------------
 
-    def _layer(self, index: int, texts: trial.Texts) -> Outputs:
-        """Load, lay out and prove one layer; what it gives for the texts, as transformers runs it."""
-        cut, ways = self._cut, self._stage.ways
-        blank = copy.deepcopy(cut.own[index])
-        layer = self._fill_layer(index)
-        rotary.make_length_aware(layer, self._anatomy.max_context - 1)
-        cut.connect(index, index + 1, head=False)
+    def _block(self, block: range, texts: trial.Texts) -> Outputs:
+        """Load, lay out and prove a block; what it gives for the texts, as transformers runs it."""
+        cut, ways, where = self._cut, self._stage.ways, _named(block)
+        blanks = {index: copy.deepcopy(cut.own[index]) for index in block}
+        self._stand(block)
         expected: list[Outputs] = []
-        groups = fused.watched(layer, lambda: expected.append(self._expected(texts, f"layer {index}")))
-        found = Ways()
-        self._lay_out(layer, groups, LAYOUTS, found)
+        groups = self._watched(block, lambda: expected.append(self._expected(texts, where)))
+        found = self._laid_out(block, groups, LAYOUTS)
         why = "" if self._batched and not self._ragged(expected[0], texts) else self._whole_differs(expected[0], texts)
         if why:
-            log.warning(
-                "layer %d gives something else once it is laid out (%s); its ways are tried one by one", index, why
-            )
-            found = self._one_by_one(index, blank, texts, expected[0])
+            log.warning("%s: something else comes out once it is laid out (%s); one way after the other", where, why)
+            found = self._one_by_one(block, blanks, texts, expected[0])
         ways.add(found)
         if self._batched:
             if why := self._ragged(expected[0], texts):
-                ways["batched"].lost(f"layer {index}: {why}")
+                ways["batched"].lost(f"{where}: {why}")
                 self._batched = False
-                log.warning("sequences will run one at a time: layer %d, %s", index, why)
+                log.warning("sequences will run one at a time: %s, %s", where, why)
             else:
-                ways["batched"].used()
+                ways["batched"].used(len(block))
         cut.disconnect()
         return expected[0]
+
+    def _stand(self, block: range) -> None:
+        """Fill the layers of a block and have them alone stand in the model, ready to run."""
+        for index in block:
+            layer = self._fill_layer(index)
+            rotary.make_length_aware(layer, self._anatomy.max_context - 1)
+        self._cut.place(*block)
+        self._cut.connect(block.start, block.stop, head=False)
+
+    def _watched(self, block: range, run: Callable[[], object]) -> dict[int, list[list[nn.Linear]]]:
+        """Run something; for each layer of the block, which of its matrices could be joined."""
+        layers = nn.ModuleDict({str(index): self._cut.own[index] for index in block})
+        groups: dict[int, list[list[nn.Linear]]] = {index: [] for index in block}
+        owner = {module: index for index in block for module in self._cut.own[index].modules()}
+        for members in fused.watched(layers, run):
+            groups[owner[members[0]]].append(members)
+        return groups
+
+    def _laid_out(self, block: range, groups: dict[int, list[list[nn.Linear]]], wanted: Sequence[WayName]) -> Ways:
+        found = Ways()
+        for index in block:
+            self._lay_out(self._cut.own[index], groups[index], wanted, found)
+        return found
 
     def _whole_differs(self, expected: Outputs, texts: trial.Texts) -> str:
         return self._differs(expected, lambda: trial.run_whole(self._cut, texts), texts.joined)
 
     def _ragged(self, expected: Outputs, texts: trial.Texts) -> str:
-        """Why the layer gives something else when sequences share its steps; empty if it does not."""
+        """Why something else comes out when sequences share the steps; empty if it does not."""
         self._model.set_attn_implementation(RAGGED)
         try:
             return self._differs(expected, lambda: trial.run_ragged(self._cut, texts), texts.joined)
         finally:
             self._model.set_attn_implementation(self._own_attention)
 
-    def _one_by_one(self, index: int, blank: nn.Module, texts: trial.Texts, expected: Outputs) -> Ways:
-        """Take each way that keeps the layer's results, and no other."""
-        cut, kept, lost = self._cut, [], Ways()
+    def _one_by_one(self, block: range, blanks: dict[int, nn.Module], texts: trial.Texts, expected: Outputs) -> Ways:
+        """Take each way that keeps the results, and no other."""
+        kept: list[WayName] = []
+        lost = Ways()
+
+        def again(wanted: Sequence[WayName]) -> Ways:
+            """The block loaded again, as it was before anything was done to it, and laid out so."""
+            for index in block:
+                dismantle(self._cut.own[index])
+                self._cut.own[index] = copy.deepcopy(blanks[index])
+            self._cut.place()
+            self._stand(block)
+            return self._laid_out(block, self._watched(block, lambda: trial.run_whole(self._cut, texts)), wanted)
+
         for way in LAYOUTS:
-            again = self._afresh(index, blank)
-            found = Ways()
-            groups = fused.watched(again, lambda: trial.run_whole(cut, texts))
-            self._lay_out(again, groups, (*kept, way), found)
-            why = self._whole_differs(expected, texts)
-            if why:
-                lost[way].lost(f"layer {index}: {why}", found[way].possible)
+            found = again((*kept, way))
+            if why := self._whole_differs(expected, texts):
+                lost[way].lost(f"{_named(block)}: {why}", found[way].possible)
             else:
                 kept.append(way)
-        again = self._afresh(index, blank)
-        result = Ways()
-        groups = fused.watched(again, lambda: trial.run_whole(cut, texts))
-        self._lay_out(again, groups, kept, result)
+        result = again(kept)
         result.add(lost)
         return result
-
-    def _afresh(self, index: int, blank: nn.Module) -> nn.Module:
-        """The layer as it was before anything was done to it, loaded again."""
-        dismantle(self._cut.own[index])
-        self._cut.place()
-        self._cut.own[index] = copy.deepcopy(blank)
-        layer = self._fill_layer(index)
-        rotary.make_length_aware(layer, self._anatomy.max_context - 1)
-        self._cut.connect(index, index + 1, head=False)
-        return layer
 
     def _lay_out(
         self, module: nn.Module, groups: list[list[nn.Linear]], wanted: Iterable[WayName], ways: Ways,
@@ -449,28 +472,26 @@ class _Builder:
         """
         cut, stage, texts = self._cut, self._stage, beginning
         with trial.trial_of(cut):
-            for index in range(cut.start, cut.end):
-                cut.place(index)
-                cut.connect(index, index + 1, head=False)
-                expected = self._expected(texts, f"layer {index}")
-
-                def alone(in_pieces: bool, index: int = index, texts: trial.Texts = texts) -> Outputs:
-                    return trial.run_alone(cut, texts, (index,), in_pieces=in_pieces)
-
-                why = self._differs(expected, lambda: alone(True), texts.joined)  # called at once
-                if why:
-                    whole = self._differs(expected, lambda: alone(False), texts.joined)  # called at once
-                    if whole:
+            for block in self._blocks:
+                cut.place(*block)
+                cut.connect(block.start, block.stop, head=False)
+                expected = self._expected(texts, _named(block))
+                if why := self._alone(expected, texts, block, in_pieces=True):
+                    if whole := self._alone(expected, texts, block, in_pieces=False):
                         raise CannotSplit(
-                            f"'{self._anatomy.model_type}' cannot be run here: layer {index} gives something else when "
-                            f"it goes on with a text than for the text as a whole ({whole})"
+                            f"'{self._anatomy.model_type}' cannot be run here: {_named(block)} gives something else "
+                            f"when it goes on with a text than for the text as a whole ({whole})"
                         )
                     stage.in_pieces = False
-                    stage.ways["pieces"].lost(f"layer {index}: {why}")
+                    stage.ways["pieces"].lost(f"{_named(block)}: {why}", len(block))
                 else:
-                    stage.ways["pieces"].used()
+                    stage.ways["pieces"].used(len(block))
                 texts = trial.Texts(expected)
         cut.disconnect()
+
+    def _alone(self, expected: Outputs, texts: trial.Texts, block: range, *, in_pieces: bool) -> str:
+        run = partial(trial.run_alone, self._cut, texts, block, in_pieces=in_pieces)
+        return self._differs(expected, run, texts.joined)
 
     def _record(self) -> None:
         """Run the stage from a recording, where one can be made and gives the same for two sets of numbers."""
@@ -509,6 +530,10 @@ def _switched_off(device: torch.device, dtype: torch.dtype) -> dict[WayName, str
     """For each layout, why it is not taken on this machine; empty where it is."""
     apart = fused.why_not()
     return {"norms": apart, "joined": apart, "packed": packed.why_not(device, dtype)}
+
+
+def _named(block: range) -> str:
+    return f"layer {block.start}" if len(block) == 1 else f"layers {block.start}-{block.stop - 1}"
 
 
 def overflow(where: str, dtype: str) -> str:

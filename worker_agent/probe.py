@@ -240,7 +240,8 @@ def _run(
     tokens = torch.zeros(1, TOKENS, dtype=torch.long, device="meta")
     positions = torch.zeros_like(tokens)
     mark(tokens, {IDS})
-    with torch.no_grad(), _watching(model, layers, layers_path, seen) as provenance, provenance:
+    watching = _watching(model, layers, layers_path, seen)
+    with torch.no_grad(), _steady_rotations(model), watching as provenance, provenance:
         cache = _WatchedCache(model.config, seen, provenance)
         model(
             input_ids=tokens,
@@ -274,6 +275,24 @@ def _look_at_masks(model: PreTrainedModel, layers: nn.ModuleList, layers_path: s
     seen.flows |= other.flows
     seen.token_readers |= other.token_readers
     seen.keepers.update(other.keepers)
+
+
+@contextmanager
+def _steady_rotations(model: PreTrainedModel) -> Iterator[None]:
+    """Keep rotary embeddings from looking at how long the sequence is: positions on meta have no values.
+
+    Those of the types dynamic and longrope do (`transformers.modeling_rope_utils.dynamic_rope_update`), and keep
+    what they have made of it.
+    """
+    changed = [(module, module.rope_type) for module in model.modules() if hasattr(module, "rope_type")]
+    for module, kind in changed:
+        fixed = dict.fromkeys(kind, "default") if isinstance(kind, dict) else "default"
+        module.rope_type = fixed  # type: ignore[assignment]  # a module's attributes are typed as tensors
+    try:
+        yield
+    finally:
+        for module, kind in changed:
+            module.rope_type = kind
 
 
 @contextmanager

@@ -198,7 +198,7 @@ class InferenceService:
     def _tokenizer(self, description: ModelDescription, *, needed: bool) -> Tokenizer | None:
         if description.name not in self._tokenizers:
             try:
-                self._tokenizers[description.name] = Tokenizer.open(description.path)
+                self._tokenizers[description.name] = Tokenizer.open(description.path, description.tokenizer_path)
             except ModelError:
                 if needed:
                     raise
@@ -207,7 +207,7 @@ class InferenceService:
 
     def _template(self, description: ModelDescription, tokenizer: Tokenizer) -> ChatTemplate:
         if description.name not in self._templates:
-            self._templates[description.name] = ChatTemplate.open(description.path, tokenizer.named_tokens)
+            self._templates[description.name] = ChatTemplate.open(description.tokenizer_path, tokenizer.named_tokens)
         template = self._templates[description.name]
         if template is None:
             raise RequestError(

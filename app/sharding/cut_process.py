@@ -98,21 +98,24 @@ def _write_shard(request: CutRequest, number: int, layers: Range, finisher: Fini
         dtype=description.dtype,
         tensors=tuple(tensor for file in written for tensor in file.tensors),
     )
-    for name in _companions(number, len(request.ranges)):
-        if (description.path / name).is_file():
-            shutil.copyfile(description.path / name, target / name)
+    for name, source in _companions(description, number, len(request.ranges)).items():
+        shutil.copyfile(source, target / name)
+    (target / CONFIG).write_bytes(description.config_bytes())
     write_atomically(target / METADATA, msgspec.json.format(msgspec.json.encode(metadata)))
     sync_folder(target)
 
 
-def _companions(number: int, count: int) -> tuple[str, ...]:
+def _companions(description: ModelDescription, number: int, count: int) -> dict[str, Path]:
     """Files that go with a shard: the first turns text into tokens; the last ends a text and needs to know how."""
-    names: tuple[str, ...] = (CONFIG,)
+    files: dict[str, Path] = {}
     if number == 0:
-        names += TOKENIZER_FILES
+        # What was made of older files when the model was added stands for those.
+        files |= {name: description.path / name for name in TOKENIZER_FILES}
+        if description.tokenizer_folder:
+            files |= {name: path for name in TOKENIZER_FILES if (path := description.tokenizer_path / name).is_file()}
     if number in (0, count - 1):
-        names += (GENERATION_CONFIG,)
-    return names
+        files[GENERATION_CONFIG] = description.path / GENERATION_CONFIG
+    return {name: path for name, path in files.items() if path.is_file()}
 
 
 def _nbytes(parts: tuple[PartSource, ...]) -> int:

@@ -125,8 +125,9 @@ class Ring:
     def link(self) -> None:
         """A new epoch on every stage."""
         self.epoch += 1
+        whole = not all(runner.stage.in_pieces for runner in self.runners)
         for stage, runner in enumerate(self.runners):
-            runner.link(Link(call=1, deployment="d1", stage=stage, epoch=self.epoch))
+            runner.link(Link(call=1, deployment="d1", stage=stage, epoch=self.epoch, whole_prompts=whole and not stage))
 
     def start(
         self, number: int, prompt: Sequence[int], max_tokens: int, sampling: Sampling | None = None, **budget: object
