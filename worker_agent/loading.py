@@ -186,7 +186,7 @@ class _Builder:
 
     def build(self) -> None:
         stage, cut, model = self._stage, self._cut, self._model
-        blank_ends = {name: copy.deepcopy(model.get_submodule(name)) for name in self._anatomy.after if cut.is_last}
+        blank_ends = {name: _copied(model.get_submodule(name)) for name in self._anatomy.after if cut.is_last}
         self._fill_ends()
         rotary.make_length_aware(model, self._anatomy.max_context - 1)
         model.set_attn_implementation(self._own_attention)
@@ -198,7 +198,8 @@ class _Builder:
             beginning = texts
             for block in self._blocks:
                 texts = trial.Texts(self._block(block, texts))
-            logits = self._head(texts, blank_ends) if cut.is_last else None
+            if cut.is_last and not self._goes_to_the_end(self._blocks[-1]):
+                texts = trial.Texts(self._head(texts, blank_ends))
         cut.place(*cut.own)
         cut.connect()
         stage.by_length = rotary.is_length_aware(model)
@@ -206,7 +207,7 @@ class _Builder:
             model.set_attn_implementation(RAGGED)
             stage.batched = True
             with trial.trial_of(cut):
-                self._whole(beginning, texts.rows if logits is None else logits)
+                self._whole(beginning, texts.rows)
             self._record()
         else:
             self._prove_alone(beginning)
@@ -307,7 +308,7 @@ class _Builder:
     def _block(self, block: range, texts: trial.Texts) -> Outputs:
         """Load, lay out and prove a block; what it gives for the texts, as transformers runs it."""
         cut, ways, where = self._cut, self._stage.ways, _named(block)
-        blanks = {index: copy.deepcopy(cut.own[index]) for index in block}
+        blanks = {index: _copied(cut.own[index]) for index in block}
         self._stand(block)
         expected: list[Outputs] = []
         groups = self._watched(block, lambda: expected.append(self._expected(texts, where)))
@@ -332,8 +333,15 @@ class _Builder:
         for index in block:
             layer = self._fill_layer(index)
             rotary.make_length_aware(layer, self._anatomy.max_context - 1)
+        self._connect(block)
+
+    def _connect(self, block: range) -> None:
         self._cut.place(*block)
-        self._cut.connect(block.start, block.stop, head=False)
+        self._cut.connect(block.start, block.stop, head=self._goes_to_the_end(block))
+
+    def _goes_to_the_end(self, block: range) -> bool:
+        """Whether a block is proven together with the model's end: what its layers give is not for others to take."""
+        return self._cut.is_last and block.stop == self._cut.end and len(block) > 1
 
     def _watched(self, block: range, run: Callable[[], object]) -> dict[int, list[list[nn.Linear]]]:
         """Run something; for each layer of the block, which of its matrices could be joined."""
@@ -370,7 +378,7 @@ class _Builder:
             """The block loaded again, as it was before anything was done to it, and laid out so."""
             for index in block:
                 dismantle(self._cut.own[index])
-                self._cut.own[index] = copy.deepcopy(blanks[index])
+                self._cut.own[index] = _copied(blanks[index])
             self._cut.place()
             self._stand(block)
             return self._laid_out(block, self._watched(block, lambda: trial.run_whole(self._cut, texts)), wanted)
@@ -473,8 +481,7 @@ class _Builder:
         cut, stage, texts = self._cut, self._stage, beginning
         with trial.trial_of(cut):
             for block in self._blocks:
-                cut.place(*block)
-                cut.connect(block.start, block.stop, head=False)
+                self._connect(block)
                 expected = self._expected(texts, _named(block))
                 if why := self._alone(expected, texts, block, in_pieces=True):
                     if whole := self._alone(expected, texts, block, in_pieces=False):
@@ -524,6 +531,12 @@ class _Builder:
 
     def _recorded(self, recording: Callable[..., torch.Tensor], texts: trial.Texts) -> Outputs:
         return trial.run_ragged(self._cut, texts, recording)
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    """A copy that shares its configs with the model, which tells its modules through them how to compute."""
+    configs = {id(each.config): each.config for each in module.modules() if hasattr(each, "config")}
+    return copy.deepcopy(module, dict(configs))
 
 
 def _switched_off(device: torch.device, dtype: torch.dtype) -> dict[WayName, str]:
