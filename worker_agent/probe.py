@@ -136,9 +136,11 @@ def _outline_attention(
     attention_mask: torch.Tensor | None,
     *_args: Any,
     sliding_window: int | None = None,
-    **_kwargs: Any,
+    **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """Stands in for attention: notes what it was given and returns the right shape, [1, tokens, heads, width]."""
+    for given in tensors_in(others):
+        given.clone()  # attention computes with it, so where it comes from has to be seen
     layer = getattr(module, "layer_idx", None)
     if layer is not None:
         _attention.attended[layer] = (key.numel() + value.numel()) // key.shape[2]
