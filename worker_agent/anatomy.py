@@ -181,8 +181,6 @@ def find_layers(model: PreTrainedModel) -> str:
 def examine(model: PreTrainedModel) -> Anatomy:
     """How an empty model (`build_empty`) is built. Raises CannotSplit."""
     layers_path = find_layers(model)
-    if getattr(model.config.get_text_config(decoder=True), "is_decoder", True) is False:
-        _looks_ahead(model)
     _refuse_shared_weights(model, layers_path)
     seen = observe(model, layers_path)
     if seen.looks_ahead:

@@ -183,6 +183,8 @@ class _Builder:
         ]
         self._blocks = [range(start, end) for start, end in pairwise(edges)]
         """What is proven at a time: single layers, but where more than hidden states passes between some of them."""
+        self._with_head = self._blocks[-1] if self._cut.is_last and len(self._blocks[-1]) > 1 else None
+        """The block that is proven together with what stands behind it: more may pass to that, too."""
 
     def build(self) -> None:
         stage, cut, model = self._stage, self._cut, self._model
@@ -198,7 +200,11 @@ class _Builder:
             beginning = texts
             for block in self._blocks:
                 texts = trial.Texts(self._block(block, texts))
-            logits = self._head(texts, blank_ends) if cut.is_last else None
+            if self._with_head is not None:
+                why = f"what passes to the model's end from {_named(self._with_head)} is more than hidden states"
+                stage.ways["packed"].lost(why)
+            elif cut.is_last:
+                texts = trial.Texts(self._head(texts, blank_ends))
         cut.place(*cut.own)
         cut.connect()
         stage.by_length = rotary.is_length_aware(model)
@@ -206,7 +212,7 @@ class _Builder:
             model.set_attn_implementation(RAGGED)
             stage.batched = True
             with trial.trial_of(cut):
-                self._whole(beginning, texts.rows if logits is None else logits)
+                self._whole(beginning, texts.rows)
             self._record()
         else:
             self._prove_alone(beginning)
@@ -333,7 +339,10 @@ class _Builder:
             layer = self._fill_layer(index)
             rotary.make_length_aware(layer, self._anatomy.max_context - 1)
         self._cut.place(*block)
-        self._cut.connect(block.start, block.stop, head=False)
+        self._connect(block)
+
+    def _connect(self, block: range) -> None:
+        self._cut.connect(block.start, block.stop, head=block is self._with_head)
 
     def _watched(self, block: range, run: Callable[[], object]) -> dict[int, list[list[nn.Linear]]]:
         """Run something; for each layer of the block, which of its matrices could be joined."""
@@ -474,7 +483,7 @@ class _Builder:
         with trial.trial_of(cut):
             for block in self._blocks:
                 cut.place(*block)
-                cut.connect(block.start, block.stop, head=False)
+                self._connect(block)
                 expected = self._expected(texts, _named(block))
                 if why := self._alone(expected, texts, block, in_pieces=True):
                     if whole := self._alone(expected, texts, block, in_pieces=False):
