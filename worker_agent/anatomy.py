@@ -331,7 +331,7 @@ def _restarts_at(model: PreTrainedModel, cache_argument: str) -> int | None:
 def _begins_anew(model: PreTrainedModel, cache_argument: str, length: int) -> bool:
     tokens = torch.zeros(1, length + 1, dtype=torch.long)
     try:
-        prepared = model.prepare_inputs_for_generation(
+        prepared: dict[str, Any] = model.prepare_inputs_for_generation(  # type: ignore[operator]  # a mixin's method
             tokens,
             **{cache_argument: _FullCache(length)},
             attention_mask=torch.ones_like(tokens),
