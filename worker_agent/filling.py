@@ -16,13 +16,13 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
-    LoadStateDictInfo,
     WeightRenaming,
     convert_and_load_state_dict_in_model,
     rename_source_key,
 )
 from transformers.initialization import guard_torch_init_functions
 from transformers.modeling_utils import LoadStateDictConfig
+from transformers.utils.loading_report import LoadStateDictInfo
 from transformers.utils.logging import disable_progress_bar
 
 from worker_agent.errors import AgentError, BadWeights, CannotSplit
