@@ -11,6 +11,7 @@ import msgspec
 
 from app.controller_settings import RecordSettings
 from app.errors import ModelError, RequestError, ShardboardError
+from app.inference.chat_ends import with_chat_ends
 from app.inference.chat_template import ChatTemplate
 from app.inference.deployments import Deployments
 from app.inference.parameters import GenerationParameters
@@ -198,7 +199,10 @@ class InferenceService:
     def _tokenizer(self, description: ModelDescription, *, needed: bool) -> Tokenizer | None:
         if description.name not in self._tokenizers:
             try:
-                self._tokenizers[description.name] = Tokenizer.open(description.path, description.tokenizer_path)
+                place = description.tokenizer_path
+                opened = Tokenizer.open(description.path, place)
+                template = ChatTemplate.open(place, opened.named_tokens)
+                self._tokenizers[description.name] = with_chat_ends(opened, template)
             except ModelError:
                 if needed:
                     raise
