@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -30,6 +27,7 @@ from app.cli.options import Json
 from app.cli.output import show_error
 from app.errors import Cancelled, ShardboardError
 from worker_agent import __version__
+from worker_agent.process import interrupt_on_terminate
 
 
 class ShardboardGroup(TyperGroup):
@@ -102,8 +100,5 @@ def root(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The program's entry. Ends the process with the command's exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            with contextlib.suppress(io.UnsupportedOperation):
-                stream.reconfigure(errors="replace")  # a terminal that cannot show a character shows `?`
+    interrupt_on_terminate()
     app(arguments, prog_name="shardboard")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
+import shutil
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
@@ -73,6 +74,11 @@ def convert(request: ConvertRequest, report: ProgressCallback) -> ConvertOutcome
         raise
     del torch
     return ConvertOutcome(reader.architecture, len(set(weight_map.values())), note)
+
+
+def undo(request: ConvertRequest) -> None:
+    """Remove what was converted until the work was broken off."""
+    shutil.rmtree(request.target, ignore_errors=True)
 
 
 def _group(name: str) -> str:
@@ -251,4 +257,4 @@ def _save_tokenizer(path: Path, target: Path) -> str:
 
 
 if __name__ == "__main__":
-    serve_job(ConvertRequest, convert)
+    serve_job(ConvertRequest, convert, undo)
