@@ -366,7 +366,8 @@ def _undone(undo: Callable[[Request], None] | None, request: Request) -> None:
 
 def _leave_with_parent() -> None:
     with suppress(OSError):  # the pipe is gone with the parent
-        sys.stdin.buffer.read()
+        while os.read(0, 4096):  # not `sys.stdin`: Python ends with an abort when a thread waits in that
+            pass
     if hasattr(signal, "pthread_kill"):  # this way it is also woken where it waits for the network or a disk
         signal.pthread_kill(cast(int, threading.main_thread().ident), signal.SIGINT)
     else:

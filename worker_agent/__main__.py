@@ -53,6 +53,7 @@ def run(arguments: Sequence[str]) -> int:
         options = read_options(arguments)
         home = AgentHome(options.home)
         home.create()
+        os.chdir(home.root)  # where it was started may vanish, and torch's libraries cannot be loaded from nowhere
         keys = KeyPair.load_or_create(home.root)
         if options.print_key:
             print(keys.public)

@@ -18,6 +18,7 @@ import msgspec
 import psutil
 
 from app.children import start_child
+from app.cluster.strays import LAUNCHED, clear_abandoned, noted_start
 from app.errors import BadInput, NodeError
 from app.paths import Home
 from worker_agent.files import write_private
@@ -92,10 +93,14 @@ class AgentLauncher:
     def launched(self) -> list[LaunchedAgent]:
         """All that were launched here and not ended since, whether they run or not."""
         found = []
-        for path in sorted(self._home.agents.glob("*/launch.json")):
+        for path in sorted(self._home.agents.glob(f"*/{LAUNCHED}")):
             with suppress(OSError, msgspec.DecodeError):
                 found.append(msgspec.json.decode(path.read_bytes(), type=LaunchedAgent))
         return found
+
+    def clear_abandoned(self) -> None:
+        """End agents that a controller was starting here when it was killed, and that nobody knows of. Blocks."""
+        clear_abandoned(self._home.agents)
 
     def find(self, public_key: str) -> LaunchedAgent | None:
         return next((agent for agent in self.launched() if agent.public_key == public_key), None)
@@ -152,6 +157,7 @@ class AgentLauncher:
                 agent = msgspec.structs.replace(agent, keep=wanted)
                 _remember(agent)
             return agent
+        await asyncio.to_thread(self.clear_abandoned)
         folder, settings = Path(agent.folder), (agent.threads, agent.memory, agent.device, wanted)
         try:
             return await self._launch(folder, agent.address, *settings)
@@ -215,20 +221,21 @@ class AgentLauncher:
         ]  # fmt: skip
         if device is not None:
             arguments += ["--device", device]
-        child = await _spawned(arguments, folder)
-        self._children = [other for other in self._children if other.poll() is None] + [child]
-        try:
-            ready = await self._wait_ready(child, ready_file, folder, name)
-            created = psutil.Process(ready.pid).create_time()
-        except BaseException:
-            if child.poll() is None:
-                child.kill()
-            await asyncio.to_thread(child.wait)
-            raise
-        agent = LaunchedAgent(
-            str(folder), name, ready.address, ready.public_key, ready.pid, created, threads, memory, device, keep
-        )
-        _remember(agent)
+        with noted_start(folder):
+            child = await _spawned(arguments, folder)
+            self._children = [other for other in self._children if other.poll() is None] + [child]
+            try:
+                ready = await self._wait_ready(child, ready_file, folder, name)
+                created = psutil.Process(ready.pid).create_time()
+            except BaseException:
+                if child.poll() is None:
+                    child.kill()
+                await asyncio.to_thread(child.wait)
+                raise
+            agent = LaunchedAgent(
+                str(folder), name, ready.address, ready.public_key, ready.pid, created, threads, memory, device, keep
+            )
+            _remember(agent)
         return agent
 
     async def _wait_ready(self, child: subprocess.Popen[bytes], ready_file: Path, folder: Path, name: str) -> _Ready:
@@ -297,7 +304,7 @@ def _spawn(arguments: list[str], folder: Path) -> subprocess.Popen[bytes]:
 
 
 def _remember(agent: LaunchedAgent) -> None:
-    write_private(Path(agent.folder) / "launch.json", msgspec.json.encode(agent))
+    write_private(Path(agent.folder) / LAUNCHED, msgspec.json.encode(agent))
 
 
 def _not_up(name: str, why: str, folder: Path) -> NodeError:
