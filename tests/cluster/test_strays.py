@@ -46,8 +46,12 @@ def test_the_agent_of_a_controller_that_was_killed_while_it_started_it_is_ended(
         (folder / "launch.json").write_text("{}")
     (stray,) = agents_in(folder)
     assert stray.is_running()
-    clear_abandoned(Home(tmp_path, tmp_path / "models").agents)
-    assert agents_in(folder) == []
+    try:
+        clear_abandoned(Home(tmp_path, tmp_path / "models").agents)
+        assert agents_in(folder) == []
+    finally:
+        for process in agents_in(folder):
+            process.kill()
     assert folder.exists() is known
     assert list(tmp_path.glob(f"agents/*/{NOTE}*")) == []
 
