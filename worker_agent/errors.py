@@ -74,6 +74,12 @@ class BadConstraint(AgentError):
     kind = "constraint"
 
 
+class NotFinite(AgentError):
+    """Numbers that are none any more: NaN, or infinite where they must not be. What they spoil has no answer."""
+
+    kind = "numbers"
+
+
 class UnknownStage(AgentError):
     """A message for a deployment or stage that this agent does not hold."""
 

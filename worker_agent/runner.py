@@ -17,7 +17,7 @@ from enum import Enum, auto
 import torch
 
 from worker_agent.constraints import Follower, Grammars
-from worker_agent.errors import AgentError, Draining, OutOfMemory, OutOfStep, UnknownStage, WireError
+from worker_agent.errors import AgentError, Draining, NotFinite, OutOfMemory, OutOfStep, UnknownStage, WireError
 from worker_agent.gate import Gate, Verdict
 from worker_agent.messages import (
     Admission,
@@ -365,12 +365,17 @@ class Runner:
                 sampler = self._samplers[piece.sequence]
                 wanted = logits[at : at + len(self._row(piece).wanted)]
                 at += len(wanted)
-                if self._scores(piece):
-                    scores = sampler.prompt_scores(piece.position + 1, wanted)
-                    scored.append(Scored(piece.sequence, piece.position + 1, scores))
-                if piece.sample:
-                    tokens.append(sampler.token(piece.sequence, end, wanted[-1]))
-                else:
+                try:
+                    if self._scores(piece):
+                        scores = sampler.prompt_scores(piece.position + 1, wanted)
+                        scored.append(Scored(piece.sequence, piece.position + 1, scores))
+                    if piece.sample:
+                        tokens.append(sampler.token(piece.sequence, end, wanted[-1]))
+                except NotFinite as error:
+                    self._lose(error, (piece.sequence,))
+                    if piece.sample:
+                        tokens.append(Token(piece.sequence, end, 0, "numbers"))
+                if not piece.sample:
                     prefilled.append((piece.sequence, end))
         except (RuntimeError, ValueError, IndexError) as error:
             self._fault(error, step.slices)
@@ -424,6 +429,19 @@ class Runner:
     def _follower(self, admission: Admission) -> Follower | None:
         name = admission.sampling.constraint
         return None if name is None else self._grammars.follower(self.load.deployment, name, admission.budget.eos)
+
+    def _lose(self, error: NotFinite, sequences: tuple[int, ...]) -> None:
+        """Tell the controller that these are over; the others go on, for each has rows and caches of its own."""
+        fault = StageFault(
+            deployment=self.load.deployment,
+            epoch=self.epoch,
+            stage=self.load.stage,
+            kind=error.kind,
+            message=f"{error}, computed in {self.load.dtype}",
+            sequences=sequences,
+            goes_on=True,
+        )
+        self._send(self._out(Destination.CONTROLLER, fault))
 
     def _fault(self, error: Exception, slices: tuple[Slice, ...]) -> None:
         """Tell the controller and stop until the next Link: after half a step the caches are in doubt."""
