@@ -206,7 +206,7 @@ def _typical(likely: torch.Tensor, mass: float) -> torch.Tensor:
     away = (surprise - torch.special.entr(shares).sum()).abs()
     nearest, order = torch.sort(away, stable=True)
     last = min(int((shares[order].cumsum(0) < mass).sum()), len(shares) - 1)
-    stays = away <= nearest[last]
+    stays: torch.Tensor = away <= nearest[last]
     stays[order[0]] = True
     return stays
 

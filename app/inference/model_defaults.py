@@ -12,7 +12,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from app.errors import RequestError
+from app.errors import ModelError, RequestError
 from app.inference.parameters import GenerationParameters
 from app.inference.tokenizer import read_json
 
@@ -107,6 +107,14 @@ class ModelDefaults(Struct, frozen=True, kw_only=True):
             if asked.get(name) not in (None, usual, [], {}):
                 notes.append(f"{name} {_shown(asked[name])} is not applied: {instead}.")
         return cls(values=values, samples=samples, temperature=temperature, notes=tuple(notes))
+
+    @classmethod
+    def shown(cls, folder: Path) -> ModelDefaults:
+        """The same for lists of models, in which one whose files cannot be read stands with that as its note."""
+        try:
+            return cls.open(folder)
+        except ModelError as error:
+            return cls(notes=(error.message,))
 
 
 def _settings(folder: Path) -> Mapping[str, Any]:

@@ -214,6 +214,10 @@ class InferenceService:
         assert found is not None
         return found
 
+    def defaults(self, model: str) -> ModelDefaults:
+        """What a model's own files ask of each generation: call it in a thread. Raises ModelError."""
+        return ModelDefaults.open(self._library.get(model).path)
+
     def template(self, model: str) -> ChatTemplate:
         """A model's chat template. Raises RequestError when it has none."""
         description = self._library.get(model)
