@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 
 from worker_agent.constraints import Follower, Grammars
-from worker_agent.errors import AgentError, Draining, OutOfMemory, OutOfStep, UnknownStage, WireError
+from worker_agent.errors import AgentError, Draining, NotFinite, OutOfMemory, OutOfStep, UnknownStage, WireError
 from worker_agent.gate import Gate, Verdict
 from worker_agent.messages import (
     MAX_FRAME_BYTES,
@@ -375,13 +375,20 @@ class Runner:
                 wanted = logits[at : at + len(self._row(piece).wanted)]
                 at += len(wanted)
                 if piece.sequence in self._soundness.unsound:
+                    if piece.sample:
+                        tokens.append(Token(piece.sequence, end, 0, "numbers"))
                     continue
-                if self._scores(piece):
-                    scores = sampler.prompt_scores(piece.position + 1, wanted)
-                    scored.append(Scored(piece.sequence, piece.position + 1, scores))
-                if piece.sample:
-                    tokens.append(sampler.token(piece.sequence, end, wanted[-1]))
-                else:
+                try:
+                    if self._scores(piece):
+                        scores = sampler.prompt_scores(piece.position + 1, wanted)
+                        scored.append(Scored(piece.sequence, piece.position + 1, scores))
+                    if piece.sample:
+                        tokens.append(sampler.token(piece.sequence, end, wanted[-1]))
+                except NotFinite as error:
+                    self._lose(f"{error}, computed in {self.load.dtype}", (piece.sequence,))
+                    if piece.sample:
+                        tokens.append(Token(piece.sequence, end, 0, "numbers"))
+                if not piece.sample:
                     prefilled.append((piece.sequence, end))
         except (RuntimeError, ValueError, IndexError) as error:
             self._fault(error, step.slices)
@@ -425,7 +432,7 @@ class Runner:
                 message = overflow(f"layers {self.load.start}-{self.load.end - 1}", self.load.dtype)
                 log.warning("sequences %s of deployment %s: %s", found, self.load.deployment, message)
                 # Their numbers go on as they are, so that the last stage makes no token of them.
-                self._send(self._out(Destination.CONTROLLER, self._fault_of("numbers", message, found)))
+                self._lose(message, found)
             return output
         except (AgentError, RuntimeError, ValueError, TypeError, IndexError, KeyError, MemoryError) as error:
             self._fault(error, step.slices)
@@ -444,6 +451,10 @@ class Runner:
         name = admission.sampling.constraint
         return None if name is None else self._grammars.follower(self.load.deployment, name, admission.budget.eos)
 
+    def _lose(self, message: str, sequences: tuple[int, ...]) -> None:
+        """Tell the controller that the numbers of these are none any more; the others go on: each has its own rows."""
+        self._send(self._out(Destination.CONTROLLER, self._fault_of(NotFinite.kind, message, sequences, goes_on=True)))
+
     def _fault(self, error: Exception, slices: tuple[Slice, ...]) -> None:
         """Tell the controller and stop until the next Link: after half a step the caches are in doubt."""
         if not isinstance(error, AgentError):
@@ -456,7 +467,7 @@ class Runner:
         fault = self._fault_of(kind, message, tuple(piece.sequence for piece in slices))
         self._send(self._out(Destination.CONTROLLER, fault))
 
-    def _fault_of(self, kind: str, message: str, sequences: tuple[int, ...]) -> StageFault:
+    def _fault_of(self, kind: str, message: str, sequences: tuple[int, ...], goes_on: bool = False) -> StageFault:
         load = self.load
         return StageFault(
             deployment=load.deployment,
@@ -465,6 +476,7 @@ class Runner:
             kind=kind,
             message=message,
             sequences=sequences,
+            goes_on=goes_on,
         )
 
     def _out(self, to: Destination, message: Message, payload: tuple[Buffer, ...] = ()) -> Outgoing:

@@ -42,7 +42,8 @@ class Soundness:
             given: token ids [tokens], or hidden states [tokens, hidden].
             output: hidden states [tokens, hidden], or on the last stage logits [wanted of all rows, vocabulary].
         """
-        if bool(torch.isfinite(output).all()):
+        sound = _possible if is_last else _finite
+        if sound(output):
             return ()
         start = at = 0
         found = []
@@ -50,9 +51,18 @@ class Soundness:
             count = len(row.wanted) if is_last else row.count
             inner, outer = given[start : start + row.count], output[at : at + count]
             start, at = start + row.count, at + count
-            if row.sequence in self.unsound or bool(torch.isfinite(outer).all()):
+            if row.sequence in self.unsound or sound(outer):
                 continue
             self.unsound.add(row.sequence)
-            if not inner.is_floating_point() or bool(torch.isfinite(inner).all()):
+            if not inner.is_floating_point() or _finite(inner):
                 found.append(row.sequence)  # else the stage where it began has told it
         return tuple(found)
+
+
+def _finite(numbers: torch.Tensor) -> bool:
+    return bool(torch.isfinite(numbers).all())
+
+
+def _possible(logits: torch.Tensor) -> bool:
+    """Logits may be minus infinity: some models bar tokens like this."""
+    return not len(logits) or bool(logits.max() < torch.inf)  # NaN is not less than anything
