@@ -29,6 +29,7 @@ from worker_agent.runtime import WAITING
 MODULES = frozenset({"worker_agent", "app.models.inspect_process", "app.models.gguf_process"})
 """Those that import torch."""
 POSSIBLE = sys.platform == "linux" and hasattr(subprocess.Popen, "_execute_child")
+ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 120.0
 PR_SET_CHILD_SUBREAPER = 36
 _READ_BY_IMPORTS = (

@@ -21,6 +21,7 @@ import runpy
 import signal
 import socket
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -69,8 +70,11 @@ def serve(control: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
         reading, writing = os.pipe()
         between = os.fork()
         if between == 0:
+            parent_at_first = os.getpid()
             child = os.fork()
             if child == 0:
+                while os.getppid() == parent_at_first:  # what asks for its parent is to find the one that it stays with
+                    time.sleep(0.0005)
                 for descriptor in (reading, writing, control.fileno()):
                     os.close(descriptor)
                 control.detach()
@@ -100,15 +104,16 @@ def become(task: dict[str, Any], descriptors: list[int]) -> None:
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         with suppress(OSError, ValueError):  # some belong to the C library
             signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # as Python does when it starts
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # as Python does when it starts
+        signal.signal(number, signal.SIG_IGN)
     if signal.SIGINT not in ignored:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_SETMASK, task["blocked"])
     given, said, wrong = (os.fdopen(number, mode, closefd=False) for number, mode in ((0, "rb"), (1, "wb"), (2, "wb")))
     unbuffered = bool(task["env"].get("PYTHONUNBUFFERED"))
-    sys.stdin = io.TextIOWrapper(given, encoding="utf-8")
-    sys.stdout = io.TextIOWrapper(said, encoding="utf-8", write_through=unbuffered)
-    sys.stderr = io.TextIOWrapper(wrong, encoding="utf-8", errors="backslashreplace", line_buffering=True)
+    sys.stdin = io.TextIOWrapper(given, sys.stdin.encoding, sys.stdin.errors)
+    sys.stdout = io.TextIOWrapper(said, sys.stdout.encoding, sys.stdout.errors, write_through=unbuffered)
+    sys.stderr = io.TextIOWrapper(wrong, sys.stderr.encoding, sys.stderr.errors, line_buffering=True)
     sys.argv = [task["module"], *task["arguments"]]
     paths = [path for path in task["env"].get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.path[:] = [task["cwd"], *paths, *(path for path in sys.path if Path(path).resolve() not in _OWN_PATHS)]
