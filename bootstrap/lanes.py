@@ -84,9 +84,7 @@ class _Running:
         return self._output.read_text(encoding="utf-8", errors="replace")
 
 
-def run_side_by_side(
-    tasks: Sequence[Task], *, folder: Path, width: int, show: Callable[[str], None]
-) -> list[Outcome]:
+def run_side_by_side(tasks: Sequence[Task], *, folder: Path, width: int, show: Callable[[str], None]) -> list[Outcome]:
     """Run all tasks in `folder`, `width` at a time, begun in their order: the longest should stand first.
 
     `show` takes lines for the user: what a task said when it has ended, and now and then how far the others are.
