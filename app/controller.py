@@ -102,6 +102,7 @@ class Controller:
             registry.close()
             raise
         controller._event_log.install()
+        await asyncio.to_thread(controller.nodes.clear_abandoned)
         controller.nodes.open()
         if monitor:
             controller._watching = asyncio.get_running_loop().create_task(controller._watch())

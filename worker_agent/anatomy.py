@@ -181,8 +181,6 @@ def find_layers(model: PreTrainedModel) -> str:
 def examine(model: PreTrainedModel) -> Anatomy:
     """How an empty model (`build_empty`) is built. Raises CannotSplit."""
     layers_path = find_layers(model)
-    if getattr(model.config.get_text_config(decoder=True), "is_decoder", True) is False:
-        _looks_ahead(model)
     _refuse_shared_weights(model, layers_path)
     seen = observe(model, layers_path)
     if seen.looks_ahead:
@@ -333,7 +331,7 @@ def _restarts_at(model: PreTrainedModel, cache_argument: str) -> int | None:
 def _begins_anew(model: PreTrainedModel, cache_argument: str, length: int) -> bool:
     tokens = torch.zeros(1, length + 1, dtype=torch.long)
     try:
-        prepared = model.prepare_inputs_for_generation(
+        prepared: dict[str, Any] = model.prepare_inputs_for_generation(  # type: ignore[operator]  # a mixin's method
             tokens,
             **{cache_argument: _FullCache(length)},
             attention_mask=torch.ones_like(tokens),

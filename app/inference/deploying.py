@@ -149,7 +149,7 @@ class Deployer:
             )
             for number, (seat, (start, end)) in enumerate(zip(seats, ranges, strict=True))
         ]
-        return Pipeline(record.id, stages, self._is_idle, self._on_step)
+        return Pipeline(record.id, stages, self._is_idle, self._on_step, record.dtype)
 
     async def unload(self, deployment: str, seats: Sequence[Seat]) -> None:
         """Free what a deployment holds on its nodes. A node that is away is passed over: it starts empty anyway."""

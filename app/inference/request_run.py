@@ -15,10 +15,10 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from app.errors import RequestError, ShardboardError
+from app.errors import NodeError, RequestError, ShardboardError
 from app.inference.events import Finished, Preparing, PromptProgress, RequestEvent, Started, TextDelta
 from app.inference.recorder import Facts, Recorder
-from app.inference.text_stream import TextStream
+from app.inference.text_stream import TextRules, TextStream
 from app.inference.tokenizer import Tokenizer
 from app.registry import Registry, RequestRecord, RequestStatus
 from app.runs.trace import UNKNOWN, ChunkTime, NodeMemory, Origin, RequestTrace, TokenLogprob, TokenTime, pack
@@ -156,6 +156,9 @@ class RequestRun:
         if self._over.done() or token.position != len(self._prompt) + len(self.token_ids):
             return  # it came twice, or after the end
         self.started()
+        if token.finish in ("barred", "numbers"):  # none was chosen
+            self.failed(_without_a_token(token.finish))
+            return
         now = time.monotonic()
         if not self.token_ids:
             self._first_token_at = now
@@ -166,7 +169,7 @@ class RequestRun:
             top = tuple((other.token, other.logprob) for other in token.top)
             self.logprobs.append(TokenLogprob(token.token, token.logprob, top))
         assert self._text is not None
-        shown = self._text.add(token.token)
+        shown = self._text.add(token.token, ends=token.finish == "eos")
         if shown:
             self._tell(TextDelta(shown, len(self.token_ids)))
         if self._text.stopped:
@@ -216,7 +219,7 @@ class RequestRun:
         self,
         prompt: Sequence[int],
         tokenizer: Tokenizer | None,
-        stops: Sequence[str],
+        rules: TextRules,
         deployment: str,
         facts: Facts | None = None,
     ) -> None:
@@ -224,7 +227,7 @@ class RequestRun:
         self._prompt = tuple(prompt)
         if self.record.parameters.get("prompt_logprobs") is not None:
             self.prompt_logprobs = [None]
-        self._text = TextStream(tokenizer, stops)
+        self._text = TextStream(tokenizer, rules)
         self._times["prepare"] = time.monotonic() - self._submitted
         self.recorder.facts = facts
         self._change(
@@ -313,3 +316,17 @@ class RequestRun:
     def _tell(self, event: RequestEvent) -> None:
         self._events.append(event)
         self._changed.set()
+
+
+def _without_a_token(finish: str) -> ShardboardError:
+    if finish == "numbers":
+        return NodeError(
+            "The last stage failed: its logits are not finite numbers, so no token can be chosen.",
+            "Deploy the model in bfloat16 or float32 (--dtype).",
+            kind="numbers",
+        )
+    return RequestError(
+        "The parameters leave no token to choose: biases, suppressed tokens, bad words or n-grams that may not come "
+        "again rule out all of them.",
+        "Change them and send the request again.",
+    )

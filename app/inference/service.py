@@ -11,11 +11,13 @@ import msgspec
 
 from app.controller_settings import RecordSettings
 from app.errors import ModelError, RequestError, ShardboardError
+from app.inference.chat_ends import with_chat_ends
 from app.inference.chat_template import ChatTemplate
 from app.inference.deployments import Deployments
+from app.inference.model_defaults import ModelDefaults
 from app.inference.parameters import GenerationParameters
 from app.inference.request_run import RequestRun
-from app.inference.tokenizer import Tokenizer
+from app.inference.tokenizer import Tokenizer, end_ids
 from app.models.description import ModelDescription
 from app.models.library import ModelLibrary
 from app.registry import Registry
@@ -69,7 +71,8 @@ class InferenceService:
         if sum(given is not None for given in (prompt, messages, token_ids)) != 1:
             raise RequestError("A request needs one of a prompt, messages or token ids.")
         description = self._library.get(model)
-        parameters = parameters or GenerationParameters()
+        defaults = ModelDefaults.open(description.path)
+        parameters = (parameters or GenerationParameters()).resolved(defaults.values)
         shown = prompt if prompt is not None else _readable(messages) if messages is not None else ""
         kept = self.records()
         record, recorded = self._registry.requests.begin(
@@ -120,13 +123,13 @@ class InferenceService:
             ids, tokenizer = await asyncio.to_thread(
                 self._tokenize, description, prompt, messages, token_ids, parameters, tools
             )
-            eos = () if tokenizer is None else tokenizer.eos_ids
+            eos = await asyncio.to_thread(end_ids, description.path) if tokenizer is None else tokenizer.eos_ids
             # What can never run is refused before anything is loaded for it.
             parameters.budget(eos, len(ids), description.max_context)
             record, pipeline = await self._deployments.acquire(description, run.preparing, deployment)
             budget = parameters.budget(eos, len(ids), min(record.context, record.kv_tokens))
             facts = await self._deployments.facts(record, pipeline, description)
-            run.begin(ids, tokenizer, parameters.stop, record.id, facts)
+            run.begin(ids, tokenizer, parameters.text_rules(), record.id, facts)
             sampling = parameters.sampling(description.vocab_size)
             form = None if parameters.constraint is None else parameters.constraint.wire()
             to_json = None if tokenizer is None else tokenizer.to_json
@@ -143,6 +146,8 @@ class InferenceService:
             run.cancelled()
         except ShardboardError as error:
             run.fail(error)
+            if pipeline is not None and number is not None:
+                await pipeline.cancel(number)  # the agents may go on with it, if it alone has failed
         except Exception as error:  # a bug of ours: the request must still end, and the log must have it
             log.exception("request %d failed", run.id)
             run.fail(
@@ -161,12 +166,6 @@ class InferenceService:
         tokenizer = self._tokenizer(description, needed=token_ids is None)
         if token_ids is not None:
             ids = list(token_ids)
-            outside = [token for token in ids if not 0 <= token < description.vocab_size]
-            if outside:
-                raise RequestError(
-                    f"Token id {outside[0]} is outside the vocabulary of {description.name}, 0 to "
-                    f"{description.vocab_size - 1}."
-                )
         elif messages is not None:
             assert tokenizer is not None
             text = self._template(description, tokenizer).render(messages, tools)
@@ -176,19 +175,49 @@ class InferenceService:
             ids = tokenizer.encode(prompt)
         if not ids:
             raise RequestError("The prompt is empty.", "Write something to go on from.")
-        sampling = parameters.sampling()
-        if len(ids) > MAX_PENALTY_TOKENS and _looks_back(sampling):
+        outside = next((token for token in ids if not 0 <= token < description.vocab_size), None)
+        if outside is not None:
+            raise self._outside(description, outside, prompt, messages, tokenizer)
+        if len(ids) > MAX_PENALTY_TOKENS and parameters.sampling().looks_back:
             raise RequestError(
                 f"Penalties and log probabilities of a prompt take {MAX_PENALTY_TOKENS} tokens at most.",
                 "Leave them out.",
             )
         return ids, tokenizer
 
+    def _outside(
+        self,
+        description: ModelDescription,
+        token: int,
+        prompt: str | None,
+        messages: Sequence[Message] | None,
+        tokenizer: Tokenizer | None,
+    ) -> RequestError:
+        """Why a token that the model does not have cannot be sent to it, and who put it there."""
+        where = f"is outside the vocabulary of {description.name}, 0 to {description.vocab_size - 1}"
+        text = None if tokenizer is None else tokenizer.text_of(token)
+        if (prompt is None and messages is None) or text is None:
+            return RequestError(f"Token id {token} {where}.", "Leave it out.")
+        if messages is not None and not any(text in str(message.get("content", "")) for message in messages):
+            cause = f"the chat template writes '{text}'"
+            advice = "Its template or tokenizer is another model's: get both anew, or send a raw prompt instead."
+        elif prompt is not None and text not in prompt:
+            cause = f"its tokenizer puts '{text}' into every prompt"
+            advice = "Get the tokenizer anew from where the model came, or give the prompt as token ids."
+        else:
+            cause = f"the prompt has '{text}' in it"
+            advice = "Leave that text out; the tokenizer knows more tokens than the model."
+        return RequestError(f"Token id {token} {where}: {cause}, which the model was not made for.", advice)
+
     def tokenizer(self, model: str) -> Tokenizer:
         """A model's tokenizer, read when it is first asked for: call it in a thread. Raises ModelError."""
         found = self._tokenizer(self._library.get(model), needed=True)
         assert found is not None
         return found
+
+    def defaults(self, model: str) -> ModelDefaults:
+        """What a model's own files ask of each generation: call it in a thread. Raises ModelError."""
+        return ModelDefaults.open(self._library.get(model).path)
 
     def template(self, model: str) -> ChatTemplate:
         """A model's chat template. Raises RequestError when it has none."""
@@ -198,7 +227,10 @@ class InferenceService:
     def _tokenizer(self, description: ModelDescription, *, needed: bool) -> Tokenizer | None:
         if description.name not in self._tokenizers:
             try:
-                self._tokenizers[description.name] = Tokenizer.open(description.path, description.tokenizer_path)
+                place = description.tokenizer_path
+                opened = Tokenizer.open(description.path, place)
+                template = ChatTemplate.open(place, opened.named_tokens)
+                self._tokenizers[description.name] = with_chat_ends(opened, template)
             except ModelError:
                 if needed:
                     raise
@@ -219,11 +251,6 @@ class InferenceService:
         """The model was removed or replaced."""
         self._tokenizers.pop(model, None)
         self._templates.pop(model, None)
-
-
-def _looks_back(sampling: Any) -> bool:
-    penalized = sampling.repetition_penalty != 1 or sampling.presence_penalty or sampling.frequency_penalty
-    return bool(penalized or sampling.prompt_logprobs >= 0)
 
 
 def _readable(messages: Sequence[Message]) -> str:

@@ -22,7 +22,7 @@ from app.models.adding import DESCRIPTION, FILES, INCOMING, TOKENIZER_FOLDER, Ad
 from app.models.description import ModelDescription
 from app.models.digests import PartDigests
 from app.models.inspect import inspect_job
-from app.models.sources import check_name, default_name, recognise
+from app.models.sources import FolderSource, check_name, default_name, recognise
 
 DIGESTS = "digests.json"
 
@@ -105,8 +105,8 @@ class ModelLibrary:
         if found is not None:
             return found
         path = Path(name_or_path).expanduser()
-        if path.is_dir():
-            name = default_name(recognise(name_or_path))
+        if path.is_dir() and isinstance(source := recognise(name_or_path), FolderSource):
+            name = default_name(source)
             return (chain or JobChain()).run(inspect_job(path.resolve(), name=name, on_progress=on_progress))
         if path.exists():
             raise BadInput(f"{path} is not a model's folder.", "Add a GGUF file to the library first: model add FILE")

@@ -35,7 +35,8 @@ from worker_agent.messages import (
     decode,
     encode,
 )
-from worker_agent.runner import Destination, Outgoing, Runner
+from worker_agent.outgoing import Destination, Outgoing
+from worker_agent.runner import Runner
 from worker_agent.runtime import Runtime
 
 RUNTIME = Runtime("cpu", 1, 1)

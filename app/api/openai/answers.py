@@ -6,7 +6,7 @@ it has nothing.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
@@ -37,6 +37,10 @@ class Model(BaseModel):
     owned_by: str
     max_model_len: int
     """As vLLM has it: how many tokens its context holds."""
+    default_parameters: dict[str, Any] = {}
+    """What its generation_config.json asks for, in requests that do not say otherwise."""
+    warnings: list[str] = []
+    """What it asks for and does not get."""
 
 
 class ModelList(BaseModel):

@@ -49,7 +49,8 @@ async def chat(controller: Controller, request: Request, body: ChatBody, origin:
     tokenizer = await controller.tokenizer(body.model)
     await asyncio.to_thread(controller.inference.template, body.model)  # a model without one is refused here
     use = await ToolUse.of(body, controller)
-    parameters = chat_parameters(body, None if use is None else use.constraint)
+    defaults = await asyncio.to_thread(controller.inference.defaults, body.model)
+    parameters = chat_parameters(body, defaults, None if use is None else use.constraint)
     tools = None if use is None else use.tools
     starts = [
         partial(controller.generate, body.model, messages, numbered(parameters, index), origin=origin, tools=tools)
@@ -93,7 +94,11 @@ class ChatForm(AnswerForm):
 
     async def open(self, group: RunGroup) -> Iterable[ChatChunk]:
         self._choices = [
-            _Choice(run, TokenOffsets(self._tokenizer), None if self._use is None else self._use.reader())
+            _Choice(
+                run,
+                TokenOffsets(self._tokenizer, self._body.skip_special_tokens is not False),
+                None if self._use is None else self._use.reader(),
+            )
             for run in group.runs
         ]
         role = ChatDelta(role="assistant", content="", refusal=None)

@@ -41,8 +41,8 @@ class TokenNames:
 class TokenOffsets:
     """Where the tokens of one answer begin in its text; follows the answer as it grows."""
 
-    def __init__(self, tokenizer: Tokenizer | None) -> None:
-        self._detokenizer = None if tokenizer is None else Detokenizer(tokenizer)
+    def __init__(self, tokenizer: Tokenizer | None, skip_special_tokens: bool = True) -> None:
+        self._detokenizer = None if tokenizer is None else Detokenizer(tokenizer, skip_special_tokens)
         self._length = 0
         self.offsets: list[int] = []
 

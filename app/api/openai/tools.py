@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.api.openai.bodies import ChatBody, ChosenTool
 from app.api.openai.errors import refused
+from app.api.openai.wanted_form import form_param
 from app.errors import RequestError
 from app.inference.tool_calls import ToolCallReader, ToolDialect, open_reader
 
@@ -42,9 +43,9 @@ class ToolUse:
             if choice not in (None, "none", "auto"):
                 raise refused("tool_choice needs tools to choose from.", "tool_choice")
             return None
-        if body.response_format is not None and body.response_format.type != "text":
-            sentence = "Tools cannot be called in an answer that must be JSON throughout; ask for one of the two."
-            raise refused(sentence, "response_format")
+        if (param := form_param(body)) is not None:
+            sentence = "Tools cannot be called in an answer that must have another form; ask for one of the two."
+            raise refused(sentence, param)
         template = await asyncio.to_thread(controller.inference.template, body.model)
         if not template.knows_tools:
             sentence = f"The chat template of {body.model} knows no tools: the model was not trained to call them."
