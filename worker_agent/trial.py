@@ -152,7 +152,8 @@ def trial_of(cut: Slice) -> Iterator[None]:
         (each, name, value) for each in configs.values() for name, value in _windows(each) if value > WINDOW
     ]  # fmt: skip
     # The slice's layers may stand in the model now, or wait outside; one may be made anew in the meantime.
-    parts: dict[int | None, torch.nn.Module] = {None: cut.model, **cut.own}
+    parts: dict[int | None, torch.nn.Module] = {index: layer for index, layer in cut.own.items()}
+    parts[None] = cut.model
     inside = [
         (index, path, name, value)
         for index, part in parts.items()
