@@ -15,7 +15,7 @@ import zmq.asyncio
 
 from app.cluster.agent_link import AgentLink
 from app.cluster.controller_identity import ControllerIdentity
-from app.cluster.health import HealthMonitor, NodeDown, NodeEvent, NodeFrozen, NodeHealth, NodeUp
+from app.cluster.health import HealthMonitor, NodeDown, NodeEvent, NodeFrozen, NodeHealth, NodeMemoryJudged, NodeUp
 from app.cluster.launching import SHUTDOWN_SECONDS, STOP_SECONDS, AgentLauncher, LaunchedAgent
 from app.errors import BadInput, NodeError, RegistryError, ShardboardError
 from app.registry import EventLevel, NodeRecord, Registry
@@ -290,9 +290,9 @@ class NodeDirectory:
 
     def _on_event(self, event: NodeEvent) -> None:
         if not isinstance(event, NodeHealth):
-            self._speeds.pop(event.node, None)  # the Welcome that is noted now may be older than the last beat
-            note = asyncio.create_task(self._note(event))
-            self._keep(note)
+            if not isinstance(event, NodeMemoryJudged):
+                self._speeds.pop(event.node, None)  # the Welcome that is noted now may be older than the last beat
+            self._keep(asyncio.create_task(self._note(event)))
         elif event.report.speeds and event.report.speeds != self._speeds.get(event.node):
             self._speeds[event.node] = event.report.speeds
             self._keep(asyncio.create_task(self._note_speeds(event.node, event.report.speeds)))
@@ -320,7 +320,7 @@ class NodeDirectory:
         except ShardboardError as error:
             _log.warning("the speed of node %d could not be noted: %s", node, error)
 
-    async def _note(self, event: NodeUp | NodeDown | NodeFrozen) -> None:
+    async def _note(self, event: NodeUp | NodeDown | NodeFrozen | NodeMemoryJudged) -> None:
         """Write down what happened to a node, and what it says it has."""
         level, message = _describe(event)
         try:
@@ -337,7 +337,7 @@ class NodeDirectory:
             _log.warning("what happened to node %d could not be noted: %s", event.node, error)
 
 
-def _describe(event: NodeUp | NodeDown | NodeFrozen) -> tuple[EventLevel, str]:
+def _describe(event: NodeUp | NodeDown | NodeFrozen | NodeMemoryJudged) -> tuple[EventLevel, str]:
     match event:
         case NodeUp(restarted=True):
             return EventLevel.WARNING, "The agent was started anew; what it held is gone."
@@ -347,6 +347,8 @@ def _describe(event: NodeUp | NodeDown | NodeFrozen) -> tuple[EventLevel, str]:
             return EventLevel.ERROR, event.reason
         case NodeFrozen():
             return EventLevel.ERROR, event.reason
+        case NodeMemoryJudged():
+            return EventLevel.WARNING if event.differs else EventLevel.INFO, event.text
 
 
 def capacities_of(welcome: Welcome, known: Mapping[str, object] | None = None) -> dict[str, object]:
@@ -362,6 +364,7 @@ def capacities_of(welcome: Welcome, known: Mapping[str, object] | None = None) -
         "cpu_count",
         "memory_total",
         "memory_budget",
+        "memory_base",
         "disk_free",
         "gpus",
         "speeds",

@@ -75,6 +75,8 @@ class NodeView:
     """The last health report, kept while it is down."""
     rtt: float | None = None
     """Seconds."""
+    memory_problem: str = ""
+    """Why its process does not hold what is accounted for; empty while it does."""
 
     @property
     def id(self) -> int:
@@ -95,6 +97,14 @@ class NodeView:
         if self.report is not None:
             return self.report.memory_budget
         known = self.record.capacities.get("memory_budget", 0)
+        return known if isinstance(known, int) else 0
+
+    @property
+    def agent_memory(self) -> int:
+        """Bytes that the agent takes besides all stages."""
+        if self.report is not None:
+            return self.report.memory_base
+        known = self.record.capacities.get("memory_base", 0)
         return known if isinstance(known, int) else 0
 
     @property
@@ -293,7 +303,7 @@ class Cluster(QObject):
     @Slot(object)
     def take_node_events(self, events: Iterable[NodeEvent]) -> None:
         """What happened to nodes, oldest first. A node that the lists do not have yet is passed over."""
-        from app.cluster.health import NodeDown, NodeFrozen, NodeHealth
+        from app.cluster.health import NodeDown, NodeFrozen, NodeHealth, NodeMemoryJudged, NodeUp
 
         changed = set()
         for event in events:
@@ -315,8 +325,11 @@ class Cluster(QObject):
                         stopped = view.is_here and event.kind in ("refused", "stopped")
                         state = NodeState.STOPPED if stopped else NodeState.DOWN
                         view = replace(view, state=state, reason=event.reason, rtt=None)
-                case _:
-                    view = replace(view, state=up, reason="")
+                case NodeMemoryJudged():
+                    view = replace(view, memory_problem=event.text if event.differs else "")
+                case NodeUp():
+                    problem = "" if event.restarted else view.memory_problem
+                    view = replace(view, state=up, reason="", memory_problem=problem)
             self.nodes[event.node] = view
             changed.add(event.node)
         if changed:
