@@ -17,12 +17,13 @@ from app.cluster.agent_link import AgentLink
 from app.cluster.controller_identity import ControllerIdentity
 from app.cluster.health import HealthMonitor, NodeDown, NodeEvent, NodeFrozen, NodeHealth, NodeMemoryJudged, NodeUp
 from app.cluster.launching import SHUTDOWN_SECONDS, STOP_SECONDS, AgentLauncher, LaunchedAgent
+from app.cluster.memory import AgentMemory
 from app.errors import BadInput, NodeError, RegistryError, ShardboardError
 from app.registry import EventLevel, NodeRecord, Registry
 from worker_agent.errors import AgentError
 from worker_agent.keys import KeyProblem, check_key
 from worker_agent.links import AddressError, Endpoint
-from worker_agent.messages import Drain, Health, Shutdown, Speed, Unload, Welcome
+from worker_agent.messages import Drain, Health, Shutdown, Speed, StageInfo, Unload, Welcome
 
 REMOVAL_SECONDS = 10.0
 """How long a node that is being removed may take to answer; one that is gone is removed all the same."""
@@ -75,6 +76,27 @@ class NodeDirectory:
 
     def links(self) -> dict[int, AgentLink]:
         return dict(self._links)
+
+    def on_gpu(self, node: int) -> bool:
+        """Whether a node's stages lie in a GPU's memory, as far as its agent has said."""
+        link = self._links.get(node)
+        return link is not None and link.welcome is not None and link.welcome.numerics.device != "cpu"
+
+    def stage(self, node: int, deployment: str, stage: int) -> StageInfo | None:
+        """A stage as its agent told it in the last beat; None when nothing is heard of it."""
+        latest = self.health.latest(node) if self.health.is_alive(node) else None
+        held = () if latest is None else latest.report.stages
+        return next((info for info in held if (info.deployment, info.stage) == (deployment, stage)), None)
+
+    async def memory(self, node: int, seconds: float) -> AgentMemory | None:
+        """What an agent's process holds beside what is accounted for, asked now; None when it cannot be reached."""
+        try:
+            link = self.link(node)
+            await link.connect(seconds)
+            return AgentMemory.of(node, await link.call(Health(call=0), seconds=seconds))
+        except (NodeError, RegistryError) as error:
+            _log.info("%s", error)
+            return None
 
     # --- adding ---
 

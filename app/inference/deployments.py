@@ -106,7 +106,13 @@ class Deployments:
         speeds = relative_speeds(measured, {record.id: machine_of(record) for record in records})
         return [
             NodeCapacity(
-                record.id, record.hostname, max(0, report.memory_budget - report.memory_used), speeds[record.id]
+                record.id,
+                record.hostname,
+                max(0, report.memory_budget - report.memory_used),
+                speeds[record.id],
+                agent_memory=report.memory_base,
+                used_memory=report.memory_used,
+                on_gpu=self._nodes.on_gpu(record.id),
             )
             for record in records
             if (report := reports.get(record.id)) is not None

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from app.inference.events import StepPassed
     from app.models.description import ModelDescription
     from app.ui.bridge import Bridge
-    from worker_agent.messages import HealthReport
+    from worker_agent.messages import HealthReport, StageInfo, Way
 
 HISTORY = 600
 """Samples kept for each node: ten minutes at one a second."""
@@ -41,6 +41,10 @@ class NodeState(StrEnum):
     STOPPED = "stopped"
     """An agent of this machine that does not run; it can be started."""
     STARTING = "starting"
+
+
+HEARD = frozenset({NodeState.UP, NodeState.DRAINING, NodeState.FROZEN})
+"""States in which the last report is what the agent says now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +110,17 @@ class NodeView:
             return self.report.memory_base
         known = self.record.capacities.get("memory_base", 0)
         return known if isinstance(known, int) else 0
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether its stages lie in a GPU's memory."""
+        numerics = self.record.capacities.get("numerics")
+        return isinstance(numerics, dict) and numerics.get("device", "cpu") != "cpu"
+
+    def stage(self, deployment: str, stage: int) -> StageInfo | None:
+        """A stage as its agent told it last; None when it is not there, or nothing is heard of it."""
+        held = self.report.stages if self.report is not None and self.state in HEARD else ()
+        return next((info for info in held if (info.deployment, info.stage) == (deployment, stage)), None)
 
     @property
     def chip(self) -> str:
@@ -212,6 +227,16 @@ class Cluster(QObject):
     def deployment_of(self, model: str) -> DeploymentView | None:
         """The newest ready deployment of a model."""
         return next((view for view in self.deployments if view.is_ready and view.record.model_name == model), None)
+
+    def ways(self, view: DeploymentView) -> tuple[tuple[ShardRecord, tuple[Way, ...]], ...]:
+        """How each stage of a deployment runs, as its agent says; those of which nothing is heard are left out."""
+        found = []
+        for shard in view.shards:
+            node = self.nodes.get(shard.node_id) if shard.node_id is not None else None
+            told = node.stage(view.record.id, shard.shard_id) if node is not None else None
+            if told is not None:
+                found.append((shard, told.ways))
+        return tuple(found)
 
     def deployments_on(self, node: int) -> tuple[DeploymentView, ...]:
         return tuple(
