@@ -34,7 +34,7 @@ from app.inference.service import InferenceService, Message
 from app.inference.tokenizer import Tokenizer
 from app.jobs import JobChain, JobProgress, ProgressCallback, in_thread
 from app.models.demo import ensure_demo_model
-from app.models.description import ModelDescription
+from app.models.description import ModelDescription, notes_of
 from app.models.library import ModelLibrary
 from app.paths import Home
 from app.registry import (
@@ -102,6 +102,7 @@ class Controller:
             registry.close()
             raise
         controller._event_log.install()
+        await asyncio.to_thread(controller.nodes.clear_abandoned)
         controller.nodes.open()
         if monitor:
             controller._watching = asyncio.get_running_loop().create_task(controller._watch())
@@ -166,7 +167,7 @@ class Controller:
             return self.register_model(self.library.get(job.name))  # also when it is cancelled too late
 
         def told(added: ModelDescription) -> tuple[str, dict[str, object]]:
-            return added.name, {"source": source, "bytes": added.weight_bytes}
+            return added.name, {"source": source, "bytes": added.weight_bytes, **notes_of(added)}
 
         title = f"Add {name or Path(source).name or source}"
         return await run_job(self.registry, "add", title, add, told, chain, on_progress, origin, versions())
@@ -193,6 +194,8 @@ class Controller:
                 context=description.max_context,
             )
             self.registry.events.add(EventLevel.INFO, "models", f"{description.name} was added.")
+            for note in description.notes:
+                self.registry.events.add(EventLevel.WARNING, "models", f"{description.name}: {note}")
         return description
 
     async def inspect_model(self, name_or_path: str, on_progress: ProgressCallback | None = None) -> ModelDescription:

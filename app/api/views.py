@@ -91,7 +91,7 @@ class NodeList(BaseModel):
 
 
 class ModelView(BaseModel):
-    """A model of the library. `weight_bytes` as they are stored, `context` in tokens."""
+    """A model of the library. `weight_bytes` as they are stored, `context` in tokens, `notes` from adding it."""
 
     name: str
     source: str
@@ -101,14 +101,15 @@ class ModelView(BaseModel):
     weight_bytes: int
     dtype: str
     context: int
+    notes: list[str]
     added_at: datetime
 
     @classmethod
-    def of(cls, record: ModelRecord) -> ModelView:
+    def of(cls, record: ModelRecord, notes: Sequence[str] = ()) -> ModelView:
         return cls(
             name=record.name, source=record.source, architecture=record.architecture, layers=record.layers,
             parameters=record.parameters, weight_bytes=record.weight_bytes, dtype=record.dtype,
-            context=record.context, added_at=record.created_at,
+            context=record.context, notes=list(notes), added_at=record.created_at,
         )  # fmt: skip
 
 

@@ -132,6 +132,10 @@ class NodeDirectory:
 
     # --- agents on this machine ---
 
+    def clear_abandoned(self) -> None:
+        """End agents here that nobody knows of, since their controller was killed while it started them. Blocks."""
+        self._launcher.clear_abandoned()
+
     async def start_local(
         self,
         count: int,

@@ -108,7 +108,7 @@ class Deployer:
                 again, what was sent stays on the nodes for the next time.
         """
         _check_addresses(seats)
-        config = (description.path / "config.json").read_bytes()
+        config = description.config_bytes()
         parts = await self._hash(description, digests, on_progress, cancel)
         ranges = list(placement.ranges)
         weights = [sum(part.nbytes for part in description.stage_parts(start, end)) for start, end in ranges]

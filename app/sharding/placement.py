@@ -206,11 +206,17 @@ def whole_on_one(
     return next((option for option in options if option.fits), None)
 
 
+CONTEXT_ADVICE = (
+    "Take a smaller context. Where the model's card tells how to extend it (YaRN for one), put that into its "
+    "config.json and add the model anew."
+)
+
+
 def _check_context(description: ModelDescription, context: int) -> None:
     if context > description.max_context:
         raise PlacementError(
-            f"'{description.name}' reads at most {description.max_context} tokens, not {context}.",
-            "Take a smaller context.",
+            f"'{description.name}' reads at most {description.max_context:,} tokens, not {context:,}.",
+            CONTEXT_ADVICE,
         )
 
 

@@ -148,7 +148,7 @@ class SmallAgent:
         complete = len(held) == chunk.total
         if complete and blake3.blake3(bytes(held)).hexdigest() != chunk.digest:
             del self.contents[chunk.digest]
-            return Failed(call=0, kind="weights", message="The bytes of a part do not match its hash.")
+            return Failed(call=0, kind="damaged", message="The bytes of a part do not match its hash.")
         return ChunkAck(call=0, digest=chunk.digest, received=len(held), complete=complete)
 
     def _welcome(self) -> Welcome:

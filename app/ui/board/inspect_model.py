@@ -70,7 +70,13 @@ class InspectModel(Page):
             )
         )
         self.cuts.show_facts((("Allowed", cuts_text(model)), ("Because", " ".join(model.cut_notes))))
-        self.source.show_facts((("From", model.origin or model.source), ("Folder", model.folder)))
+        self.source.show_facts(
+            (
+                ("From", model.origin or model.source),
+                ("Folder", model.folder),
+                ("Note", " ".join(model.notes)),
+            )
+        )
 
     @Slot()
     def _on_chat(self) -> None:
