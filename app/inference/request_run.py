@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from app.errors import NodeError, RequestError, ShardboardError
+from app.inference.chat_format import ChatFormat
 from app.inference.events import Finished, Preparing, PromptProgress, RequestEvent, Started, TextDelta
 from app.inference.recorder import Facts, Recorder
 from app.inference.text_stream import TextRules, TextStream
@@ -63,6 +64,8 @@ class RequestRun:
         """One for each token, when they were asked for."""
         self.prompt_logprobs: list[TokenLogprob | None] = []
         """One for each token of the prompt, when they were asked for; nothing can be said of the first."""
+        self.format: ChatFormat | None = None
+        """How the answer is written, if it is a chat's and has begun."""
         self.error: ShardboardError | None = None
         """What it failed with; the record has its sentence."""
         self.task: asyncio.Task[None] | None = None
@@ -222,9 +225,10 @@ class RequestRun:
         rules: TextRules,
         deployment: str,
         facts: Facts | None = None,
+        format: ChatFormat | None = None,
     ) -> None:
         """The prompt is tokenized and a pipeline is there."""
-        self._prompt = tuple(prompt)
+        self._prompt, self.format = tuple(prompt), format
         if self.record.parameters.get("prompt_logprobs") is not None:
             self.prompt_logprobs = [None]
         self._text = TextStream(tokenizer, rules)
@@ -243,7 +247,7 @@ class RequestRun:
         """The agents have it. Told once, before anything that comes of it."""
         if not self._has_started:
             self._has_started = True
-            self._tell(Started(self.id, len(self._prompt)))
+            self._tell(Started(self.id, len(self._prompt), self.format))
 
     async def finished(self) -> str:
         """Wait for the pipeline's last word: the finish reason. Raises NodeError."""
