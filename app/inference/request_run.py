@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -78,6 +78,7 @@ class RequestRun:
         self._has_started = False
         self._text: TextStream | None = None
         self._prompt: tuple[int, ...] = ()
+        self._ends = frozenset[int]()
         self._over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._submitted = time.monotonic()
         self._times: dict[str, float] = {}
@@ -172,7 +173,7 @@ class RequestRun:
             top = tuple((other.token, other.logprob) for other in token.top)
             self.logprobs.append(TokenLogprob(token.token, token.logprob, top))
         assert self._text is not None
-        shown = self._text.add(token.token, ends=token.finish == "eos")
+        shown = self._text.add(token.token, ends=token.finish == "eos" and token.token in self._ends)
         if shown:
             self._tell(TextDelta(shown, len(self.token_ids)))
         if self._text.stopped:
@@ -226,9 +227,14 @@ class RequestRun:
         deployment: str,
         facts: Facts | None = None,
         format: ChatFormat | None = None,
+        ends: Collection[int] = (),
     ) -> None:
-        """The prompt is tokenized and a pipeline is there."""
-        self._prompt, self.format = tuple(prompt), format
+        """The prompt is tokenized and a pipeline is there.
+
+        Args:
+            ends: the tokens that end it. What ends with a grammar has another one as its last.
+        """
+        self._prompt, self.format, self._ends = tuple(prompt), format, frozenset(ends)
         if self.record.parameters.get("prompt_logprobs") is not None:
             self.prompt_logprobs = [None]
         self._text = TextStream(tokenizer, rules)

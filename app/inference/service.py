@@ -134,7 +134,7 @@ class InferenceService:
             rules = parameters.text_rules()
             if format is not None and tokenizer is not None:
                 rules = replace(rules, shown=format.shown(tokenizer))
-            run.begin(ids, tokenizer, rules, record.id, facts, format)
+            run.begin(ids, tokenizer, rules, record.id, facts, format, (*budget.eos, *budget.stops))
             sampling = parameters.sampling(description.vocab_size)
             form = None if parameters.constraint is None else parameters.constraint.wire()
             to_json = None if tokenizer is None else tokenizer.to_json

@@ -17,7 +17,7 @@ import torch
 from tokenizers import decoders, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel
 
-CONTEXT = 768
+CONTEXT = 512
 END = "<|endoftext|>"
 
 
