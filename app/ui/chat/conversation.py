@@ -9,7 +9,7 @@ from __future__ import annotations
 import uuid
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -56,6 +56,7 @@ class Options(msgspec.Struct, kw_only=True):
     max_tokens: int | None = DEFAULT_MAX_TOKENS
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    chat_template_kwargs: dict[str, Any] = {}
 
     def parameters(self) -> GenerationParameters:
         """What a request takes. Raises RequestError that names the parameter which cannot be used."""
@@ -70,6 +71,7 @@ class Options(msgspec.Struct, kw_only=True):
             max_tokens=self.max_tokens,
             seed=self.seed,
             stop=self.stop,
+            chat_template_kwargs={} if self.raw else self.chat_template_kwargs,
         )
 
 
