@@ -5,7 +5,9 @@ One small JSON file in the home, so that it can be read before anything else and
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Struct
@@ -15,6 +17,21 @@ from app.errors import BadInput
 
 DEFAULT_PORT = 7878
 GIB = 2**30
+ANY_ORIGIN = "*"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or an address, with or without brackets, means this machine alone."""
+    name = host.strip("[]").rstrip(".").lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        address = ipaddress.ip_address(name.partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return address.is_loopback
 
 
 class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -27,7 +44,29 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     demand_key: bool = False
     """Demand an API key on loopback, too."""
     allowed_origins: tuple[str, ...] = ()
-    """Origins of web pages that may call the API from a browser; none by default."""
+    """Origins of web pages that may call the API from a browser; none by default. `*` is any, with a key."""
+
+    @property
+    def demands_key(self) -> bool:
+        """Whether a request needs an API key."""
+        return self.demand_key or not is_loopback(self.host)
+
+    def check_origins(self) -> None:
+        """Raises BadInput for an origin that no browser would send, or that would open this machine to any page."""
+        for origin in self.allowed_origins:
+            if origin == ANY_ORIGIN:
+                if not self.demands_key:
+                    raise BadInput(
+                        "server.allowed_origins is *, and no API key is demanded: any web page that is opened on this "
+                        "machine could use the server, and change what it holds.",
+                        "Name the sites (https://models.example.org), or demand a key with server.demand_key=yes.",
+                    )
+            elif not _is_origin(origin):
+                raise BadInput(
+                    f"server.allowed_origins has '{origin}', which is no origin of a web page.",
+                    "Write scheme, host and port as browsers send them, in lower case and with nothing behind: "
+                    "https://models.example.org or http://localhost:3000.",
+                )
 
 
 class RecordSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -67,6 +106,7 @@ class ControllerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_field
     def save(self, path: Path) -> None:
         """Raises OSError when the disk is full or the folder cannot be written."""
         self.checked()
+        self.server.check_origins()
         write_atomically(path, msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n")
 
     def checked(self) -> ControllerSettings:
@@ -78,3 +118,14 @@ class ControllerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_field
         if self.records.keep_days < 0 or self.records.keep_bytes < 0:
             raise BadInput("Days and bytes to keep cannot be negative.", "0 keeps everything.")
         return self
+
+
+def _is_origin(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        return False
+    host = parts.hostname or ""
+    host = f"[{host}]" if ":" in host else host
+    return bool(parts.scheme and host) and text == f"{parts.scheme}://{host}{'' if port is None else f':{port}'}"

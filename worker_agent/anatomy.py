@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -181,8 +181,6 @@ def find_layers(model: PreTrainedModel) -> str:
 def examine(model: PreTrainedModel) -> Anatomy:
     """How an empty model (`build_empty`) is built. Raises CannotSplit."""
     layers_path = find_layers(model)
-    if getattr(model.config.get_text_config(decoder=True), "is_decoder", True) is False:
-        _looks_ahead(model)
     _refuse_shared_weights(model, layers_path)
     seen = observe(model, layers_path)
     if seen.looks_ahead:
@@ -214,6 +212,7 @@ def examine(model: PreTrainedModel) -> Anatomy:
         hidden_size=config.hidden_size,
         vocab_size=config.vocab_size,
         max_context=_max_context(config),
+        restarts_at=_restarts_at(model, seen.cache_argument),
     )
     return Anatomy(**{**vars(anatomy), "tied": _across(anatomy, model.all_tied_weights_keys)})
 
@@ -296,6 +295,52 @@ def _across(anatomy: Anatomy, pairs: Mapping[str, str]) -> tuple[tuple[str, str]
         for target, source in pairs.items()
         if {anatomy.owner(target)[0], anatomy.owner(source)[0]} == {"first", "last"}
     )
+
+
+class _FullCache(DynamicCache):
+    """A cache that says that it holds so many tokens."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self._length = length
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self._length
+
+    def __bool__(self) -> bool:
+        return True
+
+
+def _restarts_at(model: PreTrainedModel, cache_argument: str) -> int | None:
+    """With how many tokens in its cache transformers' `generate` drops the cache and begins anew, if it ever does.
+
+    Phi-3 does, where a longer sequence gets other rotary frequencies for all of its positions. Seen by asking the model
+    how it would go on at the lengths that its config tells of.
+    """
+    config = model.config.get_text_config(decoder=True)
+    rope = getattr(config, "rope_parameters", None)
+    kinds = [rope, *rope.values()] if isinstance(rope, dict) else []
+    told = [each.get("original_max_position_embeddings") for each in kinds if isinstance(each, dict)]
+    told.append(getattr(config, "original_max_position_embeddings", None))
+    if _begins_anew(model, cache_argument, 1):
+        return None  # it would at any length: this is no way to ask it
+    lengths = sorted({each for each in told if isinstance(each, int) and 1 < each < UNLIMITED})
+    return next((length for length in lengths if _begins_anew(model, cache_argument, length)), None)
+
+
+def _begins_anew(model: PreTrainedModel, cache_argument: str, length: int) -> bool:
+    tokens = torch.zeros(1, length + 1, dtype=torch.long)
+    try:
+        prepared: dict[str, Any] = model.prepare_inputs_for_generation(  # type: ignore[operator]  # a mixin's method
+            tokens,
+            **{cache_argument: _FullCache(length)},
+            attention_mask=torch.ones_like(tokens),
+            next_sequence_length=1,
+            use_cache=True,
+        )
+        return prepared.get(cache_argument) is None and prepared["input_ids"].shape[1] == length + 1
+    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError, NotImplementedError):
+        return False  # it cannot be asked like this, and so does not mind the length either
 
 
 def _looks_ahead(model: PreTrainedModel) -> NoReturn:

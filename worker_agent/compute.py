@@ -27,7 +27,8 @@ from worker_agent.messages import (
     Step,
     Tokens,
 )
-from worker_agent.runner import Destination, Outgoing, Runner
+from worker_agent.outgoing import Destination, Outgoing
+from worker_agent.runner import Runner
 from worker_agent.runtime import Runtime
 from worker_agent.speed import SpeedMeter
 from worker_agent.stage import Stage

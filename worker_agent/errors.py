@@ -62,12 +62,6 @@ class DamagedPart(BadWeights):
     kind = "damaged"
 
 
-class NotFinite(AgentError):
-    """Numbers that stopped being finite: they overflow in the compute type, or the weights are broken."""
-
-    kind = "numbers"
-
-
 class CannotSplit(AgentError):
     """The architecture cannot be cut, or not where it was asked to be."""
 
@@ -84,6 +78,12 @@ class BadConstraint(AgentError):
     """A grammar that cannot be followed with this model's tokenizer."""
 
     kind = "constraint"
+
+
+class NotFinite(AgentError):
+    """Numbers that stopped being finite, as hidden states or as logits: what they spoil has no answer."""
+
+    kind = "numbers"
 
 
 class UnknownStage(AgentError):

@@ -11,60 +11,36 @@ from __future__ import annotations
 import copy
 import gc
 import logging
-import re
-import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import (
-    WeightRenaming,
-    convert_and_load_state_dict_in_model,
-    rename_source_key,
-)
-from transformers.initialization import guard_torch_init_functions
-from transformers.modeling_utils import LoadStateDictConfig
-from transformers.utils.logging import disable_progress_bar
 
 from worker_agent import fused, packed, rotary, traced, trial
 from worker_agent.allocator import give_back, large_blocks_apart
 from worker_agent.anatomy import Anatomy, build_empty, examine
 from worker_agent.attention import RAGGED, Piece, ragged_step
-from worker_agent.errors import AgentError, BadWeights, CannotSplit, NotFinite, OutOfMemory
+from worker_agent.errors import AgentError, CannotSplit, NotFinite, OutOfMemory
+from worker_agent.filling import Counter, Filler, Source, weight_bytes
 from worker_agent.kv_cache import RowCache
-from worker_agent.lazy_tensors import LazyTensor, tensors_of
 from worker_agent.messages import Load, Part, WayName
 from worker_agent.proof import TOLERANCES, difference
 from worker_agent.runtime import Runtime, keep_single
 from worker_agent.slicing import Slice, dismantle
+from worker_agent.soundness import overflow
 from worker_agent.stage import DTYPES, Stage, kv_bytes
 from worker_agent.ways import Ways
 
 log = logging.getLogger(__name__)
 
-disable_progress_bar()  # one bar for each layer, on the standard error of a process without a terminal
-
-FLOATING = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
 LAYOUTS: tuple[WayName, ...] = ("norms", "joined", "packed")
 """The ways that change a layer's modules, in the order in which they are taken."""
 
 Outputs = tuple[torch.Tensor, ...]
-
-
-def weight_bytes(parts: Sequence[Part], dtype: torch.dtype) -> int:
-    """Bytes that the parts take once loaded in `dtype`."""
-    total = 0
-    for part in parts:
-        for tensor in part.tensors:
-            elements = 1
-            for extent in tensor.shape:
-                elements *= extent
-            total += elements * dtype.itemsize if tensor.dtype in FLOATING else tensor.nbytes
-    return total
 
 
 def load_stage(
@@ -103,7 +79,8 @@ def load_stage(
     stage = Stage(load, Slice(model, anatomy, load.start, load.end), device, weights)
     try:
         with large_blocks_apart():
-            _Builder(stage, _Source(model, parts, part_path, _Counter(parts, progress))).build()
+            source = Source(model, parts, part_path, Counter(parts, progress))
+            _Builder(stage, Filler(stage.slice, source, device, dtype)).build()
     except BaseException:
         stage.close()
         give_back()
@@ -136,49 +113,30 @@ def _check_range(load: Load, anatomy: Anatomy) -> None:
             raise CannotSplit(f"the model cannot be cut before layer {boundary}: {'; '.join(anatomy.cut_notes)}")
 
 
-class _Source:
-    """The stage's tensors on disk: those of each layer, and those of its ends."""
-
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        parts: tuple[Part, ...],
-        part_path: Callable[[str], Path],
-        on_read: Callable[[int], None],
-    ) -> None:
-        self._parts, self._part_path, self._on_read = parts, part_path, on_read
-        self.conversions = get_model_conversion_mapping(model)
-
-    def name_in_model(self, stored: str) -> str:
-        """What a tensor of this name in the files is called in the model."""
-        renamings = [entry for entry in self.conversions if isinstance(entry, WeightRenaming)]
-        return rename_source_key(stored, renamings, [])[0]
-
-    def ends(self) -> dict[str, LazyTensor]:
-        return self._of(part for part in self._parts if part.kind != "layer")
-
-    def layer(self, index: int) -> dict[str, LazyTensor]:
-        return self._of(part for part in self._parts if part.kind == "layer" and part.index == index)
-
-    def _of(self, parts: Iterable[Part]) -> dict[str, LazyTensor]:
-        return dict(tensors_of(tuple(parts), self._part_path, self._on_read))
-
-
 class _Builder:
     """Fills a stage, layer by layer, and proves what it does."""
 
-    def __init__(self, stage: Stage, source: _Source) -> None:
-        self._stage, self._source = stage, source
+    def __init__(self, stage: Stage, filler: Filler) -> None:
+        self._stage, self._fill = stage, filler
         self._cut, self._model, self._anatomy = stage.slice, stage.slice.model, stage.slice.anatomy
         self._device, self._dtype = stage.device, stage.dtype
         self._own_attention = "sdpa" if self._model._supports_sdpa else "eager"
         self._batched = self._anatomy.batched
         self._off = _switched_off(stage.device, stage.dtype)
+        edges = [
+            self._cut.start,
+            *(c for c in self._anatomy.cuts if self._cut.start < c < self._cut.end),
+            self._cut.end,
+        ]
+        self._blocks = [range(start, end) for start, end in pairwise(edges)]
+        """What is proven at a time: single layers, but where more than hidden states passes between some of them."""
+        self._with_head = self._blocks[-1] if self._cut.is_last and len(self._blocks[-1]) > 1 else None
+        """The block that is proven together with what stands behind it: more may pass to that, too."""
 
     def build(self) -> None:
         stage, cut, model = self._stage, self._cut, self._model
-        blank_ends = {name: copy.deepcopy(model.get_submodule(name)) for name in self._anatomy.after if cut.is_last}
-        self._fill_ends()
+        blank_ends = {name: _copied(model.get_submodule(name)) for name in self._anatomy.after if cut.is_last}
+        self._fill.ends()
         rotary.make_length_aware(model, self._anatomy.max_context - 1)
         model.set_attn_implementation(self._own_attention)
         if not self._batched:
@@ -187,9 +145,13 @@ class _Builder:
         with trial.trial_of(cut):
             texts = trial.make_texts(cut, self._device, self._dtype)
             beginning = texts
-            for index in range(cut.start, cut.end):
-                texts = trial.Texts(self._layer(index, texts))
-            logits = self._head(texts, blank_ends) if cut.is_last else None
+            for block in self._blocks:
+                texts = trial.Texts(self._block(block, texts))
+            if self._with_head is not None:
+                why = f"what passes to the model's end from {_named(self._with_head)} is more than hidden states"
+                stage.ways["packed"].lost(why)
+            elif cut.is_last:
+                texts = trial.Texts(self._head(texts, blank_ends))
         cut.place(*cut.own)
         cut.connect()
         stage.by_length = rotary.is_length_aware(model)
@@ -197,172 +159,98 @@ class _Builder:
             model.set_attn_implementation(RAGGED)
             stage.batched = True
             with trial.trial_of(cut):
-                self._whole(beginning, texts.rows if logits is None else logits)
+                self._whole(beginning, texts.rows)
             self._record()
         else:
             self._prove_alone(beginning)
             cut.place(*cut.own)
             cut.connect()
 
-    # --- filling -------------------------------------------------------------------------------------
+    # --- a block of layers ---------------------------------------------------------------------------
 
-    def _fill_ends(self) -> None:
-        """Everything but the layers, which do not stand in the model now. Raises BadWeights."""
-        model, cut = self._model, self._cut
-        state, wanted = self._source.ends(), model.state_dict()
-        renamed = {self._source.name_in_model(stored): stored for stored in state}
-        for target, source in self._anatomy.tied:
-            # A tied tensor is stored once, under either name; the stage may have only the other end.
-            for other, standing in ((target, source), (source, target)):
-                if other in renamed and other not in wanted and standing in wanted:
-                    state[standing] = state.pop(renamed[other])
-        info, settings = self._convert(state)
-        # Of two tied ends the files may hold either; transformers then ties the other one to it.
-        pairs = [set(pair) for pair in model.all_tied_weights_keys.items()]
-        filled = {name for pair in pairs if not pair <= info.missing_keys for name in pair}
-        missing = self._really_missing(info.missing_keys - filled)
-        if missing:
-            raise BadWeights(f"{len(missing)} tensors are missing, {sorted(missing)[0]} for one")
-        for parent in cut.parents_of_gone:
-            # transformers would initialise children that are not there; what has tensors of its own it must see.
-            if not [*parent.parameters(recurse=False), *parent.buffers(recurse=False)]:
-                parent._is_hf_initialized = True  # type: ignore[assignment]  # a flag of transformers' own
-        try:
-            model._finalize_model_loading(model, settings, info)
-        except trial.FAULTS as error:
-            kind = self._anatomy.model_type
-            raise CannotSplit(f"'{kind}' cannot be prepared without its layers ({trial.describe(error)})") from error
-        model.eval()
-        self._check_whole(model, "")
-        assert all(index in cut.own for index in range(cut.start, cut.end))
-
-    def _fill_layer(self, index: int) -> nn.Module:
-        """One layer, which alone stands in the model then. Raises BadWeights."""
-        layer, prefix = self._cut.own[index], f"{self._anatomy.layers_path}.{index}."
-        self._cut.place(index)
-        info, _ = self._convert(self._source.layer(index))
-        missing = self._really_missing(name for name in info.missing_keys if name.startswith(prefix))
-        if missing:
-            raise BadWeights(f"{len(missing)} tensors are missing, {sorted(missing)[0]} for one")
-        for module in layer.modules():
-            for name, buffer in module.named_buffers(recurse=False):
-                if buffer.is_meta:
-                    # What is not computed below must not pass for numbers.
-                    unknown = torch.nan if buffer.is_floating_point() else 0
-                    module._buffers[name] = torch.full_like(buffer, unknown, device=self._device)
-        with torch.no_grad(), guard_torch_init_functions():
-            # What is computed rather than stored (masks, frequencies); weights that were loaded are left alone.
-            layer.smart_apply(self._owner()._initialize_weights, False)  # type: ignore[operator]
-        layer.eval()
-        self._check_whole(layer, prefix)
-        return layer
-
-    def _owner(self) -> PreTrainedModel:
-        """The innermost of transformers' models that holds the layers: it knows how to initialise them."""
-        found, path = self._model, self._anatomy.layers_path.split(".")
-        for depth in range(1, len(path)):
-            module = self._model.get_submodule(".".join(path[:depth]))
-            found = module if isinstance(module, PreTrainedModel) else found
-        return found
-
-    def _convert(self, state: dict[str, LazyTensor]) -> tuple[object, LoadStateDictConfig]:
-        settings = LoadStateDictConfig(
-            dtype=self._dtype,
-            dtype_plan=self._model._get_dtype_plan(self._dtype),
-            device_map={"": self._device},
-            weight_mapping=self._source.conversions,  # type: ignore[arg-type]  # its two kinds, loosely typed
-        )
-        try:
-            info, _ = convert_and_load_state_dict_in_model(self._model, state, settings)
-        except AgentError:
-            raise
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise BadWeights(f"the weights cannot be put into the model: {error}") from error
-        if info.conversion_errors or info.mismatched_keys:
-            faults = [*info.conversion_errors, *info.mismatched_keys][:3]
-            raise BadWeights(f"the weights do not fit the model: {faults}")
-        return info, settings
-
-    def _really_missing(self, names: Iterable[str]) -> list[str]:
-        ignored = tuple(self._model._keys_to_ignore_on_load_missing or ())
-        return [name for name in names if not any(re.search(pattern, name) for pattern in ignored)]
-
-    def _check_whole(self, module: nn.Module, prefix: str) -> None:
-        tensors = [*module.named_parameters(), *module.named_buffers()]
-        left = [f"{prefix}{name}" for name, tensor in tensors if tensor.is_meta]
-        if left:
-            raise BadWeights(f"{len(left)} tensors were left without content, {left[0]} for one")
-
-    # --- a layer -------------------------------------------------------------------------------------
-
-    def _layer(self, index: int, texts: trial.Texts) -> Outputs:
-        """Load, lay out and prove one layer; what it gives for the texts, as transformers runs it."""
-        cut, ways = self._cut, self._stage.ways
-        blank = copy.deepcopy(cut.own[index])
-        layer = self._fill_layer(index)
-        rotary.make_length_aware(layer, self._anatomy.max_context - 1)
-        cut.connect(index, index + 1, head=False)
+    def _block(self, block: range, texts: trial.Texts) -> Outputs:
+        """Load, lay out and prove a block; what it gives for the texts, as transformers runs it."""
+        cut, ways, where = self._cut, self._stage.ways, _named(block)
+        blanks = {index: _copied(cut.own[index]) for index in block}
+        self._stand(block)
         expected: list[Outputs] = []
-        groups = fused.watched(layer, lambda: expected.append(self._expected(texts, f"layer {index}")))
-        found = Ways()
-        self._lay_out(layer, groups, LAYOUTS, found)
+        groups = self._watched(block, lambda: expected.append(self._expected(texts, where)))
+        found = self._laid_out(block, groups, LAYOUTS)
         why = "" if self._batched and not self._ragged(expected[0], texts) else self._whole_differs(expected[0], texts)
         if why:
-            log.warning(
-                "layer %d gives something else once it is laid out (%s); its ways are tried one by one", index, why
-            )
-            found = self._one_by_one(index, blank, texts, expected[0])
+            log.warning("%s: something else comes out once it is laid out (%s); one way after the other", where, why)
+            found = self._one_by_one(block, blanks, texts, expected[0])
         ways.add(found)
         if self._batched:
             if why := self._ragged(expected[0], texts):
-                ways["batched"].lost(f"layer {index}: {why}")
+                ways["batched"].lost(f"{where}: {why}")
                 self._batched = False
-                log.warning("sequences will run one at a time: layer %d, %s", index, why)
+                log.warning("sequences will run one at a time: %s, %s", where, why)
             else:
-                ways["batched"].used()
+                ways["batched"].used(len(block))
         cut.disconnect()
         return expected[0]
+
+    def _stand(self, block: range) -> None:
+        """Fill the layers of a block and have them alone stand in the model, ready to run."""
+        for index in block:
+            layer = self._fill.layer(index)
+            rotary.make_length_aware(layer, self._anatomy.max_context - 1)
+        self._cut.place(*block)
+        self._connect(block)
+
+    def _connect(self, block: range) -> None:
+        self._cut.connect(block.start, block.stop, head=block is self._with_head)
+
+    def _watched(self, block: range, run: Callable[[], object]) -> dict[int, list[list[nn.Linear]]]:
+        """Run something; for each layer of the block, which of its matrices could be joined."""
+        layers = nn.ModuleDict({str(index): self._cut.own[index] for index in block})
+        groups: dict[int, list[list[nn.Linear]]] = {index: [] for index in block}
+        owner = {module: index for index in block for module in self._cut.own[index].modules()}
+        for members in fused.watched(layers, run):
+            groups[owner[members[0]]].append(members)
+        return groups
+
+    def _laid_out(self, block: range, groups: dict[int, list[list[nn.Linear]]], wanted: Sequence[WayName]) -> Ways:
+        found = Ways()
+        for index in block:
+            self._lay_out(self._cut.own[index], groups[index], wanted, found)
+        return found
 
     def _whole_differs(self, expected: Outputs, texts: trial.Texts) -> str:
         return self._differs(expected, lambda: trial.run_whole(self._cut, texts), texts.joined)
 
     def _ragged(self, expected: Outputs, texts: trial.Texts) -> str:
-        """Why the layer gives something else when sequences share its steps; empty if it does not."""
+        """Why something else comes out when sequences share the steps; empty if it does not."""
         self._model.set_attn_implementation(RAGGED)
         try:
             return self._differs(expected, lambda: trial.run_ragged(self._cut, texts), texts.joined)
         finally:
             self._model.set_attn_implementation(self._own_attention)
 
-    def _one_by_one(self, index: int, blank: nn.Module, texts: trial.Texts, expected: Outputs) -> Ways:
-        """Take each way that keeps the layer's results, and no other."""
-        cut, kept, lost = self._cut, [], Ways()
+    def _one_by_one(self, block: range, blanks: dict[int, nn.Module], texts: trial.Texts, expected: Outputs) -> Ways:
+        """Take each way that keeps the results, and no other."""
+        kept: list[WayName] = []
+        lost = Ways()
+
+        def again(wanted: Sequence[WayName]) -> Ways:
+            """The block loaded again, as it was before anything was done to it, and laid out so."""
+            for index in block:
+                dismantle(self._cut.own[index])
+                self._cut.own[index] = _copied(blanks[index])
+            self._cut.place()
+            self._stand(block)
+            return self._laid_out(block, self._watched(block, lambda: trial.run_whole(self._cut, texts)), wanted)
+
         for way in LAYOUTS:
-            again = self._afresh(index, blank)
-            found = Ways()
-            groups = fused.watched(again, lambda: trial.run_whole(cut, texts))
-            self._lay_out(again, groups, (*kept, way), found)
-            why = self._whole_differs(expected, texts)
-            if why:
-                lost[way].lost(f"layer {index}: {why}", found[way].possible)
+            found = again((*kept, way))
+            if why := self._whole_differs(expected, texts):
+                lost[way].lost(f"{_named(block)}: {why}", found[way].possible)
             else:
                 kept.append(way)
-        again = self._afresh(index, blank)
-        result = Ways()
-        groups = fused.watched(again, lambda: trial.run_whole(cut, texts))
-        self._lay_out(again, groups, kept, result)
+        result = again(kept)
         result.add(lost)
         return result
-
-    def _afresh(self, index: int, blank: nn.Module) -> nn.Module:
-        """The layer as it was before anything was done to it, loaded again."""
-        dismantle(self._cut.own[index])
-        self._cut.place()
-        self._cut.own[index] = copy.deepcopy(blank)
-        layer = self._fill_layer(index)
-        rotary.make_length_aware(layer, self._anatomy.max_context - 1)
-        self._cut.connect(index, index + 1, head=False)
-        return layer
 
     def _lay_out(
         self, module: nn.Module, groups: list[list[nn.Linear]], wanted: Iterable[WayName], ways: Ways,
@@ -418,10 +306,10 @@ class _Builder:
             log.warning("the model's end stays as transformers has it: %s", why)
             for name, blank in blank_ends.items():
                 cut._replace(name, blank)
-            self._fill_ends()
+            self._fill.ends()
             plain = Ways()
             for way in ("norms", "packed"):
-                plain[way].lost(f"the model's end: {why}", found[way].possible)  # type: ignore[index]
+                plain[way].lost(f"the model's end: {why}", found[way].possible)
             found = plain
         self._stage.ways.add(found)
         cut.disconnect()
@@ -451,28 +339,26 @@ class _Builder:
         """
         cut, stage, texts = self._cut, self._stage, beginning
         with trial.trial_of(cut):
-            for index in range(cut.start, cut.end):
-                cut.place(index)
-                cut.connect(index, index + 1, head=False)
-                expected = self._expected(texts, f"layer {index}")
-
-                def alone(in_pieces: bool, index: int = index, texts: trial.Texts = texts) -> Outputs:
-                    return trial.run_alone(cut, texts, (index,), in_pieces=in_pieces)
-
-                why = self._differs(expected, lambda: alone(True), texts.joined)  # called at once
-                if why:
-                    whole = self._differs(expected, lambda: alone(False), texts.joined)  # called at once
-                    if whole:
+            for block in self._blocks:
+                cut.place(*block)
+                self._connect(block)
+                expected = self._expected(texts, _named(block))
+                if why := self._alone(expected, texts, block, in_pieces=True):
+                    if whole := self._alone(expected, texts, block, in_pieces=False):
                         raise CannotSplit(
-                            f"'{self._anatomy.model_type}' cannot be run here: layer {index} gives something else when "
-                            f"it goes on with a text than for the text as a whole ({whole})"
+                            f"'{self._anatomy.model_type}' cannot be run here: {_named(block)} gives something else "
+                            f"when it goes on with a text than for the text as a whole ({whole})"
                         )
                     stage.in_pieces = False
-                    stage.ways["pieces"].lost(f"layer {index}: {why}")
+                    stage.ways["pieces"].lost(f"{_named(block)}: {why}", len(block))
                 else:
-                    stage.ways["pieces"].used()
+                    stage.ways["pieces"].used(len(block))
                 texts = trial.Texts(expected)
         cut.disconnect()
+
+    def _alone(self, expected: Outputs, texts: trial.Texts, block: range, *, in_pieces: bool) -> str:
+        run = partial(trial.run_alone, self._cut, texts, block, in_pieces=in_pieces)
+        return self._differs(expected, run, texts.joined)
 
     def _record(self) -> None:
         """Run the stage from a recording, where one can be made and gives the same for two sets of numbers."""
@@ -507,34 +393,20 @@ class _Builder:
         return trial.run_ragged(self._cut, texts, recording)
 
 
+def _copied(module: nn.Module) -> nn.Module:
+    """A copy that shares its configs with the model, which tells its modules through them how to compute."""
+    configs = {id(each.config): each.config for each in module.modules() if hasattr(each, "config")}
+    return copy.deepcopy(module, dict(configs))
+
+
 def _switched_off(device: torch.device, dtype: torch.dtype) -> dict[WayName, str]:
     """For each layout, why it is not taken on this machine; empty where it is."""
     apart = fused.why_not()
     return {"norms": apart, "joined": apart, "packed": packed.why_not(device, dtype)}
 
 
-def overflow(where: str, dtype: str) -> str:
-    """What to say when numbers stop being finite."""
-    advice = (
-        "deploy the model in bfloat16 or float32"
-        if dtype == "float16"
-        else "its weights are broken, or not meant for it"
-    )
-    return f"the numbers stop being finite in {where}, computed in {dtype}: {advice}"
-
-
-class _Counter:
-    """Adds up bytes read, from any thread, and reports them."""
-
-    def __init__(self, parts: Sequence[Part], progress: Callable[[int, int], None]) -> None:
-        self._total, self._done = sum(part.nbytes for part in parts), 0
-        self._lock, self._progress = threading.Lock(), progress
-
-    def __call__(self, count: int) -> None:
-        with self._lock:
-            self._done = min(self._total, self._done + count)  # a layer may be read twice
-            done = self._done
-        self._progress(done, self._total)
+def _named(block: range) -> str:
+    return f"layer {block.start}" if len(block) == 1 else f"layers {block.start}-{block.stop - 1}"
 
 
 def _gb(count: int) -> str:

@@ -93,7 +93,7 @@ def make_length_aware(module: nn.Module, far: int) -> int:
     count = 0
     for each in module.modules():
         if _takes_positions(each) and _depends_on_length(each, far):
-            each.forward = LengthAware(each)  # type: ignore[method-assign]
+            each.forward = LengthAware(each)
             count += 1
     return count
 
@@ -124,7 +124,7 @@ def _takes_positions(module: nn.Module) -> bool:
 
 @torch.inference_mode()
 def _depends_on_length(module: nn.Module, far: int) -> bool:
-    names = [value for value in _layer_types(module)] or [None]
+    names: list[str | None] = [*_layer_types(module)] or [None]
     plain = {name: value for name, value in vars(module).items() if isinstance(value, (int, float))}
     buffers = {name: buffer.clone() for name, buffer in module.named_buffers(recurse=False)}
     device = next(module.buffers(recurse=False)).device

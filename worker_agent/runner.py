@@ -12,14 +12,12 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum, auto
 
 import torch
 
 from worker_agent.constraints import Follower, Grammars
-from worker_agent.errors import AgentError, Draining, OutOfMemory, OutOfStep, UnknownStage, WireError
+from worker_agent.errors import AgentError, Draining, NotFinite, OutOfMemory, OutOfStep, UnknownStage, WireError
 from worker_agent.gate import Gate, Verdict
-from worker_agent.loading import overflow
 from worker_agent.messages import (
     MAX_FRAME_BYTES,
     Admission,
@@ -37,9 +35,11 @@ from worker_agent.messages import (
     Token,
     Tokens,
 )
+from worker_agent.outgoing import Destination, Outgoing
 from worker_agent.runtime import Runtime
 from worker_agent.sampling import Sampler
 from worker_agent.scheduler import SCORED_CHUNK, PlannedStep, Scheduler, Sequence
+from worker_agent.soundness import Soundness, overflow
 from worker_agent.stage import Row, Stage
 from worker_agent.tensors import from_frame, to_frame
 
@@ -47,25 +47,6 @@ log = logging.getLogger(__name__)
 
 RESEND_SECONDS = 2.0
 """A step that has not come round after this long, or 8 times the slowest recent round, is sent once more."""
-
-
-class Destination(Enum):
-    """Where a message goes; the I/O thread knows the sockets."""
-
-    CONTROLLER = auto()
-    DOWNSTREAM = auto()
-    FIRST = auto()
-
-
-@dataclass(frozen=True, slots=True)
-class Outgoing:
-    """A message on its way out of a stage."""
-
-    deployment: str
-    stage: int
-    to: Destination
-    message: Message
-    payload: tuple[Buffer, ...] = ()
 
 
 @dataclass(slots=True)
@@ -115,8 +96,7 @@ class Runner:
         self._gate = Gate(self.load.plan, self.epoch)
         self._scheduler = self._new_scheduler()
         self._samplers: dict[int, Sampler] = {}
-        self._unsound: set[int] = set()
-        """Sequences whose numbers have stopped being finite; they wait for their end."""
+        self._soundness = Soundness()
         self._arrived: deque[Arrived] = deque()
         self._unanswered: OrderedDict[int, Unanswered] = OrderedDict()
         self._rounds: deque[float] = deque(maxlen=100)
@@ -145,7 +125,7 @@ class Runner:
         self._gate = Gate(self.load.plan, self.epoch)
         self._scheduler = self._new_scheduler(whole_prompts=message.whole_prompts)
         self._samplers.clear()
-        self._unsound.clear()
+        self._soundness.forget_all()
         self._arrived.clear()
         self._unanswered.clear()
         self._outputs.clear()
@@ -394,14 +374,21 @@ class Runner:
                 sampler = self._samplers[piece.sequence]
                 wanted = logits[at : at + len(self._row(piece).wanted)]
                 at += len(wanted)
-                if piece.sequence in self._unsound:
+                if piece.sequence in self._soundness.unsound:
+                    if piece.sample:
+                        tokens.append(Token(piece.sequence, end, 0, "numbers"))
                     continue
-                if self._scores(piece):
-                    scores = sampler.prompt_scores(piece.position + 1, wanted)
-                    scored.append(Scored(piece.sequence, piece.position + 1, scores))
-                if piece.sample:
-                    tokens.append(sampler.token(piece.sequence, end, wanted[-1]))
-                else:
+                try:
+                    if self._scores(piece):
+                        scores = sampler.prompt_scores(piece.position + 1, wanted)
+                        scored.append(Scored(piece.sequence, piece.position + 1, scores))
+                    if piece.sample:
+                        tokens.append(sampler.token(piece.sequence, end, wanted[-1]))
+                except NotFinite as error:
+                    self._lose(f"{error}, computed in {self.load.dtype}", (piece.sequence,))
+                    if piece.sample:
+                        tokens.append(Token(piece.sequence, end, 0, "numbers"))
+                if not piece.sample:
                     prefilled.append((piece.sequence, end))
         except (RuntimeError, ValueError, IndexError) as error:
             self._fault(error, step.slices)
@@ -432,7 +419,7 @@ class Runner:
             for number in step.released:
                 self.stage.release(number)
                 self._samplers.pop(number, None)
-                self._unsound.discard(number)
+                self._soundness.forget(number)
             for piece in step.slices:
                 self._admit(piece)
             if not step.slices:
@@ -441,34 +428,15 @@ class Runner:
             self._begun(len(given))
             rows = [self._row(piece) for piece in step.slices]
             output = self.stage.run(rows, given)
-            if not bool(torch.isfinite(output).all()):
-                self._not_finite(rows, given, output)
+            if found := self._soundness.look(rows, given, output, self.stage.is_last):
+                message = overflow(f"layers {self.load.start}-{self.load.end - 1}", self.load.dtype)
+                log.warning("sequences %s of deployment %s: %s", found, self.load.deployment, message)
+                # Their numbers go on as they are, so that the last stage makes no token of them.
+                self._lose(message, found)
             return output
         except (AgentError, RuntimeError, ValueError, TypeError, IndexError, KeyError, MemoryError) as error:
             self._fault(error, step.slices)
             return None
-
-    def _not_finite(self, rows: list[Row], given: torch.Tensor, output: torch.Tensor) -> None:
-        """Tell of the sequences whose numbers have stopped being finite here; others of the step are sound.
-
-        Their numbers go on as they are, so that the last stage makes no token of them.
-        """
-        start = at = 0
-        found = []
-        for row in rows:
-            count = len(row.wanted) if self.stage.is_last else row.count
-            inner, outer = given[start : start + row.count], output[at : at + count]
-            start, at = start + row.count, at + count
-            came_in = not inner.is_floating_point() or bool(torch.isfinite(inner).all())
-            if not bool(torch.isfinite(outer).all()) and row.sequence not in self._unsound:
-                self._unsound.add(row.sequence)
-                if came_in:  # else the stage where it began has told it
-                    found.append(row.sequence)
-        if found:
-            load = self.load
-            message = overflow(f"layers {load.start}-{load.end - 1}", load.dtype)
-            log.warning("%s: sequences %s of deployment %s", message, found, load.deployment)
-            self._send(self._out(Destination.CONTROLLER, self._fault_of("numbers", message, tuple(found))))
 
     def _admit(self, piece: Slice) -> None:
         if piece.admission is not None and not self.stage.holds(piece.sequence):
@@ -483,6 +451,10 @@ class Runner:
         name = admission.sampling.constraint
         return None if name is None else self._grammars.follower(self.load.deployment, name, admission.budget.eos)
 
+    def _lose(self, message: str, sequences: tuple[int, ...]) -> None:
+        """Tell the controller that the numbers of these are none any more; the others go on: each has its own rows."""
+        self._send(self._out(Destination.CONTROLLER, self._fault_of(NotFinite.kind, message, sequences, goes_on=True)))
+
     def _fault(self, error: Exception, slices: tuple[Slice, ...]) -> None:
         """Tell the controller and stop until the next Link: after half a step the caches are in doubt."""
         if not isinstance(error, AgentError):
@@ -495,7 +467,7 @@ class Runner:
         fault = self._fault_of(kind, message, tuple(piece.sequence for piece in slices))
         self._send(self._out(Destination.CONTROLLER, fault))
 
-    def _fault_of(self, kind: str, message: str, sequences: tuple[int, ...]) -> StageFault:
+    def _fault_of(self, kind: str, message: str, sequences: tuple[int, ...], goes_on: bool = False) -> StageFault:
         load = self.load
         return StageFault(
             deployment=load.deployment,
@@ -504,6 +476,7 @@ class Runner:
             kind=kind,
             message=message,
             sequences=sequences,
+            goes_on=goes_on,
         )
 
     def _out(self, to: Destination, message: Message, payload: tuple[Buffer, ...] = ()) -> Outgoing:

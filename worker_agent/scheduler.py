@@ -60,14 +60,9 @@ class Sequence:
     @property
     def looks_back(self) -> bool:
         """Whether the last stage needs its tokens, and not only those to come."""
-        sampling = self.sampling
-        return bool(
-            sampling.repetition_penalty != 1
-            or sampling.presence_penalty
-            or sampling.frequency_penalty
-            or sampling.prompt_logprobs >= 0
-            # What was generated before has led some way into the grammar.
-            or (sampling.constraint is not None and len(self.tokens) > self.prompt_tokens)
+        # What was generated before has led some way into the grammar.
+        return self.sampling.looks_back or (
+            self.sampling.constraint is not None and len(self.tokens) > self.prompt_tokens
         )
 
 

@@ -20,7 +20,7 @@ from worker_agent import __version__
 from worker_agent.access import Access
 from worker_agent.budget import MemoryBudget
 from worker_agent.callers import Caller, Callers
-from worker_agent.compute import Compute, Destination, Outgoing
+from worker_agent.compute import Compute
 from worker_agent.errors import AgentError, Draining, UnknownStage, VersionMismatch, WireError
 from worker_agent.loader import Loader, LoadJob
 from worker_agent.loading import drop_stage
@@ -53,6 +53,7 @@ from worker_agent.messages import (
     Welcome,
     decode_parts,
 )
+from worker_agent.outgoing import Destination, Outgoing
 from worker_agent.peers import PeerName, Peers
 from worker_agent.shard_store import ShardStore
 from worker_agent.stage import Stage
@@ -229,6 +230,7 @@ class Service:
             progress=self._compute.progress(),
             stages=stages,
             draining=self._draining,
+            loading=sum(each.loaded is None for each in self._stages.values()),
             dropped=self.dropped,
             speeds=self._compute.speeds(),
         )

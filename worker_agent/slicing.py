@@ -7,6 +7,7 @@ but the last. Hidden states are put in at the first owned layer and taken out af
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Collection
 from types import NoneType
 from typing import Any
@@ -49,13 +50,14 @@ class StandIn(nn.Module):
     def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, passing: Slice) -> None:
         super().__init__()
         self.shape, self.dtype = shape, dtype
-        self._passing = [passing]  # a list, so that it is no cycle that copying and collecting would follow
+        self._passing = weakref.ref(passing)
         self.weight = torch.empty(0, dtype=dtype)  # some models look at the embedding's dtype
 
     def forward(self, *_args: Any, **_kwargs: Any) -> torch.Tensor:
         # Not every module gets the tokens: one may get a mask, as long as the whole sequence.
-        hidden = self._passing[0].hidden
-        assert hidden is not None
+        passing = self._passing()
+        assert passing is not None and passing.hidden is not None
+        hidden = passing.hidden
         return torch.zeros(*hidden.shape[:2], *self.shape, dtype=self.dtype, device=hidden.device)
 
 
@@ -82,6 +84,8 @@ class Slice:
         self.sampled_rows: torch.Tensor | None = None
         self.own: dict[int, nn.Module] = {}
         """The slice's layers by their number in the model, whether they stand in it now or not."""
+        self.embedding = model.get_input_embeddings()
+        """The model's input embedding, without weights where another stage has it."""
         self.parents_of_gone: list[nn.Module] = []
         """Modules of what stands behind the layers whose children another stage has."""
         self._hooks: list[RemovableHandle] = []

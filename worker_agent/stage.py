@@ -7,7 +7,7 @@ by the loader thread until it is built (`loading.py`) and by the compute thread 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -174,7 +174,7 @@ class Stage:
         cache.length += row.count
         return output if row.wanted or not self.is_last else None
 
-    def _known_lengths(self, rows: Sequence[Row]) -> object:
+    def _known_lengths(self, rows: Sequence[Row]) -> AbstractContextManager[None]:
         if not self.by_length:
             return nullcontext()
         spans, start = [], 0

@@ -50,7 +50,7 @@ def record(cut: Slice, given: torch.Tensor, positions: torch.Tensor, sampled_row
         if isinstance(module, torch.nn.Embedding):
             module.padding_idx = None  # matters to gradients alone, and checking it looks like a doubt
     # Each tensor once: a tied one stands under two names.
-    weights = list({id(tensor): tensor for tensor in cut.model.parameters()}.values())
+    weights: list[torch.Tensor] = list({id(tensor): tensor for tensor in cut.model.parameters()}.values())
 
     def run(given: torch.Tensor, positions: torch.Tensor, rows: torch.Tensor, *_weights: torch.Tensor) -> torch.Tensor:
         return cut.run(given, positions, rows, RaggedCache())

@@ -59,7 +59,11 @@ def make_application(controller: Controller, settings: ServerSettings) -> FastAP
             CORSMiddleware,
             allow_origins=list(settings.allowed_origins),
             allow_methods=["GET", "POST"],
-            allow_headers=["authorization", "content-type", "x-api-key"],
+            # Clients send ever new ones (x-stainless-os, openai-beta). None of them opens anything but a key.
+            allow_headers=["*"],
+            expose_headers=["retry-after", "x-request-id", "x-should-retry"],
+            # A page of the web that asks a server in its visitor's own network; that it may is said by its origin.
+            allow_private_network=True,
         )
     application.add_middleware(Counted, gate=state.gate)
     for router in ROUTERS:

@@ -48,6 +48,8 @@ _STATUSES: tuple[tuple[type[ShardboardError], int], ...] = (
     (DiskFullError, 507),
 )
 NEEDS_ROOM = 507
+_NODE_STATUSES = {"memory": NEEDS_ROOM, "disk": NEEDS_ROOM, "numbers": 500}
+"""By the kind of a NodeError. All others are 503: they pass when the node is there again, or somebody sees to it."""
 ADVICE_BY_STATUS = {404: "The paths are listed at /docs.", 405: "The paths and their methods are listed at /docs."}
 
 
@@ -91,7 +93,7 @@ def status_of(error: ShardboardError) -> int:
     if isinstance(error, Refused):
         return error.status
     if isinstance(error, NodeError):
-        return NEEDS_ROOM if error.kind in ("memory", "disk") else 503
+        return _NODE_STATUSES.get(error.kind, 503)
     if isinstance(error, RegistryError):
         # What the database itself reports has a cause; all else is something that the registry does not hold.
         return 503 if error.__cause__ is not None else 404

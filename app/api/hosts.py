@@ -6,25 +6,13 @@ rebinding). It cannot choose the Host header: its own name stands there, and is 
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from app.controller_settings import ServerSettings
+from app.controller_settings import ServerSettings, is_loopback
 
 EVERYWHERE = ("0.0.0.0", "::", "")
 """Addresses that mean all networks of the machine."""
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a name or an address without brackets means this machine alone."""
-    name = host.strip("[]").rstrip(".").lower()
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    address = _address(name)
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    return address is not None and address.is_loopback
 
 
 def host_of(header: str) -> str:
@@ -64,8 +52,4 @@ class HostNames:
         return bool(host) and (self.open or is_loopback(host) or host in self.names)
 
 
-def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(text.partition("%")[0])
-    except ValueError:
-        return None
+__all__ = ["EVERYWHERE", "HostNames", "host_of", "is_loopback"]

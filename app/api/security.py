@@ -47,7 +47,7 @@ class Access:
 
     def __init__(self, registry: Registry, settings: ServerSettings, sessions: Sessions) -> None:
         self._registry, self._settings, self._sessions = registry, settings, sessions
-        self.demands_key = settings.demand_key or not is_loopback(settings.host)
+        self.demands_key = settings.demands_key
         self._hosts = HostNames.of(settings, demands_key=self.demands_key)
         self._noted: dict[str, float] = {}
 

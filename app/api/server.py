@@ -52,8 +52,9 @@ class ApiServer:
     async def start(self) -> None:
         """Listen and begin to answer.
 
-        Raises BadInput: the address cannot be had, or it demands a key and there is none.
+        Raises BadInput: the address cannot be had, it demands a key and there is none, or an origin cannot be allowed.
         """
+        self._settings.check_origins()
         access = self._application.state.access
         if access.demands_key and not await asyncio.to_thread(self._controller.registry.api_keys.list):
             raise BadInput(

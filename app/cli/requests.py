@@ -72,7 +72,7 @@ def show_request(id: Annotated[int, typer.Argument(help="Its number.")], as_json
 
 def _parameters(given: dict[str, object]) -> str:
     """Those that are not the defaults."""
-    usual = GenerationParameters().to_json()
+    usual = GenerationParameters().resolved().to_json()
     asked = [f"{name} {value}" for name, value in given.items() if value != usual.get(name)]
     return ", ".join(asked) or "as usual: greedy"
 

@@ -233,10 +233,11 @@ def _decode_lines(files: Mapping[str, bytes]) -> tuple[RunEvent, ...]:
 
 def _parameters(request: BundledRequest) -> GenerationParameters:
     try:
-        parameters = GenerationParameters.from_json(request.parameters)
+        # What an older version did not know was neutral, whatever the model's own defaults are now.
+        parameters = GenerationParameters.from_json(request.parameters).resolved()
     except RequestError as error:
         raise BadInput(f"{REQUEST} in the bundle cannot be used. {error.message}", _ADVICE) from error
-    if (parameters.seed, tuple(parameters.stop)) != (request.seed, request.stop):
+    if (parameters.seed, parameters.text_rules().stops) != (request.seed, request.stop):
         raise BadInput(f"{REQUEST} in the bundle contradicts itself about seed or stop.", _ADVICE)
     return parameters
 

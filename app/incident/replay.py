@@ -228,7 +228,8 @@ def _parameters(bundle: Bundle) -> GenerationParameters:
     most = _most_tokens(bundle)
     given = bundle.parameters
     watched = max(given.logprobs or 0, WATCHED_LOGPROBS)
-    return changed(given, max_tokens=most, min_tokens=min(given.min_tokens, most), logprobs=watched)
+    least = min(given.text_rules().min_tokens, most)
+    return changed(given, max_tokens=most, min_tokens=least, logprobs=watched)
 
 
 def _conditions_then(bundle: Bundle) -> Conditions:

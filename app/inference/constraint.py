@@ -6,10 +6,11 @@ Checked when it is made, so that a schema that cannot be used is refused before 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import llguidance
+from llguidance.gbnf_to_lark import GbnfToLarkError, gbnf_to_lark
 from msgspec import Struct
 
 from app.errors import RequestError
@@ -50,6 +51,30 @@ class Constraint(Struct, frozen=True):
     def wire(self) -> WireConstraint:
         """As agents are told."""
         return WireConstraint(self.kind, "" if self.kind == "json_object" else self.text)
+
+
+def grammar_constraint(text: str) -> Constraint:
+    """A grammar in llguidance's Lark, or in llama.cpp's GBNF, which is what has `::=` in it. Raises RequestError."""
+    if "::=" not in text:
+        return Constraint("lark", text)
+    if len(text) > MAX_GRAMMAR_CHARACTERS:
+        raise RequestError(f"The grammar has {len(text)} characters; {MAX_GRAMMAR_CHARACTERS} are the most.", _ADVICE)
+    try:
+        converted = gbnf_to_lark(text)
+    # its parser says what is wrong in its own error, or falls over it
+    except (GbnfToLarkError, ValueError, LookupError, RecursionError) as error:
+        raise RequestError(f"The GBNF grammar cannot be read: {_first_lines(str(error))}", _ADVICE) from error
+    return Constraint("lark", converted)
+
+
+def choice_constraint(choices: Sequence[str]) -> Constraint:
+    """One of these texts, as it is. Raises RequestError."""
+    if not choices or not all(choices):
+        raise RequestError(
+            "There is nothing to choose from: choices are one or more texts, none of them empty.", _ADVICE
+        )
+    alternatives = " | ".join(json.dumps(choice, ensure_ascii=False) for choice in choices)
+    return Constraint("lark", f"start: {alternatives}\n")
 
 
 def _check_json(text: str) -> None:

@@ -36,6 +36,7 @@ from worker_agent.messages import (
     TensorFrame,
     Token,
     Tokens,
+    Way,
 )
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,13 @@ class PipelineStage:
     start: int
     end: int
     link: AgentLink
+    ways: tuple[Way, ...] = ()
+    """How its agent says that it runs."""
+
+    @property
+    def takes_pieces(self) -> bool:
+        """Whether a prompt may come in several steps."""
+        return not any(way.name == "pieces" and way.used < way.possible for way in self.ways)
 
 
 class Sink(Protocol):
@@ -91,6 +99,7 @@ class Pipeline:
         stages: in order.
         is_idle: whether a node's compute thread is known to be idle, for the stall rule.
         on_step: told of every step that has come round.
+        dtype: what the stages compute in; errors name it.
     """
 
     def __init__(
@@ -99,8 +108,9 @@ class Pipeline:
         stages: Sequence[PipelineStage],
         is_idle: Callable[[int], bool],
         on_step: Callable[[StepPassed], None] = lambda step: None,
+        dtype: str = "",
     ) -> None:
-        self.deployment, self.stages, self._is_idle = deployment, tuple(stages), is_idle
+        self.deployment, self.stages, self._is_idle, self._dtype = deployment, tuple(stages), is_idle, dtype
         self._on_step = on_step
         self.epoch = 0
         self.broken: NodeError | None = None
@@ -131,6 +141,8 @@ class Pipeline:
             following = self.stages[stage.stage + 1] if stage.stage < last else None
             first = self.stages[0] if stage.stage == last and last > 0 else None
             message = Link(call=0, deployment=self.deployment, stage=stage.stage, epoch=epoch)
+            if stage.stage == 0:
+                message = replace(message, whole_prompts=not all(each.takes_pieces for each in self.stages))
             if following is not None and following.node_id != stage.node_id:
                 message = replace(message, downstream=following.address, downstream_key=following.public_key)
             if first is not None and first.node_id != stage.node_id:
@@ -295,11 +307,25 @@ class Pipeline:
         stage = self.stages[fault.stage] if fault.stage < len(self.stages) else self.stages[0]
         error = NodeError(
             f"{stage.node_name} (layers {stage.start}-{stage.end - 1}) failed: {fault.message.rstrip('.')}.",
-            "The agent's log has the details. The next request starts the deployment anew.",
+            _advice(fault.kind, self._dtype),
             kind=fault.kind,
             node=stage.node_name,
         )
-        if fault.kind == "link_lost":
+        if fault.goes_on:
+            for number in fault.sequences:
+                if (sink := self._sinks.pop(number, None)) is not None:
+                    sink.failed(error)
+        elif fault.kind == "link_lost":
             self._doubt = self._doubt or (self._heard, error)
         else:
             self.fail(error)
+
+
+def _advice(kind: str, dtype: str) -> str:
+    """What to do about a stage's fault."""
+    if kind != "numbers":
+        return "The agent's log has the details. The next request starts the deployment anew."
+    if dtype == "float16":
+        return "float16 ends at 65504: undeploy the model, and deploy it in bfloat16 or float32 (--dtype)."
+    wider = "" if dtype == "float32" else " Deploy it in float32 (--dtype) to see whether that is enough."
+    return f"Sound weights do not lead to that{f' in {dtype}' if dtype else ''}: the model may be damaged.{wider}"

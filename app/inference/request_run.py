@@ -9,16 +9,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from app.errors import RequestError, ShardboardError
+from app.errors import NodeError, RequestError, ShardboardError
+from app.inference.chat_format import ChatFormat
 from app.inference.events import Finished, Preparing, PromptProgress, RequestEvent, Started, TextDelta
 from app.inference.recorder import Facts, Recorder
-from app.inference.text_stream import TextStream
+from app.inference.text_stream import TextRules, TextStream
 from app.inference.tokenizer import Tokenizer
 from app.registry import Registry, RequestRecord, RequestStatus
 from app.runs.trace import UNKNOWN, ChunkTime, NodeMemory, Origin, RequestTrace, TokenLogprob, TokenTime, pack
@@ -63,6 +64,8 @@ class RequestRun:
         """One for each token, when they were asked for."""
         self.prompt_logprobs: list[TokenLogprob | None] = []
         """One for each token of the prompt, when they were asked for; nothing can be said of the first."""
+        self.format: ChatFormat | None = None
+        """How the answer is written, if it is a chat's and has begun."""
         self.error: ShardboardError | None = None
         """What it failed with; the record has its sentence."""
         self.task: asyncio.Task[None] | None = None
@@ -75,6 +78,7 @@ class RequestRun:
         self._has_started = False
         self._text: TextStream | None = None
         self._prompt: tuple[int, ...] = ()
+        self._ends = frozenset[int]()
         self._over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._submitted = time.monotonic()
         self._times: dict[str, float] = {}
@@ -156,6 +160,9 @@ class RequestRun:
         if self._over.done() or token.position != len(self._prompt) + len(self.token_ids):
             return  # it came twice, or after the end
         self.started()
+        if token.finish in ("barred", "numbers"):  # none was chosen
+            self.failed(_without_a_token(token.finish))
+            return
         now = time.monotonic()
         if not self.token_ids:
             self._first_token_at = now
@@ -166,7 +173,7 @@ class RequestRun:
             top = tuple((other.token, other.logprob) for other in token.top)
             self.logprobs.append(TokenLogprob(token.token, token.logprob, top))
         assert self._text is not None
-        shown = self._text.add(token.token)
+        shown = self._text.add(token.token, ends=token.finish == "eos" and token.token in self._ends)
         if shown:
             self._tell(TextDelta(shown, len(self.token_ids)))
         if self._text.stopped:
@@ -216,15 +223,21 @@ class RequestRun:
         self,
         prompt: Sequence[int],
         tokenizer: Tokenizer | None,
-        stops: Sequence[str],
+        rules: TextRules,
         deployment: str,
         facts: Facts | None = None,
+        format: ChatFormat | None = None,
+        ends: Collection[int] = (),
     ) -> None:
-        """The prompt is tokenized and a pipeline is there."""
-        self._prompt = tuple(prompt)
+        """The prompt is tokenized and a pipeline is there.
+
+        Args:
+            ends: the tokens that end it. What ends with a grammar has another one as its last.
+        """
+        self._prompt, self.format, self._ends = tuple(prompt), format, frozenset(ends)
         if self.record.parameters.get("prompt_logprobs") is not None:
             self.prompt_logprobs = [None]
-        self._text = TextStream(tokenizer, stops)
+        self._text = TextStream(tokenizer, rules)
         self._times["prepare"] = time.monotonic() - self._submitted
         self.recorder.facts = facts
         self._change(
@@ -240,7 +253,7 @@ class RequestRun:
         """The agents have it. Told once, before anything that comes of it."""
         if not self._has_started:
             self._has_started = True
-            self._tell(Started(self.id, len(self._prompt)))
+            self._tell(Started(self.id, len(self._prompt), self.format))
 
     async def finished(self) -> str:
         """Wait for the pipeline's last word: the finish reason. Raises NodeError."""
@@ -313,3 +326,17 @@ class RequestRun:
     def _tell(self, event: RequestEvent) -> None:
         self._events.append(event)
         self._changed.set()
+
+
+def _without_a_token(finish: str) -> ShardboardError:
+    if finish == "numbers":
+        return NodeError(
+            "The last stage failed: its logits are not finite numbers, so no token can be chosen.",
+            "Deploy the model in bfloat16 or float32 (--dtype).",
+            kind="numbers",
+        )
+    return RequestError(
+        "The parameters leave no token to choose: biases, suppressed tokens, bad words or n-grams that may not come "
+        "again rule out all of them.",
+        "Change them and send the request again.",
+    )

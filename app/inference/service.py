@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -12,11 +13,14 @@ import msgspec
 from app.controller_settings import RecordSettings
 from app.errors import ModelError, RequestError, ShardboardError
 from app.inference.chat_ends import with_chat_ends
+from app.inference.chat_format import ChatFormat
 from app.inference.chat_template import ChatTemplate
 from app.inference.deployments import Deployments
+from app.inference.model_defaults import ModelDefaults
 from app.inference.parameters import GenerationParameters
 from app.inference.request_run import RequestRun
-from app.inference.tokenizer import Tokenizer
+from app.inference.template_variables import refuse_unread
+from app.inference.tokenizer import Tokenizer, end_ids
 from app.models.description import ModelDescription
 from app.models.library import ModelLibrary
 from app.registry import Registry
@@ -70,13 +74,14 @@ class InferenceService:
         if sum(given is not None for given in (prompt, messages, token_ids)) != 1:
             raise RequestError("A request needs one of a prompt, messages or token ids.")
         description = self._library.get(model)
-        parameters = parameters or GenerationParameters()
+        defaults = ModelDefaults.open(description.path)
+        parameters = (parameters or GenerationParameters()).resolved(defaults.values)
         shown = prompt if prompt is not None else _readable(messages) if messages is not None else ""
         kept = self.records()
         record, recorded = self._registry.requests.begin(
             model_name=description.name,
             prompt=shown if kept.keep_text else "",
-            parameters=parameters.to_json(),
+            parameters=_recorded(parameters, kept.keep_text),
             prompt_token_ids=(token_ids or ()) if kept.keep_text else (),
             origin=msgspec.to_builtins(origin),
         )
@@ -118,16 +123,19 @@ class InferenceService:
         number, pipeline = None, None
         try:
             await run.recorded()
-            ids, tokenizer = await asyncio.to_thread(
+            ids, tokenizer, format = await asyncio.to_thread(
                 self._tokenize, description, prompt, messages, token_ids, parameters, tools
             )
-            eos = () if tokenizer is None else tokenizer.eos_ids
+            eos = await asyncio.to_thread(end_ids, description.path) if tokenizer is None else tokenizer.eos_ids
             # What can never run is refused before anything is loaded for it.
             parameters.budget(eos, len(ids), description.max_context)
             record, pipeline = await self._deployments.acquire(description, run.preparing, deployment)
             budget = parameters.budget(eos, len(ids), min(record.context, record.kv_tokens))
             facts = await self._deployments.facts(record, pipeline, description)
-            run.begin(ids, tokenizer, parameters.stop, record.id, facts)
+            rules = parameters.text_rules()
+            if format is not None and tokenizer is not None:
+                rules = replace(rules, shown=format.shown(tokenizer))
+            run.begin(ids, tokenizer, rules, record.id, facts, format, (*budget.eos, *budget.stops))
             sampling = parameters.sampling(description.vocab_size)
             form = None if parameters.constraint is None else parameters.constraint.wire()
             to_json = None if tokenizer is None else tokenizer.to_json
@@ -144,6 +152,8 @@ class InferenceService:
             run.cancelled()
         except ShardboardError as error:
             run.fail(error)
+            if pipeline is not None and number is not None:
+                await pipeline.cancel(number)  # the agents may go on with it, if it alone has failed
         except Exception as error:  # a bug of ours: the request must still end, and the log must have it
             log.exception("request %d failed", run.id)
             run.fail(
@@ -158,38 +168,84 @@ class InferenceService:
         token_ids: Sequence[int] | None,
         parameters: GenerationParameters,
         tools: Sequence[Mapping[str, Any]] | None,
-    ) -> tuple[list[int], Tokenizer | None]:
-        tokenizer = self._tokenizer(description, needed=token_ids is None)
+    ) -> tuple[list[int], Tokenizer | None, ChatFormat | None]:
+        tokenizer, format = self._tokenizer(description, needed=token_ids is None), None
+        if messages is None and parameters.chat_template_kwargs:
+            raise RequestError(
+                "chat_template_kwargs has no effect: the prompt does not go through a chat template.", "Leave it out."
+            )
         if token_ids is not None:
             ids = list(token_ids)
-            outside = [token for token in ids if not 0 <= token < description.vocab_size]
-            if outside:
-                raise RequestError(
-                    f"Token id {outside[0]} is outside the vocabulary of {description.name}, 0 to "
-                    f"{description.vocab_size - 1}."
-                )
         elif messages is not None:
             assert tokenizer is not None
-            text = self._template(description, tokenizer).render(messages, tools)
+            text, format = self._rendered(description, tokenizer, messages, parameters, tools)
             ids = tokenizer.encode(text, add_special_tokens=False)
         else:
             assert tokenizer is not None and prompt is not None
             ids = tokenizer.encode(prompt)
         if not ids:
             raise RequestError("The prompt is empty.", "Write something to go on from.")
-        sampling = parameters.sampling()
-        if len(ids) > MAX_PENALTY_TOKENS and _looks_back(sampling):
+        outside = next((token for token in ids if not 0 <= token < description.vocab_size), None)
+        if outside is not None:
+            raise self._outside(description, outside, prompt, messages, tokenizer)
+        if len(ids) > MAX_PENALTY_TOKENS and parameters.sampling().looks_back:
             raise RequestError(
                 f"Penalties and log probabilities of a prompt take {MAX_PENALTY_TOKENS} tokens at most.",
                 "Leave them out.",
             )
-        return ids, tokenizer
+        return ids, tokenizer, format
+
+    def _rendered(
+        self,
+        description: ModelDescription,
+        tokenizer: Tokenizer,
+        messages: Sequence[Message],
+        parameters: GenerationParameters,
+        tools: Sequence[Mapping[str, Any]] | None,
+    ) -> tuple[str, ChatFormat]:
+        """A conversation as the model's template has it, and how the answer to it is written. Raises RequestError."""
+        template, variables = self._template(description, tokenizer), parameters.chat_template_kwargs
+        if variables:
+            refuse_unread(variables, template.variables(with_tools=tools is not None))
+        text = template.render(messages, tools, **variables)
+        format = template.format(tokenizer)
+        if parameters.constraint is not None:  # it holds from the first token on, and leaves no room for thinking
+            text += format.without_thinking(text)
+        return text, format.after(text)
+
+    def _outside(
+        self,
+        description: ModelDescription,
+        token: int,
+        prompt: str | None,
+        messages: Sequence[Message] | None,
+        tokenizer: Tokenizer | None,
+    ) -> RequestError:
+        """Why a token that the model does not have cannot be sent to it, and who put it there."""
+        where = f"is outside the vocabulary of {description.name}, 0 to {description.vocab_size - 1}"
+        text = None if tokenizer is None else tokenizer.text_of(token)
+        if (prompt is None and messages is None) or text is None:
+            return RequestError(f"Token id {token} {where}.", "Leave it out.")
+        if messages is not None and not any(text in str(message.get("content", "")) for message in messages):
+            cause = f"the chat template writes '{text}'"
+            advice = "Its template or tokenizer is another model's: get both anew, or send a raw prompt instead."
+        elif prompt is not None and text not in prompt:
+            cause = f"its tokenizer puts '{text}' into every prompt"
+            advice = "Get the tokenizer anew from where the model came, or give the prompt as token ids."
+        else:
+            cause = f"the prompt has '{text}' in it"
+            advice = "Leave that text out; the tokenizer knows more tokens than the model."
+        return RequestError(f"Token id {token} {where}: {cause}, which the model was not made for.", advice)
 
     def tokenizer(self, model: str) -> Tokenizer:
         """A model's tokenizer, read when it is first asked for: call it in a thread. Raises ModelError."""
         found = self._tokenizer(self._library.get(model), needed=True)
         assert found is not None
         return found
+
+    def defaults(self, model: str) -> ModelDefaults:
+        """What a model's own files ask of each generation: call it in a thread. Raises ModelError."""
+        return ModelDefaults.open(self._library.get(model).path)
 
     def template(self, model: str) -> ChatTemplate:
         """A model's chat template. Raises RequestError when it has none."""
@@ -225,9 +281,12 @@ class InferenceService:
         self._templates.pop(model, None)
 
 
-def _looks_back(sampling: Any) -> bool:
-    penalized = sampling.repetition_penalty != 1 or sampling.presence_penalty or sampling.frequency_penalty
-    return bool(penalized or sampling.prompt_logprobs >= 0)
+def _recorded(parameters: GenerationParameters, keep_text: bool) -> dict[str, Any]:
+    """The parameters as the registry keeps them: what the template is given may be texts of the user's."""
+    values = parameters.to_json()
+    if not keep_text:
+        values.pop("chat_template_kwargs", None)
+    return values
 
 
 def _readable(messages: Sequence[Message]) -> str:

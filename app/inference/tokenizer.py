@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ class Tokenizer:
     named_tokens: Mapping[str, str]
     """`bos_token`, `eos_token`, … -> the token's text; what a chat template gets as variables."""
     eos_ids: tuple[int, ...]
-    """Generation ends with any of these: generation_config's, else config's, else the tokenizer's own."""
+    """Generation ends with any of these: generation_config's, config's and the tokenizer's own."""
     special_ids: frozenset[int]
 
     @classmethod
@@ -51,7 +52,13 @@ class Tokenizer:
         _add_tokens(backend, config)
         named = {name: text for name in NAMED_TOKENS if (text := _token_text(config.get(name)))}
         special = frozenset(index for index, token in backend.get_added_tokens_decoder().items() if token.special)
-        return cls(backend, named, _eos_ids(folder, backend, named), special)
+        own = backend.token_to_id(named["eos_token"]) if "eos_token" in named else None
+        return cls(backend, named, end_ids(folder, own), special)
+
+    @cached_property
+    def special_texts(self) -> tuple[str, ...]:
+        """How the special tokens are spelt."""
+        return tuple(text for token in sorted(self.special_ids) if (text := self.text_of(token)))
 
     @property
     def vocab_size(self) -> int:
@@ -156,14 +163,16 @@ def _added_token(entry: Any) -> tokenizers.AddedToken | None:
     return tokenizers.AddedToken(_token_text(entry), **flags)
 
 
-def _eos_ids(folder: Path, backend: tokenizers.Tokenizer, named: Mapping[str, str]) -> tuple[int, ...]:
+def end_ids(folder: Path, of_tokenizer: int | None = None) -> tuple[int, ...]:
+    """All ends of text that a model folder names, in generation_config, config and the tokenizer.
+
+    Any of them may lack one: a chat model's config often has the end of a document alone, its tokenizer the end of
+    a message. Raises ModelError when a file cannot be read.
+    """
     config = read_json(folder / "config.json")
-    text_config = config.get("text_config")
-    for source in (read_json(folder / "generation_config.json"), config, text_config):
-        if isinstance(source, Mapping) and (ids := _ids(source.get("eos_token_id"))):
-            return ids
-    eos = backend.token_to_id(named["eos_token"]) if "eos_token" in named else None
-    return () if eos is None else (eos,)
+    sources = (read_json(folder / "generation_config.json"), config, config.get("text_config"))
+    found = [end for source in sources if isinstance(source, Mapping) for end in _ids(source.get("eos_token_id"))]
+    return tuple(dict.fromkeys([*found, *_ids(of_tokenizer)]))
 
 
 def _ids(value: Any) -> tuple[int, ...]:

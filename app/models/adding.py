@@ -130,7 +130,11 @@ class AddingJob:
             if self._cancelled:
                 raise Cancelled("Adding the model was cancelled.")
             self._current = job  # type: ignore[assignment]  # only ever cancelled through it
-        return job.run()
+        result = job.run()
+        with self._lock:
+            if self._cancelled:  # too late for this step, but the model is not there yet
+                raise Cancelled("Adding the model was cancelled.")
+        return result
 
     def _publish(self, description: ModelDescription) -> None:
         """Rename the finished folder into place; from then on the model exists."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -93,6 +94,11 @@ def _convert(path: Path, outline: Path, header: GgufHeader, target: Path, report
         raise
     del torch
     return ConvertOutcome(reader.architecture, len(set(weight_map.values())), note)
+
+
+def undo(request: ConvertRequest) -> None:
+    """Remove what was converted until the work was broken off."""
+    shutil.rmtree(request.target, ignore_errors=True)
 
 
 def _group(name: str) -> str:
@@ -276,4 +282,4 @@ def _save_tokenizer(path: Path, target: Path) -> str:
 
 
 if __name__ == "__main__":
-    serve_job(ConvertRequest, convert)
+    serve_job(ConvertRequest, convert, undo)

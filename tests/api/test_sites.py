@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from app.api.keys import make_key
+from app.controller_settings import ControllerSettings, ServerSettings
+from app.errors import BadInput
 from tests.api.serving import Served, serving
 from tests.e2e.conftest import System
 
@@ -93,7 +96,10 @@ def test_a_made_up_key_excuses_nothing_where_none_is_demanded(served: Served) ->
 
 # --- CORS ---
 
-PREFLIGHT = {"access-control-request-method": "POST", "access-control-request-headers": "content-type,authorization"}
+PREFLIGHT = {
+    "access-control-request-method": "POST",
+    "access-control-request-headers": "content-type,authorization,x-api-key",
+}
 
 
 def test_by_default_no_page_of_another_site_may_read_anything(served: Served) -> None:
@@ -139,3 +145,73 @@ def test_an_allowed_site_needs_the_key_all_the_same_and_can_read_that(bare: Syst
             served.error("POST", CHANGE, 404, json={}, headers={"origin": FRIEND, "x-api-key": key})
     finally:
         bare.controller.registry.api_keys.remove("laptop")
+
+
+STAINLESS = ("authorization", "content-type", "openai-beta", "x-stainless-os", "x-stainless-retry-count", "x-new-one")
+"""What OpenAI's own client for browsers sends, and something that it may send one day."""
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", CHANGE])
+def test_an_allowed_site_may_send_whatever_headers_its_client_sends(friendly: Served, path: str) -> None:
+    wanted = {"access-control-request-method": "POST", "access-control-request-headers": ",".join(STAINLESS)}
+    leave = friendly.client.options(path, headers={"origin": FRIEND, **wanted})
+    assert leave.status_code == 200
+    granted = leave.headers["access-control-allow-headers"].lower().replace(" ", "").split(",")
+    assert set(STAINLESS) <= set(granted)
+    answer = friendly.client.post(path, json={}, headers={"origin": FRIEND, **dict.fromkeys(STAINLESS[2:], "x")})
+    assert answer.status_code in (400, 404)  # it came in
+    exposed = answer.headers["access-control-expose-headers"].replace(" ", "").split(",")
+    assert {"x-request-id", "x-should-retry", "retry-after"} <= set(exposed)
+
+
+def test_an_allowed_site_of_the_web_may_reach_into_this_network(friendly: Served) -> None:
+    private = {"access-control-request-private-network": "true"}
+    leave = friendly.client.options(CHANGE, headers={"origin": FRIEND, **PREFLIGHT, **private})
+    assert leave.headers["access-control-allow-private-network"] == "true"
+
+
+def test_any_site_may_ask_with_a_key_and_none_with_a_browsers_session(bare: System) -> None:
+    key = make_key(bare.controller.registry, "laptop")
+    elsewhere = {"origin": "https://anybody.example", "sec-fetch-site": "cross-site"}
+    try:
+        with serving(bare, demand_key=True, allowed_origins=("*",)) as served:
+            leave = served.client.options(CHANGE, headers={**elsewhere, **PREFLIGHT})
+            assert (leave.status_code, leave.headers["access-control-allow-origin"]) == (200, "*")
+            answer = served.client.post(CHANGE, json={}, headers={**elsewhere, "authorization": f"Bearer {key}"})
+            assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (404, "*")
+            assert "access-control-allow-credentials" not in answer.headers
+            served.error("POST", CHANGE, 401, json={}, headers=elsewhere)
+
+            served.client.post("/login/", json={"key": key})
+            assert served.client.cookies, "the browser is logged in"
+            served.error("POST", CHANGE, 404, json={})
+            served.error("POST", CHANGE, 403, json={}, headers=elsewhere)
+    finally:
+        bare.controller.registry.api_keys.remove("laptop")
+
+
+def test_no_server_opens_this_machine_to_any_page(bare: System, tmp_path: Path) -> None:
+    anybody = ServerSettings(port=0, allowed_origins=("*",))
+    with pytest.raises(BadInput, match=r"any web page .* could use the server"):
+        ControllerSettings(server=anybody).save(tmp_path / "settings.json")
+    with pytest.raises(BadInput, match="no API key is demanded"), serving(bare, allowed_origins=("*",)):
+        pass
+    for keyed in (
+        ServerSettings(demand_key=True, allowed_origins=("*",)),
+        ServerSettings(host="0.0.0.0", allowed_origins=("*",)),
+    ):
+        ControllerSettings(server=keyed).save(tmp_path / "settings.json")
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["https://friend.example/", "friend.example", "https://Friend.example", "https://", "null", "https://a.example:x"],
+)
+def test_what_no_browser_would_send_is_refused_when_it_is_saved(origin: str, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="is no origin of a web page"):
+        ControllerSettings(server=ServerSettings(allowed_origins=(FRIEND, origin))).save(tmp_path / "settings.json")
+
+
+@pytest.mark.parametrize("origin", [FRIEND, "http://localhost:3000", "http://[::1]:8000", "chrome-extension://abcdef"])
+def test_what_browsers_send_can_be_saved(origin: str, tmp_path: Path) -> None:
+    ControllerSettings(server=ServerSettings(allowed_origins=(origin,))).save(tmp_path / "settings.json")

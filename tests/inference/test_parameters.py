@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import RequestError
-from app.inference.parameters import GenerationParameters
+from app.inference.parameters import NEUTRAL, GenerationParameters
 from worker_agent.messages import Budget, Sampling
 
 
 def test_the_default_is_greedy_and_needs_no_seed() -> None:
-    parameters = GenerationParameters()
+    parameters = GenerationParameters().resolved()
     assert parameters.temperature == 0 and parameters.seed is None
-    assert parameters.sampling() == Sampling()
+    assert parameters.sampling() == GenerationParameters().sampling() == Sampling()
 
 
 def test_sampling_without_a_seed_gets_one_that_is_recorded() -> None:
@@ -51,6 +51,16 @@ def test_sampling_without_a_seed_gets_one_that_is_recorded() -> None:
         ("stop", ("",), "1 to 500 characters"),
         ("stop", "text", "tuple of texts"),
         ("stop", ("x",) * 33, "at most 32"),
+        ("typical_p", 0, "above 0 and at most 1"),
+        ("epsilon_cutoff", 1, "from 0 to below 1"),
+        ("eta_cutoff", -0.1, "from 0 to below 1"),
+        ("no_repeat_ngram_size", 1.5, "whole number"),
+        ("stop_token_ids", (-1,), "from 0 to 2147483647"),
+        ("stop_token_ids", [1], "tuple of token ids"),
+        ("stop_token_ids", (1,) * 257, "at most 256"),
+        ("suppress_tokens", (1,) * 2049, "at most 2048"),
+        ("bad_words_ids", ((),), "lists of token ids"),
+        ("bad_words_ids", ((1,),) * 257, "at most 256"),
         ("logit_bias", {-1: 1.0}, "from 0 to 2147483647"),
         ("logit_bias", {1: 101.0}, "from -100 to 100"),
         ("logit_bias", dict.fromkeys(range(2049), 1.0), "at most 2048"),
@@ -80,6 +90,9 @@ VALID: st.SearchStrategy[GenerationParameters] = st.builds(
     seed=st.none() | st.integers(0, 2**63 - 1),
     stop=st.lists(st.text(min_size=1, max_size=500), max_size=3).map(tuple),
     max_tokens=st.none() | st.integers(1, 2**31 - 1),
+    stop_token_ids=st.lists(st.integers(0, 2**31 - 1), max_size=3).map(tuple),
+    include_stop_str_in_output=st.booleans(),
+    skip_special_tokens=st.booleans(),
     ignore_eos=st.booleans(),
     logprobs=st.none() | st.integers(0, 100),
 )
@@ -122,3 +135,34 @@ def test_a_bias_of_a_token_that_the_model_lacks_is_refused() -> None:
     with pytest.raises(RequestError, match="names token 500; the model has tokens 0 to 499"):
         parameters.sampling(vocab_size=500)
     assert parameters.sampling(vocab_size=501).logit_bias == {500: 1.0}
+
+
+DEFAULTS: dict[str, Any] = {
+    "temperature": 0.6,
+    "top_k": 20,
+    "repetition_penalty": 1.3,
+    "stop": ["END"],
+    "max_tokens": 8,
+    "min_tokens": 2,
+}
+
+
+def test_what_is_left_unset_is_as_the_model_has_it_and_all_else_neutral() -> None:
+    resolved = GenerationParameters(top_k=0, repetition_penalty=1.1).resolved(DEFAULTS)
+    assert (resolved.temperature, resolved.top_k, resolved.repetition_penalty) == (0.6, 0, 1.1)
+    assert (resolved.stop, resolved.max_tokens, resolved.min_tokens, resolved.top_p) == (("END",), 8, 2, 1.0)
+    assert resolved.seed is not None
+    assert resolved.resolved({"top_p": 0.5}) == resolved, "it is settled once"
+    neutral = GenerationParameters(**{name: tuple(v) if isinstance(v, list) else v for name, v in NEUTRAL.items()})
+    assert neutral.resolved(DEFAULTS) == neutral.resolved(), "each can be overridden"
+
+
+def test_the_least_tokens_of_a_model_give_way_to_the_most_of_a_request() -> None:
+    assert GenerationParameters(max_tokens=1).resolved(DEFAULTS).min_tokens == 1
+
+
+def test_further_ends_stop_an_answer_that_ignores_those_of_the_model() -> None:
+    parameters = GenerationParameters(ignore_eos=True, stop_token_ids=(7,))
+    assert parameters.budget([2], 10, 4096) == Budget(max_tokens=512, stops=(7,))
+    with pytest.raises(RequestError, match="stop_token_ids names token 7; the model has tokens 0 to 6"):
+        parameters.sampling(vocab_size=7)

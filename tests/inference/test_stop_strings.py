@@ -52,3 +52,32 @@ def test_without_stop_strings_all_text_passes() -> None:
 def test_an_empty_stop_string_is_refused() -> None:
     with pytest.raises(ValueError, match="empty"):
         StopStrings(["a", ""])
+
+
+PIECES = st.lists(st.tuples(st.text("ab", max_size=4), st.booleans()), max_size=8)
+
+
+@given(PIECES, st.sampled_from(["a<x>", "<x>", "<x>b", "ab", "<x><x>"]), st.booleans())
+def test_hidden_text_counts_for_stop_strings_that_have_a_special_token_in_them(
+    pieces: list[tuple[str, bool]], stop: str, included: bool
+) -> None:
+    """Each piece is some text, and whether a special token <x> follows it."""
+    stream = StopStrings([stop], ["<x>"], included=included)
+    shown, whole = "", ""
+    for text, special in pieces:
+        shown += stream.feed(text)
+        whole += text
+        if special:
+            shown += stream.feed("<x>", hidden=True)
+            whole += "<x>"
+    shown += stream.flush()
+    seen = whole if "<x>" in stop else whole.replace("<x>", "")
+    before, matched = plainly(seen, [stop])
+    assert stream.matched == matched
+    assert shown == before.replace("<x>", "") + (stop if included and matched else "")
+
+
+def test_a_stop_string_that_comes_too_early_is_passed_over() -> None:
+    stream = StopStrings(["ab"])
+    assert stream.feed("ab", may_stop=False) == "ab"
+    assert stream.feed("xab") == "x" and stream.matched == "ab"

@@ -74,15 +74,16 @@ def test_added_tokens_of_the_config_are_kept_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "expected"),
     [
-        ({"generation_config": {"eos_token_id": [7, 9]}, "config": {"eos_token_id": 3}}, (7, 9)),
+        ({"generation_config": {"eos_token_id": [7, 9]}, "config": {"eos_token_id": 3}}, (7, 9, 3)),
         ({"generation_config": {"eos_token_id": 5}}, (5,)),
         ({"generation_config": {}, "config": {"eos_token_id": 3}}, (3,)),
         ({"config": {"text_config": {"eos_token_id": [4, 4]}}}, (4,)),
         ({"tokenizer_config": {"eos_token": "<eos>"}}, (1,)),
+        ({"config": {"eos_token_id": 5}, "tokenizer_config": {"eos_token": "<eos>"}}, (5, 1)),
         ({}, ()),
     ],
 )
-def test_the_end_of_text_comes_from_the_first_file_that_names_it(
+def test_the_ends_of_text_are_those_of_all_files_together(
     files: dict[str, dict[str, object]], expected: tuple[int, ...], tmp_path: Path
 ) -> None:
     folder = tiny_tokenizers.save(tmp_path, tiny_tokenizers.byte_level(), **files)

@@ -25,7 +25,8 @@ from worker_agent.messages.fields import (
 class Sampling(Struct, forbid_unknown_fields=True, frozen=True, omit_defaults=True):
     """How the last stage chooses a token. Defaults are greedy. Terms are the OpenAI API's and vLLM's.
 
-    Order: logit bias, repetition, presence and frequency penalties, constraint, temperature, top-k, top-p, min-p.
+    Order: logit bias, repetition, presence and frequency penalties, what may not come, constraint, temperature, top-k,
+    top-p, min-p, typical-p, epsilon and eta cutoffs. Those that the OpenAI API and vLLM lack are transformers'.
     """
 
     temperature: Annotated[float, Meta(ge=0, le=100)] = 0.0
@@ -43,6 +44,28 @@ class Sampling(Struct, forbid_unknown_fields=True, frozen=True, omit_defaults=Tr
     """The same for the tokens of the prompt, all but the first."""
     constraint: Digest | None = None
     """The name of the grammar to follow; `Constrain` has made it known to the last stage's agent."""
+    typical_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    epsilon_cutoff: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    eta_cutoff: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    no_repeat_ngram_size: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
+    suppress_tokens: Annotated[tuple[TokenId, ...], Meta(max_length=2048)] = ()
+    begin_suppress_tokens: Annotated[tuple[TokenId, ...], Meta(max_length=2048)] = ()
+    """Not as the first token of the answer."""
+    bad_words_ids: Annotated[
+        tuple[Annotated[tuple[TokenId, ...], Meta(min_length=1, max_length=64)], ...], Meta(max_length=256)
+    ] = ()
+    """Sequences of tokens that may not be completed."""
+
+    @property
+    def needs_order(self) -> bool:
+        """Whether the tokens so far matter in their order."""
+        return self.no_repeat_ngram_size > 0 or any(len(word) > 1 for word in self.bad_words_ids)
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether the last stage needs the prompt's tokens."""
+        penalized = self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
+        return penalized or self.prompt_logprobs >= 0 or self.needs_order
 
 
 class Budget(Struct, forbid_unknown_fields=True, frozen=True, omit_defaults=True):
@@ -50,6 +73,9 @@ class Budget(Struct, forbid_unknown_fields=True, frozen=True, omit_defaults=True
 
     max_tokens: Annotated[int, Meta(ge=1, le=2**31 - 1)]
     eos: Annotated[tuple[TokenId, ...], Meta(max_length=256)] = ()
+    """The model's ends of text; a grammar knows them as such."""
+    stops: Annotated[tuple[TokenId, ...], Meta(max_length=256)] = ()
+    """Further tokens that end this answer, whatever they mean elsewhere."""
     min_tokens: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
 
 
@@ -143,7 +169,9 @@ class TopToken(Struct, array_like=True, forbid_unknown_fields=True, frozen=True)
     logprob: float
 
 
-Finish = Literal["", "eos", "length", "constraint"]
+Finish = Literal["", "eos", "length", "constraint", "barred", "numbers"]
+"""How a sequence ends. With `barred` (the parameters leave no token) and `numbers` (the logits are no numbers) none was
+chosen: `Token.token` means nothing then."""
 
 
 class Token(Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
@@ -192,7 +220,10 @@ class Tokens(Struct, tag="tokens", array_like=True, forbid_unknown_fields=True, 
 
 
 class StageFault(Struct, tag="stage_fault", kw_only=True, forbid_unknown_fields=True, frozen=True):
-    """A stage cannot go on with these sequences (all of the deployment's when empty). To the controller."""
+    """A stage cannot go on with these sequences (all of the deployment's when empty). To the controller.
+
+    With `goes_on` these alone are lost; the stage runs the others as before, and needs no Link.
+    """
 
     deployment: Id
     epoch: U63
@@ -200,3 +231,4 @@ class StageFault(Struct, tag="stage_fault", kw_only=True, forbid_unknown_fields=
     kind: Name
     message: Text
     sequences: Annotated[tuple[SequenceNumber, ...], Meta(max_length=4096)] = ()
+    goes_on: bool = False

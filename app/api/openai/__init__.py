@@ -15,6 +15,7 @@ from app.api.openai.completions import complete
 from app.api.openai.errors import ErrorAnswer, ErrorRoute, unknown_model
 from app.api.security import Caller
 from app.api.views import errors
+from app.inference.model_defaults import ModelDefaults
 from app.models.description import ModelDescription
 
 if TYPE_CHECKING:
@@ -43,21 +44,23 @@ def router(controller: Controller) -> APIRouter:
     async def list_models() -> ModelList:
         """All models of the library. One that is not deployed is loaded on one node when it is asked."""
         described = await asyncio.to_thread(controller.library.list)
-        return ModelList(object="list", data=[_model(controller, each) for each in described])
+        data = await asyncio.to_thread(lambda: [_model(controller, each) for each in described])
+        return ModelList(object="list", data=data)
 
     @routes.get("/models/{name:path}")
     async def get_model(name: str) -> Model:
-        return _model(controller, await _described(controller, name))
+        described = await _described(controller, name)
+        return await asyncio.to_thread(_model, controller, described)
 
     @routes.post("/completions", response_model=Completion, responses=_STREAM)
     async def create_completion(request: Request, body: CompletionBody, origin: Caller) -> Response:
-        """Go on from a prompt. With `stream`, server-sent events. `temperature` is 1 unless it is given."""
+        """Go on from a prompt. With `stream`, server-sent events. Parameters left out are as the model has them."""
         await _described(controller, body.model)
         return await complete(controller, request, body, origin)
 
     @routes.post("/chat/completions", response_model=ChatCompletion, responses=_STREAM)
     async def create_chat_completion(request: Request, body: ChatBody, origin: Caller) -> Response:
-        """Answer a conversation. With `stream`, server-sent events. `temperature` is 1 unless it is given."""
+        """Answer a conversation. With `stream`, server-sent events. Parameters left out are as the model has them."""
         await _described(controller, body.model)
         return await chat(controller, request, body, origin)
 
@@ -74,10 +77,13 @@ async def _described(controller: Controller, name: str) -> ModelDescription:
 
 def _model(controller: Controller, described: ModelDescription) -> Model:
     record = controller.registry.models.find(described.name)
+    defaults = ModelDefaults.shown(described.path)
     return Model(
         id=described.name,
         object="model",
         created=0 if record is None else int(record.created_at.timestamp()),
         owned_by="shardboard",
         max_model_len=described.max_context,
+        default_parameters=defaults.values,
+        warnings=list(defaults.notes),
     )

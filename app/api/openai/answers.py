@@ -6,17 +6,24 @@ it has nothing.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
 FinishReason = Literal["stop", "length", "tool_calls"]
 
 
+class CompletionTokensDetails(BaseModel):
+    reasoning_tokens: int
+    """Tokens that begin within the thinking or its marks."""
+
+
 class Usage(BaseModel):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    completion_tokens_details: CompletionTokensDetails | None = None
+    """Of models that are known to think."""
 
     @classmethod
     def of(cls, prompt_tokens: int, completion_tokens: int) -> Usage:
@@ -37,6 +44,10 @@ class Model(BaseModel):
     owned_by: str
     max_model_len: int
     """As vLLM has it: how many tokens its context holds."""
+    default_parameters: dict[str, Any] = {}
+    """What its generation_config.json asks for, in requests that do not say otherwise."""
+    warnings: list[str] = []
+    """What it asks for and does not get."""
 
 
 class ModelList(BaseModel):
@@ -112,6 +123,8 @@ class ChatMessage(BaseModel):
     role: Literal["assistant"]
     content: str | None
     refusal: None
+    reasoning_content: str | None = None
+    """What the model thought before it answered; where it did."""
     tool_calls: list[ToolCall] = []
 
 
@@ -150,6 +163,7 @@ class ChatDelta(BaseModel):
     role: Literal["assistant"] = "assistant"
     content: str | None = None
     refusal: None = None
+    reasoning_content: str | None = None
     tool_calls: list[ToolCallDelta] = []
 
 

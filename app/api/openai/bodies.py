@@ -1,7 +1,7 @@
 """What clients send to the OpenAI-compatible endpoints: the OpenAI API's fields, and vLLM's further ones.
 
-Fields that nobody here knows are ignored, as vLLM does, for clients send ever new ones. What is known and cannot be
-honoured is refused: an answer to another question than the one that was asked helps nobody.
+What cannot be honoured is refused by its name (`unknown.py`): an answer to another question than the one that was asked
+helps nobody. Fields within a field are checked where they would matter.
 """
 
 from __future__ import annotations
@@ -12,11 +12,15 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from app.inference.parameters import (
+    MAX_BAD_WORD_TOKENS,
+    MAX_BAD_WORDS,
     MAX_LOGIT_BIASES,
     MAX_LOGPROBS,
     MAX_SEED,
     MAX_STOP_CHARACTERS,
     MAX_STOP_STRINGS,
+    MAX_STOP_TOKENS,
+    MAX_SUPPRESSED,
     MAX_TOKENS,
 )
 
@@ -29,6 +33,7 @@ StopText = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
 StopString = Annotated[str, Field(max_length=MAX_STOP_CHARACTERS)]
 StopStrings = Annotated[list[StopText], Field(max_length=MAX_STOP_STRINGS)]
 TokenCount = Annotated[int, Field(ge=0, le=MAX_TOKENS)]
+BadWord = Annotated[list[TokenId], Field(min_length=1, max_length=MAX_BAD_WORD_TOKENS)]
 
 
 class _Body(BaseModel):
@@ -36,7 +41,7 @@ class _Body(BaseModel):
 
 
 class _Further(BaseModel):
-    """Keeps fields that are not named here: a chat template may know them."""
+    """Keeps fields that are not named here: a chat template may know them, or they are refused by name."""
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
@@ -56,8 +61,10 @@ def check_text(value: Any) -> Any:
 # --- what both have ---
 
 
-class StreamOptions(_Body):
+class StreamOptions(_Further):
     include_usage: bool = False
+    include_obfuscation: bool | None = None
+    """Of no use here: tokens come over the network with padding or without."""
 
 
 class JsonSchema(_Body):
@@ -68,13 +75,28 @@ class JsonSchema(_Body):
     """The answer follows the schema in either case."""
 
 
-class ResponseFormat(_Body):
+class ResponseFormat(_Further):
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
+    """With `json_object`, as llama.cpp and others have it."""
 
 
-class GenerationBody(_Body):
-    """How to generate. `temperature` defaults to 1, as the OpenAI API has it; everywhere else here it is 0."""
+class StructuredOutputs(_Further):
+    """vLLM's: one of these says what the answer must look like."""
+
+    json_: dict[str, Any] | str | None = Field(None, alias="json")
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+    json_object: bool | None = None
+
+
+class GenerationBody(_Further):
+    """How to generate. What is left out, or null, is as the model's generation_config.json has it.
+
+    Where that says nothing of sampling, `temperature` is 1, as the OpenAI API has it; everywhere else here it is 0.
+    """
 
     model: str = Field(min_length=1, max_length=500)
     stream: bool | None = False
@@ -82,30 +104,49 @@ class GenerationBody(_Body):
     n: int | None = Field(1, ge=1, le=MAX_CHOICES)
     seed: int | None = Field(None, ge=0, le=MAX_SEED)
     stop: StopString | StopStrings | None = None
-    temperature: float | None = Field(1.0, ge=0, le=100)
-    top_p: float | None = Field(1.0, gt=0, le=1)
+    temperature: float | None = Field(None, ge=0, le=100)
+    top_p: float | None = Field(None, gt=0, le=1)
     frequency_penalty: float | None = Field(0.0, ge=-100, le=100)
     presence_penalty: float | None = Field(0.0, ge=-100, le=100)
     logit_bias: dict[TokenId, Annotated[float, Field(ge=-100, le=100)]] | None = Field(
         None, max_length=MAX_LOGIT_BIASES
     )
     response_format: ResponseFormat | None = None
-    top_k: int | None = Field(0, ge=-1, le=MAX_TOKENS)
-    """0 or -1: all. This one and the rest are vLLM's."""
-    min_p: float | None = Field(0.0, ge=0, le=1)
-    repetition_penalty: float | None = Field(1.0, gt=0, le=100)
-    min_tokens: TokenCount | None = 0
+    top_k: int | None = Field(None, ge=-1, le=MAX_TOKENS)
+    """0 or -1: all. From here on they are vLLM's."""
+    min_p: float | None = Field(None, ge=0, le=1)
+    repetition_penalty: float | None = Field(None, gt=0, le=100)
+    min_tokens: TokenCount | None = None
     ignore_eos: bool | None = False
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOP_TOKENS)] | None = None
+    include_stop_str_in_output: bool | None = False
+    skip_special_tokens: bool | None = True
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: dict[str, Any] | str | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
+    grammar: str | None = None
+    """llama.cpp's, as the next one."""
+    json_schema: dict[str, Any] | None = None
+    typical_p: float | None = Field(None, gt=0, le=1)
+    """transformers', as the rest."""
+    epsilon_cutoff: float | None = Field(None, ge=0, lt=1)
+    eta_cutoff: float | None = Field(None, ge=0, lt=1)
+    no_repeat_ngram_size: TokenCount | None = None
+    bad_words_ids: Annotated[list[BadWord], Field(max_length=MAX_BAD_WORDS)] | None = None
+    suppress_tokens: Annotated[list[TokenId], Field(max_length=MAX_SUPPRESSED)] | None = None
+    begin_suppress_tokens: Annotated[list[TokenId], Field(max_length=MAX_SUPPRESSED)] | None = None
 
     @property
     def choices(self) -> int:
         return 1 if self.n is None else self.n
 
     @property
-    def stops(self) -> tuple[str, ...]:
+    def stops(self) -> tuple[str, ...] | None:
         if isinstance(self.stop, str):
             return (self.stop,) if self.stop else ()
-        return tuple(self.stop or ())
+        return None if self.stop is None else tuple(self.stop)
 
     @property
     def wants_usage(self) -> bool:
@@ -167,10 +208,12 @@ class MadeToolCall(_Further):
 
 
 class Message(_Further):
-    role: Literal["system", "developer", "user", "assistant", "tool"]
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | list[ContentPart] | None = None
     name: str | None = None
     tool_calls: list[MadeToolCall] | None = None
+    function_call: CalledFunction | None = None
+    """The OpenAI API's older way, as the role `function` is; read as a call of a tool and its result."""
     tool_call_id: str | None = None
 
 
@@ -205,13 +248,15 @@ class ChatBody(GenerationBody):
     tools: Annotated[list[Tool] | None, BeforeValidator(check_text)] = Field(None, max_length=MAX_TOOLS)
     tool_choice: Literal["none", "auto", "required"] | ChosenTool | None = None
     parallel_tool_calls: bool | None = True
+    reasoning_effort: Annotated[str, Field(max_length=32)] | None = None
+    """As far as the model's chat template can follow it."""
     functions: list[Any] | None = None
     function_call: Any = None
     modalities: list[str] | None = None
     audio: Any = None
     web_search_options: Any = None
     chat_template: str | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
+    chat_template_kwargs: Annotated[dict[str, Any] | None, BeforeValidator(check_text)] = None
     add_generation_prompt: bool | None = True
     continue_final_message: bool | None = False
 

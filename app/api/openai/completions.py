@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 async def complete(controller: Controller, request: Request, body: CompletionBody, origin: Origin) -> Response:
     """Raises ApiError, RequestError, ModelError."""
-    parameters = completion_parameters(body)
+    parameters = completion_parameters(body, await asyncio.to_thread(controller.inference.defaults, body.model))
     prompts = body.prompts
     if len(prompts) * body.choices > MAX_PROMPTS:
         raise refused(f"These are more than {MAX_PROMPTS} answers at a time; send fewer prompts.", "prompt")
@@ -74,7 +74,10 @@ class CompletionForm(AnswerForm):
         self._choices: list[_Choice] = []
 
     async def open(self, group: RunGroup) -> Iterable[Completion]:
-        self._choices = [_Choice(run, TokenOffsets(self._tokenizer), None) for run in group.runs]
+        self._choices = [
+            _Choice(run, TokenOffsets(self._tokenizer, self._body.skip_special_tokens is not False), None)
+            for run in group.runs
+        ]
         if self._body.echo:
             prompts = self._body.prompts
             for index, choice in enumerate(self._choices):

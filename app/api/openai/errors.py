@@ -28,6 +28,9 @@ RETRY_SECONDS = 5
 NO_RETRY = {"x-should-retry": "false"}
 """The official client would otherwise send every request that failed with 5xx twice more, and have it computed anew."""
 
+PASSING = frozenset({"refused", "timeout", "lost", "link", "link_lost", "unknown_stage", "position", "draining"})
+"""Kinds of NodeError that go by: an agent is started again, a deployment is linked anew."""
+
 _FIELD = re.compile(r"[a-z][a-z_]*")
 _BRANCHES = {"str", "int", "float", "bool", "none", "dict", "list", "bytes"}
 """What pydantic puts into a location to say which alternative of a union it tried."""
@@ -99,8 +102,10 @@ def failure(error: ShardboardError | None, message: str, *, computing: bool) -> 
         case PlacementError():
             return ApiError(503, message, type="server_error", code="no_deployment", headers=NO_RETRY)
         case NodeError():
+            if error.kind not in PASSING:
+                headers = NO_RETRY  # what is wrong stays so until somebody sees to it
             headers = headers or {"retry-after": str(RETRY_SECONDS)}
-            status = 500 if computing else 503
+            status = 500 if computing or error.kind == "numbers" else 503
             return ApiError(status, message, type="server_error", code=f"node_{error.kind}", headers=headers)
         case Cancelled():
             return ApiError(503, message, type="server_error", code="cancelled", headers=NO_RETRY)
