@@ -158,7 +158,8 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "longcat_flash": {"zero_expert_num": 2, "num_layers": 4},
     "mamba2": {"num_heads": 8},
     "minimax_m3_vl_text": {
-        "layer_types": ["full_attention", "minimax_m3_sparse"], "index_n_heads": 2, "index_block_size": 4, "index_topk_blocks": 2,
+        "layer_types": ["full_attention", "minimax_m3_sparse"], "index_n_heads": 2, "index_block_size": 4,
+        "index_topk_blocks": 2,
     },
     "qwen4_exp_text": {
         "indexer_kv_heads": 1, "indexer_budget": 4, "indexer_compress_ratio": 2, "hc_lowrank": 8,
