@@ -114,9 +114,12 @@ class WarmPopen(subprocess.Popen[Any]):
         if not _parent.serves(environment):
             super()._execute_child(*values)  # type: ignore[misc]
             return
+        safe = command[1] == "-P"
+        module, *arguments = command[3 if safe else 2 :]
         task: dict[str, object] = {
-            "module": command[2],
-            "arguments": command[3:],
+            "module": module,
+            "arguments": arguments,
+            "safe_path": safe,
             "shown": command,
             "cwd": os.fspath(given["cwd"] or Path.cwd()),
             "env": environment,
@@ -141,8 +144,10 @@ def _named(*values: Any) -> dict[str, Any]:
 
 
 def _is_ours(given: Mapping[str, Any]) -> bool:
-    """Whether it is `python -m MODULE …` with no wishes that a fork does not meet."""
+    """Whether it is `python -m MODULE …` or `python -P -m MODULE …` with no wishes that a fork does not meet."""
     command = given["args"]
+    if isinstance(command, list | tuple) and command[1:2] == ["-P"]:
+        command = [command[0], *command[2:]]
     unusual = ("executable", "preexec_fn", "pass_fds", "shell", "gid", "gids", "uid")
     return (
         isinstance(command, list | tuple)
@@ -159,7 +164,10 @@ def _read_by_imports(environment: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in {**WAITING, **environment}.items()  # an agent sets these before it imports torch
-        if name.startswith(_READ_BY_IMPORTS) and name not in _READ_LATER
+        if name.startswith(_READ_BY_IMPORTS)
+        and name not in _READ_LATER
+        # UTF-8 by the variable or by the locale is the same to who reads and writes.
+        and not (name == "PYTHONUTF8" and value == "1" and sys.getfilesystemencoding() == "utf-8")
     }
 
 

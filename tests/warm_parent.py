@@ -116,7 +116,8 @@ def become(task: dict[str, Any], descriptors: list[int]) -> None:
     sys.stderr = io.TextIOWrapper(wrong, sys.stderr.encoding, sys.stderr.errors, line_buffering=True)
     sys.argv = [task["module"], *task["arguments"]]
     paths = [path for path in task["env"].get("PYTHONPATH", "").split(os.pathsep) if path]
-    sys.path[:] = [task["cwd"], *paths, *(path for path in sys.path if Path(path).resolve() not in _OWN_PATHS)]
+    first = [] if task["safe_path"] else [task["cwd"]]
+    sys.path[:] = [*first, *paths, *(path for path in sys.path if Path(path).resolve() not in _OWN_PATHS)]
     show_command(task["shown"])
 
 
