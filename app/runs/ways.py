@@ -91,20 +91,24 @@ def lost(ways: Iterable[Way]) -> list[Way]:
 def way_text(way: Way) -> str:
     """Whether a way is taken, and why not where it is not. Empty for one that has nothing to do with this stage.
 
-    all 15 layers; lost in 2 of 60 matrices, not packed: …; one answer at a time: …; not here: …
+    all 15 layers; 2 of 60 matrices not packed: …; one answer at a time: …; not here: …
     """
+    short = way_short(way)
+    return f"{short}: {way.why}" if way.why and (is_lost(way) or not way.possible) else short
+
+
+def way_short(way: Way) -> str:
+    """The same without the reason."""
     words = words_of(way.name)
     if not way.possible:
-        return f"not here: {way.why}" if way.why else ""
+        return "not here" if way.why else ""
     if not is_lost(way):
         if way.name == "recorded":
             return "yes"
         return f"all {way.used:,} {words.unit}" if way.used > 1 else f"its {words.unit.removesuffix('s')}"
-    why = f": {way.why}" if way.why else ""
     if way.name in ("batched", "pieces", "recorded"):  # of a stage as a whole: one layer that cannot is enough
-        return f"{words.lost}{why}"
-    missing = way.possible - way.used
-    return f"{missing:,} of {way.possible:,} {words.unit} {words.lost}{why}"
+        return words.lost
+    return f"{way.possible - way.used:,} of {way.possible:,} {words.unit} {words.lost}"
 
 
 def way_lines(ways: Iterable[Way]) -> list[tuple[str, str]]:
