@@ -57,4 +57,5 @@ def _shown(found: Sequence[tuple[str, Way]]) -> str:
 
 def breakable(text: str) -> str:
     """With places where a line may end in words that are longer than one: a label breaks between words alone."""
-    return re.sub(r"\S{20,}", lambda word: re.sub(r"([_./]|.{20})(?=.)", "\\1\u200b", word.group()), text)
+    parts = re.sub(r"([_./])(?=[^\s_./])", "\\1\u200b", text)
+    return re.sub(r"[^\s\u200b]{14}(?=[^\s\u200b]{3})", "\\g<0>\u200b", parts)
