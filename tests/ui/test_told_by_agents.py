@@ -155,7 +155,7 @@ def test_a_nodes_details_say_what_the_agent_takes_also_while_it_is_away(quiet_wo
 
 
 def test_long_words_may_end_a_line() -> None:
-    assert breakable("no attribute") == "no attribute"
+    assert breakable("no attribute of 0.01 in self_attn.q_proj") == "no attribute of 0.01 in self_attn.q_proj"
     pieces = breakable("'window_of_the_attention_that_everybodyneedssomuch'").split("\u200b")
     assert "".join(pieces) == "'window_of_the_attention_that_everybodyneedssomuch'"
     assert max(map(len, pieces)) <= 16

@@ -57,5 +57,9 @@ def _shown(found: Sequence[tuple[str, Way]]) -> str:
 
 def breakable(text: str) -> str:
     """With places where a line may end in words that are longer than one: a label breaks between words alone."""
-    parts = re.sub(r"([_./])(?=[^\s_./])", "\\1\u200b", text)
-    return re.sub(r"[^\s\u200b]{14}(?=[^\s\u200b]{3})", "\\g<0>\u200b", parts)
+    return re.sub(r"\S{17,}", _broken, text)
+
+
+def _broken(word: re.Match[str]) -> str:
+    parts = re.sub(r"([_./])(?=[^_./])", "\\1\u200b", word.group())
+    return re.sub(r"[^\u200b]{14}(?=[^\u200b]{3})", "\\g<0>\u200b", parts)
