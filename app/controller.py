@@ -20,6 +20,7 @@ from app.cluster.controller_identity import ControllerIdentity
 from app.cluster.health import NodeEvent
 from app.cluster.invitations import JoinCommand, first_to_join
 from app.cluster.launching import AgentLauncher, LaunchedAgent
+from app.cluster.memory import AgentMemory
 from app.cluster.nodes import NodeDirectory
 from app.controller_settings import ControllerSettings
 from app.errors import BadInput, Cancelled, NodeError, RegistryError, ShardboardError
@@ -59,6 +60,8 @@ log = logging.getLogger(__name__)
 DATABASE_VARIABLE = "SHARDBOARD_DATABASE"
 """A database URL for the registry, instead of the SQLite file in the home."""
 INVITATION_SECONDS = 600.0
+ASK_SECONDS = 3.0
+"""How long a node that is asked how it is may take to answer."""
 PRUNE_SECONDS = 6 * 3600.0
 """How often what is too old is forgotten, beginning a minute after the start."""
 
@@ -334,7 +337,7 @@ class Controller:
 
         async def ask(node: int) -> None:
             try:
-                await self.nodes.link(node).connect(3.0)
+                await self.nodes.link(node).connect(ASK_SECONDS)
             except NodeError as error:
                 log.info("%s", error)
 
@@ -345,6 +348,12 @@ class Controller:
             if node.is_active != active[node.id]:
                 self.registry.nodes.update(node.id, is_active=active[node.id])
         return self.registry.nodes.list()
+
+    async def node_memory(self) -> list[AgentMemory]:
+        """What each node's agent holds, asked now; those that cannot be reached are left out."""
+        nodes = await asyncio.to_thread(self.registry.nodes.list)
+        told = await asyncio.gather(*(self.nodes.memory(node.id, ASK_SECONDS) for node in nodes))
+        return [each for each in told if each is not None]
 
     async def invite(
         self, listen: str, on_ready: Callable[[JoinCommand], None], *, reachable_as: str | None = None

@@ -123,8 +123,21 @@ class Filler:
         except FAULTS as error:
             kind = self._anatomy.model_type
             raise CannotSplit(f"'{kind}' cannot be prepared without its layers ({describe(error)})") from error
+        if cut.is_last and not cut.is_first:
+            self._as_the_embedding()
         model.eval()
         self._check_whole(model, "")
+
+    def _as_the_embedding(self) -> None:
+        """Do to a tied head alone what transformers does to the embedding that it would be (Youtu clears a row)."""
+        embedding, head = self._cut.embedding, self._model.get_output_embeddings()
+        if not self._cut.anatomy.tied or type(head) is not nn.Linear or embedding.weight.shape != head.weight.shape:
+            return
+        head.weight._is_hf_initialized = True  # type: ignore[attr-defined]  # loaded: not to be made anew
+        embedding.weight = head.weight
+        with torch.no_grad(), guard_torch_init_functions():
+            self._owner()._initialize_weights(embedding)
+        embedding.weight = nn.Parameter(torch.empty(0), requires_grad=False)
 
     def layer(self, index: int) -> nn.Module:
         """One layer, which alone stands in the model then. Raises BadWeights."""

@@ -135,7 +135,7 @@ class _Builder:
 
     def build(self) -> None:
         stage, cut, model = self._stage, self._cut, self._model
-        blank_ends = {name: copy.deepcopy(model.get_submodule(name)) for name in self._anatomy.after if cut.is_last}
+        blank_ends = {name: _copied(model.get_submodule(name)) for name in self._anatomy.after if cut.is_last}
         self._fill.ends()
         rotary.make_length_aware(model, self._anatomy.max_context - 1)
         model.set_attn_implementation(self._own_attention)
@@ -171,7 +171,7 @@ class _Builder:
     def _block(self, block: range, texts: trial.Texts) -> Outputs:
         """Load, lay out and prove a block; what it gives for the texts, as transformers runs it."""
         cut, ways, where = self._cut, self._stage.ways, _named(block)
-        blanks = {index: copy.deepcopy(cut.own[index]) for index in block}
+        blanks = {index: _copied(cut.own[index]) for index in block}
         self._stand(block)
         expected: list[Outputs] = []
         groups = self._watched(block, lambda: expected.append(self._expected(texts, where)))
@@ -237,7 +237,7 @@ class _Builder:
             """The block loaded again, as it was before anything was done to it, and laid out so."""
             for index in block:
                 dismantle(self._cut.own[index])
-                self._cut.own[index] = copy.deepcopy(blanks[index])
+                self._cut.own[index] = _copied(blanks[index])
             self._cut.place()
             self._stand(block)
             return self._laid_out(block, self._watched(block, lambda: trial.run_whole(self._cut, texts)), wanted)
@@ -391,6 +391,12 @@ class _Builder:
 
     def _recorded(self, recording: Callable[..., torch.Tensor], texts: trial.Texts) -> Outputs:
         return trial.run_ragged(self._cut, texts, recording)
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    """A copy that shares its configs with the model, which tells its modules through them how to compute."""
+    configs = {id(each.config): each.config for each in module.modules() if hasattr(each, "config")}
+    return copy.deepcopy(module, dict(configs))
 
 
 def _switched_off(device: torch.device, dtype: torch.dtype) -> dict[WayName, str]:

@@ -136,15 +136,17 @@ def _outline_attention(
     attention_mask: torch.Tensor | None,
     *_args: Any,
     sliding_window: int | None = None,
-    **_kwargs: Any,
+    **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """Stands in for attention: notes what it was given and returns the right shape, [1, tokens, heads, width]."""
+    for given in tensors_in(others):
+        given.clone()  # attention computes with it, so where it comes from has to be seen
     layer = getattr(module, "layer_idx", None)
     if layer is not None:
         _attention.attended[layer] = (key.numel() + value.numel()) // key.shape[2]
         _attention.windows[layer] = sliding_window
         visible = _attention.functions.get(id(attention_mask))
-        known = None if visible is None else _is_window(visible, sliding_window)
+        known = None if visible is None else is_window(visible, sliding_window)
         if known is not None:
             _attention.masks[layer] = _attention.masks.get(layer, True) and known
         elif visible is None and attention_mask is not None:
@@ -163,7 +165,7 @@ def _outline_mask(
     return mask
 
 
-def _is_window(visible: Callable[..., Any], window: int | None) -> bool | None:
+def is_window(visible: Callable[..., Any], window: int | None) -> bool | None:
     """Whether a mask lets a token see itself and those before it, within the window if there is one, and no other.
 
     None where that depends on more than positions.

@@ -230,6 +230,7 @@ class Service:
             progress=self._compute.progress(),
             stages=stages,
             draining=self._draining,
+            loading=sum(each.loaded is None for each in self._stages.values()),
             dropped=self.dropped,
             speeds=self._compute.speeds(),
         )

@@ -84,6 +84,8 @@ class Slice:
         self.sampled_rows: torch.Tensor | None = None
         self.own: dict[int, nn.Module] = {}
         """The slice's layers by their number in the model, whether they stand in it now or not."""
+        self.embedding = model.get_input_embeddings()
+        """The model's input embedding, without weights where another stage has it."""
         self.parents_of_gone: list[nn.Module] = []
         """Modules of what stands behind the layers whose children another stage has."""
         self._hooks: list[RemovableHandle] = []

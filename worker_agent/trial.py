@@ -146,23 +146,42 @@ def trial_of(cut: Slice) -> Iterator[None]:
     (What depends on a text's length would differ between a text as a whole and one that grows, as it does in
     transformers; `rotary.py` gives each sequence what is its own.)
     """
-    changed: list[tuple[object, str, int]] = []
     config = cut.model.config
     configs = {id(each): each for each in (config, config.get_text_config(decoder=True))}
-    # The slice's layers may stand in the model now, or wait outside.
-    modules = {id(each): each for part in (cut.model, *cut.own.values()) for each in part.modules()}
-    for holder in (*configs.values(), *modules.values()):
-        for name in _WINDOW_NAMES:
-            value = vars(holder).get(name)
-            if isinstance(value, int) and not isinstance(value, bool) and value > WINDOW:
-                changed.append((holder, name, value))
-                setattr(holder, name, WINDOW)
+    changed = [
+        (each, name, value) for each in configs.values() for name, value in _windows(each) if value > WINDOW
+    ]  # fmt: skip
+    # The slice's layers may stand in the model now, or wait outside; one may be made anew in the meantime.
+    parts: dict[int | None, torch.nn.Module] = {index: layer for index, layer in cut.own.items()}
+    parts[None] = cut.model
+    inside = [
+        (index, path, name, value)
+        for index, part in parts.items()
+        for path, module in part.named_modules()
+        for name, value in _windows(module)
+        if value > WINDOW
+    ]
+    for holder, name, _ in changed:
+        setattr(holder, name, WINDOW)
+    for index, path, name, _ in inside:
+        setattr(parts[index].get_submodule(path), name, WINDOW)
     try:
         with rotary.one_length(max(TEXTS)):
             yield
     finally:
         for holder, name, value in changed:
             setattr(holder, name, value)
+        for index, path, name, value in inside:
+            part = cut.model if index is None else cut.own.get(index)
+            module = dict(part.named_modules()).get(path) if part is not None else None
+            if module is not None and name in vars(module):
+                setattr(module, name, value)
+
+
+def _windows(holder: object) -> list[tuple[str, int]]:
+    """The windows that a config or a module knows of."""
+    found = ((name, vars(holder).get(name)) for name in _WINDOW_NAMES)
+    return [(name, value) for name, value in found if isinstance(value, int) and not isinstance(value, bool)]
 
 
 def describe(error: Exception) -> str:

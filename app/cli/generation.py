@@ -94,6 +94,10 @@ def generate(
             metavar="FILE|TEXT", help="The answer matches this grammar (Lark, as llguidance has it, or GBNF)."
         ),
     ] = None,
+    chat_template_kwargs: Annotated[
+        str | None,
+        typer.Option(metavar="JSON", help='What the chat template gets besides: {"enable_thinking": false}.'),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Answer a prompt. The text streams to stdout; Ctrl-C cancels and keeps what has come."""
@@ -120,6 +124,7 @@ def generate(
         logprobs=logprobs,
         prompt_logprobs=prompt_logprobs,
         constraint=constraint,
+        chat_template_kwargs=_read_variables(chat_template_kwargs),
     )
     content, chatting = _read_prompt(prompt, chat, system, token_ids)
     with open_controller() as session:
@@ -293,6 +298,16 @@ def _text_of(given: str, option: str) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
         raise BadInput(f"{option} names the file '{given}', which cannot be read: {reason}.") from error
+
+
+def _read_variables(text: str | None) -> dict[str, Any]:
+    try:
+        values = msgspec.json.decode(text or "{}", type=dict[str, Any])
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise BadInput(
+            f"--chat-template-kwargs is no JSON object: {error}.", """Write it as '{"enable_thinking": false}'."""
+        ) from error
+    return values
 
 
 def _read_biases(texts: list[str]) -> dict[int, float]:

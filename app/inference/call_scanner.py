@@ -1,14 +1,49 @@
-"""One JSON object `{"name": …, "arguments": {…}}`, read character by character while a model writes it."""
+"""One call of a tool, read while a model writes it. Here the commonest way: `{"name": …, "arguments": {…}}`."""
 
 from __future__ import annotations
 
 import json
+from typing import Protocol
 
 ARGUMENTS = ("arguments", "parameters")
 
 
-class CallScanner:
-    """Tells the name as soon as it is there, and the text of the arguments as it comes.
+class CallScanner(Protocol):
+    """Reads one call. What it has taken and does not belong to the call is `leftover` in the end."""
+
+    @property
+    def name(self) -> str | None:
+        """The tool's, as soon as it is certain; the call may be told from then on."""
+        ...
+
+    @property
+    def is_done(self) -> bool:
+        """The call is complete."""
+        ...
+
+    @property
+    def is_broken(self) -> bool:
+        """It is no call, or does not go on as one."""
+        ...
+
+    @property
+    def leftover(self) -> str: ...
+
+    def feed(self, text: str) -> int:
+        """Take text; how many of its characters were looked at."""
+        ...
+
+    def take_arguments(self) -> str:
+        """The JSON text of the arguments that has come since this was called last."""
+        ...
+
+    def finish(self) -> None:
+        """The answer ends here: what was held back is given, and closed if nothing else is missing."""
+        ...
+
+
+class JsonCall:
+    """Tells the name as soon as it is there, and the text of the arguments as it comes, character by character.
 
     Args:
         name: given when it stood before the object, which then is the arguments.
@@ -32,6 +67,14 @@ class CallScanner:
         """Whose value is being read; None while a key is."""
         self._value = ""
         self._value_is_whole = False
+
+    @property
+    def leftover(self) -> str:
+        """Nothing: no character is taken that does not belong to the object."""
+        return ""
+
+    def finish(self) -> None:
+        """An object that was cut short stays as it is."""
 
     def feed(self, text: str) -> int:
         """Take text up to the end of the object; how many characters that are."""

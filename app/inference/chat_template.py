@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from jinja2 import ext, nodes, parser, sandbox, utils
+from jinja2 import ext, meta, nodes, parser, sandbox, utils
 
 from app.errors import ModelError, RequestError
-from app.inference.template_guard import GuardedEnvironment, guard
-from app.inference.tokenizer import read_json
+from app.inference.chat_format import ChatFormat
+from app.inference.template_guard import Bounds, GuardedEnvironment, guard
+from app.inference.tokenizer import Tokenizer, read_json
 
 Message = Mapping[str, Any]
 """`role`, `content` (text, or a list of parts with a `type`), and whatever else the template knows."""
@@ -76,28 +77,34 @@ class ChatTemplate:
             raise RequestError("A conversation without messages has nothing to answer.", "Give at least one message.")
         template = self._compile(tools is not None)
         values: dict[str, Any] = {"documents": None, **self.named_tokens, **variables}
-        values |= {"messages": [_normalise(message) for message in messages], "tools": tools}
-        plain = {name: _plain(value) for name, value in values.items()}
-        try:
-            with guard() as bounds:
-                return bounds.collect(template.generate(add_generation_prompt=add_generation_prompt, **plain))
-        except jinja2.TemplateError as error:
-            sentence = (error.message or "").strip() or type(error).__name__
-            raise RequestError(
-                f"The model's chat template refused the messages: {sentence}{'' if sentence[-1] in '.!?' else '.'}",
-                "Change the messages, or send the prompt without the chat template.",
-            ) from error
-        except RecursionError as error:
-            raise RequestError("The model's chat template calls itself without end.", _ADVICE) from error
-        except Exception as error:  # a template can make any operation fail on messages of another shape
-            raise RequestError(
-                f"The model's chat template cannot render these messages: {type(error).__name__}: {error}.", _ADVICE
-            ) from error
+        values |= {"tools": tools, "add_generation_prompt": add_generation_prompt}
+        stumbled: RequestError | None = None
+        with guard() as bounds:
+            for shape in _shapes(messages):
+                try:
+                    return _rendered(template, {**values, "messages": shape}, bounds)
+                except _StumbledError as error:
+                    stumbled = stumbled or error
+        assert stumbled is not None
+        raise stumbled
 
     @property
     def knows_tools(self) -> bool:
         """Whether it shows the model the tools that there are."""
         return re.search(r"\btools\b", self.source(with_tools=True)) is not None
+
+    def variables(self, *, with_tools: bool = False) -> frozenset[str]:
+        """The names that the template reads and does not make itself, `messages` and the like among them."""
+        source = self.source(with_tools=with_tools)
+        try:
+            return frozenset(meta.find_undeclared_variables(_environment().parse(source)))
+        except (jinja2.TemplateError, RecursionError) as error:
+            raise RequestError(f"The model's chat template is broken: {error}.", _ADVICE) from error
+
+    def format(self, tokenizer: Tokenizer) -> ChatFormat:
+        """How answers are written."""
+        added = (token.content for token in tokenizer.backend.get_added_tokens_decoder().values())
+        return ChatFormat.of(self.source(with_tools=True), frozenset(added))
 
     def source(self, *, with_tools: bool = False) -> str:
         """The template that `render` takes; empty when it would refuse."""
@@ -131,6 +138,30 @@ class ChatTemplate:
 _ADVICE = "Send the prompt without the chat template, or get the model's files again."
 
 
+class _StumbledError(RequestError):
+    """A template could not handle messages of this shape."""
+
+
+def _rendered(template: jinja2.Template, values: Mapping[str, Any], bounds: Bounds) -> str:
+    """Raises RequestError."""
+    plain = {name: _plain(value) for name, value in values.items()}
+    try:
+        return bounds.collect(template.generate(plain))
+    except jinja2.TemplateError as error:
+        sentence = (error.message or "").strip() or type(error).__name__
+        kind = _StumbledError if isinstance(error, jinja2.UndefinedError) else RequestError
+        raise kind(
+            f"The model's chat template refused the messages: {sentence}{'' if sentence[-1] in '.!?' else '.'}",
+            "Change the messages, or send the prompt without the chat template.",
+        ) from error
+    except RecursionError as error:
+        raise RequestError("The model's chat template calls itself without end.", _ADVICE) from error
+    except Exception as error:  # a template can make any operation fail on messages of another shape
+        raise _StumbledError(
+            f"The model's chat template cannot render these messages: {type(error).__name__}: {error}.", _ADVICE
+        ) from error
+
+
 def _named_sources(value: Any) -> dict[str, str]:
     """`chat_template` in a JSON file: one template, or a list of named ones."""
     if isinstance(value, str):
@@ -145,6 +176,35 @@ def _named_sources(value: Any) -> dict[str, str]:
 
 
 # --- what a template sees ---
+
+
+def _shapes(messages: Sequence[Message]) -> Iterator[list[dict[str, Any]]]:
+    """The conversation as transformers shows it, then as templates want it that stumble over that.
+
+    Some were written for the OpenAI API's own shape, where a message with calls has null as its content, and the
+    arguments are text (DeepSeek V3's for one).
+    """
+    usual = [_normalise(message) for message in messages]
+    yield usual
+    if any(message.get("tool_calls") for message in usual):
+        for content in (None, ""):
+            filled = [{"content": content, **message} for message in usual]
+            yield filled
+            yield [_with_text_arguments(message) for message in filled]
+
+
+def _with_text_arguments(message: dict[str, Any]) -> dict[str, Any]:
+    calls = message.get("tool_calls")
+    if not isinstance(calls, list):
+        return message
+    return {**message, "tool_calls": [_with_text_argument(call) for call in calls]}
+
+
+def _with_text_argument(call: Any) -> Any:
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or isinstance(function.get("arguments"), str):
+        return call
+    return {**call, "function": {**function, "arguments": _to_json(function.get("arguments"))}}
 
 
 def _normalise(message: Message) -> dict[str, Any]:

@@ -42,11 +42,13 @@ class _Stream(Protocol):
 
 
 class Detokenizer:
-    """The text of one sequence. Special tokens and ids without a token show nothing."""
+    """The text of one sequence. Special tokens, but for those in `shown`, and ids without a token show nothing."""
 
-    def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool = True) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, skip_special_tokens: bool = True, shown: frozenset[int] = frozenset()
+    ) -> None:
         self._tokenizer = tokenizer
-        self._skipped = tokenizer.special_ids if skip_special_tokens else frozenset[int]()
+        self._skipped = tokenizer.special_ids - shown if skip_special_tokens else frozenset[int]()
         self._stream = _open_stream(tokenizer)
 
     def add(self, token_id: int) -> str:

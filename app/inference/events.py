@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from app.inference.chat_format import ChatFormat
 from app.registry import RequestRecord
 from worker_agent.messages import StageTime
 
@@ -23,6 +24,8 @@ class Started:
 
     request_id: int
     prompt_tokens: int
+    format: ChatFormat | None = None
+    """How the answer is written, if it is a chat's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,8 @@ class PromptProgress:
 @dataclass(frozen=True, slots=True)
 class TextDelta:
     """The next text to show: whole characters, and nothing that a stop string may still take back.
+
+    Of a chat it has the marks of thinking and of calls in it, which the `format` of Started tells how to read.
 
     `tokens` counts the answer's tokens so far.
     """

@@ -17,6 +17,7 @@ from msgspec import UNSET, UnsetType
 
 from app.errors import PromptTooLong, RequestError
 from app.inference.constraint import Constraint
+from app.inference.template_variables import check_variables
 from app.inference.text_stream import TextRules
 from worker_agent.messages import Budget, Sampling
 
@@ -100,6 +101,8 @@ class GenerationParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
     """The same for the tokens of the prompt, all but the first."""
     constraint: Constraint | None = None
     """What the answer has to look like."""
+    chat_template_kwargs: dict[str, Any] = {}
+    """What the model's chat template gets besides the conversation, `enable_thinking` for one."""
 
     def __post_init__(self) -> None:
         for name, least, most, above in (
@@ -139,6 +142,7 @@ class GenerationParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
         if self.bad_words_ids is not UNSET:
             _check_bad_words(self.bad_words_ids)
         _check_biases(self.logit_bias)
+        check_variables(self.chat_template_kwargs)
         if self.temperature is not UNSET and self.temperature > 0 and self.seed is None:
             msgspec.structs.force_setattr(self, "seed", secrets.randbelow(2**32))
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from app.errors import NodeError, RequestError, ShardboardError
+from app.inference.chat_format import ChatFormat
 from app.inference.events import Finished, Preparing, PromptProgress, RequestEvent, Started, TextDelta
 from app.inference.recorder import Facts, Recorder
 from app.inference.text_stream import TextRules, TextStream
@@ -63,6 +64,8 @@ class RequestRun:
         """One for each token, when they were asked for."""
         self.prompt_logprobs: list[TokenLogprob | None] = []
         """One for each token of the prompt, when they were asked for; nothing can be said of the first."""
+        self.format: ChatFormat | None = None
+        """How the answer is written, if it is a chat's and has begun."""
         self.error: ShardboardError | None = None
         """What it failed with; the record has its sentence."""
         self.task: asyncio.Task[None] | None = None
@@ -75,6 +78,7 @@ class RequestRun:
         self._has_started = False
         self._text: TextStream | None = None
         self._prompt: tuple[int, ...] = ()
+        self._ends = frozenset[int]()
         self._over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._submitted = time.monotonic()
         self._times: dict[str, float] = {}
@@ -169,7 +173,7 @@ class RequestRun:
             top = tuple((other.token, other.logprob) for other in token.top)
             self.logprobs.append(TokenLogprob(token.token, token.logprob, top))
         assert self._text is not None
-        shown = self._text.add(token.token, ends=token.finish == "eos")
+        shown = self._text.add(token.token, ends=token.finish == "eos" and token.token in self._ends)
         if shown:
             self._tell(TextDelta(shown, len(self.token_ids)))
         if self._text.stopped:
@@ -222,9 +226,15 @@ class RequestRun:
         rules: TextRules,
         deployment: str,
         facts: Facts | None = None,
+        format: ChatFormat | None = None,
+        ends: Collection[int] = (),
     ) -> None:
-        """The prompt is tokenized and a pipeline is there."""
-        self._prompt = tuple(prompt)
+        """The prompt is tokenized and a pipeline is there.
+
+        Args:
+            ends: the tokens that end it. What ends with a grammar has another one as its last.
+        """
+        self._prompt, self.format, self._ends = tuple(prompt), format, frozenset(ends)
         if self.record.parameters.get("prompt_logprobs") is not None:
             self.prompt_logprobs = [None]
         self._text = TextStream(tokenizer, rules)
@@ -243,7 +253,7 @@ class RequestRun:
         """The agents have it. Told once, before anything that comes of it."""
         if not self._has_started:
             self._has_started = True
-            self._tell(Started(self.id, len(self._prompt)))
+            self._tell(Started(self.id, len(self._prompt), self.format))
 
     async def finished(self) -> str:
         """Wait for the pipeline's last word: the finish reason. Raises NodeError."""

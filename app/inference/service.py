@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -12,11 +13,13 @@ import msgspec
 from app.controller_settings import RecordSettings
 from app.errors import ModelError, RequestError, ShardboardError
 from app.inference.chat_ends import with_chat_ends
+from app.inference.chat_format import ChatFormat
 from app.inference.chat_template import ChatTemplate
 from app.inference.deployments import Deployments
 from app.inference.model_defaults import ModelDefaults
 from app.inference.parameters import GenerationParameters
 from app.inference.request_run import RequestRun
+from app.inference.template_variables import refuse_unread
 from app.inference.tokenizer import Tokenizer, end_ids
 from app.models.description import ModelDescription
 from app.models.library import ModelLibrary
@@ -78,7 +81,7 @@ class InferenceService:
         record, recorded = self._registry.requests.begin(
             model_name=description.name,
             prompt=shown if kept.keep_text else "",
-            parameters=parameters.to_json(),
+            parameters=_recorded(parameters, kept.keep_text),
             prompt_token_ids=(token_ids or ()) if kept.keep_text else (),
             origin=msgspec.to_builtins(origin),
         )
@@ -121,7 +124,7 @@ class InferenceService:
         number, pipeline = None, None
         try:
             await run.recorded()
-            ids, tokenizer = await asyncio.to_thread(
+            ids, tokenizer, format = await asyncio.to_thread(
                 self._tokenize, description, prompt, messages, token_ids, parameters, tools
             )
             eos = await asyncio.to_thread(end_ids, description.path) if tokenizer is None else tokenizer.eos_ids
@@ -130,7 +133,10 @@ class InferenceService:
             record, pipeline = await self._deployments.acquire(description, run.preparing, deployment)
             budget = parameters.budget(eos, len(ids), min(record.context, record.kv_tokens))
             facts = await self._deployments.facts(record, pipeline, description)
-            run.begin(ids, tokenizer, parameters.text_rules(), record.id, facts)
+            rules = parameters.text_rules()
+            if format is not None and tokenizer is not None:
+                rules = replace(rules, shown=format.shown(tokenizer))
+            run.begin(ids, tokenizer, rules, record.id, facts, format, (*budget.eos, *budget.stops))
             sampling = parameters.sampling(description.vocab_size)
             form = None if parameters.constraint is None else parameters.constraint.wire()
             to_json = None if tokenizer is None else tokenizer.to_json
@@ -163,13 +169,17 @@ class InferenceService:
         token_ids: Sequence[int] | None,
         parameters: GenerationParameters,
         tools: Sequence[Mapping[str, Any]] | None,
-    ) -> tuple[list[int], Tokenizer | None]:
-        tokenizer = self._tokenizer(description, needed=token_ids is None)
+    ) -> tuple[list[int], Tokenizer | None, ChatFormat | None]:
+        tokenizer, format = self._tokenizer(description, needed=token_ids is None), None
+        if messages is None and parameters.chat_template_kwargs:
+            raise RequestError(
+                "chat_template_kwargs has no effect: the prompt does not go through a chat template.", "Leave it out."
+            )
         if token_ids is not None:
             ids = list(token_ids)
         elif messages is not None:
             assert tokenizer is not None
-            text = self._template(description, tokenizer).render(messages, tools)
+            text, format = self._rendered(description, tokenizer, messages, parameters, tools)
             ids = tokenizer.encode(text, add_special_tokens=False)
         else:
             assert tokenizer is not None and prompt is not None
@@ -184,7 +194,25 @@ class InferenceService:
                 f"Penalties and log probabilities of a prompt take {MAX_PENALTY_TOKENS} tokens at most.",
                 "Leave them out.",
             )
-        return ids, tokenizer
+        return ids, tokenizer, format
+
+    def _rendered(
+        self,
+        description: ModelDescription,
+        tokenizer: Tokenizer,
+        messages: Sequence[Message],
+        parameters: GenerationParameters,
+        tools: Sequence[Mapping[str, Any]] | None,
+    ) -> tuple[str, ChatFormat]:
+        """A conversation as the model's template has it, and how the answer to it is written. Raises RequestError."""
+        template, variables = self._template(description, tokenizer), parameters.chat_template_kwargs
+        if variables:
+            refuse_unread(variables, template.variables(with_tools=tools is not None))
+        text = template.render(messages, tools, **variables)
+        format = template.format(tokenizer)
+        if parameters.constraint is not None:  # it holds from the first token on, and leaves no room for thinking
+            text += format.without_thinking(text)
+        return text, format.after(text)
 
     def _outside(
         self,
@@ -252,6 +280,14 @@ class InferenceService:
         """The model was removed or replaced."""
         self._tokenizers.pop(model, None)
         self._templates.pop(model, None)
+
+
+def _recorded(parameters: GenerationParameters, keep_text: bool) -> dict[str, Any]:
+    """The parameters as the registry keeps them: what the template is given may be texts of the user's."""
+    values = parameters.to_json()
+    if not keep_text:
+        values.pop("chat_template_kwargs", None)
+    return values
 
 
 def _readable(messages: Sequence[Message]) -> str:

@@ -18,6 +18,8 @@ class TextRules:
     """What ends the answer, a stop string or a token, is a part of its text."""
     skip_special: bool = True
     """Special tokens show nothing."""
+    shown: frozenset[int] = frozenset()
+    """But for these."""
     min_tokens: int = 0
     """No stop string ends the text before so many tokens."""
 
@@ -27,7 +29,7 @@ class TextStream:
 
     def __init__(self, tokenizer: Tokenizer | None, rules: TextRules = TextRules()) -> None:
         self._tokenizer, self._rules = tokenizer, rules
-        self._detokenizer = None if tokenizer is None else Detokenizer(tokenizer, rules.skip_special)
+        self._detokenizer = None if tokenizer is None else Detokenizer(tokenizer, rules.skip_special, rules.shown)
         specials = tokenizer.special_texts if tokenizer is not None and rules.stops else ()
         self._stops = StopStrings(rules.stops, specials, included=rules.include_stop)
         self._count = 0
@@ -48,7 +50,7 @@ class TextStream:
         self._count += 1
         if self._tokenizer is None or self._detokenizer is None or self.stopped:
             return ""
-        if self._rules.skip_special and token in self._tokenizer.special_ids:
+        if self._rules.skip_special and token in self._tokenizer.special_ids and token not in self._rules.shown:
             return self._pass_over(self._tokenizer.text_of(token) or "")
         if ends and not self._rules.include_stop:
             return ""

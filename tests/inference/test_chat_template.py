@@ -213,3 +213,47 @@ def test_a_long_conversation_stays_within_the_bounds() -> None:
     messages = [{"role": "user" if i % 2 == 0 else "assistant", "content": "word " * 200} for i in range(4000)]
     assert template(TOOLS).render(messages).count("word") == 200 * 22  # it breaks after message 21
     assert template(CHATML).render(messages).count("word") == 200 * 4000
+
+
+CALLS = [
+    {"role": "user", "content": "Rain?"},
+    {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{"type": "function", "function": {"name": "weather", "arguments": {"city": "Zürich"}}}],
+    },
+    {"role": "tool", "content": "no"},
+]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        # null as the content of a message with calls, and arguments that are text: as DeepSeek's first templates
+        "{% for m in messages %}{% if m['content'] is none %}{% for c in m['tool_calls'] %}"
+        "{{ c['function']['name'] + '|' + c['function']['arguments'] + '|' }}{% endfor %}"
+        "{% else %}{{ m['role'] + ':' + m['content'] + '|' }}{% endif %}{% endfor %}",
+        # content that is always text
+        "{% for m in messages %}{{ m.role + ':' + m.content + '|' if not m.content == '' }}"
+        "{% for c in m.tool_calls or [] %}{{ c.function.name }}|{{ c.function.arguments | tojson }}|"
+        "{% endfor %}{% endfor %}",
+        # what transformers shows
+        "{% for m in messages %}{% if m.content is defined %}{{ m.role }}:{{ m.content }}|{% endif %}"
+        "{% for c in m.tool_calls %}{{ c.function.name }}|{{ dict(c.function.arguments.items()) | tojson }}|"
+        "{% endfor %}{% endfor %}",
+    ],
+)
+def test_a_history_with_calls_is_shown_in_the_shape_that_the_template_can_read(source: str) -> None:
+    assert template(source).render(CALLS) == 'user:Rain?|weather|{"city": "Zürich"}|tool:no|'
+
+
+def test_a_template_that_reads_no_shape_says_why_it_could_not_read_the_usual_one() -> None:
+    with pytest.raises(RequestError, match=r"'dict object' has no attribute 'content'|has no attribute"):
+        template("{% for m in messages %}{{ m.nothing.at_all }}{% endfor %}").render(CALLS)
+
+
+def test_a_template_that_refuses_is_asked_once() -> None:
+    with pytest.raises(RequestError, match="No tools here"):
+        template(
+            "{% if messages[1].content is defined %}{% else %}{{ raise_exception('No tools here') }}{% endif %}"
+        ).render(CALLS)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
-from app.inference.tool_calls import AnswerPart, CallArguments, CallBegan, ToolDialect, open_reader
+from app.inference.answer_parts import AnswerPart, CallArguments, CallBegan
+from app.inference.tool_calls import ToolDialect, open_reader
 
-HERMES, LLAMA, MISTRAL, PLAIN = ToolDialect.HERMES, ToolDialect.LLAMA, ToolDialect.MISTRAL, ToolDialect.PLAIN
-NAMES = ("weather", "time")
+HERMES, LLAMA, MISTRAL, PLAIN = ToolDialect.TAGGED, ToolDialect.LLAMA, ToolDialect.MISTRAL, ToolDialect.PLAIN
+NAMES: dict[str, Any] = {"weather": None, "time": None}
 Calls = list[tuple[str, str]]
 
 

@@ -5,11 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from transformers.masking_utils import (
+    bidirectional_mask_function,
+    causal_mask_function,
+    chunked_causal_mask_function,
+    sliding_window_causal_mask_function,
+)
 
 from tests.worker_agent.causal_types import LAYERS, tiny_config
 from worker_agent.anatomy import Anatomy, build_empty, examine, find_layers, read_config
 from worker_agent.errors import CannotSplit
-from worker_agent.probe import observe
+from worker_agent.probe import is_window, observe
 
 EVERYWHERE = tuple(range(1, LAYERS))
 
@@ -42,6 +48,17 @@ def test_layers_that_see_what_positions_say_share_steps_and_are_cut_anywhere(mod
 )
 def test_a_layer_that_minds_more_than_positions_keeps_sequences_apart(model_type: str, why: str) -> None:
     assert not examined(model_type).batched, why
+
+
+def test_a_mask_is_told_from_the_window_that_attention_is_told_of() -> None:
+    sliding = sliding_window_causal_mask_function(8)
+    chunked = chunked_causal_mask_function(8, torch.zeros(1, dtype=torch.long))
+    assert is_window(causal_mask_function, None) and is_window(sliding, 8)
+    assert [is_window(sliding, window) for window in (None, 7, 9)] == [False] * 3
+    assert [is_window(causal_mask_function, 8), is_window(bidirectional_mask_function, None)] == [False] * 2
+    assert [is_window(chunked, window) for window in (None, 8)] == [False] * 2
+    unknown = chunked_causal_mask_function(8, torch.zeros(1, dtype=torch.long, device="meta"))
+    assert is_window(unknown, 8) is None, "it depends on numbers"
 
 
 @pytest.mark.parametrize(

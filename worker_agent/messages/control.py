@@ -172,6 +172,8 @@ class HealthReport(Call, tag="health_report", kw_only=True, frozen=True):
     progress: Progress
     stages: Annotated[tuple[StageInfo, ...], Meta(max_length=256)]
     draining: bool
+    loading: U32
+    """Stages that are being loaded at this moment: the process holds what is not counted yet."""
     dropped: U63
     """Messages dropped since start because they were late, malformed or not allowed."""
     speeds: Speeds = ()

@@ -13,10 +13,17 @@ from pydantic import BaseModel
 FinishReason = Literal["stop", "length", "tool_calls"]
 
 
+class CompletionTokensDetails(BaseModel):
+    reasoning_tokens: int
+    """Tokens that begin within the thinking or its marks."""
+
+
 class Usage(BaseModel):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    completion_tokens_details: CompletionTokensDetails | None = None
+    """Of models that are known to think."""
 
     @classmethod
     def of(cls, prompt_tokens: int, completion_tokens: int) -> Usage:
@@ -116,6 +123,8 @@ class ChatMessage(BaseModel):
     role: Literal["assistant"]
     content: str | None
     refusal: None
+    reasoning_content: str | None = None
+    """What the model thought before it answered; where it did."""
     tool_calls: list[ToolCall] = []
 
 
@@ -154,6 +163,7 @@ class ChatDelta(BaseModel):
     role: Literal["assistant"] = "assistant"
     content: str | None = None
     refusal: None = None
+    reasoning_content: str | None = None
     tool_calls: list[ToolCallDelta] = []
 
 

@@ -208,10 +208,12 @@ class MadeToolCall(_Further):
 
 
 class Message(_Further):
-    role: Literal["system", "developer", "user", "assistant", "tool"]
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | list[ContentPart] | None = None
     name: str | None = None
     tool_calls: list[MadeToolCall] | None = None
+    function_call: CalledFunction | None = None
+    """The OpenAI API's older way, as the role `function` is; read as a call of a tool and its result."""
     tool_call_id: str | None = None
 
 
@@ -246,13 +248,15 @@ class ChatBody(GenerationBody):
     tools: Annotated[list[Tool] | None, BeforeValidator(check_text)] = Field(None, max_length=MAX_TOOLS)
     tool_choice: Literal["none", "auto", "required"] | ChosenTool | None = None
     parallel_tool_calls: bool | None = True
+    reasoning_effort: Annotated[str, Field(max_length=32)] | None = None
+    """As far as the model's chat template can follow it."""
     functions: list[Any] | None = None
     function_call: Any = None
     modalities: list[str] | None = None
     audio: Any = None
     web_search_options: Any = None
     chat_template: str | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
+    chat_template_kwargs: Annotated[dict[str, Any] | None, BeforeValidator(check_text)] = None
     add_generation_prompt: bool | None = True
     continue_final_message: bool | None = False
 

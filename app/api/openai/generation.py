@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -36,11 +37,15 @@ def completion_parameters(body: CompletionBody, defaults: ModelDefaults) -> Gene
 
 
 def chat_parameters(
-    body: ChatBody, defaults: ModelDefaults, call_constraint: Constraint | None = None
+    body: ChatBody,
+    defaults: ModelDefaults,
+    call_constraint: Constraint | None = None,
+    variables: Mapping[str, Any] | None = None,
 ) -> GenerationParameters:
     """Raises ApiError, RequestError.
 
     Args:
+        variables: what the chat template gets besides the conversation.
         call_constraint: what holds the model to calling a tool.
     """
     _refuse_what_is_not_there(body)
@@ -54,7 +59,7 @@ def chat_parameters(
         **_common(body, defaults),
         max_tokens=defaults.values.get("max_tokens") if most is None else most,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
-        **_given(constraint=call_constraint or wanted_form(body)),
+        **_given(constraint=call_constraint or wanted_form(body), chat_template_kwargs=variables),
     )
 
 
@@ -114,7 +119,6 @@ def _refuse_what_is_not_there(body: ChatBody) -> None:
         ("audio", "The answer is text."),
         ("web_search_options", "The model cannot search the web."),
         ("chat_template", "The model's own template is used."),
-        ("chat_template_kwargs", "The model's own template is used as it is."),
     ):
         if getattr(body, name):
             raise refused(f"{name} is not supported. {instead}", name)

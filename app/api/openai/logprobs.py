@@ -41,8 +41,10 @@ class TokenNames:
 class TokenOffsets:
     """Where the tokens of one answer begin in its text; follows the answer as it grows."""
 
-    def __init__(self, tokenizer: Tokenizer | None, skip_special_tokens: bool = True) -> None:
-        self._detokenizer = None if tokenizer is None else Detokenizer(tokenizer, skip_special_tokens)
+    def __init__(
+        self, tokenizer: Tokenizer | None, skip_special_tokens: bool = True, shown: frozenset[int] = frozenset()
+    ) -> None:
+        self._detokenizer = None if tokenizer is None else Detokenizer(tokenizer, skip_special_tokens, shown)
         self._length = 0
         self.offsets: list[int] = []
 
@@ -52,6 +54,10 @@ class TokenOffsets:
             self.offsets.append(self._length)
             if self._detokenizer is not None:
                 self._length += len(self._detokenizer.add(token))
+
+    def count_between(self, start: int, end: int) -> int:
+        """How many tokens begin at one of these characters."""
+        return sum(start <= offset < end for offset in self.offsets)
 
     def count_within(self, length: int) -> int:
         """How many tokens begin before this many characters; all of them where there is no text."""

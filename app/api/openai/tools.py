@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import secrets
 import string
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from app.api.openai.bodies import ChatBody, ChosenTool
 from app.api.openai.errors import refused
 from app.api.openai.wanted_form import form_param
 from app.errors import RequestError
-from app.inference.tool_calls import ToolCallReader, ToolDialect, open_reader
+from app.inference.chat_format import AnswerReader, ChatFormat, tools_by_name
+from app.inference.chat_template import ChatTemplate
+from app.inference.tool_calls import ToolDialect
 
 if TYPE_CHECKING:
-    from app.controller import Controller
     from app.inference.constraint import Constraint
 
+_UNCONSTRAINED = (ToolDialect.DEEPSEEK, ToolDialect.KIMI, ToolDialect.HARMONY)
 _LETTERS = string.ascii_letters + string.digits
 NO_PARAMETERS = {"type": "object", "properties": {}, "additionalProperties": False}
 
@@ -29,6 +30,7 @@ class ToolUse:
     """What a chat lets its model call."""
 
     dialect: ToolDialect
+    """How the answer writes calls. Held to them, it writes JSON where its own way has marks that no grammar makes."""
     tools: tuple[dict[str, Any], ...]
     """As the client described them, for the template."""
     most: int | None
@@ -36,8 +38,8 @@ class ToolUse:
     """Holds the model to calling, where it must."""
 
     @classmethod
-    async def of(cls, body: ChatBody, controller: Controller) -> ToolUse | None:
-        """None when nothing may be called. Raises ApiError, RequestError, ModelError."""
+    def of(cls, body: ChatBody, template: ChatTemplate) -> ToolUse | None:
+        """None when nothing may be called. Raises ApiError."""
         choice = body.tool_choice
         if not body.tools or choice == "none":
             if choice not in (None, "none", "auto"):
@@ -46,7 +48,6 @@ class ToolUse:
         if (param := form_param(body)) is not None:
             sentence = "Tools cannot be called in an answer that must have another form; ask for one of the two."
             raise refused(sentence, param)
-        template = await asyncio.to_thread(controller.inference.template, body.model)
         if not template.knows_tools:
             sentence = f"The chat template of {body.model} knows no tools: the model was not trained to call them."
             raise refused(sentence, "tools")
@@ -59,13 +60,18 @@ class ToolUse:
         dialect = ToolDialect.of(template.source(with_tools=True))
         single = isinstance(choice, ChosenTool) or body.parallel_tool_calls is False
         forced = isinstance(choice, ChosenTool) or choice == "required"
+        if forced and dialect in _UNCONSTRAINED:
+            dialect = ToolDialect.PLAIN
         return cls(dialect, tools, 1 if single else None, calls_only(dialect, wanted, single) if forced else None)
 
-    def reader(self) -> ToolCallReader:
-        return open_reader(self.dialect, [tool["function"]["name"] for tool in self.tools], self.most)
+    def reader(self, format: ChatFormat) -> AnswerReader:
+        """What divides an answer that is written so."""
+        return replace(format, dialect=self.dialect).reader(tools_by_name(self.tools), self.most)
 
-    def new_id(self) -> str:
-        """Mistral's templates want nine letters or digits."""
+    def new_id(self, name: str, number: int) -> str:
+        """Of an answer's call number `number`. Mistral's templates want nine letters or digits, Kimi's the name."""
+        if self.dialect is ToolDialect.KIMI:
+            return f"functions.{name}:{number}"
         if self.dialect is ToolDialect.MISTRAL:
             return "".join(secrets.choice(_LETTERS) for _ in range(9))
         return "call_" + "".join(secrets.choice(_LETTERS) for _ in range(24))
@@ -95,7 +101,7 @@ def calls_only(dialect: ToolDialect, functions: Sequence[dict[str, Any]], single
         call = {"type": "array", "items": call, "minItems": 1, **({"maxItems": 1} if single else {})}
     schema = json.dumps({**call, "$defs": definitions})
     try:
-        if dialect is not ToolDialect.HERMES:
+        if dialect is not ToolDialect.TAGGED:
             return Constraint("json_schema", schema)
         several = "call" if single else 'call ("\\n" call)*'
         return Constraint(

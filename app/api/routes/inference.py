@@ -77,6 +77,9 @@ class ParametersBody(Strict):
     logprobs: int | None = Field(default=None, description="0: of the chosen tokens; n: also of the n likeliest")
     prompt_logprobs: int | None = Field(default=None, description="the same for the prompt's tokens")
     constraint: ConstraintBody | None = None
+    chat_template_kwargs: dict[str, Any] = Field(
+        default_factory=dict, description="what the chat template gets besides the conversation"
+    )
 
 
 class MessageBody(Strict):

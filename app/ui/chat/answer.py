@@ -9,6 +9,7 @@ from enum import StrEnum
 from PySide6.QtCore import QElapsedTimer, QObject, Signal, Slot
 
 from app.errors import ShardboardError
+from app.inference.chat_format import AnswerReader, ChatFormat, divided
 from app.inference.events import Finished, Preparing, PromptProgress, RequestEvent, Started, TextDelta
 from app.registry.records import RequestRecord, RequestStatus
 from app.ui.bridge import RequestStream
@@ -46,7 +47,7 @@ class Answer(QObject):
     moved = Signal(object)
     """Itself: the phase or the prompt's progress is another."""
     text_added = Signal(object, str)
-    """Itself and the text of a batch: at most 30 times a second."""
+    """Itself and the text of a batch, empty when it brought thinking alone: at most 30 times a second."""
     ended = Signal(object)
     """Itself; nothing comes after it."""
 
@@ -61,6 +62,8 @@ class Answer(QObject):
         self._tokens = 0
         self._first_token = 0.0
         self._kept = len(message.text)
+        self._format: ChatFormat | None = None
+        self._reader: AnswerReader | None = None
         self._clock = QElapsedTimer()
         self._clock.start()
 
@@ -108,8 +111,9 @@ class Answer(QObject):
             match event:
                 case Preparing(what):
                     self.phase, self._what = Phase.PREPARING, what
-                case Started(request_id, prompt_tokens):
+                case Started(request_id, prompt_tokens, format):
                     self.phase, self._prompt = Phase.PROMPT, (0, prompt_tokens)
+                    self._format, self._reader = format, None if format is None else format.reader()
                     self.message.request_id = request_id
                 case PromptProgress(done, total):
                     self._prompt = (done, total)
@@ -124,8 +128,10 @@ class Answer(QObject):
                 case Finished(record):
                     pass
         text = "".join(added)
+        thinking, text = ("", text) if self._reader is None else divided(self._reader.feed(text))
         self.message.text += text
-        if text:
+        self.message.thinking += thinking
+        if text or thinking:
             self.text_added.emit(self, text)
         if record is not None:
             self._finish(record)
@@ -135,8 +141,12 @@ class Answer(QObject):
     def _finish(self, record: RequestRecord) -> None:
         message = self.message
         # The record is what is true: a text that was cut by a stop string, or whose batches never came, is mended.
-        if record.result != message.text[self._kept :]:
-            message.text = message.text[: self._kept] + record.result
+        result = record.result
+        if self._format is not None:
+            reader = self._format.reader()
+            message.thinking, result = divided([*reader.feed(result), *reader.finish()])
+        if result != message.text[self._kept :]:
+            message.text = message.text[: self._kept] + result
         message.request_id = record.id
         message.figures = Figures(
             tokens=record.completion_tokens,

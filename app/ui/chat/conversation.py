@@ -9,7 +9,7 @@ from __future__ import annotations
 import uuid
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -61,6 +61,7 @@ class Options(msgspec.Struct, kw_only=True):
     """None: as many as the context holds."""
     seed: int | None = None
     stop: tuple[str, ...] | UnsetType = UNSET
+    chat_template_kwargs: dict[str, Any] = {}
 
     def parameters(self) -> GenerationParameters:
         """What a request takes. Raises RequestError that names the parameter which cannot be used."""
@@ -75,6 +76,7 @@ class Options(msgspec.Struct, kw_only=True):
             max_tokens=self.max_tokens,
             seed=self.seed,
             stop=self.stop,
+            chat_template_kwargs={} if self.raw else self.chat_template_kwargs,
         )
 
 
@@ -100,6 +102,8 @@ class Message(msgspec.Struct, kw_only=True):
 
     role: Role
     text: str = ""
+    thinking: str = ""
+    """What the model thought before it answered."""
     id: str = msgspec.field(default_factory=lambda: uuid.uuid4().hex[:12])
     at: datetime = msgspec.field(default_factory=lambda: datetime.now(UTC))
     raw: bool = False
@@ -172,6 +176,8 @@ class Conversation(Summary, kw_only=True):
     def prompt(self) -> str | list[dict[str, str]]:
         """What the model gets for the last answer: the text to continue, or the chat so far.
 
+        What it thought goes along; its chat template decides what becomes of that.
+
         Questions that never got a word of an answer are left out, since many chat templates insist on taking turns.
         """
         if self.messages and self.messages[-1].raw:
@@ -182,7 +188,8 @@ class Conversation(Summary, kw_only=True):
         for message, following in zip(spoken, [*spoken[1:], None], strict=True):
             unanswered = not message.is_answer and following is not None and not following.text
             if message.text and not unanswered:
-                chat.append({"role": message.role.value, "content": message.text})
+                thought = {"reasoning_content": message.thinking} if message.thinking else {}
+                chat.append({"role": message.role.value, "content": message.text, **thought})
         return chat
 
     def take_back(self) -> str:

@@ -93,10 +93,16 @@ class MessageWriter:
         cursor = frame.lastCursorPosition()
         yield from self._plain(cursor, message.text, self._text(), BUBBLE_LINE_HEIGHT)
 
-    def answer(self, frame: QTextFrame, message: Message, prompt: str = "") -> Iterator[None]:
+    def answer(
+        self, frame: QTextFrame, message: Message, prompt: str = "", *, shows_thinking: bool = False
+    ) -> Iterator[None]:
         """Who answers and what; Markdown once it is complete. A completion stands behind the text it continues."""
         cursor, text = frame.lastCursorPosition(), message.text
         self._header(cursor, message)
+        if message.thinking:
+            yield from self._thinking(cursor, message, shows_thinking)
+            if not text:
+                return
         if message.raw:
             yield from self._plain(cursor, prompt, self._text(self.colors.muted))
             yield from self._plain(cursor, text, self._text())
@@ -105,10 +111,10 @@ class MessageWriter:
         else:
             yield from self._markdown(frame, message)
 
-    def add(self, frame: QTextFrame, text: str) -> None:
+    def add(self, frame: QTextFrame, text: str, *, is_thinking: bool = False) -> None:
         """Append what has just come, as it is."""
         cursor = frame.lastCursorPosition()
-        cursor.insertText(text, self._text())
+        cursor.insertText(text, self._text(self.colors.muted if is_thinking else None))
 
     def footer(self, frame: QTextFrame, message: Message, *, is_last: bool) -> None:
         """What can be done with an answer, and how it went."""
@@ -173,6 +179,19 @@ class MessageWriter:
         who.setFontWeight(QFont.Weight.DemiBold)
         cursor.insertText(message.model or "Answer", who)
         cursor.insertBlock(self._block(), self._text())
+
+    def _thinking(self, cursor: QTextCursor, message: Message, is_shown: bool) -> Iterator[None]:
+        """A quiet line that opens and closes what the model thought."""
+        is_under_way = not message.is_over and not message.text
+        if is_under_way:
+            cursor.insertText("Thinking…   ", self._muted())
+        text = "Hide thinking" if is_shown else "Show" if is_under_way else "Show thinking"
+        cursor.insertText(text, self.link(f"chat:thinking/{message.id}", self.colors.muted))
+        if is_shown:
+            cursor.insertBlock()
+            yield from self._plain(cursor, message.thinking, self._text(self.colors.muted))
+        if message.text:
+            cursor.insertBlock(self._block(), self._text())
 
     def _markdown(self, frame: QTextFrame, message: Message) -> Iterator[None]:
         fresh = True  # whether the last block is still empty and waits to be written into

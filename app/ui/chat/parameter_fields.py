@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from msgspec import UNSET, UnsetType
 
 from app.errors import RequestError
@@ -72,6 +74,18 @@ def stops_of(text: str) -> tuple[str, ...] | UnsetType:
     """Stop strings, one on a line; \\n and \\t stand for a line's end and a tab. Without any they are the model's."""
     stops = tuple(line.replace("\\n", "\n").replace("\\t", "\t") for line in text.splitlines() if line)
     return stops or UNSET
+
+
+def variables_of(text: str) -> dict[str, Any]:
+    """Variables of a chat template, a JSON object; nothing means none. Raises RequestError."""
+    try:
+        return msgspec.json.decode(text.strip() or "{}", type=dict[str, Any])
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise RequestError(f"No JSON object: {error}.", 'Write it as {"enable_thinking": false}.') from error
+
+
+def variables_text(variables: dict[str, Any]) -> str:
+    return json.dumps(variables, ensure_ascii=False) if variables else ""
 
 
 def stops_text(stops: tuple[str, ...] | UnsetType) -> str:

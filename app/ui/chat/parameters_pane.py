@@ -27,7 +27,7 @@ from PySide6.QtWidgets import (
 from app.errors import RequestError
 from app.inference.model_defaults import ModelDefaults
 from app.ui.chat.conversation import Options
-from app.ui.chat.parameter_fields import FIELDS, stops_of, stops_text
+from app.ui.chat.parameter_fields import FIELDS, stops_of, stops_text, variables_of, variables_text
 from app.ui.icons import icon
 from app.ui.theme import SPACING
 
@@ -122,6 +122,12 @@ class ParametersPane(QFrame):
         self._rows.addWidget(self.stops)
         self._errors["stop"] = self._error()
         self._rows.addWidget(self._errors["stop"])
+        self._variables_label = self._label("Template variables")
+        self._variables_label.setToolTip("What the model's chat template gets besides the conversation, as JSON.")
+        self.variables = self._text_box("Template variables", '{"enable_thinking": false}', 2)
+        self._errors["chat_template_kwargs"] = self._error()
+        for widget in (self._variables_label, self.variables, self._errors["chat_template_kwargs"]):
+            self._rows.addWidget(widget)
         self.notes = self._label("")
         self.notes.setWordWrap(True)
         self._rows.addWidget(self.notes)
@@ -169,12 +175,13 @@ class ParametersPane(QFrame):
     def show_options(self, options: Options) -> None:
         """Edit these from now on."""
         self._options = options
-        boxes = (self.system, self.stops, self.chat_mode, self.raw_mode)
+        boxes = (self.system, self.stops, self.variables, self.chat_mode, self.raw_mode)
         blockers = [QSignalBlocker(widget) for widget in boxes]
         for field in FIELDS:
             self._edits[field.name].setText(field.text(options))
         self.system.setPlainText(options.system)
         self.stops.setPlainText(stops_text(options.stop))
+        self.variables.setPlainText(variables_text(options.chat_template_kwargs))
         (self.raw_mode if options.raw else self.chat_mode).setChecked(True)
         del blockers
         self._show_mode(options.raw)
@@ -190,8 +197,8 @@ class ParametersPane(QFrame):
         self.notes.setVisible(bool(defaults.notes))
 
     def _show_mode(self, raw: bool) -> None:
-        self._system_label.setVisible(not raw)
-        self.system.setVisible(not raw)
+        for widget in (self._system_label, self.system, self._variables_label, self.variables):
+            widget.setVisible(not raw)
 
     @Slot()
     def _on_edited(self) -> None:
@@ -213,6 +220,10 @@ class ParametersPane(QFrame):
             self._take("stop", stops_of(self.stops.toPlainText()))
         except RequestError as error:
             problems["stop"] = error
+        try:
+            self._take("chat_template_kwargs", variables_of(self.variables.toPlainText()))
+        except RequestError as error:
+            problems["chat_template_kwargs"] = error
         self._options.system = self.system.toPlainText()
         self._options.raw = self.raw_mode.isChecked()
         for name, label in self._errors.items():
@@ -232,7 +243,8 @@ class ParametersPane(QFrame):
         """Go to the first field that cannot be used."""
         for name, label in self._errors.items():
             if not label.isHidden():
-                (self.stops if name == "stop" else self._edits[name]).setFocus()
+                boxes = {"stop": self.stops, "chat_template_kwargs": self.variables}
+                boxes.get(name, self._edits.get(name, self.stops)).setFocus()
                 return
 
     def error_of(self, name: str) -> str:

@@ -50,6 +50,8 @@ class _Unit:
     problem: QTextFrame | None = None
     shown: int = 0
     """Characters of the message that stand in the document."""
+    thought: int = 0
+    """The same of its thinking; those that are folded away count."""
 
 
 class Transcript(QTextBrowser):
@@ -79,6 +81,8 @@ class Transcript(QTextBrowser):
         self._missing: list[tuple[Message, Message | None]] = []
         """Earlier messages that are not written yet, the oldest first."""
         self._wanted_missing = 0
+        self._unfolded: set[str] = set()
+        """Messages whose thinking is shown."""
         self._work: deque[Iterator[None]] = deque()
         self._follows = True
         self._is_writing = False
@@ -151,8 +155,15 @@ class Transcript(QTextBrowser):
             return
         with self._staying():
             self._finish_work()
+            if (message.thinking and not unit.thought) or (unit.thought and message.text and not unit.shown):
+                self._clear(unit.body)  # the thinking's line comes, or the answer behind it
+                self._queue(self._write(unit))
+                self._finish_work()
+                return
+            if message.id in self._unfolded and len(message.thinking) > unit.thought:
+                self._writer.add(unit.body, message.thinking[unit.thought :], is_thinking=True)
             self._writer.add(unit.body, message.text[unit.shown :])
-            unit.shown = len(message.text)
+            unit.shown, unit.thought = len(message.text), len(message.thinking)
 
     def finish(self, message: Message) -> None:
         """An answer is complete: write it with its Markdown, its figures, or why it failed."""
@@ -161,7 +172,7 @@ class Transcript(QTextBrowser):
             return
         with self._staying():
             self._finish_work()
-            if unit.shown != len(message.text) or (message.text and not message.raw):
+            if unit.shown != len(message.text) or message.thinking or (message.text and not message.raw):
                 self._clear(unit.body)
                 self._queue(self._write(unit))
             else:
@@ -215,8 +226,9 @@ class Transcript(QTextBrowser):
     def _write(self, unit: _Unit) -> Iterator[None]:
         if unit.message.is_answer:
             prompt = unit.prompt.text if unit.prompt is not None else ""
-            unit.shown = len(unit.message.text)
-            yield from self._writer.answer(unit.body, unit.message, prompt)
+            unit.shown, unit.thought = len(unit.message.text), len(unit.message.thinking)
+            shows_thinking = unit.message.id in self._unfolded
+            yield from self._writer.answer(unit.body, unit.message, prompt, shows_thinking=shows_thinking)
             self._write_end(unit)
         else:
             yield from self._writer.question(unit.body, unit.message)
@@ -412,6 +424,8 @@ class Transcript(QTextBrowser):
         id, _, number = rest.partition("/")
         if action == "copy":
             self.copy_message(id)
+        elif action == "thinking":
+            self.fold_thinking(id)
         elif action == "code":
             self.copy_code(id, int(number))
         else:
@@ -421,6 +435,20 @@ class Transcript(QTextBrowser):
         if (message := self._message(id)) is not None:
             QGuiApplication.clipboard().setText(message.text)
             self.copied.emit("Answer copied." if message.is_answer else "Question copied.")
+
+    def fold_thinking(self, id: str) -> None:
+        """Show what the model thought, or hide it again."""
+        unit = self._unit(id)
+        if unit is None:
+            return
+        self._unfolded ^= {id}
+        follows, self._follows = self._follows, False  # what was clicked on stays where it is
+        with self._staying():
+            self._finish_work()
+            self._clear(unit.body)
+            self._queue(self._write(unit))
+            self._finish_work()
+        self._follows = follows and not unit.message.is_over
 
     def copy_code(self, id: str, number: int) -> None:
         message = self._message(id)
