@@ -41,6 +41,32 @@ def test_adding_a_model_tells_what_its_user_should_know(shell: CommandLine, fold
     shell.run("model", "remove", "other")
 
 
+def test_what_a_model_asks_of_each_answer_is_shown_applied_and_overridden(
+    shell: CommandLine, folder: Path, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(folder, tmp_path / "other"))
+    asked = {"repetition_penalty": 1.3, "max_new_tokens": 4, "num_beams": 2}
+    (other / "generation_config.json").write_text(json.dumps(asked))
+    for command in (("add", str(other)), ("inspect", "other")):
+        shown = " ".join(shell.run("model", *command).split())
+        assert "repetition_penalty 1.3, max_tokens 4" in shown
+        assert "num_beams 2 is not applied: answers are made token by token, without beams." in shown
+    silent = shell.json("generate", "other", "--token-ids", "7,8,9", "--ignore-eos")
+    assert (silent["parameters"]["repetition_penalty"], silent["completion_tokens"]) == (1.3, 4)
+    assert "repetition_penalty 1.3" in " ".join(shell.run("request", "show", str(silent["id"])).split())
+    own = shell.json(
+        "generate", "other", "--token-ids", "7,8,9", "--ignore-eos", "--repetition-penalty", "1", "--max-tokens", "6",
+        "--stop-token-id", str(silent["token_ids"][0]), "--no-repeat-ngram-size", "2",
+    )  # fmt: skip
+    said = own["parameters"]
+    assert (said["repetition_penalty"], said["max_tokens"], said["no_repeat_ngram_size"]) == (1.0, 6, 2)
+    assert said["stop_token_ids"] == [silent["token_ids"][0]]
+    [run] = [json.loads(line) for line in shell.run("export", str(silent["id"]), "--format", "jsonl").splitlines()]
+    assert run["trace"]["notes"] == ["num_beams 2 is not applied: answers are made token by token, without beams."]
+    shell.run("undeploy", "other")
+    shell.run("model", "remove", "other")
+
+
 def test_a_model_that_does_not_fit_its_config_is_not_added(shell: CommandLine, folder: Path, tmp_path: Path) -> None:
     other = Path(shutil.copytree(folder, tmp_path / "other"))
     change_json(other / "config.json", vocab_size=17)
