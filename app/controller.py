@@ -20,6 +20,7 @@ from app.cluster.controller_identity import ControllerIdentity
 from app.cluster.health import NodeEvent
 from app.cluster.invitations import JoinCommand, first_to_join
 from app.cluster.launching import AgentLauncher, LaunchedAgent
+from app.cluster.memory import AgentMemory
 from app.cluster.nodes import NodeDirectory
 from app.controller_settings import ControllerSettings
 from app.errors import BadInput, Cancelled, NodeError, RegistryError, ShardboardError
@@ -34,7 +35,7 @@ from app.inference.service import InferenceService, Message
 from app.inference.tokenizer import Tokenizer
 from app.jobs import JobChain, JobProgress, ProgressCallback, in_thread
 from app.models.demo import ensure_demo_model
-from app.models.description import ModelDescription
+from app.models.description import ModelDescription, notes_of
 from app.models.library import ModelLibrary
 from app.paths import Home
 from app.registry import (
@@ -59,6 +60,8 @@ log = logging.getLogger(__name__)
 DATABASE_VARIABLE = "SHARDBOARD_DATABASE"
 """A database URL for the registry, instead of the SQLite file in the home."""
 INVITATION_SECONDS = 600.0
+ASK_SECONDS = 3.0
+"""How long a node that is asked how it is may take to answer."""
 PRUNE_SECONDS = 6 * 3600.0
 """How often what is too old is forgotten, beginning a minute after the start."""
 
@@ -102,6 +105,7 @@ class Controller:
             registry.close()
             raise
         controller._event_log.install()
+        await asyncio.to_thread(controller.nodes.clear_abandoned)
         controller.nodes.open()
         if monitor:
             controller._watching = asyncio.get_running_loop().create_task(controller._watch())
@@ -166,7 +170,7 @@ class Controller:
             return self.register_model(self.library.get(job.name))  # also when it is cancelled too late
 
         def told(added: ModelDescription) -> tuple[str, dict[str, object]]:
-            return added.name, {"source": source, "bytes": added.weight_bytes}
+            return added.name, {"source": source, "bytes": added.weight_bytes, **notes_of(added)}
 
         title = f"Add {name or Path(source).name or source}"
         return await run_job(self.registry, "add", title, add, told, chain, on_progress, origin, versions())
@@ -193,6 +197,8 @@ class Controller:
                 context=description.max_context,
             )
             self.registry.events.add(EventLevel.INFO, "models", f"{description.name} was added.")
+            for note in description.notes:
+                self.registry.events.add(EventLevel.WARNING, "models", f"{description.name}: {note}")
         return description
 
     async def inspect_model(self, name_or_path: str, on_progress: ProgressCallback | None = None) -> ModelDescription:
@@ -331,7 +337,7 @@ class Controller:
 
         async def ask(node: int) -> None:
             try:
-                await self.nodes.link(node).connect(3.0)
+                await self.nodes.link(node).connect(ASK_SECONDS)
             except NodeError as error:
                 log.info("%s", error)
 
@@ -342,6 +348,12 @@ class Controller:
             if node.is_active != active[node.id]:
                 self.registry.nodes.update(node.id, is_active=active[node.id])
         return self.registry.nodes.list()
+
+    async def node_memory(self) -> list[AgentMemory]:
+        """What each node's agent holds, asked now; those that cannot be reached are left out."""
+        nodes = await asyncio.to_thread(self.registry.nodes.list)
+        told = await asyncio.gather(*(self.nodes.memory(node.id, ASK_SECONDS) for node in nodes))
+        return [each for each in told if each is not None]
 
     async def invite(
         self, listen: str, on_ready: Callable[[JoinCommand], None], *, reachable_as: str | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,11 +17,12 @@ import threading
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from types import FrameType
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import msgspec
 
+from app.children import start_child
 from app.errors import (
     BadInput,
     Cancelled,
@@ -30,11 +32,14 @@ from app.errors import (
     RegistryError,
     ShardboardError,
 )
+from worker_agent.process import settle
 
 REPORT_SECONDS = 0.1
 """A job tells how far it is at most this often."""
 GRACE_SECONDS = 3.0
 """How long a cancelled child may take to clean up behind itself before it is killed."""
+STUCK_SECONDS = 60.0
+"""After so long a child that was asked to leave ends in any case; its parent, where it lives, did not wait for that."""
 ERROR_TEXT_BYTES = 4000
 """How much of a crashed child's stderr is read to find out why."""
 
@@ -212,28 +217,30 @@ class ChildJob(Generic[Result]):
             threading.Thread(target=_end, args=(process,), name="end-job", daemon=True).start()
 
     def run(self) -> Result:
-        """Do the work and return its result.
+        """Do the work and return its result, also when `cancel` came after it was done.
 
         Raises:
-            Cancelled: `cancel` was called.
+            Cancelled: `cancel` was called, and the child left without a result.
             ShardboardError: what the child reported, as the same kind of error; or that it died, and why.
         """
         with tempfile.TemporaryFile() as stderr:
             with self._lock:
                 if self._cancelled.is_set():
                     raise Cancelled(f"{self._what.capitalize()} was cancelled.")
-                process = self._process = _start(self._module, stderr.fileno())
+                process = self._process = start_child(
+                    self._module, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr.fileno()
+                )
             try:
                 outcome = self._listen(process)
             finally:
                 _end(process)
+            if isinstance(outcome, _Result):  # also when it was cancelled too late to be undone
+                return msgspec.json.decode(outcome.value, type=self._result_type)
             if self._cancelled.is_set():
                 raise Cancelled(f"{self._what.capitalize()} was cancelled.")
             if outcome is None:
                 raise ShardboardError(*self._crash(process, stderr))
-        if isinstance(outcome, _Failure):
-            raise _ERRORS.get(outcome.kind, ShardboardError)(outcome.message, outcome.advice)
-        return msgspec.json.decode(outcome.value, type=self._result_type)
+        raise _ERRORS.get(outcome.kind, ShardboardError)(outcome.message, outcome.advice)
 
     def _listen(self, process: subprocess.Popen[bytes]) -> _Result | _Failure | None:
         """Read the child's lines to the end. Returns what it ended with, None when it just ended."""
@@ -262,23 +269,6 @@ class ChildJob(Generic[Result]):
         return f"The process {self._what} {how}" + (f": {lines[-1][:500]}" if lines else "") + ".", advice
 
 
-def _start(module: str, stderr: int) -> subprocess.Popen[bytes]:
-    root = str(Path(__file__).resolve().parent.parent)
-    paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
-    # A session of its own: Ctrl-C in a terminal reaches this process, which then cancels in good order.
-    flags = 0x08000000 if sys.platform == "win32" else 0  # CREATE_NO_WINDOW
-    return subprocess.Popen(
-        [sys.executable, "-m", module],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=stderr,
-        env=environment,
-        start_new_session=sys.platform != "win32",
-        creationflags=flags,
-    )
-
-
 def _end(process: subprocess.Popen[bytes]) -> None:
     """Close the child's stdin, which asks it to clean up and leave; kill it when it does not."""
     if process.stdin is not None:
@@ -291,15 +281,58 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def serve_job(request_type: type[Request], work: Callable[[Request, ProgressCallback], msgspec.Struct]) -> None:
+class _Child:
+    """The state of the process that `serve_job` runs in."""
+
+    def __init__(self) -> None:
+        self.ended_by = 0
+        """The signal that ended the work, to end by it; 0 when the parent did, or nobody."""
+        self._interruptible = False
+
+    def listen(self) -> None:
+        """From here on the signals that ask a process to leave raise KeyboardInterrupt, once."""
+        self._interruptible = True
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            if number := getattr(signal, name, 0):
+                signal.signal(number, self._interrupt)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if self._interruptible:
+            self._interruptible = False  # a second one must not break off the cleaning up
+            self.ended_by = 0 if number == signal.SIGINT else number
+            raise KeyboardInterrupt
+
+    def finish(self) -> None:
+        self._interruptible = False
+
+
+_child = _Child()
+
+
+def past_return() -> None:
+    """The work's last steps begin, which are quick and must all be done: who cancels from here on comes too late.
+
+    Only counts in a process that serves a job.
+    """
+    _child.finish()
+
+
+def serve_job(
+    request_type: type[Request],
+    work: Callable[[Request, ProgressCallback], msgspec.Struct],
+    undo: Callable[[Request], None] | None = None,
+) -> None:
     """The child's main: read the request, do the work, write the result or the failure.
 
-    When the parent closes the pipe or dies, the main thread gets a KeyboardInterrupt, so that its
-    `finally` clauses remove what is half-written.
+    When the parent closes the pipe or dies, or a signal asks the process to leave, the main thread gets a
+    KeyboardInterrupt, so that its `finally` clauses remove what is half-written; then `undo` removes the rest. The
+    parent does that, too, for the child that is killed; here it is done for the parent that is.
     """
+    settle()
     out = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # a stray print of some library must not be taken for a line of ours
     request = msgspec.json.decode(sys.stdin.buffer.readline(), type=request_type)
+    _child.listen()
     threading.Thread(target=_leave_with_parent, name="watch-parent", daemon=True).start()
 
     def send(event: JobProgress | _Result | _Failure) -> None:
@@ -307,16 +340,39 @@ def serve_job(request_type: type[Request], work: Callable[[Request, ProgressCall
 
     try:
         result = work(request, send)
+        _child.finish()
         send(_Result(msgspec.Raw(_encoder.encode(result))))
+        return
     except ShardboardError as error:
+        _undone(undo, request)
         send(_Failure(error.kind, error.message, error.advice))
     except KeyboardInterrupt:
+        _undone(undo, request)
+        if _child.ended_by:  # so that the parent learns what it was
+            signal.signal(_child.ended_by, signal.SIG_DFL)
+            signal.raise_signal(_child.ended_by)
         sys.exit(Cancelled.exit_code)
+    except BaseException:
+        _undone(undo, request)
+        raise
+
+
+def _undone(undo: Callable[[Request], None] | None, request: Request) -> None:
+    _child.finish()
+    if undo is not None:
+        with suppress(OSError):  # the parent tries it, too
+            undo(request)
 
 
 def _leave_with_parent() -> None:
-    import _thread
-
     with suppress(OSError):  # the pipe is gone with the parent
-        sys.stdin.buffer.read()
-    _thread.interrupt_main()
+        while os.read(0, 4096):  # not `sys.stdin`: Python ends with an abort when a thread waits in that
+            pass
+    if hasattr(signal, "pthread_kill"):  # this way it is also woken where it waits for the network or a disk
+        signal.pthread_kill(cast(int, threading.main_thread().ident), signal.SIGINT)
+    else:
+        import _thread
+
+        _thread.interrupt_main()
+    time.sleep(STUCK_SECONDS)
+    os._exit(Cancelled.exit_code)  # in a computation that nobody can interrupt, and with a parent that cannot kill it

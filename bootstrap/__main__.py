@@ -14,7 +14,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # started as a folder: what Python put there is this folder, not the one above
@@ -23,6 +22,7 @@ from bootstrap.agent_unit import agent_unit, cannot_read, how_to_install  # noqa
 from bootstrap.checks import run_checks  # noqa: E402
 from bootstrap.environment import OLDEST_PYTHON, Environment  # noqa: E402
 from bootstrap.faults import SetupError  # noqa: E402
+from bootstrap.inherited import settle  # noqa: E402
 from bootstrap.machine import Machine  # noqa: E402
 from bootstrap.pip import say  # noqa: E402
 from bootstrap.system_packages import provide_postgresql  # noqa: E402
@@ -94,15 +94,10 @@ def hand_over_to_base(environment: Environment) -> None:
         sys.exit(become([base, str(Path(__file__).parent), *sys.argv[1:]]))
 
 
-def terminated(number: int, frame: FrameType | None) -> None:
-    """On SIGTERM leave as on Ctrl-C, so that pip is ended too."""
-    raise KeyboardInterrupt
-
-
 if __name__ == "__main__":
     if sys.version_info < OLDEST_PYTHON or len(sys.argv) < 2 or sys.argv[1] not in EXTRAS:
         sys.exit(f"Usage: {sys.argv[0]} {'|'.join(EXTRAS)} ARGS…, with Python 3.11 or newer")
-    signal.signal(signal.SIGTERM, terminated)
+    settle()
     try:
         sys.exit(main(sys.argv[1], sys.argv[2:]))
     except SetupError as error:

@@ -1,42 +1,127 @@
-"""What `./test` runs: linters and the type checker first, pytest last, so that its summary closes the output."""
+"""What `./test` runs: linters, the type checker and the tests in groups, two programs at a time.
+
+The groups are runs of pytest of their own on folders of their own; whatever is in no group's folders is run as well, by
+the last one. Its last line adds up what they counted.
+"""
 
 from __future__ import annotations
 
+import re
 import subprocess
-import sys
+import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-
-@dataclass(frozen=True)
-class Check:
-    name: str
-    arguments: tuple[str, ...]
-    """For the environment's Python."""
-
+from bootstrap.lanes import Outcome, Task, clock, run_side_by_side, usable_cores
 
 CHECKS = (
-    Check("ruff check", ("-m", "ruff", "check", ".")),
-    Check("ruff format", ("-m", "ruff", "format", "--check", ".")),
-    Check("mypy", ("-m", "mypy")),
-    Check("import-linter", ("-c", "from importlinter.cli import lint_imports_command as main; main()", "--no-logo")),
+    ("ruff check", ("-m", "ruff", "check", ".")),
+    ("ruff format", ("-m", "ruff", "format", "--check", ".")),
+    ("mypy", ("-m", "mypy")),
+    ("import-linter", ("-c", "from importlinter.cli import lint_imports_command as main; main()", "--no-logo")),
 )
+"""Names, and arguments for the environment's Python."""
 
 
-def run_checks(python: Path, root: Path, pytest_arguments: Sequence[str]) -> int:
-    """All checks and all tests, or, with arguments for pytest, only the tests these choose.
+@dataclass(frozen=True)
+class Group:
+    """Tests that one pytest runs."""
 
-    Every check runs even if one before it failed. Returns 0, or 1 if anything failed.
+    name: str
+    paths: tuple[str, ...]
+
+
+GROUPS = (
+    Group("tests of HTTP", ("tests/api",)),
+    Group("tests of systems", ("tests/cli", "tests/cluster", "tests/e2e", "tests/incident")),
+    Group("tests of the agent", ("tests/worker_agent", "tests/models", "tests/sharding")),
+    Group("tests of the window", ("tests/ui",)),
+)
+"""The longest first, so that two lanes end at about the same time."""
+OTHERS = "all other tests"
+
+QUICK = "--quick"
+LANES = 2
+"""More programs at a time would need more memory than a small machine has, and more cores."""
+_CLOSING = re.compile(r"^=* ?((?:\d+ [a-z ]+(?:, )?)+) in \d+\.\d+s", re.MULTILINE)
+_COUNT = re.compile(r"(\d+) ([a-z ]+)")
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def run_checks(python: Path, root: Path, arguments: Sequence[str]) -> int:
+    """All checks and all tests; with `--quick` the tests that take long are left out; else what pytest is told to run.
+
+    Every check and every group runs even if one before it failed. Returns 0, or 1 if anything failed.
     """
+    quick = QUICK in arguments
+    chosen = [argument for argument in arguments if argument != QUICK]
+    if chosen:
+        only = ("-m", "not slow") if quick else ()
+        return subprocess.run([str(python), "-m", "pytest", *only, *chosen], cwd=root, check=False).returncode
+    began = time.monotonic()
+    outcomes = run_side_by_side(
+        [Task(task.name, (str(python), *task.command), task.tests) for task in (quick_tasks() if quick else tasks())],
+        folder=root,
+        width=min(LANES, usable_cores()),
+        show=lambda text: print(text, flush=True),
+    )
+    return conclude(outcomes, time.monotonic() - began, quick)
+
+
+def tasks() -> list[Task]:
+    """Everything."""
+    first, *others = (pytest(group.name, *group.paths) for group in GROUPS)
+    elsewhere = (f"--ignore={path}" for group in GROUPS for path in group.paths)
+    return [first, *others, *_checks(), pytest(OTHERS, *elsewhere)]
+
+
+def quick_tasks() -> list[Task]:
+    """The checks, and the tests that take little."""
+    return [pytest("quick tests", "-m", "not slow"), *_checks()]
+
+
+def pytest(name: str, *arguments: str) -> Task:
+    return Task(name, ("-m", "pytest", *arguments), tests=True)
+
+
+def _checks() -> list[Task]:
+    return [Task(name, arguments) for name, arguments in CHECKS]
+
+
+def conclude(outcomes: Sequence[Outcome], seconds: float, quick: bool) -> int:
+    """Print what became of a run, its tests' counts added up in the last line. Returns 0 if all is well, else 1.
+
+    A test whose fixture failed counts as failed, and so does a group that ran no test or broke off before it had
+    counted them.
+    """
+    total: Counter[str] = Counter()
     failed = []
-    for check in () if pytest_arguments else CHECKS:
-        print(f"== {check.name}", flush=True)
-        if subprocess.run([str(python), *check.arguments], cwd=root, check=False).returncode != 0:
-            failed.append(check.name)
+    for outcome in outcomes:
+        counted = count(outcome.output) if outcome.task.tests else Counter()
+        if outcome.status != 0 or (outcome.task.tests and not counted["passed"]):
+            failed.append(f"{outcome.task.name} (status {outcome.status})")
+            if outcome.task.tests and not counted["failed"]:
+                counted["failed"] += 1
+        total += counted
+    print(f"\n== {', '.join(f'{outcome.task.name} {clock(outcome.seconds)}' for outcome in outcomes)}")
+    if quick:
+        print(f"== {total['deselected']} tests were left out, those marked `slow`: `./test` runs them.")
     if failed:
-        print(f"== failed: {', '.join(failed)}. The tests run all the same.", file=sys.stderr, flush=True)
-    if not pytest_arguments:
-        print("== pytest", flush=True)
-    tests = subprocess.run([str(python), "-m", "pytest", *pytest_arguments], cwd=root, check=False).returncode
-    return tests or (1 if failed else 0)
+        print(f"== failed: {', '.join(failed)}")
+    rest = "".join(f", {total[word]} {word}" for word in ("xfailed", "xpassed") if total[word])
+    print(
+        f"{total['passed']} passed, {total['failed']} failed, {total['skipped']} skipped{rest} "
+        f"in {seconds:.2f}s ({clock(seconds)})",
+        flush=True,
+    )
+    return 1 if failed else 0
+
+
+def count(output: str) -> Counter[str]:
+    """How many tests passed, failed and so on, by the last closing line in pytest's output; nothing without one."""
+    closing = _CLOSING.findall(_COLOURS.sub("", output))
+    counted = Counter({word: int(number) for number, word in _COUNT.findall(closing[-1])} if closing else {})
+    counted["failed"] += counted.pop("error", 0) + counted.pop("errors", 0)
+    return counted

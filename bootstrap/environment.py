@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib.util
 import json
@@ -12,9 +13,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bootstrap.faults import SetupError, explain
+from bootstrap.faults import SetupError, cannot_write, explain
 from bootstrap.lock import exclusive
 from bootstrap.machine import CPU_TORCH, DEFAULT_TORCH, Machine, space_needed, torch_requirement
+from bootstrap.ownership import STAMP, Ownership, made_for
 from bootstrap.pip import install, say
 from bootstrap.system_packages import apt_install
 
@@ -62,16 +64,32 @@ class Stamp:
 
 
 class Environment:
-    """`.venv` in the folder `root`, which holds the project (pyproject.toml) or else its wheel."""
+    """`.venv` in the folder `root`, which holds the project (pyproject.toml) or else its wheel.
+
+    Nothing is written to a `.venv` that set-up did not make.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.folder = root / ".venv"
         self.python = self.folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
-        self._stamp = self.folder / "shardboard.json"
+        self._stamp = self.folder / STAMP
         self._unfinished = root / ".venv.unfinished"
         """Stands while the environment is written: found later, that was cut off and may have left halves."""
         self._log = root / ".venv-setup.log"
+
+    @property
+    def _ownership(self) -> Ownership:
+        what = " -e ." if (self.root / "pyproject.toml").exists() else " shardboard-*.whl"
+        program = "python -m worker_agent"
+        if what == " -e .":
+            what, program = " -e '.[controller,window,http]'", f"python main.py, and an agent {program}"
+        return Ownership(
+            self.folder,
+            self.root,
+            f"To use an environment of your own instead, install Shardboard in it with `pip install{what}` and start "
+            f"it there: {program}.",
+        )
 
     def ensure(self, extras: Iterable[str]) -> None:
         """Make the environment hold the project with these extras; quick if it does already.
@@ -82,6 +100,7 @@ class Environment:
         wanted = frozenset(extras)
         if self.serves(wanted):
             return
+        self._ownership.check()
         try:
             with exclusive(self.root / ".venv.lock", "Another set-up is under way here; waiting for it.") as lock:
                 if not self.serves(wanted):
@@ -89,7 +108,11 @@ class Environment:
         except KeyboardInterrupt:
             say("\nThe set-up was interrupted. The same command goes on from here.")
             raise
+        except PermissionError as error:
+            raise cannot_write(error, self.root) from error
         except OSError as error:
+            if error.errno == errno.EROFS:
+                raise cannot_write(error, self.root) from error
             free = shutil.disk_usage(self.root).free
             raise explain(str(error), folder=self.root, free_bytes=free, log=self._log) from error
 
@@ -133,10 +156,12 @@ class Environment:
         if machine.nvidia:
             extras |= {"gpu"}
         requirement = self._requirement(extras)
-        usable = self._usable(before)
-        self._stamp.unlink(missing_ok=True)
+        self._ownership.check()  # again: another set-up may have been at it while this one waited
+        usable = self._usable()
         self._unfinished.touch()
         if usable:
+            self._ownership.claim()  # first the mark, then the stamp goes: one of the two always stands
+            self._stamp.unlink(missing_ok=True)
             say(f"Bringing the environment in {self.folder} up to date")
         else:
             self._create(machine)
@@ -152,13 +177,25 @@ class Environment:
                 self._unfinished.unlink()  # pip had not begun to write: what is there is whole
             free = shutil.disk_usage(self.root).free
             raise explain(output, folder=self.root, free_bytes=free, log=self._log)
+        self._check_installed()
         self._unfinished.unlink()
         self.wanted(extras).write(self._stamp)
         say("The environment is ready.")
 
-    def _usable(self, before: Stamp | None) -> bool:
+    def _check_installed(self) -> None:
+        """pip can be told to install elsewhere (`target`, `prefix` in its configuration), and then is content."""
+        probe = "from importlib.metadata import version; version('shardboard'), version('torch')"
+        found = subprocess.run([str(self.python), "-I", "-c", probe], capture_output=True, check=False)
+        if found.returncode != 0:
+            raise SetupError(
+                f"pip installed Shardboard, but not in {self.folder}.",
+                f"Look for `target`, `prefix` or `root` in what `{self.python} -m pip config list` shows, and take it "
+                f"out. pip's own words: {self._log}",
+            )
+
+    def _usable(self) -> bool:
         """Whether pip can go on in the environment that is there, or must it be made anew."""
-        moved = before is not None and before.root != str(self.root)
+        moved = made_for(self.folder) != str(self.root)
         if moved or self._unfinished.exists() or not self.python.exists():
             return False
         probe = "import sys, pip; sys.exit(sys.version_info < " + repr(OLDEST_PYTHON) + ")"
@@ -175,8 +212,9 @@ class Environment:
                 "Free some space, then start the same command again.",
             )
         provide_venv(machine)
+        self._ownership.clear()
         made = subprocess.run(
-            [sys.executable, "-m", "venv", "--clear", str(self.folder)],
+            [sys.executable, "-m", "venv", str(self.folder)],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

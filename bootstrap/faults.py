@@ -26,6 +26,15 @@ class SetupError(Exception):
         self.advice = advice
 
 
+def cannot_write(error: OSError, root: Path) -> SetupError:
+    """The project lies where this user may not write, or on a disk that nobody may write to."""
+    return SetupError(
+        f"The environment has to be made or brought up to date in {root}, and that cannot be written to: {error}.",
+        "Let the user that it belongs to start it once (then it starts for everybody who may read it), "
+        "or copy the folder to a place of yours and start it there.",
+    )
+
+
 def explain(output: str, *, folder: Path, free_bytes: int, log: Path) -> SetupError:
     """Why pip failed, from what it printed.
 

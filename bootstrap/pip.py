@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 
 DOWNLOAD = re.compile(r"^\s*Downloading (\S+?)(?:-py\d\S*|-cp\d\S*|\.tar\.gz)? \((\d+(?:\.\d+)?) ([MG]B)\)")
 INSTALL = re.compile(r"^\s*Installing collected packages: (.+)")
+ELSEWHERE = ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER", "PIP_PYTHON", "PIP_REQUIRE_VIRTUALENV")
+"""Variables that tell pip where to install, or that it must not here."""
 QUIET_SECONDS = 15.0
 """After so long without a line, one is printed that says that it goes on."""
 
@@ -37,8 +40,10 @@ def install(python: Path, requirements: Sequence[str], *, folder: Path, log: Pat
     The descriptor `keep_open` (the lock) is handed down to pip on POSIX. When this process is interrupted or
     terminated, so is pip.
     """
-    command = [str(python), "-m", "pip", "install", "--no-input", "--progress-bar", "off"]
-    command += ["--disable-pip-version-check", *requirements]
+    # Isolated (-I): what PYTHONPATH or the current folder offers is not taken for installed. --no-user: a setting of
+    # the user's for their other Pythons must not lead these packages out of the environment.
+    command = [str(python), "-I", "-m", "pip", "install", "--no-input", "--progress-bar", "off"]
+    command += ["--disable-pip-version-check", "--no-user", *requirements]
     inherited = () if sys.platform == "win32" else (keep_open,)
     lines: list[str] = []
     quiet = _QuietReminder()
@@ -51,6 +56,7 @@ def install(python: Path, requirements: Sequence[str], *, folder: Path, log: Pat
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            env={name: value for name, value in os.environ.items() if name not in ELSEWHERE},
             encoding="utf-8",
             errors="replace",
             pass_fds=inherited,

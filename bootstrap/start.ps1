@@ -2,6 +2,7 @@
 # Usage: start.ps1 COMMAND ARGS...   $env:SHARDBOARD_PYTHON names a Python to try first.
 
 # An environment made before starts fastest; when it does not serve any more, it hands over to its base.
+# -E: PYTHONHOME, PYTHONPATH and their like are meant for other programs.
 $candidates = @()
 $candidates += , @((Join-Path $PSScriptRoot '..\.venv\Scripts\python.exe'))
 $candidates += , @((Join-Path $PSScriptRoot '../.venv/bin/python'))
@@ -14,9 +15,9 @@ foreach ($candidate in $candidates) {
     $program = $candidate[0]
     $options = @($candidate | Select-Object -Skip 1)
     if (-not (Get-Command $program -ErrorAction SilentlyContinue)) { continue }
-    & $program @options -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>$null
+    & $program @options -E -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>$null
     if ($LASTEXITCODE -ne 0) { continue }
-    & $program @options $PSScriptRoot @args
+    & $program @options -E $PSScriptRoot @args
     exit $LASTEXITCODE
 }
 

@@ -12,9 +12,39 @@ import pytest
 from app.models.demo import ensure_demo_model
 from app.models.library import ModelLibrary
 from app.paths import Home
+from tests.warm import starting_cold, starting_warm
 
 CACHE = Path(os.environ.get("SHARDBOARD_TEST_CACHE") or Path(__file__).parent.parent / ".cache" / "tests")
 """Kept between runs, so that the demo's model is fetched once."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def warm() -> Iterator[None]:
+    """Agents and inspecting children of all tests start in a moment."""
+    with starting_warm():
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def unmeasured() -> None:
+    """Agents do not spend their first half minute on measuring how fast they are, except where that is the question."""
+    os.environ["SHARDBOARD_SPEED"] = "0"
+
+
+@pytest.fixture
+def measuring(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Agents that the test starts measure how fast they are."""
+    monkeypatch.delenv("SHARDBOARD_SPEED")
+
+
+@pytest.fixture(autouse=True)
+def cold(request: pytest.FixtureRequest) -> Iterator[None]:
+    """For a test that is marked so, they start as users start them."""
+    if request.node.get_closest_marker("cold") is None:
+        yield
+    else:
+        with starting_cold():
+            yield
 
 
 @pytest.fixture

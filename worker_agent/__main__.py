@@ -24,6 +24,7 @@ from worker_agent.joining import join
 from worker_agent.journal import open_journal
 from worker_agent.keys import Invitation, KeyPair
 from worker_agent.options import BadOption, Options, read_options
+from worker_agent.process import settle
 from worker_agent.runtime import Runtime, wait_passively
 from worker_agent.switchboard import Switchboard
 
@@ -36,11 +37,13 @@ _BAD_START = 2
 _JOIN_FAILED = 3
 SWITCH_SECONDS = 0.00005
 """How long a thread may keep the interpreter to itself: a step that arrives must not wait 5 ms for its thread."""
-_STOP_SIGNALS = ("SIGTERM", "SIGINT", "SIGBREAK")
+_STOP_SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGBREAK")
+"""SIGHUP comes when its terminal is closed; with `nohup` it is ignored, and stays so."""
 
 
 def main() -> None:
     """The command."""
+    settle()
     _leave(run(sys.argv[1:]))
 
 
@@ -50,6 +53,7 @@ def run(arguments: Sequence[str]) -> int:
         options = read_options(arguments)
         home = AgentHome(options.home)
         home.create()
+        os.chdir(home.root)  # where it was started may vanish, and torch's libraries cannot be loaded from nowhere
         keys = KeyPair.load_or_create(home.root)
         if options.print_key:
             print(keys.public)
@@ -184,7 +188,7 @@ class _Stopping:
         self._asked = False
         for name in _STOP_SIGNALS:
             number = getattr(signal, name, None)
-            if number is not None:
+            if number is not None and not (name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN):
                 signal.signal(number, self._ask)
 
     def attach(self, stop: Callable[[], None]) -> None:

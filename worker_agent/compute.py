@@ -9,8 +9,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from worker_agent.allocator import large_blocks_apart
 from worker_agent.constraints import Grammars
 from worker_agent.errors import AgentError, UnknownStage
+from worker_agent.loading import drop_stage
 from worker_agent.messages import (
     Buffer,
     Cancel,
@@ -25,7 +27,8 @@ from worker_agent.messages import (
     Step,
     Tokens,
 )
-from worker_agent.runner import Destination, Outgoing, Runner
+from worker_agent.outgoing import Destination, Outgoing
+from worker_agent.runner import Runner
 from worker_agent.runtime import Runtime
 from worker_agent.speed import SpeedMeter
 from worker_agent.stage import Stage
@@ -85,7 +88,9 @@ class Compute(threading.Thread):
         """Forget a stage and what it holds; nothing happens if it is not there."""
 
         def note() -> None:
-            self._runners.pop((deployment, stage), None)
+            runner = self._runners.pop((deployment, stage), None)
+            if runner is not None:
+                drop_stage(runner.stage)
             if not any(held == deployment for held, _ in self._runners):
                 self.grammars.forget(deployment)
             self._refresh()
@@ -215,7 +220,8 @@ class Compute(threading.Thread):
 
     def _measure(self, meter: SpeedMeter) -> None:
         try:
-            self._meter = meter if meter.turn() else None
+            with large_blocks_apart():
+                self._meter = meter if meter.turn() else None
             self._speeds = meter.speeds
         # a figure for planning: an agent that cannot measure it, for want of memory for one, computes all the same
         except (RuntimeError, MemoryError, OSError) as error:

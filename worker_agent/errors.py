@@ -51,9 +51,15 @@ class DiskFull(AgentError):
 
 
 class BadWeights(AgentError):
-    """Layers whose bytes do not match their hash or their manifest."""
+    """Layers that are not there, are not as their manifest says, or do not fit the model."""
 
     kind = "weights"
+
+
+class DamagedPart(BadWeights):
+    """Layers whose bytes do not match their hash."""
+
+    kind = "damaged"
 
 
 class CannotSplit(AgentError):
@@ -75,7 +81,7 @@ class BadConstraint(AgentError):
 
 
 class NotFinite(AgentError):
-    """Numbers that are none any more: NaN, or infinite where they must not be. What they spoil has no answer."""
+    """Numbers that stopped being finite, as hidden states or as logits: what they spoil has no answer."""
 
     kind = "numbers"
 

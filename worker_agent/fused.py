@@ -1,9 +1,9 @@
-"""Fewer, larger kernels in a decode step, found by watching the model rather than by knowing it.
+"""Fewer, larger kernels in a decode step, found by watching a layer rather than by knowing it.
 
-`fuse_siblings`: linear layers that are given the very same tensor one after another (query, key and value; gate
+`join_siblings`: linear layers that are given the very same tensor one after another (query, key and value; gate
 and up) become one matrix, computed when the first of them is called. `fuse_norms`: RMS norms whose arithmetic
-torch's own kernel repeats bit for bit are computed by it. Both are checked by the trial that every stage runs at
-load (`stage.py`), and switched off by `SHARDBOARD_FUSED=0`; benchmarks/decode.py has the figures.
+torch's own kernel repeats bit for bit are computed by it. Each is compared with what it replaces, and the layer as a
+whole is tried afterwards (`loading.py`). Switched off by `SHARDBOARD_FUSED=0`; benchmarks/decode.py has the figures.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ from itertools import accumulate
 
 import torch
 from torch import nn
-from torch.nn.functional import rms_norm
+from torch.nn.functional import linear, rms_norm
+
+from worker_agent.proof import difference
+from worker_agent.ways import Tally
 
 MAX_SIBLINGS = 8
 MAX_FLOAT32_ELEMENTS = 1024 * 1024
@@ -22,22 +25,16 @@ MAX_FLOAT32_ELEMENTS = 1024 * 1024
 eight rows of gate and up, 2 x 1536 x 576)."""
 
 
-def is_wanted() -> bool:
-    """Whether fusing is switched on."""
-    return os.environ.get("SHARDBOARD_FUSED") != "0"
+def why_not() -> str:
+    """Why nothing is joined or fused on this machine; empty where it is."""
+    return "switched off on this machine (SHARDBOARD_FUSED=0)" if os.environ.get("SHARDBOARD_FUSED") == "0" else ""
 
 
 class SiblingGroup:
-    """The joint matrix of linear layers with one input, and what it gave for the input at hand."""
+    """Linear layers with one input as one joint matrix, and what it gave for the input at hand."""
 
-    def __init__(self, members: list[nn.Linear]) -> None:
-        weight = torch.cat([member.weight.detach() for member in members])
-        bias = None if members[0].bias is None else torch.cat([member.bias.detach() for member in members])
-        self.joint = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-        self.joint.weight = nn.Parameter(weight, requires_grad=False)
-        if bias is not None:
-            self.joint.bias = nn.Parameter(bias, requires_grad=False)
-        self.ends = list(accumulate(member.out_features for member in members))
+    def __init__(self, sizes: list[int]) -> None:
+        self.ends = list(accumulate(sizes))
         self._input: torch.Tensor | None = None
         self._outputs: tuple[torch.Tensor, ...] = ()
 
@@ -54,17 +51,28 @@ class SiblingGroup:
         return output
 
 
+def _joint(members: list[nn.Linear]) -> nn.Linear:
+    """One linear layer that computes all of them."""
+    weight = torch.cat([member.weight.detach() for member in members])
+    bias = None if members[0].bias is None else torch.cat([member.bias.detach() for member in members])
+    joint = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    joint.weight = nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        joint.bias = nn.Parameter(bias, requires_grad=False)
+    return joint
+
+
 class Sibling(nn.Module):
     """Stands where a linear layer was whose matrix is part of a joint one.
 
     The joint layer is a submodule of the first sibling alone, so that it is packed and moved once.
     """
 
-    def __init__(self, group: SiblingGroup, index: int, first: Sibling | None) -> None:
+    def __init__(self, group: SiblingGroup, index: int, first: Sibling | None, joint: nn.Module) -> None:
         super().__init__()
         self.group, self.index = group, index
         if first is None:
-            self.joint = group.joint
+            self.joint = joint
         self._first: list[Sibling] = [] if first is None else [first]  # a list, so that it is no submodule
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
@@ -83,22 +91,46 @@ class FusedNorm(nn.Module):
         return rms_norm(rows, self.weight.shape, self.weight, self.epsilon)
 
 
-def fuse_siblings(model: nn.Module, run: Callable[[], object]) -> int:
-    """Watch `run`, which runs the model, and join the linear layers that are given one tensor; how many groups."""
-    names: dict[nn.Module, str] = {module: name for name, module in model.named_modules() if type(module) is nn.Linear}
-    groups = _observe(model, names, run)
+def watched(module: nn.Module, run: Callable[[], object]) -> list[list[nn.Linear]]:
+    """Run something, and see which linear layers below `module` could be joined."""
+    names: dict[nn.Module, str] = {each: name for name, each in module.named_modules() if type(each) is nn.Linear}
+    return _observe(names, run)
+
+
+def join_siblings(module: nn.Module, groups: list[list[nn.Linear]], tally: Tally) -> None:
+    """Join groups of linear layers below `module`, each only if it gives what its members give.
+
+    The members' own weights are let go.
+    """
+    names: dict[nn.Module, str] = {each: name for name, each in module.named_modules() if type(each) is nn.Linear}
     for members in groups:
-        group = SiblingGroup(members)
+        joint = _joint(members)
+        if why := _differ(members, joint):
+            tally.lost(f"{len(members)} matrices, {names[members[0]]} for one: {why}", len(members))
+            continue
+        group = SiblingGroup([member.out_features for member in members])
         first: Sibling | None = None
         for index, member in enumerate(members):
-            sibling = Sibling(group, index, first)
+            sibling = Sibling(group, index, first, joint)
             first = first or sibling
             parent, _, child = names[member].rpartition(".")
-            setattr(model.get_submodule(parent), child, sibling)
-    return len(groups)
+            setattr(module.get_submodule(parent), child, sibling)
+            member.weight = member.bias = None  # type: ignore[assignment]  # whoever still holds the member
+        tally.used(len(members))
 
 
-def _observe(model: nn.Module, names: dict[nn.Module, str], run: Callable[[], object]) -> list[list[nn.Linear]]:
+@torch.inference_mode()
+def _differ(members: list[nn.Linear], joint: nn.Linear) -> str:
+    generator, dtype = torch.Generator().manual_seed(6), members[0].weight.dtype
+    for rows in (1, 11):
+        given = torch.randn(rows, joint.in_features, generator=generator).to(joint.weight.device, dtype)
+        apart = torch.cat([linear(given, member.weight, member.bias) for member in members], dim=-1)
+        if why := difference(apart, joint(given), dtype):
+            return why
+    return ""
+
+
+def _observe(names: dict[nn.Module, str], run: Callable[[], object]) -> list[list[nn.Linear]]:
     """Runs of linear layers under one parent that are called one after another with the same tensor."""
     calls: dict[nn.Linear, torch.Tensor] = {}
 
@@ -139,22 +171,22 @@ def _alike(one: nn.Linear, other: nn.Linear, names: dict[nn.Module, str]) -> boo
     )
 
 
-def fuse_norms(model: nn.Module, dtype: torch.dtype) -> int:
-    """Replace the RMS norms that torch's kernel repeats bit for bit on random numbers; how many."""
-    count = 0
-    for name, module in list(model.named_modules()):
-        epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", None))
-        weight = getattr(module, "weight", None)
-        if not type(module).__name__.endswith("RMSNorm") or not isinstance(epsilon, float):
+def fuse_norms(module: nn.Module, dtype: torch.dtype, tally: Tally) -> None:
+    """Replace the RMS norms below `module` that torch's kernel repeats bit for bit on random numbers."""
+    for name, norm in list(module.named_modules()):
+        epsilon = getattr(norm, "variance_epsilon", getattr(norm, "eps", None))
+        weight = getattr(norm, "weight", None)
+        if not type(norm).__name__.endswith("RMSNorm") or not isinstance(epsilon, float) or not name:
             continue
-        if not isinstance(weight, nn.Parameter) or weight.dim() != 1 or len(list(module.parameters())) != 1:
+        if not isinstance(weight, nn.Parameter) or weight.dim() != 1 or len(list(norm.parameters())) != 1:
             continue
         fused = FusedNorm(weight, epsilon)
-        if _same(module, fused, weight, dtype):
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, fused)
-            count += 1
-    return count
+        if not _same(norm, fused, weight, dtype):
+            tally.lost(f"{type(norm).__name__} computes in another way than torch's own norm")
+            continue
+        parent, _, child = name.rpartition(".")
+        setattr(module.get_submodule(parent), child, fused)
+        tally.used()
 
 
 @torch.inference_mode()

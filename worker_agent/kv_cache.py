@@ -7,7 +7,7 @@ with transformers' own cache.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
@@ -50,11 +50,17 @@ class RowCache:
     Per layer a pair of tensors [1, kv heads, capacity, width], of which the first `length` rows are filled.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, growth: int = GROWTH_TOKENS) -> None:
         self.capacity = capacity
+        self._growth = growth
         self.length = 0
         """Tokens whose keys and values are complete on every layer of the stage."""
         self._rows: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that its rows take now."""
+        return sum(keys.nbytes + values.nbytes for keys, values in self._rows.values())
 
     def append(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Store `key` and `value` [kv heads, tokens, width] after the filled rows.
@@ -87,7 +93,7 @@ class RowCache:
         self, rows: tuple[torch.Tensor, torch.Tensor] | None, key: torch.Tensor, value: torch.Tensor, end: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         held = 0 if rows is None else rows[0].shape[2]
-        size = max(end, min(self.capacity, max(2 * held, end + GROWTH_TOKENS)))
+        size = max(end, min(self.capacity, max(2 * held, end + self._growth)))
         grown = tuple(new.new_empty(1, new.shape[0], size, new.shape[-1]) for new in (key, value))
         if rows is not None:
             for old, new in zip(rows, grown, strict=True):
@@ -122,6 +128,13 @@ class OwnCache(DynamicCache):
         self.length = 0
         """Tokens that every owned layer has seen."""
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that its layers take now, whatever they keep."""
+        return sum(
+            tensor.nbytes for layer in self.layers for tensor in _tensors(vars(layer)) if tensor.device.type != "meta"
+        )
+
     def _stand_in(self, layer: int) -> int | None:
         """An owned layer of the same kind (sliding or full) as `layer`, if there is one."""
         if layer in self._owned:
@@ -140,6 +153,17 @@ class OwnCache(DynamicCache):
         if stand_in is None or stand_in >= len(self.layers):
             return self.length + query_length, 0
         return super().get_mask_sizes(query_length, stand_in)
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for each in value.values():
+            yield from _tensors(each)
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            yield from _tensors(each)
 
 
 __all__ = ["Cache", "KvBudget", "OwnCache", "RaggedCache", "RowCache"]

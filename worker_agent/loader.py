@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 
 from worker_agent.budget import MemoryBudget
 from worker_agent.errors import AgentError
+from worker_agent.loading import load_stage
 from worker_agent.messages import Load, Part
 from worker_agent.runtime import Runtime
 from worker_agent.shard_store import ShardStore
-from worker_agent.stage import Stage, load_stage
+from worker_agent.stage import Stage
 
 log = logging.getLogger(__name__)
 

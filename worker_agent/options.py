@@ -59,7 +59,7 @@ def read_options(arguments: Sequence[str] | None = None) -> Options:
     listen = _named("--listen", _listen, given.listen) if given.listen else _default_listen(join)
     return Options(
         listen=listen,
-        home=Path(given.home).expanduser().resolve(),
+        home=_place("--home", given.home),
         device=given.device,
         threads=_positive("--threads", given.threads),
         borrowed_threads=_positive("--borrowed-threads", given.borrowed_threads),
@@ -69,7 +69,7 @@ def read_options(arguments: Sequence[str] | None = None) -> Options:
         join=join,
         name=(given.name or socket.gethostname())[:200],
         log_level=given.log_level,
-        ready_file=Path(given.ready_file).expanduser().resolve() if given.ready_file else None,
+        ready_file=_place("--ready-file", given.ready_file) if given.ready_file else None,
         print_key=given.print_key,
     )
 
@@ -138,6 +138,16 @@ def _named(option: str, parse: Callable[[str], T], text: str) -> T:
         return parse(text)
     except AgentError as error:
         raise BadOption(f"{option}: {error}") from error
+
+
+def _place(option: str, text: str) -> Path:
+    try:
+        return Path(text).expanduser().resolve()
+    except FileNotFoundError as error:
+        raise BadOption(
+            f"{option}: {text} leads nowhere, since the folder that this was started in has been removed. "
+            "Give a whole path."
+        ) from error
 
 
 def _positive(option: str, number: int | None) -> int | None:

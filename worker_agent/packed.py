@@ -15,6 +15,10 @@ from collections.abc import Collection
 
 import torch
 from torch import nn
+from torch.nn.functional import linear
+
+from worker_agent.proof import difference
+from worker_agent.ways import Tally
 
 LEAST_ELEMENTS = {torch.bfloat16: 64 * 1024, torch.float32: 4 * 1024 * 1024}
 """Smaller matrices stay as they are. For float32 the plain kernels read small matrices faster than packed ones."""
@@ -33,7 +37,6 @@ class PackedLinear(nn.Module):
         self.bias = linear.bias
         self._handle = next(_handles)
         _packed[self._handle] = self.packed
-        weakref.finalize(self, _packed.pop, self._handle, None)
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """[..., in] -> [..., out]"""
@@ -43,7 +46,7 @@ class PackedLinear(nn.Module):
         return _packed_linear(rows, self._handle, self.bias)
 
 
-_packed: dict[int, torch.Tensor] = {}
+_packed: weakref.WeakValueDictionary[int, torch.Tensor] = weakref.WeakValueDictionary()
 """Packed weights by handle: TorchScript cannot hold tensors of this layout, so a recording holds the handle."""
 _handles = itertools.count()
 
@@ -58,25 +61,52 @@ _library.define("packed_linear(Tensor rows, int handle, Tensor? bias) -> Tensor"
 _library.impl("packed_linear", _packed_linear, "CompositeExplicitAutograd")
 
 
+def why_not(device: torch.device, dtype: torch.dtype) -> str:
+    """Why weights of this type are not packed on this machine; empty where they are."""
+    if device.type != "cpu":
+        return "only the CPU's kernels read packed weights"
+    if not torch.backends.mkldnn.is_available():
+        return "this build of torch comes without oneDNN"
+    if os.environ.get("SHARDBOARD_PACKED") == "0":
+        return "switched off on this machine (SHARDBOARD_PACKED=0)"
+    if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return "this processor has no instructions for bfloat16"
+    if dtype not in LEAST_ELEMENTS:
+        return f"there are no such kernels for {str(dtype).removeprefix('torch.')}"
+    return ""
+
+
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether this machine has kernels for packed weights of this type."""
-    if device.type != "cpu" or not torch.backends.mkldnn.is_available() or os.environ.get("SHARDBOARD_PACKED") == "0":
-        return False
-    if dtype == torch.float32:
-        return True
-    return dtype == torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return not why_not(device, dtype)
 
 
-def pack(module: nn.Module, dtype: torch.dtype, keep: Collection[nn.Module] = ()) -> int:
-    """Replace the linear layers below `module` by packed ones, except those in `keep`; how many were replaced."""
-    count = 0
-    for name, child in module.named_children():
-        if type(child) is nn.Linear and child not in keep:
-            if child.weight.dtype != dtype:
+def pack(module: nn.Module, dtype: torch.dtype, tally: Tally, keep: Collection[nn.Module] = ()) -> None:
+    """Replace the linear layers below `module` by packed ones, one after another, except those in `keep`.
+
+    Each is compared with the plain one first; the plain weight is let go before the next one's turn.
+    """
+    for name, child in list(module.named_children()):
+        if type(child) is not nn.Linear:
+            pack(child, dtype, tally, keep)
+        elif child not in keep and child.weight.dtype == dtype and child.weight.numel() >= LEAST_ELEMENTS[dtype]:
+            packed = PackedLinear(child)
+            if why := _differs(child, packed):
+                tally.lost(f"a matrix of {child.out_features} x {child.in_features}: {why}")
                 continue
-            if child.weight.numel() >= LEAST_ELEMENTS[dtype]:
-                setattr(module, name, PackedLinear(child))
-                count += 1
-        else:
-            count += pack(child, dtype, keep)
-    return count
+            setattr(module, name, packed)
+            child.weight = child.bias = None  # type: ignore[assignment]  # whoever still holds the layer
+            tally.used()
+
+
+@torch.inference_mode()
+def _differs(plain: nn.Linear, packed: PackedLinear) -> str:
+    generator = torch.Generator().manual_seed(5)
+    for rows in (1, ROWS + 3):
+        given = torch.randn(rows, plain.in_features, generator=generator).to(plain.weight.dtype)
+        try:
+            if why := difference(linear(given, plain.weight, plain.bias), packed(given), plain.weight.dtype):
+                return why
+        except RuntimeError as error:
+            return str(error).splitlines()[0]
+    return ""

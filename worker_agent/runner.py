@@ -12,7 +12,6 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum, auto
 
 import torch
 
@@ -20,6 +19,7 @@ from worker_agent.constraints import Follower, Grammars
 from worker_agent.errors import AgentError, Draining, NotFinite, OutOfMemory, OutOfStep, UnknownStage, WireError
 from worker_agent.gate import Gate, Verdict
 from worker_agent.messages import (
+    MAX_FRAME_BYTES,
     Admission,
     Buffer,
     Link,
@@ -35,9 +35,11 @@ from worker_agent.messages import (
     Token,
     Tokens,
 )
+from worker_agent.outgoing import Destination, Outgoing
 from worker_agent.runtime import Runtime
 from worker_agent.sampling import Sampler
-from worker_agent.scheduler import PlannedStep, Scheduler, Sequence
+from worker_agent.scheduler import SCORED_CHUNK, PlannedStep, Scheduler, Sequence
+from worker_agent.soundness import Soundness, overflow
 from worker_agent.stage import Row, Stage
 from worker_agent.tensors import from_frame, to_frame
 
@@ -45,25 +47,6 @@ log = logging.getLogger(__name__)
 
 RESEND_SECONDS = 2.0
 """A step that has not come round after this long, or 8 times the slowest recent round, is sent once more."""
-
-
-class Destination(Enum):
-    """Where a message goes; the I/O thread knows the sockets."""
-
-    CONTROLLER = auto()
-    DOWNSTREAM = auto()
-    FIRST = auto()
-
-
-@dataclass(frozen=True, slots=True)
-class Outgoing:
-    """A message on its way out of a stage."""
-
-    deployment: str
-    stage: int
-    to: Destination
-    message: Message
-    payload: tuple[Buffer, ...] = ()
 
 
 @dataclass(slots=True)
@@ -103,6 +86,7 @@ class Runner:
     ) -> None:
         self.stage, self._runtime, self._boot, self._send, self._begun = stage, runtime, boot, send, begun
         self._grammars = grammars or Grammars()
+        self._ways = stage.ways.report()
         self.load = stage.load
         self.epoch = stage.load.epoch
         self.linked = False
@@ -112,6 +96,7 @@ class Runner:
         self._gate = Gate(self.load.plan, self.epoch)
         self._scheduler = self._new_scheduler()
         self._samplers: dict[int, Sampler] = {}
+        self._soundness = Soundness()
         self._arrived: deque[Arrived] = deque()
         self._unanswered: OrderedDict[int, Unanswered] = OrderedDict()
         self._rounds: deque[float] = deque(maxlen=100)
@@ -119,9 +104,16 @@ class Runner:
         self._ready: dict[int, float] = {}
         """On the first stage: since when each sequence could go on, but for others."""
 
-    def _new_scheduler(self) -> Scheduler:
+    def _new_scheduler(self, *, whole_prompts: bool = False) -> Scheduler:
         load = self.load
-        return Scheduler(load.kv_tokens, load.max_sequences, load.prefill_chunk, load.lanes)
+        return Scheduler(
+            load.kv_tokens,
+            load.max_sequences,
+            load.prefill_chunk,
+            load.lanes,
+            whole_prompts=whole_prompts,
+            restarts_at=self.stage.slice.anatomy.restarts_at,
+        )
 
     # --- control -----------------------------------------------------------------------------------
 
@@ -131,8 +123,9 @@ class Runner:
             raise WireError(f"epoch {message.epoch} is not newer than {self.epoch}")
         self.epoch, self.linked, self.broken = message.epoch, True, False
         self._gate = Gate(self.load.plan, self.epoch)
-        self._scheduler = self._new_scheduler()
+        self._scheduler = self._new_scheduler(whole_prompts=message.whole_prompts)
         self._samplers.clear()
+        self._soundness.forget_all()
         self._arrived.clear()
         self._unanswered.clear()
         self._outputs.clear()
@@ -160,8 +153,24 @@ class Runner:
                 f"prompt and answer may come to {sequence.capacity} tokens; the deployment holds {self.load.kv_tokens} "
                 f"tokens of KV cache and a context of {self.load.max_context}"
             )
+        if self._scheduler.whole_prompts:
+            self._check_whole_prompt(sequence)
         self._scheduler.add(sequence)
         self._ready[message.sequence] = time.monotonic() if received is None else received
+
+    def _check_whole_prompt(self, sequence: Sequence) -> None:
+        """Raises AgentError for a prompt that cannot go through the stages in one step."""
+        widest = MAX_FRAME_BYTES // (self.stage.hidden_size * self.stage.dtype.itemsize) - self.load.prefill_chunk
+        if sequence.given > widest:
+            raise OutOfMemory(
+                f"this architecture takes prompts as a whole only, and one of {sequence.given:,} tokens is longer than "
+                f"the {widest:,} that can go from stage to stage at once"
+            )
+        if sequence.sampling.prompt_logprobs >= 0 and sequence.prompt_tokens > SCORED_CHUNK:
+            raise AgentError(
+                "this architecture takes prompts as a whole only; log probabilities of a prompt's tokens can be had "
+                f"for up to {SCORED_CHUNK} of them then"
+            )
 
     def cancel(self, sequence: int) -> None:
         self._scheduler.cancel(sequence)
@@ -365,6 +374,10 @@ class Runner:
                 sampler = self._samplers[piece.sequence]
                 wanted = logits[at : at + len(self._row(piece).wanted)]
                 at += len(wanted)
+                if piece.sequence in self._soundness.unsound:
+                    if piece.sample:
+                        tokens.append(Token(piece.sequence, end, 0, "numbers"))
+                    continue
                 try:
                     if self._scores(piece):
                         scores = sampler.prompt_scores(piece.position + 1, wanted)
@@ -372,7 +385,7 @@ class Runner:
                     if piece.sample:
                         tokens.append(sampler.token(piece.sequence, end, wanted[-1]))
                 except NotFinite as error:
-                    self._lose(error, (piece.sequence,))
+                    self._lose(f"{error}, computed in {self.load.dtype}", (piece.sequence,))
                     if piece.sample:
                         tokens.append(Token(piece.sequence, end, 0, "numbers"))
                 if not piece.sample:
@@ -406,20 +419,28 @@ class Runner:
             for number in step.released:
                 self.stage.release(number)
                 self._samplers.pop(number, None)
+                self._soundness.forget(number)
             for piece in step.slices:
                 self._admit(piece)
             if not step.slices:
                 return given
             self._runtime.apply(alone=step.alone)
             self._begun(len(given))
-            return self.stage.run([self._row(piece) for piece in step.slices], given)
+            rows = [self._row(piece) for piece in step.slices]
+            output = self.stage.run(rows, given)
+            if found := self._soundness.look(rows, given, output, self.stage.is_last):
+                message = overflow(f"layers {self.load.start}-{self.load.end - 1}", self.load.dtype)
+                log.warning("sequences %s of deployment %s: %s", found, self.load.deployment, message)
+                # Their numbers go on as they are, so that the last stage makes no token of them.
+                self._lose(message, found)
+            return output
         except (AgentError, RuntimeError, ValueError, TypeError, IndexError, KeyError, MemoryError) as error:
             self._fault(error, step.slices)
             return None
 
     def _admit(self, piece: Slice) -> None:
         if piece.admission is not None and not self.stage.holds(piece.sequence):
-            self.stage.admit(piece.sequence, piece.admission.capacity)
+            self.stage.admit(piece.sequence, piece.admission.capacity, piece.admission.total_tokens)
             if self.stage.is_last:
                 self._samplers[piece.sequence] = Sampler(piece.admission, follower=self._follower(piece.admission))
         held = self.stage.length(piece.sequence) if self.stage.holds(piece.sequence) else 0
@@ -430,18 +451,9 @@ class Runner:
         name = admission.sampling.constraint
         return None if name is None else self._grammars.follower(self.load.deployment, name, admission.budget.eos)
 
-    def _lose(self, error: NotFinite, sequences: tuple[int, ...]) -> None:
-        """Tell the controller that these are over; the others go on, for each has rows and caches of its own."""
-        fault = StageFault(
-            deployment=self.load.deployment,
-            epoch=self.epoch,
-            stage=self.load.stage,
-            kind=error.kind,
-            message=f"{error}, computed in {self.load.dtype}",
-            sequences=sequences,
-            goes_on=True,
-        )
-        self._send(self._out(Destination.CONTROLLER, fault))
+    def _lose(self, message: str, sequences: tuple[int, ...]) -> None:
+        """Tell the controller that the numbers of these are none any more; the others go on: each has its own rows."""
+        self._send(self._out(Destination.CONTROLLER, self._fault_of(NotFinite.kind, message, sequences, goes_on=True)))
 
     def _fault(self, error: Exception, slices: tuple[Slice, ...]) -> None:
         """Tell the controller and stop until the next Link: after half a step the caches are in doubt."""
@@ -451,15 +463,21 @@ class Runner:
         self.broken = True
         self._arrived.clear()
         self._unanswered.clear()
-        fault = StageFault(
-            deployment=self.load.deployment,
-            epoch=self.epoch,
-            stage=self.load.stage,
-            kind=kind,
-            message=f"{error}"[:4000] or type(error).__name__,
-            sequences=tuple(piece.sequence for piece in slices),
-        )
+        message = f"{error}"[:4000] or type(error).__name__
+        fault = self._fault_of(kind, message, tuple(piece.sequence for piece in slices))
         self._send(self._out(Destination.CONTROLLER, fault))
+
+    def _fault_of(self, kind: str, message: str, sequences: tuple[int, ...], goes_on: bool = False) -> StageFault:
+        load = self.load
+        return StageFault(
+            deployment=load.deployment,
+            epoch=self.epoch,
+            stage=load.stage,
+            kind=kind,
+            message=message,
+            sequences=sequences,
+            goes_on=goes_on,
+        )
 
     def _out(self, to: Destination, message: Message, payload: tuple[Buffer, ...] = ()) -> Outgoing:
         return Outgoing(self.load.deployment, self.load.stage, to, message, payload)
@@ -483,5 +501,7 @@ class Runner:
             kv_bytes=stage.kv_bytes,
             kv_tokens=load.kv_tokens,
             kv_used_tokens=stage.used_tokens,
+            kv_held_bytes=stage.kv_held_bytes,
             sequences=stage.sequences,
+            ways=self._ways,
         )

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
+import msgspec
+
 from worker_agent.messages import Admission, Budget, Sampling, Slice, Tokens
 
 SCORED_CHUNK = 64
@@ -84,10 +86,22 @@ class Scheduler:
         max_sequences: sequences that may run at once.
         chunk: the most tokens in one step.
         lanes: steps that may be in flight at once.
+        whole_prompts: a prompt goes into one step, however long it is.
+        restarts_at: a sequence that comes to more tokens than this is run anew from its first one, once.
     """
 
-    def __init__(self, kv_tokens: int, max_sequences: int, chunk: int, lanes: int) -> None:
+    def __init__(
+        self,
+        kv_tokens: int,
+        max_sequences: int,
+        chunk: int,
+        lanes: int,
+        *,
+        whole_prompts: bool = False,
+        restarts_at: int | None = None,
+    ) -> None:
         self.kv_tokens, self.max_sequences, self.chunk, self.lanes = kv_tokens, max_sequences, chunk, lanes
+        self.whole_prompts, self.restarts_at = whole_prompts, restarts_at
         self.waiting: deque[Sequence] = deque()
         self.running: dict[int, Sequence] = {}
         self._in_flight: dict[int, tuple[int, ...]] = {}
@@ -141,7 +155,19 @@ class Scheduler:
             sequence.tokens.append(token.token)
             if token.finish:
                 self._end(token.sequence)
+            elif len(sequence.tokens) - 1 == self.restarts_at:
+                self._restart(sequence)
         return True
+
+    def _restart(self, sequence: Sequence) -> None:
+        """Run a sequence anew with all its tokens, as transformers does for some models when they get that long.
+
+        (Their rotary embedding changes for every position there, so that what is in the caches is of no use.) The
+        stages free its memory and admit it again with one and the same step.
+        """
+        self._released.append(sequence.number)
+        sequence.sent, sequence.given, sequence.admitted = 0, len(sequence.tokens), False
+        sequence.sampling = msgspec.structs.replace(sequence.sampling, prompt_logprobs=-1)  # they were told already
 
     def next_step(self) -> PlannedStep | None:
         """The next step, if there is something to do and a lane is free.
@@ -190,8 +216,8 @@ class Scheduler:
         scored, looked_back = SCORED_CHUNK, 0
         for sequence in self.running.values():
             if room > 0 and not sequence.is_decoding and sequence.pending:
-                count = min(sequence.pending, room)
-                if sequence.sampling.prompt_logprobs >= 0:
+                count = sequence.pending if self.whole_prompts else min(sequence.pending, room)
+                if sequence.sampling.prompt_logprobs >= 0 and not self.whole_prompts:
                     count = min(count, scored)
                 if not sequence.admitted and sequence.looks_back:
                     if looked_back and looked_back + len(sequence.tokens) > LOOKED_BACK:

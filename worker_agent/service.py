@@ -20,9 +20,10 @@ from worker_agent import __version__
 from worker_agent.access import Access
 from worker_agent.budget import MemoryBudget
 from worker_agent.callers import Caller, Callers
-from worker_agent.compute import Compute, Destination, Outgoing
+from worker_agent.compute import Compute
 from worker_agent.errors import AgentError, Draining, UnknownStage, VersionMismatch, WireError
 from worker_agent.loader import Loader, LoadJob
+from worker_agent.loading import drop_stage
 from worker_agent.messages import (
     OLDEST_WIRE_VERSION,
     WIRE_VERSION,
@@ -52,11 +53,12 @@ from worker_agent.messages import (
     Welcome,
     decode_parts,
 )
+from worker_agent.outgoing import Destination, Outgoing
 from worker_agent.peers import PeerName, Peers
 from worker_agent.shard_store import ShardStore
 from worker_agent.stage import Stage
 from worker_agent.storekeeper import Reply, Storekeeper, failed
-from worker_agent.telemetry import Telemetry, cpu_count, cpu_name
+from worker_agent.telemetry import Sample, Telemetry, cpu_count, cpu_name
 
 log = logging.getLogger(__name__)
 
@@ -130,6 +132,9 @@ class Service:
         self._local: frozenset[PeerName] = frozenset()
         self._draining = False
         self._grammarian = ThreadPoolExecutor(1, "grammar")
+        self._memory_base = rooms.telemetry.latest.process_memory
+        self._empty_since = 0.0
+        """Since when there has been no stage, by the monotonic clock."""
         self.dropped = 0
 
     def attach(self, compute: Compute) -> None:
@@ -196,6 +201,7 @@ class Service:
             cpu_count=cpu_count(),
             memory_total=sample.memory.total,
             memory_budget=self._rooms.budget.total,
+            memory_base=self._base(sample),
             disk_free=sample.disk_free,
             gpus=sample.gpus,
             stages=self._compute.stages(),
@@ -203,7 +209,9 @@ class Service:
         )
 
     def _health(self, message: Health) -> HealthReport:
-        sample = self._rooms.telemetry.latest
+        sample, stages = self._rooms.telemetry.latest, self._compute.stages()
+        base = self._base(sample)
+        held = sum(stage.weight_bytes + stage.kv_held_bytes for stage in stages)
         return HealthReport(
             call=message.call,
             boot=self._facts.boot,
@@ -213,16 +221,25 @@ class Service:
             memory_total=sample.memory.total,
             memory_available=sample.memory.available,
             process_memory=sample.process_memory,
+            memory_base=base,
+            memory_held=base + (held if self._facts.numerics.device == "cpu" else 0),
             memory_budget=self._rooms.budget.total,
             memory_used=self._rooms.budget.used,
             disk_free=sample.disk_free,
             gpus=sample.gpus,
             progress=self._compute.progress(),
-            stages=self._compute.stages(),
+            stages=stages,
             draining=self._draining,
+            loading=sum(each.loaded is None for each in self._stages.values()),
             dropped=self.dropped,
             speeds=self._compute.speeds(),
         )
+
+    def _base(self, sample: Sample) -> int:
+        """What the process holds besides stages: what it held when it last had none."""
+        if not self._stages and sample.at > self._empty_since:
+            self._memory_base = sample.process_memory
+        return self._memory_base
 
     # --- stages ---
 
@@ -292,6 +309,7 @@ class Service:
         held = self._stages[key]
         assert held.job is not None
         if held.job.cancelled.is_set():
+            drop_stage(stage)
             self._load_failed(key, AgentError("The stage was unloaded while it was loaded."), reply)
             return
         held.job = None
@@ -300,7 +318,7 @@ class Service:
             weight_bytes=stage.weight_bytes,
             kv_bytes=stage.kv_bytes,
             seconds=seconds,
-            batched=stage.batched,
+            ways=stage.ways.report(),
         )
         self._compute.add_stage(stage, lambda: reply(loaded))
 
@@ -321,6 +339,7 @@ class Service:
     def _forget(self, key: StageKey) -> None:
         """A stage is gone: give back all that was set aside for it."""
         held = self._stages.pop(key)
+        self._empty_since = time.monotonic()
         deployment = key[0]
         self._rooms.peers.close_stage(*key)
         self._local = frozenset(name for name in self._local if (name.deployment, name.stage) != key)

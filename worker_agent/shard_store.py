@@ -20,7 +20,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from worker_agent.errors import BadWeights, DiskFull
+from worker_agent.errors import BadWeights, DamagedPart, DiskFull
 from worker_agent.files import sync_folder
 from worker_agent.messages import Buffer
 
@@ -93,7 +93,7 @@ class ShardStore:
         A chunk that does not begin where the part has come to is not written: the answer says where to go on.
 
         Raises:
-            BadWeights: the part is whole and its hash is wrong; nothing of it is kept.
+            DamagedPart: the part is whole and its hash is wrong; nothing of it is kept.
             NoRoom: the disk is full; what had come before is kept.
         """
         with self._lock:
@@ -134,7 +134,8 @@ class ShardStore:
         """Read a part once per process and check its hash: disks err.
 
         Raises:
-            BadWeights: it is missing or wrong; a wrong one is deleted, so that it will be sent again.
+            BadWeights: it is missing.
+            DamagedPart: its hash is wrong; it is deleted, so that it will be sent again.
         """
         path = self.path(digest)
         with self._lock:
@@ -144,7 +145,9 @@ class ShardStore:
         if path.stat().st_size != size or hash_file(path) != digest:
             with self._lock:
                 path.unlink(missing_ok=True)
-            raise BadWeights(f"The part {digest[:12]}… was damaged on this node's disk and was deleted. Send it again.")
+            raise DamagedPart(
+                f"The part {digest[:12]}… was damaged on this node's disk and was deleted. Send it again."
+            )
         self._verified.add(digest)
 
     def pin(self, digests: Iterable[str]) -> None:
@@ -225,7 +228,7 @@ class ShardStore:
             self._close(digest)
         if actual != digest:
             self._discard(digest)
-            raise BadWeights(
+            raise DamagedPart(
                 f"The part {digest[:12]}… came with the hash {actual[:12]}…: it was damaged on the way or "
                 "at its source. Nothing of it was kept; send it again, or check the model's files."
             )

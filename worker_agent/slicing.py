@@ -7,6 +7,9 @@ but the last. Hidden states are put in at the first owned layer and taken out af
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Collection
+from types import NoneType
 from typing import Any
 
 import torch
@@ -18,14 +21,20 @@ from worker_agent.anatomy import Anatomy
 
 
 class PassThrough(nn.Module):
-    """Stands where a layer of another stage was."""
+    """Stands where a layer of another stage was, with the plain attributes by which models tell their layers apart."""
 
-    def __init__(self, tuple_output: bool) -> None:
+    def __init__(self, layer: nn.Module, values: int) -> None:
+        """`values` are returned as a tuple, or the hidden states alone if there are 0."""
         super().__init__()
-        self.tuple_output = tuple_output
+        self.values = values
+        classes = [kind for kind in type(layer).__mro__ if not issubclass(nn.Module, kind)]
+        for named in (vars(layer), *map(vars, classes)):
+            for name, value in named.items():
+                if not name.startswith("_") and isinstance(value, (str, int, float, NoneType)):
+                    vars(self).setdefault(name, value)
 
     def forward(self, hidden_states: torch.Tensor, *_args: Any, **_kwargs: Any) -> Any:
-        return (hidden_states, None, None) if self.tuple_output else hidden_states
+        return (hidden_states, *[None] * (self.values - 1)) if self.values else hidden_states
 
 
 class Layers(nn.ModuleList):
@@ -38,13 +47,18 @@ class Layers(nn.ModuleList):
 class StandIn(nn.Module):
     """Stands where an embedding (or another module before the layers) was: zeros of its output's shape."""
 
-    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, passing: Slice) -> None:
         super().__init__()
         self.shape, self.dtype = shape, dtype
+        self._passing = weakref.ref(passing)
         self.weight = torch.empty(0, dtype=dtype)  # some models look at the embedding's dtype
 
-    def forward(self, tokens: torch.Tensor, *_args: Any, **_kwargs: Any) -> torch.Tensor:
-        return torch.zeros(*tokens.shape[:2], *self.shape, dtype=self.dtype, device=tokens.device)
+    def forward(self, *_args: Any, **_kwargs: Any) -> torch.Tensor:
+        # Not every module gets the tokens: one may get a mask, as long as the whole sequence.
+        passing = self._passing()
+        assert passing is not None and passing.hidden is not None
+        hidden = passing.hidden
+        return torch.zeros(*hidden.shape[:2], *self.shape, dtype=self.dtype, device=hidden.device)
 
 
 class Taken(Exception):
@@ -58,20 +72,29 @@ class Taken(Exception):
 class Slice:
     """One stage's share of a model: layers `[start, end)`, and the ends that go with them.
 
-    `hidden` is what the first owned layer gets on every stage but the first, `sampled_rows` the rows of
-    [1, tokens, hidden] that get logits on the last one; both hold during a pass only.
+    A layer is taken out when the slice is made (`own`) and put into the model with `place`, so that a stage can be
+    built, and each of its layers be run, one at a time. `hidden` is what the first layer of a pass gets where that is
+    not the model's own first one, `sampled_rows` the rows of [1, tokens, hidden] that get logits; both hold during a
+    pass only.
     """
 
     def __init__(self, model: PreTrainedModel, anatomy: Anatomy, start: int, end: int) -> None:
         self.model, self.anatomy, self.start, self.end = model, anatomy, start, end
         self.hidden: torch.Tensor | None = None
         self.sampled_rows: torch.Tensor | None = None
+        self.own: dict[int, nn.Module] = {}
+        """The slice's layers by their number in the model, whether they stand in it now or not."""
+        self.embedding = model.get_input_embeddings()
+        """The model's input embedding, without weights where another stage has it."""
+        self.parents_of_gone: list[nn.Module] = []
+        """Modules of what stands behind the layers whose children another stage has."""
         self._hooks: list[RemovableHandle] = []
+        self._puts_in = False
         self._prune()
 
     @property
     def layers(self) -> nn.ModuleList:
-        """All decoder layers, those of other stages as pass-throughs."""
+        """All decoder layers; pass-throughs where a layer is another stage's or does not stand there now."""
         layers = self.model.get_submodule(self.anatomy.layers_path)
         assert isinstance(layers, nn.ModuleList)
         return layers
@@ -85,22 +108,32 @@ class Slice:
         return self.end == self.anatomy.num_layers
 
     def _prune(self) -> None:
+        self.own = {index: self.layers[index] for index in range(self.start, self.end)}
         self._replace(self.anatomy.layers_path, Layers(self.layers))
-        for index in range(len(self.layers)):
-            if not self.start <= index < self.end:
-                self.layers[index] = PassThrough(self.anatomy.tuple_output)
+        self.place()
         if not self.is_first:
             dtype = self.model.dtype
             for name, shape in self.anatomy.before:
-                self._replace(name, StandIn(shape, dtype))
+                self._replace(name, StandIn(shape, dtype, self))
         if not self.is_last:
             for name in self.anatomy.after:
-                self._replace(name, nn.Identity())
+                if not any(name.startswith(other + ".") for other in self.anatomy.after):
+                    self.parents_of_gone.append(self.model.get_submodule(name.rpartition(".")[0]))
+                    self._replace(name, nn.Identity())
         if not (self.is_first and self.is_last):
             # With one end only there is nothing left to tie; the loading code must not try.
             gone = {name for pair in self.anatomy.tied for name in pair}
-            kept = {k: v for k, v in self.model.all_tied_weights_keys.items() if k not in gone}
-            self.model.all_tied_weights_keys = kept
+            ends = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
+            self.model.all_tied_weights_keys = {
+                target: source
+                for target, source in self.model.all_tied_weights_keys.items()
+                if target not in gone and all(self._is_held(name, ends) for name in (target, source))
+            }
+
+    def _is_held(self, parameter: str, ends: Collection[str]) -> bool:
+        """Whether the slice holds a parameter, in one of its layers or among `ends`, what it has beside them."""
+        kind, index = self.anatomy.owner(parameter)
+        return self.start <= index < self.end if kind == "layer" else parameter in ends
 
     def _replace(self, name: str, module: nn.Module) -> None:
         parent, _, child = name.rpartition(".")
@@ -110,46 +143,80 @@ class Slice:
         else:
             setattr(owner, child, module)
 
-    def connect(self) -> None:
-        """Hang the hooks that put hidden states in and take them out; again whenever a module was replaced."""
+    def place(self, *wanted: int) -> None:
+        """Put these of the slice's layers into the model, and pass-throughs everywhere else."""
+        layers = self.layers
+        for index in range(len(layers)):
+            if index in wanted:
+                layers[index] = self.own[index]
+            elif not isinstance(layers[index], PassThrough):
+                layers[index] = PassThrough(layers[index], self.anatomy.tuple_output)
+
+    def connect(self, first: int | None = None, last: int | None = None, *, head: bool | None = None) -> None:
+        """Hang the hooks of a pass through layers `[first, last)`; again whenever one of these modules was replaced.
+
+        Hidden states are put in at `first`, except where the model itself begins there, and taken out behind
+        `last - 1`, except where logits are wanted (`head`). Without arguments it is the whole slice.
+        """
+        first = self.start if first is None else first
+        last = self.end if last is None else last
+        head = self.is_last and last == self.end if head is None else head
+        self.disconnect()
+        self._puts_in = not (self.is_first and first == 0)
+        if self._puts_in:
+            self._hooks.append(self.layers[first].register_forward_pre_hook(self._put_in, with_kwargs=True))
+        if not head:
+            self._hooks.append(self.layers[last - 1].register_forward_hook(self._take_out))
+        else:
+            output = self.model.get_output_embeddings()
+            assert output is not None
+            self._hooks.append(output.register_forward_pre_hook(self._pick_rows))
+
+    def disconnect(self) -> None:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
-        if not self.is_first:
-            self._hooks.append(self.layers[self.start].register_forward_pre_hook(self._put_in, with_kwargs=True))
-        if not self.is_last:
-            self._hooks.append(self.layers[self.end - 1].register_forward_hook(self._take_out))
-        else:
-            head = self.model.get_output_embeddings()
-            assert head is not None
-            self._hooks.append(head.register_forward_pre_hook(self._pick_rows))
 
     def run(
-        self, given: torch.Tensor, positions: torch.Tensor, sampled_rows: torch.Tensor, cache: Cache
+        self, given: torch.Tensor, positions: torch.Tensor, sampled_rows: torch.Tensor, cache: Cache | None
     ) -> torch.Tensor:
-        """One pass of the model.
+        """One pass of the model, through the layers it was last connected for.
 
         Args:
-            given: token ids [1, tokens] on the first stage, else hidden states [1, tokens, hidden].
+            given: token ids [1, tokens] where the pass begins with the model itself, else hidden states
+                [1, tokens, hidden].
             positions: [1, tokens].
-            sampled_rows: [n], which tokens need logits; only looked at on the last stage.
+            sampled_rows: [n], which tokens need logits; only looked at where there is a head.
+            cache: what keeps keys and values; None for a prompt that nothing follows.
 
         Returns:
-            Hidden states [1, tokens, hidden], or on the last stage logits [1, n, vocabulary].
+            Hidden states [1, tokens, hidden], or logits [1, n, vocabulary].
         """
         tokens = given
-        if not self.is_first:
+        if self._puts_in:
             self.hidden = given
             tokens = torch.zeros_like(positions)
         self.sampled_rows = sampled_rows
         try:
-            output = self.model(input_ids=tokens, position_ids=positions, past_key_values=cache, use_cache=True)
+            output = self.model(
+                input_ids=tokens,
+                position_ids=positions,
+                use_cache=cache is not None,
+                **{self.anatomy.cache_argument: cache},
+            )
         except Taken as taken:
             return taken.hidden
         finally:
             self.hidden = None
         logits: torch.Tensor = output.logits
         return logits
+
+    def close(self) -> None:
+        """Let go of every weight now, whoever still holds the model or a part of it."""
+        self.disconnect()
+        for module in (self.model, *self.own.values()):
+            dismantle(module)
+        self.own, self.parents_of_gone = {}, []
 
     def _put_in(self, _layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         if args:
@@ -163,3 +230,18 @@ class Slice:
         if self.sampled_rows is None:
             return None
         return (args[0][:, self.sampled_rows], *args[1:])
+
+
+def dismantle(module: nn.Module) -> None:
+    """Take weights, buffers and hooks out of a module and all below it.
+
+    A model is full of cycles (hooks, bound methods), which a collection would free some time or other. Its weights are
+    most of what an agent holds, so they are let go at once.
+    """
+    for each in module.modules():
+        each._parameters.clear()
+        each._buffers.clear()
+        each._forward_hooks.clear()
+        each._forward_pre_hooks.clear()
+        for name in [name for name, value in vars(each).items() if isinstance(value, torch.Tensor)]:
+            delattr(each, name)

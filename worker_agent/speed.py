@@ -7,6 +7,7 @@ together, or another program is busy, the best turn is the one that tells what t
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -38,12 +39,17 @@ _LOOK_SECONDS = 0.06
 """How long to look at one figure, where that is enough for one look."""
 
 
+def is_wanted() -> bool:
+    """Whether this agent is to measure itself; nothing is predicted of one that does not."""
+    return os.environ.get("SHARDBOARD_SPEED") != "0"
+
+
 class SpeedMeter:
     """Measures when it is asked to, a turn at a time; keeps the best of each figure. Compute thread only."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._left = list(DTYPES) * (1 + len(PAUSES))
+        self._left = list(DTYPES) * (1 + len(PAUSES)) if is_wanted() else []
         self._best: dict[ComputeDType, Speed] = {}
         self._pauses = iter(PAUSES)
         self._rest_until = 0.0

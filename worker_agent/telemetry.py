@@ -9,6 +9,7 @@ import logging
 import os
 import platform
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,8 @@ class Sample:
     process_memory: int
     disk_free: int
     gpus: tuple[Gpu, ...]
+    at: float
+    """When, by the monotonic clock."""
 
 
 def cpu_name() -> str:
@@ -174,6 +177,7 @@ class Telemetry(threading.Thread):
         self._stopping.set()
 
     def _sample(self) -> Sample:
+        began = time.monotonic()
         try:
             load_1m = os.getloadavg()[0]
         except (AttributeError, OSError):
@@ -186,4 +190,5 @@ class Telemetry(threading.Thread):
             process_memory=self._process.memory_info().rss,
             disk_free=self._disk_free(),
             gpus=self._gpus.read(),
+            at=began,
         )

@@ -73,7 +73,10 @@ class Metrics:
                 ("total", "Memory of the machine."),
                 ("available", "Memory of the machine that is free."),
                 ("budget", "What stages may take."),
-                ("used", "What stages take."),
+                ("used", "What stages take of it, with all keys and values that may come."),
+                ("agent", "What the agent itself takes, besides all stages."),
+                ("believed", "What its process should hold: the agent, weights, and the keys and values of now."),
+                ("held", "What its process really holds."),
             )
         }
         info = Gauge("shardboard_build_info", "The version of this server.", ["version"], registry=registry)
@@ -124,7 +127,10 @@ class Metrics:
             latest = health.latest(node)
             if alive and latest is not None:
                 report = latest.report
-                figures = (report.memory_total, report.memory_available, report.memory_budget, report.memory_used)
+                figures = (
+                    report.memory_total, report.memory_available, report.memory_budget, report.memory_used,
+                    report.memory_base, report.memory_held, report.process_memory,
+                )  # fmt: skip
                 for gauge, value in zip(self._memory.values(), figures, strict=True):
                     gauge.labels(str(node), name).set(value)
         self._nodes.set(len(names))

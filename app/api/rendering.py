@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from app.api.visitors import SAME_SITE, Visitor, visitor_of
+from app.runs.ways import lost_text
 from app.sharding.placement import size_text
 from worker_agent import __version__
 
@@ -84,7 +85,7 @@ def duration(seconds: float | None) -> str:
     return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-_environment.filters.update(size=size_text, ago=ago, duration=duration)
+_environment.filters.update(size=size_text, ago=ago, duration=duration, lost=lost_text)
 
 
 def _quality(accept: str, wanted: str) -> float:

@@ -46,4 +46,4 @@ async def deployment_views(controller: Controller, *, every: bool = False) -> li
 
     records, shards, nodes = await asyncio.to_thread(read)
     names = {node.id: node.hostname for node in nodes}
-    return [DeploymentView.of(record, shards, names) for record in reversed(records)]
+    return [DeploymentView.of(record, shards, names, controller.nodes.stage) for record in reversed(records)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
@@ -22,7 +22,9 @@ from app.registry import (
     RequestRecord,
     ShardRecord,
 )
+from app.runs.ways import Way, is_lost, words_of
 from app.sharding.placement import Placement
+from worker_agent.messages import StageInfo
 
 NodeState = Literal["up", "draining", "frozen", "down"]
 
@@ -44,7 +46,13 @@ class NodeView(BaseModel):
     memory_total: int | None = None
     memory_available: int | None = None
     memory_budget: int | None = Field(default=None, description="what stages may take")
-    memory_used: int | None = Field(default=None, description="what stages take")
+    memory_used: int | None = Field(default=None, description="what stages take of it, with all KV that may come")
+    memory_agent: int | None = Field(default=None, description="what the agent itself takes, besides all stages")
+    memory_believed: int | None = Field(
+        default=None, description="what its process should hold: the agent itself, weights, and the KV of this moment"
+    )
+    memory_held: int | None = Field(default=None, description="what its process really holds")
+    memory_problem: str = Field(default="", description="why the last two differ; empty while they do not")
     cpu_percent: float | None = None
     round_trip_ms: float | None = None
     stages: list[str] = Field(default_factory=list, description="what it holds, in words")
@@ -81,6 +89,8 @@ class NodeView(BaseModel):
             view.problem = f"One step has been running for {report.progress.busy_seconds or 0:.0f} s."
         view.memory_total, view.memory_available = report.memory_total, report.memory_available
         view.memory_budget, view.memory_used = report.memory_budget, report.memory_used
+        view.memory_agent, view.memory_believed = report.memory_base, report.memory_held
+        view.memory_held, view.memory_problem = report.process_memory, health.memory_problem(record.id)
         view.cpu_percent, view.round_trip_ms = round(report.cpu_percent, 1), round(latest.rtt * 1000, 2)
         view.stages = [f"layers {one.start}–{one.end - 1} of {one.model}" for one in report.stages]
         return view
@@ -91,7 +101,7 @@ class NodeList(BaseModel):
 
 
 class ModelView(BaseModel):
-    """A model of the library. `weight_bytes` as they are stored, `context` in tokens."""
+    """A model of the library. `weight_bytes` as they are stored, `context` in tokens, `notes` from adding it."""
 
     name: str
     source: str
@@ -101,19 +111,38 @@ class ModelView(BaseModel):
     weight_bytes: int
     dtype: str
     context: int
+    notes: list[str]
     added_at: datetime
 
     @classmethod
-    def of(cls, record: ModelRecord) -> ModelView:
+    def of(cls, record: ModelRecord, notes: Sequence[str] = ()) -> ModelView:
         return cls(
             name=record.name, source=record.source, architecture=record.architecture, layers=record.layers,
             parameters=record.parameters, weight_bytes=record.weight_bytes, dtype=record.dtype,
-            context=record.context, added_at=record.created_at,
+            context=record.context, notes=list(notes), added_at=record.created_at,
         )  # fmt: skip
 
 
 class ModelList(BaseModel):
     models: list[ModelView]
+
+
+class WayView(BaseModel):
+    """A way to compute faster with the same result: in how many places a stage takes it, out of how many."""
+
+    name: str = Field(description="batched, pieces, packed, joined, norms or recorded")
+    title: str
+    used: int
+    possible: int
+    lost: bool = Field(description="it was possible, and is not taken everywhere")
+    why: str = Field(description="why not everywhere, where that is so")
+
+    @classmethod
+    def of(cls, way: Way) -> WayView:
+        return cls(
+            name=way.name, title=words_of(way.name).title, used=way.used, possible=way.possible, lost=is_lost(way),
+            why=way.why,
+        )  # fmt: skip
 
 
 class StageView(BaseModel):
@@ -124,6 +153,14 @@ class StageView(BaseModel):
     node: str
     start: int
     end: int
+
+
+class LoadedStageView(StageView):
+    """As its agent told it in its last beat: bytes, and how it runs. Null and empty while nothing is heard of it."""
+
+    weight_bytes: int | None = None
+    kv_bytes: int | None = Field(default=None, description="set aside for keys and values")
+    ways: list[WayView] = Field(default_factory=list)
 
 
 class PlannedStageView(StageView):
@@ -146,27 +183,52 @@ class DeploymentView(BaseModel):
     plan_hash: str
     epoch: int
     created_at: datetime
-    stages: list[StageView]
+    stages: list[LoadedStageView]
 
     @classmethod
-    def of(cls, record: DeploymentRecord, shards: Iterable[ShardRecord], names: dict[int, str]) -> DeploymentView:
+    def of(
+        cls,
+        record: DeploymentRecord,
+        shards: Iterable[ShardRecord],
+        names: dict[int, str],
+        held: Callable[[int, str, int], StageInfo | None],
+    ) -> DeploymentView:
+        """`held` tells of a node, a deployment and a stage what the node's agent said of it last. On the loop."""
         mine = sorted((one for one in shards if one.deployment_id == record.id), key=lambda one: one.shard_id)
+
+        def view(one: ShardRecord) -> LoadedStageView:
+            told = None if one.node_id is None else held(one.node_id, record.id, one.shard_id)
+            return LoadedStageView(
+                stage=one.shard_id, node_id=one.node_id, node=names.get(one.node_id or 0, "a node that is gone"),
+                start=one.start_layer, end=one.end_layer,
+                weight_bytes=None if told is None else told.weight_bytes,
+                kv_bytes=None if told is None else told.kv_bytes,
+                ways=[] if told is None else [WayView.of(way) for way in told.ways],
+            )  # fmt: skip
+
         return cls(
             id=record.id, model=record.model_name, status=record.status, error=record.error, dtype=record.dtype,
             context=record.context, kv_tokens=record.kv_tokens, plan_hash=record.plan_hash, epoch=record.epoch,
             created_at=record.created_at,
-            stages=[
-                StageView(
-                    stage=one.shard_id, node_id=one.node_id, node=names.get(one.node_id or 0, "a node that is gone"),
-                    start=one.start_layer, end=one.end_layer,
-                )
-                for one in mine
-            ],
+            stages=[view(one) for one in mine],
         )  # fmt: skip
 
 
 class DeploymentList(BaseModel):
     deployments: list[DeploymentView]
+
+
+class PlannedProcessView(BaseModel):
+    """What the process of a node's agent would hold of main memory once its caches are full, in bytes."""
+
+    node_id: int
+    node: str
+    agent_bytes: int = Field(description="the agent itself")
+    loaded_bytes: int = Field(description="stages that are there already")
+    weight_bytes: int
+    kv_bytes: int
+    on_gpu: bool = Field(description="stages lie in a GPU's memory, and do not count")
+    process_bytes: int = Field(description="in all")
 
 
 class PlanView(BaseModel):
@@ -177,6 +239,7 @@ class PlanView(BaseModel):
     context: int
     kv_tokens: int
     stages: list[PlannedStageView]
+    processes: list[PlannedProcessView]
     left_out: list[str] = Field(description="nodes that would get nothing")
 
     @classmethod
@@ -190,6 +253,14 @@ class PlanView(BaseModel):
                     weight_bytes=one.weight_bytes, kv_bytes=one.kv_bytes,
                 )
                 for number, one in enumerate(placement.stages)
+            ],
+            processes=[
+                PlannedProcessView(
+                    node_id=one.node.node_id, node=one.node.name, agent_bytes=one.node.agent_memory,
+                    loaded_bytes=one.node.used_memory, weight_bytes=one.weight_bytes, kv_bytes=one.kv_bytes,
+                    on_gpu=one.node.on_gpu, process_bytes=one.memory,
+                )
+                for one in placement.processes
             ],
             left_out=[f"{node.name} ({node.node_id})" for node in placement.left_out],
         )  # fmt: skip

@@ -5,11 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from worker_agent.process import settle
+
 __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The program's entry. Without a command the window, which must not wait for the command line's libraries."""
+    settle()
     given = sys.argv[1:] if arguments is None else arguments
     if not given:
         sys.exit(open_window())

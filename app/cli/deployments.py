@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
+import msgspec
 import typer
 
 from app.cli.options import Context, DType, Json, KvTokens, Layers, Nodes, read_dtype, read_nodes
 from app.cli.output import layers, note, print_json, print_table, progress_shown, size
 from app.cli.session import open_controller, open_registry
-from app.registry import DeploymentRecord, DeploymentStatus, ShardRecord
-from app.sharding.placement import Placement
+from app.registry import DeploymentRecord, DeploymentStatus, Registry, ShardRecord
+from app.runs.trace import DeploymentTrace, Plan, unpack
+from app.runs.ways import lost_text, way_lines
+from app.sharding.placement import AgentProcess, Placement
 
 Model = Annotated[str, typer.Argument(help="A name in the library.")]
 
@@ -42,7 +45,9 @@ def plan(
             )
         )
     if as_json:
-        print_json(placement)
+        print_json(
+            {**msgspec.to_builtins(placement), "processes": [_process_facts(one) for one in placement.processes]}
+        )
     else:
         _show_placement(placement)
 
@@ -71,10 +76,15 @@ def deploy(
             )
         )
         shards = session.registry.shards.list(deployment_id=deployment.id)
+        plan = _plan_of(session.registry, deployment)
     if as_json:
-        print_json(deployment)
+        print_json(_with_stages(deployment, plan))
         return
     _show_deployments([deployment], shards)
+    for stage in plan.stages if plan is not None else ():
+        if missing := lost_text(stage.ways):
+            place = f"{stage.node}, layers {layers(stage.start, stage.end)}"
+            note(f"It runs slower than it might on {place}: {missing}")
     note(f"'{deployment.model_name}' answers now; try: generate {deployment.model_name} \"Hello\"")
 
 
@@ -88,16 +98,56 @@ def undeploy(deployment: Annotated[str, typer.Argument(help="Its id, or the mode
 @listing.command("list")
 def list_deployments(
     every: Annotated[bool, typer.Option("--all", help="Also those that were unloaded.")] = False,
+    ways: Annotated[bool, typer.Option("--ways", help="Also how each stage runs, and why not faster.")] = False,
     as_json: Json = False,
 ) -> None:
     """Show the deployments."""
     with open_registry() as registry:
         deployments = [d for d in registry.deployments.list() if every or d.status is not DeploymentStatus.UNLOADED]
         shards = registry.shards.list()
+        plans = [_plan_of(registry, deployment) for deployment in deployments] if ways or as_json else []
     if as_json:
-        print_json(deployments)
-    else:
-        _show_deployments(deployments, shards)
+        print_json([_with_stages(deployment, plan) for deployment, plan in zip(deployments, plans, strict=True)])
+        return
+    _show_deployments(deployments, shards)
+    for deployment, plan in zip(deployments, plans, strict=False):
+        _show_ways(deployment, plan)
+
+
+def _plan_of(registry: Registry, deployment: DeploymentRecord) -> Plan | None:
+    """As it was written down when the deployment was made, with how its stages run; None when that was forgotten."""
+    content = registry.traces.get("deployment", deployment.id)
+    try:
+        trace = None if content is None else unpack(content)
+    except ValueError:  # what cannot be read was not written down, for those who look at a list
+        return None
+    return trace.plan if isinstance(trace, DeploymentTrace) else None
+
+
+def _with_stages(deployment: DeploymentRecord, plan: Plan | None) -> dict[str, Any]:
+    return {**msgspec.to_builtins(deployment), "stages": () if plan is None else plan.stages}
+
+
+def _show_ways(deployment: DeploymentRecord, plan: Plan | None) -> None:
+    print_table(
+        f"How {deployment.model_name} ({deployment.id}) runs",
+        ("Stage", "Node", "Layers", "Way", "Taken"),
+        [
+            (stage.stage, f"{stage.node} ({stage.node_id})", layers(stage.start, stage.end), title, text)
+            for stage in (() if plan is None else plan.stages)
+            for title, text in way_lines(stage.ways)
+        ],
+        f"How {deployment.model_name} ({deployment.id}) runs was not written down.",
+    )
+
+
+def _process_facts(process: AgentProcess) -> dict[str, Any]:
+    node = process.node
+    return {
+        "node_id": node.node_id, "node": node.name, "agent_bytes": node.agent_memory, "loaded_bytes": node.used_memory,
+        "weight_bytes": process.weight_bytes, "kv_bytes": process.kv_bytes, "on_gpu": node.on_gpu,
+        "process_bytes": process.memory,
+    }  # fmt: skip
 
 
 def _show_placement(placement: Placement) -> None:
@@ -116,6 +166,22 @@ def _show_placement(placement: Placement) -> None:
                 f"lacks {size(stage.missing)}" if stage.missing else "yes",
             )
             for number, stage in enumerate(placement.stages)
+        ],
+        "",
+    )
+    print_table(
+        "What the agents' processes will hold, once their caches are full",
+        ("Node", "Agent itself", "Loaded already", "Weights", "KV", "In all"),
+        [
+            (
+                f"{one.node.name} ({one.node.node_id})",
+                size(one.node.agent_memory),
+                size(one.node.used_memory),
+                size(one.weight_bytes),
+                size(one.kv_bytes),
+                f"{size(one.memory)}, the rest on the GPU" if one.node.on_gpu else size(one.memory),
+            )
+            for one in placement.processes
         ],
         "",
     )

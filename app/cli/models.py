@@ -90,6 +90,7 @@ def _show(description: ModelDescription, as_json: bool) -> None:
             *(("", text) for text in description.cut_notes),
             ("Tokenizer", "yes" if description.has_tokenizer else "none: takes raw token ids only"),
             ("Folder", description.folder),
+            *(("Note", text) for text in description.notes),
         ]
     )
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import socket
 from typing import Annotated
 
+import msgspec
 import typer
 
 from app.cli.options import Json, read_size
-from app.cli.output import ago, note, print_json, print_table
+from app.cli.output import ago, note, print_json, print_table, size
 from app.cli.session import open_controller, open_registry
 from app.cluster.invitations import JoinCommand
+from app.cluster.memory import AgentMemory
 from app.errors import RegistryError
 from app.registry import NodeRecord
 
@@ -35,16 +37,20 @@ def add_node(
 @app.command("list")
 def list_nodes(as_json: Json = False) -> None:
     """Show the nodes, and which of them answer."""
+    memory: dict[int, AgentMemory] = {}
     try:
         with open_controller(monitor=False) as session:
             nodes = session.run(session.controller.list_nodes())
+            memory = {each.node_id: each for each in session.run(session.controller.node_memory())}
     except RegistryError:  # a controller is at work and keeps the registry up to date, or the registry is broken
         with open_registry() as registry:
             nodes = registry.nodes.list()
     if as_json:
-        print_json(nodes)
-    else:
-        _show(nodes)
+        print_json([{**msgspec.to_builtins(node), "memory": memory.get(node.id)} for node in nodes])
+        return
+    _show(nodes)
+    if memory:
+        _show_memory(nodes, memory)
 
 
 @app.command("remove")
@@ -147,6 +153,23 @@ def _show(nodes: list[NodeRecord]) -> None:
         ],
         "There is no node yet; start agents here with: node local 2",
     )
+
+
+def _show_memory(nodes: list[NodeRecord], memory: dict[int, AgentMemory]) -> None:
+    """What is believed beside what is held; of those that answered."""
+    print_table(
+        "Memory",
+        ("Id", "Name", "For stages", "Taken", "Agent itself", "Process should hold", "It holds"),
+        [
+            (
+                node.id, node.hostname, size(told.budget), size(told.used), size(told.agent), size(told.believed),
+                size(told.held),
+            )
+            for node in nodes
+            if (told := memory.get(node.id)) is not None
+        ],
+        "",
+    )  # fmt: skip
 
 
 def _state(node: NodeRecord) -> str:

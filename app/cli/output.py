@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -76,16 +76,18 @@ def print_fields(fields: Iterable[tuple[str, Cell]]) -> None:
 
 
 def note(text: str) -> None:
-    """A remark to stderr."""
-    _stderr().print(Text(printable(text), style="dim"))
+    """A remark to stderr. Where that cannot be written to (a terminal that was closed) the work goes on without."""
+    with suppress(OSError):
+        _stderr().print(Text(printable(text), style="dim"))
 
 
 def show_error(error: ShardboardError) -> None:
     """What failed in red, what to do about it below, to stderr."""
     console = _stderr()
-    console.print(Text(printable(error.message), style="red"))
-    if error.advice:
-        console.print(Text(printable(error.advice)))
+    with suppress(OSError):
+        console.print(Text(printable(error.message), style="red"))
+        if error.advice:
+            console.print(Text(printable(error.advice)))
 
 
 @contextmanager

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import sys
+import errno
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -28,8 +27,9 @@ from app.cli import (
 )
 from app.cli.options import Json
 from app.cli.output import show_error
-from app.errors import Cancelled, ShardboardError
+from app.errors import BadInput, Cancelled, DiskFullError, ShardboardError
 from worker_agent import __version__
+from worker_agent.process import interrupt_on_terminate
 
 
 class ShardboardGroup(TyperGroup):
@@ -42,8 +42,24 @@ class ShardboardGroup(TyperGroup):
             error: ShardboardError = Cancelled("Cancelled.")
         except ShardboardError as raised:
             error = raised
+        except OSError as raised:
+            error = _explained(raised)
         show_error(error)
         raise typer.Exit(error.exit_code)
+
+
+def _explained(error: OSError) -> ShardboardError:
+    """What the system refused, where that is nobody's mistake of ours. Raises `error` itself otherwise."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFullError(f"The disk is full, so nothing more can be written: {error}.", "Free some space.")
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return BadInput(
+            "The folder that this was started in has been removed, so paths that begin there lead nowhere.",
+            "Go to another folder (cd), or give whole paths.",
+        )
+    raise error
 
 
 app = typer.Typer(
@@ -102,8 +118,5 @@ def root(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The program's entry. Ends the process with the command's exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            with contextlib.suppress(io.UnsupportedOperation):
-                stream.reconfigure(errors="replace")  # a terminal that cannot show a character shows `?`
+    interrupt_on_terminate()
     app(arguments, prog_name="shardboard")

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from app.cluster.agent_link import AgentLink, LinkChange, LinkDown, LinkUp
+from app.cluster.memory import MemoryWatch, agreement_text, difference_text
 from app.cluster.progress import is_suspect, step_limit
 from app.errors import NodeError, RegistryError
 from worker_agent.messages import Health, HealthReport, Welcome
@@ -79,7 +80,21 @@ class NodeFrozen:
         )
 
 
-NodeEvent = NodeHealth | NodeUp | NodeDown | NodeFrozen
+@dataclass(frozen=True, slots=True)
+class NodeMemoryJudged:
+    """What the agent's process holds is another thing than what is accounted for, or is about that again.
+
+    Sent once for each change, after it has lasted.
+    """
+
+    node: int
+    at: datetime
+    differs: bool
+    text: str
+    """Both figures, and what to do."""
+
+
+NodeEvent = NodeHealth | NodeUp | NodeDown | NodeFrozen | NodeMemoryJudged
 
 
 class Heartbeats(Protocol):
@@ -121,6 +136,11 @@ class HealthMonitor:
         watch = self._watches.get(node)
         return tuple(watch.history) if watch is not None else ()
 
+    def memory_problem(self, node: int) -> str:
+        """Why a node's memory is not as it is accounted for, in sentences; empty when it is."""
+        watch = self._watches.get(node)
+        return watch.memory_problem if watch is not None and watch.alive else ""
+
     def latest(self, node: int) -> NodeHealth | None:
         watch = self._watches.get(node)
         return watch.history[-1] if watch is not None and watch.history else None
@@ -138,6 +158,8 @@ class _Watch:
     alive: bool | None = None
     """None until the first answer or the first reason why there is none."""
     history: deque[NodeHealth] = field(init=False)
+    memory_problem: str = ""
+    _memory: MemoryWatch = field(default_factory=MemoryWatch)
     _last_seen: datetime | None = None
     _answered_at: float = 0.0
     _recorded: bool | None = None
@@ -203,6 +225,15 @@ class _Watch:
             limit = step_limit(report.progress.step_p99, report.progress.busy_tokens)
             self.on_event(NodeFrozen(self.node, datetime.now(UTC), busy, limit))
         self._frozen = suspect
+        was = self._memory.differs
+        if self._memory.judge(report, self._answered_at):
+            base, believed, held = self._memory.base, self._memory.believed, report.process_memory
+            differs = self._memory.differs
+            text = difference_text(base, believed, held) if differs else agreement_text(believed, held)
+            self.memory_problem = text if differs else ""
+            self.on_event(NodeMemoryJudged(self.node, datetime.now(UTC), differs, text))
+        elif was and not self._memory.differs:  # another process, which holds nothing of that
+            self.memory_problem = ""
 
     async def _record(self) -> None:
         """Each answer, and each change, goes into the registry."""

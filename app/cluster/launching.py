@@ -11,14 +11,14 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 import psutil
 
-import worker_agent
+from app.children import start_child
+from app.cluster.strays import LAUNCHED, clear_abandoned, noted_start
 from app.errors import BadInput, NodeError
 from app.paths import Home
 from worker_agent.files import write_private
@@ -36,8 +36,6 @@ STOP_SECONDS = 2.0
 _POLL_SECONDS = 0.05
 _TAIL_BYTES = 1500
 _MOST_AGENTS = 64
-_DETACHED = getattr(subprocess, "DETACHED_PROCESS", 0) | getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
-"""Windows' way to a process without this one's console; 0 elsewhere, where `start_new_session` does it."""
 
 
 class LaunchedAgent(msgspec.Struct, frozen=True):
@@ -95,10 +93,14 @@ class AgentLauncher:
     def launched(self) -> list[LaunchedAgent]:
         """All that were launched here and not ended since, whether they run or not."""
         found = []
-        for path in sorted(self._home.agents.glob("*/launch.json")):
+        for path in sorted(self._home.agents.glob(f"*/{LAUNCHED}")):
             with suppress(OSError, msgspec.DecodeError):
                 found.append(msgspec.json.decode(path.read_bytes(), type=LaunchedAgent))
         return found
+
+    def clear_abandoned(self) -> None:
+        """End agents that a controller was starting here when it was killed, and that nobody knows of. Blocks."""
+        clear_abandoned(self._home.agents)
 
     def find(self, public_key: str) -> LaunchedAgent | None:
         return next((agent for agent in self.launched() if agent.public_key == public_key), None)
@@ -155,6 +157,7 @@ class AgentLauncher:
                 agent = msgspec.structs.replace(agent, keep=wanted)
                 _remember(agent)
             return agent
+        await asyncio.to_thread(self.clear_abandoned)
         folder, settings = Path(agent.folder), (agent.threads, agent.memory, agent.device, wanted)
         try:
             return await self._launch(folder, agent.address, *settings)
@@ -211,27 +214,28 @@ class AgentLauncher:
         name = f"{socket.gethostname()}-{folder.name}"
         ready_file = folder / "ready.json"
         ready_file.unlink(missing_ok=True)
-        command = [
-            sys.executable, "-m", "worker_agent", "--listen", listen.removeprefix("tcp://"), "--home", str(folder),
+        arguments = [
+            "--listen", listen.removeprefix("tcp://"), "--home", str(folder),
             f"--trust={self._controller_key}", "--ready-file", str(ready_file), "--threads", str(threads),
             "--memory", str(memory), "--name", name,
         ]  # fmt: skip
         if device is not None:
-            command += ["--device", device]
-        child = await _spawned(command, folder)
-        self._children = [other for other in self._children if other.poll() is None] + [child]
-        try:
-            ready = await self._wait_ready(child, ready_file, folder, name)
-            created = psutil.Process(ready.pid).create_time()
-        except BaseException:
-            if child.poll() is None:
-                child.kill()
-            await asyncio.to_thread(child.wait)
-            raise
-        agent = LaunchedAgent(
-            str(folder), name, ready.address, ready.public_key, ready.pid, created, threads, memory, device, keep
-        )
-        _remember(agent)
+            arguments += ["--device", device]
+        with noted_start(folder):
+            child = await _spawned(arguments, folder)
+            self._children = [other for other in self._children if other.poll() is None] + [child]
+            try:
+                ready = await self._wait_ready(child, ready_file, folder, name)
+                created = psutil.Process(ready.pid).create_time()
+            except BaseException:
+                if child.poll() is None:
+                    child.kill()
+                await asyncio.to_thread(child.wait)
+                raise
+            agent = LaunchedAgent(
+                str(folder), name, ready.address, ready.public_key, ready.pid, created, threads, memory, device, keep
+            )
+            _remember(agent)
         return agent
 
     async def _wait_ready(self, child: subprocess.Popen[bytes], ready_file: Path, folder: Path, name: str) -> _Ready:
@@ -278,9 +282,9 @@ class AgentLauncher:
             await asyncio.sleep(_POLL_SECONDS)
 
 
-async def _spawned(command: list[str], folder: Path) -> subprocess.Popen[bytes]:
+async def _spawned(arguments: list[str], folder: Path) -> subprocess.Popen[bytes]:
     """Start it in a thread. A cancelled wait does not stop the thread: then what it has started is ended here."""
-    spawning = asyncio.ensure_future(asyncio.to_thread(_spawn, command, folder))
+    spawning = asyncio.ensure_future(asyncio.to_thread(_spawn, arguments, folder))
     try:
         return await asyncio.shield(spawning)
     except asyncio.CancelledError:
@@ -290,21 +294,17 @@ async def _spawned(command: list[str], folder: Path) -> subprocess.Popen[bytes]:
         raise
 
 
-def _spawn(command: list[str], folder: Path) -> subprocess.Popen[bytes]:
-    """Start a process that goes on when this one, its terminal or its session ends."""
-    environment = dict(os.environ)
-    source = str(Path(worker_agent.__file__).resolve().parent.parent)
-    paths = [source, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
-    environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
+def _spawn(arguments: list[str], folder: Path) -> subprocess.Popen[bytes]:
+    """Start an agent that goes on when this process, its terminal or its session ends."""
     with (folder / "output.log").open("wb") as output:
-        return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=folder, env=environment,
-            start_new_session=True, creationflags=_DETACHED,
+        return start_child(
+            "worker_agent", arguments, stdin=subprocess.DEVNULL, stdout=output, stderr=output, folder=folder,
+            outlives=True,
         )  # fmt: skip
 
 
 def _remember(agent: LaunchedAgent) -> None:
-    write_private(Path(agent.folder) / "launch.json", msgspec.json.encode(agent))
+    write_private(Path(agent.folder) / LAUNCHED, msgspec.json.encode(agent))
 
 
 def _not_up(name: str, why: str, folder: Path) -> NodeError:

@@ -15,14 +15,15 @@ import zmq.asyncio
 
 from app.cluster.agent_link import AgentLink
 from app.cluster.controller_identity import ControllerIdentity
-from app.cluster.health import HealthMonitor, NodeDown, NodeEvent, NodeFrozen, NodeHealth, NodeUp
+from app.cluster.health import HealthMonitor, NodeDown, NodeEvent, NodeFrozen, NodeHealth, NodeMemoryJudged, NodeUp
 from app.cluster.launching import SHUTDOWN_SECONDS, STOP_SECONDS, AgentLauncher, LaunchedAgent
+from app.cluster.memory import AgentMemory
 from app.errors import BadInput, NodeError, RegistryError, ShardboardError
 from app.registry import EventLevel, NodeRecord, Registry
 from worker_agent.errors import AgentError
 from worker_agent.keys import KeyProblem, check_key
 from worker_agent.links import AddressError, Endpoint
-from worker_agent.messages import Drain, Health, Shutdown, Speed, Unload, Welcome
+from worker_agent.messages import Drain, Health, Shutdown, Speed, StageInfo, Unload, Welcome
 
 REMOVAL_SECONDS = 10.0
 """How long a node that is being removed may take to answer; one that is gone is removed all the same."""
@@ -75,6 +76,27 @@ class NodeDirectory:
 
     def links(self) -> dict[int, AgentLink]:
         return dict(self._links)
+
+    def on_gpu(self, node: int) -> bool:
+        """Whether a node's stages lie in a GPU's memory, as far as its agent has said."""
+        link = self._links.get(node)
+        return link is not None and link.welcome is not None and link.welcome.numerics.device != "cpu"
+
+    def stage(self, node: int, deployment: str, stage: int) -> StageInfo | None:
+        """A stage as its agent told it in the last beat; None when nothing is heard of it."""
+        latest = self.health.latest(node) if self.health.is_alive(node) else None
+        held = () if latest is None else latest.report.stages
+        return next((info for info in held if (info.deployment, info.stage) == (deployment, stage)), None)
+
+    async def memory(self, node: int, seconds: float) -> AgentMemory | None:
+        """What an agent's process holds beside what is accounted for, asked now; None when it cannot be reached."""
+        try:
+            link = self.link(node)
+            await link.connect(seconds)
+            return AgentMemory.of(node, await link.call(Health(call=0), seconds=seconds))
+        except (NodeError, RegistryError) as error:
+            _log.info("%s", error)
+            return None
 
     # --- adding ---
 
@@ -131,6 +153,10 @@ class NodeDirectory:
         )
 
     # --- agents on this machine ---
+
+    def clear_abandoned(self) -> None:
+        """End agents here that nobody knows of, since their controller was killed while it started them. Blocks."""
+        self._launcher.clear_abandoned()
 
     async def start_local(
         self,
@@ -286,9 +312,9 @@ class NodeDirectory:
 
     def _on_event(self, event: NodeEvent) -> None:
         if not isinstance(event, NodeHealth):
-            self._speeds.pop(event.node, None)  # the Welcome that is noted now may be older than the last beat
-            note = asyncio.create_task(self._note(event))
-            self._keep(note)
+            if not isinstance(event, NodeMemoryJudged):
+                self._speeds.pop(event.node, None)  # the Welcome that is noted now may be older than the last beat
+            self._keep(asyncio.create_task(self._note(event)))
         elif event.report.speeds and event.report.speeds != self._speeds.get(event.node):
             self._speeds[event.node] = event.report.speeds
             self._keep(asyncio.create_task(self._note_speeds(event.node, event.report.speeds)))
@@ -316,7 +342,7 @@ class NodeDirectory:
         except ShardboardError as error:
             _log.warning("the speed of node %d could not be noted: %s", node, error)
 
-    async def _note(self, event: NodeUp | NodeDown | NodeFrozen) -> None:
+    async def _note(self, event: NodeUp | NodeDown | NodeFrozen | NodeMemoryJudged) -> None:
         """Write down what happened to a node, and what it says it has."""
         level, message = _describe(event)
         try:
@@ -333,7 +359,7 @@ class NodeDirectory:
             _log.warning("what happened to node %d could not be noted: %s", event.node, error)
 
 
-def _describe(event: NodeUp | NodeDown | NodeFrozen) -> tuple[EventLevel, str]:
+def _describe(event: NodeUp | NodeDown | NodeFrozen | NodeMemoryJudged) -> tuple[EventLevel, str]:
     match event:
         case NodeUp(restarted=True):
             return EventLevel.WARNING, "The agent was started anew; what it held is gone."
@@ -343,6 +369,8 @@ def _describe(event: NodeUp | NodeDown | NodeFrozen) -> tuple[EventLevel, str]:
             return EventLevel.ERROR, event.reason
         case NodeFrozen():
             return EventLevel.ERROR, event.reason
+        case NodeMemoryJudged():
+            return EventLevel.WARNING if event.differs else EventLevel.INFO, event.text
 
 
 def capacities_of(welcome: Welcome, known: Mapping[str, object] | None = None) -> dict[str, object]:
@@ -358,6 +386,7 @@ def capacities_of(welcome: Welcome, known: Mapping[str, object] | None = None) -
         "cpu_count",
         "memory_total",
         "memory_budget",
+        "memory_base",
         "disk_free",
         "gpus",
         "speeds",

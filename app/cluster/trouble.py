@@ -99,7 +99,9 @@ def failed_error(failed: Failed, node: str) -> NodeError:
 _ADVICE = {
     "memory": "Give the node fewer layers or less context, or unload another model there.",
     "disk": "Free disk space on that machine.",
-    "weights": "Add the model again if this goes on: its files do not match their hashes.",
+    "damaged": "Deploy it again: what was damaged is sent anew. If it goes on, the disks or the network are at fault, "
+    "or the model's files have changed: then add the model again.",
+    "weights": "Remove the model and add it again: what does not fit its config.json is named then.",
     "draining": "The node takes no new work until it is told to (node drain).",
     "not_allowed": "Invite the agent (node invite), or start it with --trust and this controller's public key.",
     "version": "Install the same version of Shardboard on both machines.",

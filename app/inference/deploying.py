@@ -21,7 +21,7 @@ from app.models.digests import PartDigests
 from app.models.part_bytes import part_bytes
 from app.registry import DeploymentRecord, DeploymentStatus, NodeRecord, Registry
 from app.sharding.placement import Placement
-from worker_agent.messages import MAX_FRAME_BYTES, Load, Part, Unload, plan_hash
+from worker_agent.messages import MAX_FRAME_BYTES, Load, Loaded, Part, Unload, Way, plan_hash
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ class Deployer:
                 again, what was sent stays on the nodes for the next time.
         """
         _check_addresses(seats)
-        config = (description.path / "config.json").read_bytes()
+        config = description.config_bytes()
         parts = await self._hash(description, digests, on_progress, cancel)
         ranges = list(placement.ranges)
         weights = [sum(part.nbytes for part in description.stage_parts(start, end)) for start, end in ranges]
@@ -128,8 +128,8 @@ class Deployer:
             )  # fmt: skip
         try:
             sent = await self._send_all(description, parts, seats, ranges, on_progress, cancel)
-            await self._load_all(record, description, config, parts, placement, seats, on_progress, cancel)
-            pipeline = self.pipeline(record, seats, ranges)
+            loaded = await self._load_all(record, description, config, parts, placement, seats, on_progress, cancel)
+            pipeline = self.pipeline(record, seats, ranges, [each.ways for each in loaded])
             _tell_all("linking", seats, weights, on_progress)
             await pipeline.link(self._registry.deployments.next_epoch(record.id))
         except BaseException as error:
@@ -141,14 +141,25 @@ class Deployer:
         _tell_all("ready", seats, weights, on_progress)
         return Deployed(record, pipeline, sent)
 
-    def pipeline(self, record: DeploymentRecord, seats: Sequence[Seat], ranges: Sequence[tuple[int, int]]) -> Pipeline:
-        """The pipeline of stages that are loaded; it still has to be linked."""
+    def pipeline(
+        self,
+        record: DeploymentRecord,
+        seats: Sequence[Seat],
+        ranges: Sequence[tuple[int, int]],
+        ways: Sequence[tuple[Way, ...]],
+    ) -> Pipeline:
+        """The pipeline of stages that are loaded; it still has to be linked.
+
+        Args:
+            ways: for each stage, how its agent says that it runs.
+        """
         stages = [
             PipelineStage(
-                number, seat.node.id, seat.node.hostname, seat.node.address, seat.node.public_key, start, end, seat.link
+                number, seat.node.id, seat.node.hostname, seat.node.address, seat.node.public_key, start, end,
+                seat.link, taken,
             )
-            for number, (seat, (start, end)) in enumerate(zip(seats, ranges, strict=True))
-        ]
+            for number, (seat, (start, end), taken) in enumerate(zip(seats, ranges, ways, strict=True))
+        ]  # fmt: skip
         return Pipeline(record.id, stages, self._is_idle, self._on_step, record.dtype)
 
     async def unload(self, deployment: str, seats: Sequence[Seat]) -> None:
@@ -212,11 +223,11 @@ class Deployer:
         seats: Sequence[Seat],
         on_progress: OnProgress,
         cancel: asyncio.Event,
-    ) -> None:
+    ) -> list[Loaded]:
         by_key = {(part.kind, part.index): part for part in parts}
         count = len(seats)
 
-        async def load(stage: int, seat: Seat, start: int, end: int) -> None:
+        async def load(stage: int, seat: Seat, start: int, end: int) -> Loaded:
             upstream = seats[stage - 1] if stage else None
             last = seats[-1]
             message = Load(
@@ -249,12 +260,12 @@ class Deployer:
                 await asyncio.wait({loading, stopped}, return_when=asyncio.FIRST_COMPLETED)
                 if not loading.done():
                     raise Cancelled("The deployment was cancelled.")
-                await loading
+                return await loading
             finally:
                 loading.cancel()
                 stopped.cancel()
 
-        await _all(
+        return await _all(
             load(stage, seat, start, end)
             for stage, (seat, (start, end)) in enumerate(zip(seats, placement.ranges, strict=True))
         )

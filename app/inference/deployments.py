@@ -25,6 +25,7 @@ from app.models.description import ModelDescription
 from app.models.library import ModelLibrary
 from app.registry import DeploymentRecord, DeploymentStatus, EventLevel, NodeRecord, Registry
 from app.runs.trace import UNKNOWN, ModelFacts, NodeMemory, Origin
+from app.runs.ways import lost_text
 from app.sharding.placement import (
     NodeCapacity,
     Placement,
@@ -36,7 +37,7 @@ from app.sharding.placement import (
     whole_on_one,
 )
 from app.sharding.plan import parse_layers
-from worker_agent.messages import Health, HealthReport, Unload
+from worker_agent.messages import Health, HealthReport, StageInfo, Unload
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +106,13 @@ class Deployments:
         speeds = relative_speeds(measured, {record.id: machine_of(record) for record in records})
         return [
             NodeCapacity(
-                record.id, record.hostname, max(0, report.memory_budget - report.memory_used), speeds[record.id]
+                record.id,
+                record.hostname,
+                max(0, report.memory_budget - report.memory_used),
+                speeds[record.id],
+                agent_memory=report.memory_base,
+                used_memory=report.memory_used,
+                on_gpu=self._nodes.on_gpu(record.id),
             )
             for record in records
             if (report := reports.get(record.id)) is not None
@@ -142,6 +149,7 @@ class Deployments:
         await asyncio.to_thread(recorder.succeeded, description, deployed.record, deployed.pipeline)
         where = ", ".join(f"{s.start}-{s.end - 1} on {s.node_name}" for s in deployed.pipeline.stages)
         self._note(EventLevel.INFO, f"{description.name} is deployed: layers {where}.", deployed.record)
+        self._note_lost(deployed.pipeline, deployed.record)
         return deployed
 
     async def undeploy(self, record: DeploymentRecord) -> DeploymentRecord:
@@ -234,13 +242,15 @@ class Deployments:
             )
         seats = await self._seats([shard.node_id for shard in shards if shard.node_id is not None])
         ranges = [(shard.start_layer, shard.end_layer) for shard in shards]
-        if not all([await self._holds(seat, record, stage) for stage, seat in enumerate(seats)]):
+        held = [await self._held(seat, record, stage) for stage, seat in enumerate(seats)]
+        ways = [info.ways for info in held if info is not None]
+        if len(ways) < len(seats):
             preparing(f"Loading {record.model_name} again: an agent was restarted")
             return await self._again(record, description, seats, ranges)
         old = self._live.pop(record.id, None)
         if old is not None:
             old.close()
-        pipeline = self._deployer.pipeline(record, seats, ranges)
+        pipeline = self._deployer.pipeline(record, seats, ranges, ways)
         try:
             await pipeline.link(self._registry.deployments.next_epoch(record.id))
         except BaseException:
@@ -283,12 +293,11 @@ class Deployments:
         deployed = await self.deploy(description, placement, lambda progress: _tell(progress, preparing))
         return deployed.record, deployed.pipeline
 
-    async def _holds(self, seat: Seat, record: DeploymentRecord, stage: int) -> bool:
+    async def _held(self, seat: Seat, record: DeploymentRecord, stage: int) -> StageInfo | None:
+        """A stage of a deployment as its node holds it; None when it does not, or not as it was planned."""
         report = await seat.link.call(Health(call=0))
-        return any(
-            held.deployment == record.id and held.stage == stage and held.plan == record.plan_hash
-            for held in report.stages
-        )
+        wanted = (record.id, stage, record.plan_hash)
+        return next((held for held in report.stages if (held.deployment, held.stage, held.plan) == wanted), None)
 
     async def _seats(self, node_ids: Sequence[int]) -> list[Seat]:
         """Nodes with their links up. Raises NodeError naming the first that is away."""
@@ -360,8 +369,18 @@ class Deployments:
         latest = self._nodes.health.latest(node_id)
         return latest is not None and latest.report.progress.busy_seconds is None
 
-    def _note(self, level: EventLevel, message: str, record: DeploymentRecord) -> None:
-        self._registry.events.add(level, "deployments", message, deployment_id=record.id)
+    def _note_lost(self, pipeline: Pipeline, record: DeploymentRecord) -> None:
+        """A speed-up that was possible on a stage and could not be taken is told, once for each stage."""
+        for stage in pipeline.stages:
+            if missing := lost_text(stage.ways):
+                sentence = (
+                    f"{record.model_name} runs slower than it might on {stage.node_name}, layers "
+                    f"{stage.start}-{stage.end - 1}: {missing.rstrip('.')}. Its answers are not touched by this."
+                )
+                self._note(EventLevel.WARNING, sentence, record, stage.node_id)
+
+    def _note(self, level: EventLevel, message: str, record: DeploymentRecord, node_id: int | None = None) -> None:
+        self._registry.events.add(level, "deployments", message, deployment_id=record.id, node_id=node_id)
 
 
 def _read_speed(report: HealthReport, dtype: str | None) -> float | None:

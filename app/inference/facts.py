@@ -13,7 +13,7 @@ from app.inference.pipeline import Pipeline
 from app.models.description import ModelDescription
 from app.models.library import ModelLibrary
 from app.registry import DeploymentRecord
-from app.runs.trace import ModelFacts, NodeFacts, NodeMemory, Plan, StagePlan, Versions
+from app.runs.trace import ModelFacts, NodeFacts, NodeMemory, Plan, StagePlan, StageWay, Versions
 from app.sharding.placement import Placement
 from worker_agent import __version__
 from worker_agent.messages import WIRE_VERSION, HealthReport, StageInfo, Welcome
@@ -84,6 +84,9 @@ class FactFinder:
                     end=stage.end,
                     weight_bytes=info.weight_bytes if info else placed.weight_bytes if placed else 0,
                     kv_bytes=info.kv_bytes if info else placed.kv_bytes if placed else 0,
+                    ways=tuple(
+                        StageWay(name=way.name, used=way.used, possible=way.possible, why=way.why) for way in stage.ways
+                    ),
                 )
             )
         return Plan(
@@ -116,6 +119,8 @@ class FactFinder:
                 used=report.memory_used,
                 budget=report.memory_budget,
                 available=report.memory_available,
+                believed=report.memory_held,
+                agent=report.memory_base,
             )
             for node, report in reports.items()
             if report is not None

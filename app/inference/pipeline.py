@@ -36,6 +36,7 @@ from worker_agent.messages import (
     TensorFrame,
     Token,
     Tokens,
+    Way,
 )
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,13 @@ class PipelineStage:
     start: int
     end: int
     link: AgentLink
+    ways: tuple[Way, ...] = ()
+    """How its agent says that it runs."""
+
+    @property
+    def takes_pieces(self) -> bool:
+        """Whether a prompt may come in several steps."""
+        return not any(way.name == "pieces" and way.used < way.possible for way in self.ways)
 
 
 class Sink(Protocol):
@@ -133,6 +141,8 @@ class Pipeline:
             following = self.stages[stage.stage + 1] if stage.stage < last else None
             first = self.stages[0] if stage.stage == last and last > 0 else None
             message = Link(call=0, deployment=self.deployment, stage=stage.stage, epoch=epoch)
+            if stage.stage == 0:
+                message = replace(message, whole_prompts=not all(each.takes_pieces for each in self.stages))
             if following is not None and following.node_id != stage.node_id:
                 message = replace(message, downstream=following.address, downstream_key=following.public_key)
             if first is not None and first.node_id != stage.node_id:

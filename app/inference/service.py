@@ -12,6 +12,7 @@ import msgspec
 
 from app.controller_settings import RecordSettings
 from app.errors import ModelError, RequestError, ShardboardError
+from app.inference.chat_ends import with_chat_ends
 from app.inference.chat_format import ChatFormat
 from app.inference.chat_template import ChatTemplate
 from app.inference.deployments import Deployments
@@ -254,7 +255,10 @@ class InferenceService:
     def _tokenizer(self, description: ModelDescription, *, needed: bool) -> Tokenizer | None:
         if description.name not in self._tokenizers:
             try:
-                self._tokenizers[description.name] = Tokenizer.open(description.path)
+                place = description.tokenizer_path
+                opened = Tokenizer.open(description.path, place)
+                template = ChatTemplate.open(place, opened.named_tokens)
+                self._tokenizers[description.name] = with_chat_ends(opened, template)
             except ModelError:
                 if needed:
                     raise
@@ -263,7 +267,7 @@ class InferenceService:
 
     def _template(self, description: ModelDescription, tokenizer: Tokenizer) -> ChatTemplate:
         if description.name not in self._templates:
-            self._templates[description.name] = ChatTemplate.open(description.path, tokenizer.named_tokens)
+            self._templates[description.name] = ChatTemplate.open(description.tokenizer_path, tokenizer.named_tokens)
         template = self._templates[description.name]
         if template is None:
             raise RequestError(

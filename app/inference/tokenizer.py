@@ -34,16 +34,21 @@ class Tokenizer:
     special_ids: frozenset[int]
 
     @classmethod
-    def open(cls, folder: Path) -> Tokenizer:
+    def open(cls, folder: Path, tokenizer_folder: Path | None = None) -> Tokenizer:
         """Read `tokenizer.json` and what the other JSON files of a model folder say about tokens.
+
+        Args:
+            folder: the model's, whose configs say which tokens end a text.
+            tokenizer_folder: where the tokenizer's own files lie; None for the model's folder.
 
         Raises:
             ModelError: there is no `tokenizer.json`, or one of the files cannot be read.
         """
-        backend = _read_backend(folder / "tokenizer.json")
-        config = read_json(folder / "tokenizer_config.json")
+        place = tokenizer_folder or folder
+        backend = _read_backend(place / "tokenizer.json")
+        config = read_json(place / "tokenizer_config.json")
         if "added_tokens_decoder" not in config:
-            config |= read_json(folder / "special_tokens_map.json")
+            config |= read_json(place / "special_tokens_map.json")
         _add_tokens(backend, config)
         named = {name: text for name in NAMED_TOKENS if (text := _token_text(config.get(name)))}
         special = frozenset(index for index, token in backend.get_added_tokens_decoder().items() if token.special)

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from app.atomic_file import sync_folder, write_atomically
 from app.errors import BadInput, Cancelled, DiskFullError, ModelError
 from app.jobs import ChildJob, ProgressCallback
-from app.models.description import ModelDescription
+from app.models.description import ModelDescription, Source
 from app.models.gguf import convert_job
 from app.models.hub import download_job
 from app.models.inspect import inspect_job
@@ -23,6 +23,8 @@ from app.models.sources import FolderSource, GgufSource, HubSource, ModelSource
 DESCRIPTION = "model.json"
 FILES = "files"
 """Folder of the weights inside of a model's folder, for models that the library holds itself."""
+TOKENIZER_FOLDER = "tokenizer"
+"""Folder of a tokenizer that was made of other files when the model was added."""
 INCOMING = ".incoming"
 
 Result = TypeVar("Result")
@@ -85,7 +87,7 @@ class AddingJob:
     def _from_folder(self, source: FolderSource) -> ModelDescription:
         shutil.rmtree(self._incoming, ignore_errors=True)
         self._incoming.mkdir(parents=True)
-        return self._do(inspect_job(source.folder, name=self.name, on_progress=self._on_progress))
+        return self._inspect(source.folder)
 
     def _from_hub(self, source: HubSource) -> ModelDescription:
         downloads = self._incoming / source.repository.replace("/", "--")
@@ -93,9 +95,7 @@ class AddingJob:
         outcome = self._do(download_job(source.repository, source.revision, downloads, self._on_progress))
         origin = f"{source.repository}@{outcome.commit}"
         folder = Path(outcome.folder)
-        description = self._do(
-            inspect_job(folder, name=self.name, source="hub", origin=origin, on_progress=self._on_progress)
-        )
+        description = self._inspect(folder, "hub", origin)
         shutil.rmtree(folder / ".partial", ignore_errors=True)
         folder.rename(self._incoming / FILES)
         shutil.rmtree(downloads)
@@ -107,28 +107,41 @@ class AddingJob:
         target.mkdir(parents=True)
         try:
             self._do(convert_job(source.file, target, self._on_progress))
-            return self._do(
-                inspect_job(
-                    target, name=self.name, source="gguf", origin=str(source.file), on_progress=self._on_progress
-                )
-            )
+            return self._inspect(target, "gguf", str(source.file))
         except BaseException:
             shutil.rmtree(self._incoming, ignore_errors=True)
             raise
+
+    def _inspect(self, folder: Path, source: Source = "folder", origin: str = "") -> ModelDescription:
+        target = self._incoming / TOKENIZER_FOLDER
+        shutil.rmtree(target, ignore_errors=True)
+        job = inspect_job(
+            folder,
+            name=self.name,
+            source=source,
+            origin=origin,
+            tokenizer_target=target,
+            on_progress=self._on_progress,
+        )
+        return self._do(job)
 
     def _do(self, job: ChildJob[Result]) -> Result:
         with self._lock:
             if self._cancelled:
                 raise Cancelled("Adding the model was cancelled.")
             self._current = job  # type: ignore[assignment]  # only ever cancelled through it
-        return job.run()
+        result = job.run()
+        with self._lock:
+            if self._cancelled:  # too late for this step, but the model is not there yet
+                raise Cancelled("Adding the model was cancelled.")
+        return result
 
     def _publish(self, description: ModelDescription) -> None:
         """Rename the finished folder into place; from then on the model exists."""
         try:
-            held = self._incoming / FILES
-            if held.is_dir():
-                _make_durable(held)
+            for held in (self._incoming / FILES, self._incoming / TOKENIZER_FOLDER):
+                if held.is_dir():
+                    _make_durable(held)
             write_atomically(self._incoming / DESCRIPTION, msgspec.json.encode(description))
             self._incoming.rename(self._library / self.name)
             sync_folder(self._library)

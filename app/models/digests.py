@@ -59,7 +59,7 @@ class PartDigests:
         with self._lock:
             if changed := self.description.changed_files():
                 raise ModelError(
-                    f"The weights of '{self.description.name}' have changed since it was added: "
+                    f"The files of '{self.description.name}' have changed since it was added: "
                     f"{', '.join(changed[:3])}.",
                     "Remove the model and add it again.",
                 )

@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
-from collections.abc import Iterator
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,8 @@ import msgspec
 from app.errors import DiskFullError, ModelError
 from app.jobs import Meter, ProgressCallback, serve_job
 from app.models.checkpoint import INDEX
-from app.models.gguf import ConvertOutcome, ConvertRequest
-from app.models.gguf_header import read_gguf_header
+from app.models.gguf import ConvertOutcome, ConvertRequest, model_files, model_name
+from app.models.gguf_header import GgufHeader, read_gguf, write_outline
 
 BLOCK = re.compile(r"blk\.(\d+)\.")
 
@@ -34,7 +36,26 @@ def convert(request: ConvertRequest, report: ProgressCallback) -> ConvertOutcome
         DiskFullError: the disk filled up.
     """
     path, target = Path(request.file), Path(request.target)
-    header = read_gguf_header(path)
+    files = model_files(path)
+    header = read_gguf(files)
+    with outlined(header, files) as outline:
+        return _convert(path, outline, header, target, report)
+
+
+@contextlib.contextmanager
+def outlined(header: GgufHeader, files: Sequence[Path]) -> Iterator[Path]:
+    """One file that has the metadata of all: the model's own, or an outline where it has several."""
+    if len(files) == 1:
+        yield files[0]
+        return
+    # What is mapped into memory cannot be deleted on Windows until this process ends.
+    with tempfile.TemporaryDirectory(prefix="shardboard-gguf-", ignore_cleanup_errors=True) as folder:
+        outline = Path(folder) / f"{model_name(files[0])}.gguf"
+        write_outline(header, outline)
+        yield outline
+
+
+def _convert(path: Path, outline: Path, header: GgufHeader, target: Path, report: ProgressCallback) -> ConvertOutcome:
     # Only now: importing torch takes seconds, and most that can be wrong is known without it.
     import torch
     from safetensors import SafetensorError
@@ -43,7 +64,7 @@ def convert(request: ConvertRequest, report: ProgressCallback) -> ConvertOutcome
 
     logging.disable_progress_bar()
     target.mkdir(parents=True, exist_ok=True)
-    reader = _open(path)
+    reader = _open(path, outline, header)
     meter = Meter(report, "converting", sum(tensor.nbytes for tensor in header.tensors))
     groups = [tuple(names) for _, names in groupby((tensor.name for tensor in header.tensors), key=_group)]
     sizes = {tensor.name: tensor.nbytes for tensor in header.tensors}
@@ -64,7 +85,7 @@ def convert(request: ConvertRequest, report: ProgressCallback) -> ConvertOutcome
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
         (target / INDEX).write_bytes(msgspec.json.format(msgspec.json.encode(index)))
         reader.save_configs(target)
-        note = _save_tokenizer(path, target)
+        note = _save_tokenizer(outline, target)
     except (OSError, SafetensorError) as error:
         if getattr(error, "errno", None) == 28 or "No space left" in str(error):
             raise DiskFullError(
@@ -73,6 +94,11 @@ def convert(request: ConvertRequest, report: ProgressCallback) -> ConvertOutcome
         raise
     del torch
     return ConvertOutcome(reader.architecture, len(set(weight_map.values())), note)
+
+
+def undo(request: ConvertRequest) -> None:
+    """Remove what was converted until the work was broken off."""
+    shutil.rmtree(request.target, ignore_errors=True)
 
 
 def _group(name: str) -> str:
@@ -84,7 +110,7 @@ def _group(name: str) -> str:
 class _Reader:
     """An empty model that is filled group by group, read out and emptied again."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, header: GgufHeader) -> None:
         import torch
         from transformers import AutoConfig, AutoModelForCausalLM
         from transformers.conversion_mapping import get_model_conversion_mapping
@@ -108,7 +134,7 @@ class _Reader:
             weight_mapping=get_model_conversion_mapping(self._model, None, self._quantizer),  # type: ignore[arg-type]
         )
         self._state: _GgufState = (
-            _Packed(self._quantizer) if self._quantizer.supported else _Legacy(path, self._model, dtype)
+            _Packed(self._quantizer, header) if self._quantizer.supported else _Legacy(path, header, self._model, dtype)
         )
 
     def convert(self, names: tuple[str, ...]) -> dict[str, Any]:
@@ -159,10 +185,14 @@ class _GgufState:
 class _Packed(_GgufState):
     """Architectures that transformers reads through its newer path: lazy tensors, converted while loading."""
 
-    def __init__(self, quantizer: Any) -> None:
+    def __init__(self, quantizer: Any, header: GgufHeader) -> None:
+        import numpy as np
         from transformers.integrations.gguf.reader import load_gguf_state_dict
 
         self._tensors = load_gguf_state_dict(quantizer.header)
+        contents = {tensor.file: np.memmap(tensor.file, mode="r", dtype=np.uint8) for tensor in header.tensors}
+        for tensor in header.tensors:  # in the files themselves: the header may be that of an outline
+            self._tensors[tensor.name].data = contents[tensor.file][tensor.start : tensor.start + tensor.nbytes]
 
     def read(self, names: tuple[str, ...]) -> dict[str, Any]:
         return {name: self._tensors[name] for name in names}
@@ -171,7 +201,7 @@ class _Packed(_GgufState):
 class _Legacy(_GgufState):
     """The other architectures: transformers' `load_gguf_checkpoint`, its loop over tensors taken apart."""
 
-    def __init__(self, path: Path, model: Any, dtype: Any) -> None:
+    def __init__(self, path: Path, header: GgufHeader, model: Any, dtype: Any) -> None:
         from gguf import GGUFReader
         from transformers.modeling_gguf_pytorch_utils import (
             TENSOR_PROCESSORS,
@@ -184,7 +214,8 @@ class _Legacy(_GgufState):
         reader: Any = GGUFReader(path)
         architecture = read_field(reader, "general.architecture")[0]
         config = load_gguf_checkpoint(path)["config"]
-        self._tensors = {tensor.name: tensor for tensor in reader.tensors}
+        files: list[Any] = [GGUFReader(file) for file in dict.fromkeys(tensor.file for tensor in header.tensors)]
+        self._tensors = {tensor.name: tensor for file in files for tensor in file.tensors}
         self._dtype = dtype
         processors: Any = TENSOR_PROCESSORS
         self._processor = processors.get(architecture, TensorProcessor)(config=config)
@@ -233,10 +264,10 @@ def _explained(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _open(path: Path) -> _Reader:
+def _open(path: Path, outline: Path, header: GgufHeader) -> _Reader:
     _parse_once()
     with _explained(path):
-        return _Reader(path)
+        return _Reader(outline, header)
 
 
 def _save_tokenizer(path: Path, target: Path) -> str:
@@ -251,4 +282,4 @@ def _save_tokenizer(path: Path, target: Path) -> str:
 
 
 if __name__ == "__main__":
-    serve_job(ConvertRequest, convert)
+    serve_job(ConvertRequest, convert, undo)

@@ -39,9 +39,12 @@ from app.models.checkpoint import (
     INDEX,
     PICKLED,
     REFUSE_PICKLE,
+    REFUSE_REMOTE_CODE,
     TOKENIZER_FILES,
     WEIGHTS,
     read_config,
+    read_json,
+    read_weight_map,
 )
 from app.models.hub import DownloadOutcome, DownloadRequest
 
@@ -70,7 +73,7 @@ def download(request: DownloadRequest, report: ProgressCallback) -> DownloadOutc
     with _explained(request):
         repository = _Repository(request)
         repository.fetch([CONFIG], None)
-        read_config(repository.folder)  # refuses remote code before gigabytes are downloaded
+        refuse_unknown_code(repository.folder)  # before gigabytes are downloaded
         if INDEX in repository.files:
             repository.fetch([INDEX], None)
         weights = repository.weights()
@@ -78,6 +81,22 @@ def download(request: DownloadRequest, report: ProgressCallback) -> DownloadOutc
         repository.check_space(wanted)
         repository.fetch(wanted, Meter(report, "downloading", repository.size(wanted)))
     return DownloadOutcome(str(repository.folder), repository.commit)
+
+
+def refuse_unknown_code(folder: Path) -> None:
+    """Raise ModelError when the config wants Python code of the model's own because transformers lacks the type."""
+    read_config(folder)
+    fields = read_json(folder / CONFIG)
+    if not fields.get("auto_map"):
+        return
+    # Only now: it takes seconds to import.
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    if fields.get("model_type") not in CONFIG_MAPPING:
+        raise ModelError(
+            f"The model's type is '{fields.get('model_type')}'; {REFUSE_REMOTE_CODE}.",
+            "Use a model that transformers itself knows.",
+        )
 
 
 class _Repository:
@@ -105,12 +124,14 @@ class _Repository:
     def weights(self) -> list[str]:
         """Names of the safetensors files to download. Raises ModelError when there are none."""
         if INDEX in self.files:
-            import json
-
-            names = sorted(set(json.loads((self.folder / INDEX).read_bytes()).get("weight_map", {}).values()))
-            missing = [name for name in names if name not in self.files]
-            if missing or not names:
-                raise ModelError(f"The index of '{self._id}' names files that are not on the Hub: {missing[:3]}.")
+            names = sorted(set(read_weight_map(self.folder / INDEX).values()))
+            if WEIGHTS in self.files and WEIGHTS not in names:
+                return [WEIGHTS]  # as transformers does; whether it is whole is found out when it is inspected
+            if missing := [name for name in names if name not in self.files]:
+                raise ModelError(
+                    f"The index of '{self._id}' names files that are not on the Hub: {', '.join(missing[:3])}.",
+                    "Ask its owner to upload them, or take another copy of the model.",
+                )
             return names
         if WEIGHTS in self.files:
             return [WEIGHTS]

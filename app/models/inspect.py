@@ -11,9 +11,18 @@ from app.models.inspect_process import InspectRequest
 
 
 def inspect_job(
-    folder: Path, *, name: str, source: Source = "folder", origin: str = "", on_progress: ProgressCallback | None = None
+    folder: Path,
+    *,
+    name: str,
+    source: Source = "folder",
+    origin: str = "",
+    tokenizer_target: Path | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> ChildJob[ModelDescription]:
     """The job that describes the model in a Hugging Face folder; what is plainly wrong is raised at once.
+
+    Args:
+        tokenizer_target: the folder for a tokenizer.json that has to be made of other files; made when it is needed.
 
     Raises:
         BadInput: there is no such folder.
@@ -22,7 +31,7 @@ def inspect_job(
     read_checkpoint(folder)
     return ChildJob(
         "app.models.inspect_process",
-        InspectRequest(name, str(folder), source, origin or str(folder)),
+        InspectRequest(name, str(folder), source, origin or str(folder), str(tokenizer_target or "")),
         ModelDescription,
         what="inspecting the model",
         on_progress=on_progress,

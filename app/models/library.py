@@ -3,6 +3,7 @@
 MODELS/NAME/model.json      the description
 MODELS/NAME/digests.json    hashes of its parts, as far as they were asked for
 MODELS/NAME/files/          weights of models from the Hub or a GGUF file; a folder's model stays where it is
+MODELS/NAME/tokenizer/      a tokenizer that was made of older files, such as vocab.json with merges.txt
 MODELS/.incoming/NAME/      what is being added
 """
 
@@ -17,11 +18,11 @@ import msgspec
 
 from app.errors import BadInput, ModelError
 from app.jobs import JobChain, ProgressCallback
-from app.models.adding import DESCRIPTION, FILES, INCOMING, AddingJob
+from app.models.adding import DESCRIPTION, FILES, INCOMING, TOKENIZER_FOLDER, AddingJob
 from app.models.description import ModelDescription
 from app.models.digests import PartDigests
 from app.models.inspect import inspect_job
-from app.models.sources import check_name, default_name, recognise
+from app.models.sources import FolderSource, check_name, default_name, recognise
 
 DIGESTS = "digests.json"
 
@@ -38,6 +39,7 @@ class ModelLibrary:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._digests: dict[str, PartDigests] = {}
+        self._descriptions: dict[Path, tuple[tuple[int, int], ModelDescription]] = {}
 
     def list(self) -> tuple[ModelDescription, ...]:
         """All models by name. One whose description is damaged is left out and logged."""
@@ -56,15 +58,28 @@ class ModelLibrary:
             return None
         path = self.folder / match / DESCRIPTION
         try:
-            description = msgspec.json.decode(path.read_bytes(), type=ModelDescription)
+            description = self._read(path)
         except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ModelError(
                 f"The description of '{match}' at {path} cannot be read: {error}.", "Remove the model and add it again."
             ) from error
-        held = self.folder / match / FILES
-        if held.is_dir():  # the library may have been moved since
-            description = msgspec.structs.replace(description, folder=str(held))
+        # The library may have been moved since.
+        for name, field in ((FILES, "folder"), (TOKENIZER_FOLDER, "tokenizer_folder")):
+            if (held := self.folder / match / name).is_dir():
+                description = msgspec.structs.replace(description, **{field: str(held)})
         return description
+
+    def _read(self, path: Path) -> ModelDescription:
+        """A description, kept as long as its file is the same: that of a model with many experts takes a while."""
+        status = path.stat()
+        stamp = (status.st_mtime_ns, status.st_size)
+        known = self._descriptions.get(path)
+        if known is None or known[0] != stamp:
+            known = self._descriptions[path] = (
+                stamp,
+                msgspec.json.decode(path.read_bytes(), type=ModelDescription),
+            )
+        return known[1]
 
     def get(self, name: str) -> ModelDescription:
         """The model of this name. Raises ModelError."""
@@ -90,8 +105,8 @@ class ModelLibrary:
         if found is not None:
             return found
         path = Path(name_or_path).expanduser()
-        if path.is_dir():
-            name = default_name(recognise(name_or_path))
+        if path.is_dir() and isinstance(source := recognise(name_or_path), FolderSource):
+            name = default_name(source)
             return (chain or JobChain()).run(inspect_job(path.resolve(), name=name, on_progress=on_progress))
         if path.exists():
             raise BadInput(f"{path} is not a model's folder.", "Add a GGUF file to the library first: model add FILE")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from app.errors import BadInput
+from app.models.checkpoint import CONFIG
+from app.models.gguf import model_in, model_name
 
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]{0,99}")
@@ -23,7 +26,7 @@ class FolderSource:
 
 @dataclass(frozen=True)
 class GgufSource:
-    """A GGUF file on this machine; converted into the library."""
+    """A GGUF file on this machine, or one of those that a model was split into; converted into the library."""
 
     file: Path
 
@@ -42,8 +45,10 @@ ModelSource = FolderSource | GgufSource | HubSource
 def recognise(text: str, revision: str | None = None) -> ModelSource:
     """What `text` means: an existing path is a path; else `org/name` is a repository of the Hub.
 
+    A folder without config.json that holds a GGUF model is that model.
+
     Raises:
-        BadInput: neither.
+        BadInput: neither, or a folder with several GGUF models.
     """
     path = Path(text).expanduser()
     if path.is_file():
@@ -53,7 +58,10 @@ def recognise(text: str, revision: str | None = None) -> ModelSource:
             )
         return GgufSource(path.resolve())
     if path.is_dir():
-        return FolderSource(path.resolve())
+        gguf = None
+        with suppress(OSError):  # whoever reads the folder will say why it cannot
+            gguf = None if (path / CONFIG).is_file() else model_in(path)
+        return FolderSource(path.resolve()) if gguf is None else GgufSource(gguf.resolve())
     if HUB_ID.fullmatch(text) and not text.startswith(("./", "../")):
         return HubSource(text, revision)
     raise BadInput(f"There is no such path: {text}.", "Check the spelling, or give a Hub id like org/name.")
@@ -64,7 +72,7 @@ def default_name(source: ModelSource) -> str:
     if isinstance(source, HubSource):
         words = source.repository.split("/")[1]
     elif isinstance(source, GgufSource):
-        words = source.file.stem
+        words = model_name(source.file)
     else:
         words = source.folder.name
     return re.sub(r"[^A-Za-z0-9 ._+-]", "-", words)[:100].strip(" .-_+") or "model"

@@ -58,6 +58,18 @@ class NodeFacts(Struct, frozen=True, kw_only=True):
     memory_budget: int = 0
 
 
+class StageWay(Struct, frozen=True, kw_only=True):
+    """One way to compute faster with the same result: in how many places it is taken, out of how many, why not all.
+
+    Named as on the wire: batched, pieces, packed, joined, norms, recorded.
+    """
+
+    name: str
+    used: int
+    possible: int
+    why: str = ""
+
+
 class StagePlan(Struct, frozen=True, kw_only=True):
     """Stage k of the plan: layers [start, end) on a node. Bytes of weights and of its KV cache."""
 
@@ -68,6 +80,8 @@ class StagePlan(Struct, frozen=True, kw_only=True):
     end: int
     weight_bytes: int = 0
     kv_bytes: int = 0
+    ways: tuple[StageWay, ...] = ()
+    """Empty where nothing was told of them."""
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -144,9 +158,14 @@ class NodeMemory(Struct, frozen=True, kw_only=True):
 
     node_id: int
     process: int
+    """What the agent's process really held."""
     used: int
     budget: int
     available: int
+    believed: int = 0
+    """What the agent believed to hold: itself, weights, the keys and values of that moment. 0 if it was not told."""
+    agent: int = 0
+    """Of that, the agent itself."""
 
 
 class Phase(Struct, frozen=True, kw_only=True):

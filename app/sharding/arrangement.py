@@ -12,7 +12,7 @@ from itertools import accumulate
 
 from app.errors import BadInput, PlacementError
 from app.models.description import COMPUTE_ITEM_BYTES, ModelDescription
-from app.sharding.placement import NodeCapacity, Placement, place, place_ranges, size_text
+from app.sharding.placement import CONTEXT_ADVICE, NodeCapacity, Placement, place, place_ranges, size_text
 from app.sharding.plan import Range, check_ranges, divide, range_text, stage_memory
 
 Capacities = Mapping[int, NodeCapacity]
@@ -400,5 +400,5 @@ def _check_serving(description: ModelDescription, serving: Serving) -> None:
     if serving.context > description.max_context:
         raise PlacementError(
             f"'{description.name}' reads at most {description.max_context:,} tokens, not {serving.context:,}.",
-            "Take a smaller context.",
+            CONTEXT_ADVICE,
         )

@@ -83,13 +83,14 @@ def cut_model(
         raise BadInput(f"'{device}' is no device.", "Give cpu, cuda, cuda:N or mps.")
     if node_id is not None and registry is not None:
         registry.nodes.get(node_id)  # before minutes are spent
+    output_dir = output_dir.expanduser().resolve()
     chain = chain or JobChain()
     description = library.describe(model_name, on_progress, chain)
     ranges = choose_ranges(description, num_shards, layers)
     outcome = chain.run(CuttingJob(description, ranges, output_dir, on_progress=on_progress))
     return CutResult(
         model_name=description.name,
-        output_dir=output_dir.expanduser().resolve(),
+        output_dir=output_dir,
         shards=outcome.shards,
         registered=register_shards(registry, description.name, outcome.shards, node_id) if registry is not None else (),
         note="" if device == "cpu" else CPU_NOTE,

@@ -14,10 +14,10 @@ from msgspec import Struct
 
 from app.atomic_file import sync_folder, write_atomically
 from app.errors import DiskFullError
-from app.jobs import Meter, ProgressCallback, serve_job
+from app.jobs import Meter, ProgressCallback, past_return, serve_job
 from app.models.checkpoint import CONFIG, GENERATION_CONFIG, TOKENIZER_FILES
 from app.models.description import ModelDescription, PartSource
-from app.sharding.output_folder import publish
+from app.sharding.output_folder import discard, publish
 from app.sharding.plan import Range
 from app.sharding.shard_files import Finisher, write_shard_files
 from app.sharding.shard_folder import METADATA, ShardMetadata
@@ -50,7 +50,7 @@ class CutOutcome(Struct, frozen=True):
 
 
 def cut(request: CutRequest, report: ProgressCallback) -> CutOutcome:
-    """Write, verify and publish all shards. Whoever calls removes the workplace when this raises.
+    """Write, verify and publish all shards. Whoever calls undoes it (`undo`) when this raises.
 
     Raises:
         DiskFullError: the disk filled up meanwhile.
@@ -64,6 +64,7 @@ def cut(request: CutRequest, report: ProgressCallback) -> CutOutcome:
         with Finisher(meter) as finisher:
             for number, layers in enumerate(request.ranges):
                 _write_shard(request, number, layers, finisher, meter)
+        past_return()
         folders = publish(workplace, len(request.ranges))
     except OSError as error:
         if error.errno in DISK_FULL:
@@ -78,6 +79,11 @@ def cut(request: CutRequest, report: ProgressCallback) -> CutOutcome:
             for number, ((start, end), folder) in enumerate(zip(request.ranges, folders, strict=True))
         )
     )
+
+
+def undo(request: CutRequest) -> None:
+    """Remove what a cutting that did not come to its end has written."""
+    discard(Path(request.workplace))
 
 
 def _write_shard(request: CutRequest, number: int, layers: Range, finisher: Finisher, meter: Meter) -> None:
@@ -98,21 +104,24 @@ def _write_shard(request: CutRequest, number: int, layers: Range, finisher: Fini
         dtype=description.dtype,
         tensors=tuple(tensor for file in written for tensor in file.tensors),
     )
-    for name in _companions(number, len(request.ranges)):
-        if (description.path / name).is_file():
-            shutil.copyfile(description.path / name, target / name)
+    for name, source in _companions(description, number, len(request.ranges)).items():
+        shutil.copyfile(source, target / name)
+    (target / CONFIG).write_bytes(description.config_bytes())
     write_atomically(target / METADATA, msgspec.json.format(msgspec.json.encode(metadata)))
     sync_folder(target)
 
 
-def _companions(number: int, count: int) -> tuple[str, ...]:
+def _companions(description: ModelDescription, number: int, count: int) -> dict[str, Path]:
     """Files that go with a shard: the first turns text into tokens; the last ends a text and needs to know how."""
-    names: tuple[str, ...] = (CONFIG,)
+    files: dict[str, Path] = {}
     if number == 0:
-        names += TOKENIZER_FILES
+        # What was made of older files when the model was added stands for those.
+        files |= {name: description.path / name for name in TOKENIZER_FILES}
+        if description.tokenizer_folder:
+            files |= {name: path for name in TOKENIZER_FILES if (path := description.tokenizer_path / name).is_file()}
     if number in (0, count - 1):
-        names += (GENERATION_CONFIG,)
-    return names
+        files[GENERATION_CONFIG] = description.path / GENERATION_CONFIG
+    return {name: path for name, path in files.items() if path.is_file()}
 
 
 def _nbytes(parts: tuple[PartSource, ...]) -> int:
@@ -120,4 +129,4 @@ def _nbytes(parts: tuple[PartSource, ...]) -> int:
 
 
 if __name__ == "__main__":
-    serve_job(CutRequest, cut)
+    serve_job(CutRequest, cut, undo)

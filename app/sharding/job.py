@@ -76,7 +76,7 @@ class CuttingJob:
         check_output(self.output_dir, self.description.name)
         if changed := self.description.changed_files():
             raise ModelError(
-                f"The weights of '{self.description.name}' have changed since it was added: {', '.join(changed[:3])}.",
+                f"The files of '{self.description.name}' have changed since it was added: {', '.join(changed[:3])}.",
                 "Remove the model and add it again.",
             )
         clear_abandoned(self.output_dir)
@@ -93,9 +93,9 @@ class CuttingJob:
 
     def _check_space(self) -> None:
         size = stage_bytes(self.description)
-        tokenizer = sum(
-            path.stat().st_size for name in TOKENIZER_FILES if (path := self.description.path / name).is_file()
-        )
+        folders = {self.description.path, self.description.tokenizer_path}
+        files = (folder / name for folder in folders for name in TOKENIZER_FILES)
+        tokenizer = sum(path.stat().st_size for path in files if path.is_file())
         needed = sum(size(start, end) for start, end in self.ranges) + tokenizer + SPARE_BYTES
         existing = next(path for path in (self.output_dir, *self.output_dir.parents) if path.exists())
         free = shutil.disk_usage(existing).free

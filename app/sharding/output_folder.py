@@ -11,9 +11,8 @@ import shutil
 import uuid
 from pathlib import Path
 
-import psutil
-
 from app.atomic_file import sync_folder
+from app.children import is_abandoned
 from app.errors import BadInput, ShardboardError
 from app.sharding.shard_folder import read_metadata, shard_folders
 
@@ -52,8 +51,7 @@ def clear_abandoned(output_dir: Path) -> None:
     if not output_dir.is_dir():
         return
     for path in output_dir.glob(f"{PREFIX}*"):
-        pid = path.name.removeprefix(PREFIX).split("-")[0]
-        if pid.isdecimal() and not psutil.pid_exists(int(pid)):
+        if is_abandoned(path, PREFIX):
             discard(path)
 
 

@@ -23,6 +23,12 @@ class NodeCapacity:
     """Bytes that weights and KV may take."""
     speed: float = 1.0
     """Relative to other nodes: twice as fast takes twice the bytes in the same time."""
+    agent_memory: int = 0
+    """Bytes of main memory that its agent takes itself, besides all stages. They are no part of `free_memory`."""
+    used_memory: int = 0
+    """Bytes that stages take there already."""
+    on_gpu: bool = False
+    """Whether stages lie in a GPU's memory, and the agent alone in main memory."""
 
 
 ALIKE = 0.15
@@ -86,6 +92,21 @@ class PlacedStage:
 
 
 @dataclass(frozen=True)
+class AgentProcess:
+    """What an agent's process will hold, once its caches are full."""
+
+    node: NodeCapacity
+    weight_bytes: int
+    kv_bytes: int
+
+    @property
+    def memory(self) -> int:
+        """Bytes of main memory: the agent itself, what is loaded already, and this."""
+        stages = 0 if self.node.on_gpu else self.node.used_memory + self.weight_bytes + self.kv_bytes
+        return self.node.agent_memory + stages
+
+
+@dataclass(frozen=True)
 class Placement:
     """Which node gets which layers, in pipeline order."""
 
@@ -100,6 +121,15 @@ class Placement:
     @property
     def ranges(self) -> tuple[Range, ...]:
         return tuple((stage.start, stage.end) for stage in self.stages)
+
+    @property
+    def processes(self) -> tuple[AgentProcess, ...]:
+        """Each node's once, however many stages it gets."""
+        return tuple(
+            AgentProcess(node, sum(stage.weight_bytes for stage in mine), sum(stage.kv_bytes for stage in mine))
+            for node in dict.fromkeys(stage.node for stage in self.stages)
+            if (mine := [stage for stage in self.stages if stage.node == node])
+        )
 
     @property
     def fits(self) -> bool:
@@ -206,11 +236,17 @@ def whole_on_one(
     return next((option for option in options if option.fits), None)
 
 
+CONTEXT_ADVICE = (
+    "Take a smaller context. Where the model's card tells how to extend it (YaRN for one), put that into its "
+    "config.json and add the model anew."
+)
+
+
 def _check_context(description: ModelDescription, context: int) -> None:
     if context > description.max_context:
         raise PlacementError(
-            f"'{description.name}' reads at most {description.max_context} tokens, not {context}.",
-            "Take a smaller context.",
+            f"'{description.name}' reads at most {description.max_context:,} tokens, not {context:,}.",
+            CONTEXT_ADVICE,
         )
 
 

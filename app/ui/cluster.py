@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from app.inference.events import StepPassed
     from app.models.description import ModelDescription
     from app.ui.bridge import Bridge
-    from worker_agent.messages import HealthReport
+    from worker_agent.messages import HealthReport, StageInfo, Way
 
 HISTORY = 600
 """Samples kept for each node: ten minutes at one a second."""
@@ -41,6 +41,10 @@ class NodeState(StrEnum):
     STOPPED = "stopped"
     """An agent of this machine that does not run; it can be started."""
     STARTING = "starting"
+
+
+HEARD = frozenset({NodeState.UP, NodeState.DRAINING, NodeState.FROZEN})
+"""States in which the last report is what the agent says now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,8 @@ class NodeView:
     """The last health report, kept while it is down."""
     rtt: float | None = None
     """Seconds."""
+    memory_problem: str = ""
+    """Why its process does not hold what is accounted for; empty while it does."""
 
     @property
     def id(self) -> int:
@@ -96,6 +102,25 @@ class NodeView:
             return self.report.memory_budget
         known = self.record.capacities.get("memory_budget", 0)
         return known if isinstance(known, int) else 0
+
+    @property
+    def agent_memory(self) -> int:
+        """Bytes that the agent takes besides all stages."""
+        if self.report is not None:
+            return self.report.memory_base
+        known = self.record.capacities.get("memory_base", 0)
+        return known if isinstance(known, int) else 0
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether its stages lie in a GPU's memory."""
+        numerics = self.record.capacities.get("numerics")
+        return isinstance(numerics, dict) and numerics.get("device", "cpu") != "cpu"
+
+    def stage(self, deployment: str, stage: int) -> StageInfo | None:
+        """A stage as its agent told it last; None when it is not there, or nothing is heard of it."""
+        held = self.report.stages if self.report is not None and self.state in HEARD else ()
+        return next((info for info in held if (info.deployment, info.stage) == (deployment, stage)), None)
 
     @property
     def chip(self) -> str:
@@ -203,6 +228,16 @@ class Cluster(QObject):
         """The newest ready deployment of a model."""
         return next((view for view in self.deployments if view.is_ready and view.record.model_name == model), None)
 
+    def ways(self, view: DeploymentView) -> tuple[tuple[ShardRecord, tuple[Way, ...]], ...]:
+        """How each stage of a deployment runs, as its agent says; those of which nothing is heard are left out."""
+        found = []
+        for shard in view.shards:
+            node = self.nodes.get(shard.node_id) if shard.node_id is not None else None
+            told = node.stage(view.record.id, shard.shard_id) if node is not None else None
+            if told is not None:
+                found.append((shard, told.ways))
+        return tuple(found)
+
     def deployments_on(self, node: int) -> tuple[DeploymentView, ...]:
         return tuple(
             view for view in self.deployments if view.is_ready and any(shard.node_id == node for shard in view.shards)
@@ -293,7 +328,7 @@ class Cluster(QObject):
     @Slot(object)
     def take_node_events(self, events: Iterable[NodeEvent]) -> None:
         """What happened to nodes, oldest first. A node that the lists do not have yet is passed over."""
-        from app.cluster.health import NodeDown, NodeFrozen, NodeHealth
+        from app.cluster.health import NodeDown, NodeFrozen, NodeHealth, NodeMemoryJudged, NodeUp
 
         changed = set()
         for event in events:
@@ -315,8 +350,11 @@ class Cluster(QObject):
                         stopped = view.is_here and event.kind in ("refused", "stopped")
                         state = NodeState.STOPPED if stopped else NodeState.DOWN
                         view = replace(view, state=state, reason=event.reason, rtt=None)
-                case _:
-                    view = replace(view, state=up, reason="")
+                case NodeMemoryJudged():
+                    view = replace(view, memory_problem=event.text if event.differs else "")
+                case NodeUp():
+                    problem = "" if event.restarted else view.memory_problem
+                    view = replace(view, state=up, reason="", memory_problem=problem)
             self.nodes[event.node] = view
             changed.add(event.node)
         if changed:

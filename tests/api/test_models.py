@@ -11,6 +11,7 @@ import pytest
 
 from tests.api.browsing import browsing
 from tests.api.serving import CONTEXT, LAYERS, MODEL, Served
+from tests.models.described import change_json
 from tests.models.hub_stand_in import HubStandIn, running_hub
 
 STATUS, ADD = "/shard/api/models/status/", "/shard/api/models/add/"
@@ -45,6 +46,22 @@ def test_a_model_is_told_with_what_it_is(api: Served, tiny_folder: Path) -> None
     assert model["parameters"] > 10_000
     weights = tiny_folder / "model.safetensors"
     assert 0 < model["weight_bytes"] <= weights.stat().st_size
+    assert model["notes"] == []
+
+
+def test_what_was_found_out_when_a_model_was_added_is_told_with_it(
+    api: Served, tiny_folder: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "other"))
+    change_json(folder / "tokenizer_config.json", eos_token="<|im_end|>")
+    job = api.job(api.post(ADD, {"source": str(folder), "name": "other"}, 202)["id"])
+    [note] = job["details"]["notes"]
+    assert "the tokenizer knows 1 tokens beyond: <|im_end|>" in note
+    found = {model["name"]: model["notes"] for model in api.get(STATUS)["models"]}
+    assert found == {MODEL: [], "other": [note]}
+    page = api.client.get("/shard/models/", headers={"accept": "text/html"}).text
+    assert "&lt;|im_end|&gt;" in page
+    api.post("/shard/api/models/remove/other/", {})
 
 
 def test_a_folder_is_added_in_the_background_and_its_model_answers_until_it_is_removed(

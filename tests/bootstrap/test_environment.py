@@ -13,19 +13,10 @@ from pathlib import Path
 import pytest
 
 from bootstrap.environment import Environment, Stamp, python_version
+from bootstrap.ownership import MARK, made_for
+from tests.bootstrap.starting import start_agent
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="drives the bash scripts")
-
-
-def start_agent(folder: Path, environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["bash", str(folder / "agent.sh"), *arguments],
-        env={**environment, "SHARDBOARD_PYTHON": sys.executable},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 def test_a_machine_with_only_the_wheel_gets_an_agent_and_the_second_start_is_quick(
@@ -41,13 +32,17 @@ def test_a_machine_with_only_the_wheel_gets_an_agent_and_the_second_start_is_qui
     assert (second.stdout, second.stderr) == ("agent ['again']\n", "")
     assert not log.exists(), "pip ran although nothing had changed"
 
-    # Another wheel is installed; in a folder of another name everything is made anew.
+    # Another wheel is installed, also where an earlier version made the environment, which left no mark in it; in a
+    # folder of another name everything is made anew.
+    (machine_folder / ".venv" / MARK).unlink()
     next(machine_folder.glob("*.whl")).touch()
     assert "up to date" in start_agent(machine_folder, offline).stderr
+    assert (machine_folder / ".venv" / MARK).exists()
     moved = machine_folder.rename(machine_folder.with_name("moved"))
     again = start_agent(moved, offline)
     assert again.returncode == 0, again.stderr
     assert "Setting up" in again.stderr
+    assert made_for(moved / ".venv") == str(moved)
 
 
 def test_an_interrupted_set_up_ends_pip_and_the_next_one_starts_clean(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.cli.programs import CommandLine, runs
+from tests.models.described import change_json
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +28,26 @@ def shell(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Iterator[Co
     shell.run("node", "remove", str(node["id"]))
     assert not runs(node["local_pid"])
     assert shell.json("node", "list") == []
+
+
+def test_adding_a_model_tells_what_its_user_should_know(shell: CommandLine, folder: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(folder, tmp_path / "other"))
+    change_json(other / "tokenizer_config.json", eos_token="<|im_end|>")
+    shown = " ".join(shell.run("model", "add", str(other)).split())
+    rows = json.loads((folder / "config.json").read_text())["vocab_size"]
+    assert f"The model's vocabulary ends at {rows - 1}" in shown and f"<|im_end|> ({rows})" in shown
+    [note] = shell.json("model", "inspect", "other")["notes"]
+    assert "A text that needs one of them is refused." in note
+    shell.run("model", "remove", "other")
+
+
+def test_a_model_that_does_not_fit_its_config_is_not_added(shell: CommandLine, folder: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(folder, tmp_path / "other"))
+    change_json(other / "config.json", vocab_size=17)
+    shown = " ".join(shell.run("model", "add", str(other), code=1).split())
+    assert "and 17 × 32 by the config (vocab_size 17)" in shown
+    assert "config.json and weights are not of the same model" in shown
+    assert [model["name"] for model in shell.json("model", "list")] == ["tiny"]
 
 
 def test_models_and_nodes_are_listed(shell: CommandLine) -> None:

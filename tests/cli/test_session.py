@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import _thread
 import asyncio
+import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import pytest
 from app.cli.session import Session, open_controller
 from app.errors import BadInput, Cancelled, RegistryError
 from app.paths import Home
+from worker_agent.process import settle
 
 
 @pytest.fixture
@@ -20,6 +23,15 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     monkeypatch.setenv("SHARDBOARD_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("MODEL_CACHE_DIR", raising=False)
     return Home.find()
+
+
+@pytest.fixture
+def settled() -> Iterator[None]:
+    """This process as a program of ours is, which hears Ctrl-C even where the tests were started without."""
+    before = signal.getsignal(signal.SIGINT)
+    settle()
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def test_results_and_errors_come_through(home: Home) -> None:
@@ -35,6 +47,8 @@ def test_results_and_errors_come_through(home: Home) -> None:
             session.run(work(-1))
 
 
+@pytest.mark.signals
+@pytest.mark.usefixtures("settled")
 def test_ctrl_c_cancels_the_work_and_lets_it_clean_up(home: Home) -> None:
     cleaned = threading.Event()
 

@@ -57,6 +57,10 @@ class SmallAgent:
     allowed: Callable[[str], bool] = lambda key: True
     progress: Progress = IDLE
     stages: tuple[StageInfo, ...] = ()
+    process_memory: int = 300_000_000
+    memory_held: int = 300_000_000
+    memory_used: int = 0
+    loading: int = 0
     answers: dict[type[Call], Call] = field(default_factory=dict)
     """Answers given instead of the usual ones, by the type of message."""
     silent_on: set[type[Call]] = field(default_factory=set)
@@ -134,7 +138,7 @@ class SmallAgent:
             case Chunk():
                 return self._take(message, payload[0])
             case Load():
-                return Loaded(call=0, weight_bytes=10, kv_bytes=20, seconds=0.5, batched=True)
+                return Loaded(call=0, weight_bytes=10, kv_bytes=20, seconds=0.5, ways=())
             case Unload():
                 self.stages = tuple(stage for stage in self.stages if stage.deployment != message.deployment)
         return Done(call=0)
@@ -148,21 +152,23 @@ class SmallAgent:
         complete = len(held) == chunk.total
         if complete and blake3.blake3(bytes(held)).hexdigest() != chunk.digest:
             del self.contents[chunk.digest]
-            return Failed(call=0, kind="weights", message="The bytes of a part do not match its hash.")
+            return Failed(call=0, kind="damaged", message="The bytes of a part do not match its hash.")
         return ChunkAck(call=0, digest=chunk.digest, received=len(held), complete=complete)
 
     def _welcome(self) -> Welcome:
         return Welcome(
             call=0, version=self.version, boot=self.boot, agent=self.keys.agent_id, hostname=self.hostname,
             system="Linux", software="0", numerics=Numerics("cpu", "2", "5", 1, ("float32",)), cpu_name="cpu",
-            cpu_count=1, memory_total=GIB, memory_budget=GIB, disk_free=GIB, gpus=(), stages=self.stages,
+            cpu_count=1, memory_total=GIB, memory_budget=GIB, memory_base=self.process_memory, disk_free=GIB, gpus=(),
+            stages=self.stages,
         )  # fmt: skip
 
     def report(self) -> HealthReport:
         return HealthReport(
             call=0, boot=self.boot, cpu_percent=1, process_cpu_percent=1, load_1m=0, memory_total=GIB,
-            memory_available=GIB, process_memory=1, memory_budget=GIB, memory_used=0, disk_free=GIB, gpus=(),
-            progress=self.progress, stages=self.stages, draining=False, dropped=0,
+            memory_available=GIB, process_memory=self.process_memory, memory_base=self.memory_held,
+            memory_held=self.memory_held, memory_budget=GIB, memory_used=self.memory_used, disk_free=GIB, gpus=(),
+            progress=self.progress, stages=self.stages, draining=False, loading=self.loading, dropped=0,
         )  # fmt: skip
 
 

@@ -117,6 +117,7 @@ def test_a_killed_agent_is_down_within_three_seconds_and_can_be_revived(tmp_path
     asyncio.run(scenario())
 
 
+@pytest.mark.usefixtures("measuring")
 def test_agents_that_end_with_the_window_are_stopped_and_come_back_as_they_were(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with machine(tmp_path) as m:

@@ -115,7 +115,7 @@ def test_content_that_does_not_match_its_hash_is_an_error_of_weights() -> None:
             other = content_of(1000, 9)
             with pytest.raises(NodeError) as caught:
                 await send_parts(link, [(part, lambda offset, length: other[offset : offset + length])])
-            assert caught.value.kind == "weights"
+            assert caught.value.kind == "damaged"
             assert part.digest not in b.agent.contents
             await link.close()
 

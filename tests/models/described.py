@@ -11,12 +11,33 @@ from safetensors import safe_open
 
 from app.jobs import JobProgress
 from app.models.description import ModelDescription, PartSource, TensorSource
+from app.models.digests import PartDigests
 from app.models.inspect_process import InspectRequest, inspect
+from app.models.part_bytes import part_bytes
+from tests.worker_agent.ring import CutModel
+from worker_agent.anatomy import build_empty, examine
 
 
 def described(folder: Path, name: str = "tiny") -> ModelDescription:
     """Inspect as the child process does, without the seconds that a child takes to import torch."""
     return inspect(InspectRequest(name, str(folder), "folder", str(folder)), ignore_progress)
+
+
+def change_json(path: Path, **fields: object) -> None:
+    """Set fields of a JSON file; None takes one out."""
+    changed = {**json.loads(path.read_text()), **fields}
+    path.write_text(json.dumps({name: value for name, value in changed.items() if value is not None}))
+
+
+def cut_as_added(folder: Path, parts_folder: Path) -> CutModel:
+    """The parts and the config of a model in a folder, as a controller that has added it sends them."""
+    description = described(folder)
+    parts = PartDigests(description).parts()
+    parts_folder.mkdir()
+    for source, part in zip(description.parts, parts, strict=True):
+        (parts_folder / part.digest).write_bytes(b"".join(part_bytes(folder, source)))
+    config = description.config_bytes()
+    return CutModel(config, examine(build_empty(config)), parts, parts_folder)
 
 
 def ignore_progress(_: JobProgress) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +17,17 @@ from app.models.gguf import ConvertRequest
 from app.models.gguf_header import read_gguf_header
 from app.models.gguf_process import convert
 from app.models.library import ModelLibrary
+from app.models.sources import recognise
 from tests.models.described import described, ignore_progress, tensors_of
 
 HIDDEN, HEADS, KV_HEADS, FORWARD, WORDS = 64, 4, 2, 96, 120
 
 
-def write_llama(path: Path, *, kind: GGMLQuantizationType = GGMLQuantizationType.Q8_0, tied: bool = True) -> Path:
-    """A tiny llama with random quantized weights and no tokenizer."""
-    random = np.random.default_rng(3)
-    writer = GGUFWriter(path, "llama")
+def write_llama(
+    path: Path, *, kind: GGMLQuantizationType = GGMLQuantizationType.Q8_0, tied: bool = True, each: int = 0
+) -> Path:
+    """A tiny llama with random quantized weights and no tokenizer; `each` tensors a file, or all in one for 0."""
+    writer = GGUFWriter(path, "llama", split_max_tensors=each)
     writer.add_name("tiny")
     writer.add_block_count(3)
     writer.add_context_length(256)
@@ -49,6 +53,52 @@ def write_llama(path: Path, *, kind: GGMLQuantizationType = GGMLQuantizationType
             f"{prefix}ffn_norm": (HIDDEN,),
         }
     shapes["output_norm"] = (HIDDEN,)
+    return write_tensors(writer, path, shapes, kind)
+
+
+def write_lfm2(path: Path, *, kind: GGMLQuantizationType = GGMLQuantizationType.Q8_0, each: int = 0) -> Path:
+    """A tiny LFM2, which transformers reads in its newer way: a convolution, then a layer of attention."""
+    writer = GGUFWriter(path, "lfm2", split_max_tensors=each)
+    writer.add_block_count(2)
+    writer.add_context_length(256)
+    writer.add_embedding_length(HIDDEN)
+    writer.add_feed_forward_length(FORWARD)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv([0, KV_HEADS])
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_shortconv_l_cache(3)
+    writer.add_token_list([f"word{number}" for number in range(WORDS)])
+    shapes: dict[str, tuple[int, ...]] = {"token_embd": (WORDS, HIDDEN), "token_embd_norm": (HIDDEN,)}
+    for block in range(2):
+        prefix = f"blk.{block}."
+        shapes |= {
+            f"{prefix}attn_norm": (HIDDEN,),
+            f"{prefix}ffn_norm": (HIDDEN,),
+            f"{prefix}ffn_gate": (FORWARD, HIDDEN),
+            f"{prefix}ffn_up": (FORWARD, HIDDEN),
+            f"{prefix}ffn_down": (HIDDEN, FORWARD),
+        }
+    shapes |= {
+        "blk.0.shortconv.in_proj": (3 * HIDDEN, HIDDEN),
+        "blk.0.shortconv.out_proj": (HIDDEN, HIDDEN),
+        "blk.1.attn_q": (HIDDEN, HIDDEN),
+        "blk.1.attn_k": (HIDDEN // HEADS * KV_HEADS, HIDDEN),
+        "blk.1.attn_v": (HIDDEN // HEADS * KV_HEADS, HIDDEN),
+        "blk.1.attn_output": (HIDDEN, HIDDEN),
+        "blk.1.attn_q_norm": (HIDDEN // HEADS,),
+        "blk.1.attn_k_norm": (HIDDEN // HEADS,),
+    }
+    writer.add_tensor(
+        "blk.0.shortconv.conv.weight", np.random.default_rng(4).standard_normal((HIDDEN, 3)).astype(np.float32)
+    )
+    return write_tensors(writer, path, shapes, kind)
+
+
+def write_tensors(
+    writer: GGUFWriter, path: Path, shapes: dict[str, tuple[int, ...]], kind: GGMLQuantizationType
+) -> Path:
+    random = np.random.default_rng(3)
     for name, shape in shapes.items():
         weights = random.standard_normal(shape).astype(np.float32)
         if len(shape) == 1 or kind == GGMLQuantizationType.F32:
@@ -59,7 +109,7 @@ def write_llama(path: Path, *, kind: GGMLQuantizationType = GGMLQuantizationType
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return path
+    return path if path.is_file() else sorted(path.parent.glob(f"{path.stem}-*.gguf"))[0]
 
 
 def saved_by_transformers(path: Path, target: Path) -> dict[str, torch.Tensor]:
@@ -90,6 +140,72 @@ def test_a_converted_file_equals_what_transformers_saves(
         assert (tmp_path / "ours" / name).read_text() == (tmp_path / "theirs" / name).read_text()
     assert outcome.architecture == "LlamaForCausalLM"
     assert described(tmp_path / "ours").num_layers == 3
+
+
+def test_a_file_of_the_newer_way_equals_what_transformers_saves(tmp_path: Path) -> None:
+    path = write_lfm2(tmp_path / "tiny.gguf")
+    convert(ConvertRequest(str(path), str(tmp_path / "ours")), ignore_progress)
+    expected = saved_by_transformers(path, tmp_path / "theirs")
+    found = tensors_of(tmp_path / "ours")
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize("write", [write_llama, write_lfm2])
+@pytest.mark.parametrize("number", [0, 1, -1])
+def test_any_file_of_a_split_model_stands_for_all_of_them(
+    write: Callable[..., Path], number: int, tmp_path: Path
+) -> None:
+    whole = write(tmp_path / "whole.gguf")
+    write(tmp_path / "model.gguf", each=4)
+    files = sorted(tmp_path.glob("model-*-of-*.gguf"))
+    assert len(files) > 3
+    convert(ConvertRequest(str(whole), str(tmp_path / "expected")), ignore_progress)
+    convert(ConvertRequest(str(files[number]), str(tmp_path / "found")), ignore_progress)
+    expected, found = tensors_of(tmp_path / "expected"), tensors_of(tmp_path / "found")
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    config = "config.json"
+    assert (tmp_path / "found" / config).read_text() == (tmp_path / "expected" / config).read_text()
+
+
+def test_a_folder_with_a_split_model_is_that_model(tmp_path: Path) -> None:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    write_llama(folder / "tiny.Q8_0.gguf", each=8)
+    (folder / "mmproj-tiny.gguf").write_bytes(b"GGUF")
+    description = ModelLibrary(tmp_path / "library").add(str(folder))
+    assert (description.name, description.source, description.num_layers) == ("tiny.Q8_0", "gguf", 3)
+
+
+def test_a_missing_file_of_a_split_model_is_named(tmp_path: Path) -> None:
+    first = write_llama(tmp_path / "model.gguf", each=8)
+    files = sorted(tmp_path.glob("model-*.gguf"))
+    files[1].unlink()
+    with pytest.raises(ModelError, match=rf"one of {len(files)} files of a model, and 1 of them .*: {files[1].name}"):
+        ModelLibrary(tmp_path / "library").add(str(first))
+
+
+def test_files_of_two_split_models_are_not_taken_for_one(tmp_path: Path) -> None:
+    write_llama(tmp_path / "model.gguf", each=8)
+    files = sorted(tmp_path.glob("model-*.gguf"))
+    shutil.copy(files[0], files[1])
+    with pytest.raises(ModelError, match=f"says that it is file 1 of {len(files)}, and it stands as 2 of {len(files)}"):
+        convert(ConvertRequest(str(files[0]), str(tmp_path / "out")), ignore_progress)
+
+
+def test_a_piece_under_another_name_is_refused_with_the_reason(tmp_path: Path) -> None:
+    write_llama(tmp_path / "model.gguf", each=8)
+    piece = sorted(tmp_path.glob("model-*.gguf"))[0].rename(tmp_path / "renamed.gguf")
+    with pytest.raises(ModelError, match=r"file 1 of \d+, and it stands as 1 of 1\. Give the files the names"):
+        convert(ConvertRequest(str(piece), str(tmp_path / "out")), ignore_progress)
+
+
+def test_a_folder_with_two_gguf_models_asks_for_one(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.gguf").write_bytes(b"GGUF")
+    with pytest.raises(BadInput, match="holds 2 models as GGUF files: one, two"):
+        recognise(str(tmp_path))
 
 
 def test_the_library_adds_a_gguf_file_through_a_child_process(tmp_path: Path) -> None:

@@ -107,10 +107,26 @@ def test_pickled_weights_are_refused_before_they_are_downloaded(hub: HubStandIn,
 
 def test_remote_code_is_refused_before_weights_are_downloaded(hub: HubStandIn, tmp_path: Path) -> None:
     config = hub.repositories["some/tiny"] / "config.json"
-    config.write_text(json.dumps({**json.loads(config.read_text()), "auto_map": {"AutoConfig": "mine.Config"}}))
-    with pytest.raises(ModelError, match="own Python code"):
+    fields = {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config"}}
+    config.write_text(json.dumps({**json.loads(config.read_text()), **fields}))
+    with pytest.raises(ModelError, match=r"'mine'; transformers does not know it, and the Python code .* is not run"):
         download(tmp_path / "in")
     assert {name for name, _ in hub.asked} == {"config.json"}
+
+
+def test_code_that_is_not_needed_is_left_on_the_hub(hub: HubStandIn, tmp_path: Path) -> None:
+    folder = hub.repositories["some/tiny"]
+    config = folder / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "auto_map": {"AutoConfig": "mine.Config"}}))
+    (folder / "mine.py").write_text("raise SystemExit")
+    assert (Path(download(tmp_path / "in").folder) / "model.safetensors").is_file()
+    assert "mine.py" not in {name for name, _ in hub.asked}
+
+
+def test_a_whole_file_is_downloaded_in_spite_of_an_index_of_others(hub: HubStandIn, tmp_path: Path) -> None:
+    index = {"weight_map": {"model.norm.weight": "model-00001-of-00002.safetensors"}}
+    (hub.repositories["some/tiny"] / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert (Path(download(tmp_path / "in").folder) / "model.safetensors").is_file()
 
 
 def test_a_repository_of_gguf_files_is_pointed_out(hub: HubStandIn, tmp_path: Path) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import json
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 
@@ -21,7 +24,19 @@ from app.sharding.output_folder import check_output, clear_abandoned, discard, n
 from app.sharding.plan import divide
 from app.sharding.shard_folder import assembled_parts, read_metadata, verify_shard
 from tests.models.described import described, ignore_progress, tensors_of
+from tests.waiting import wait_until
 from tests.worker_agent.tiny_models import make_model
+
+CUTS = """
+import sys
+from pathlib import Path
+import msgspec
+from app.models.description import ModelDescription
+from app.sharding.job import CuttingJob
+from app.sharding.plan import divide
+description = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=ModelDescription)
+CuttingJob(description, divide(description, 2), Path(sys.argv[2])).run()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -227,6 +242,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> ModelDescription:
     return described(folder, "large")
 
 
+@pytest.mark.signals
 @pytest.mark.parametrize("kill", [False, True], ids=["cancelled", "killed"])
 def test_nothing_is_left_when_the_child_is(large: ModelDescription, tmp_path: Path, kill: bool) -> None:
     import psutil
@@ -250,6 +266,15 @@ def test_nothing_is_left_when_the_child_is(large: ModelDescription, tmp_path: Pa
     assert seen.is_set()
     assert job.pid is not None and not psutil.pid_exists(job.pid)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_left_when_the_program_that_cuts_is_killed(large: ModelDescription, tmp_path: Path) -> None:
+    (tmp_path / "description").write_bytes(msgspec.json.encode(large))
+    program = subprocess.Popen([sys.executable, "-c", CUTS, str(tmp_path / "description"), str(tmp_path / "out")])
+    wait_until(lambda: list((tmp_path / "out").glob(".cutting-*/shard_0/*")))
+    program.kill()
+    program.wait()
+    wait_until(lambda: list((tmp_path / "out").iterdir()) == [], 20)
 
 
 def test_a_job_cancelled_before_it_starts_starts_nothing(llama: ModelDescription, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from app.cluster.health import NodeHealth
 from app.models.description import ModelDescription, PartSource, TensorSource
 from app.registry.records import DeploymentRecord, DeploymentStatus, NodeRecord, ShardRecord
 from app.ui.cluster import Cluster, DeploymentView, Lists
-from worker_agent.messages import HealthReport, Progress
+from worker_agent.messages import HealthReport, Progress, StageInfo
 
 MB = 1_000_000
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -32,12 +32,15 @@ def health(
     used: int = 0,
     busy: float | None = None,
     rtt: float = 0.002,
+    held: int = 0,
+    stages: tuple[StageInfo, ...] = (),
 ) -> NodeHealth:
     report = HealthReport(
         call=1, boot="b" * 16, cpu_percent=cpu, process_cpu_percent=cpu, load_1m=0.5, memory_total=2 * budget,
-        memory_available=budget, process_memory=300 * MB, memory_budget=budget, memory_used=used, disk_free=10**11,
-        gpus=(), progress=Progress(steps_done=1, busy_seconds=busy, busy_tokens=1, step_p99=0.02), stages=(),
-        draining=False, dropped=0,
+        memory_available=budget, process_memory=held or 300 * MB + used, memory_base=300 * MB,
+        memory_held=300 * MB + used, memory_budget=budget, memory_used=used, disk_free=10**11, gpus=(),
+        progress=Progress(steps_done=1, busy_seconds=busy, busy_tokens=1, step_p99=0.02), stages=stages,
+        draining=False, loading=0, dropped=0,
     )  # fmt: skip
     return NodeHealth(id, datetime.now(UTC), rtt, report)
 

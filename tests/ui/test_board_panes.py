@@ -180,6 +180,17 @@ def test_a_models_page_says_where_it_may_be_cut_and_why_not_elsewhere(inspector:
     assert inspector.model.cuts.value("Allowed") == "between any two layers"
 
 
+def test_a_models_page_tells_what_was_found_out_when_it_was_added(inspector: Inspector, board: BoardModel) -> None:
+    from msgspec.structs import replace as altered
+
+    with pytest.raises(KeyError):
+        inspector.model.source.value("Note")
+    noted = altered(SMALL, name="noted", notes=("It has two heads.", "One is used."))
+    fill(board.workbench.cluster, models=(noted,))
+    inspector.model.show_model("noted")
+    assert inspector.model.source.value("Note") == "It has two heads. One is used."
+
+
 def test_places_to_cut_in_words() -> None:
     from msgspec.structs import replace as altered
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from worker_agent.anatomy import Anatomy, assign, build_empty, examine
+from worker_agent.loading import load_stage
 from worker_agent.messages import (
     Budget,
     DType,
@@ -34,9 +35,9 @@ from worker_agent.messages import (
     decode,
     encode,
 )
-from worker_agent.runner import Destination, Outgoing, Runner
+from worker_agent.outgoing import Destination, Outgoing
+from worker_agent.runner import Runner
 from worker_agent.runtime import Runtime
-from worker_agent.stage import load_stage
 
 RUNTIME = Runtime("cpu", 1, 1)
 
@@ -125,8 +126,9 @@ class Ring:
     def link(self) -> None:
         """A new epoch on every stage."""
         self.epoch += 1
+        whole = not all(runner.stage.in_pieces for runner in self.runners)
         for stage, runner in enumerate(self.runners):
-            runner.link(Link(call=1, deployment="d1", stage=stage, epoch=self.epoch))
+            runner.link(Link(call=1, deployment="d1", stage=stage, epoch=self.epoch, whole_prompts=whole and not stage))
 
     def start(
         self, number: int, prompt: Sequence[int], max_tokens: int, sampling: Sampling | None = None, **budget: object

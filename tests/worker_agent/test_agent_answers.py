@@ -7,12 +7,14 @@ import socket as stdlib_socket
 import struct
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.worker_agent.agent_process import AgentProcess, Client, until
+from tests.worker_agent.agent_process import AgentProcess, Client, running_agent, until
 from tests.worker_agent.conftest import Connect
 from tests.worker_agent.loading import load, send_parts
 from tests.worker_agent.ring import CutModel
@@ -101,8 +103,21 @@ def test_health_tells_of_the_machine_and_of_the_budget(connect: Connect) -> None
     assert not report.draining
 
 
-def test_the_agent_measures_its_speed_after_it_is_ready(connect: Connect) -> None:
+@pytest.mark.usefixtures("measuring")
+def test_the_agent_measures_its_speed_after_it_is_ready(
+    tmp_path: Path, connect: Connect, controller_keys: KeyPair
+) -> None:
+    with running_agent(tmp_path / "home", f"--trust={controller_keys.public}") as agent:
+        check_speeds(connect(to=agent))
+
+
+def test_an_agent_that_is_told_not_to_measures_nothing(connect: Connect) -> None:
     client = connect()
+    time.sleep(1.5)  # an agent that measures knows its first figures by then
+    assert health(client).speeds == () == client.hello().speeds
+
+
+def check_speeds(client: Client) -> None:
     speeds = until(lambda: (found := health(client).speeds) and len(found) == 3 and found, 20.0)
     assert {speed.dtype for speed in speeds} == {"float32", "bfloat16", "float16"}
     assert all(speed.read_bytes_per_second > 1e7 and speed.flops_per_second > 1e7 for speed in speeds)

@@ -119,7 +119,7 @@ def test_weights_come_in_chunks_and_a_wrong_hash_leaves_nothing(connect: Connect
         answers = [send_chunk(client, digest, source, offset) for offset in range(0, total, CHUNK_BYTES)]
         assert [type(answer) for answer in answers] == [ChunkAck, ChunkAck, last]
         if isinstance(answers[-1], Failed):
-            assert answers[-1].kind == "weights"
+            assert answers[-1].kind == "damaged"
             assert not list((agent.home / "parts").glob(f"{digest}*"))
     assert answers[-1] == ChunkAck(call=answers[-1].call, digest=digest, received=total, complete=True)
     assert (agent.home / "parts" / digest).read_bytes() == content

@@ -14,7 +14,7 @@ from tests.worker_agent.ring import RUNTIME, Ring, cut_model
 from tests.worker_agent.tiny_models import make_model
 from worker_agent.compute import Compute
 from worker_agent.messages import Constraint
-from worker_agent.runner import Outgoing
+from worker_agent.outgoing import Outgoing
 
 WANTED = Constraint("regex", "(yes|no)")
 EOS = (0,)

@@ -11,7 +11,8 @@ from tests.worker_agent.ring import CutModel, Ring, cut_model, random_prompt
 from tests.worker_agent.tiny_models import VOCABULARY, make_model
 from worker_agent.errors import OutOfMemory, UnknownStage, WireError
 from worker_agent.messages import Link, Slice, Step, TensorFrame
-from worker_agent.runner import RESEND_SECONDS, Destination
+from worker_agent.outgoing import Destination
+from worker_agent.runner import RESEND_SECONDS
 
 PROMPTS = [random_prompt(length, VOCABULARY, seed) for seed, length in enumerate((4, 30, 9))]
 

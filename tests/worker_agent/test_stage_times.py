@@ -12,7 +12,7 @@ from tests.worker_agent.ring import RUNTIME, CutModel, Ring, cut_model, random_p
 from tests.worker_agent.tiny_models import VOCABULARY, make_model
 from worker_agent.compute import Compute
 from worker_agent.messages import Link, StageTime, Step, Tokens
-from worker_agent.runner import Destination, Outgoing
+from worker_agent.outgoing import Destination, Outgoing
 
 PROMPT = random_prompt(5, VOCABULARY, 1)
 

@@ -33,6 +33,9 @@ from worker_agent.messages.control import (
     Speed,
     StageInfo,
     Unload,
+    Way,
+    WayName,
+    Ways,
     Welcome,
 )
 from worker_agent.messages.fields import (
@@ -176,6 +179,9 @@ __all__ = [
     "Tokens",
     "TopToken",
     "Unload",
+    "Way",
+    "WayName",
+    "Ways",
     "Welcome",
     "Z85Key",
     "check_payload",

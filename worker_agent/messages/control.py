@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
@@ -68,6 +68,25 @@ class Speed(Struct, forbid_unknown_fields=True, frozen=True):
 Speeds = Annotated[tuple[Speed, ...], Meta(max_length=8)]
 
 
+WayName = Literal["batched", "pieces", "packed", "joined", "norms", "recorded"]
+
+
+class Way(Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
+    """One of the ways to compute faster than transformers' own pass with the same result, as a stage takes it.
+
+    `batched` and `pieces` count layers, `packed`, `joined` and `norms` modules, `recorded` whole stages.
+    """
+
+    name: WayName
+    used: U32
+    possible: U32
+    why: Text = ""
+    """Why not everywhere, where that is so."""
+
+
+Ways = Annotated[tuple[Way, ...], Meta(max_length=16)]
+
+
 class StageInfo(Struct, forbid_unknown_fields=True, frozen=True):
     """A stage that an agent holds, as it reports it."""
 
@@ -84,7 +103,10 @@ class StageInfo(Struct, forbid_unknown_fields=True, frozen=True):
     """Bytes set aside for keys and values."""
     kv_tokens: U63
     kv_used_tokens: U63
+    kv_held_bytes: U63
+    """Bytes that keys and values take at this moment."""
     sequences: U32
+    ways: Ways = ()
 
 
 class Welcome(Call, tag="welcome", kw_only=True, frozen=True):
@@ -103,6 +125,8 @@ class Welcome(Call, tag="welcome", kw_only=True, frozen=True):
     memory_total: U63
     memory_budget: U63
     """Bytes that stages may take in all, weights and KV."""
+    memory_base: U63
+    """Bytes that the agent took before it held any stage."""
     disk_free: U63
     gpus: Annotated[tuple[Gpu, ...], Meta(max_length=64)]
     stages: Annotated[tuple[StageInfo, ...], Meta(max_length=256)]
@@ -135,14 +159,21 @@ class HealthReport(Call, tag="health_report", kw_only=True, frozen=True):
     memory_total: U63
     memory_available: U63
     process_memory: U63
+    """Bytes of main memory that the agent's process really holds."""
+    memory_base: U63
+    """As in Welcome."""
+    memory_held: U63
+    """Bytes of main memory that the agent believes to hold: its base, weights, and the keys and values of now."""
     memory_budget: U63
     memory_used: U63
-    """Bytes of the budget that loaded stages take."""
+    """Bytes of the budget that loaded stages take, with all keys and values that they may come to hold."""
     disk_free: U63
     gpus: Annotated[tuple[Gpu, ...], Meta(max_length=64)]
     progress: Progress
     stages: Annotated[tuple[StageInfo, ...], Meta(max_length=256)]
     draining: bool
+    loading: U32
+    """Stages that are being loaded at this moment: the process holds what is not counted yet."""
     dropped: U63
     """Messages dropped since start because they were late, malformed or not allowed."""
     speeds: Speeds = ()
@@ -252,8 +283,8 @@ class Loaded(Call, tag="loaded", kw_only=True, frozen=True):
     weight_bytes: U63
     kv_bytes: U63
     seconds: Seconds
-    batched: bool
-    """Whether sequences share a step (ragged batch) or run one at a time."""
+    ways: Ways
+    """How the stage runs. Not `batched`: one sequence at a time; not `pieces`: every prompt in one step."""
 
 
 class Link(Call, tag="link", kw_only=True, frozen=True):
@@ -270,6 +301,8 @@ class Link(Call, tag="link", kw_only=True, frozen=True):
     first: Address | None = None
     first_key: Z85Key | None = None
     """Where the last stage sends tokens besides the controller."""
+    whole_prompts: bool = False
+    """To the first stage: some stage cannot take a prompt in pieces."""
 
 
 class Unload(Call, tag="unload", kw_only=True, frozen=True):

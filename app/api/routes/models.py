@@ -19,7 +19,7 @@ from app.api.state import TheController, TheJobs
 from app.api.views import ALWAYS, JobView, ModelList, ModelView, errors
 from app.controller import Controller
 from app.errors import BadInput
-from app.models.description import ModelDescription
+from app.models.description import ModelDescription, notes_of
 from app.models.sources import HUB_ID, check_name, recognise
 from app.registry import ModelRecord
 
@@ -92,8 +92,12 @@ async def remove(
 
 
 async def model_views(controller: Controller) -> list[ModelView]:
-    records: list[ModelRecord] = await asyncio.to_thread(controller.registry.models.list)
-    return [ModelView.of(record) for record in records]
+    def read() -> list[ModelView]:
+        records: list[ModelRecord] = controller.registry.models.list()
+        notes = {description.name: description.notes for description in controller.library.list()}
+        return [ModelView.of(record, notes.get(record.name, ())) for record in records]
+
+    return await asyncio.to_thread(read)
 
 
 async def _demo(controller: Controller, job: BackgroundJob) -> Outcome:
@@ -107,9 +111,8 @@ async def _add(controller: Controller, body: AddModel, job: BackgroundJob) -> Ou
 
 
 def _added(description: ModelDescription) -> Outcome:
-    return Outcome(
-        description.name, {"source": description.origin or description.source, "bytes": description.weight_bytes}
-    )
+    source = description.origin or description.source
+    return Outcome(description.name, {"source": source, "bytes": description.weight_bytes, **notes_of(description)})
 
 
 def _check_source(body: AddModel) -> None:

@@ -104,8 +104,12 @@ def memory_table(memory: Sequence[NodeMemory], nodes: Sequence[NodeFacts]) -> Ta
         node = facts.get(each.node_id)
         name = _named(node, nodes) if node is not None else f"node {each.node_id}"
         total = size(node.memory_total) if node is not None and node.memory_total else "–"
-        rows.append((name, size(each.process), size(each.used), size(each.budget), size(each.available), total))
-    return Table(("Node", "Agent", "Used by stages", "Budget", "Available", "Machine"), tuple(rows))
+        told = (size(each.believed), size(each.agent)) if each.believed else ("–", "–")
+        rows.append((name, size(each.process), *told, size(each.used), size(each.budget), size(each.available), total))
+    columns = (
+        "Node", "Agent's process", "Accounted for", "Agent itself", "Used by stages", "Budget", "Available", "Machine"
+    )  # fmt: skip
+    return Table(columns, tuple(rows))
 
 
 def value_text(value: object) -> str:

@@ -24,6 +24,7 @@ from app.runs.figures import duration, layers, percent, rate_text, size
 from app.runs.run import Run, RunEvent
 from app.runs.trace import DeploymentTrace, JobTrace, NodeFacts, NodeMemory, Phase, Plan, RequestTrace
 from app.runs.waterfall import Shares, shares
+from app.runs.ways import way_lines
 
 LONGEST_TEXT = 200_000
 """Characters of a prompt or an answer; what is longer is in the other formats."""
@@ -58,6 +59,8 @@ class StageLine(Struct, frozen=True, kw_only=True):
     count: int
     weights: str
     kv: str
+    ways: tuple[tuple[str, str], ...] = ()
+    """(title, text) of how it ran."""
     compute: str = ""
     queue: str = ""
     compute_share: float = 0.0
@@ -260,12 +263,14 @@ def _stages(plan: Plan | None, found: Shares | None) -> tuple[StageLine, ...]:
             count=stage.end - stage.start,
             weights=size(stage.weight_bytes) if stage.weight_bytes else "–",
             kv=size(stage.kv_bytes) if stage.kv_bytes else "–",
+            ways=tuple(way_lines(stage.ways)),
         )
         if found is not None and number < len(found.stages) and found.decode_us > 0:
             totals, trips = found.stages[number], max(1, found.tokens - 1)
             line = StageLine(
                 number=line.number, node=line.node, layers=line.layers, count=line.count, weights=line.weights,
-                kv=line.kv, compute=duration(totals.compute_us / trips), queue=duration(totals.queue_us / trips),
+                kv=line.kv, ways=line.ways, compute=duration(totals.compute_us / trips),
+                queue=duration(totals.queue_us / trips),
                 compute_share=min(1.0, totals.compute_us / found.decode_us),
                 queue_share=min(1.0, totals.queue_us / found.decode_us),
             )  # fmt: skip

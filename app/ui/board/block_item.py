@@ -10,9 +10,13 @@ from app.ui.board.lanes import Block, BlockKind
 from app.ui.board.scene_layout import BlockPlace
 from app.ui.board.scene_look import Look, faded, mixed, shrunk
 from app.ui.formats import layers_text, size_text
+from app.ui.icons import draw_icon
 
 RADIUS = 6.0
 HATCH_STEP = 6.0
+MARK = 12.0
+"""Side of the quiet mark of a shard that runs slower than it might."""
+MARK_ROOM = 40.0
 SEAM = 1.0
 """Half of the gap between two blocks."""
 
@@ -132,6 +136,9 @@ def paint_block(
         painter.setPen(pen)
         painter.drawRoundedRect(shrunk(body, 0.8), radius, radius)
     _write(painter, look, block, body, kv_part.width(), own)
+    if block.slower and body.width() >= MARK_ROOM:
+        ink = colors.on_accent if block.kind is BlockKind.DEPLOYED else colors.text
+        draw_icon(painter, "gauge", QRectF(body.left() + 5, body.top() + 5, MARK, MARK), ink)
 
 
 def _fills(look: Look, block: Block, own: QColor) -> tuple[QColor, QColor]:
@@ -200,6 +207,8 @@ def tool_tip(block: Block, place: BlockPlace) -> str:
         f"Weights {size_text(block.weight_bytes)}, keys and values {size_text(block.kv_bytes)}",
         "Drag it to another node, or right-click for more",
     ]
+    if block.slower:
+        lines.insert(2, f"Slower than it might be: {block.slower}")
     if not place.to_scale:
         lines.append("Drawn wider than it is, so that it can be taken in the hand")
     return "\n".join(lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from app.errors import BadInput, PlacementError
+from app.runs.ways import lost_text
 from app.sharding.arrangement import Arrangement, Serving, StageSizes
 from app.sharding.placement import NodeCapacity
 from app.sharding.prediction import NodeSpeed, speed_of
@@ -86,12 +87,18 @@ class BoardMemory:
     ) -> tuple[LaneView, ...]:
         """Every node with the draft's blocks and the others', in the registry's order."""
         kind = BlockKind.DEPLOYED if is_loaded else BlockKind.PROPOSED
+        loaded = self._cluster.deployment_of(model) if model is not None and is_loaded else None
+        told = () if loaded is None else self._cluster.ways(loaded)
+        slower = {(shard.start_layer, shard.end_layer): lost_text(ways) for shard, ways in told}
         mine: dict[int, list[Block]] = {}
         for stage, piece in enumerate(draft.pieces if draft is not None else ()):
             if draft is not None and piece.node_id is not None:
                 mine.setdefault(piece.node_id, []).append(
-                    Block(kind, stage, piece.start, piece.end, draft.weights(stage), draft.kv(stage), draft.model_name)
-                )
+                    Block(
+                        kind, stage, piece.start, piece.end, draft.weights(stage), draft.kv(stage), draft.model_name,
+                        slower.get((piece.start, piece.end), ""),
+                    )
+                )  # fmt: skip
         lanes = []
         for view in self._cluster.nodes.values():
             blocks = (*self.others(view.id, model), *mine.get(view.id, ()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QGridLayout, QLabel, QSizePolicy, QWidget
@@ -25,8 +25,15 @@ class Facts(QWidget):
         self._grid.setColumnMinimumWidth(0, self.fontMetrics().horizontalAdvance("Vocabulary"))
         self._labels: list[tuple[QLabel, QLabel]] = []
 
-    def show_facts(self, facts: Sequence[Fact]) -> None:
-        """Values that are empty are left out."""
+    def show_facts(
+        self, facts: Sequence[Fact], tips: Mapping[str, str] | None = None, marked: Collection[str] = ()
+    ) -> None:
+        """Values that are empty are left out.
+
+        Args:
+            tips: by name, what a tooltip says of it.
+            marked: names of values that deserve attention.
+        """
         shown = [fact for fact in facts if fact[1]]
         while len(self._labels) < len(shown):
             self._add()
@@ -39,6 +46,14 @@ class Facts(QWidget):
                 value.setAccessibleName(fact[0])
             if value.text() != fact[1]:
                 value.setText(fact[1])
+            tip = (tips or {}).get(fact[0], "")
+            name.setToolTip(tip)
+            value.setToolTip(tip)
+            role = "warning" if fact[0] in marked else None
+            if value.property("role") != role:
+                value.setProperty("role", role)
+                value.style().unpolish(value)
+                value.style().polish(value)
 
     def value(self, name: str) -> str:
         """What is shown beside a name. Raises KeyError when it is not shown."""

@@ -12,7 +12,9 @@ from app.models.description import ModelDescription
 from app.sharding.arrangement import StageSizes
 from app.ui.board.library_model import parameters_text
 from app.ui.board.page import Page
-from app.ui.formats import size_text
+from app.ui.board.ways import StageWays, show_ways
+from app.ui.cluster import Cluster, DeploymentView
+from app.ui.formats import layers_text, size_text
 
 if TYPE_CHECKING:
     from app.ui.board.board_commands import BoardCommands
@@ -28,6 +30,7 @@ class InspectModel(Page):
         self._shown: ModelDescription | None = None
         self.facts = self.section("Model")
         self.needs = self.section("Memory to run it")
+        self.runs = self.section("How it runs")
         self.cuts = self.section("Cutting")
         self.source = self.section("Source")
         self.column.addSpacing(8)
@@ -40,7 +43,9 @@ class InspectModel(Page):
         model = board.workbench.cluster.model(name)
         if model is None:
             return
-        self.chat.setVisible(board.workbench.cluster.deployment_of(name) is not None)
+        deployed = board.workbench.cluster.deployment_of(name)
+        self.chat.setVisible(deployed is not None)
+        show_ways(self, self.runs, [] if deployed is None else _stage_ways(board.workbench.cluster, deployed))
         draft = board.drafts.of(name)
         if draft is not None:
             sizes, end = draft.sizes, model.num_layers
@@ -70,12 +75,27 @@ class InspectModel(Page):
             )
         )
         self.cuts.show_facts((("Allowed", cuts_text(model)), ("Because", " ".join(model.cut_notes))))
-        self.source.show_facts((("From", model.origin or model.source), ("Folder", model.folder)))
+        self.source.show_facts(
+            (
+                ("From", model.origin or model.source),
+                ("Folder", model.folder),
+                ("Note", " ".join(model.notes)),
+            )
+        )
 
     @Slot()
     def _on_chat(self) -> None:
         if self._shown is not None:
             self._board.workbench.navigate.emit("chat", self._shown.name)
+
+
+def _stage_ways(cluster: Cluster, view: DeploymentView) -> list[StageWays]:
+    """Of the stages of which something is heard, with how they are named where they differ."""
+    return [
+        (f"{cluster.nodes[shard.node_id].name}, layers {layers_text(shard.start_layer, shard.end_layer)}", ways)
+        for shard, ways in cluster.ways(view)
+        if shard.node_id is not None
+    ]
 
 
 def cuts_text(model: ModelDescription) -> str:

@@ -8,6 +8,7 @@ from PySide6.QtCore import Slot
 from PySide6.QtWidgets import QWidget
 
 from app.errors import ShardboardError
+from app.ui.board.facts import Fact
 from app.ui.board.lanes import BlockKind, LaneView, unavailable_because
 from app.ui.board.page import Page
 from app.ui.cluster import NodeView
@@ -26,6 +27,7 @@ class InspectNode(Page):
         self._board = board
         self._node: int | None = None
         self.memory = self.section("Memory for stages")
+        self.process = self.section("Its process")
         self.stages = self.section("Shards")
         self.link = self.section("Node")
         self.column.addSpacing(8)
@@ -44,6 +46,7 @@ class InspectNode(Page):
         why = unavailable_because(view)
         self.subtitle.setText(f"{view.chip}\n{why[:1].upper() + why[1:]}" if why else view.chip)
         self._show_memory(lane)
+        self.process.show_facts(process_facts(lane))
         self.stages.show_facts(_shard_facts(lane))
         speed = self._board.memory.speed(view, self._dtype())
         self.link.show_facts(
@@ -107,6 +110,21 @@ class InspectNode(Page):
     @Slot()
     def _on_show(self) -> None:
         self._board.workbench.navigate.emit("nodes", self._node)
+
+
+def process_facts(lane: LaneView) -> list[Fact]:
+    """What the agent's process takes of main memory: expected with the draft, accounted for now, held now."""
+    view, report = lane.node, lane.node.report
+    blocks = sum(block.memory for block in lane.blocks)
+    expected = view.agent_memory + (0 if view.on_gpu else blocks)
+    facts = [
+        ("Agent itself", size_text(view.agent_memory) if view.agent_memory else ""),
+        ("Expected", f"{size_text(expected)} once caches are full" if view.agent_memory and lane.blocks else ""),
+    ]
+    if report is not None:
+        facts.append(("Accounted", f"{size_text(report.memory_held)} now"))
+        facts.append(("Holds", f"{size_text(report.process_memory)} now"))
+    return [*facts, ("Note", view.memory_problem)]
 
 
 def _shard_facts(lane: LaneView) -> list[tuple[str, str]]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from PySide6.QtWidgets import QWidget
 
 from app.ui.board.page import Page
+from app.ui.board.ways import show_ways
 from app.ui.formats import layers_text, size_text
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ class InspectStage(Page):
         self._board = board
         self.facts = self.section("Shard")
         self.memory = self.section("Memory")
+        self.runs = self.section("How it runs")
         self.column.addSpacing(8)
         self.commands(("Node before", commands.previous_node), ("Next node", commands.next_node))
         self.commands(("End earlier", commands.boundary_earlier), ("End later", commands.boundary_later))
@@ -55,6 +57,18 @@ class InspectStage(Page):
                 ("Together", size_text(draft.memory(stage))),
             )
         )
+
+        loaded = self._board.workbench.cluster.deployment_of(draft.model_name) if self._board.is_loaded else None
+        told = None
+        if loaded is not None and node is not None:
+            told = next(
+                (
+                    info for info in (node.report.stages if node.report is not None else ())
+                    if (info.deployment, info.start, info.end) == (loaded.record.id, piece.start, piece.end)
+                ),
+                None,
+            )  # fmt: skip
+        show_ways(self, self.runs, [] if told is None else [("", told.ways)])
 
     def _time_of(self, stage: int) -> str:
         """Predicted for the stages that are loaded, which neighbours on one node share."""

@@ -36,6 +36,8 @@ class Block:
     kv_bytes: int
     label: str
     """The model's name."""
+    slower: str = ""
+    """What of its speed is lost, and why; empty when nothing is, or it is not loaded."""
 
     @property
     def memory(self) -> int:

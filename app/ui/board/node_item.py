@@ -17,6 +17,7 @@ from app.ui.board.scene_text import STATE_ICONS, caption, progress_bytes, progre
 from app.ui.cluster import NodeState, Sample
 from app.ui.formats import size_text
 from app.ui.icons import draw_icon
+from app.ui.nodes.node_words import process_text
 from app.ui.theme import RADIUS
 
 SAMPLES = 60
@@ -134,7 +135,9 @@ class NodeItem(QGraphicsItem):
         indent = 20.0 if self.verdict is not None or lane.shortage else 0.0
         cut = look.small_bold_metrics if indent else look.small_metrics
         text = cut.elidedText(text, elide, places.caption.width() - indent)
-        self.setToolTip(f"{lane.node.name}\n{lane.node.chip}\n{state_text(lane.node)}\n{caption(lane)}, {free}")
+        self.setToolTip(
+            f"{lane.node.name}\n{lane.node.chip}\n{state_text(lane.node)}\n{caption(lane)}, {free}\n{process_text(lane.node)}".rstrip()
+        )
         return _Texts(name, details, text, free if fits and not lane.shortage else "")
 
     def _trace(self) -> tuple[QPolygonF, QPolygonF]:

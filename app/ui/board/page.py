@@ -27,6 +27,7 @@ class Page(QWidget):
         self.column.setSpacing(SPACING)
         self.column.addWidget(self.title)
         self.column.addWidget(self.subtitle)
+        self._headings: dict[Facts, QLabel] = {}
 
     def section(self, heading: str) -> Facts:
         """Facts under a heading."""
@@ -36,7 +37,13 @@ class Page(QWidget):
         self.column.addSpacing(SPACING)
         self.column.addWidget(label)
         self.column.addWidget(facts)
+        self._headings[facts] = label
         return facts
+
+    def show_section(self, facts: Facts, shown: bool) -> None:
+        """Show a section with its heading, or neither."""
+        facts.setVisible(shown)
+        self._headings[facts].setVisible(shown)
 
     def button(self, text: str, run: Callable[[], object]) -> QPushButton:
         made = QPushButton(text)

@@ -77,7 +77,8 @@ def lane_text(lane: LaneView) -> str:
         else:
             state = "loaded" if block.kind is BlockKind.DEPLOYED else "proposed"
             parts.append(
-                f"layers {layers_text(block.start, block.end)} of {block.label} ({state}, {size_text(block.memory)})"
+                f"layers {layers_text(block.start, block.end)} of {block.label} ({state}, {size_text(block.memory)}"
+                f"{', slower than it might be' if block.slower else ''})"
             )
     holds = ", ".join(parts) or "no layers"
     end = f"{size_text(lane.shortage)} missing" if lane.shortage else f"{size_text(max(0, lane.free))} free"

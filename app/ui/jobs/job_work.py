@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from app.models.description import ModelDescription, notes_of
 from app.ui.formats import size_text
 from app.ui.jobs.job import JobResult
 
@@ -145,7 +146,7 @@ class AddWork:
     def run(self, library: ModelLibrary, report: ProgressCallback, chain: JobChain) -> JobResult:
         job = library.add_job(self.source, name=self.name, revision=self.revision, on_progress=report)
         description = chain.run(job)
-        return _added(description.name, description.num_layers, description.weight_bytes, self.source)
+        return _added(description, self.source)
 
     async def register(self, controller: Controller, result: JobResult) -> JobResult:
         return await _register_model(controller, result)
@@ -165,15 +166,18 @@ class DemoWork:
         from app.models.demo import ensure_demo_model
 
         description = ensure_demo_model(library, report, chain)
-        return _added(description.name, description.num_layers, description.weight_bytes, description.origin)
+        return _added(description, description.origin)
 
     async def register(self, controller: Controller, result: JobResult) -> JobResult:
         return await _register_model(controller, result)
 
 
-def _added(name: str, layers: int, nbytes: int, source: str) -> JobResult:
-    text = f"{name}: {layers} layers, {size_text(nbytes)}, is in the library"
-    return JobResult(text, name, None, (("source", source), ("bytes", nbytes)))
+def _added(description: ModelDescription, source: str) -> JobResult:
+    name, nbytes = description.name, description.weight_bytes
+    text = f"{name}: {description.num_layers} layers, {size_text(nbytes)}, is in the library"
+    notes = "".join(f". {note.removesuffix('.')}" for note in description.notes)
+    details = (("source", source), ("bytes", nbytes), *notes_of(description).items())
+    return JobResult(text + notes, name, None, details)
 
 
 async def _register_model(controller: Controller, result: JobResult) -> JobResult:

@@ -43,6 +43,7 @@ class SourceLook:
 
 def look_at_source(wish: SourceWish, library: ModelLibrary) -> SourceLook:
     """Blocks for as long as the disk takes."""
+    from app.models.gguf import model_files
     from app.models.sources import FolderSource, GgufSource, check_name, default_name, recognise
 
     if not wish.source.strip():
@@ -52,8 +53,10 @@ def look_at_source(wish: SourceWish, library: ModelLibrary) -> SourceLook:
         if isinstance(source, FolderSource):
             kind, text = "folder", _folder_text(source.folder)
         elif isinstance(source, GgufSource):
-            size = size_text(source.file.stat().st_size)
-            kind, text = "gguf", f"A GGUF file of {size}. Its weights are converted into the library."
+            files = model_files(source.file)
+            size = size_text(sum(file.stat().st_size for file in files))
+            what = "A GGUF file" if len(files) == 1 else f"{len(files)} GGUF files"
+            kind, text = "gguf", f"{what} of {size}. The weights are converted into the library."
         else:
             kind, text = "hub", "A repository of the Hugging Face Hub. It is downloaded into the library."
         suggested = default_name(source)

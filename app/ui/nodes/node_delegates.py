@@ -81,6 +81,11 @@ class MemoryDelegate(_CellDelegate):
             painter.setBrush(colors.warning if share > 0.95 else colors.accent)
             painter.drawRoundedRect(bar, height / 2, height / 2)
         place = rect.adjusted(width + SPACING, 0, 0, 0)
+        if row.memory_problem:
+            side = metrics.height() - 2
+            spot = QRectF(place.right() - side, place.center().y() - side / 2 + 0.5, side, side)
+            draw_icon(painter, "triangle-alert", spot, colors.warning)
+            place = place.adjusted(0, 0, -side - SPACING // 2, 0)
         painter.setPen(colors.text)
         painter.drawText(
             place, Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter,

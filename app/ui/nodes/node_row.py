@@ -8,7 +8,7 @@ from enum import IntEnum
 
 from app.ui.cluster import DeploymentView, NodeState, NodeView, Sample
 from app.ui.formats import ago, clock, duration, size_text
-from app.ui.nodes.node_words import STATES, TROUBLED, address_of, gpu_text, memory_text, shards_text
+from app.ui.nodes.node_words import STATES, TROUBLED, address_of, gpu_text, memory_text, process_text, shards_text
 
 
 class NodeColumn(IntEnum):
@@ -45,6 +45,7 @@ class NodeRow:
     reason: str
     memory_used: int
     memory_budget: int
+    memory_problem: str
     heartbeat: datetime | None
     cells: tuple[NodeCell, ...]
     words: str
@@ -82,7 +83,9 @@ def row_of(
             memory_text(used if report else None, budget),
             used,
             f"Stages take {size_text(used)} of the {size_text(budget)} they may take"
-            + (f"\nThe machine has {size_text(report.memory_available)} free" if report else ""),
+            + (f"\nThe machine has {size_text(report.memory_available)} free" if report else "")
+            + (f"\n{about}" if (about := process_text(view)) else "")
+            + (f"\n{view.memory_problem}" if view.memory_problem else ""),
         ),
         NodeCell(gpu, _gpu_key(view), gpu) if gpu else _UNKNOWN,
         NodeCell(f"{tokens:.1f}" if tokens else "0", tokens, "Tokens per second through this node")
@@ -94,7 +97,8 @@ def row_of(
         NodeCell(shards or "–", shards.casefold(), shards.replace("; ", "\n")),
     )
     words = " ".join((view.name, address_of(view), look.word, reason, shards, view.chip)).casefold()
-    return NodeRow(view.id, view.state, reason, used, budget, heard, cells, words)
+    problem = view.memory_problem if report else ""
+    return NodeRow(view.id, view.state, reason, used, budget, problem, heard, cells, words)
 
 
 def heartbeat_of(view: NodeView, latest: Sample | None) -> datetime | None:

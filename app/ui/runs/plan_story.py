@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from app.runs.run import Run
-from app.runs.trace import DeploymentTrace, NodeFacts, NodeMemory, Origin, Plan, RequestTrace, Versions
+from app.runs.trace import DeploymentTrace, NodeFacts, NodeMemory, Origin, Plan, RequestTrace, StagePlan, Versions
+from app.runs.ways import way_lines
 from app.ui.formats import layers_text, short, size_text
 from app.ui.runs.section import Section
 
@@ -67,11 +68,16 @@ def _stages(plan: Plan) -> Section:
             (
                 f"{stage.stage + 1} · {stage.node or f'node {stage.node_id}'}",
                 f"layers {layers_text(stage.start, stage.end)}, {size_text(stage.weight_bytes)} of weights, "
-                f"{size_text(stage.kv_bytes)} of KV cache",
+                f"{size_text(stage.kv_bytes)} of KV cache{_ways(stage)}",
             )
             for stage in plan.stages
         ),
     )
+
+
+def _ways(stage: StagePlan) -> str:
+    """How it ran, a line for each way."""
+    return "".join(f"\n{title}: {text}" for title, text in way_lines(stage.ways))
 
 
 def _node(node: NodeFacts, memory: NodeMemory | None) -> Section:
@@ -89,9 +95,17 @@ def _node(node: NodeFacts, memory: NodeMemory | None) -> Section:
     if memory is not None:
         facts.append(
             ("Memory at the end", f"{size_text(memory.used)} of {size_text(memory.budget)} in layers, "
-             f"{size_text(memory.process)} the agent, {size_text(memory.available)} free on the machine")
+             f"{size_text(memory.process)} held by the agent's process{_believed(memory)}, "
+             f"{size_text(memory.available)} free on the machine")
         )  # fmt: skip
     return Section(f"Node {node.name}", tuple((name, value) for name, value in facts if value))
+
+
+def _believed(memory: NodeMemory) -> str:
+    """Empty for a run that was written down before agents told."""
+    if not memory.believed:
+        return ""
+    return f" ({size_text(memory.believed)} accounted for, {size_text(memory.agent)} by the agent itself)"
 
 
 def _versions(versions: Versions) -> Section:

@@ -1,0 +1,117 @@
+"""The ways to compute faster that a stage takes or cannot take, in words for people.
+
+An agent proves each way when it loads a stage; one that changes a result is not taken, and one that was possible and
+is not taken is a speed-up that was lost. The answers are the same either way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class Way(Protocol):
+    """One way as an agent tells it, or as it was recorded: taken `used` times out of `possible`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def used(self) -> int: ...
+    @property
+    def possible(self) -> int: ...
+    @property
+    def why(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class WayWords:
+    """How a way is called, what it is in a sentence, what it counts, and what its loss means."""
+
+    title: str
+    explanation: str
+    unit: str
+    lost: str
+
+
+WORDS = {
+    "batched": WayWords(
+        "Shared steps",
+        "Several answers share each step, so that many of them cost little more time than one.",
+        "layers",
+        "one answer at a time",
+    ),
+    "pieces": WayWords(
+        "Prompts in pieces",
+        "A long prompt is read a piece at a time, and other answers go on in between.",
+        "layers",
+        "every prompt is read in one go",
+    ),
+    "packed": WayWords(
+        "Packed weights",
+        "The weights lie in memory in the order in which this processor reads them fastest.",
+        "matrices",
+        "not packed",
+    ),
+    "joined": WayWords(
+        "Joined matrices",
+        "Matrices that take the same input are multiplied as one.",
+        "matrices",
+        "not joined",
+    ),
+    "norms": WayWords(
+        "Fast norms",
+        "Each normalization is one operation of torch in place of several.",
+        "norms",
+        "as the model has them",
+    ),
+    "recorded": WayWords(
+        "Recorded pass",
+        "The layers run from a recording, without Python between them.",
+        "stages",
+        "not recorded",
+    ),
+}
+
+
+def words_of(name: str) -> WayWords:
+    """Also for a way that a newer agent knows and this program does not."""
+    return WORDS.get(name) or WayWords(name, "", "places", "not taken")
+
+
+def is_lost(way: Way) -> bool:
+    """Whether it was possible and is not taken everywhere."""
+    return way.used < way.possible
+
+
+def lost(ways: Iterable[Way]) -> list[Way]:
+    return [way for way in ways if is_lost(way)]
+
+
+def way_text(way: Way) -> str:
+    """Whether a way is taken, and why not where it is not. Empty for one that has nothing to do with this stage.
+
+    all 15 layers; lost in 2 of 60 matrices, not packed: …; one answer at a time: …; not here: …
+    """
+    words = words_of(way.name)
+    if not way.possible:
+        return f"not here: {way.why}" if way.why else ""
+    if not is_lost(way):
+        if way.name == "recorded":
+            return "yes"
+        return f"all {way.used:,} {words.unit}" if way.used > 1 else f"its {words.unit.removesuffix('s')}"
+    why = f": {way.why}" if way.why else ""
+    if way.name in ("batched", "pieces", "recorded"):  # of a stage as a whole: one layer that cannot is enough
+        return f"{words.lost}{why}"
+    missing = way.possible - way.used
+    return f"{missing:,} of {way.possible:,} {words.unit} {words.lost}{why}"
+
+
+def way_lines(ways: Iterable[Way]) -> list[tuple[str, str]]:
+    """(title, text) of each way that has to do with the stage."""
+    return [(words_of(way.name).title, text) for way in ways if (text := way_text(way))]
+
+
+def lost_text(ways: Sequence[Way]) -> str:
+    """What is lost, in one line; empty when nothing is. one answer at a time: …; 2 of 60 matrices not packed: …"""
+    return "; ".join(way_text(way) for way in lost(ways))

@@ -1,0 +1,134 @@
+"""Runs several programs side by side, and shows what each has said when it has ended, as if they had run in turn."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+PROGRESS_SECONDS = 20.0
+"""How often it is said how far the programs are."""
+LEAVE_SECONDS = 30.0
+"""How long a program may take to clean up behind itself when the run is broken off."""
+_POLL_SECONDS = 0.1
+_PERCENT = re.compile(r"\[ *(\d+)%\]$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One program of a run."""
+
+    name: str
+    command: tuple[str, ...]
+    tests: bool = False
+    """Whether it is pytest, which prints in percent how far it is and closes with a count."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a program ended."""
+
+    task: Task
+    status: int
+    """Its exit status; negative for a signal."""
+    output: str
+    seconds: float
+
+
+class _Running:
+    """A program under way. What it says goes to a file: a pipe would stay open for as long as any child of it lives."""
+
+    def __init__(self, task: Task, folder: Path, output: Path) -> None:
+        self.task = task
+        self._output = output
+        self._began = time.monotonic()
+        with output.open("wb") as written:
+            self._process = subprocess.Popen(
+                task.command, cwd=folder, stdin=subprocess.DEVNULL, stdout=written, stderr=subprocess.STDOUT
+            )
+
+    def outcome(self) -> Outcome | None:
+        """None while it runs."""
+        status = self._process.poll()
+        if status is None:
+            return None
+        return Outcome(self.task, status, self._said(), time.monotonic() - self._began)
+
+    def progress(self) -> str:
+        percent = _PERCENT.findall(self._said()) if self.task.tests else []
+        return f"{self.task.name} {percent[-1]} %" if percent else self.task.name
+
+    def interrupt(self) -> None:
+        """As Ctrl-C in its terminal would."""
+        with suppress(OSError):
+            self._process.send_signal(signal.SIGTERM if sys.platform == "win32" else signal.SIGINT)
+
+    def leave(self, seconds: float) -> None:
+        """Wait for its end, and kill it when it does not come in time."""
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _said(self) -> str:
+        return self._output.read_text(encoding="utf-8", errors="replace")
+
+
+def run_side_by_side(tasks: Sequence[Task], *, folder: Path, width: int, show: Callable[[str], None]) -> list[Outcome]:
+    """Run all tasks in `folder`, `width` at a time, begun in their order: the longest should stand first.
+
+    `show` takes lines for the user: what a task said when it has ended, and now and then how far the others are.
+    An interrupt is passed on to those that run, and raised when they have left.
+    """
+    waiting = deque(tasks)
+    running: list[_Running] = []
+    outcomes: list[Outcome] = []
+    began = shown = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="shardboard-checks-") as outputs, _leaving(running):
+        while waiting or running:
+            while waiting and len(running) < width:
+                running.append(_Running(waiting.popleft(), folder, Path(outputs, str(len(waiting)))))
+            for each in list(running):
+                if (outcome := each.outcome()) is not None:
+                    running.remove(each)
+                    outcomes.append(outcome)
+                    show(f"== {outcome.task.name} ({clock(outcome.seconds)})\n{outcome.output.rstrip()}")
+            if time.monotonic() - shown >= PROGRESS_SECONDS and running:
+                shown = time.monotonic()
+                more = f"; {len(waiting)} to come" if waiting else ""
+                show(f".. {clock(shown - began)} {', '.join(each.progress() for each in running)}{more}")
+            time.sleep(_POLL_SECONDS)
+    return outcomes
+
+
+@contextmanager
+def _leaving(running: list[_Running]) -> Iterator[None]:
+    """On the way out, whatever the reason, those that still run are ended."""
+    try:
+        yield
+    finally:
+        for each in running:
+            each.interrupt()
+        ends = time.monotonic() + LEAVE_SECONDS
+        for each in running:
+            each.leave(max(0.0, ends - time.monotonic()))
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

@@ -1,0 +1,158 @@
+"""`./test`: programs side by side, each one's words in one piece, and a last line that adds up all tests."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from bootstrap.checks import GROUPS, conclude, count, quick_tasks, run_checks, tasks
+from bootstrap.lanes import Outcome, Task, run_side_by_side
+from tests.waiting import wait_until
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def python(name: str, code: str) -> Task:
+    return Task(name, (sys.executable, "-c", code))
+
+
+def outcome(output: str, status: int = 0, name: str = "tests") -> Outcome:
+    return Outcome(Task(name, (), tests=True), status, output, 61.0)
+
+
+def test_two_programs_run_at_a_time_and_each_is_shown_in_one_piece(tmp_path: Path) -> None:
+    meet = """
+import pathlib, sys, time
+mine, other = {0!r}, {1!r}
+print(mine, "begins", flush=True)
+pathlib.Path(mine).touch()
+while not pathlib.Path(other).exists():
+    time.sleep(0.01)
+print(mine, "ends", flush=True)
+"""
+    shown: list[str] = []
+    one, two = python("one", meet.format("a", "b")), python("two", meet.format("b", "a"))
+    three = python("three", "import sys; print('alone', file=sys.stderr); sys.exit(3)")
+    ended = run_side_by_side([one, two, three], folder=tmp_path, width=2, show=shown.append)
+    assert {each.task.name: each.status for each in ended} == {"one": 0, "two": 0, "three": 3}
+    assert {text.partition(" (")[0]: text.splitlines()[1:] for text in shown} == {
+        "== one": ["a begins", "a ends"],
+        "== two": ["b begins", "b ends"],
+        "== three": ["alone"],
+    }
+    assert ended[-1].task is three, "two at a time"
+
+
+def test_a_child_that_stays_behind_keeps_nobody_waiting(tmp_path: Path) -> None:
+    sleeper = "import subprocess; print(subprocess.Popen(['sleep', '60']).pid, flush=True)"
+    [ended] = run_side_by_side([python("parent", sleeper)], folder=tmp_path, width=1, show=lambda text: None)
+    psutil.Process(int(ended.output)).kill()
+    assert ended.seconds < 30
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for another process")
+def test_an_interrupt_reaches_what_runs_and_waits_until_it_has_cleaned_up(tmp_path: Path) -> None:
+    task = """
+import pathlib, time
+try:
+    pathlib.Path("began").touch()
+    time.sleep(60)
+finally:
+    time.sleep(0.5)
+    pathlib.Path("cleaned").touch()
+"""
+    run = f"""
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from pathlib import Path
+from bootstrap.lanes import Task, run_side_by_side
+command = ({sys.executable!r}, "-c", {task!r})
+run_side_by_side([Task("long", command), Task("next", command)], folder=Path({str(tmp_path)!r}), width=1, show=print)
+"""
+    process = subprocess.Popen([sys.executable, "-c", run], cwd=ROOT, stderr=subprocess.PIPE, start_new_session=True)
+    wait_until((tmp_path / "began").exists)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode != 0 and b"KeyboardInterrupt" in said
+    assert (tmp_path / "cleaned").exists()
+
+
+def test_the_last_line_adds_up_the_closing_lines_of_all_groups(capsys: pytest.CaptureFixture[str]) -> None:
+    first = outcome("a 9 failed test\n=== 3 passed, 2 skipped, 9 warnings, 4 subtests passed in 5.10s (0:00:05) ===\n")
+    second = outcome("\x1b[32m======= \x1b[1m2 passed\x1b[0m in 1.00s\x1b[0m ====\n")
+    check = Outcome(Task("a linter", ()), 0, "5 failed in 1.00s", 1.0)
+    assert conclude([first, second, check], 66.6, quick=False) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "5 passed, 0 failed, 2 skipped in 66.60s (1:06)"
+
+
+@pytest.mark.parametrize(
+    ("output", "status", "failed"),
+    [
+        ("=== 2 failed, 3 passed in 5.10s ===", 1, 2),
+        ("=== 3 passed, 1 error in 5.10s ===", 1, 1),
+        ("=== no tests ran in 0.10s ===", 5, 1),
+        ("=== 7 deselected in 0.10s ===", 5, 1),
+        ("tests/test_one.py ....", -11, 1),
+        ("=== 3 passed in 5.10s ===\nFatal Python error: Aborted", -6, 1),
+        ("", 0, 1),
+    ],
+)
+def test_what_failed_broke_off_or_ran_nothing_fails_the_run(
+    capsys: pytest.CaptureFixture[str], output: str, status: int, failed: int
+) -> None:
+    assert conclude([outcome("=== 4 passed in 1.00s ==="), outcome(output, status, "bad")], 1.0, quick=False) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert f", {failed} failed, " in said[-1]
+    assert said[-2] == f"== failed: bad (status {status})"
+
+
+def test_a_check_that_fails_fails_the_run_and_no_test(capsys: pytest.CaptureFixture[str]) -> None:
+    check = Outcome(Task("mypy", ()), 1, "Found 1 error", 1.0)
+    assert conclude([outcome("=== 4 passed in 1.00s ==="), check], 1.0, quick=False) == 1
+    assert "4 passed, 0 failed, 0 skipped" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_a_quick_run_says_what_it_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    assert conclude([outcome("=== 4 passed, 40 deselected in 1.00s ===")], 1.0, quick=True) == 0
+    assert "40 tests were left out" in capsys.readouterr().out
+    assert quick_tasks()[0].command[-2:] == ("-m", "not slow")
+    assert {task.name for task in tasks() if not task.tests} == {task.name for task in quick_tasks() if not task.tests}
+
+
+def test_every_test_belongs_to_exactly_one_group() -> None:
+    """What lies in no group's folders is the last one's, which takes everything but these."""
+    folders = [path for group in GROUPS for path in group.paths]
+    assert all((ROOT / path).is_dir() for path in folders)
+    assert not any(one != other and f"{other}/".startswith(f"{one}/") for one in folders for other in folders)
+    [others] = [task for task in tasks() if any(argument.startswith("--ignore=") for argument in task.command)]
+    assert {argument.removeprefix("--ignore=") for argument in others.command[2:]} == set(folders)
+
+
+def test_a_run_of_pytest_is_counted_as_it_says(tmp_path: Path) -> None:
+    (tmp_path / "test_some.py").write_text(
+        "import pytest\n"
+        "@pytest.fixture\ndef broken():\n    raise OSError\n"
+        "def test_good(): pass\n"
+        "def test_bad(): assert False\n"
+        "def test_worse(broken): pass\n"
+        "@pytest.mark.skip\ndef test_left(): pass\n"
+    )
+    command = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--color=yes", "--rootdir=.")
+    [ended] = run_side_by_side([Task("tests", command, tests=True)], folder=tmp_path, width=1, show=lambda text: None)
+    counted = count(ended.output)
+    assert (counted["passed"], counted["failed"], counted["skipped"]) == (1, 2, 1), ended.output
+
+
+def test_arguments_go_to_pytest_alone(tmp_path: Path) -> None:
+    (tmp_path / "test_some.py").write_text(
+        "import pytest\ndef test_good(): pass\n@pytest.mark.slow\ndef test_bad(): assert False\n"
+    )
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = slow\n")
+    assert run_checks(Path(sys.executable), tmp_path, ["-p", "no:cacheprovider", "-k", "bad"]) == 1
+    assert run_checks(Path(sys.executable), tmp_path, ["--quick", "-p", "no:cacheprovider"]) == 0

@@ -1,0 +1,173 @@
+"""Tokenizers of older files become a tokenizer.json, by transformers' own converters, with all that belongs to them."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+import sentencepiece
+from transformers import AutoTokenizer
+
+from app.inference.chat_template import ChatTemplate
+from app.inference.tokenizer import Tokenizer
+from app.models.library import ModelLibrary
+from app.models.tokenizer_conversion import convert_tokenizer
+from app.sharding.job import CuttingJob
+from app.sharding.plan import divide
+from tests.inference.tiny_tokenizers import CORPUS, byte_level
+from tests.models.described import change_json, described
+from tests.worker_agent.tiny_models import make_model
+
+TEXTS = [
+    *CORPUS,
+    " two  spaces\tand\n\nlines",
+    "emoji 🦊 and “quotes”",
+    "<|im_start|>user\nhi<|im_end|>",
+    "",
+]
+CHAT = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+CONFIG = {
+    "tokenizer_class": "GPT2Tokenizer",
+    "bos_token": "<bos>",
+    "eos_token": "<|im_end|>",
+    "unk_token": None,
+    "added_tokens_decoder": {
+        "400": {"content": "<|im_start|>", "special": True},
+        "401": {"content": "<|im_end|>", "special": True},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    make_model("llama", folder, num_hidden_layers=2, vocab_size=500)
+    return folder
+
+
+@pytest.fixture
+def folder(model: Path, tmp_path: Path) -> Path:
+    """A model's folder without a tokenizer."""
+    place = tmp_path / "model"
+    place.mkdir()
+    for name in ("config.json", "generation_config.json", "model.safetensors"):
+        (place / name).write_bytes((model / name).read_bytes())
+    return place
+
+
+def write_sentencepiece(path: Path, kind: str) -> sentencepiece.SentencePieceProcessor:
+    """A small model as Llama's: bytes for what it lacks, spaces kept as they are."""
+    made = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(CORPUS * 20), model_writer=made, model_type=kind,
+        vocab_size=420 if kind == "bpe" else 330, byte_fallback=True, normalization_rule_name="identity",
+        remove_extra_whitespaces=False, minloglevel=2, hard_vocab_limit=False,
+    )  # fmt: skip
+    path.write_bytes(made.getvalue())
+    return sentencepiece.SentencePieceProcessor(model_proto=made.getvalue())
+
+
+def converted(folder: Path) -> Tokenizer:
+    """The tokenizer as a request sees it, once the model was added."""
+    target = folder.parent / "tokenizer"
+    assert convert_tokenizer(folder, target) == ""
+    return Tokenizer.open(folder, target)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gpt2", "opt"])
+def test_vocab_and_merges_alone_give_the_ids_of_the_tokenizer_they_came_from(model_type: str, folder: Path) -> None:
+    original = byte_level()
+    original.model.save(str(folder))
+    change_json(folder / "config.json", model_type=model_type)
+    tokenizer = converted(folder)
+    for text in TEXTS:
+        assert tokenizer.encode(text, add_special_tokens=False) == original.encode(text, add_special_tokens=False).ids
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_added_and_special_tokens_and_the_chat_template_are_kept(folder: Path) -> None:
+    byte_level().model.save(str(folder))
+    (folder / "tokenizer_config.json").write_text(json.dumps({**CONFIG, "chat_template": CHAT}))
+    tokenizer = converted(folder)
+    assert (tokenizer.id_of("<|im_start|>"), tokenizer.id_of("<|im_end|>")) == (400, 401)
+    assert tokenizer.encode("<|im_end|>", add_special_tokens=False) == [401]
+    assert {400, 401} <= tokenizer.special_ids
+    assert tokenizer.named_tokens["eos_token"] == "<|im_end|>"
+    reference = AutoTokenizer.from_pretrained(folder)
+    assert [tokenizer.encode(text) for text in TEXTS] == [reference.encode(text) for text in TEXTS]
+    template = ChatTemplate.open(folder.parent / "tokenizer", tokenizer.named_tokens)
+    messages = [{"role": "user", "content": "hi"}]
+    assert template is not None
+    assert template.render(messages) == reference.apply_chat_template(messages, tokenize=False)
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "chat_template.json"])
+def test_a_chat_template_in_a_file_of_its_own_is_kept(name: str, folder: Path) -> None:
+    byte_level().model.save(str(folder))
+    (folder / name).write_text(CHAT if name.endswith("jinja") else json.dumps({"chat_template": CHAT}))
+    tokenizer = converted(folder)
+    template = ChatTemplate.open(folder.parent / "tokenizer", tokenizer.named_tokens)
+    assert template is not None
+    assert template.source() == CHAT
+
+
+@pytest.mark.parametrize("name", ["tokenizer.model", "spiece.model"])
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+def test_a_sentencepiece_model_gives_its_own_ids_whatever_its_name(kind: str, name: str, folder: Path) -> None:
+    original = write_sentencepiece(folder / name, kind)
+    tokenizer = converted(folder)
+    for text in TEXTS:
+        assert tokenizer.encode(text, add_special_tokens=False) == original.encode(text), text
+    assert tokenizer.named_tokens == {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+
+
+def test_a_sentencepiece_model_of_a_known_class_begins_as_that_class_does(folder: Path) -> None:
+    write_sentencepiece(folder / "tokenizer.model", "bpe")
+    fields = {"tokenizer_class": "LlamaTokenizer", "legacy": False, "add_bos_token": True}
+    (folder / "tokenizer_config.json").write_text(json.dumps(fields))
+    tokenizer, reference = converted(folder), AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.encode("The dog")[0] == tokenizer.id_of("<s>")
+    assert [tokenizer.encode(text) for text in TEXTS] == [reference.encode(text) for text in TEXTS]
+
+
+def test_a_table_of_tiktoken_under_the_same_name_is_told_apart(folder: Path) -> None:
+    import base64
+
+    ranks = [bytes([byte]) for byte in range(256)] + [b"th", b"the"]
+    lines = (f"{base64.b64encode(token).decode()} {rank}" for rank, token in enumerate(ranks))
+    (folder / "tokenizer.model").write_text("\n".join(lines))
+    tokenizer = converted(folder)
+    assert tokenizer.encode("the", add_special_tokens=False) == [257]
+    assert tokenizer.decode([257, 32, 256]) == "the th"
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00\x01 no model", b"{"])
+@pytest.mark.parametrize("name", ["tokenizer.model", "vocab.json"])
+def test_a_file_that_cannot_be_read_is_noted_and_the_model_is_taken(name: str, content: bytes, folder: Path) -> None:
+    (folder / name).write_bytes(content)
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    description = described(folder)
+    assert not description.has_tokenizer
+    (note,) = description.notes
+    assert note.startswith(f"The tokenizer in {name} cannot be read: ")
+
+
+def test_the_library_keeps_what_was_converted_and_shards_get_it(folder: Path, tmp_path: Path) -> None:
+    byte_level().model.save(str(folder))
+    (folder / "tokenizer_config.json").write_text(json.dumps({**CONFIG, "chat_template": CHAT}))
+    before = sorted(path.name for path in folder.iterdir())
+    library = ModelLibrary(tmp_path / "library")
+    description = library.add(str(folder), name="older")
+    assert description.has_tokenizer
+    assert description.tokenizer_path == tmp_path / "library" / "older" / "tokenizer"
+    assert sorted(path.name for path in folder.iterdir()) == before, "the model's own folder is left as it was"
+    (tmp_path / "library").rename(tmp_path / "moved")
+    moved = ModelLibrary(tmp_path / "moved").get("older")
+    tokenizer = Tokenizer.open(moved.path, moved.tokenizer_path)
+    assert tokenizer.id_of("<|im_end|>") == 401
+    CuttingJob(moved, divide(moved, 2), tmp_path / "shards").run()
+    reference = AutoTokenizer.from_pretrained(tmp_path / "shards" / "shard_0")
+    assert [tokenizer.encode(text) for text in TEXTS] == [reference.encode(text) for text in TEXTS]
+    assert reference.chat_template == CHAT

@@ -1,0 +1,129 @@
+"""A child that the warm parent forked is the process that `python -m …` would have been."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests import warm
+from tests.warm import starting_cold
+
+pytestmark = pytest.mark.skipif(not warm.POSSIBLE, reason="children are forked from a warm parent on Linux only")
+
+
+@pytest.fixture(autouse=True)
+def mirror_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warm, "MODULES", warm.MODULES | {"tests.mirror"})
+
+
+@pytest.fixture(params=["warm", "cold"])
+def way(request: pytest.FixtureRequest) -> Iterator[str]:
+    with starting_cold() if request.param == "cold" else nullcontext():
+        yield request.param
+
+
+def start(how: str, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.mirror", how, *arguments], text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
+    )  # fmt: skip
+
+
+def told(cold: bool, **options: Any) -> dict[str, Any]:
+    with starting_cold() if cold else nullcontext():
+        process = start("tell", "two words", "ü", **options)
+    said, wrong = process.communicate("what was asked", timeout=60)
+    assert (process.returncode, wrong) == (7, "said to the error stream\n"), wrong
+    facts: dict[str, Any] = json.loads(said)
+    assert facts.pop("pid") == process.pid
+    assert facts["heard"] == "what was asked" and facts["parent"] == os.getpid()
+    if facts["session"] == process.pid:
+        facts["session"] = facts["group"] = "its own"
+    return facts
+
+
+@pytest.mark.parametrize("session", [True, False])
+def test_a_child_of_the_warm_parent_is_as_one_that_was_started_anew(tmp_path: Path, session: bool) -> None:
+    environment = {**os.environ, "MIRRORED": "yes", "PYTHONPATH": str(warm.ROOT)}
+    options = {"cwd": tmp_path, "env": environment, "start_new_session": session}
+    forked = told(cold=False, **options)
+    assert forked == told(cold=True, **options)
+    assert forked["handed_on"] == "yes\n" and forked["folder"] == str(tmp_path)
+    assert (forked["session"] == "its own") is session
+
+
+def test_what_this_process_ignores_and_masks_is_handed_on() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN), signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    mask = os.umask(0o027)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+    try:
+        forked = told(cold=False, env=dict(os.environ))
+        assert forked == told(cold=True, env=dict(os.environ))
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})
+        os.umask(mask)
+        signal.signal(signal.SIGINT, before[0])
+        signal.signal(signal.SIGHUP, before[1])
+    assert forked["signals"][str(int(signal.SIGINT))] == "SIG_IGN"
+
+
+def test_an_error_ends_it_as_it_ends_any_program(way: str) -> None:
+    process = start("fail")
+    said, wrong = process.communicate(timeout=60)
+    assert (process.returncode, said) == (1, "")
+    assert wrong.startswith("Traceback (most recent call last):\n") and wrong.endswith("\nValueError: it broke\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_ends_it_and_is_its_status(way: str, number: signal.Signals) -> None:
+    with start("wait") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        _, wrong = process.communicate(timeout=30)
+        assert process.returncode == -number, wrong
+
+
+def test_an_interrupt_is_heard_as_one(way: str) -> None:
+    with start("wait") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        _, wrong = process.communicate(timeout=30)
+        assert process.returncode != 0 and wrong.endswith("\nKeyboardInterrupt\n")
+
+
+def test_nothing_is_left_of_it_and_others_orphans_are_not_taken_in(way: str) -> None:
+    process = start("tell")
+    process.communicate("", timeout=60)
+    assert not psutil.pid_exists(process.pid)
+    orphaning = "import subprocess, sys; print(subprocess.Popen(['sleep', '30'], stdout=subprocess.DEVNULL).pid)"
+    orphan = psutil.Process(int(subprocess.check_output([sys.executable, "-c", orphaning])))
+    try:
+        assert orphan.ppid() != os.getpid()
+    finally:
+        orphan.kill()
+
+
+def test_an_environment_that_changes_what_is_imported_is_met_by_a_new_process() -> None:
+    facts = told(cold=False, env={**os.environ, "PYTHONUTF8": "0", "PYTHONIOENCODING": "latin-1"})
+    assert facts["streams"][1][0] == "iso8859-1"
+
+
+def test_a_warm_start_takes_a_moment() -> None:
+    """Of computing, whatever else the machine does meanwhile."""
+    told(cold=False)
+    before = os.times()
+    told(cold=False)
+    after = os.times()
+    assert after.children_user + after.children_system - before.children_user - before.children_system < 0.5

@@ -1,0 +1,57 @@
+"""Freed memory goes back to the system.
+
+glibc keeps what a program frees, to hand it out again: blocks under a limit that grows by itself up to 32 MB are cut
+from arenas, of which only the top can be given back. Loading a stage frees as much as it keeps, tensor by tensor, so
+that a process ends up with twice what it holds. While a stage is loaded, every block of `LARGE` and more is therefore
+mapped by itself, and goes back the moment it is freed; while stages run, such blocks come from the arenas again, since
+a prompt's activations come and go a thousand times a second. Elsewhere than on glibc this does nothing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+LARGE = 128 * 1024
+_USUAL = 32 * 1024 * 1024
+"""The most that glibc maps by itself when it is left alone."""
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+
+def _glibc() -> Any:
+    if not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc":
+        return None
+    try:
+        library = ctypes.CDLL("libc.so.6")
+        library.mallopt.argtypes, library.mallopt.restype = (ctypes.c_int, ctypes.c_int), ctypes.c_int
+        library.malloc_trim.argtypes, library.malloc_trim.restype = (ctypes.c_size_t,), ctypes.c_int
+    except (OSError, AttributeError):
+        return None
+    return library
+
+
+_library = _glibc()
+
+
+def give_back() -> None:
+    """Return freed memory to the system now. Takes some milliseconds."""
+    if _library is not None:
+        _library.malloc_trim(0)
+
+
+@contextmanager
+def large_blocks_apart() -> Iterator[None]:
+    """Within this block large blocks are mapped by themselves; after it, freed memory is given back."""
+    if _library is not None:
+        _library.mallopt(_M_MMAP_THRESHOLD, LARGE)
+    try:
+        yield
+    finally:
+        if _library is not None:
+            _library.mallopt(_M_MMAP_THRESHOLD, _USUAL)
+            _library.mallopt(_M_TRIM_THRESHOLD, 2 * _USUAL)
+        give_back()
