@@ -182,7 +182,8 @@ def check_fit(checkpoint: Checkpoint, model: PreTrainedModel, tensors: Sequence[
         )
     if not fit.unused:
         return ()
-    return (f"{len(fit.unused)} tensors of the files have no place in the model, such as '{fit.unused[0]}'.",)
+    others = f" and {len(fit.unused) - 1} more" if len(fit.unused) > 1 else ""
+    return (f"The files hold what has no place in the model: '{fit.unused[0]}'{others}.",)
 
 
 @dataclass(frozen=True)
@@ -217,9 +218,10 @@ def _looked_at(folder: Path, kept: str, rows: int) -> TokenizerFound:
     if not outside:
         return TokenizerFound(True, kept)
     named = ", ".join(f"{text} ({index})" for index, text in outside[:3])
+    more = f" and {len(outside) - 3} more" if len(outside) > 3 else ""
     note = (
-        f"The model's vocabulary ends at {rows - 1:,}, and the tokenizer knows {len(outside)} tokens beyond: {named}"
-        f"{', …' if len(outside) > 3 else ''}. A text that needs one of them is refused."
+        f"The model's vocabulary ends at {rows - 1:,}, and the tokenizer goes beyond: {named}{more}. A text that needs "
+        "such a token is refused."
     )
     return TokenizerFound(True, kept, (note,))
 

@@ -76,7 +76,7 @@ def test_what_was_found_out_when_a_model_was_added_is_told_with_it(
     change_json(folder / "tokenizer_config.json", eos_token="<|im_end|>")
     job = api.job(api.post(ADD, {"source": str(folder), "name": "other"}, 202)["id"])
     [note] = job["details"]["notes"]
-    assert "the tokenizer knows 1 tokens beyond: <|im_end|>" in note
+    assert "the tokenizer goes beyond: <|im_end|>" in note
     found = {model["name"]: model["notes"] for model in api.get(STATUS)["models"]}
     assert found == {MODEL: [], "other": [note]}
     page = api.client.get("/shard/models/", headers={"accept": "text/html"}).text

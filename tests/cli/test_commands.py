@@ -37,7 +37,7 @@ def test_adding_a_model_tells_what_its_user_should_know(shell: CommandLine, fold
     rows = json.loads((folder / "config.json").read_text())["vocab_size"]
     assert f"The model's vocabulary ends at {rows - 1}" in shown and f"<|im_end|> ({rows})" in shown
     [note] = shell.json("model", "inspect", "other")["notes"]
-    assert "A text that needs one of them is refused." in note
+    assert "A text that needs such a token is refused." in note
     shell.run("model", "remove", "other")
 
 
