@@ -81,14 +81,27 @@ def test_models_and_nodes_are_listed(shell: CommandLine) -> None:
     assert "between any two layers" in shell.run("model", "inspect", "tiny")
     [node] = shell.json("node", "list")
     assert node["is_active"] and runs(node["local_pid"])
+    memory = node["memory"]
+    assert 10_000_000 < memory["agent"] == memory["believed"] and memory["used"] == 0 < memory["budget"]
+    assert memory["held"] > 10_000_000
+    shown = shell.run("node", "list")
+    assert all(title in shown for title in ("Agent itself", "Process should hold", "It holds"))
 
 
 def test_a_placement_is_shown_deployed_and_taken_down(shell: CommandLine) -> None:
-    [stage] = shell.json("plan", "tiny", "--kv-tokens", "4096")["stages"]
+    plan = shell.json("plan", "tiny", "--kv-tokens", "4096")
+    [stage], [process] = plan["stages"], plan["processes"]
     assert (stage["start"], stage["end"]) == (0, 3)
+    assert process["process_bytes"] == process["agent_bytes"] + stage["weight_bytes"] + stage["kv_bytes"]
+    assert "Agent itself" in shell.run("plan", "tiny")
     deployment = shell.json("deploy", "tiny", "--kv-tokens", "4096")
     assert deployment["status"] == "ready"
-    assert [d["id"] for d in shell.json("deployment", "list")] == [deployment["id"]]
+    [listed] = shell.json("deployment", "list")
+    assert listed["id"] == deployment["id"] and listed["stages"] == deployment["stages"]
+    ways = {way["name"]: way for way in listed["stages"][0]["ways"]}
+    assert (ways["batched"]["used"], ways["batched"]["possible"]) == (3, 3)
+    assert "all 3 layers" in shell.run("deployment", "list", "--ways")
+    assert "all 3 layers" not in shell.run("deployment", "list")
     shell.run("undeploy", "tiny")
     assert shell.json("deployment", "list") == []
 

@@ -123,6 +123,24 @@ def test_a_sentencepiece_model_gives_its_own_ids_whatever_its_name(kind: str, na
     assert tokenizer.named_tokens == {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 
 
+@pytest.mark.parametrize("name", ["vocab.json", "spiece.model"])
+def test_files_that_the_named_class_does_not_look_for_are_read_all_the_same(name: str, folder: Path) -> None:
+    """transformers makes such a class of three tokens."""
+    if name == "vocab.json":
+        original = byte_level()
+        original.model.save(str(folder))
+
+        def encode(text: str) -> list[int]:
+            return original.encode(text, add_special_tokens=False).ids
+    else:
+        encode = write_sentencepiece(folder / name, "bpe").encode
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer"}))
+    assert len(AutoTokenizer.from_pretrained(folder)) < 10
+    tokenizer = converted(folder)
+    for text in TEXTS:
+        assert tokenizer.encode(text, add_special_tokens=False) == encode(text), text
+
+
 def test_a_sentencepiece_model_of_a_known_class_begins_as_that_class_does(folder: Path) -> None:
     write_sentencepiece(folder / "tokenizer.model", "bpe")
     fields = {"tokenizer_class": "LlamaTokenizer", "legacy": False, "add_bos_token": True}
