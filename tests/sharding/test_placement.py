@@ -74,7 +74,7 @@ def test_no_nodes() -> None:
 
 
 def test_a_context_longer_than_the_models() -> None:
-    with pytest.raises(PlacementError, match="reads at most 1000 tokens, not 1001"):
+    with pytest.raises(PlacementError, match="reads at most 1,000 tokens, not 1,001"):
         place(invented([1]), [node(1)], dtype="float32", context=1001, kv_tokens=1001)
 
 
