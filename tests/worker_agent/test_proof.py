@@ -146,7 +146,8 @@ def test_a_way_that_gives_something_else_is_not_taken_and_the_answers_stay(
         assert ways[way].used == 0 < ways[way].possible, ways
         assert ways[way].why
         others = [each for name, each in ways.items() if name not in (way, "pieces")]
-        assert all(each.used == each.possible for each in others), "the others are taken as before"
+        # The model's end, a norm and a matrix, falls back as one; in the layers the others are taken as before.
+        assert all(each.used >= each.possible - 1 > 0 or each.used == each.possible for each in others), ways
     assert answers_of(ring) == expected
 
 
