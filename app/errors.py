@@ -54,7 +54,8 @@ class RegistryError(ShardboardError):
 class NodeError(ShardboardError):
     """An agent that cannot be reached, refuses, or failed. The `kind` of each says how.
 
-    Kinds: refused, timeout, wrong_key, not_allowed, version, lost, memory, disk, weights, internal.
+    Kinds: refused, timeout, wrong_key, not_allowed, version, lost, memory, disk, damaged, weights, architecture,
+    numbers, internal.
     """
 
     kind = "node"

@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
+from app.children import child_environment, start_child
 from tests import warm
 from tests.warm import starting_cold
 
@@ -60,6 +61,19 @@ def test_a_child_of_the_warm_parent_is_as_one_that_was_started_anew(tmp_path: Pa
     assert forked == told(cold=True, **options)
     assert forked["handed_on"] == "yes\n" and forked["folder"] == str(tmp_path)
     assert (forked["session"] == "its own") is session
+
+
+def test_the_programs_own_way_to_start_a_child_is_met_as_well() -> None:
+    found = []
+    for cold in (False, True):
+        with starting_cold() if cold else nullcontext():
+            process = start_child(
+                "tests.mirror", ["tell"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            )
+        facts = json.loads(process.communicate(timeout=60)[0])
+        assert facts.pop("pid") == facts.pop("session") == facts.pop("group") == process.pid
+        found.append(facts)
+    assert found[0] == found[1]
 
 
 def test_what_this_process_ignores_and_masks_is_handed_on() -> None:
@@ -120,10 +134,11 @@ def test_an_environment_that_changes_what_is_imported_is_met_by_a_new_process() 
     assert facts["streams"][1][0] == "iso8859-1"
 
 
-def test_a_warm_start_takes_a_moment() -> None:
+@pytest.mark.parametrize("environment", [None, child_environment()], ids=["as here", "as the program has it"])
+def test_a_warm_start_takes_a_moment(environment: dict[str, str] | None) -> None:
     """Of computing, whatever else the machine does meanwhile."""
-    told(cold=False)
+    told(cold=False, env=environment)
     before = os.times()
-    told(cold=False)
+    told(cold=False, env=environment)
     after = os.times()
     assert after.children_user + after.children_system - before.children_user - before.children_system < 0.5

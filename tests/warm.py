@@ -13,6 +13,7 @@ import contextlib
 import ctypes
 import inspect
 import json
+import locale
 import os
 import signal
 import socket
@@ -23,6 +24,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from app.children import child_environment
 from tests.warm_parent import MESSAGE_BYTES, PADDING, READY
 from worker_agent.runtime import WAITING
 
@@ -38,6 +40,7 @@ _READ_BY_IMPORTS = (
 )  # fmt: skip
 """Beginnings of the names of variables that Python, torch, transformers or the C library read as they are loaded."""
 _READ_LATER = frozenset({"HF_DEACTIVATE_ASYNC_LOAD", "PYTHONPATH", "PYTHONUNBUFFERED"})
+"""The exceptions."""
 
 
 class WarmParent:
@@ -81,13 +84,15 @@ class WarmParent:
     def _start(self) -> None:
         if self._process is not None:
             return
-        self._environment, self._limits = _read_by_imports(os.environ), _limits()
+        environment = child_environment()
+        self._environment, self._limits = _read_by_imports(environment), _limits()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             program = Path(__file__).with_name("warm_parent.py")
             self._process = _RealPopen(
                 [sys.executable, str(program), str(theirs.fileno()), PADDING],
                 pass_fds=[theirs.fileno()],
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
             )
@@ -114,9 +119,11 @@ class WarmPopen(subprocess.Popen[Any]):
         if not _parent.serves(environment):
             super()._execute_child(*values)  # type: ignore[misc]
             return
+        at = command.index("-m")
         task: dict[str, object] = {
-            "module": command[2],
-            "arguments": command[3:],
+            "module": command[at + 1],
+            "arguments": command[at + 2 :],
+            "safe": at == 2,
             "shown": command,
             "cwd": os.fspath(given["cwd"] or Path.cwd()),
             "env": environment,
@@ -144,22 +151,23 @@ def _is_ours(given: Mapping[str, Any]) -> bool:
     """Whether it is `python -m MODULE …` with no wishes that a fork does not meet."""
     command = given["args"]
     unusual = ("executable", "preexec_fn", "pass_fds", "shell", "gid", "gids", "uid")
+    if not isinstance(command, list | tuple) or command[0] != sys.executable:
+        return False
+    options = list(command[1:3] if command[1:2] == ["-P"] else command[1:2])
     return (
-        isinstance(command, list | tuple)
-        and len(command) > 2
-        and command[0] == sys.executable
-        and command[1] == "-m"
-        and command[2] in MODULES
+        options in (["-m"], ["-P", "-m"])
+        and command[len(options) + 1] in MODULES
         and not any(given[name] for name in unusual)
         and given["umask"] < 0
     )
 
 
 def _read_by_imports(environment: Mapping[str, str]) -> dict[str, str]:
+    given = {**WAITING, **environment}  # an agent sets these itself before it imports torch
+    if locale.getencoding().lower() == "utf-8":
+        given.setdefault("PYTHONUTF8", "1")  # it changes nothing then
     return {
-        name: value
-        for name, value in {**WAITING, **environment}.items()  # an agent sets these before it imports torch
-        if name.startswith(_READ_BY_IMPORTS) and name not in _READ_LATER
+        name: value for name, value in given.items() if name.startswith(_READ_BY_IMPORTS) and name not in _READ_LATER
     }
 
 

@@ -17,6 +17,7 @@ import importlib
 import io
 import json
 import os
+import pkgutil
 import runpy
 import signal
 import socket
@@ -36,18 +37,19 @@ _ALONE = "OPENBLAS_NUM_THREADS"
 
 def import_everything() -> None:
     """What agents and inspecting children import, except the module that is their `__main__`."""
+    import worker_agent
     from worker_agent.runtime import wait_passively
 
     before = dict(os.environ)
     wait_passively()
     os.environ[_ALONE] = "1"  # numpy's OpenBLAS would start a thread per core as it is loaded
+    agents = [found.name for found in pkgutil.iter_modules(worker_agent.__path__, "worker_agent.")]
     for name in (
-        "torch", "transformers", "transformers.models.llama.modeling_llama", "transformers.generation",
-        "worker_agent.agent", "worker_agent.anatomy", "worker_agent.loader", "worker_agent.service",
-        "worker_agent.storekeeper", "worker_agent.telemetry", "app.jobs", "app.models.checkpoint",
-        "app.models.description",
+        *agents, "app.models.coverage", "app.models.tokenizer_conversion",
+        "transformers.models.llama.modeling_llama", "transformers.models.llama.tokenization_llama",
     ):  # fmt: skip
-        importlib.import_module(name)
+        if not name.endswith("__main__"):
+            importlib.import_module(name)
     os.environ.clear()
     os.environ.update(before)
 
@@ -116,7 +118,8 @@ def become(task: dict[str, Any], descriptors: list[int]) -> None:
     sys.stderr = io.TextIOWrapper(wrong, sys.stderr.encoding, sys.stderr.errors, line_buffering=True)
     sys.argv = [task["module"], *task["arguments"]]
     paths = [path for path in task["env"].get("PYTHONPATH", "").split(os.pathsep) if path]
-    sys.path[:] = [task["cwd"], *paths, *(path for path in sys.path if Path(path).resolve() not in _OWN_PATHS)]
+    found = [path for path in sys.path if Path(path).resolve() not in _OWN_PATHS]
+    sys.path[:] = [*([] if task["safe"] else [task["cwd"]]), *paths, *found]
     show_command(task["shown"])
 
 

@@ -304,9 +304,14 @@ class _Builder:
         why = self._differs(expected, lambda: trial.run_whole(cut, texts), None)
         if why:
             log.warning("the model's end stays as transformers has it: %s", why)
+            buffers = {name: buffer for name, buffer in model.named_buffers() if not buffer.is_meta}
             for name, blank in blank_ends.items():
                 cut._replace(name, blank)
             self._fill.ends()
+            for name, buffer in buffers.items():
+                # What was computed once (rotary frequencies) is not computed again.
+                owner, _, own = name.rpartition(".")
+                model.get_submodule(owner)._buffers[own] = buffer
             plain = Ways()
             for way in ("norms", "packed"):
                 plain[way].lost(f"the model's end: {why}", found[way].possible)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
@@ -72,6 +72,8 @@ class Observation:
     """Layer -> whether its attention sees what causality and the window that it is told of say; unknown: absent."""
     looks_ahead: bool = False
     """Whether some attention sees tokens that come later."""
+    guessed: bool = False
+    """Whether a layer could not run in outline, so that what it would do besides is not known."""
 
     @property
     def kv_elements(self) -> tuple[int, ...]:
@@ -235,7 +237,13 @@ def _cache_argument(model: PreTrainedModel) -> str:
 
 
 def _run(
-    model: PreTrainedModel, layers: nn.ModuleList, layers_path: str, seen: Observation, masked: bool
+    model: PreTrainedModel,
+    layers: nn.ModuleList,
+    layers_path: str,
+    seen: Observation,
+    masked: bool,
+    *,
+    every_operation: bool = True,
 ) -> _Attention:
     global _attention
     _attention = attention = _Attention()
@@ -243,7 +251,9 @@ def _run(
     positions = torch.zeros_like(tokens)
     mark(tokens, {IDS})
     watching = _watching(model, layers, layers_path, seen)
-    with torch.no_grad(), _steady_rotations(model), watching as provenance, provenance:
+    with torch.no_grad(), _steady_rotations(model), watching as provenance, ExitStack() as stack:
+        if every_operation:
+            stack.enter_context(provenance)
         cache = _WatchedCache(model.config, seen, provenance)
         model(
             input_ids=tokens,
@@ -265,7 +275,8 @@ def _look_at_masks(model: PreTrainedModel, layers: nn.ModuleList, layers_path: s
     other = Observation(seen.num_layers, tuple_output=seen.tuple_output, cache_argument=seen.cache_argument)
     model.set_attn_implementation(MASKED_OUTLINE)
     try:
-        attention = _run(model, layers, layers_path, other, False)
+        # Watching every operation once more takes long; only where a layer failed without a mask is there more to see.
+        attention = _run(model, layers, layers_path, other, False, every_operation=seen.guessed)
     except TROUBLE:
         return  # it looks into its masks; the trial when a stage is loaded decides
     finally:
@@ -345,6 +356,7 @@ def _watching(
                     seen.tuple_output = len(output) if isinstance(output, tuple) else 0
                 except TROUBLE:
                     # On meta a data-dependent step cannot run; what it would return is known all the same.
+                    seen.guessed = True
                     output = torch.empty_like(hidden_states)
                     if seen.tuple_output:
                         output = (output, *[None] * (seen.tuple_output - 1))

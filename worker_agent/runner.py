@@ -38,7 +38,7 @@ from worker_agent.messages import (
 from worker_agent.outgoing import Destination, Outgoing
 from worker_agent.runtime import Runtime
 from worker_agent.sampling import Sampler
-from worker_agent.scheduler import SCORED_CHUNK, PlannedStep, Scheduler, Sequence
+from worker_agent.scheduler import PlannedStep, Scheduler, Sequence, check_whole_prompt
 from worker_agent.soundness import Soundness, overflow
 from worker_agent.stage import Row, Stage
 from worker_agent.tensors import from_frame, to_frame
@@ -154,23 +154,10 @@ class Runner:
                 f"tokens of KV cache and a context of {self.load.max_context}"
             )
         if self._scheduler.whole_prompts:
-            self._check_whole_prompt(sequence)
+            widest = MAX_FRAME_BYTES // (self.stage.hidden_size * self.stage.dtype.itemsize) - self.load.prefill_chunk
+            check_whole_prompt(sequence, widest)
         self._scheduler.add(sequence)
         self._ready[message.sequence] = time.monotonic() if received is None else received
-
-    def _check_whole_prompt(self, sequence: Sequence) -> None:
-        """Raises AgentError for a prompt that cannot go through the stages in one step."""
-        widest = MAX_FRAME_BYTES // (self.stage.hidden_size * self.stage.dtype.itemsize) - self.load.prefill_chunk
-        if sequence.given > widest:
-            raise OutOfMemory(
-                f"this architecture takes prompts as a whole only, and one of {sequence.given:,} tokens is longer than "
-                f"the {widest:,} that can go from stage to stage at once"
-            )
-        if sequence.sampling.prompt_logprobs >= 0 and sequence.prompt_tokens > SCORED_CHUNK:
-            raise AgentError(
-                "this architecture takes prompts as a whole only; log probabilities of a prompt's tokens can be had "
-                f"for up to {SCORED_CHUNK} of them then"
-            )
 
     def cancel(self, sequence: int) -> None:
         self._scheduler.cancel(sequence)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from worker_agent.errors import AgentError, OutOfMemory
 from worker_agent.messages import Admission, Budget, Sampling, Slice, Tokens
 
 SCORED_CHUNK = 64
@@ -63,6 +64,20 @@ class Sequence:
         # What was generated before has led some way into the grammar.
         return self.sampling.looks_back or (
             self.sampling.constraint is not None and len(self.tokens) > self.prompt_tokens
+        )
+
+
+def check_whole_prompt(sequence: Sequence, widest: int) -> None:
+    """Whether a prompt can go through the stages in one step, of `widest` tokens at most. Raises AgentError."""
+    if sequence.given > widest:
+        raise OutOfMemory(
+            f"this architecture takes prompts as a whole only, and one of {sequence.given:,} tokens is longer than "
+            f"the {widest:,} that can go from stage to stage at once"
+        )
+    if sequence.sampling.prompt_logprobs >= 0 and sequence.prompt_tokens > SCORED_CHUNK:
+        raise AgentError(
+            "this architecture takes prompts as a whole only; log probabilities of a prompt's tokens can be had "
+            f"for up to {SCORED_CHUNK} of them then"
         )
 
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 from app.api.background import BackgroundJob
 from app.cluster.progress import is_suspect
 from app.controller import Controller
+from app.inference.model_defaults import ModelDefaults
 from app.inference.request_run import RequestRun
 from app.registry import (
     DeploymentRecord,
@@ -101,7 +102,10 @@ class NodeList(BaseModel):
 
 
 class ModelView(BaseModel):
-    """A model of the library. `weight_bytes` as they are stored, `context` in tokens, `notes` from adding it."""
+    """A model of the library. `weight_bytes` as they are stored, `context` in tokens.
+
+    `notes` are from adding it, and of what its generation_config.json asks for in vain.
+    """
 
     name: str
     source: str
@@ -112,14 +116,19 @@ class ModelView(BaseModel):
     dtype: str
     context: int
     notes: list[str]
+    default_parameters: dict[str, Any] = Field(
+        description="what its generation_config.json asks for: it goes where a request says nothing"
+    )
     added_at: datetime
 
     @classmethod
-    def of(cls, record: ModelRecord, notes: Sequence[str] = ()) -> ModelView:
+    def of(cls, record: ModelRecord, notes: Sequence[str] = (), defaults: ModelDefaults | None = None) -> ModelView:
+        asked = defaults or ModelDefaults()
         return cls(
             name=record.name, source=record.source, architecture=record.architecture, layers=record.layers,
             parameters=record.parameters, weight_bytes=record.weight_bytes, dtype=record.dtype,
-            context=record.context, notes=list(notes), added_at=record.created_at,
+            context=record.context, notes=[*notes, *asked.notes],
+            default_parameters=asked.values, added_at=record.created_at,
         )  # fmt: skip
 
 

@@ -6,10 +6,11 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import typer
+from msgspec import UNSET, UnsetType
 from rich.console import Console
 from rich.text import Text
 
@@ -18,7 +19,7 @@ from app.cli.output import note, print_json, printable
 from app.cli.session import Session, open_controller, origin
 from app.errors import BadInput, Cancelled, RequestError
 from app.inference.chat_template import Message
-from app.inference.constraint import Constraint, Kind
+from app.inference.constraint import Constraint, grammar_constraint
 from app.inference.events import Finished, Preparing, PromptProgress, RequestEvent, TextDelta
 from app.inference.parameters import DEFAULT_MAX_TOKENS, GenerationParameters
 from app.registry import Registry, RequestRecord, RequestStatus
@@ -29,6 +30,7 @@ from app.runs.trace import RequestTrace, TokenLogprob
 LONG_PROMPT = 256
 """From so many tokens on, it is shown how far the prompt is."""
 
+T = TypeVar("T")
 Prompt = str | list[Message] | list[int]
 
 
@@ -44,18 +46,38 @@ def generate(
     ] = True,
     system: Annotated[str | None, typer.Option(help="A system message before the prompt.")] = None,
     token_ids: Annotated[str | None, typer.Option(help="The prompt as token ids instead: 1,2,…")] = None,
-    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.0,
-    top_k: Annotated[int, typer.Option(help="Only the K likeliest tokens; 0: all.")] = 0,
-    top_p: Annotated[float, typer.Option(help="Only the likeliest tokens that make up this share.")] = 1.0,
-    min_p: Annotated[float, typer.Option(help="Only tokens at least this share as likely as the likeliest.")] = 0.0,
-    repetition_penalty: Annotated[float, typer.Option(help="Above 1: less of what was there before.")] = 1.0,
+    temperature: Annotated[
+        float | None, typer.Option(help="0 always takes the likeliest token. [default: as the model has it, else 0]")
+    ] = None,
+    top_k: Annotated[int | None, typer.Option(help="Only the K likeliest tokens; 0: all.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Only the likeliest tokens that make up this share.")] = None,
+    min_p: Annotated[
+        float | None, typer.Option(help="Only tokens at least this share as likely as the likeliest.")
+    ] = None,
+    typical_p: Annotated[
+        float | None, typer.Option(help="Only the least surprising tokens that make up this share.")
+    ] = None,
+    repetition_penalty: Annotated[float | None, typer.Option(help="Above 1: less of what was there before.")] = None,
+    no_repeat_ngram_size: Annotated[
+        int | None, typer.Option(help="No sequence of N tokens comes twice; 0: any may.")
+    ] = None,
     presence_penalty: Annotated[float, typer.Option(help="Less of what the answer has had.")] = 0.0,
     frequency_penalty: Annotated[float, typer.Option(help="The less, the more often the answer has had it.")] = 0.0,
     logit_bias: Annotated[list[str] | None, typer.Option(help="TOKEN=BIAS; may be repeated.")] = None,
     seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable. [default: random, recorded]")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be repeated.")] = None,
-    max_tokens: Annotated[int, typer.Option(help="Longest answer; 0: as long as the context.")] = DEFAULT_MAX_TOKENS,
-    min_tokens: Annotated[int, typer.Option(help="Shortest answer.")] = 0,
+    stop_token_id: Annotated[list[int] | None, typer.Option(help="End at this token; may be repeated.")] = None,
+    include_stop: Annotated[
+        bool, typer.Option("--include-stop", help="What ends the answer belongs to its text.")
+    ] = False,
+    special_tokens: Annotated[bool, typer.Option("--special-tokens", help="Show special tokens in the text.")] = False,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help=f"Longest answer; 0: as long as the context. [default: as the model has it, else {DEFAULT_MAX_TOKENS}]"
+        ),
+    ] = None,
+    min_tokens: Annotated[int | None, typer.Option(help="Shortest answer.")] = None,
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on after the end of the text.")] = False,
     logprobs: Annotated[
         int | None, typer.Option(help="Log probabilities: the token's (0), and the N likeliest. With --json.")
@@ -68,7 +90,9 @@ def generate(
     regex: Annotated[str | None, typer.Option(help="The answer matches this regular expression, as a whole.")] = None,
     grammar: Annotated[
         str | None,
-        typer.Option(metavar="FILE|TEXT", help="The answer matches this grammar (Lark, as llguidance has it)."),
+        typer.Option(
+            metavar="FILE|TEXT", help="The answer matches this grammar (Lark, as llguidance has it, or GBNF)."
+        ),
     ] = None,
     chat_template_kwargs: Annotated[
         str | None,
@@ -79,18 +103,23 @@ def generate(
     """Answer a prompt. The text streams to stdout; Ctrl-C cancels and keeps what has come."""
     constraint = _read_constraint(json_object, json_schema, regex, grammar)
     parameters = GenerationParameters(
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
+        temperature=_or_unset(temperature),
+        top_k=_or_unset(top_k),
+        top_p=_or_unset(top_p),
+        min_p=_or_unset(min_p),
+        typical_p=_or_unset(typical_p),
+        repetition_penalty=_or_unset(repetition_penalty),
         presence_penalty=presence_penalty,
         frequency_penalty=frequency_penalty,
+        no_repeat_ngram_size=_or_unset(no_repeat_ngram_size),
         logit_bias=_read_biases(logit_bias or []),
         seed=seed,
-        stop=tuple(stop or ()),
-        max_tokens=max_tokens or None,
-        min_tokens=min_tokens,
+        stop=tuple(stop) if stop else UNSET,
+        stop_token_ids=tuple(stop_token_id or ()),
+        include_stop_str_in_output=include_stop,
+        skip_special_tokens=not special_tokens,
+        max_tokens=None if max_tokens == 0 else _or_unset(max_tokens),
+        min_tokens=_or_unset(min_tokens),
         ignore_eos=ignore_eos,
         logprobs=logprobs,
         prompt_logprobs=prompt_logprobs,
@@ -100,6 +129,11 @@ def generate(
     content, chatting = _read_prompt(prompt, chat, system, token_ids)
     with open_controller() as session:
         show_answer(session, model, content, parameters, chat=chatting, as_json=as_json)
+
+
+def _or_unset(value: T | None) -> T | UnsetType:
+    """An option that was not given is as the model has it."""
+    return UNSET if value is None else value
 
 
 def show_answer(
@@ -244,13 +278,15 @@ def _read_prompt(prompt: str | None, chat: bool, system: str | None, token_ids: 
 def _read_constraint(
     json_object: bool, json_schema: str | None, regex: str | None, grammar: str | None
 ) -> Constraint | None:
-    asked: list[tuple[Kind, str]] = [("json_object", "")] if json_object else []
-    asked += [("json_schema", _text_of(json_schema, "--json-schema"))] if json_schema is not None else []
-    asked += [("regex", regex)] if regex is not None else []
-    asked += [("lark", _text_of(grammar, "--grammar"))] if grammar is not None else []
-    if len(asked) > 1:
+    if sum((json_object, json_schema is not None, regex is not None, grammar is not None)) > 1:
         raise BadInput("The answer can have one form only.", "Give one of the options that say what it has to match.")
-    return Constraint(*asked[0]) if asked else None
+    if json_object:
+        return Constraint("json_object")
+    if json_schema is not None:
+        return Constraint("json_schema", _text_of(json_schema, "--json-schema"))
+    if regex is not None:
+        return Constraint("regex", regex)
+    return None if grammar is None else grammar_constraint(_text_of(grammar, "--grammar"))
 
 
 def _text_of(given: str, option: str) -> str:

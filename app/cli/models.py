@@ -9,6 +9,7 @@ import typer
 from app.cli.options import Json
 from app.cli.output import layers, note, number, print_fields, print_json, print_table, progress_shown, size
 from app.cli.session import open_controller, open_registry, origin
+from app.inference.model_defaults import ModelDefaults
 from app.models.description import ModelDescription
 
 app = typer.Typer(no_args_is_help=True)
@@ -76,6 +77,7 @@ def _show(description: ModelDescription, as_json: bool) -> None:
         print_json(description)
         return
     sizes = [part.nbytes for part in description.layers]
+    defaults = ModelDefaults.shown(description.path)
     print_fields(
         [
             ("Name", description.name),
@@ -89,8 +91,9 @@ def _show(description: ModelDescription, as_json: bool) -> None:
             ("Cuts", _cuts(description)),
             *(("", text) for text in description.cut_notes),
             ("Tokenizer", "yes" if description.has_tokenizer else "none: takes raw token ids only"),
+            ("Parameters", defaults.in_words or "its own are the usual ones: greedy"),
             ("Folder", description.folder),
-            *(("Note", text) for text in description.notes),
+            *(("Note", text) for text in (*description.notes, *defaults.notes)),
         ]
     )
 

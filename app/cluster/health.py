@@ -107,11 +107,11 @@ class HealthMonitor:
     """Watches nodes and tells of them through `on_event`, which runs on the loop and must not block."""
 
     def __init__(
-        self, heartbeats: Heartbeats, on_event: Callable[[NodeEvent], None], *, beat_seconds: float = BEAT_SECONDS
+        self, heartbeats: Heartbeats, on_event: Callable[[NodeEvent], None], *, beat_seconds: float | None = None
     ) -> None:
         self._heartbeats = heartbeats
         self._on_event = on_event
-        self._beat_seconds = beat_seconds
+        self._beat_seconds = BEAT_SECONDS if beat_seconds is None else beat_seconds
         self._watches: dict[int, _Watch] = {}
 
     def watch(self, node: int, link: AgentLink) -> None:
@@ -226,10 +226,10 @@ class _Watch:
             self.on_event(NodeFrozen(self.node, datetime.now(UTC), busy, limit))
         self._frozen = suspect
         was = self._memory.differs
-        if self._memory.judge(report, self._answered_at):
-            base, believed, held = self._memory.base, self._memory.believed, report.process_memory
-            differs = self._memory.differs
-            text = difference_text(base, believed, held) if differs else agreement_text(believed, held)
+        if self._memory.judge(report):
+            watch, held = self._memory, report.process_memory
+            differs, base, believed = watch.differs, watch.base, watch.believed
+            text = difference_text(base, believed, held, idle=watch.idle) if differs else agreement_text(believed, held)
             self.memory_problem = text if differs else ""
             self.on_event(NodeMemoryJudged(self.node, datetime.now(UTC), differs, text))
         elif was and not self._memory.differs:  # another process, which holds nothing of that

@@ -16,13 +16,13 @@ SHARE = 0.10
 """Of what is believed: a larger difference counts."""
 CALM_SHARE = 0.06
 """A difference below it is over. Between the two everything stays as it is."""
-FLOOR = 64_000_000
-"""Smaller differences never count: an idle agent's base moves by some tens of megabytes."""
-LASTING_SECONDS = 10.0
-"""How long a difference, or its end, has to last."""
-LASTING_BEATS = 4
-SETTLE_SECONDS = 10.0
-"""After a stage came or went nothing is judged for so long."""
+FLOOR = 96_000_000
+"""Smaller differences never count: code that is read when it is needed first, and what the allocator keeps, are some
+tens of megabytes."""
+LASTING_BEATS = 8
+"""For how many beats a difference, or its end, has to last."""
+SETTLING_BEATS = 8
+"""So many beats after a stage came or went nothing is judged."""
 BASE_SLACK = 128_000_000
 """An agent's base may grow by so much over what it was when it was first heard of: code is read when it is needed."""
 LARGE_STEP_TOKENS = 32
@@ -65,51 +65,61 @@ class MemoryWatch:
         """What is accounted for, as of the last beat that was judged."""
         self._first_base = 0
         self._boot = ""
+        self.idle = True
+        """Whether the agent held no stage then."""
         self._stages: frozenset[tuple[str, int]] | None = None
-        self._settled_at = 0.0
-        self._since: float | None = None
-        self._beats = 0
+        self._settled: int | None = None
+        self._settling = self._lasted = 0
 
-    def judge(self, report: HealthReport, now: float) -> bool:
-        """Take a beat, at a monotonic time. Returns whether `differs` is another than before."""
+    def judge(self, report: HealthReport) -> bool:
+        """Take a beat. Returns whether `differs` is another than before."""
         stages = frozenset((stage.deployment, stage.stage) for stage in report.stages)
         if report.boot != self._boot:  # another process
             self.differs, self._boot, self._first_base = False, report.boot, report.memory_base
             self._stages = None
         if stages != self._stages or report.loading:
-            self._stages, self._settled_at, self._since = stages, now + SETTLE_SECONDS, None
+            self._stages, self._settling, self._lasted, self._settled = stages, SETTLING_BEATS, 0, None
         progress = report.progress
-        if now < self._settled_at or (progress.busy_seconds is not None and progress.busy_tokens > LARGE_STEP_TOKENS):
+        if self._settling > 0:
+            self._settling -= 1
+            return False
+        if progress.busy_seconds is not None and progress.busy_tokens > LARGE_STEP_TOKENS:
             return False
         self.base = min(report.memory_base, self._first_base + BASE_SLACK)
         self.believed = report.memory_held - report.memory_base + self.base
+        self.idle = not report.stages
+        if report.stages and report.memory_held == report.memory_base:  # they lie in a GPU's memory
+            # What the GPU's libraries take of main memory for a stage is not known beforehand: growth is what counts.
+            self._settled = report.process_memory if self._settled is None else self._settled
+            self.base = self.believed = max(self.base, self._settled)
         off = abs(report.process_memory - self.believed)
-        if off < self._limit(CALM_SHARE) if self.differs else off > self._limit(SHARE):
-            if self._since is None:
-                self._since, self._beats = now, 0
-            self._beats += 1
-            if self._beats >= LASTING_BEATS and now - self._since >= LASTING_SECONDS:
-                self.differs, self._since = not self.differs, None
-                return True
-        else:
-            self._since = None
-        return False
+        changes = off < self._limit(CALM_SHARE) if self.differs else off > self._limit(SHARE)
+        self._lasted = self._lasted + 1 if changes else 0
+        if self._lasted < LASTING_BEATS:
+            return False
+        self.differs, self._lasted = not self.differs, 0
+        return True
 
     def _limit(self, share: float) -> float:
         """In bytes. The floor shrinks with the share, or what is over would begin anew with the next swing."""
         return max(FLOOR * share / SHARE, share * self.believed)
 
 
-def difference_text(base: int, believed: int, held: int) -> str:
-    """Both figures in a sentence, and what to do."""
-    if believed == base and held > believed:
+def difference_text(base: int, believed: int, held: int, *, idle: bool) -> str:
+    """Both figures in a sentence, and what to do.
+
+    Args:
+        idle: the agent holds no stage.
+    """
+    if idle and held > believed:
         return (
             f"The agent's process holds {size_text(held)} of memory without any stage, where {size_text(base)} were to "
             "be expected: what it held before has not come back. Stop the agent and start it again to free it."
         )
+    stages = f", {size_text(believed - base)} by weights, keys and values" if believed > base else ""
     figures = (
         f"The agent's process holds {size_text(held)} of memory, and {size_text(believed)} are accounted for "
-        f"({size_text(base)} by the agent itself, {size_text(believed - base)} by weights, keys and values)"
+        f"({size_text(base)} by the agent itself{stages})"
     )
     if held > believed:
         return (

@@ -102,6 +102,8 @@ _ADVICE = {
     "damaged": "Deploy it again: what was damaged is sent anew. If it goes on, the disks or the network are at fault, "
     "or the model's files have changed: then add the model again.",
     "weights": "Remove the model and add it again: what does not fit its config.json is named then.",
+    "numbers": "Deploy the model in another dtype (--dtype): bfloat16 or float32.",
+    "architecture": "Have its layers on one node, or take another model.",
     "draining": "The node takes no new work until it is told to (node drain).",
     "not_allowed": "Invite the agent (node invite), or start it with --trust and this controller's public key.",
     "version": "Install the same version of Shardboard on both machines.",

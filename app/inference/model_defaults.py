@@ -108,6 +108,11 @@ class ModelDefaults(Struct, frozen=True, kw_only=True):
                 notes.append(f"{name} {_shown(asked[name])} is not applied: {instead}.")
         return cls(values=values, samples=samples, temperature=temperature, notes=tuple(notes))
 
+    @property
+    def in_words(self) -> str:
+        """What it asks for, for people; empty when that is nothing."""
+        return ", ".join(f"{name} {_shown(value)}" for name, value in self.values.items())
+
     @classmethod
     def shown(cls, folder: Path) -> ModelDefaults:
         """The same for lists of models, in which one whose files cannot be read stands with that as its note."""

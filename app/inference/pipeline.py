@@ -322,10 +322,10 @@ class Pipeline:
 
 
 def _advice(kind: str, dtype: str) -> str:
-    """What to do about a stage's fault."""
+    """What to do about a stage's fault, besides what the stage itself says."""
     if kind != "numbers":
         return "The agent's log has the details. The next request starts the deployment anew."
-    if dtype == "float16":
-        return "float16 ends at 65504: undeploy the model, and deploy it in bfloat16 or float32 (--dtype)."
-    wider = "" if dtype == "float32" else " Deploy it in float32 (--dtype) to see whether that is enough."
-    return f"Sound weights do not lead to that{f' in {dtype}' if dtype else ''}: the model may be damaged.{wider}"
+    if dtype == "float32":
+        return "Other requests go on."
+    wider = "bfloat16 or float32" if dtype == "float16" else "float32"
+    return f"Other requests go on. For {wider} undeploy the model, then deploy it again with --dtype."

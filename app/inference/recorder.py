@@ -43,6 +43,8 @@ class Recorder:
     tokens: list[TokenTime] = field(default_factory=list)
     chunks: list[ChunkTime] = field(default_factory=list)
     memory: tuple[NodeMemory, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What the model's own files asked for in vain."""
 
     def __post_init__(self) -> None:
         self.submitted = time.monotonic()
@@ -84,6 +86,7 @@ class Recorder:
             prompt_logprobs=tuple(prompt_logprobs) if keep_text else (),
             memory=self.memory,
             prompt_kept=keep_text,
+            notes=self.notes,
         )
 
     def _step(self) -> tuple[int, int]:

@@ -89,6 +89,7 @@ class InferenceService:
             self._registry, record, recorded,
             origin=origin, keep_text=kept.keep_text, keep_times=kept.keep_token_times,
         )  # fmt: skip
+        run.recorder.notes = defaults.notes
         self._running[run.id] = run
         run.on_over = lambda: self._over(run)
         work = self._run(run, description, prompt, messages, token_ids, parameters, tools, deployment)
@@ -223,7 +224,7 @@ class InferenceService:
     ) -> RequestError:
         """Why a token that the model does not have cannot be sent to it, and who put it there."""
         where = f"is outside the vocabulary of {description.name}, 0 to {description.vocab_size - 1}"
-        text = None if tokenizer is None else tokenizer.text_of(token)
+        text = tokenizer.text_of(token) if tokenizer is not None and 0 <= token < tokenizer.vocab_size else None
         if (prompt is None and messages is None) or text is None:
             return RequestError(f"Token id {token} {where}.", "Leave it out.")
         if messages is not None and not any(text in str(message.get("content", "")) for message in messages):

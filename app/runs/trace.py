@@ -201,6 +201,8 @@ class RequestTrace(Struct, frozen=True, kw_only=True, tag="request", tag_field="
     memory: tuple[NodeMemory, ...] = ()
     prompt_kept: bool = True
     """False when the settings say that the text of prompts and answers is not kept."""
+    notes: tuple[str, ...] = ()
+    """What the model's own generation_config.json asked for in vain, a sentence each."""
 
 
 class DeploymentTrace(Struct, frozen=True, kw_only=True, tag="deployment", tag_field="kind"):

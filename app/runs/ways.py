@@ -26,11 +26,12 @@ class Way(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class WayWords:
-    """How a way is called, what it is in a sentence, what it counts, and what its loss means."""
+    """How a way is called, what it is in a sentence, what it counts (one of them, several), and what its loss means."""
 
     title: str
     explanation: str
-    unit: str
+    one: str
+    several: str
     lost: str
 
 
@@ -38,36 +39,42 @@ WORDS = {
     "batched": WayWords(
         "Shared steps",
         "Several answers share each step, so that many of them cost little more time than one.",
+        "layer",
         "layers",
         "one answer at a time",
     ),
     "pieces": WayWords(
         "Prompts in pieces",
         "A long prompt is read a piece at a time, and other answers go on in between.",
+        "layer",
         "layers",
         "every prompt is read in one go",
     ),
     "packed": WayWords(
         "Packed weights",
         "The weights lie in memory in the order in which this processor reads them fastest.",
+        "matrix",
         "matrices",
         "not packed",
     ),
     "joined": WayWords(
         "Joined matrices",
         "Matrices that take the same input are multiplied as one.",
+        "matrix",
         "matrices",
         "not joined",
     ),
     "norms": WayWords(
         "Fast norms",
         "Each normalization is one operation of torch in place of several.",
+        "norm",
         "norms",
         "as the model has them",
     ),
     "recorded": WayWords(
         "Recorded pass",
         "The layers run from a recording, without Python between them.",
+        "stage",
         "stages",
         "not recorded",
     ),
@@ -76,7 +83,7 @@ WORDS = {
 
 def words_of(name: str) -> WayWords:
     """Also for a way that a newer agent knows and this program does not."""
-    return WORDS.get(name) or WayWords(name, "", "places", "not taken")
+    return WORDS.get(name) or WayWords(name, "", "place", "places", "not taken")
 
 
 def is_lost(way: Way) -> bool:
@@ -91,20 +98,24 @@ def lost(ways: Iterable[Way]) -> list[Way]:
 def way_text(way: Way) -> str:
     """Whether a way is taken, and why not where it is not. Empty for one that has nothing to do with this stage.
 
-    all 15 layers; lost in 2 of 60 matrices, not packed: …; one answer at a time: …; not here: …
+    all 15 layers; 2 of 60 matrices not packed: …; one answer at a time: …; not here: …
     """
+    short = way_short(way)
+    return f"{short}: {way.why}" if way.why and (is_lost(way) or not way.possible) else short
+
+
+def way_short(way: Way) -> str:
+    """The same without the reason."""
     words = words_of(way.name)
     if not way.possible:
-        return f"not here: {way.why}" if way.why else ""
+        return "not here" if way.why else ""
     if not is_lost(way):
         if way.name == "recorded":
             return "yes"
-        return f"all {way.used:,} {words.unit}" if way.used > 1 else f"its {words.unit.removesuffix('s')}"
-    why = f": {way.why}" if way.why else ""
+        return f"all {way.used:,} {words.several}" if way.used > 1 else f"its one {words.one}"
     if way.name in ("batched", "pieces", "recorded"):  # of a stage as a whole: one layer that cannot is enough
-        return f"{words.lost}{why}"
-    missing = way.possible - way.used
-    return f"{missing:,} of {way.possible:,} {words.unit} {words.lost}{why}"
+        return words.lost
+    return f"{way.possible - way.used:,} of {way.possible:,} {words.several} {words.lost}"
 
 
 def way_lines(ways: Iterable[Way]) -> list[tuple[str, str]]:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from app.models.description import ModelDescription
+    from app.ui.cluster import DeploymentView
+    from worker_agent.messages import StageInfo
 
 
 def fill_cluster(application: object) -> None:
@@ -42,9 +44,16 @@ def fill_cluster(application: object) -> None:
     cluster.take_lists(Lists(tuple(record(id) for id in budgets), (big, small), (deployed,)))
     used = {1: 16_700, 2: 7_000, 3: 7_200, 4: 0, 5: 0}
     now = datetime.now(UTC)
+    stages = {id: (held(deployed, number, big),) for number, id in enumerate((1, 2, 3))}
     cluster.take_node_events(
-        [health(id, cpu=load(id, 599), budget=budgets[id] * MB, used=used[id] * MB, rtt=0.0004 * id) for id in budgets]
-    )
+        [
+            health(
+                id, cpu=load(id, 599), budget=budgets[id] * MB, used=used[id] * MB, rtt=0.0004 * id,
+                stages=stages.get(id, ()),
+            )
+            for id in budgets
+        ]
+    )  # fmt: skip
     for id in budgets:
         works = id <= 3
         cluster._history[id] = deque(
@@ -59,6 +68,25 @@ def fill_cluster(application: object) -> None:
         )  # fmt: skip
     times = (StageTime(0, 90, 17_000), StageTime(1, 120, 12_000), StageTime(2, 140, 11_000))
     cluster.take_steps([StepPassed("1f2e3d4c", 1, 0, times)] * 42)
+
+
+def held(view: DeploymentView, number: int, model: ModelDescription) -> StageInfo:
+    """A stage as its agent would tell it. The last one has no kernels for two of the ways."""
+    from worker_agent.messages import StageInfo, Way
+
+    shard = view.shards[number]
+    layers = shard.end_layer - shard.start_layer
+    off = "only the CPU's kernels read packed weights"
+    return StageInfo(
+        deployment=view.record.id, plan=view.record.plan_hash, epoch=1, stage=number, stages=len(view.shards),
+        start=shard.start_layer, end=shard.end_layer, model=model.name, weight_bytes=layers * 660_000_000,
+        kv_bytes=layers * 4_000_000, kv_tokens=view.record.kv_tokens, kv_used_tokens=0, kv_held_bytes=0, sequences=0,
+        ways=(
+            Way("norms", 4 * layers, 4 * layers), Way("joined", 5 * layers, 5 * layers),
+            Way("packed", 4 * layers, 4 * layers) if number == 0 else Way("packed", 0, 0, off),
+            Way("batched", layers, layers), Way("recorded", 1, 1),
+        ),
+    )  # fmt: skip
 
 
 def in_bfloat16(description: ModelDescription) -> ModelDescription:

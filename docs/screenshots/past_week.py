@@ -122,7 +122,7 @@ def _trace(count: int, prompt_tokens: int, dice: random.Random) -> RequestTrace:
     return RequestTrace(
         origin=Origin(via="window", user="ada"),
         versions=Versions(
-            shardboard="0.3.0", python="3.12.4", system="macOS 15.1", wire=3, packages={"tokenizers": "0.22.1"}
+            shardboard="0.3.0", python="3.12.4", system="macOS 15.1", wire=4, packages={"tokenizers": "0.22.1"}
         ),
         model=ModelFacts(
             name=MODEL, architecture="Qwen3ForCausalLM", source="hub", layers=40, parameters=14_768_307_200,
@@ -140,7 +140,8 @@ def _trace(count: int, prompt_tokens: int, dice: random.Random) -> RequestTrace:
         first_step_us=first_step_us,
         tokens=tuple(TokenTime(end, took, 1, shares) for end, (took, shares) in zip(ends, tokens, strict=True)),
         memory=tuple(
-            NodeMemory(node_id=id, process=size * 1_050_000, used=size * 1_000_000, budget=budget * GB,
+            NodeMemory(node_id=id, process=size * 1_010_000 + 290_000_000, agent=280_000_000,
+                       believed=size * 1_000_000 + 280_000_000, used=size * 1_000_000, budget=budget * GB,
                        available=budget * GB - size * 1_000_000)
             for (id, _, _, _, size), budget in zip(STAGES, (24, 12, 12), strict=True)
         ),

@@ -31,6 +31,19 @@ def test_what_is_deployed_is_told_with_its_stages(api: Served) -> None:
     assert api.get("/")["deployments"] == [deployment]
 
 
+def test_each_stage_is_told_with_what_it_takes_and_how_it_runs(api: Served) -> None:
+    wait_until(lambda: all(stage["ways"] for stage in ready(api)[0]["stages"]))
+    for stage in ready(api)[0]["stages"]:
+        assert stage["weight_bytes"] > 0 and stage["kv_bytes"] > 0
+        ways = {way["name"]: way for way in stage["ways"]}
+        assert ways["batched"] == {
+            "name": "batched", "title": "Shared steps", "used": 2, "possible": 2, "lost": False, "why": "",
+        }  # fmt: skip
+        assert not any(way["lost"] for way in stage["ways"])
+    unloaded = [one for one in api.get(STATUS, params={"all": True})["deployments"] if one["status"] == "unloaded"]
+    assert all(stage["ways"] == [] and stage["weight_bytes"] is None for one in unloaded for stage in one["stages"])
+
+
 def test_a_plan_says_where_a_model_would_go_and_loads_nothing(api: Served) -> None:
     body = {"model": MODEL, "nodes": ids(api)[::-1], "layers": "0-2,3", "context": 512, "kv_tokens": 1024}
     plan = api.post(PLAN, body)
@@ -38,6 +51,11 @@ def test_a_plan_says_where_a_model_would_go_and_loads_nothing(api: Served) -> No
     placed = [(stage["node_id"], stage["start"], stage["end"]) for stage in plan["stages"]]
     assert placed == [(ids(api)[1], 0, 3), (ids(api)[0], 3, 4)], "in the order of the nodes"
     assert all(stage["weight_bytes"] > 0 and stage["kv_bytes"] > 0 for stage in plan["stages"])
+    for stage, process in zip(plan["stages"], plan["processes"], strict=True):
+        assert process["node_id"] == stage["node_id"] and process["agent_bytes"] > 10_000_000
+        loaded, taken = process["loaded_bytes"], stage["weight_bytes"] + stage["kv_bytes"]
+        assert loaded > 0, "what is deployed there already"
+        assert process["process_bytes"] == process["agent_bytes"] + loaded + taken
     assert len(ready(api)) == 1
 
 
@@ -54,6 +72,8 @@ def test_one_node_may_hold_several_stages(api: Served) -> None:
         (ids(api)[0], 0, 2),
         (ids(api)[0], 2, 4),
     ]
+    (process,) = plan["processes"]
+    assert process["weight_bytes"] == sum(stage["weight_bytes"] for stage in plan["stages"])
 
 
 @pytest.mark.parametrize("path", [PLAN, DEPLOY])

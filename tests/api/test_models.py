@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,7 +47,26 @@ def test_a_model_is_told_with_what_it_is(api: Served, tiny_folder: Path) -> None
     assert model["parameters"] > 10_000
     weights = tiny_folder / "model.safetensors"
     assert 0 < model["weight_bytes"] <= weights.stat().st_size
-    assert model["notes"] == []
+    assert model["notes"] == [] and model["default_parameters"] == {}
+
+
+def test_what_a_model_asks_of_each_answer_is_told_with_it(api: Served, tiny_folder: Path) -> None:
+    file = tiny_folder / "generation_config.json"
+    before = file.read_bytes()
+    try:
+        file.write_text(json.dumps({"do_sample": True, "temperature": 0.7, "num_beams": 3}))
+        (model,) = api.get(STATUS)["models"]
+        assert model["default_parameters"] == {"temperature": 0.7, "top_k": 50}
+        assert model["notes"] == ["num_beams 3 is not applied: answers are made token by token, without beams."]
+        asked = api.answer(max_tokens=2)["parameters"]
+        assert (asked["temperature"], asked["top_k"]) == (0.7, 50)
+        asked = api.answer(max_tokens=2, temperature=0.0, top_k=None)["parameters"]
+        assert (asked["temperature"], asked["top_k"]) == (0.0, 50)
+        file.write_text("{")
+        (model,) = api.get(STATUS)["models"]
+        assert "generation_config.json" in model["notes"][0], "a broken file is told, and the list stays"
+    finally:
+        file.write_bytes(before)
 
 
 def test_what_was_found_out_when_a_model_was_added_is_told_with_it(

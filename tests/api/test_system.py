@@ -185,6 +185,9 @@ def test_nodes_and_deployments_are_told_as_they_are(api: Served) -> None:
         assert figure(told, "node_memory_budget_bytes", **labels) == node["memory_budget"]
         assert figure(told, "node_memory_total_bytes", **labels) == node["memory_total"]
         assert 0 < figure(told, "node_memory_used_bytes", **labels) < node["memory_budget"]
+        believed = figure(told, "node_memory_believed_bytes", **labels)
+        assert 0 < figure(told, "node_memory_agent_bytes", **labels) < believed
+        assert figure(told, "node_memory_held_bytes", **labels) == pytest.approx(believed, abs=200_000_000)
     assert figure(told, "build_info", version=__version__) == 1
     assert figure(told, "loop_lag_seconds") >= 0
 

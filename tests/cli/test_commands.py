@@ -41,6 +41,32 @@ def test_adding_a_model_tells_what_its_user_should_know(shell: CommandLine, fold
     shell.run("model", "remove", "other")
 
 
+def test_what_a_model_asks_of_each_answer_is_shown_applied_and_overridden(
+    shell: CommandLine, folder: Path, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(folder, tmp_path / "other"))
+    asked = {"repetition_penalty": 1.3, "max_new_tokens": 4, "num_beams": 2}
+    (other / "generation_config.json").write_text(json.dumps(asked))
+    for command in (("add", str(other)), ("inspect", "other")):
+        shown = " ".join(shell.run("model", *command).split())
+        assert "repetition_penalty 1.3, max_tokens 4" in shown
+        assert "num_beams 2 is not applied: answers are made token by token, without beams." in shown
+    silent = shell.json("generate", "other", "--token-ids", "7,8,9", "--ignore-eos")
+    assert (silent["parameters"]["repetition_penalty"], silent["completion_tokens"]) == (1.3, 4)
+    assert "repetition_penalty 1.3" in " ".join(shell.run("request", "show", str(silent["id"])).split())
+    own = shell.json(
+        "generate", "other", "--token-ids", "7,8,9", "--ignore-eos", "--repetition-penalty", "1", "--max-tokens", "6",
+        "--stop-token-id", str(silent["token_ids"][0]), "--no-repeat-ngram-size", "2",
+    )  # fmt: skip
+    said = own["parameters"]
+    assert (said["repetition_penalty"], said["max_tokens"], said["no_repeat_ngram_size"]) == (1.0, 6, 2)
+    assert said["stop_token_ids"] == [silent["token_ids"][0]]
+    [run] = [json.loads(line) for line in shell.run("export", str(silent["id"]), "--format", "jsonl").splitlines()]
+    assert run["trace"]["notes"] == ["num_beams 2 is not applied: answers are made token by token, without beams."]
+    shell.run("undeploy", "other")
+    shell.run("model", "remove", "other")
+
+
 def test_a_model_that_does_not_fit_its_config_is_not_added(shell: CommandLine, folder: Path, tmp_path: Path) -> None:
     other = Path(shutil.copytree(folder, tmp_path / "other"))
     change_json(other / "config.json", vocab_size=17)
@@ -55,14 +81,27 @@ def test_models_and_nodes_are_listed(shell: CommandLine) -> None:
     assert "between any two layers" in shell.run("model", "inspect", "tiny")
     [node] = shell.json("node", "list")
     assert node["is_active"] and runs(node["local_pid"])
+    memory = node["memory"]
+    assert 10_000_000 < memory["agent"] == memory["believed"] and memory["used"] == 0 < memory["budget"]
+    assert memory["held"] > 10_000_000
+    shown = shell.run("node", "list")
+    assert all(title in shown for title in ("Agent itself", "Process should hold", "It holds"))
 
 
 def test_a_placement_is_shown_deployed_and_taken_down(shell: CommandLine) -> None:
-    [stage] = shell.json("plan", "tiny", "--kv-tokens", "4096")["stages"]
+    plan = shell.json("plan", "tiny", "--kv-tokens", "4096")
+    [stage], [process] = plan["stages"], plan["processes"]
     assert (stage["start"], stage["end"]) == (0, 3)
+    assert process["process_bytes"] == process["agent_bytes"] + stage["weight_bytes"] + stage["kv_bytes"]
+    assert "Agent itself" in shell.run("plan", "tiny")
     deployment = shell.json("deploy", "tiny", "--kv-tokens", "4096")
     assert deployment["status"] == "ready"
-    assert [d["id"] for d in shell.json("deployment", "list")] == [deployment["id"]]
+    [listed] = shell.json("deployment", "list")
+    assert listed["id"] == deployment["id"] and listed["stages"] == deployment["stages"]
+    ways = {way["name"]: way for way in listed["stages"][0]["ways"]}
+    assert (ways["batched"]["used"], ways["batched"]["possible"]) == (3, 3)
+    assert "all 3 layers" in shell.run("deployment", "list", "--ways")
+    assert "all 3 layers" not in shell.run("deployment", "list")
     shell.run("undeploy", "tiny")
     assert shell.json("deployment", "list") == []
 

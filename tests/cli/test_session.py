@@ -15,7 +15,6 @@ import pytest
 from app.cli.session import Session, open_controller
 from app.errors import BadInput, Cancelled, RegistryError
 from app.paths import Home
-from worker_agent.process import settle
 
 
 @pytest.fixture
@@ -28,8 +27,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
 @pytest.fixture
 def settled() -> Iterator[None]:
     """This process as a program of ours is, which hears Ctrl-C even where the tests were started without."""
-    before = signal.getsignal(signal.SIGINT)
-    settle()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 

@@ -129,6 +129,7 @@ def test_the_way_of_writing_calls_is_the_templates(template: str, dialect: ToolD
 
 
 def test_any_json_survives_as_arguments() -> None:
+    value: Any
     for value in ({"a": '\\" } ] {', "b": [[], {}], "ü": None}, [1, [2]], {}, {"name": "no", "arguments": {"x": 1}}):
         text = json.dumps(value)
         assert read(HERMES, f'<tool_call>{{"name": "time", "arguments": {text}}}</tool_call>', 1) == (

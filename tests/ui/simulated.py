@@ -8,7 +8,7 @@ from app.cluster.health import NodeHealth
 from app.models.description import ModelDescription, PartSource, TensorSource
 from app.registry.records import DeploymentRecord, DeploymentStatus, NodeRecord, ShardRecord
 from app.ui.cluster import Cluster, DeploymentView, Lists
-from worker_agent.messages import HealthReport, Progress, StageInfo
+from worker_agent.messages import HealthReport, Progress, StageInfo, Way
 
 MB = 1_000_000
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -43,6 +43,16 @@ def health(
         draining=False, loading=0, dropped=0,
     )  # fmt: skip
     return NodeHealth(id, datetime.now(UTC), rtt, report)
+
+
+def held(view: DeploymentView, number: int, *ways: Way) -> StageInfo:
+    """A stage of a deployment as its agent would tell it."""
+    shard, record = view.shards[number], view.record
+    return StageInfo(
+        deployment=record.id, plan=record.plan_hash, epoch=record.epoch, stage=number, stages=len(view.shards),
+        start=shard.start_layer, end=shard.end_layer, model=record.model_name, weight_bytes=100 * MB, kv_bytes=10 * MB,
+        kv_tokens=record.kv_tokens, kv_used_tokens=0, kv_held_bytes=0, sequences=0, ways=ways,
+    )  # fmt: skip
 
 
 def model(

@@ -9,11 +9,13 @@ import pytest
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QGuiApplication
 from PySide6.QtTest import QTest
-from PySide6.QtWidgets import QLabel, QMessageBox, QPlainTextEdit, QPushButton, QWidget
+from PySide6.QtWidgets import QLabel, QLineEdit, QMessageBox, QPlainTextEdit, QPushButton, QWidget
 from pytestqt.qtbot import QtBot
 
 from app.errors import NodeError
 from app.inference.events import Preparing, PromptProgress, Started
+from app.inference.model_defaults import ModelDefaults
+from app.inference.parameters import GenerationParameters
 from app.models.library import ModelLibrary
 from app.paths import Home
 from app.registry.records import RequestStatus
@@ -215,6 +217,33 @@ def test_parameters_belong_to_their_conversation(screen: ChatScreen) -> None:
     assert first.options.temperature == 1.5
 
 
+def test_empty_fields_show_what_the_model_asks_for_and_leave_it_to_that(screen: ChatScreen) -> None:
+    pane, options = screen.parameters, screen.desk.conversation.options
+    screen.actions_.parameters.trigger()
+    values = {"temperature": 0.6, "max_tokens": 64, "stop": ["END"]}
+    pane.show_defaults(ModelDefaults(values=values, notes=("num_beams 4 is not applied: no beams.",)))
+
+    def field(name: str) -> QLineEdit:
+        found = pane.findChild(QLineEdit, f"chat-{name}")
+        assert found is not None
+        return found
+
+    shown = {name: field(name).placeholderText() for name in ("temperature", "top_p", "max_tokens", "seed")}
+    assert shown == {"temperature": "model: 0.6", "top_p": "1", "max_tokens": "model: 64", "seed": "random"}
+    assert pane.stops.placeholderText() == "END"
+    assert pane.notes.isVisible() and "num_beams 4" in pane.notes.text()
+    assert options.parameters() == GenerationParameters(), "nothing is said of what was left empty"
+
+    for name, text in (("temperature", "0"), ("max_tokens", "0")):
+        field(name).setText(text)
+        field(name).textEdited.emit(text)
+    assert options.parameters() == GenerationParameters(temperature=0.0, max_tokens=None)
+    pane.show_options(options)
+    assert (field("temperature").text(), field("max_tokens").text()) == ("0", "0"), "said is not the same as empty"
+    pane.show_defaults(ModelDefaults())
+    assert field("temperature").placeholderText() == "0" and not pane.notes.isVisible()
+
+
 def test_a_completion_is_continued_in_place(screen: ChatScreen, qtbot: QtBot) -> None:
     screen.parameters.raw_mode.setChecked(True)
     answer = begin(screen, "Once upon")
@@ -319,6 +348,7 @@ def test_what_no_node_can_answer_is_said_in_the_conversation(
     widget.open_with(name)
     assert widget.ask("What is the capital of France?")
     qtbot.waitUntil(lambda: not widget.is_streaming, timeout=30_000)
+    assert widget.parameters.findChild(QLineEdit, "chat-temperature").placeholderText() == "0"
     assert name in widget.error_text and "node" in widget.error_text and "Deploy it" in widget.error_text
     text = shown(widget, qtbot)
     assert widget.error_text.strip() in " ".join(text.split()) and "Retry" in text

@@ -52,7 +52,7 @@ def test_thinking_is_folded_away_while_it_streams_and_afterwards(screen: ChatScr
     screen.transcript.anchorClicked.emit(QUrl(f"chat:thinking/{answer.message.id}"))
     assert "It is a greet" in shown(screen, qtbot)
     post(answer, TextDelta("ing.", 2))
-    assert "It is a greeting." in shown(screen, qtbot) and "Hide thinking" in shown(screen, qtbot)
+    assert "It is a greeting." in shown(screen, qtbot) and "Thinking…   Hide" in shown(screen, qtbot)
     post(answer, TextDelta("\n</think>\n\n**Hel", 3))
     post(answer, TextDelta("lo!**", 4))
     text = shown(screen, qtbot)

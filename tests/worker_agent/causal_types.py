@@ -209,7 +209,7 @@ def _fields(config: PreTrainedConfig, special: dict[str, Any]) -> dict[str, Any]
         kinds = list(dict.fromkeys(special.get(name) or given.get(name) or ()))
         if kinds:
             fields[name] = _pattern([kind for kind in kinds if kind != "mlp" or name != "layer_types"])
-    if given.get("is_decoder") is not None:
+    if given.get("is_decoder") is not None and not config.model_type.startswith("gpt_neox"):
         fields |= _DECODER
     return fields
 

@@ -1,4 +1,4 @@
-"""A quarter of the causal types that transformers knows, cut over three stages, each as the table says.
+"""A quarter of the causal types that transformers knows, cut over two stages, each as the table says.
 
 All of them, over one, two and three stages: `python benchmarks/coverage.py`.
 """
@@ -6,9 +6,11 @@ All of them, over one, two and three stages: `python benchmarks/coverage.py`.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.worker_agent.causal_types import CAUSAL_TYPES, QUARTER
 from tests.worker_agent.verdicts import judge
@@ -16,6 +18,15 @@ from tests.worker_agent.verdicts import judge
 TABLE: dict[str, dict[str, str]] = json.loads(
     (Path(__file__).with_name("every_architecture.json")).read_text(encoding="utf-8")
 )
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Matrices this small are slower with more, and threads that wait burn what other tests need."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def test_no_type_is_wrong_in_the_table() -> None:

@@ -118,10 +118,14 @@ def test_a_model_that_keeps_its_state_in_its_modules_is_refused_and_left_as_it_w
         }, name
 
 
-@pytest.mark.parametrize("model_type", ["bert", "megatron-bert"])
-def test_a_model_that_sees_what_comes_later_is_refused(model_type: str) -> None:
+def test_a_model_that_sees_what_comes_later_is_refused() -> None:
     with pytest.raises(CannotSplit, match="looks at tokens that come later"):
-        examined(model_type, is_decoder=False)
+        examined("bert", is_decoder=False)
+
+
+def test_what_the_config_says_of_decoders_does_not_count_where_attention_is_causal() -> None:
+    assert tiny_config("gpt_neox").is_decoder is False
+    assert examined("gpt_neox").batched
 
 
 def test_numbers_that_json_does_not_know_are_read() -> None:

@@ -29,7 +29,7 @@ def wanted_form(body: GenerationBody) -> Constraint | None:
     try:
         return make()
     except RequestError as error:
-        raise refused(str(error), param) from error
+        raise refused(f"{param}: {error}", param) from error
 
 
 def form_param(body: GenerationBody) -> str | None:

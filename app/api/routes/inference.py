@@ -39,21 +39,41 @@ class ConstraintBody(Strict):
 
 
 class ParametersBody(Strict):
-    """How tokens are chosen and when the answer ends. Names and meanings are those of OpenAI's API and of vLLM."""
+    """How tokens are chosen and when the answer ends. Names and meanings are those of OpenAI's API, vLLM, transformers.
 
-    temperature: float = Field(default=0.0, description="0 always takes the likeliest token")
-    top_k: int = Field(default=0, description="0: all")
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
+    What is left out, or null, is as the model's own generation_config.json has it, else greedy and neutral.
+    """
+
+    def given(self) -> dict[str, Any]:
+        """What was said: the parameters' own defaults are in one place only."""
+        said = self.model_dump(exclude_unset=True)
+        return {name: value for name, value in said.items() if value is not None or name == "max_tokens"}
+
+    temperature: float | None = Field(default=None, description="0 always takes the likeliest token")
+    top_k: int | None = Field(default=None, description="0: all")
+    top_p: float | None = None
+    min_p: float | None = None
+    typical_p: float | None = None
+    epsilon_cutoff: float | None = None
+    eta_cutoff: float | None = None
+    repetition_penalty: float | None = None
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    no_repeat_ngram_size: int | None = Field(default=None, description="no sequence of so many tokens comes twice")
     logit_bias: dict[str, float] = Field(default_factory=dict, description="token id to what is added to its logit")
+    bad_words_ids: list[list[int]] | None = Field(default=None, description="sequences of tokens that may not come")
+    suppress_tokens: list[int] | None = Field(default=None, description="tokens that may not come")
+    begin_suppress_tokens: list[int] | None = Field(default=None, description="tokens that may not come first")
     seed: int | None = Field(default=None, description="makes sampling repeatable; else random, and recorded")
-    stop: list[str] = Field(default_factory=list, description="the answer ends before the first of these")
-    max_tokens: int | None = Field(default=DEFAULT_MAX_TOKENS, description="null: as many as the context holds")
-    min_tokens: int = 0
-    ignore_eos: bool = False
+    stop: list[str] | None = Field(default=None, description="the answer ends before the first of these")
+    stop_token_ids: list[int] = Field(default_factory=list, description="the answer ends with the first of these")
+    include_stop_str_in_output: bool = Field(default=False, description="what ends the answer belongs to its text")
+    skip_special_tokens: bool = Field(default=True, description="the text is without special tokens")
+    max_tokens: int | None = Field(
+        default=DEFAULT_MAX_TOKENS, description="null: as many as the context holds; left out: as the model has it"
+    )
+    min_tokens: int | None = None
+    ignore_eos: bool = Field(default=False, description="the model's own ends do not end the answer")
     logprobs: int | None = Field(default=None, description="0: of the chosen tokens; n: also of the n likeliest")
     prompt_logprobs: int | None = Field(default=None, description="the same for the prompt's tokens")
     constraint: ConstraintBody | None = None
@@ -92,8 +112,7 @@ async def submit(controller: TheController, origin: Caller, body: Annotated[Subm
         prompt = [message.model_dump() for message in body.messages]
     else:
         prompt = body.prompt if body.prompt is not None else (body.token_ids or [])
-    # Left out is what was not given: the parameters' own defaults are in one place only.
-    parameters = GenerationParameters.from_json(body.parameters.model_dump(exclude_unset=True))
+    parameters = GenerationParameters.from_json(body.parameters.given())
     run = controller.generate(body.model, prompt, parameters, chat=body.chat, origin=origin)
     await run.recorded()  # what was told to have begun is on the disk
     return RequestView.live(run)

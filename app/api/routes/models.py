@@ -19,6 +19,7 @@ from app.api.state import TheController, TheJobs
 from app.api.views import ALWAYS, JobView, ModelList, ModelView, errors
 from app.controller import Controller
 from app.errors import BadInput
+from app.inference.model_defaults import ModelDefaults
 from app.models.description import ModelDescription, notes_of
 from app.models.sources import HUB_ID, check_name, recognise
 from app.registry import ModelRecord
@@ -94,10 +95,16 @@ async def remove(
 async def model_views(controller: Controller) -> list[ModelView]:
     def read() -> list[ModelView]:
         records: list[ModelRecord] = controller.registry.models.list()
-        notes = {description.name: description.notes for description in controller.library.list()}
-        return [ModelView.of(record, notes.get(record.name, ())) for record in records]
+        known = {description.name: description for description in controller.library.list()}
+        return [_view(record, known.get(record.name)) for record in records]
 
     return await asyncio.to_thread(read)
+
+
+def _view(record: ModelRecord, description: ModelDescription | None) -> ModelView:
+    if description is None:
+        return ModelView.of(record)
+    return ModelView.of(record, description.notes, ModelDefaults.shown(description.path))
 
 
 async def _demo(controller: Controller, job: BackgroundJob) -> Outcome:

@@ -34,10 +34,11 @@ async function* eventsOf(response) {
 function bodyOf(fields) {
   const parameters = {
     max_tokens: Number(fields.get("max_tokens")),
-    temperature: Number(fields.get("temperature")),
-    top_p: Number(fields.get("top_p")),
   };
-  if (fields.get("seed")) parameters.seed = Number(fields.get("seed"));
+  // An empty field is as the model has it.
+  for (const name of ["temperature", "top_p", "seed"]) {
+    if (fields.get(name)) parameters[name] = Number(fields.get(name));
+  }
   return { model: fields.get("model"), prompt: fields.get("prompt"), chat: fields.has("chat"), parameters };
 }
 

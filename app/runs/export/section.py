@@ -146,6 +146,7 @@ def _request(common: Section, run: Run, trace: RequestTrace) -> Section:
         facts.append(
             ("Parameters", tuple((name, value_text(value)) for name, value in sorted(request.parameters.items())))
         )
+        facts.append(("Asked by the model in vain", tuple(("generation_config.json", note) for note in trace.notes)))
     facts += software_facts(trace.versions, trace)
     prompt_tokens = None if request is None else request.prompt_tokens
     charts = (

@@ -46,7 +46,7 @@ class InspectNode(Page):
         why = unavailable_because(view)
         self.subtitle.setText(f"{view.chip}\n{why[:1].upper() + why[1:]}" if why else view.chip)
         self._show_memory(lane)
-        self.process.show_facts(process_facts(lane))
+        self.process.show_facts(process_facts(lane), PROCESS_TIPS, {"Note"})
         self.stages.show_facts(_shard_facts(lane))
         speed = self._board.memory.speed(view, self._dtype())
         self.link.show_facts(
@@ -110,6 +110,14 @@ class InspectNode(Page):
     @Slot()
     def _on_show(self) -> None:
         self._board.workbench.navigate.emit("nodes", self._node)
+
+
+PROCESS_TIPS = {
+    "Agent itself": "What the agent's program takes without any layers. It is no part of the memory for stages.",
+    "Expected": "The agent itself with the weights, keys and values of the shards shown here.",
+    "Accounted": "The agent itself, its weights, and the keys and values of this moment.",
+    "Holds": "What its process really takes, as the system says.",
+}
 
 
 def process_facts(lane: LaneView) -> list[Fact]:

@@ -57,18 +57,13 @@ class InspectStage(Page):
                 ("Together", size_text(draft.memory(stage))),
             )
         )
-
-        loaded = self._board.workbench.cluster.deployment_of(draft.model_name) if self._board.is_loaded else None
-        told = None
-        if loaded is not None and node is not None:
-            told = next(
-                (
-                    info for info in (node.report.stages if node.report is not None else ())
-                    if (info.deployment, info.start, info.end) == (loaded.record.id, piece.start, piece.end)
-                ),
-                None,
-            )  # fmt: skip
-        show_ways(self, self.runs, [] if told is None else [("", told.ways)])
+        cluster = self._board.workbench.cluster
+        loaded = cluster.deployment_of(draft.model_name) if self._board.is_loaded else None
+        told = () if loaded is None else cluster.ways(loaded)
+        layers = (piece.start, piece.end)
+        show_ways(
+            self, self.runs, [("", ways) for shard, ways in told if (shard.start_layer, shard.end_layer) == layers]
+        )
 
     def _time_of(self, stage: int) -> str:
         """Predicted for the stages that are loaded, which neighbours on one node share."""

@@ -135,9 +135,8 @@ class NodeItem(QGraphicsItem):
         indent = 20.0 if self.verdict is not None or lane.shortage else 0.0
         cut = look.small_bold_metrics if indent else look.small_metrics
         text = cut.elidedText(text, elide, places.caption.width() - indent)
-        self.setToolTip(
-            f"{lane.node.name}\n{lane.node.chip}\n{state_text(lane.node)}\n{caption(lane)}, {free}\n{process_text(lane.node)}".rstrip()
-        )
+        lines = (lane.node.name, lane.node.chip, state_text(lane.node), f"{caption(lane)}, {free}")
+        self.setToolTip("\n".join(filter(None, (*lines, process_text(lane.node), lane.node.memory_problem))))
         return _Texts(name, details, text, free if fits and not lane.shortage else "")
 
     def _trace(self) -> tuple[QPolygonF, QPolygonF]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from app.runs.ways import is_lost, way_text, words_of
+from app.runs.ways import is_lost, way_short, way_text, words_of
 from app.ui.board.facts import Fact, Facts
 from app.ui.board.page import Page
 
@@ -26,28 +27,39 @@ def show_ways(page: Page, section: Facts, stages: Sequence[StageWays]) -> None:
 def way_facts(stages: Sequence[StageWays]) -> tuple[list[Fact], dict[str, str], set[str]]:
     """(facts, tooltips by name, names of those that are lost somewhere).
 
-    A way that comes to the same on every stage is said once; else each stage says what it does.
+    Of one stage with the reasons; of several what they do not have in common, with the reasons in the tooltip.
     """
     by_name: dict[str, list[tuple[str, Way]]] = {}
     for stage, ways in stages:
         for way in ways:
-            by_name.setdefault(way.name, []).append((stage, way))
+            if way_text(way):
+                by_name.setdefault(way.name, []).append((stage, way))
     facts, tips, marked = [], {}, set()
     for name, found in by_name.items():
         words = words_of(name)
-        texts = [(stage, text) for stage, way in found if (text := way_text(way))]
-        if not texts:
-            continue
         if any(is_lost(way) for _, way in found):
             marked.add(words.title)
-        elif all(way.used for _, way in found) and len(found) > 1:
-            texts = [("", "on every stage")]
-        alike = len({text for _, text in texts}) == 1 and len(texts) == len(found)
-        shown = (
-            texts[0][1]
-            if alike or (len(texts) == 1 and not texts[0][0])
-            else "\n".join(f"{stage}: {text}" for stage, text in texts)
-        )
-        facts.append((words.title, shown))
-        tips[words.title] = words.explanation
+        lines = [f"{stage}: {way_text(way)}" for stage, way in found] if len(stages) > 1 else []
+        facts.append((words.title, breakable(_shown(found) if lines else way_text(found[0][1]))))
+        tips[words.title] = "\n".join((words.explanation, *lines))
     return facts, tips, marked
+
+
+def _shown(found: Sequence[tuple[str, Way]]) -> str:
+    whole = [way for _, way in found if way.used and not is_lost(way)]
+    if len(whole) == len(found):
+        return "on every stage"
+    texts = {way_text(way) for _, way in found}
+    if len(texts) == 1:
+        return texts.pop()
+    return "\n".join(f"{stage}: {way_short(way)}" for stage, way in found if not way.used or is_lost(way))
+
+
+def breakable(text: str) -> str:
+    """With places where a line may end in words that are longer than one: a label breaks between words alone."""
+    return re.sub(r"\S{17,}", _broken, text)
+
+
+def _broken(word: re.Match[str]) -> str:
+    parts = re.sub(r"([_./])(?=[^_./])", "\\1\u200b", word.group())
+    return re.sub(r"[^\u200b]{14}(?=[^\u200b]{3})", "\\g<0>\u200b", parts)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from PySide6.QtCore import Qt, QUrl, Slot
 from PySide6.QtGui import QAction, QDesktopServices, QGuiApplication, QResizeEvent
@@ -18,6 +20,7 @@ from PySide6.QtWidgets import (
 )
 
 from app.errors import ShardboardError
+from app.inference.model_defaults import ModelDefaults
 from app.ui.chat.answer import Answer
 from app.ui.chat.chat_actions import ChatActions
 from app.ui.chat.chat_desk import ChatDesk
@@ -37,6 +40,9 @@ from app.ui.screen import Screen
 from app.ui.theme import SPACING
 from app.ui.workbench import Workbench
 
+if TYPE_CHECKING:
+    from app.controller import Controller
+
 LIST_WIDTH = 224
 PARAMETERS_WIDTH = 280
 ROOM_FOR_LIST = 640
@@ -53,6 +59,7 @@ class ChatScreen(Screen):
         self.desk = ChatDesk(workbench, self)
         self.choices = ModelChoices(workbench.cluster, self)
         self.actions_ = ChatActions(self)
+        self._defaults_of = ""
         self._build()
         self._connect()
         self.choices.refresh()
@@ -297,9 +304,25 @@ class ChatScreen(Screen):
             if first is not None:
                 self.desk.choose_model(first.name)
                 self.picker.choose(first.name)
+        self._ask_defaults(conversation.model)
         self.where.setText(self.picker.note)
         self.where.setToolTip(self.picker.note)
         self._show_state()
+
+    def _ask_defaults(self, model: str) -> None:
+        """Have the parameters show what the model asks for where they are left empty."""
+        if model == self._defaults_of:
+            return
+        self._defaults_of = model
+        self.parameters.show_defaults(ModelDefaults())
+        if model:
+            call = self.workbench.bridge.call(partial(_defaults, model), "reading the model's parameters")
+            call.done.connect(self._on_defaults)
+
+    @Slot(object)
+    def _on_defaults(self, told: tuple[str, ModelDefaults]) -> None:
+        if told[0] == self._defaults_of:
+            self.parameters.show_defaults(told[1])
 
     def _show_state(self) -> None:
         """Page, button and figures as they must be now."""
@@ -449,3 +472,7 @@ class ChatScreen(Screen):
                 if kept
                 else "Conversations are not kept: they end with this window."
             )
+
+
+async def _defaults(model: str, controller: Controller, report: object) -> tuple[str, ModelDefaults]:
+    return model, await asyncio.to_thread(controller.inference.defaults, model)

@@ -12,9 +12,10 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from app.errors import BadInput
-from app.inference.parameters import DEFAULT_MAX_TOKENS, GenerationParameters
+from app.inference.parameters import GenerationParameters
 
 VERSION = 1
 UNTITLED = "New chat"
@@ -41,21 +42,25 @@ class Outcome(StrEnum):
 
 
 class Options(msgspec.Struct, kw_only=True):
-    """How a conversation's answers are asked for: like GenerationParameters, but without a seed it stays without."""
+    """How a conversation's answers are asked for: like GenerationParameters, but without a seed it stays without.
+
+    What is unset is as the model has it.
+    """
 
     raw: bool = False
     """Continue a text instead of answering with the model's chat template."""
     system: str = ""
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
+    temperature: float | UnsetType = UNSET
+    top_p: float | UnsetType = UNSET
+    top_k: int | UnsetType = UNSET
+    min_p: float | UnsetType = UNSET
+    repetition_penalty: float | UnsetType = UNSET
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
-    max_tokens: int | None = DEFAULT_MAX_TOKENS
+    max_tokens: int | UnsetType | None = UNSET
+    """None: as many as the context holds."""
     seed: int | None = None
-    stop: tuple[str, ...] = ()
+    stop: tuple[str, ...] | UnsetType = UNSET
     chat_template_kwargs: dict[str, Any] = {}
 
     def parameters(self) -> GenerationParameters:

@@ -185,11 +185,12 @@ class MessageWriter:
         is_under_way = not message.is_over and not message.text
         if is_under_way:
             cursor.insertText("Thinking…   ", self._muted())
-        text = "Hide thinking" if is_shown else "Show" if is_under_way else "Show thinking"
+        text = f"{'Hide' if is_shown else 'Show'}{'' if is_under_way else ' thinking'}"
         cursor.insertText(text, self.link(f"chat:thinking/{message.id}", self.colors.muted))
         if is_shown:
             cursor.insertBlock()
             yield from self._plain(cursor, message.thinking, self._text(self.colors.muted))
+            cursor.setBlockFormat(self._block())
         if message.text:
             cursor.insertBlock(self._block(), self._text())
 

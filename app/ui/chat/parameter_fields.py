@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from app.errors import RequestError
+from app.inference.parameters import NEUTRAL
 from app.ui.chat.conversation import Options
 
 
@@ -23,24 +25,36 @@ class Field:
     tip: str
     read: Callable[[str], Any]
     """Raises ValueError."""
-    placeholder: str = ""
+    usual: str = ""
+    """What an empty text means, in words; by default it is as the model has it."""
 
     def parse(self, text: str) -> Any:
-        """The value; an empty text means the default. Raises RequestError."""
+        """The value; an empty text means what is usual. Raises RequestError."""
         text = text.strip()
         if not text:
-            return getattr(Options(), self.name) if not self.placeholder else None
+            return getattr(Options(), self.name)
         try:
-            return self.read(text)
+            value = self.read(text)
         except ValueError:
             kind = "a whole number" if self.read is int else "a number"
             raise RequestError(f"“{text}” is not {kind}.", "Write digits, with a point for fractions.") from None
+        return None if self.name == "max_tokens" and value == 0 else value
 
     def text(self, options: Options) -> str:
         value = getattr(options, self.name)
-        if value is None:
+        if value == getattr(Options(), self.name):
             return ""
-        return f"{value:g}" if isinstance(value, float) else str(value)
+        return "0" if value is None else _number(value)
+
+    def placeholder(self, defaults: Mapping[str, Any]) -> str:
+        """What an empty field means with a model that asks for this."""
+        if self.usual:
+            return self.usual
+        return f"model: {_number(defaults[self.name])}" if self.name in defaults else _number(NEUTRAL[self.name])
+
+
+def _number(value: float) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 FIELDS = (
@@ -49,16 +63,17 @@ FIELDS = (
     Field("top_k", "Top-k", "Only the k likeliest tokens; 0 means all.", int),
     Field("min_p", "Min-p", "Only tokens at least this share as likely as the likeliest.", float),
     Field("repetition_penalty", "Repetition penalty", "Above 1: less of what was there before.", float),
-    Field("presence_penalty", "Presence penalty", "Less of what the answer has had.", float),
-    Field("frequency_penalty", "Frequency penalty", "The less, the more often the answer has had it.", float),
-    Field("max_tokens", "Longest answer", "In tokens; empty: as long as the context.", int, "as the context"),
+    Field("presence_penalty", "Presence penalty", "Less of what the answer has had.", float, "0"),
+    Field("frequency_penalty", "Frequency penalty", "The less, the more often the answer has had it.", float, "0"),
+    Field("max_tokens", "Longest answer", "In tokens; 0: as long as the context.", int),
     Field("seed", "Seed", "The same seed gives the same answer; empty: another each time.", int, "random"),
 )
 
 
-def stops_of(text: str) -> tuple[str, ...]:
-    """Stop strings, one on a line; \\n and \\t stand for a line's end and a tab."""
-    return tuple(line.replace("\\n", "\n").replace("\\t", "\t") for line in text.splitlines() if line)
+def stops_of(text: str) -> tuple[str, ...] | UnsetType:
+    """Stop strings, one on a line; \\n and \\t stand for a line's end and a tab. Without any they are the model's."""
+    stops = tuple(line.replace("\\n", "\n").replace("\\t", "\t") for line in text.splitlines() if line)
+    return stops or UNSET
 
 
 def variables_of(text: str) -> dict[str, Any]:
@@ -73,5 +88,7 @@ def variables_text(variables: dict[str, Any]) -> str:
     return json.dumps(variables, ensure_ascii=False) if variables else ""
 
 
-def stops_text(stops: tuple[str, ...]) -> str:
+def stops_text(stops: tuple[str, ...] | UnsetType) -> str:
+    if isinstance(stops, UnsetType):
+        return ""
     return "\n".join(stop.replace("\n", "\\n").replace("\t", "\\t") for stop in stops)

@@ -1,4 +1,7 @@
-"""The pane in which a conversation's parameters are set. What cannot be used is said at its field."""
+"""The pane in which a conversation's parameters are set. What cannot be used is said at its field.
+
+An empty field is as the model has it, and shows that.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,7 @@ from PySide6.QtWidgets import (
 )
 
 from app.errors import RequestError
+from app.inference.model_defaults import ModelDefaults
 from app.ui.chat.conversation import Options
 from app.ui.chat.parameter_fields import FIELDS, stops_of, stops_text, variables_of, variables_text
 from app.ui.icons import icon
@@ -63,6 +67,7 @@ class ParametersPane(QFrame):
         scroll.setWidget(inside)
         outer.addWidget(scroll)
         self.show_options(Options())
+        self.show_defaults(ModelDefaults())
 
     def _header(self) -> QHBoxLayout:
         row = QHBoxLayout()
@@ -102,7 +107,6 @@ class ParametersPane(QFrame):
             edit.setAccessibleName(field.label)
             edit.setAccessibleDescription(field.tip)
             edit.setToolTip(field.tip)
-            edit.setPlaceholderText(field.placeholder)
             edit.setFixedWidth(FIELD_WIDTH)
             edit.setAlignment(Qt.AlignmentFlag.AlignRight)
             edit.textEdited.connect(self._on_edited)
@@ -124,6 +128,9 @@ class ParametersPane(QFrame):
         self._errors["chat_template_kwargs"] = self._error()
         for widget in (self._variables_label, self.variables, self._errors["chat_template_kwargs"]):
             self._rows.addWidget(widget)
+        self.notes = self._label("")
+        self.notes.setWordWrap(True)
+        self._rows.addWidget(self.notes)
         reset = QPushButton("Reset to defaults")
         reset.setIcon(icon("rotate-ccw"))
         reset.clicked.connect(self._on_reset)
@@ -180,6 +187,14 @@ class ParametersPane(QFrame):
         self._show_mode(options.raw)
         for label in self._errors.values():
             label.hide()
+
+    def show_defaults(self, defaults: ModelDefaults) -> None:
+        """What the fields that are left empty mean with the model that is asked, and what it asks for in vain."""
+        for field in FIELDS:
+            self._edits[field.name].setPlaceholderText(field.placeholder(defaults.values))
+        self.stops.setPlaceholderText(stops_text(tuple(defaults.values.get("stop", ()))) or "One on each line")
+        self.notes.setText("\n".join(defaults.notes))
+        self.notes.setVisible(bool(defaults.notes))
 
     def _show_mode(self, raw: bool) -> None:
         for widget in (self._system_label, self.system, self._variables_label, self.variables):

@@ -69,7 +69,9 @@ class MemoryDelegate(_CellDelegate):
     def draw(self, painter: QPainter, rect: QRect, row: NodeRow, text: str) -> None:
         colors = self._theme.colors
         metrics = painter.fontMetrics()
-        width = min(rect.width() // 3, metrics.averageCharWidth() * 9)
+        side = metrics.height() - 2
+        room = side + SPACING // 2 if row.memory_problem else 0
+        width = max(0, min(rect.width() // 3, metrics.averageCharWidth() * 9) - room)
         height = max(6, metrics.height() // 3)
         bar = QRectF(rect.left(), rect.center().y() - height / 2 + 0.5, width, height)
         painter.setPen(Qt.PenStyle.NoPen)
@@ -82,10 +84,9 @@ class MemoryDelegate(_CellDelegate):
             painter.drawRoundedRect(bar, height / 2, height / 2)
         place = rect.adjusted(width + SPACING, 0, 0, 0)
         if row.memory_problem:
-            side = metrics.height() - 2
             spot = QRectF(place.right() - side, place.center().y() - side / 2 + 0.5, side, side)
             draw_icon(painter, "triangle-alert", spot, colors.warning)
-            place = place.adjusted(0, 0, -side - SPACING // 2, 0)
+            place = place.adjusted(0, 0, -room, 0)
         painter.setPen(colors.text)
         painter.drawText(
             place, Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter,

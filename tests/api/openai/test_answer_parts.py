@@ -96,7 +96,8 @@ def ask(client: openai.OpenAI, model: str, number: int, **options: Any) -> Any:
 
 def streamed(client: openai.OpenAI, model: str, number: int, **options: Any) -> tuple[str, str, list[list[str]], str]:
     """The thinking, the text, each call's id, name and arguments, and why it ended."""
-    thinking, content, calls, reason = "", "", [], ""
+    calls: list[list[str]] = []
+    thinking, content, reason = "", "", ""
     for chunk in ask(client, model, number, stream=True, **options):
         (choice,) = chunk.choices
         thinking += getattr(choice.delta, "reasoning_content", None) or ""

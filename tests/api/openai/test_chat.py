@@ -128,7 +128,7 @@ def test_further_parameters_of_vllm_are_taken(client: openai.OpenAI) -> None:
         messages=CAPITAL,
         max_tokens=12,
         seed=1,
-        extra_body={"top_k": 1, "min_tokens": 12, "min_p": 0.1, "repetition_penalty": 1.1, "not_known": 1},
+        extra_body={"top_k": 1, "min_tokens": 12, "min_p": 0.1, "repetition_penalty": 1.1},
     )
     assert (answer.choices[0].message.content or "").startswith("The capital of France is Paris")
     assert answer.choices[0].finish_reason == "length"

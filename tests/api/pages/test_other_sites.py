@@ -8,9 +8,11 @@ from urllib.request import Request, urlopen
 import pytest
 from selenium.webdriver.common.by import By
 
+from app.api.keys import make_key
 from app.registry import NodeRecord
 from tests.api.pages.conftest import Elsewhere, Served
 from tests.api.pages.tab import Tab
+from tests.api.serving import serving
 
 FORM = '<form method="post" action="TARGET" {}><input name="csrf" value="x"></form>'
 SUBMIT = "<script>document.forms[0].submit()</script>"
@@ -71,6 +73,31 @@ def test_another_site_cannot_read_or_frame_a_page(host: str, tab: Tab, served: S
         assert not tab.driver.find_elements(By.CSS_SELECTOR, "main")
     finally:
         tab.driver.switch_to.default_content()
+
+
+ASK = """<script>fetch('TARGET', {method: 'POST', body: '{"model": "none", "prompt": "x"}', headers: {
+    'Content-Type': 'application/json', 'X-Stainless-OS': 'Unknown', 'OpenAI-Beta': 'x', AUTHORIZATION}})
+    .then((answer) => answer.json().then((told) => document.title = `${answer.status} ${told.error.code}`),
+    () => document.title = 'blocked')</script>"""
+
+
+@pytest.mark.parametrize("anybody", [False, True], ids=["by its name", "as anybody with a key"])
+def test_a_page_of_an_allowed_site_asks_with_the_headers_of_its_client(
+    anybody: bool, tab: Tab, served: Served, elsewhere: Elsewhere
+) -> None:
+    page = elsewhere.url("localhost")
+    registry = served.system.controller.registry
+    key = make_key(registry, "page") if anybody else "none"
+    options = {"demand_key": anybody, "allowed_origins": ("*",) if anybody else (page.rstrip("/"),)}
+    try:
+        with serving(served.system, **options) as asked:
+            allowed = f"Authorization: 'Bearer {key}'"
+            elsewhere.page = ASK.replace("TARGET", f"{asked.url}/v1/completions").replace("AUTHORIZATION", allowed)
+            tab.open(page)
+            tab.wait(lambda: tab.driver.title == "404 model_not_found", "the page never got an answer that it can read")
+    finally:
+        if anybody:
+            registry.api_keys.remove("page")
 
 
 def test_a_link_of_another_site_leaves_the_browsers_forms_valid(tab: Tab, served: Served, elsewhere: Elsewhere) -> None:
