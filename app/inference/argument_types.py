@@ -29,8 +29,6 @@ def types_of(name: str, schema: Any) -> frozenset[str]:
 
 def value_of(text: str, types: frozenset[str]) -> Any:
     """The value that a text stands for: as the types allow, by JSON or as Python would write it, else the text."""
-    if types == STRING:
-        return text
     value = _literal(text.strip())
     if value is _MISSING or isinstance(value, str):
         return text
