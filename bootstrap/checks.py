@@ -33,11 +33,12 @@ class Group:
     paths: tuple[str, ...]
 
 
+WINDOW = Group("tests of the window", ("tests/ui",))
 GROUPS = (
+    Group("tests of the agent", ("tests/worker_agent", "tests/models", "tests/sharding")),
     Group("tests of HTTP", ("tests/api",)),
     Group("tests of systems", ("tests/cli", "tests/cluster", "tests/e2e", "tests/incident")),
-    Group("tests of the agent", ("tests/worker_agent", "tests/models", "tests/sharding")),
-    Group("tests of the window", ("tests/ui",)),
+    WINDOW,
 )
 """The longest first, so that two lanes end at about the same time."""
 OTHERS = "all other tests"
@@ -79,7 +80,9 @@ def tasks() -> list[Task]:
 
 def quick_tasks() -> list[Task]:
     """The checks, and the tests that take little."""
-    return [pytest("quick tests", "-m", "not slow"), *_checks()]
+    quick = ("-m", "not slow")
+    elsewhere = (f"--ignore={path}" for path in WINDOW.paths)
+    return [pytest("quick tests", *quick, *elsewhere), *_checks(), pytest(WINDOW.name, *quick, *WINDOW.paths)]
 
 
 def pytest(name: str, *arguments: str) -> Task:
@@ -107,7 +110,7 @@ def conclude(outcomes: Sequence[Outcome], seconds: float, quick: bool) -> int:
         total += counted
     print(f"\n== {', '.join(f'{outcome.task.name} {clock(outcome.seconds)}' for outcome in outcomes)}")
     if quick:
-        print(f"== {total['deselected']} tests were left out, those marked `slow`: `./test` runs them.")
+        print(f"== {total['deselected']} tests were left out, which take longest (tests/slow.py): `./test` runs them.")
     if failed:
         print(f"== failed: {', '.join(failed)}")
     rest = "".join(f", {total[word]} {word}" for word in ("xfailed", "xpassed") if total[word])

@@ -13,6 +13,7 @@ import pytest
 
 from bootstrap.checks import GROUPS, conclude, count, quick_tasks, run_checks, tasks
 from bootstrap.lanes import Outcome, Task, run_side_by_side
+from tests.slow import SLOW, TESTS, is_slow
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -121,7 +122,7 @@ def test_a_check_that_fails_fails_the_run_and_no_test(capsys: pytest.CaptureFixt
 def test_a_quick_run_says_what_it_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     assert conclude([outcome("=== 4 passed, 40 deselected in 1.00s ===")], 1.0, quick=True) == 0
     assert "40 tests were left out" in capsys.readouterr().out
-    assert quick_tasks()[0].command[-2:] == ("-m", "not slow")
+    assert all("not slow" in task.command for task in quick_tasks() if task.tests)
     assert {task.name for task in tasks() if not task.tests} == {task.name for task in quick_tasks() if not task.tests}
 
 
@@ -132,6 +133,11 @@ def test_every_test_belongs_to_exactly_one_group() -> None:
     assert not any(one != other and f"{other}/".startswith(f"{one}/") for one in folders for other in folders)
     [others] = [task for task in tasks() if any(argument.startswith("--ignore=") for argument in task.command)]
     assert {argument.removeprefix("--ignore=") for argument in others.command[2:]} == set(folders)
+
+
+def test_what_a_quick_run_leaves_out_is_there_to_be_left_out() -> None:
+    assert [each for each in SLOW if not (TESTS / each).exists()] == []
+    assert is_slow(TESTS / "e2e" / "test_failures.py") and not is_slow(TESTS / "registry" / "test_nodes.py")
 
 
 def test_a_run_of_pytest_is_counted_as_it_says(tmp_path: Path) -> None:
