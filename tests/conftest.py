@@ -12,17 +12,10 @@ import pytest
 from app.models.demo import ensure_demo_model
 from app.models.library import ModelLibrary
 from app.paths import Home
-from tests.slow import is_slow
 from tests.warm import starting_cold, starting_warm
 
 CACHE = Path(os.environ.get("SHARDBOARD_TEST_CACHE") or Path(__file__).parent.parent / ".cache" / "tests")
 """Kept between runs, so that the demo's model is fetched once."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if is_slow(item.path):
-            item.add_marker("slow")
 
 
 @pytest.fixture(scope="session", autouse=True)

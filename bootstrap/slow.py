@@ -1,10 +1,8 @@
-"""Which tests `./test --quick` leaves out: those that take longest, by files and folders, as measured."""
+"""Which tests `./test --quick` leaves out: those that take longest, by files and folders, as measured.
+
+They are not even imported: many begin with torch."""
 
 from __future__ import annotations
-
-from pathlib import Path
-
-TESTS = Path(__file__).resolve().parent
 
 SLOW = (
     "api", "cli", "e2e", "incident",  # whole systems
@@ -24,8 +22,3 @@ SLOW = (
     "worker_agent/test_stages_match_transformers.py",
 )  # fmt: skip
 """Below `tests`."""
-
-
-def is_slow(path: Path) -> bool:
-    """Whether a file of tests is among them."""
-    return any(path.is_relative_to(TESTS / each) for each in SLOW)
