@@ -10,11 +10,12 @@ import re
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bootstrap.lanes import Outcome, Task, clock, run_side_by_side, usable_cores
+from bootstrap.slow import SLOW
 
 CHECKS = (
     ("ruff check", ("-m", "ruff", "check", ".")),
@@ -33,11 +34,12 @@ class Group:
     paths: tuple[str, ...]
 
 
+WINDOW = Group("tests of the window", ("tests/ui",))
 GROUPS = (
+    Group("tests of the agent", ("tests/worker_agent", "tests/models", "tests/sharding")),
     Group("tests of HTTP", ("tests/api",)),
     Group("tests of systems", ("tests/cli", "tests/cluster", "tests/e2e", "tests/incident")),
-    Group("tests of the agent", ("tests/worker_agent", "tests/models", "tests/sharding")),
-    Group("tests of the window", ("tests/ui",)),
+    WINDOW,
 )
 """The longest first, so that two lanes end at about the same time."""
 OTHERS = "all other tests"
@@ -58,8 +60,8 @@ def run_checks(python: Path, root: Path, arguments: Sequence[str]) -> int:
     quick = QUICK in arguments
     chosen = [argument for argument in arguments if argument != QUICK]
     if chosen:
-        only = ("-m", "not slow") if quick else ()
-        return subprocess.run([str(python), "-m", "pytest", *only, *chosen], cwd=root, check=False).returncode
+        ignored = _without(f"tests/{each}" for each in SLOW) if quick else ()
+        return subprocess.run([str(python), "-m", "pytest", *ignored, *chosen], cwd=root, check=False).returncode
     began = time.monotonic()
     outcomes = run_side_by_side(
         [Task(task.name, (str(python), *task.command), task.tests) for task in (quick_tasks() if quick else tasks())],
@@ -73,17 +75,27 @@ def run_checks(python: Path, root: Path, arguments: Sequence[str]) -> int:
 def tasks() -> list[Task]:
     """Everything."""
     first, *others = (pytest(group.name, *group.paths) for group in GROUPS)
-    elsewhere = (f"--ignore={path}" for group in GROUPS for path in group.paths)
+    elsewhere = _without(path for group in GROUPS for path in group.paths)
     return [first, *others, *_checks(), pytest(OTHERS, *elsewhere)]
 
 
 def quick_tasks() -> list[Task]:
     """The checks, and the tests that take little."""
-    return [pytest("quick tests", "-m", "not slow"), *_checks()]
+    quick = _without(f"tests/{each}" for each in SLOW)
+    return [
+        pytest("quick tests", *quick, *_without(WINDOW.paths)),
+        *_checks(),
+        pytest(WINDOW.name, *quick, *WINDOW.paths),
+    ]
 
 
 def pytest(name: str, *arguments: str) -> Task:
     return Task(name, ("-m", "pytest", *arguments), tests=True)
+
+
+def _without(paths: Iterable[str]) -> tuple[str, ...]:
+    """Arguments by which pytest does not even import what lies there."""
+    return tuple(f"--ignore={path}" for path in paths)
 
 
 def _checks() -> list[Task]:
@@ -107,7 +119,7 @@ def conclude(outcomes: Sequence[Outcome], seconds: float, quick: bool) -> int:
         total += counted
     print(f"\n== {', '.join(f'{outcome.task.name} {clock(outcome.seconds)}' for outcome in outcomes)}")
     if quick:
-        print(f"== {total['deselected']} tests were left out, those marked `slow`: `./test` runs them.")
+        print(f"== left out, for `./test` to run: {', '.join(SLOW)} (in tests)")
     if failed:
         print(f"== failed: {', '.join(failed)}")
     rest = "".join(f", {total[word]} {word}" for word in ("xfailed", "xpassed") if total[word])

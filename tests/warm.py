@@ -33,6 +33,8 @@ MODULES = frozenset({"worker_agent", "app.models.inspect_process", "app.models.g
 POSSIBLE = sys.platform == "linux" and hasattr(subprocess.Popen, "_execute_child")
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 120.0
+PYTHON = sys.executable
+"""Kept, since a test may put another program in its place."""
 PR_SET_CHILD_SUBREAPER = 36
 _READ_BY_IMPORTS = (
     "CUDA", "GLIBC_TUNABLES", "GOMP_", "HF_", "KMP_", "LANG", "LC_", "LD_", "MALLOC_", "MKL_", "OMP_", "OPENBLAS_",
@@ -90,7 +92,7 @@ class WarmParent:
         with theirs:
             program = Path(__file__).with_name("warm_parent.py")
             self._process = _RealPopen(
-                [sys.executable, str(program), str(theirs.fileno()), PADDING],
+                [PYTHON, str(program), str(theirs.fileno()), PADDING],
                 pass_fds=[theirs.fileno()],
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -151,7 +153,7 @@ def _is_ours(given: Mapping[str, Any]) -> bool:
     """Whether it is `python -m MODULE …` with no wishes that a fork does not meet."""
     command = given["args"]
     unusual = ("executable", "preexec_fn", "pass_fds", "shell", "gid", "gids", "uid")
-    if not isinstance(command, list | tuple) or command[0] != sys.executable:
+    if not isinstance(command, list | tuple) or command[0] != PYTHON:
         return False
     options = list(command[1:3] if command[1:2] == ["-P"] else command[1:2])
     return (

@@ -13,6 +13,7 @@ import pytest
 
 from bootstrap.checks import GROUPS, conclude, count, quick_tasks, run_checks, tasks
 from bootstrap.lanes import Outcome, Task, run_side_by_side
+from bootstrap.slow import SLOW
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -119,9 +120,10 @@ def test_a_check_that_fails_fails_the_run_and_no_test(capsys: pytest.CaptureFixt
 
 
 def test_a_quick_run_says_what_it_left_out(capsys: pytest.CaptureFixture[str]) -> None:
-    assert conclude([outcome("=== 4 passed, 40 deselected in 1.00s ===")], 1.0, quick=True) == 0
-    assert "40 tests were left out" in capsys.readouterr().out
-    assert quick_tasks()[0].command[-2:] == ("-m", "not slow")
+    assert conclude([outcome("=== 4 passed in 1.00s ===")], 1.0, quick=True) == 0
+    said = capsys.readouterr().out
+    assert all(each in said for each in SLOW)
+    assert all(f"--ignore=tests/{each}" in task.command for each in SLOW for task in quick_tasks() if task.tests)
     assert {task.name for task in tasks() if not task.tests} == {task.name for task in quick_tasks() if not task.tests}
 
 
@@ -132,6 +134,10 @@ def test_every_test_belongs_to_exactly_one_group() -> None:
     assert not any(one != other and f"{other}/".startswith(f"{one}/") for one in folders for other in folders)
     [others] = [task for task in tasks() if any(argument.startswith("--ignore=") for argument in task.command)]
     assert {argument.removeprefix("--ignore=") for argument in others.command[2:]} == set(folders)
+
+
+def test_what_a_quick_run_leaves_out_is_there_to_be_left_out() -> None:
+    assert [each for each in SLOW if not (ROOT / "tests" / each).exists()] == []
 
 
 def test_a_run_of_pytest_is_counted_as_it_says(tmp_path: Path) -> None:
@@ -150,9 +156,9 @@ def test_a_run_of_pytest_is_counted_as_it_says(tmp_path: Path) -> None:
 
 
 def test_arguments_go_to_pytest_alone(tmp_path: Path) -> None:
-    (tmp_path / "test_some.py").write_text(
-        "import pytest\ndef test_good(): pass\n@pytest.mark.slow\ndef test_bad(): assert False\n"
-    )
-    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = slow\n")
+    (tmp_path / "tests" / "e2e").mkdir(parents=True)
+    (tmp_path / "tests" / "e2e" / "test_slow.py").write_text("def test_bad(): assert False\n")
+    (tmp_path / "tests" / "test_some.py").write_text("def test_good(): pass\n")
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
     assert run_checks(Path(sys.executable), tmp_path, ["-p", "no:cacheprovider", "-k", "bad"]) == 1
     assert run_checks(Path(sys.executable), tmp_path, ["--quick", "-p", "no:cacheprovider"]) == 0
