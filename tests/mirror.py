@@ -50,6 +50,8 @@ if __name__ == "__main__":
             print(json.dumps(facts()))
             print("said to the error stream", file=sys.stderr)
             sys.exit(7)
+        case "warm":
+            print("torch" in sys.modules)
         case "fail":
             raise ValueError("it broke")
         case "wait":

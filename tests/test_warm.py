@@ -135,10 +135,11 @@ def test_an_environment_that_changes_what_is_imported_is_met_by_a_new_process() 
 
 
 @pytest.mark.parametrize("environment", [None, child_environment()], ids=["as here", "as the program has it"])
-def test_a_warm_start_takes_a_moment(environment: dict[str, str] | None) -> None:
-    """Of computing, whatever else the machine does meanwhile."""
-    told(cold=False, env=environment)
-    before = os.times()
-    told(cold=False, env=environment)
-    after = os.times()
-    assert after.children_user + after.children_system - before.children_user - before.children_system < 0.5
+def test_what_takes_seconds_to_import_is_there_already(way: str, environment: dict[str, str] | None) -> None:
+    said, wrong = start("warm", env=environment).communicate(timeout=60)
+    assert said == ("True\n" if way == "warm" else "False\n"), wrong
+
+
+def test_another_program_in_pythons_place_is_what_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/echo")
+    assert start("warm").communicate(timeout=60)[0] == "-m tests.mirror warm\n"
