@@ -143,15 +143,18 @@ class _Builder:
             layers = cut.end - cut.start
             stage.ways["batched"].lost(f"{self._anatomy.model_type} has layers that mind more than positions", layers)
         with trial.trial_of(cut):
-            texts = trial.make_texts(cut, self._device, self._dtype)
-            beginning = texts
-            for block in self._blocks:
-                texts = trial.Texts(self._block(block, texts))
             if self._with_head is not None:
                 why = f"what passes to the model's end from {_named(self._with_head)} is more than hidden states"
                 stage.ways["packed"].lost(why)
             elif cut.is_last:
-                texts = trial.Texts(self._head(texts, blank_ends))
+                # Before the layers: laying out takes the head twice for a moment, and it is the largest matrix of all.
+                self._head(blank_ends)
+            texts = beginning = trial.make_texts(cut, self._device, self._dtype)
+            for block in self._blocks:
+                texts = trial.Texts(self._block(block, texts))
+            if cut.is_last and self._with_head is None:
+                self._connect_head()
+                texts = trial.Texts(self._expected(texts, "what stands behind the layers"))
         cut.place(*cut.own)
         cut.connect()
         stage.by_length = rotary.is_length_aware(model)
@@ -288,19 +291,22 @@ class _Builder:
 
     # --- the ends, and the whole ---------------------------------------------------------------------
 
-    def _head(self, texts: trial.Texts, blank_ends: dict[str, nn.Module]) -> Outputs:
-        """Lay out and prove what stands behind the layers; the logits of the texts."""
-        cut, model, last = self._cut, self._model, self._cut.end - 1
-        cut.place()
-        cut.connect(last, last + 1, head=True)
-        if cut.is_first and last == 0:
-            cut._puts_in = True
+    def _connect_head(self) -> None:
+        """Have passes begin behind the layers."""
+        self._cut.place()
+        self._cut.connect(self._cut.end - 1, self._cut.end, head=True, inside=True)
+
+    def _head(self, blank_ends: dict[str, nn.Module]) -> None:
+        """Lay out and prove what stands behind the layers."""
+        cut, model = self._cut, self._model
+        self._connect_head()
+        texts = trial.make_texts(cut, self._device, self._dtype, hidden=True)
         expected = self._expected(texts, "what stands behind the layers")
         tied = model.get_output_embeddings() if cut.is_first and self._is_tied() else None
         found = Ways()
         keep = [] if tied is None else [tied]
         self._lay_out(model, [], ("norms", "packed"), found, keep)
-        cut.connect(last, last + 1, head=True)
+        self._connect_head()
         why = self._differs(expected, lambda: trial.run_whole(cut, texts), None)
         if why:
             log.warning("the model's end stays as transformers has it: %s", why)
@@ -318,7 +324,6 @@ class _Builder:
             found = plain
         self._stage.ways.add(found)
         cut.disconnect()
-        return expected
 
     def _is_tied(self) -> bool:
         """Whether the embedding and the head are one tensor here."""

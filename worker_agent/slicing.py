@@ -152,17 +152,20 @@ class Slice:
             elif not isinstance(layers[index], PassThrough):
                 layers[index] = PassThrough(layers[index], self.anatomy.tuple_output)
 
-    def connect(self, first: int | None = None, last: int | None = None, *, head: bool | None = None) -> None:
+    def connect(
+        self, first: int | None = None, last: int | None = None, *, head: bool | None = None, inside: bool = False
+    ) -> None:
         """Hang the hooks of a pass through layers `[first, last)`; again whenever one of these modules was replaced.
 
-        Hidden states are put in at `first`, except where the model itself begins there, and taken out behind
-        `last - 1`, except where logits are wanted (`head`). Without arguments it is the whole slice.
+        Hidden states are put in at `first`, except where the model itself begins there (but with `inside`
+        there, too), and taken out behind `last - 1`, except where logits are wanted (`head`). Without arguments it is
+        the whole slice.
         """
         first = self.start if first is None else first
         last = self.end if last is None else last
         head = self.is_last and last == self.end if head is None else head
         self.disconnect()
-        self._puts_in = not (self.is_first and first == 0)
+        self._puts_in = inside or not (self.is_first and first == 0)
         if self._puts_in:
             self._hooks.append(self.layers[first].register_forward_pre_hook(self._put_in, with_kwargs=True))
         if not head:

@@ -52,14 +52,14 @@ class Texts:
         return torch.cat(self.rows) if self.rows[0].dim() == 2 else None
 
 
-def make_texts(cut: Slice, device: torch.device, dtype: torch.dtype, seed: int = 7) -> Texts:
-    """Random tokens, or on a later stage random hidden states."""
+def make_texts(cut: Slice, device: torch.device, dtype: torch.dtype, seed: int = 7, *, hidden: bool = False) -> Texts:
+    """Random tokens; on a later stage, or where that is wanted, random hidden states."""
     generator = torch.Generator().manual_seed(seed)
     anatomy = cut.anatomy
     rows = []
     for wanted in TEXTS:
         length = max(2, min(wanted, anatomy.max_context))
-        if cut.is_first:
+        if cut.is_first and not hidden:
             row = torch.randint(0, anatomy.vocab_size, (length,), generator=generator)
         else:
             row = torch.randn(length, anatomy.hidden_size, generator=generator).to(dtype)
