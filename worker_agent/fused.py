@@ -27,7 +27,9 @@ eight rows of gate and up, 2 x 1536 x 576)."""
 
 def why_not() -> str:
     """Why nothing is joined or fused on this machine; empty where it is."""
-    return "switched off on this machine (SHARDBOARD_FUSED=0)" if os.environ.get("SHARDBOARD_FUSED") == "0" else ""
+    return (
+        "switched off where this agent runs (SHARDBOARD_FUSED=0)" if os.environ.get("SHARDBOARD_FUSED") == "0" else ""
+    )
 
 
 class SiblingGroup:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from worker_agent.budget import MemoryBudget
 from worker_agent.errors import AgentError
-from worker_agent.loading import load_stage
+from worker_agent.loading import drop_stage, load_stage
 from worker_agent.messages import Load, Part
 from worker_agent.runtime import Runtime
 from worker_agent.shard_store import ShardStore
@@ -81,7 +81,9 @@ class Loader(threading.Thread):
                 self._store.verify(part.digest, part.nbytes)
                 report.beat()
             stage = load_stage(load, job.config, job.parts, self._store.path, self._runtime, self._budget.free, report)
-            report.check()
+            if job.cancelled.is_set():  # since the last report: nobody will unload it
+                drop_stage(stage)
+                report.check()
             self._budget.take(load.deployment, load.stage, stage.weight_bytes + stage.kv_bytes)
             job.on_loaded(stage, time.monotonic() - begun)
         except AgentError as error:

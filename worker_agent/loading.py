@@ -312,7 +312,7 @@ class _Builder:
             log.warning("the model's end stays as transformers has it: %s", why)
             buffers = {name: buffer for name, buffer in model.named_buffers() if not buffer.is_meta}
             for name, blank in blank_ends.items():
-                cut._replace(name, blank)
+                cut.replace(name, blank)
             self._fill.ends()
             for name, buffer in buffers.items():
                 # What was computed once (rotary frequencies) is not computed again.

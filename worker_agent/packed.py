@@ -66,11 +66,11 @@ def why_not(device: torch.device, dtype: torch.dtype) -> str:
     if device.type != "cpu":
         return "only the CPU's kernels read packed weights"
     if not torch.backends.mkldnn.is_available():
-        return "this build of torch comes without oneDNN"
+        return "the build of torch on this node comes without oneDNN"
     if os.environ.get("SHARDBOARD_PACKED") == "0":
-        return "switched off on this machine (SHARDBOARD_PACKED=0)"
+        return "switched off where this agent runs (SHARDBOARD_PACKED=0)"
     if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return "this processor has no instructions for bfloat16"
+        return "the processor of this node has no instructions for bfloat16"
     if dtype not in LEAST_ELEMENTS:
         return f"there are no such kernels for {str(dtype).removeprefix('torch.')}"
     return ""

@@ -23,7 +23,6 @@ from worker_agent.callers import Caller, Callers
 from worker_agent.compute import Compute
 from worker_agent.errors import AgentError, Draining, UnknownStage, VersionMismatch, WireError
 from worker_agent.loader import Loader, LoadJob
-from worker_agent.loading import drop_stage
 from worker_agent.messages import (
     OLDEST_WIRE_VERSION,
     WIRE_VERSION,
@@ -309,8 +308,10 @@ class Service:
         held = self._stages[key]
         assert held.job is not None
         if held.job.cancelled.is_set():
-            drop_stage(stage)
-            self._load_failed(key, AgentError("The stage was unloaded while it was loaded."), reply)
+            # Freeing it takes a moment, which is the compute thread's to spend.
+            cancelled = AgentError("The stage was unloaded while it was loaded.")
+            self._compute.add_stage(stage)
+            self._compute.remove_stage(*key, lambda: self._post(partial(self._load_failed, key, cancelled, reply)))
             return
         held.job = None
         loaded = held.loaded = Loaded(

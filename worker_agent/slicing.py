@@ -109,17 +109,17 @@ class Slice:
 
     def _prune(self) -> None:
         self.own = {index: self.layers[index] for index in range(self.start, self.end)}
-        self._replace(self.anatomy.layers_path, Layers(self.layers))
+        self.replace(self.anatomy.layers_path, Layers(self.layers))
         self.place()
         if not self.is_first:
             dtype = self.model.dtype
             for name, shape in self.anatomy.before:
-                self._replace(name, StandIn(shape, dtype, self))
+                self.replace(name, StandIn(shape, dtype, self))
         if not self.is_last:
             for name in self.anatomy.after:
                 if not any(name.startswith(other + ".") for other in self.anatomy.after):
                     self.parents_of_gone.append(self.model.get_submodule(name.rpartition(".")[0]))
-                    self._replace(name, nn.Identity())
+                    self.replace(name, nn.Identity())
         if not (self.is_first and self.is_last):
             # With one end only there is nothing left to tie; the loading code must not try.
             gone = {name for pair in self.anatomy.tied for name in pair}
@@ -135,7 +135,8 @@ class Slice:
         kind, index = self.anatomy.owner(parameter)
         return self.start <= index < self.end if kind == "layer" else parameter in ends
 
-    def _replace(self, name: str, module: nn.Module) -> None:
+    def replace(self, name: str, module: nn.Module) -> None:
+        """Put another module where the one of this name stands."""
         parent, _, child = name.rpartition(".")
         owner = self.model.get_submodule(parent) if parent else self.model
         if child.isdigit() and isinstance(owner, nn.ModuleList):

@@ -24,7 +24,9 @@ from worker_agent.slicing import Slice
 
 def why_not() -> str:
     """Why nothing is recorded on this machine; empty where it is."""
-    return "switched off on this machine (SHARDBOARD_TRACED=0)" if os.environ.get("SHARDBOARD_TRACED") == "0" else ""
+    return (
+        "switched off where this agent runs (SHARDBOARD_TRACED=0)" if os.environ.get("SHARDBOARD_TRACED") == "0" else ""
+    )
 
 
 class Recording:

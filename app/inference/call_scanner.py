@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
 from typing import Protocol
 
 ARGUMENTS = ("arguments", "parameters")
@@ -42,42 +43,28 @@ class CallScanner(Protocol):
         ...
 
 
-class JsonCall:
-    """Tells the name as soon as it is there, and the text of the arguments as it comes, character by character.
+class CharacterCall:
+    """What scanners share that look at a call character by character, and take none that does not belong to it."""
 
-    Args:
-        name: given when it stood before the object, which then is the arguments.
-    """
-
-    def __init__(self, name: str = "") -> None:
-        self.name: str | None = name or None
+    def __init__(self, name: str | None = None) -> None:
+        self.name = name
         self.is_done = False
-        """The object is closed."""
+        """The call is closed."""
         self.is_broken = False
-        """It is no such object."""
-        self._is_all_arguments = bool(name)
+        """It is no such call."""
         self._arguments = ""
         """What `take_arguments` has not given yet."""
-        self._has_arguments = False
-        self._depth = 0
-        self._in_string = self._escaped = False
-        self._literal = ""
-        """The string that is being read or was read last, with its quotes."""
-        self._key: str | None = None
-        """Whose value is being read; None while a key is."""
-        self._value = ""
-        self._value_is_whole = False
 
     @property
     def leftover(self) -> str:
-        """Nothing: no character is taken that does not belong to the object."""
+        """Nothing: no character is taken that does not belong to the call."""
         return ""
 
     def finish(self) -> None:
-        """An object that was cut short stays as it is."""
+        """A call that was cut short stays as it is."""
 
     def feed(self, text: str) -> int:
-        """Take text up to the end of the object; how many characters that are."""
+        """Take text up to the end of the call; how many characters that are."""
         for index, character in enumerate(text):
             if self.is_done or self.is_broken:
                 return index
@@ -88,6 +75,31 @@ class JsonCall:
         """The text of the arguments that has come since this was called last."""
         arguments, self._arguments = self._arguments, ""
         return arguments
+
+    @abstractmethod
+    def _take(self, character: str) -> None:
+        """Look at the next character."""
+
+
+class JsonCall(CharacterCall):
+    """Tells the name as soon as it is there, and the text of the arguments as it comes, character by character.
+
+    Args:
+        name: given when it stood before the object, which then is the arguments.
+    """
+
+    def __init__(self, name: str = "") -> None:
+        super().__init__(name or None)
+        self._is_all_arguments = bool(name)
+        self._has_arguments = False
+        self._depth = 0
+        self._in_string = self._escaped = False
+        self._literal = ""
+        """The string that is being read or was read last, with its quotes."""
+        self._key: str | None = None
+        """Whose value is being read; None while a key is."""
+        self._value = ""
+        self._value_is_whole = False
 
     def _take(self, character: str) -> None:
         if self._depth == 0 and character != "{":

@@ -6,42 +6,22 @@ import ast
 import json
 
 from app.inference.argument_types import is_missing, python_value
+from app.inference.call_scanner import CharacterCall
 
 LONGEST = 100_000
 """Characters of one call."""
 _CLOSES = {"(": ")", "[": "]", "{": "}"}
 
 
-class PythonCall:
+class PythonCall(CharacterCall):
     """Reads one call whose arguments are named literals. It is told when it is whole: half of one may be no call."""
 
     def __init__(self) -> None:
-        self.name: str | None = None
-        self.is_done = self.is_broken = False
+        super().__init__()
         self._source = ""
         self._open: list[str] = []
         self._quote = ""
         self._escaped = False
-        self._arguments = ""
-
-    @property
-    def leftover(self) -> str:
-        """Nothing: no character is taken that does not belong to the call."""
-        return ""
-
-    def feed(self, text: str) -> int:
-        for index, character in enumerate(text):
-            if self.is_done or self.is_broken:
-                return index
-            self._take(character)
-        return len(text)
-
-    def take_arguments(self) -> str:
-        arguments, self._arguments = self._arguments, ""
-        return arguments
-
-    def finish(self) -> None:
-        """A call that was cut short is none."""
 
     def _take(self, character: str) -> None:
         self._source += character

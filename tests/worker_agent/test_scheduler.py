@@ -103,3 +103,33 @@ def test_a_step_that_comes_round_twice_counts_once() -> None:
     assert scheduler.returned(message)
     assert not scheduler.returned(message)
     assert scheduler.running[1].tokens[3:] == [9]
+
+
+def test_a_prompt_that_cannot_be_cut_goes_into_one_step_beside_those_that_decode() -> None:
+    scheduler = Scheduler(1000, 16, 8, 1, whole_prompts=True)
+    scheduler.add(sequence(1, 3, 9))
+    first = scheduler.next_step()
+    assert first is not None and [piece.count for piece in first.slices] == [3]
+    scheduler.add(sequence(2, 50, 4))
+    come_round(scheduler, first, {1: 9})
+    second = scheduler.next_step()
+    assert second is not None
+    assert [(piece.sequence, piece.count, piece.sample) for piece in second.slices] == [(1, 1, True), (2, 50, True)]
+
+
+def test_a_sequence_that_begins_anew_is_released_and_admitted_by_one_step_with_all_its_tokens() -> None:
+    scheduler = Scheduler(1000, 16, 8, 1, restarts_at=5)
+    scheduler.add(sequence(1, 4, 9))
+    for length in (4, 5):
+        step = scheduler.next_step()
+        assert step is not None and not step.released
+        come_round(scheduler, step, {1: 9})
+        assert len(scheduler.running[1].tokens) == length + 1
+    step = scheduler.next_step()
+    assert step is not None and step.released == (1,)
+    (piece,) = step.slices
+    assert (piece.position, piece.count, piece.sample) == (0, 6, True)
+    assert piece.admission is not None and piece.admission.total_tokens == 6
+    come_round(scheduler, step, {1: 9})
+    after = scheduler.next_step()
+    assert after is not None and not after.released and after.slices[0].position == 6

@@ -7,18 +7,25 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+import torch
 
 from tests.worker_agent.agent_process import AgentProcess, until
 from tests.worker_agent.conftest import Connect
 from tests.worker_agent.loading import load, send_parts
 from tests.worker_agent.ring import RUNTIME, CutModel, cut_model, load_message
 from tests.worker_agent.tiny_models import make_model
+from worker_agent import loader
+from worker_agent.budget import MemoryBudget
 from worker_agent.errors import BadWeights
+from worker_agent.loader import LoadJob
 from worker_agent.loading import drop_stage, load_stage
 from worker_agent.messages import Done, Health, HealthReport, Loaded, Unload
+from worker_agent.shard_store import ShardStore
+from worker_agent.stage import Stage
 
 MEGABYTE = 1e6
 ROUNDS = 4
@@ -66,6 +73,32 @@ def test_a_stage_that_fails_to_load_leaves_nothing(tmp_path: Path) -> None:
         each for each in gc.get_objects() if type(each).__name__ == "LlamaDecoderLayer" and id(each) not in before
     ]
     assert not any(True for layer in layers for _ in layer.parameters())
+
+
+def test_a_stage_that_is_cancelled_when_it_is_whole_is_freed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_model("llama", tmp_path / "model")
+    cut = cut_model(tmp_path / "model", tmp_path / "parts")
+    kept: list[weakref.ref[torch.Tensor]] = []
+    failed: list[BaseException] = []
+    job = LoadJob(
+        load_message(cut, 0, 7, 0, 1), cut.config, cut.parts_for(0, 7), lambda done, total: None,
+        lambda stage, seconds: None, failed.append,
+    )  # fmt: skip
+
+    def load_and_be_cancelled(*arguments: Any) -> Stage:
+        stage = load_stage(*arguments)
+        kept.extend(weakref.ref(each) for each in stage.slice.model.parameters())
+        job.cancelled.set()
+        return stage
+
+    monkeypatch.setattr(loader, "load_stage", load_and_be_cancelled)
+    (tmp_path / "store").mkdir()
+    for part in cut.parts:
+        (tmp_path / "store" / part.digest).write_bytes((cut.folder / part.digest).read_bytes())
+    budget = MemoryBudget(10**12)
+    loader.Loader(ShardStore(tmp_path / "store"), budget, RUNTIME)._build(job)
+    assert isinstance(failed[0], loader.LoadCancelled) and budget.used == 0
+    assert kept and not [each for each in kept if each() is not None]
 
 
 @pytest.fixture(scope="module")
