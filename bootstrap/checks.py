@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bootstrap.lanes import Outcome, Task, clock, run_side_by_side, usable_cores
+from bootstrap.lanes import HUNG, Outcome, Task, clock, run_side_by_side, usable_cores
 from bootstrap.slow import SLOW
 
 CHECKS = (
@@ -113,7 +113,7 @@ def conclude(outcomes: Sequence[Outcome], seconds: float, quick: bool) -> int:
     for outcome in outcomes:
         counted = count(outcome.output) if outcome.task.tests else Counter()
         if outcome.status != 0 or (outcome.task.tests and not counted["passed"]):
-            failed.append(f"{outcome.task.name} (status {outcome.status})")
+            failed.append(f"{outcome.task.name} ({'hung' if outcome.status == HUNG else f'status {outcome.status}'})")
             if outcome.task.tests and not counted["failed"]:
                 counted["failed"] += 1
         total += counted

@@ -19,6 +19,10 @@ PROGRESS_SECONDS = 20.0
 """How often it is said how far the programs are."""
 LEAVE_SECONDS = 30.0
 """How long a program may take to clean up behind itself when the run is broken off."""
+SILENT_SECONDS = 480.0
+"""A program that says nothing for so long hangs: no test takes half of it, nor does a check."""
+HUNG = -1001
+"""The status of one that was ended for that reason; no signal has this number."""
 _POLL_SECONDS = 0.1
 _PERCENT = re.compile(r"\[ *(\d+)%\]$", re.MULTILINE)
 
@@ -39,7 +43,7 @@ class Outcome:
 
     task: Task
     status: int
-    """Its exit status; negative for a signal."""
+    """Its exit status; negative for a signal, or `HUNG`."""
     output: str
     seconds: float
 
@@ -50,7 +54,9 @@ class _Running:
     def __init__(self, task: Task, folder: Path, output: Path) -> None:
         self.task = task
         self._output = output
-        self._began = time.monotonic()
+        self._began = self._heard = time.monotonic()
+        self._length = 0
+        self._is_hung, self._silent = False, 0.0
         with output.open("wb") as written:
             self._process = subprocess.Popen(
                 task.command, cwd=folder, stdin=subprocess.DEVNULL, stdout=written, stderr=subprocess.STDOUT
@@ -61,7 +67,20 @@ class _Running:
         status = self._process.poll()
         if status is None:
             return None
-        return Outcome(self.task, status, self._said(), time.monotonic() - self._began)
+        said, seconds = self._said(), time.monotonic() - self._began
+        if not self._is_hung:
+            return Outcome(self.task, status, said, seconds)
+        return Outcome(self.task, HUNG, f"{said}\nIt said nothing for {self._silent:.0f} s, and was ended.", seconds)
+
+    def end_if_silent(self, seconds: float) -> None:
+        """Break it off when it has said nothing for so long: as Ctrl-C first, so that it can clean up."""
+        length, now = self._output.stat().st_size, time.monotonic()
+        if length != self._length:
+            self._length, self._heard = length, now
+        elif now - self._heard > seconds and not self._is_hung:
+            self._is_hung, self._silent = True, now - self._heard
+            self.interrupt()
+            self.leave(LEAVE_SECONDS)
 
     def progress(self) -> str:
         percent = _PERCENT.findall(self._said()) if self.task.tests else []
@@ -84,8 +103,17 @@ class _Running:
         return self._output.read_text(encoding="utf-8", errors="replace")
 
 
-def run_side_by_side(tasks: Sequence[Task], *, folder: Path, width: int, show: Callable[[str], None]) -> list[Outcome]:
+def run_side_by_side(
+    tasks: Sequence[Task],
+    *,
+    folder: Path,
+    width: int,
+    show: Callable[[str], None],
+    silent_seconds: float = SILENT_SECONDS,
+) -> list[Outcome]:
     """Run all tasks in `folder`, `width` at a time, begun in their order: the longest should stand first.
+
+    One that says nothing for `silent_seconds` is ended, and the run goes on.
 
     `show` takes lines for the user: what a task said when it has ended, and now and then how far the others are.
     An interrupt is passed on to those that run, and raised when they have left.
@@ -99,6 +127,7 @@ def run_side_by_side(tasks: Sequence[Task], *, folder: Path, width: int, show: C
             while waiting and len(running) < width:
                 running.append(_Running(waiting.popleft(), folder, Path(outputs, str(len(waiting)))))
             for each in list(running):
+                each.end_if_silent(silent_seconds)
                 if (outcome := each.outcome()) is not None:
                     running.remove(each)
                     outcomes.append(outcome)

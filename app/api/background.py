@@ -135,7 +135,8 @@ class BackgroundJobs:
 
     async def _end(self, job: BackgroundJob) -> None:
         if job.task is not None:
-            job.task.cancel()
+            if not job.task.cancelling():  # a second one would break off the cleaning up
+                job.task.cancel()
             await asyncio.wait({job.task})
 
     async def _run(self, job: BackgroundJob, work: Work, lane: str) -> None:

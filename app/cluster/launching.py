@@ -59,17 +59,24 @@ class LaunchedAgent(msgspec.Struct, frozen=True):
     def process(self) -> psutil.Process | None:
         """Its process, if that still runs and is without doubt this agent's."""
         try:
-            process = psutil.Process(self.pid)
-            command = process.cmdline()
-            is_ours = (
-                process.status() != psutil.STATUS_ZOMBIE
-                and abs(process.create_time() - self.created) < 1.0
-                and "worker_agent" in command
-                and self.folder in command
-            )
+            process = self._living()
+            command = [] if process is None else process.cmdline()
         except psutil.Error:
             return None
-        return process if is_ours else None
+        return process if "worker_agent" in command and self.folder in command else None
+
+    def is_gone(self) -> bool:
+        """Whether its process has given back all it held. While that ends it has no command line any more."""
+        try:
+            return self._living() is None
+        except psutil.NoSuchProcess:
+            return True
+
+    def _living(self) -> psutil.Process | None:
+        """The process of its number, if it began when this agent did and has not ended. Raises psutil.Error."""
+        process = psutil.Process(self.pid)
+        began_then = abs(process.create_time() - self.created) < 1.0
+        return process if began_then and process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD) else None
 
 
 class _Ready(msgspec.Struct):
@@ -275,7 +282,7 @@ class AgentLauncher:
         deadline = loop.time() + seconds
         while True:
             unreaped = any(child.poll() is None and child.pid == agent.pid for child in self._children)
-            if agent.process() is None and not unreaped:
+            if agent.is_gone() and not unreaped:
                 return True
             if loop.time() >= deadline:
                 return False

@@ -145,10 +145,12 @@ class RequestRun:
         return self.record
 
     async def cancel(self) -> None:
-        """End it and wait until it is over; what was generated so far stays in the record."""
-        if self.task is not None and not self.is_over:
+        """End it and wait until it is over; what was generated so far stays in the record.
+
+        Whoever asks for it again waits with the first: a second cancellation would break off the freeing of memory.
+        """
+        if self.task is not None and not self.is_over and not self.task.cancelling():
             self.task.cancel()
-            await asyncio.wait({self.task})
         await self.wait()
 
     # --- what the pipeline tells (a Sink) --------------------------------------------------------------

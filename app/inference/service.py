@@ -94,6 +94,8 @@ class InferenceService:
         run.on_over = lambda: self._over(run)
         work = self._run(run, description, prompt, messages, token_ids, parameters, tools, deployment)
         run.task = asyncio.get_running_loop().create_task(work, name=f"request {run.id}")
+        # Cancelled before its first step, or once more while it ends, it does not come to say so itself.
+        run.task.add_done_callback(lambda _: run.cancelled())
         return run
 
     def _over(self, run: RequestRun) -> None:

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from bootstrap.checks import GROUPS, conclude, count, quick_tasks, run_checks, tasks
-from bootstrap.lanes import Outcome, Task, run_side_by_side
+from bootstrap.lanes import HUNG, Outcome, Task, run_side_by_side
 from bootstrap.slow import SLOW
 from tests.waiting import wait_until
 
@@ -55,6 +55,18 @@ def test_a_child_that_stays_behind_keeps_nobody_waiting(tmp_path: Path) -> None:
     [ended] = run_side_by_side([python("parent", sleeper)], folder=tmp_path, width=1, show=lambda text: None)
     psutil.Process(int(ended.output)).kill()
     assert ended.seconds < 30
+
+
+def test_a_program_that_hangs_is_ended_and_the_run_goes_on(tmp_path: Path) -> None:
+    hanging = python("hanging", "import time; print('all well so far', flush=True); time.sleep(600)")
+    talking = python("talking", "import time; [print(i, flush=True) or time.sleep(0.2) for i in range(15)]")
+    ended = run_side_by_side(
+        [hanging, talking, python("next", "pass")], folder=tmp_path, width=2, show=lambda text: None, silent_seconds=2
+    )
+    status = {each.task.name: each.status for each in ended}
+    assert status == {"hanging": HUNG, "talking": 0, "next": 0}
+    [said] = [each.output for each in ended if each.task is hanging]
+    assert said.startswith("all well so far") and "said nothing for 2 s" in said
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for another process")

@@ -12,11 +12,12 @@ import pytest
 from app.cluster.agent_link import AgentLink
 from app.errors import PlacementError, RequestError
 from app.inference.events import Finished, Preparing, PromptProgress, RequestEvent, Started, TextDelta
+from app.inference.parameters import GenerationParameters
 from app.inference.request_run import RequestRun
 from app.registry import DeploymentStatus, RequestStatus
 from tests.e2e.conftest import System
 from tests.waiting import wait_until
-from worker_agent.messages import Health, Start
+from worker_agent.messages import Cancel, Health, Start
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +90,49 @@ def test_cancelling_before_an_agent_has_answered_leaves_nothing_there(
     assert sequences_held(deployed) == 2
     deployed.run(run.cancel())
     wait_until(lambda: sequences_held(deployed) == 0)
+
+
+def test_cancelling_twice_ends_it_once_and_both_are_told(
+    deployed: System, slow_answers: asyncio.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    freeing, held_back = asyncio.Event(), AgentLink.call
+
+    async def slow_to_free(link: AgentLink, message: Any, *arguments: Any, **options: Any) -> Any:
+        if isinstance(message, Cancel):
+            freeing.set()
+            await slow_answers.wait()
+        return await held_back(link, message, *arguments, **options)
+
+    async def twice() -> None:
+        async with asyncio.timeout(20):
+            first = asyncio.create_task(run.cancel())
+            await freeing.wait()
+            second = asyncio.create_task(run.cancel())
+            await asyncio.sleep(0.05)
+            assert not first.done() and not second.done(), "its memory is not free yet"
+            slow_answers.set()
+            await asyncio.gather(first, second)
+
+    monkeypatch.setattr(AgentLink, "call", slow_to_free)
+    deployed.call(slow_answers.set)
+    run = deployed.begin("tiny", [3, 4, 5], max_tokens=3000, ignore_eos=True)
+    wait_until(lambda: len(run.token_ids) > 3)
+    deployed.call(slow_answers.clear)
+    deployed.run(twice())
+    assert run.record.status is RequestStatus.CANCELLED
+    wait_until(lambda: sequences_held(deployed) == 0)
+
+
+def test_a_request_cancelled_before_its_first_step_is_over(deployed: System) -> None:
+    async def begun_and_cancelled() -> RequestRun:
+        run = deployed.controller.generate("tiny", [3, 4, 5], GenerationParameters(max_tokens=3))
+        async with asyncio.timeout(20):
+            await run.cancel()
+        return run
+
+    run = deployed.run(begun_and_cancelled())
+    assert run.record.status is RequestStatus.CANCELLED
+    assert run not in deployed.controller.inference.running()
 
 
 def test_a_finished_request_leaves_no_memory_behind(deployed: System) -> None:
