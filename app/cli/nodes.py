@@ -9,11 +9,12 @@ import msgspec
 import typer
 
 from app.cli.options import Json, read_size
-from app.cli.output import ago, note, print_json, print_table, size
+from app.cli.output import note, print_json, print_table
 from app.cli.session import open_controller, open_registry
 from app.cluster.invitations import JoinCommand
 from app.cluster.memory import AgentMemory
 from app.errors import RegistryError
+from app.figures import ago, size_text
 from app.registry import NodeRecord
 
 app = typer.Typer(no_args_is_help=True)
@@ -162,8 +163,8 @@ def _show_memory(nodes: list[NodeRecord], memory: dict[int, AgentMemory]) -> Non
         ("Id", "Name", "For stages", "Taken", "Agent itself", "Process should hold", "It holds"),
         [
             (
-                node.id, node.hostname, size(told.budget), size(told.used), size(told.agent), size(told.believed),
-                size(told.held),
+                node.id, node.hostname, size_text(told.budget), size_text(told.used), size_text(told.agent),
+                size_text(told.believed), size_text(told.held),
             )
             for node in nodes
             if (told := memory.get(node.id)) is not None

@@ -106,8 +106,8 @@ def test_a_change_that_changes_nothing_is_no_step(board: BoardModel) -> None:
 
 
 def test_a_node_that_is_too_small_says_so_and_takes_nothing(board: BoardModel) -> None:
-    assert board.judge_model("large", 1).text == "needs 4.5 GB, 4.0 GB free"
-    with pytest.raises(PlacementError, match=r"node-1 needs 4\.5 GB, 4\.0 GB free"):
+    assert board.judge_model("large", 1).text == "needs 4.5 GB, 4 GB free"
+    with pytest.raises(PlacementError, match=r"node-1 needs 4\.5 GB, 4 GB free"):
         board.place_model("large", 1)
     assert board.model_name == "small" and board.undo_stack.count() == 0
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import IntEnum
 
+from app.figures import ago, clock, duration, size_text
 from app.ui.cluster import DeploymentView, NodeState, NodeView, Sample
-from app.ui.formats import ago, clock, duration, size_text
 from app.ui.nodes.node_words import STATES, TROUBLED, address_of, gpu_text, memory_text, process_text, shards_text
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from PySide6.QtGui import QColor
 
+from app.figures import amount_text, layers_text, size_text
 from app.ui.cluster import HEARD, DeploymentView, NodeState, NodeView
-from app.ui.formats import layers_text, size_text
 from app.ui.theme import Colors
 
 
@@ -72,7 +72,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 def gpu_text(view: NodeView) -> str:
-    """45 %, 3.1 of 24.0 GB; empty without a GPU."""
+    """45 %, 3.1 of 24 GB; empty without a GPU."""
     report = view.report
     if report is None or not report.gpus:
         return ""
@@ -84,19 +84,16 @@ def gpu_text(view: NodeView) -> str:
 
 
 def memory_text(used: int | None, budget: int) -> str:
-    """1.2 of 4.0 GB, both in the unit of the greater; a dash for what is not known."""
+    """1.2 of 4 GB; a dash for what is not known."""
     if not budget:
         return "–"
-    figure, unit = size_text(budget).rsplit(" ", 1)
-    if used is None:
-        return f"– of {figure} {unit}"
-    return f"{used / {'GB': 1e9, 'MB': 1e6, 'kB': 1e3}.get(unit, 1):.1f} of {figure} {unit}"
+    return f"– of {size_text(budget)}" if used is None else amount_text(used, budget)
 
 
 def process_text(view: NodeView) -> str:
     """What the agent's process holds beside what is accounted for; what the agent itself takes while it is away.
 
-    Its process holds 1.6 GB; 1.5 GB are accounted for, 283.1 MB by the agent itself
+    Its process holds 1.6 GB; 1.5 GB are accounted for, 283 MB by the agent itself
     """
     if view.report is None or view.state not in HEARD:
         return f"The agent itself takes {size_text(view.agent_memory)} besides" if view.agent_memory else ""
