@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from app.api.visitors import SAME_SITE, Visitor, visitor_of
+from app.cluster.node_state import ANSWERING
 from app.figures import ago, amount_text, duration, micros, percent, size_text, token_rate
 from app.runs.ways import lost_text
 from worker_agent import __version__
@@ -59,6 +60,7 @@ def keep_cookie(response: Response, visitor: Visitor) -> None:
         )
 
 
+_environment.globals["ANSWERING"] = ANSWERING
 _environment.filters.update(
     ago=ago, amount=amount_text, duration=duration, lost=lost_text, micros=micros, percent=percent, size=size_text,
     token_rate=token_rate,

@@ -9,6 +9,7 @@ import pytest
 from PySide6.QtWidgets import QWidget
 from pytestqt.qtbot import QtBot
 
+from app.cluster.node_state import Heard
 from app.errors import NodeError
 from app.inference.deploying import DeployProgress
 from app.inference.events import StepPassed
@@ -150,10 +151,9 @@ def test_a_nodes_page_adds_up(inspector: Inspector, board: BoardModel) -> None:
 
 
 def test_a_node_that_is_away_says_why(inspector: Inspector, board: BoardModel) -> None:
-    from app.ui.cluster import NodeState
 
     board.select(Selection(node_id=2))
-    board.workbench.cluster.set_state(2, NodeState.DOWN, "no answer for 3 s")
+    board.workbench.cluster.take_heard(2, Heard(False, reason="no answer for 3 s"))
     board.changed.emit()
     assert inspector.node.subtitle.text() == "Made-up CPU 3000\nIs down: no answer for 3 s"
     assert not inspector.node.place.isEnabled()

@@ -10,7 +10,8 @@ from PySide6.QtCore import Qt
 from pytestqt.qtbot import QtBot
 
 from app.cluster.health import NodeDown, NodeFrozen
-from app.ui.cluster import Lists, NodeState
+from app.cluster.node_state import Heard
+from app.ui.cluster import Lists
 from app.ui.nodes.node_row import NodeColumn
 from app.ui.nodes.nodes_model import NodeRole, NodesModel
 from app.ui.nodes.nodes_proxy import NodesProxy
@@ -126,7 +127,7 @@ def test_columns_sort_by_what_they_mean(quiet_workbench: Workbench, column: Node
     cluster = quiet_workbench.cluster
     cluster.take_lists(Lists(nodes=tuple(node_record(id) for id in (10, 2, 9))))
     cluster.take_node_events([health(10), NodeDown(9, datetime.now(UTC), "timeout", "Gone.")])
-    cluster.set_state(2, NodeState.STARTING)
+    cluster.take_heard(2, Heard(False, starting=True))
     nodes = NodesModel(cluster)
     proxy = NodesProxy(nodes)
     proxy.sort(column)

@@ -10,6 +10,7 @@ from PySide6.QtWidgets import QLabel, QWidget
 from pytestqt.qtbot import QtBot
 
 from app.cluster.health import NodeDown, NodeMemoryJudged, NodeUp
+from app.cluster.node_state import Heard, NodeState
 from app.figures import size_text
 from app.ui.board.block_item import tool_tip
 from app.ui.board.board_commands import BoardCommands
@@ -19,7 +20,6 @@ from app.ui.board.inspector import Inspector
 from app.ui.board.scene_layout import BlockPlace
 from app.ui.board.scene_text import lane_text
 from app.ui.board.ways import breakable
-from app.ui.cluster import NodeState
 from app.ui.nodes.node_row import NodeColumn
 from app.ui.nodes.node_words import details_text, process_text
 from app.ui.nodes.nodes_model import NodeRole, NodesModel
@@ -150,7 +150,7 @@ def test_a_nodes_details_say_what_the_agent_takes_also_while_it_is_away(quiet_wo
     assert "memory of its process: 1 GB, accounted for 1 GB (the agent itself 300 MB)" in details_text(
         cluster.nodes[1], ()
     )
-    cluster.set_state(1, NodeState.DOWN)
+    cluster.take_heard(1, Heard(False))
     assert process_text(cluster.nodes[1]) == "The agent itself takes 300 MB besides"
 
 

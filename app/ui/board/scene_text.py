@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from app.cluster.node_state import ANSWERING, NodeState
 from app.figures import amount_text, data_rate, duration, layers, size_text, time_left
 from app.ui.board.lanes import BlockKind, LaneView, NodeProgress
-from app.ui.cluster import NodeState, NodeView
+from app.ui.cluster import NodeView
 
 STATE_ICONS = {
     NodeState.CONNECTING: "loader",
@@ -22,7 +23,7 @@ STATE_ICONS = {
 def state_text(view: NodeView) -> str:
     """State and link: up · 2.0 ms."""
     parts = [view.state.value]
-    if view.rtt is not None and view.state in (NodeState.UP, NodeState.DRAINING, NodeState.FROZEN):
+    if view.rtt is not None and view.state in ANSWERING:
         parts.append(duration(view.rtt))
     if view.reason and view.state in (NodeState.DOWN, NodeState.FROZEN):
         parts.append(view.reason)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from PySide6.QtCore import Qt, QTimer, Slot
 from PySide6.QtWidgets import QPushButton, QStatusBar, QWidget
 
+from app.cluster.node_state import NodeState
 from app.figures import token_rate
-from app.ui.cluster import NodeState
 from app.ui.http_server import ServerState
 from app.ui.workbench import Workbench
 
