@@ -16,6 +16,7 @@ from app.runs.bottleneck import explain
 from app.runs.export import ExportFormat, export_runs
 from app.runs.export.schema import run_schema
 from app.runs.run import Run
+from app.runs.telling import tell
 from app.runs.waterfall import bars, shares
 from tests.e2e.conftest import open_system
 from tests.runs.trace_format import checked
@@ -80,7 +81,7 @@ def test_the_report_shows_all_of_them(runs: list[Run]) -> None:
     page = exported(runs, ExportFormat.HTML).decode()
     assert page.count('<article class="run"') == len(runs)
     for run in runs:
-        assert f">{run.kind.capitalize()} {run.id}</bdi></h2>" in page
+        assert f">{tell(run).title}</bdi></h2>" in page
 
 
 def test_what_was_measured_fits_into_the_time_that_passed(runs: list[Run]) -> None:
