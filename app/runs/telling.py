@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from app.figures import clock, data_rate, duration, layers, micros, percent, short, size_text, token_rate
+from app.figures import amount_text, clock, data_rate, duration, layers, micros, percent, short, size_text, token_rate
 from app.runs.bottleneck import explain
 from app.runs.run import RequestFacts, Run, RunEvent
 from app.runs.trace import (
@@ -417,7 +417,7 @@ def _node(node: NodeFacts, memory: NodeMemory | None, nodes: Sequence[NodeFacts]
 def _memory(memory: NodeMemory, total: int) -> str:
     believed = f" ({size_text(memory.believed)} accounted for, {size_text(memory.agent)} by the agent itself)"
     return (
-        f"{size_text(memory.used)} of {size_text(memory.budget)} in layers, {size_text(memory.process)} held by the "
+        f"{amount_text(memory.used, memory.budget)} in layers, {size_text(memory.process)} held by the "
         f"agent's process{believed if memory.believed else ''}, {size_text(memory.available)} free"
         f"{f' of {size_text(total)}' if total else ''} on the machine"
     )
