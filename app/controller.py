@@ -25,7 +25,7 @@ from app.cluster.nodes import NodeDirectory
 from app.controller_settings import ControllerSettings
 from app.errors import BadInput, Cancelled, NodeError, RegistryError, ShardboardError
 from app.event_log import EventLogHandler
-from app.inference.deploying import Deployed, OnProgress
+from app.inference.deployer import Deployed, OnProgress
 from app.inference.deployments import Deployments
 from app.inference.events import StepPassed
 from app.inference.facts import versions
@@ -40,7 +40,6 @@ from app.models.library import ModelLibrary
 from app.paths import Home
 from app.registry import (
     DeploymentRecord,
-    DeploymentStatus,
     EventLevel,
     ModelRecord,
     NodeRecord,
@@ -106,7 +105,7 @@ class Controller:
             raise
         controller._event_log.install()
         await asyncio.to_thread(controller.nodes.clear_abandoned)
-        controller.nodes.open()
+        await controller.nodes.open()
         if monitor:
             controller._watching = asyncio.get_running_loop().create_task(controller._watch())
             controller._pruning = asyncio.get_running_loop().create_task(controller._prune_at_times())
@@ -141,7 +140,7 @@ class Controller:
 
     async def prune(self) -> Pruned:
         """Forget now what is older or more than the settings allow."""
-        pruned = await asyncio.to_thread(prune, self.registry, self.settings.records)
+        pruned = await asyncio.to_thread(prune, self.registry, self.settings.records)  # may take minutes
         if pruned.anything:
             log.info("forgotten: %s", pruned)
         return pruned
@@ -208,17 +207,16 @@ class Controller:
 
     async def remove_model(self, name: str) -> None:
         """Forget a model and delete what the library holds of it. Raises BadInput while it is deployed."""
-        description = self.library.find(name)
-        known = description.name if description is not None else name
-        if self.deployments.ready(known):
-            raise BadInput(f"{known} is deployed.", f"Take it down first: undeploy {known}")
-        await asyncio.to_thread(self.library.remove, known)
-        self.inference.forget(known)
-        if self.registry.models.find(known) is not None:
-            self.registry.models.remove(known)
+        description = await asyncio.to_thread(self.library.find, name)
+        model = description.name if description is not None else name
+        if await self.deployments.ready(model):
+            raise BadInput(f"{model} is deployed.", f"Take it down first: undeploy {model}")
+        await asyncio.to_thread(self.library.remove, model)
+        self.inference.forget(model)
+        await self.registry.call(lambda known: known.models.find(model) and known.models.remove(model))
 
     async def list_models(self) -> list[ModelRecord]:
-        return self.registry.models.list()
+        return await self.registry.call(lambda known: known.models.list())
 
     async def cut_model(
         self,
@@ -282,7 +280,7 @@ class Controller:
     async def stop_agent(self, node_id: int) -> NodeRecord:
         """End the agent of a node that was launched here; node, key and parts stay. Raises NodeError."""
         record = await self.nodes.stop(node_id)
-        await asyncio.to_thread(self._note_stopped, record)
+        await self.registry.call(lambda known: _note_stopped(known, record))
         return record
 
     async def stop_agents(self, keep_flagged: bool = True) -> list[NodeRecord]:
@@ -291,8 +289,7 @@ class Controller:
         At the same time, within about ten seconds. Raises NodeError when one cannot be stopped.
         """
         stopped = await self.nodes.stop_local(keep_flagged=keep_flagged)
-        for record in stopped:
-            await asyncio.to_thread(self._note_stopped, record)
+        await self.registry.call(lambda known: _note_stopped(known, *stopped))
         return stopped
 
     async def start_agent(self, node_id: int, keep: bool | None = None) -> NodeRecord:
@@ -305,12 +302,11 @@ class Controller:
 
     async def stopped_agents(self) -> list[NodeRecord]:
         """The nodes whose agents were launched here and do not run."""
-        local = await asyncio.to_thread(self.nodes.local)
-        return [record for record, agent in local.values() if agent.process() is None]
+        return [record for record, agent in (await self.nodes.local()).values() if agent.process() is None]
 
     async def local_agents(self) -> dict[int, LaunchedAgent]:
         """How the agents of this machine were launched, by node, whether they run or not."""
-        return {node: agent for node, (_, agent) in (await asyncio.to_thread(self.nodes.local)).items()}
+        return {node: agent for node, (_, agent) in (await self.nodes.local()).items()}
 
     async def read_agent_log(self, node_id: int, max_bytes: int = 200_000) -> str:
         """The last whole lines of an agent's log, at most 1 MiB. Raises NodeError."""
@@ -320,15 +316,17 @@ class Controller:
 
     async def remove_node(self, id_or_name: str) -> NodeRecord:
         """Take down the deployments that need a node, empty it, forget it; end its agent if it was started here."""
-        node = self.registry.nodes.find(id_or_name)
-        for record in self.deployments.ready():
-            if any(shard.node_id == node.id for shard in self.registry.shards.list(deployment_id=record.id)):
+        node = await self.registry.call(lambda known: known.nodes.find(id_or_name))
+        shards = await self.registry.call(lambda known: known.shards.list(node_id=node.id))
+        needing = {shard.deployment_id for shard in shards}
+        for record in await self.deployments.ready():
+            if record.id in needing:
                 await self.deployments.undeploy(record)
         return await self.nodes.remove(node.id)
 
     async def drain_node(self, id_or_name: str, draining: bool = True) -> NodeRecord:
         """Have a node take no new work, or take it again."""
-        node = self.registry.nodes.find(id_or_name)
+        node = await self.registry.call(lambda known: known.nodes.find(id_or_name))
         await self.nodes.link(node.id).connect()
         return await self.nodes.drain(node.id, draining)
 
@@ -341,17 +339,14 @@ class Controller:
             except NodeError as error:
                 log.info("%s", error)
 
-        known = self.registry.nodes.list()
-        await asyncio.gather(*(ask(node.id) for node in known))
-        active = {node.id: self.nodes.link(node.id).is_up for node in known}
-        for node in known:
-            if node.is_active != active[node.id]:
-                self.registry.nodes.update(node.id, is_active=active[node.id])
-        return self.registry.nodes.list()
+        nodes = await self.registry.call(lambda known: known.nodes.list())
+        await asyncio.gather(*(ask(node.id) for node in nodes))
+        active = {node.id: self.nodes.link(node.id).is_up for node in nodes}
+        return await self.registry.call(lambda known: _note_active(known, active))
 
     async def node_memory(self) -> list[AgentMemory]:
         """What each node's agent holds, asked now; those that cannot be reached are left out."""
-        nodes = await asyncio.to_thread(self.registry.nodes.list)
+        nodes = await self.registry.call(lambda known: known.nodes.list())
         told = await asyncio.gather(*(self.nodes.memory(node.id, ASK_SECONDS) for node in nodes))
         return [each for each in told if each is not None]
 
@@ -376,8 +371,9 @@ class Controller:
         kv_tokens: int | None = None,
     ) -> Placement:
         """Where a model's layers would go, with the memory that it takes there. Nothing happens yet."""
+        description = await asyncio.to_thread(self.library.get, model)
         return await self.deployments.plan(
-            self.library.get(model), node_ids=nodes, layers=layers, dtype=dtype, context=context, kv_tokens=kv_tokens
+            description, node_ids=nodes, layers=layers, dtype=dtype, context=context, kv_tokens=kv_tokens
         )
 
     async def deploy(
@@ -405,10 +401,9 @@ class Controller:
         self, placement: Placement, on_progress: OnProgress = lambda progress: None, origin: Origin = UNKNOWN
     ) -> Deployed:
         """Carry out a placement, by hand or by `plan`."""
+        description = await asyncio.to_thread(self.library.get, placement.model_name)
         cancel = asyncio.Event()
-        work = asyncio.ensure_future(
-            self.deployments.deploy(self.library.get(placement.model_name), placement, on_progress, cancel, origin)
-        )
+        work = asyncio.ensure_future(self.deployments.deploy(description, placement, on_progress, cancel, origin))
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
@@ -421,14 +416,11 @@ class Controller:
     async def undeploy(self, deployment_or_model: str) -> list[DeploymentRecord]:
         """Unload a deployment by its id, or all of a model's. Raises RegistryError when there is none."""
         wanted = [
-            record for record in self.deployments.ready() if deployment_or_model in (record.id, record.model_name)
+            record for record in await self.deployments.ready() if deployment_or_model in (record.id, record.model_name)
         ]
         if not wanted:
             raise RegistryError(f"'{deployment_or_model}' is not deployed.", "See: deployment list")
         return [await self.deployments.undeploy(record) for record in wanted]
-
-    def list_deployments(self, status: DeploymentStatus | None = None) -> list[DeploymentRecord]:
-        return self.registry.deployments.list(status=status)
 
     # --- requests --------------------------------------------------------------------------------------
 
@@ -467,17 +459,14 @@ class Controller:
         return await asyncio.to_thread(self.inference.tokenizer, model)
 
     async def get_request(self, request_id: int) -> RequestRecord:
-        return self.registry.requests.get(request_id)
+        return await self.registry.call(lambda known: known.requests.get(request_id))
 
     async def list_requests(
         self, *, limit: int = 100, offset: int = 0, status: RequestStatus | None = None
     ) -> list[RequestRecord]:
-        return self.registry.requests.list(limit=limit, offset=offset, status=status)
+        return await self.registry.call(lambda known: known.requests.list(limit=limit, offset=offset, status=status))
 
     # --- within ----------------------------------------------------------------------------------------
-
-    def _note_stopped(self, record: NodeRecord) -> None:
-        self.registry.events.add(EventLevel.INFO, "nodes", "The agent was stopped.", node_id=record.id)
 
     def _on_node_event(self, event: NodeEvent) -> None:
         self.deployments.on_node_event(event)
@@ -497,3 +486,15 @@ class Controller:
             except ShardboardError as error:
                 log.warning("old records could not be forgotten: %s", error)
             await asyncio.sleep(PRUNE_SECONDS)
+
+
+def _note_stopped(registry: Registry, *nodes: NodeRecord) -> None:
+    for node in nodes:
+        registry.events.add(EventLevel.INFO, "nodes", "The agent was stopped.", node_id=node.id)
+
+
+def _note_active(registry: Registry, active: Mapping[int, bool]) -> list[NodeRecord]:
+    for node in registry.nodes.list():
+        if node.is_active != active.get(node.id, node.is_active):
+            registry.nodes.update(node.id, is_active=active[node.id])
+    return registry.nodes.list()

@@ -27,7 +27,7 @@ from app.incident.comparison import (
 from app.incident.conditions import Conditions, differences, promise
 from app.incident.model_choice import ChosenModel, choose_model
 from app.incident.seats import layers_text, nodes_for
-from app.inference.deploying import DeployProgress
+from app.inference.deployer import DeployProgress
 from app.inference.parameters import GenerationParameters
 from app.inference.request_run import RequestRun
 from app.registry import DeploymentRecord, RequestStatus
@@ -98,7 +98,7 @@ async def _deployment(
     """The deployment to run on, and whether it was made for that."""
     plan = bundle.contents.plan
     needed = len(bundle.request.prompt_token_ids) + _most_tokens(bundle)
-    ready = controller.deployments.ready(chosen.name)
+    ready = await controller.deployments.ready(chosen.name)
     roomy = [record for record in ready if min(record.context, record.kv_tokens) >= needed]
     same = [record for record in roomy if plan is not None and record.plan_hash == plan.plan_hash]
     if same:

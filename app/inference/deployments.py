@@ -15,7 +15,7 @@ from app.cluster.health import NodeDown, NodeEvent, NodeFrozen, NodeUp
 from app.cluster.machines import machine_of
 from app.cluster.nodes import NodeDirectory
 from app.errors import NodeError, PlacementError, RequestError, ShardboardError
-from app.inference.deploying import Deployed, Deployer, DeployProgress, OnProgress, Seat
+from app.inference.deployer import Deployed, Deployer, DeployProgress, OnProgress, Seat
 from app.inference.deployment_recorder import DeploymentRecorder
 from app.inference.events import StepPassed
 from app.inference.facts import FactFinder, versions
@@ -23,7 +23,7 @@ from app.inference.pipeline import Pipeline
 from app.inference.recorder import Facts
 from app.models.description import ModelDescription
 from app.models.library import ModelLibrary
-from app.registry import DeploymentRecord, DeploymentStatus, EventLevel, NodeRecord, Registry
+from app.registry import DeploymentRecord, DeploymentStatus, EventLevel, NodeRecord, Registry, ShardRecord
 from app.runs.trace import UNKNOWN, ModelFacts, NodeMemory, Origin
 from app.runs.ways import lost_text
 from app.sharding.placement import (
@@ -92,9 +92,10 @@ class Deployments:
         Without a dtype they count as equally fast. Raises NodeError for a named one that is away.
         """
         if node_ids is None:
-            records = [record for record in self._registry.nodes.list() if not record.draining]
+            every = await self._registry.call(lambda known: known.nodes.list())
+            records = [record for record in every if not record.draining]
         else:
-            records = [self._registry.nodes.get(node_id) for node_id in node_ids]
+            records = await self._node_records(node_ids)
         found = await asyncio.gather(*(self._ask(record) for record in records), return_exceptions=True)
         reports: dict[int, HealthReport] = {}
         for record, each in zip(records, found, strict=True):
@@ -135,21 +136,27 @@ class Deployments:
     ) -> Deployed:
         """Carry out a placement. Raises what `Deployer.deploy` raises."""
         seats = await self._seats([stage.node.node_id for stage in placement.stages])
-        digests = self._library.digests(description)
+        digests = await asyncio.to_thread(self._library.digests, description)
         recorder = DeploymentRecorder(self._registry, self._finder, placement, origin, on_progress)
+        linked: list[Pipeline] = []
+
+        def on_linked(pipeline: Pipeline) -> None:
+            linked.append(pipeline)
+            self._live[pipeline.deployment], self._placements[pipeline.deployment] = pipeline, placement
+
         try:
             deployed = await self._deployer.deploy(
-                description, digests, placement, seats, recorder.progressed, cancel or asyncio.Event(), recorder.began
-            )
+                description, digests, placement, seats, recorder.progressed, cancel or asyncio.Event(), recorder.began,
+                on_linked,
+            )  # fmt: skip
         except BaseException as error:
-            await asyncio.shield(asyncio.to_thread(recorder.failed, description, error))
+            for pipeline in linked:
+                self._live.pop(pipeline.deployment, None)
+                self._placements.pop(pipeline.deployment, None)
+            await asyncio.shield(recorder.failed(description, error))
             raise
-        self._live[deployed.record.id] = deployed.pipeline
-        self._placements[deployed.record.id] = placement
-        await asyncio.to_thread(recorder.succeeded, description, deployed.record, deployed.pipeline)
-        where = ", ".join(f"{s.start}-{s.end - 1} on {s.node_name}" for s in deployed.pipeline.stages)
-        self._note(EventLevel.INFO, f"{description.name} is deployed: layers {where}.", deployed.record)
-        self._note_lost(deployed.pipeline, deployed.record)
+        await recorder.succeeded(description, deployed.record, deployed.pipeline)
+        await self._registry.call(lambda known: _note_deployed(known, deployed))
         return deployed
 
     async def undeploy(self, record: DeploymentRecord) -> DeploymentRecord:
@@ -158,16 +165,10 @@ class Deployments:
         self._placements.pop(record.id, None)
         if pipeline is not None:
             pipeline.close()
-        shards = self._registry.shards.list(deployment_id=record.id)
-        reachable = []
-        for shard in shards:
-            if shard.node_id is not None:
-                reachable.append((shard, self._seat(self._registry.nodes.get(shard.node_id))))
-        await self._deployer.unload(record.id, [seat for _, seat in reachable])
-        for shard in shards:
-            self._registry.shards.update(shard.id, is_loaded=False)
-        self._note(EventLevel.INFO, f"{record.model_name} is not deployed any more.", record)
-        return self._registry.deployments.update(record.id, status=DeploymentStatus.UNLOADED)
+        shards = await self._shards(record)
+        nodes = await self._node_records([shard.node_id for shard in shards if shard.node_id is not None])
+        await self._deployer.unload(record.id, [self._seat(node) for node in nodes])
+        return await self._registry.call(lambda known: _note_undeployed(known, record, shards))
 
     async def facts(self, record: DeploymentRecord, pipeline: Pipeline, description: ModelDescription) -> Facts:
         """What a request on this deployment runs on, for its trace."""
@@ -186,9 +187,13 @@ class Deployments:
         """How full the nodes of a pipeline were with their last heartbeat."""
         return self._finder.memory([stage.node_id for stage in pipeline.stages])
 
-    def ready(self, model_name: str | None = None) -> list[DeploymentRecord]:
+    async def ready(self, model_name: str | None = None) -> list[DeploymentRecord]:
         """Deployments that answer, or would once attached; the newest first."""
-        return self._registry.deployments.list(model_name=model_name, status=DeploymentStatus.READY)[::-1]
+        ready = DeploymentStatus.READY
+        oldest_first = await self._registry.call(
+            lambda known: known.deployments.list(model_name=model_name, status=ready)
+        )
+        return oldest_first[::-1]
 
     def pipeline(self, deployment: str) -> Pipeline | None:
         """The live pipeline of a deployment, if there is one."""
@@ -211,7 +216,7 @@ class Deployments:
         """
         async with self._locks.setdefault(description.name, asyncio.Lock()):
             problem: ShardboardError | None = None
-            for record in self.ready(description.name):
+            for record in await self.ready(description.name):
                 if deployment not in (None, record.id):
                     continue
                 pipeline = self._live.get(record.id)
@@ -232,11 +237,10 @@ class Deployments:
         self, record: DeploymentRecord, description: ModelDescription, preparing: Callable[[str], None]
     ) -> tuple[DeploymentRecord, Pipeline]:
         """Link a deployment whose stages may still be on their nodes; load again what is not."""
-        shards = self._registry.shards.list(deployment_id=record.id)
+        shards = await self._shards(record)
         if not shards or any(shard.node_id is None for shard in shards):
-            self._registry.deployments.update(
-                record.id, status=DeploymentStatus.FAILED, error="A node that held a part of it was removed."
-            )
+            failed, why = DeploymentStatus.FAILED, "A node that held a part of it was removed."
+            await self._registry.call(lambda known: known.deployments.update(record.id, status=failed, error=why))
             raise RequestError(
                 f"The deployment of {record.model_name} has lost a node that was removed.", "Deploy the model again."
             )
@@ -252,7 +256,7 @@ class Deployments:
             old.close()
         pipeline = self._deployer.pipeline(record, seats, ranges, ways)
         try:
-            await pipeline.link(self._registry.deployments.next_epoch(record.id))
+            await pipeline.link(await self._registry.call(lambda known: known.deployments.next_epoch(record.id)))
         except BaseException:
             pipeline.close()
             raise
@@ -301,10 +305,16 @@ class Deployments:
 
     async def _seats(self, node_ids: Sequence[int]) -> list[Seat]:
         """Nodes with their links up. Raises NodeError naming the first that is away."""
-        seats = [self._seat(self._registry.nodes.get(node_id)) for node_id in node_ids]
+        seats = [self._seat(record) for record in await self._node_records(node_ids)]
         for seat in seats:
             await seat.link.connect(CONNECT_SECONDS)
         return seats
+
+    async def _node_records(self, node_ids: Sequence[int]) -> list[NodeRecord]:
+        return await self._registry.call(lambda known: [known.nodes.get(node_id) for node_id in node_ids])
+
+    async def _shards(self, record: DeploymentRecord) -> list[ShardRecord]:
+        return await self._registry.call(lambda known: known.shards.list(deployment_id=record.id))
 
     def _seat(self, record: NodeRecord) -> Seat:
         return Seat(record, self._nodes.link(record.id))
@@ -333,8 +343,8 @@ class Deployments:
 
     async def _tidy(self, event: NodeUp) -> None:
         """Free stages of deployments that ended while the node was away."""
-        over = {DeploymentStatus.FAILED, DeploymentStatus.UNLOADED}
-        ended = {record.id for record in self._registry.deployments.list() if record.status in over}
+        over = (DeploymentStatus.FAILED, DeploymentStatus.UNLOADED)
+        ended = {record.id for record in await self._registry.call(lambda known: known.deployments.list(status=over))}
         for held in event.welcome.stages:
             if held.deployment in ended:
                 try:
@@ -369,18 +379,32 @@ class Deployments:
         latest = self._nodes.health.latest(node_id)
         return latest is not None and latest.report.progress.busy_seconds is None
 
-    def _note_lost(self, pipeline: Pipeline, record: DeploymentRecord) -> None:
-        """A speed-up that was possible on a stage and could not be taken is told, once for each stage."""
-        for stage in pipeline.stages:
-            if missing := lost_text(stage.ways):
-                sentence = (
-                    f"{record.model_name} runs slower than it might on {stage.node_name}, layers "
-                    f"{stage.start}-{stage.end - 1}: {missing.rstrip('.')}. Its answers are not touched by this."
-                )
-                self._note(EventLevel.WARNING, sentence, record, stage.node_id)
 
-    def _note(self, level: EventLevel, message: str, record: DeploymentRecord, node_id: int | None = None) -> None:
-        self._registry.events.add(level, "deployments", message, deployment_id=record.id, node_id=node_id)
+def _note_deployed(registry: Registry, deployed: Deployed) -> None:
+    """A speed-up that was possible on a stage and could not be taken is told too, once for each stage."""
+    record, stages = deployed.record, deployed.pipeline.stages
+    where = ", ".join(f"{stage.start}-{stage.end - 1} on {stage.node_name}" for stage in stages)
+    _note(registry, EventLevel.INFO, f"{record.model_name} is deployed: layers {where}.", record)
+    for stage in stages:
+        if missing := lost_text(stage.ways):
+            sentence = (
+                f"{record.model_name} runs slower than it might on {stage.node_name}, layers "
+                f"{stage.start}-{stage.end - 1}: {missing.rstrip('.')}. Its answers are not touched by this."
+            )
+            _note(registry, EventLevel.WARNING, sentence, record, stage.node_id)
+
+
+def _note_undeployed(registry: Registry, record: DeploymentRecord, shards: Sequence[ShardRecord]) -> DeploymentRecord:
+    for shard in shards:
+        registry.shards.update(shard.id, is_loaded=False)
+    _note(registry, EventLevel.INFO, f"{record.model_name} is not deployed any more.", record)
+    return registry.deployments.update(record.id, status=DeploymentStatus.UNLOADED)
+
+
+def _note(
+    registry: Registry, level: EventLevel, message: str, record: DeploymentRecord, node_id: int | None = None
+) -> None:
+    registry.events.add(level, "deployments", message, deployment_id=record.id, node_id=node_id)
 
 
 def _read_speed(report: HealthReport, dtype: str | None) -> float | None:

@@ -364,8 +364,8 @@ class Bridge(QObject):
             task.cancel()
 
     def read(self, work: Callable[[Registry], Any], what: str) -> Call:
-        """Ask the registry something, in a thread."""
-        return self.call(lambda controller, report: asyncio.to_thread(work, controller.registry), what)
+        """Ask the registry something, in a thread of its own."""
+        return self.call(lambda controller, report: controller.registry.call(work), what)
 
     def generate(
         self,

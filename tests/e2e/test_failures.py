@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from app.errors import RegistryError
-from app.inference.deploying import Deployed, DeployProgress
+from app.inference.deployer import Deployed, DeployProgress
 from app.models.description import ModelDescription
 from app.paths import Home
 from app.registry import RequestStatus
@@ -151,7 +151,7 @@ def test_the_next_controller_attaches_the_deployment_that_the_last_one_left(home
         # Its parent is this process, which may not have looked after it yet.
         ended = not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
         assert ended, "removing a node ends the agent that was started for it"
-        assert second.controller.deployments.ready("kept") == [], "and takes down what needs it"
+        assert second.run(second.controller.deployments.ready("kept")) == [], "and takes down what needs it"
 
 
 def test_a_second_controller_is_told_who_holds_the_registry(system: System) -> None:

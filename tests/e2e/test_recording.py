@@ -61,7 +61,7 @@ def test_a_run_says_what_it_ran_on(deployed: System) -> None:
     trace = run.request_trace
     assert trace is not None and trace.plan is not None and trace.model is not None and trace.versions is not None
     assert run.origin == origin and request.origin["user"] == "laptop"
-    (deployment,) = deployed.controller.deployments.ready("tiny")
+    (deployment,) = deployed.run(deployed.controller.deployments.ready("tiny"))
     assert (trace.plan.deployment, trace.plan.plan_hash) == (deployment.id, deployment.plan_hash)
     assert [(stage.start, stage.end) for stage in trace.plan.stages] == [(0, 4), (4, 7)]
     assert all(stage.weight_bytes > 0 and stage.kv_bytes > 0 for stage in trace.plan.stages)
@@ -72,7 +72,7 @@ def test_a_run_says_what_it_ran_on(deployed: System) -> None:
 
 
 def test_a_deployment_leaves_its_phases(deployed: System) -> None:
-    (deployment,) = deployed.controller.deployments.ready("tiny")
+    (deployment,) = deployed.run(deployed.controller.deployments.ready("tiny"))
     run = deployed.controller.runs.deployment(deployment.id)
     assert isinstance(run.trace, DeploymentTrace) and run.plan is not None
     assert (run.status, run.error, run.origin.user) == ("ready", None, "ada")

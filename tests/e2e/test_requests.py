@@ -194,7 +194,7 @@ def test_a_model_without_a_deployment_is_loaded_whole_on_one_node(shared: System
     shared.run(shared.controller.add_model(str(tiny), name="alone"))
     record = shared.answer("alone", [3, 4, 5], max_tokens=5)
     assert record.status is RequestStatus.COMPLETED
-    (deployment,) = shared.controller.deployments.ready("alone")
+    (deployment,) = shared.run(shared.controller.deployments.ready("alone"))
     (shard,) = shared.controller.registry.shards.list(deployment_id=deployment.id)
     assert (shard.start_layer, shard.end_layer) == (0, 7)
     shared.run(shared.controller.undeploy("alone"))
@@ -220,7 +220,7 @@ def test_what_a_node_would_not_hold_is_refused_by_the_node_itself(shared: System
     with pytest.raises(NodeError, match=r"node \d+ .*need .* GB .* are free") as caught:
         shared.run(shared.controller.deploy_placement(placement))
     assert caught.value.kind == "memory"
-    assert shared.controller.deployments.ready("overbooked") == []
+    assert shared.run(shared.controller.deployments.ready("overbooked")) == []
 
 
 def test_deltas_join_to_the_result(shared: System, smollm: Path) -> None:

@@ -58,7 +58,7 @@ def test_a_deployment_that_is_attached_again_still_takes_prompts_as_a_whole(
     system.call(lambda: before.fail(NodeError("The network was gone for a moment.", kind="lost")))
     assert answer(system) == expected
     assert system.controller.deployments.pipeline(deployment) is not before
-    assert len(system.controller.deployments.ready("mamba")) == 1, "it was not deployed anew"
+    assert len(system.run(system.controller.deployments.ready("mamba"))) == 1, "it was not deployed anew"
 
 
 def test_each_stage_tells_how_it_runs_while_it_is_there_and_in_the_deployments_trace(

@@ -35,7 +35,7 @@ def overflowing(shared: System, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 def test_a_prompt_whose_numbers_overflow_fails_alone_and_says_what_to_do(overflowing: System) -> None:
     system = overflowing
-    deployment = system.controller.deployments.ready("loud")[0]
+    deployment = system.run(system.controller.deployments.ready("loud"))[0]
     epoch = deployment.epoch
     beside = system.begin("loud", [20, 21, 22], max_tokens=3000, ignore_eos=True)
     wait_until(lambda: len(beside.token_ids) > 5)

@@ -10,7 +10,7 @@ from PySide6.QtWidgets import QWidget
 from pytestqt.qtbot import QtBot
 
 from app.errors import NodeError
-from app.inference.deploying import DeployProgress
+from app.inference.deployer import DeployProgress
 from app.inference.events import StepPassed
 from app.sharding.arrangement import Serving
 from app.ui.board.board_commands import BoardCommands

@@ -124,7 +124,7 @@ async def status(controller: TheController, request_id: Number) -> RequestView:
     run = controller.find_request(request_id)
     if run is not None:
         return RequestView.live(run)
-    return RequestView.of(await asyncio.to_thread(controller.registry.requests.get, request_id))
+    return RequestView.of(await controller.registry.call(lambda known: known.requests.get(request_id)))
 
 
 @router.get(
@@ -139,7 +139,7 @@ async def stream(controller: TheController, request_id: Number) -> Response:
     """
     run = controller.find_request(request_id)
     if run is None:
-        record = await asyncio.to_thread(controller.registry.requests.get, request_id)
+        record = await controller.registry.call(lambda known: known.requests.get(request_id))
         return _events(_told_again(record))
     return _events(_followed(run))
 
@@ -154,7 +154,7 @@ async def cancel(
     """End it; what was generated stays. One that is over already stays as it is."""
     run = controller.find_request(request_id)
     if run is None:
-        record = await asyncio.to_thread(controller.registry.requests.get, request_id)
+        record = await controller.registry.call(lambda known: known.requests.get(request_id))
         return done(request, RequestView.of(record), "/inference/")
     await run.cancel()
     return done(request, RequestView.live(run), "/inference/")
@@ -179,8 +179,8 @@ async def recent_requests(
     status: RequestStatus | None = None,
     model: str | None = None,
 ) -> list[RequestLineView]:
-    lines = await asyncio.to_thread(
-        lambda: controller.registry.requests.lines(limit=limit, offset=offset, status=status, model_name=model)
+    lines = await controller.registry.call(
+        lambda known: known.requests.lines(limit=limit, offset=offset, status=status, model_name=model)
     )
     return [RequestLineView.of(line) for line in lines]
 

@@ -237,4 +237,4 @@ def test_numbers_that_are_none_fail_once_with_the_stage_named(served: Served, od
     requests = served.system.run(served.system.controller.list_requests(limit=1000))
     assert len(requests) == before + 1, "it was not tried again"
     assert requests[0].status is RequestStatus.FAILED
-    assert client is not None and served.system.controller.deployments.ready(odd)
+    assert client is not None and served.system.run(served.system.controller.deployments.ready(odd))
