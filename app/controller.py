@@ -7,12 +7,10 @@ runs in threads or child processes. Nothing here waits for ever.
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import zmq.asyncio
 
@@ -30,8 +28,9 @@ from app.inference.deployments import Deployments
 from app.inference.events import StepPassed
 from app.inference.facts import versions
 from app.inference.parameters import GenerationParameters
+from app.inference.prompt import Prompt
 from app.inference.request_run import RequestRun
-from app.inference.service import InferenceService, Message
+from app.inference.service import InferenceService
 from app.inference.tokenizer import Tokenizer
 from app.jobs import JobChain, JobProgress, ProgressCallback, in_thread
 from app.models.demo import ensure_demo_model
@@ -424,31 +423,20 @@ class Controller:
 
     # --- requests --------------------------------------------------------------------------------------
 
-    def generate(
+    async def generate(
         self,
         model: str,
-        prompt: str | Sequence[Message] | Sequence[int],
+        prompt: Prompt,
         parameters: GenerationParameters | None = None,
         *,
-        chat: bool = False,
         origin: Origin = UNKNOWN,
-        tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> RequestRun:
-        """Begin to answer a prompt: a text, chat messages, or token ids. Returns at once; iterate over it.
+        """Begin to answer a prompt; iterate over what it returns. Raises ModelError, RequestError.
 
         Args:
-            chat: render a text as one message of a chat, with the model's template.
             origin: who asks, for the record.
-            tools: JSON schemas of functions that the model may call; only with chat messages.
         """
-        submit = functools.partial(self.inference.submit, model, parameters=parameters, origin=origin)
-        if isinstance(prompt, str):
-            if chat:
-                return submit(messages=[{"role": "user", "content": prompt}], tools=tools)
-            return submit(prompt=prompt)
-        if prompt and isinstance(prompt[0], int):
-            return submit(token_ids=list(prompt))  # type: ignore[arg-type]
-        return submit(messages=list(prompt), tools=tools)  # type: ignore[arg-type]
+        return await self.inference.submit(model, prompt, parameters, origin=origin)
 
     def find_request(self, request_id: int) -> RequestRun | None:
         """A request that is under way; None for one that is over or never was."""

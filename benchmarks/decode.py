@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from app.controller import Controller
 from app.inference.parameters import GenerationParameters
+from app.inference.prompt import TokenPrompt
 from app.paths import Home
 from app.registry import NodeRecord, RequestRecord
 from benchmarks.reference import PROMPT
@@ -111,7 +112,7 @@ async def measure(
 
     async def stream(count: int) -> RequestRecord:
         parameters = GenerationParameters(max_tokens=count, ignore_eos=True)
-        record = await controller.generate(MODEL, PROMPT, parameters).wait()
+        record = await (await controller.generate(MODEL, TokenPrompt(tuple(PROMPT)), parameters)).wait()
         assert record.error is None, record.error
         return record
 
@@ -149,7 +150,7 @@ async def count_bytes(controller: Controller, nodes: list[NodeRecord], dtype: st
     try:
         await controller.deploy(MODEL, nodes=[node.id for node in nodes], dtype=dtype)
         parameters = GenerationParameters(max_tokens=3 * tokens, ignore_eos=True)
-        run = controller.generate(MODEL, PROMPT, parameters)
+        run = await controller.generate(MODEL, TokenPrompt(tuple(PROMPT)), parameters)
         marks: list[tuple[int, dict[int, int]]] = []
         async for _ in run:
             marks.append((len(run.token_ids), dict(proxy.counts)))

@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from app.controller import Controller
 from app.inference.parameters import GenerationParameters
+from app.inference.prompt import TokenPrompt
 from app.paths import Home
 from app.registry import NodeRecord, RequestRecord
 from app.sharding.prediction import Prediction, predict, speed_of
@@ -60,7 +61,8 @@ async def compare(
 
     async def run() -> RequestRecord:
         ids = [5 + number % 1000 for number in range(prompt)]
-        record = await controller.generate(MODEL, ids, GenerationParameters(max_tokens=tokens, ignore_eos=True)).wait()
+        parameters = GenerationParameters(max_tokens=tokens, ignore_eos=True)
+        record = await (await controller.generate(MODEL, TokenPrompt(tuple(ids)), parameters)).wait()
         assert record.error is None, record.error
         return record
 

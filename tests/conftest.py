@@ -38,7 +38,7 @@ def loops_never_wait(waits: list[str]) -> Iterator[None]:
     yield
     held_up = waits.copy()
     waits.clear()
-    assert not held_up, f"{len(held_up)} times a loop waited for the registry, first here:\n{held_up[0]}"
+    assert not held_up, f"{len(held_up)} times a loop waited for the disk, first here:\n{held_up[0]}"
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -29,6 +29,7 @@ from app.incident.model_choice import ChosenModel, choose_model
 from app.incident.seats import layers_text, nodes_for
 from app.inference.deployer import DeployProgress
 from app.inference.parameters import GenerationParameters
+from app.inference.prompt import TokenPrompt
 from app.inference.request_run import RequestRun
 from app.registry import DeploymentRecord, RequestStatus
 from app.runs.trace import UNKNOWN, Origin, Plan, RequestTrace
@@ -153,10 +154,10 @@ async def _run(
     origin: Origin,
 ) -> Comparison:
     request = bundle.request
-    run = controller.inference.submit(
+    run = await controller.inference.submit(
         chosen.name,
-        token_ids=request.prompt_token_ids,
-        parameters=_parameters(bundle),
+        TokenPrompt(request.prompt_token_ids),
+        _parameters(bundle),
         origin=changed(origin, client=origin.client or f"replay of request {request.id}"),
         deployment=record.id,
     )

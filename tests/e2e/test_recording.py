@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from app.controller_settings import ControllerSettings, RecordSettings
 from app.errors import BadInput, RegistryError
+from app.inference.prompt import TokenPrompt
 from app.inference.request_run import RequestRun
 from app.registry import RequestStatus
 from app.runs.retention import prune
@@ -55,7 +56,7 @@ def test_a_run_says_where_each_tokens_time_went(deployed: System) -> None:
 
 def test_a_run_says_what_it_ran_on(deployed: System) -> None:
     origin = Origin(via="http", user="laptop", client="curl 127.0.0.1")
-    begun = deployed.call(lambda: deployed.controller.generate("tiny", [3, 4, 5], origin=origin))
+    begun = deployed.run(deployed.controller.generate("tiny", TokenPrompt((3, 4, 5)), origin=origin))
     request = deployed.finish(begun)
     run = deployed.controller.runs.request(request.id)
     trace = run.request_trace

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from app.cluster.agent_link import AgentLink
-from app.errors import PlacementError, RequestError
+from app.errors import PlacementError
 from app.inference.events import Finished, Preparing, PromptProgress, RequestEvent, Started, TextDelta
 from app.inference.parameters import GenerationParameters
+from app.inference.prompt import ChatPrompt, TokenPrompt
 from app.inference.request_run import RequestRun
 from app.registry import DeploymentStatus, RequestStatus
 from tests.e2e.conftest import System
@@ -125,7 +126,7 @@ def test_cancelling_twice_ends_it_once_and_both_are_told(
 
 def test_a_request_cancelled_before_its_first_step_is_over(deployed: System) -> None:
     async def begun_and_cancelled() -> RequestRun:
-        run = deployed.controller.generate("tiny", [3, 4, 5], GenerationParameters(max_tokens=3))
+        run = await deployed.controller.generate("tiny", TokenPrompt((3, 4, 5)), GenerationParameters(max_tokens=3))
         async with asyncio.timeout(20):
             await run.cancel()
         return run
@@ -158,7 +159,7 @@ def test_a_repetition_penalty_changes_a_repetitive_answer(deployed: System) -> N
 
 def test_a_long_prompt_tells_how_far_it_is(deployed: System) -> None:
     async def follow() -> list[PromptProgress]:
-        run = deployed.controller.generate("tiny", [(i % 190) + 3 for i in range(900)])
+        run = await deployed.controller.generate("tiny", TokenPrompt(tuple((i % 190) + 3 for i in range(900))))
         return [event async for event in run if isinstance(event, PromptProgress)]
 
     progress = deployed.run(follow())
@@ -185,9 +186,10 @@ def test_more_requests_than_memory_wait_for_their_turn(deployed: System) -> None
     assert all(record.status is RequestStatus.COMPLETED for record in records)
 
 
-def test_a_request_needs_exactly_one_prompt(deployed: System) -> None:
-    with pytest.raises(RequestError):
-        deployed.call(lambda: deployed.controller.inference.submit("tiny"))
+def test_a_prompt_without_a_token_is_refused(deployed: System) -> None:
+    record = deployed.finish(deployed.run(deployed.controller.generate("tiny", TokenPrompt(()))))
+    assert record.status is RequestStatus.FAILED
+    assert "The prompt is empty" in (record.error or "")
 
 
 def test_a_model_without_a_deployment_is_loaded_whole_on_one_node(shared: System, tiny: Path) -> None:
@@ -231,9 +233,8 @@ def test_deltas_join_to_the_result(shared: System, smollm: Path) -> None:
         async def follow(stop: tuple[str, ...]) -> tuple[str, object]:
             from app.inference.parameters import GenerationParameters
 
-            run = shared.controller.generate(
-                "texts", "What is the capital of France?", GenerationParameters(stop=stop), chat=True
-            )
+            prompt = ChatPrompt.of("What is the capital of France?")
+            run = await shared.controller.generate("texts", prompt, GenerationParameters(stop=stop))
             text = "".join([event.text async for event in run if isinstance(event, TextDelta)])
             return text, run.record
 

@@ -12,6 +12,7 @@ from PySide6.QtWidgets import QMessageBox, QPushButton
 from pytestqt.qtbot import QtBot
 
 from app.inference.parameters import GenerationParameters
+from app.inference.prompt import TokenPrompt
 from app.models.library import ModelLibrary
 from app.paths import Home
 from app.ui.board.board_model import Selection
@@ -231,7 +232,9 @@ def test_a_draft_is_deployed_changed_deployed_again_and_taken_down(live: BoardSc
     assert [(shard.start_layer, shard.end_layer) for shard in second.shards] == [(0, 3), (3, 4)]
 
     # While it answers, it is not taken down without a question.
-    answer = live.workbench.bridge.generate("tiny", [1, 2, 3], GenerationParameters(max_tokens=400, ignore_eos=True))
+    answer = live.workbench.bridge.generate(
+        "tiny", TokenPrompt((1, 2, 3)), GenerationParameters(max_tokens=400, ignore_eos=True)
+    )
     with qtbot.waitSignal(board.confirm_needed, timeout=20_000) as asked:
         click(qtbot, live, "board-undeploy")
     assert asked.args[0] == "Taking the deployment down ends the answer that is being written."
