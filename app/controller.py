@@ -50,11 +50,13 @@ from app.runs.job_recorder import run_job
 from app.runs.reader import RunReader
 from app.runs.retention import Pruned, prune
 from app.runs.trace import UNKNOWN, Origin
+from app.serving import ServingWish
 from app.sharding.cut import CutResult, cut_model
 from app.sharding.placement import Placement
 
 log = logging.getLogger(__name__)
 
+ANY_SERVING = ServingWish()
 DATABASE_VARIABLE = "SHARDBOARD_DATABASE"
 """A database URL for the registry, instead of the SQLite file in the home."""
 INVITATION_SECONDS = 600.0
@@ -365,15 +367,12 @@ class Controller:
         *,
         nodes: Sequence[int] | None = None,
         layers: str | None = None,
-        dtype: str | None = None,
-        context: int | None = None,
-        kv_tokens: int | None = None,
+        serving: ServingWish = ANY_SERVING,
     ) -> Placement:
         """Where a model's layers would go, with the memory that it takes there. Nothing happens yet."""
         description = await asyncio.to_thread(self.library.get, model)
-        return await self.deployments.plan(
-            description, node_ids=nodes, layers=layers, dtype=dtype, context=context, kv_tokens=kv_tokens
-        )
+        completed = serving.completed(description.dtype, description.max_context)
+        return await self.deployments.plan(description, completed, node_ids=nodes, layers=layers)
 
     async def deploy(
         self,
@@ -381,20 +380,13 @@ class Controller:
         *,
         nodes: Sequence[int] | None = None,
         layers: str | None = None,
-        dtype: str | None = None,
-        context: int | None = None,
-        kv_tokens: int | None = None,
+        serving: ServingWish = ANY_SERVING,
         on_progress: OnProgress = lambda progress: None,
         origin: Origin = UNKNOWN,
     ) -> DeploymentRecord:
         """Place a model and load it. Cancelling the call cancels the deployment and frees what it loaded."""
-        return (await self.deploy_placement(
-            await self.plan(
-                model, nodes=nodes, layers=layers, dtype=dtype, context=context, kv_tokens=kv_tokens
-            ),
-            on_progress,
-            origin,
-        )).record  # fmt: skip
+        placement = await self.plan(model, nodes=nodes, layers=layers, serving=serving)
+        return (await self.deploy_placement(placement, on_progress, origin)).record
 
     async def deploy_placement(
         self, placement: Placement, on_progress: OnProgress = lambda progress: None, origin: Origin = UNKNOWN

@@ -29,6 +29,7 @@ from app.inference.parameters import GenerationParameters
 from app.inference.prompt import TokenPrompt
 from app.paths import Home
 from app.registry import NodeRecord, RequestRecord
+from app.serving import ServingWish
 from benchmarks.reference import PROMPT
 
 MODEL = "SmolLM2-135M-Instruct"
@@ -108,7 +109,7 @@ async def measure(
     controller: Controller, nodes: list[NodeRecord], dtype: str, rounds: int, tokens: int
 ) -> DecodeFigures:
     folder = controller.library.get(MODEL).path
-    await controller.deploy(MODEL, nodes=[node.id for node in nodes], dtype=dtype)
+    await controller.deploy(MODEL, nodes=[node.id for node in nodes], serving=ServingWish(dtype=dtype))
 
     async def stream(count: int) -> RequestRecord:
         parameters = GenerationParameters(max_tokens=count, ignore_eos=True)
@@ -148,7 +149,7 @@ async def count_bytes(controller: Controller, nodes: list[NodeRecord], dtype: st
     proxy = CountingProxy(second.port)
     await controller.add_node(f"127.0.0.1:{await proxy.serve()}", second.public_key)
     try:
-        await controller.deploy(MODEL, nodes=[node.id for node in nodes], dtype=dtype)
+        await controller.deploy(MODEL, nodes=[node.id for node in nodes], serving=ServingWish(dtype=dtype))
         parameters = GenerationParameters(max_tokens=3 * tokens, ignore_eos=True)
         run = await controller.generate(MODEL, TokenPrompt(tuple(PROMPT)), parameters)
         marks: list[tuple[int, dict[int, int]]] = []

@@ -23,6 +23,7 @@ from app.inference.parameters import GenerationParameters
 from app.inference.prompt import TokenPrompt
 from app.paths import Home
 from app.registry import NodeRecord, RequestRecord
+from app.serving import ServingWish
 from app.sharding.prediction import Prediction, predict, speed_of
 
 MODEL = "SmolLM2-135M-Instruct"
@@ -50,7 +51,7 @@ class Comparison:
 async def compare(
     controller: Controller, nodes: list[NodeRecord], dtype: str, rounds: int, tokens: int, prompt: int
 ) -> Comparison:
-    deployed = await controller.deploy(MODEL, nodes=[node.id for node in nodes], dtype=dtype)
+    deployed = await controller.deploy(MODEL, nodes=[node.id for node in nodes], serving=ServingWish(dtype=dtype))
     stages = []
     for shard in controller.registry.shards.list(deployment_id=deployed.id):
         assert shard.node_id is not None

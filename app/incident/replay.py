@@ -33,6 +33,7 @@ from app.inference.prompt import TokenPrompt
 from app.inference.request_run import RequestRun
 from app.registry import DeploymentRecord, RequestStatus
 from app.runs.trace import UNKNOWN, Origin, Plan, RequestTrace
+from app.serving import ServingWish
 
 if TYPE_CHECKING:
     from app.controller import Controller  # slow to load, and --help does without
@@ -100,7 +101,7 @@ async def _deployment(
     plan = bundle.contents.plan
     needed = len(bundle.request.prompt_token_ids) + _most_tokens(bundle)
     ready = await controller.deployments.ready(chosen.name)
-    roomy = [record for record in ready if min(record.context, record.kv_tokens) >= needed]
+    roomy = [record for record in ready if record.serving.longest >= needed]
     same = [record for record in roomy if plan is not None and record.plan_hash == plan.plan_hash]
     if same:
         return same[0], False
@@ -115,8 +116,7 @@ async def _deployment(
         return max(roomy, key=lambda record: plan is not None and record.dtype == plan.dtype), False
     if ready:
         raise RequestError(
-            f"{chosen.name} is deployed with room for {min(ready[0].context, ready[0].kv_tokens)} tokens; the request "
-            f"needs {needed}.",
+            f"{chosen.name} is deployed with room for {ready[0].serving.longest} tokens; the request needs {needed}.",
             "Replay with --deploy, or deploy the model with a longer context.",
         )
     raise RequestError(
@@ -134,9 +134,7 @@ async def _deploy(controller: Controller, plan: Plan, chosen: ChosenModel, on_pr
         chosen.name,
         nodes=nodes_for(plan, await controller.list_nodes()),
         layers=layers_text(plan),
-        dtype=plan.dtype,
-        context=plan.context,
-        kv_tokens=plan.kv_tokens,
+        serving=ServingWish.of(plan.serving),
         on_progress=report,
     )
 

@@ -115,7 +115,7 @@ class Deployer:
         parts = await self._hash(description, digests, on_progress, cancel)
         ranges = list(placement.ranges)
         weights = [sum(part.nbytes for part in description.stage_parts(start, end)) for start, end in ranges]
-        plan = plan_hash(parts, ranges, placement.dtype, config)
+        plan = plan_hash(parts, ranges, placement.serving.dtype, config)
         id = secrets.token_hex(4)
         pipeline: Pipeline | None = None
         try:
@@ -220,7 +220,7 @@ class Deployer:
         cancel: asyncio.Event,
     ) -> list[Loaded]:
         by_key = {(part.kind, part.index): part for part in parts}
-        count = len(seats)
+        count, serving = len(seats), placement.serving
 
         async def load(stage: int, seat: Seat, start: int, end: int) -> Loaded:
             upstream = seats[stage - 1] if stage else None
@@ -235,11 +235,11 @@ class Deployer:
                 start=start,
                 end=end,
                 model=description.name[:200],
-                dtype=placement.dtype,  # type: ignore[arg-type]  # checked where the placement was made
-                kv_tokens=placement.kv_tokens,
-                max_context=placement.context,
+                dtype=serving.dtype,  # type: ignore[arg-type]  # checked where the placement was made
+                kv_tokens=serving.kv_tokens,
+                max_context=serving.context,
                 max_sequences=MAX_SEQUENCES,
-                prefill_chunk=prefill_chunk(description, placement.dtype),
+                prefill_chunk=prefill_chunk(description, serving.dtype),
                 lanes=lanes(seats),
                 upstream_key=None if upstream is None or upstream.node.id == seat.node.id else upstream.node.public_key,
                 ring_key=last.node.public_key if stage == 0 and last.node.id != seat.node.id else None,
@@ -278,14 +278,7 @@ class Deployer:
 def _note_begun(
     registry: Registry, id: str, plan: str, placement: Placement, seats: Sequence[Seat]
 ) -> DeploymentRecord:
-    record = registry.deployments.add(
-        id=id,
-        model_name=placement.model_name,
-        plan_hash=plan,
-        dtype=placement.dtype,
-        context=placement.context,
-        kv_tokens=placement.kv_tokens,
-    )
+    record = registry.deployments.add(id=id, model_name=placement.model_name, plan_hash=plan, serving=placement.serving)
     for number, (seat, (start, end)) in enumerate(zip(seats, placement.ranges, strict=True)):
         registry.shards.add(
             node_id=seat.node.id, deployment_id=id, model_name=placement.model_name, shard_id=number,

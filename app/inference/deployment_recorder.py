@@ -76,20 +76,11 @@ class DeploymentRecorder:
 
     def _planned(self, record: DeploymentRecord) -> Plan:
         """The plan of a deployment that never got a pipeline, with the sizes that were computed."""
-        placement = self._placement
-        return Plan(
-            deployment=record.id,
-            plan_hash=record.plan_hash,
-            model=record.model_name,
-            dtype=record.dtype,
-            context=record.context,
-            kv_tokens=record.kv_tokens,
-            epoch=record.epoch,
-            stages=tuple(
-                StagePlan(
-                    stage=number, node_id=stage.node.node_id, node=stage.node.name, start=stage.start, end=stage.end,
-                    weight_bytes=stage.weight_bytes, kv_bytes=stage.kv_bytes,
-                )
-                for number, stage in enumerate(placement.stages)
-            ),
+        stages = (
+            StagePlan(
+                stage=number, node_id=stage.node.node_id, node=stage.node.name, start=stage.start, end=stage.end,
+                weight_bytes=stage.weight_bytes, kv_bytes=stage.kv_bytes,
+            )
+            for number, stage in enumerate(self._placement.stages)
         )  # fmt: skip
+        return Plan.of(record, stages)

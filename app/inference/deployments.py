@@ -26,6 +26,7 @@ from app.models.library import ModelLibrary
 from app.registry import DeploymentRecord, DeploymentStatus, EventLevel, NodeRecord, Registry, ShardRecord
 from app.runs.trace import UNKNOWN, ModelFacts, NodeMemory, Origin
 from app.runs.ways import lost_text
+from app.serving import Serving, ServingWish
 from app.sharding.placement import (
     NodeCapacity,
     Placement,
@@ -41,8 +42,6 @@ from worker_agent.messages import Health, HealthReport, StageInfo, Unload
 
 log = logging.getLogger(__name__)
 
-DEFAULT_CONTEXT = 8192
-DEFAULT_KV_TOKENS = 8192
 CONNECT_SECONDS = 10.0
 
 
@@ -66,25 +65,20 @@ class Deployments:
     async def plan(
         self,
         description: ModelDescription,
+        serving: Serving,
         *,
         node_ids: Sequence[int] | None = None,
         layers: str | None = None,
-        dtype: str | None = None,
-        context: int | None = None,
-        kv_tokens: int | None = None,
     ) -> Placement:
         """Where the layers would go; nothing happens yet. Raises PlacementError, BadInput, NodeError."""
-        dtype = dtype or description.dtype
-        context = context or min(description.max_context, DEFAULT_CONTEXT)
-        kv_tokens = kv_tokens or max(context, DEFAULT_KV_TOKENS)
-        capacities = await self.capacities(node_ids, dtype)
+        capacities = await self.capacities(node_ids, serving.dtype)
         if layers is not None:
             ranges = parse_layers(layers, description)
             chosen = capacities[: len(ranges)] if node_ids is None else capacities
-            placement = place_ranges(description, chosen, ranges, dtype=dtype, context=context, kv_tokens=kv_tokens)
+            placement = place_ranges(description, chosen, ranges, serving)
             check_fits(placement)
             return placement
-        return place(description, capacities, dtype=dtype, context=context, kv_tokens=kv_tokens)
+        return place(description, capacities, serving)
 
     async def capacities(self, node_ids: Sequence[int] | None = None, dtype: str | None = None) -> list[NodeCapacity]:
         """What these nodes (all active ones when None) have free now, and how fast they are in a compute dtype.
@@ -272,9 +266,7 @@ class Deployments:
     ) -> tuple[DeploymentRecord, Pipeline]:
         await self.undeploy(record)
         capacities = await self.capacities([seat.node.id for seat in seats])
-        placement = place_ranges(
-            description, capacities, ranges, dtype=record.dtype, context=record.context, kv_tokens=record.kv_tokens
-        )
+        placement = place_ranges(description, capacities, ranges, record.serving)
         check_fits(placement)
         deployed = await self.deploy(description, placement)
         return deployed.record, deployed.pipeline
@@ -282,14 +274,13 @@ class Deployments:
     async def _alone(
         self, description: ModelDescription, preparing: Callable[[str], None]
     ) -> tuple[DeploymentRecord, Pipeline]:
-        capacities = await self.capacities(dtype=description.dtype)
-        context = min(description.max_context, DEFAULT_CONTEXT)
-        settings = {"dtype": description.dtype, "context": context, "kv_tokens": max(context, DEFAULT_KV_TOKENS)}
-        placement = whole_on_one(description, capacities, **settings)  # type: ignore[arg-type]  # one dict for two calls
+        serving = ServingWish().completed(description.dtype, description.max_context)
+        capacities = await self.capacities(dtype=serving.dtype)
+        placement = whole_on_one(description, capacities, serving)
         if placement is None:
             raise PlacementError(
                 f"{description.name} has no deployment, and no node can hold it alone. "
-                + _too_small(description, capacities, settings),
+                + _too_small(description, capacities, serving),
                 f"Deploy it over several nodes: deploy {description.name}",
             )
         node = placement.stages[0].node
@@ -411,13 +402,13 @@ def _read_speed(report: HealthReport, dtype: str | None) -> float | None:
     return next((speed.read_bytes_per_second for speed in report.speeds if speed.dtype == dtype), None)
 
 
-def _too_small(description: ModelDescription, capacities: Sequence[NodeCapacity], settings: dict[str, object]) -> str:
+def _too_small(description: ModelDescription, capacities: Sequence[NodeCapacity], serving: Serving) -> str:
     if not capacities:
         return "There is no node."
     lacks = []
     for capacity in capacities:
         everything = ((0, description.num_layers),)
-        placement = place_ranges(description, (capacity,), everything, **settings)  # type: ignore[arg-type]
+        placement = place_ranges(description, (capacity,), everything, serving)
         stage = placement.stages[0]
         lacks.append(
             f"{capacity.name} (node {capacity.node_id}) needs {size_text(stage.memory)} and has "

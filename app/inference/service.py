@@ -120,7 +120,7 @@ class InferenceService:
             # What can never run is refused before anything is loaded for it.
             parameters.budget(eos, len(ids), description.max_context)
             record, pipeline = await self._deployments.acquire(description, run.preparing, deployment)
-            budget = parameters.budget(eos, len(ids), min(record.context, record.kv_tokens))
+            budget = parameters.budget(eos, len(ids), record.serving.longest)
             facts = await self._deployments.facts(record, pipeline, description)
             rules = parameters.text_rules()
             if format is not None and tokenizer is not None:

@@ -90,7 +90,7 @@ def test_a_model_is_added_and_cut_with_its_progress_and_paths_of_the_commands_si
         result = await remote.cut_model("tiny", num_shards=2, output_dir=Path("shards"))
         assert [Path(shard.folder).is_dir() for shard in result.shards] == [True, True]
         assert result.output_dir == tmp_path / "shards"
-        (job,) = controller.runs.select(kinds=("job",))
+        (job,) = await controller.registry.call(lambda _: list(controller.runs.select(kinds=("job",))))
         assert job.origin == origin
 
     at_the_door(test)

@@ -17,6 +17,7 @@ from app.inference.deployer import Deployed, DeployProgress
 from app.models.description import ModelDescription
 from app.paths import Home
 from app.registry import RequestStatus
+from app.serving import ServingWish
 from app.sharding.placement import Placement
 from tests.e2e.conftest import System, open_system
 from tests.e2e.test_requests import wait_until
@@ -28,7 +29,7 @@ LONG = {"max_tokens": 3500, "ignore_eos": True}
 def deploy(system: System, tiny: Path, name: str, *nodes: int) -> None:
     system.run(system.controller.add_model(str(tiny), name=name))
     ids = [system.nodes[index].id for index in nodes]
-    system.run(system.controller.deploy(name, nodes=ids, context=4096, kv_tokens=8192))
+    system.run(system.controller.deploy(name, nodes=ids, serving=ServingWish(context=4096, kv_tokens=8192)))
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from app.inference.parameters import GenerationParameters
 from app.inference.prompt import ChatPrompt, TokenPrompt
 from app.inference.request_run import RequestRun
 from app.registry import DeploymentStatus, RequestStatus
+from app.serving import Serving, ServingWish
 from tests.e2e.conftest import System
 from tests.waiting import wait_until
 from worker_agent.messages import Cancel, Health, Start
@@ -25,7 +26,7 @@ from worker_agent.messages import Cancel, Health, Start
 def deployed(shared: System, tiny: Path) -> Iterator[System]:
     shared.run(shared.controller.add_model(str(tiny), name="tiny"))
     nodes = [node.id for node in shared.nodes[:2]]
-    shared.run(shared.controller.deploy("tiny", nodes=nodes, context=4096, kv_tokens=4096))
+    shared.run(shared.controller.deploy("tiny", nodes=nodes, serving=ServingWish(context=4096, kv_tokens=4096)))
     yield shared
     shared.run(shared.controller.undeploy("tiny"))
     shared.run(shared.controller.remove_model("tiny"))
@@ -207,7 +208,7 @@ def test_a_model_that_fits_no_node_says_which_node_lacks_how_much(shared: System
     name = "too-large"
     shared.run(shared.controller.add_model(str(tiny), name=name))
     with pytest.raises(PlacementError, match=r"\(node \d+\) needs .* GB .* are missing"):
-        shared.run(shared.controller.plan(name, kv_tokens=500_000_000))
+        shared.run(shared.controller.plan(name, serving=ServingWish(kv_tokens=500_000_000)))
 
 
 def test_what_a_node_would_not_hold_is_refused_by_the_node_itself(shared: System, tiny: Path) -> None:
@@ -218,7 +219,7 @@ def test_what_a_node_would_not_hold_is_refused_by_the_node_itself(shared: System
     shared.run(shared.controller.add_model(str(tiny), name="overbooked"))
     description = shared.controller.library.get("overbooked")
     fantasy = [NodeCapacity(node.id, node.hostname, 10**15) for node in shared.nodes[:2]]
-    placement = place(description, fantasy, dtype="float32", context=4096, kv_tokens=2_000_000_000)
+    placement = place(description, fantasy, Serving("float32", 4096, 2_000_000_000))
     with pytest.raises(NodeError, match=r"node \d+ .*need .* GB .* are free") as caught:
         shared.run(shared.controller.deploy_placement(placement))
     assert caught.value.kind == "memory"

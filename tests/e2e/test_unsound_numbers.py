@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from app.registry import RequestStatus
+from app.serving import ServingWish
 from tests.e2e.conftest import System
 from tests.e2e.test_requests import sequences_held
 from tests.waiting import wait_until
@@ -27,7 +28,11 @@ def overflowing(shared: System, tmp_path_factory: pytest.TempPathFactory) -> Ite
     model.save_pretrained(folder)
     shared.run(shared.controller.add_model(str(folder), name="loud"))
     nodes = [node.id for node in shared.nodes[:2]]
-    shared.run(shared.controller.deploy("loud", nodes=nodes, dtype="float16", context=4096, kv_tokens=8192))
+    shared.run(
+        shared.controller.deploy(
+            "loud", nodes=nodes, serving=ServingWish(dtype="float16", context=4096, kv_tokens=8192)
+        )
+    )
     yield shared
     shared.run(shared.controller.undeploy("loud"))
     shared.run(shared.controller.remove_model("loud"))

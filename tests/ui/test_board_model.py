@@ -8,7 +8,7 @@ import pytest
 from pytestqt.qtbot import QtBot
 
 from app.errors import BadInput, PlacementError
-from app.sharding.arrangement import Serving
+from app.serving import Serving
 from app.ui.board.board_model import BlockKind, BoardModel, Selection
 from app.ui.cluster import Lists, NodeState
 from app.ui.workbench import Workbench

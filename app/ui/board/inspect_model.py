@@ -9,7 +9,7 @@ from PySide6.QtCore import Slot
 from PySide6.QtWidgets import QWidget
 
 from app.models.description import ModelDescription
-from app.sharding.arrangement import StageSizes
+from app.sharding.placement import StageSizes
 from app.ui.board.library_model import parameters_text
 from app.ui.board.page import Page
 from app.ui.board.ways import StageWays, show_ways
