@@ -43,8 +43,6 @@ from app.registry import (
     ModelRecord,
     NodeRecord,
     Registry,
-    RequestRecord,
-    RequestStatus,
 )
 from app.runs.job_recorder import run_job
 from app.runs.reader import RunReader
@@ -437,14 +435,6 @@ class Controller:
     async def tokenizer(self, model: str) -> Tokenizer:
         """A model's tokenizer. Raises ModelError when it has none."""
         return await asyncio.to_thread(self.inference.tokenizer, model)
-
-    async def get_request(self, request_id: int) -> RequestRecord:
-        return await self.registry.call(lambda known: known.requests.get(request_id))
-
-    async def list_requests(
-        self, *, limit: int = 100, offset: int = 0, status: RequestStatus | None = None
-    ) -> list[RequestRecord]:
-        return await self.registry.call(lambda known: known.requests.list(limit=limit, offset=offset, status=status))
 
     # --- within ----------------------------------------------------------------------------------------
 

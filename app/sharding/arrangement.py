@@ -141,9 +141,6 @@ class Arrangement:
         """Bytes that this arrangement takes on a node."""
         return sum(self.memory(stage) for stage, piece in enumerate(self.pieces) if piece.node_id == node_id)
 
-    def stages_on(self, node_id: int) -> tuple[int, ...]:
-        return tuple(stage for stage, piece in enumerate(self.pieces) if piece.node_id == node_id)
-
     def allowed_cuts(self, boundary: int) -> tuple[int, ...]:
         """Where boundary number k may stand, its place of now among them, ascending."""
         self._check_boundary(boundary)
