@@ -20,7 +20,7 @@ from app.inference.deployment_recorder import DeploymentRecorder
 from app.inference.events import StepPassed
 from app.inference.facts import FactFinder, versions
 from app.inference.pipeline import Pipeline
-from app.inference.recorder import Facts
+from app.inference.request_recorder import Facts
 from app.models.description import ModelDescription
 from app.models.library import ModelLibrary
 from app.registry import DeploymentRecord, DeploymentStatus, EventLevel, NodeRecord, Registry, ShardRecord

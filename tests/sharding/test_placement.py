@@ -98,7 +98,7 @@ def test_one_node_that_can_hold_it_all_is_the_fastest() -> None:
     assert placement is not None
     assert placement.stages[0].node.node_id == 3
     assert placement.ranges == ((0, 4),)
-    assert whole_on_one(description, nodes[:1], **DEFAULTS) is None  # type: ignore[arg-type]
+    assert whole_on_one(description, nodes[:1], DEFAULTS) is None
 
 
 @given(
