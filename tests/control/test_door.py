@@ -58,6 +58,12 @@ def at_the_door(home: Home) -> Iterator[Callable[[Callable[[Controller, Any], Aw
     yield lambda test: asyncio.run(run(test))
 
 
+def test_a_command_finds_all_that_the_door_offers() -> None:
+    offered = {name for name in methods() if hasattr(Controller, name)}
+    found = {name for name in vars(RemoteController) if hasattr(Controller, name) and not name.startswith("__")}
+    assert found == offered | {"close", "generate"}
+
+
 def test_results_and_errors_come_back_as_they_are(at_the_door: Any, tmp_path: Path) -> None:
     async def test(controller: Controller, remote: Any) -> None:
         assert await remote.list_models() == await controller.list_models() == []
