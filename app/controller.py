@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import zmq.asyncio
@@ -19,9 +19,10 @@ from app.cluster.health import NodeEvent
 from app.cluster.invitations import JoinCommand, first_to_join
 from app.cluster.launching import AgentLauncher, LaunchedAgent
 from app.cluster.memory import AgentMemory
+from app.cluster.node_state import Heard
 from app.cluster.nodes import NodeDirectory
 from app.controller_settings import ControllerSettings
-from app.errors import BadInput, Cancelled, NodeError, RegistryError, ShardboardError
+from app.errors import BadInput, Cancelled, RegistryError, ShardboardError
 from app.event_log import EventLogHandler
 from app.inference.deployer import Deployed, OnProgress
 from app.inference.deployments import Deployments
@@ -331,17 +332,11 @@ class Controller:
 
     async def list_nodes(self) -> list[NodeRecord]:
         """All nodes, each asked now whether it is there."""
+        return await self.nodes.look(ASK_SECONDS)
 
-        async def ask(node: int) -> None:
-            try:
-                await self.nodes.link(node).connect(ASK_SECONDS)
-            except NodeError as error:
-                log.info("%s", error)
-
-        nodes = await self.registry.call(lambda known: known.nodes.list())
-        await asyncio.gather(*(ask(node.id) for node in nodes))
-        active = {node.id: self.nodes.link(node.id).is_up for node in nodes}
-        return await self.registry.call(lambda known: _note_active(known, active))
+    async def heard_of_nodes(self) -> dict[int, Heard]:
+        """What is known of each node's agent, by the node's id: `node_state` makes its state of it. None is asked."""
+        return {node: self.nodes.heard(node) for node in self.nodes.links()}
 
     async def node_memory(self) -> list[AgentMemory]:
         """What each node's agent holds, asked now; those that cannot be reached are left out."""
@@ -461,10 +456,3 @@ class Controller:
 def _note_stopped(registry: Registry, *nodes: NodeRecord) -> None:
     for node in nodes:
         registry.events.add(EventLevel.INFO, "nodes", "The agent was stopped.", node_id=node.id)
-
-
-def _note_active(registry: Registry, active: Mapping[int, bool]) -> list[NodeRecord]:
-    for node in registry.nodes.list():
-        if node.is_active != active.get(node.id, node.is_active):
-            registry.nodes.update(node.id, is_active=active[node.id])
-    return registry.nodes.list()

@@ -173,6 +173,7 @@ class RemoteController:
     cut_model = passed_on(Controller.cut_model, name_or_path=_absolute, output_dir=Path.resolve)
     deploy = passed_on(Controller.deploy)
     drain_node = passed_on(Controller.drain_node)
+    heard_of_nodes = passed_on(Controller.heard_of_nodes)
     inspect_model = passed_on(Controller.inspect_model, name_or_path=_absolute)
     invite = passed_on(Controller.invite)
     launch_local = passed_on(Controller.launch_local)

@@ -10,17 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from app.errors import BadInput, PlacementError
+from app.figures import size_text
 from app.models.description import ModelDescription
 from app.serving import Serving
-from app.sharding.placement import (
-    NodeCapacity,
-    Placement,
-    StageSizes,
-    check_serving,
-    place,
-    place_ranges,
-    size_text,
-)
+from app.sharding.placement import NodeCapacity, Placement, StageSizes, check_serving, place, place_ranges
 from app.sharding.plan import Range, check_ranges, divide, range_text
 
 Capacities = Mapping[int, NodeCapacity]
