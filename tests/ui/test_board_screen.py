@@ -12,6 +12,7 @@ from PySide6.QtWidgets import QMessageBox, QPushButton
 from pytestqt.qtbot import QtBot
 
 from app.cluster.node_state import Heard, NodeState
+from app.controller import Controller
 from app.inference.parameters import GenerationParameters
 from app.inference.prompt import TokenPrompt
 from app.models.library import ModelLibrary
@@ -169,9 +170,9 @@ def live(home: Home, tiny: Path, workbench: Workbench, qtbot: QtBot) -> Iterator
     shutil.copytree(tiny / "tiny", home.models / "tiny")
     bridge, cluster = workbench.bridge, workbench.cluster
 
-    async def prepare(controller: object, report: object) -> None:
-        await controller.launch_local(2, keep=False)  # type: ignore[attr-defined]
-        controller.register_model(controller.library.get("tiny"))  # type: ignore[attr-defined]
+    async def prepare(controller: Controller, report: object) -> None:
+        await controller.launch_local(2, keep=False)
+        await controller.registry.call(lambda _: controller.register_model(controller.library.get("tiny")))
 
     with qtbot.waitSignal(bridge.call(prepare, "starting agents").done, timeout=60_000):
         pass
