@@ -49,6 +49,7 @@ class InferenceService:
         self._tokenizers: dict[str, Tokenizer] = {}
         self._templates: dict[str, ChatTemplate | None] = {}
         self._running: dict[int, RequestRun] = {}
+        self._closed = False
 
     async def submit(
         self,
@@ -68,6 +69,8 @@ class InferenceService:
         Raises RequestError or ModelError for what can be told before anything runs; all else ends in the record.
         """
         description, defaults = await asyncio.to_thread(self._known, model)
+        if self._closed:
+            raise RequestError("The controller is closing.", "Send the request again when it runs.")
         parameters = (parameters or GenerationParameters()).resolved(defaults.values)
         kept = self.records()
         record, recorded = self._registry.requests.begin(
@@ -101,7 +104,8 @@ class InferenceService:
         return self._running.get(request_id)
 
     async def close(self) -> None:
-        """Cancel what is under way and wait for it."""
+        """Cancel what is under way and wait for it. Nothing begins any more."""
+        self._closed = True
         await asyncio.gather(*(run.cancel() for run in self.running()))
 
     async def _run(

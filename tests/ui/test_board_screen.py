@@ -236,6 +236,8 @@ def test_a_draft_is_deployed_changed_deployed_again_and_taken_down(live: BoardSc
     answer = live.workbench.bridge.generate(
         "tiny", TokenPrompt((1, 2, 3)), GenerationParameters(max_tokens=400, ignore_eos=True)
     )
+    with qtbot.waitSignal(answer.submitted, timeout=20_000):
+        pass
     with qtbot.waitSignal(board.confirm_needed, timeout=20_000) as asked:
         click(qtbot, live, "board-undeploy")
     assert asked.args[0] == "Taking the deployment down ends the answer that is being written."
