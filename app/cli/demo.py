@@ -7,6 +7,7 @@ from app.cli.output import note, progress_shown
 from app.cli.session import Session, open_controller
 from app.figures import layers_text
 from app.inference.parameters import GenerationParameters
+from app.inference.prompt import ChatPrompt
 from app.registry import DeploymentRecord, DeploymentStatus, NodeRecord
 
 PROMPT = "What is the capital of France?"
@@ -19,7 +20,7 @@ def run(*, prompt: str, agents: int, model: str | None, keep: bool, as_json: boo
         nodes, started = _take_nodes(session, agents, as_json)
         try:
             _deploy(session, name, nodes, as_json)
-            show_answer(session, name, prompt, GenerationParameters(), chat=True, as_json=as_json)
+            show_answer(session, name, ChatPrompt.of(prompt), GenerationParameters(), as_json=as_json)
         finally:
             if not keep:
                 for node in started:

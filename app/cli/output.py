@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from app.errors import ShardboardError
-from app.inference.deploying import DeployProgress
+from app.inference.deployer import DeployProgress
 from app.jobs import JobProgress
 
 if TYPE_CHECKING:

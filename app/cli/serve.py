@@ -153,8 +153,10 @@ class _Service:
         return here[:wanted]
 
     async def _deploy(self, controller: Controller, model: str, nodes: list[NodeRecord]) -> None:
-        name = (await controller.add_demo_model()).name if model == "demo" else controller.library.get(model).name
-        if controller.deployments.ready(name):
+        get = controller.library.get
+        found = await (controller.add_demo_model() if model == "demo" else asyncio.to_thread(get, model))
+        name = found.name
+        if await controller.deployments.ready(name):
             note(f"{name} is deployed.")
             return
         note(f"Deploying {name}.")

@@ -4,6 +4,7 @@ import pytest
 
 from app.errors import RegistryError
 from app.registry import DeploymentRecord, DeploymentStatus, ModelRecord, NodeRecord, Registry
+from app.serving import Serving
 
 
 def add_model(registry: Registry, name: str = "smollm") -> ModelRecord:
@@ -21,7 +22,7 @@ def add_model(registry: Registry, name: str = "smollm") -> ModelRecord:
 
 
 def add_deployment(registry: Registry) -> DeploymentRecord:
-    return registry.deployments.add(model_name="m", plan_hash="ab", dtype="bfloat16", context=2048, kv_tokens=2**40)
+    return registry.deployments.add(model_name="m", plan_hash="ab", serving=Serving("bfloat16", 2048, 2**40))
 
 
 def test_a_model_comes_back_as_it_was_added(registry: Registry) -> None:
@@ -53,9 +54,7 @@ def test_a_deployment_begins_as_loading_under_an_id_of_its_own(registry: Registr
     deployment = add_deployment(registry)
     assert len(deployment.id) == 8 and int(deployment.id, 16) >= 0
     assert (deployment.status, deployment.epoch, deployment.error) == (DeploymentStatus.LOADING, 0, None)
-    named = registry.deployments.add(
-        id="deadbeef", model_name="m", plan_hash="ab", dtype="float32", context=1, kv_tokens=1
-    )
+    named = registry.deployments.add(id="deadbeef", model_name="m", plan_hash="ab", serving=Serving("float32", 1, 1))
     assert registry.deployments.get("deadbeef") == named
     assert registry.deployments.list() == [deployment, named]
 

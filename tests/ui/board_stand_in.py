@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from PySide6.QtCore import QMimeData, QPoint, Qt
 from PySide6.QtGui import QDragEnterEvent, QDragLeaveEvent, QDragMoveEvent, QDropEvent
@@ -52,9 +52,7 @@ class Stand:
         assert draft is not None
         stages = [(piece.node_id or 0, piece.start, piece.end) for piece in draft.pieces]
         view = simulated.deployment("made-up", self.model, stages)
-        record = replace(
-            view.record, dtype=draft.serving.dtype, context=draft.serving.context, kv_tokens=draft.serving.kv_tokens
-        )
+        record = replace(view.record, **asdict(draft.serving))
         view = replace(view, record=record)
         self.workbench.cluster.take_lists(Lists(deployments=(view,)))
         return view

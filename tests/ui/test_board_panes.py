@@ -11,9 +11,9 @@ from pytestqt.qtbot import QtBot
 
 from app.cluster.node_state import Heard
 from app.errors import NodeError
-from app.inference.deploying import DeployProgress
+from app.inference.deployer import DeployProgress
 from app.inference.events import StepPassed
-from app.sharding.arrangement import Serving
+from app.serving import Serving
 from app.ui.board.board_commands import BoardCommands
 from app.ui.board.board_model import BoardModel, Selection
 from app.ui.board.deploy_panel import DeployPanel

@@ -12,7 +12,9 @@ from PySide6.QtWidgets import QMessageBox, QPushButton
 from pytestqt.qtbot import QtBot
 
 from app.cluster.node_state import Heard, NodeState
+from app.controller import Controller
 from app.inference.parameters import GenerationParameters
+from app.inference.prompt import TokenPrompt
 from app.models.library import ModelLibrary
 from app.paths import Home
 from app.ui.board.board_model import Selection
@@ -168,9 +170,9 @@ def live(home: Home, tiny: Path, workbench: Workbench, qtbot: QtBot) -> Iterator
     shutil.copytree(tiny / "tiny", home.models / "tiny")
     bridge, cluster = workbench.bridge, workbench.cluster
 
-    async def prepare(controller: object, report: object) -> None:
-        await controller.launch_local(2, keep=False)  # type: ignore[attr-defined]
-        controller.register_model(controller.library.get("tiny"))  # type: ignore[attr-defined]
+    async def prepare(controller: Controller, report: object) -> None:
+        await controller.launch_local(2, keep=False)
+        await controller.registry.call(lambda _: controller.register_model(controller.library.get("tiny")))
 
     with qtbot.waitSignal(bridge.call(prepare, "starting agents").done, timeout=60_000):
         pass
@@ -231,7 +233,11 @@ def test_a_draft_is_deployed_changed_deployed_again_and_taken_down(live: BoardSc
     assert [(shard.start_layer, shard.end_layer) for shard in second.shards] == [(0, 3), (3, 4)]
 
     # While it answers, it is not taken down without a question.
-    answer = live.workbench.bridge.generate("tiny", [1, 2, 3], GenerationParameters(max_tokens=400, ignore_eos=True))
+    answer = live.workbench.bridge.generate(
+        "tiny", TokenPrompt((1, 2, 3)), GenerationParameters(max_tokens=400, ignore_eos=True)
+    )
+    with qtbot.waitSignal(answer.submitted, timeout=20_000):
+        pass
     with qtbot.waitSignal(board.confirm_needed, timeout=20_000) as asked:
         click(qtbot, live, "board-undeploy")
     assert asked.args[0] == "Taking the deployment down ends the answer that is being written."

@@ -15,6 +15,7 @@ from pytestqt.qtbot import QtBot
 
 from app.registry import JobStatus, Registry, RequestStatus
 from app.runs.run import Run
+from app.serving import Serving
 from app.ui.notices import Notice
 from app.ui.runs.export_dialog import ExportDialog
 from app.ui.runs.export_work import Form
@@ -37,7 +38,7 @@ def fill(registry: Registry) -> None:
     job = registry.jobs.add(kind="cut", title="Cut smollm into 2 shards", model_name="smollm")
     registry.jobs.update(job.id, status=JobStatus.DONE, details={"ranges": [[0, 15], [15, 30]], "bytes": 538_060_800})
     registry.deployments.add(
-        id="deadbeef", model_name="smollm", plan_hash="ab", dtype="bfloat16", context=2048, kv_tokens=4096
+        id="deadbeef", model_name="smollm", plan_hash="ab", serving=Serving("bfloat16", 2048, 4096)
     )
 
 

@@ -17,7 +17,7 @@ from app.api.state import TheController, TheJobs, deployment_views
 from app.api.views import ALWAYS, DeploymentList, DeploymentView, JobView, PlanView, errors
 from app.controller import Controller
 from app.errors import NodeError
-from app.inference.deploying import DeployProgress
+from app.inference.deployer import DeployProgress
 from app.jobs import JobProgress
 from app.registry import DeploymentStatus
 from app.runs.trace import Origin
@@ -95,13 +95,9 @@ async def undeploy(
 
 async def _place(controller: Controller, body: Deploy) -> Placement:
     await asyncio.to_thread(controller.library.get, body.model)
-    for node in body.nodes or ():
-        await asyncio.to_thread(controller.registry.nodes.get, node)
+    await controller.registry.call(lambda known: [known.nodes.get(node) for node in body.nodes or ()])
     try:
-        return await controller.plan(
-            body.model, nodes=body.nodes, layers=body.layers, dtype=body.dtype, context=body.context,
-            kv_tokens=body.kv_tokens,
-        )  # fmt: skip
+        return await controller.plan(body.model, nodes=body.nodes, layers=body.layers, serving=body.serving)
     except NodeError as error:
         raise Conflict(error.message, error.advice) from error
 

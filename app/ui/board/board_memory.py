@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from app.errors import BadInput, PlacementError
 from app.runs.ways import lost_text
-from app.sharding.arrangement import Arrangement, Serving, StageSizes
-from app.sharding.placement import NodeCapacity
+from app.sharding.arrangement import Arrangement
+from app.sharding.placement import NodeCapacity, StageSizes
 from app.sharding.prediction import NodeSpeed, speed_of
 from app.ui.board.lanes import Block, BlockKind, LaneView, NodeProgress, unavailable_because
 from app.ui.cluster import Cluster, DeploymentView, NodeView
@@ -34,12 +34,9 @@ class BoardMemory:
         description = self._cluster.model(model) if model else None
         if view is None or description is None:
             return None
-        record = view.record
         pieces = [(shard.start_layer, shard.end_layer, shard.node_id) for shard in view.shards]
         try:
-            return Arrangement.of_ranges(
-                description, Serving(record.dtype, record.context, record.kv_tokens), pieces
-            )  # fmt: skip
+            return Arrangement.of_ranges(description, view.record.serving, pieces)
         except (BadInput, PlacementError):  # the model was replaced by another of its name since
             return None
 
@@ -122,7 +119,7 @@ class BoardMemory:
         description = self._cluster.model(record.model_name)
         if description is None:
             return ()
-        sizes = StageSizes(description, Serving(record.dtype, record.context, record.kv_tokens))
+        sizes = StageSizes(description, record.serving)
         return tuple(
             (
                 shard.node_id,

@@ -13,7 +13,8 @@ from PySide6.QtCore import QObject, QTimer, Signal, Slot
 from PySide6.QtGui import QUndoCommand, QUndoStack
 
 from app.errors import BadInput, PlacementError, ShardboardError
-from app.sharding.arrangement import Arrangement, Serving
+from app.serving import Serving
+from app.sharding.arrangement import Arrangement
 from app.sharding.placement import NodeCapacity, Placement
 from app.sharding.prediction import Prediction
 from app.ui.board.board_memory import BoardMemory

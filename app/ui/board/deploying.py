@@ -21,7 +21,7 @@ from app.ui.notices import Level, NoticeAction
 
 if TYPE_CHECKING:
     from app.controller import Controller
-    from app.inference.deploying import DeployProgress
+    from app.inference.deployer import DeployProgress
     from app.jobs import JobProgress
     from app.ui.bridge import Call, Report
     from app.ui.workbench import Workbench
@@ -119,7 +119,7 @@ class Deploying(QObject):
         self._nodes = {stage.node.node_id: progress_of("waiting", 0, 0, 0, 0.0, None) for stage in placement.stages}
 
         async def work(controller: Controller, report: Report) -> Any:
-            if controller.deployments.ready(placement.model_name):
+            if await controller.deployments.ready(placement.model_name):
                 await asyncio.shield(controller.undeploy(placement.model_name))
                 report(TookDown())
             return (await controller.deploy_placement(placement, report, origin=window_origin())).record

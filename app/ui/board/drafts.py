@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from app.errors import ShardboardError
 from app.models.description import COMPUTE_ITEM_BYTES, ModelDescription
-from app.sharding.arrangement import Arrangement, Serving
+from app.serving import Serving, ServingWish
+from app.sharding.arrangement import Arrangement
 from app.ui.board.board_memory import BoardMemory
 from app.ui.cluster import Cluster
 from app.ui.settings import Settings
@@ -80,25 +82,20 @@ class Drafts:
 
     def default_serving(self, description: ModelDescription) -> Serving:
         """As the preferences say, else as the command line would."""
-        from app.inference.deployments import DEFAULT_CONTEXT, DEFAULT_KV_TOKENS  # loaded with the controller
-
-        dtype = self._settings.get("board/dtype")
-        context = self._settings.get("board/context") or DEFAULT_CONTEXT
-        context = max(1, min(description.max_context, context))
-        return Serving(
-            dtype if dtype in COMPUTE_ITEM_BYTES else description.dtype, context, max(context, DEFAULT_KV_TOKENS)
+        dtype, context = self._settings.get("board/dtype"), self._settings.get("board/context")
+        wish = ServingWish(
+            dtype if dtype in COMPUTE_ITEM_BYTES else None,
+            max(1, min(description.max_context, context)) if context else None,
         )
+        return wish.completed(description.dtype, description.max_context)
 
     def save(self) -> dict[str, Any]:
         """Those that somebody has changed, as JSON."""
         kept = dict(self._stored)
         for name, draft in self._drafts.items():
             if not draft.is_untouched or len(draft.pieces) > 1:
-                serving = draft.serving
                 kept[name] = {
-                    "dtype": serving.dtype,
-                    "context": serving.context,
-                    "kv_tokens": serving.kv_tokens,
+                    **asdict(draft.serving),
                     "pieces": [[piece.start, piece.end, piece.node_id] for piece in draft.pieces],
                 }
         return kept

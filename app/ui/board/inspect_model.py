@@ -10,7 +10,7 @@ from PySide6.QtWidgets import QWidget
 
 from app.figures import count_text, layers, size_text
 from app.models.description import ModelDescription
-from app.sharding.arrangement import StageSizes
+from app.sharding.placement import StageSizes
 from app.ui.board.page import Page
 from app.ui.board.ways import StageWays, show_ways
 from app.ui.cluster import Cluster, DeploymentView

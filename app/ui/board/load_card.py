@@ -127,23 +127,15 @@ def plan_of(cluster: Cluster, view: DeploymentView) -> Plan:
     record = view.record
     description = cluster.model(record.model_name)
     weights = stage_memory(description, record.dtype) if description is not None else None
-    return Plan(
-        deployment=record.id,
-        plan_hash=record.plan_hash,
-        model=record.model_name,
-        dtype=record.dtype,
-        context=record.context,
-        kv_tokens=record.kv_tokens,
-        epoch=record.epoch,
-        stages=tuple(
-            StagePlan(
-                stage=number,
-                node_id=shard.node_id or 0,
-                node=cluster.nodes[shard.node_id].name if shard.node_id in cluster.nodes else "",
-                start=shard.start_layer,
-                end=shard.end_layer,
-                weight_bytes=weights(shard.start_layer, shard.end_layer) if weights is not None else 0,
-            )
-            for number, shard in enumerate(view.shards)
-        ),
+    stages = (
+        StagePlan(
+            stage=number,
+            node_id=shard.node_id or 0,
+            node=cluster.nodes[shard.node_id].name if shard.node_id in cluster.nodes else "",
+            start=shard.start_layer,
+            end=shard.end_layer,
+            weight_bytes=weights(shard.start_layer, shard.end_layer) if weights is not None else 0,
+        )
+        for number, shard in enumerate(view.shards)
     )
+    return Plan.of(record, stages)

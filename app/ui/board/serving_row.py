@@ -9,7 +9,7 @@ from PySide6.QtWidgets import QComboBox, QHBoxLayout, QLabel, QSpinBox, QWidget
 
 from app.errors import ShardboardError
 from app.models.description import COMPUTE_ITEM_BYTES
-from app.sharding.arrangement import Serving
+from app.serving import Serving
 from app.ui.board.flow_layout import FlowLayout
 from app.ui.notices import Level
 from app.ui.theme import SPACING

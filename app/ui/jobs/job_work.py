@@ -5,7 +5,6 @@ A work is a recipe: it can be begun again, and each beginning has a chain of its
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -118,7 +117,7 @@ class CutWork:
     async def register(self, controller: Controller, result: JobResult) -> JobResult:
         from app.sharding.cut import register_shards
 
-        ids = await asyncio.to_thread(register_shards, controller.registry, result.model, result.shards)
+        ids = await controller.registry.call(lambda known: register_shards(known, result.model, result.shards))
         noted = "entered in the registry"
         return replace(result, text=f"{result.text}, {noted}", details=(*result.details, ("registered", list(ids))))
 
@@ -181,5 +180,5 @@ def _added(description: ModelDescription, source: str) -> JobResult:
 
 
 async def _register_model(controller: Controller, result: JobResult) -> JobResult:
-    controller.register_model(await asyncio.to_thread(controller.library.get, result.model))
+    await controller.registry.call(lambda _: controller.register_model(controller.library.get(result.model)))
     return result

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -57,7 +56,7 @@ class RunReader(QObject):
         number = self._number
 
         async def work(controller: Controller, report: Report) -> tuple[int, Reading | None]:
-            return number, await asyncio.to_thread(_read, controller, kind, id)
+            return number, await controller.registry.call(lambda _: _read(controller, kind, id))
 
         call = self._bridge.call(work, "reading the run")
         call.done.connect(self._on_done)

@@ -168,7 +168,7 @@ class SplitStep(CallStep):
         return self.workbench.bridge.call(work, "splitting the model")
 
     def read(self, progress: object) -> StepProgress:
-        from app.inference.deploying import DeployProgress
+        from app.inference.deployer import DeployProgress
 
         if not isinstance(progress, DeployProgress):
             return self.progress

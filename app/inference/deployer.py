@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -95,49 +96,43 @@ class Deployer:
         seats: Sequence[Seat],
         on_progress: OnProgress,
         cancel: asyncio.Event,
-        on_begun: Callable[[DeploymentRecord], None] = lambda record: None,
+        on_begun: Callable[[DeploymentRecord], None],
+        on_linked: Callable[[Pipeline], None],
     ) -> Deployed:
         """Load every stage of a placement and link them.
 
         Args:
             seats: for each stage of the placement its node, in order.
             on_begun: told of the deployment's record once there is one.
+            on_linked: told of the pipeline before anybody can find the deployment ready.
 
         Raises:
             NodeError: a node failed; PlacementError: it does not fit; Cancelled. What was loaded is unloaded
                 again, what was sent stays on the nodes for the next time.
         """
         _check_addresses(seats)
-        config = description.config_bytes()
+        config = await asyncio.to_thread(description.config_bytes)
         parts = await self._hash(description, digests, on_progress, cancel)
         ranges = list(placement.ranges)
         weights = [sum(part.nbytes for part in description.stage_parts(start, end)) for start, end in ranges]
-        plan = plan_hash(parts, ranges, placement.dtype, config)
-        record = self._registry.deployments.add(
-            model_name=description.name,
-            plan_hash=plan,
-            dtype=placement.dtype,
-            context=placement.context,
-            kv_tokens=placement.kv_tokens,
-        )
-        on_begun(record)
-        for number, (seat, (start, end)) in enumerate(zip(seats, ranges, strict=True)):
-            self._registry.shards.add(
-                node_id=seat.node.id, deployment_id=record.id, model_name=description.name, shard_id=number,
-                start_layer=start, end_layer=end, is_loaded=False,
-            )  # fmt: skip
+        plan = plan_hash(parts, ranges, placement.serving.dtype, config)
+        id = secrets.token_hex(4)
+        pipeline: Pipeline | None = None
         try:
+            record = await self._registry.call(lambda known: _note_begun(known, id, plan, placement, seats))
+            on_begun(record)
             sent = await self._send_all(description, parts, seats, ranges, on_progress, cancel)
             loaded = await self._load_all(record, description, config, parts, placement, seats, on_progress, cancel)
             pipeline = self.pipeline(record, seats, ranges, [each.ways for each in loaded])
             _tell_all("linking", seats, weights, on_progress)
-            await pipeline.link(self._registry.deployments.next_epoch(record.id))
+            await pipeline.link(await self._registry.call(lambda known: known.deployments.next_epoch(id)))
+            on_linked(pipeline)
+            record = await self._registry.call(lambda known: _note_ready(known, id))
         except BaseException as error:
-            await asyncio.shield(self._give_up(record.id, seats, error))
+            if pipeline is not None:
+                pipeline.close()
+            await asyncio.shield(self._give_up(id, seats, error))
             raise
-        for shard in self._registry.shards.list(deployment_id=record.id):
-            self._registry.shards.update(shard.id, is_loaded=True)
-        record = self._registry.deployments.update(record.id, status=DeploymentStatus.READY, error=None)
         _tell_all("ready", seats, weights, on_progress)
         return Deployed(record, pipeline, sent)
 
@@ -225,7 +220,7 @@ class Deployer:
         cancel: asyncio.Event,
     ) -> list[Loaded]:
         by_key = {(part.kind, part.index): part for part in parts}
-        count = len(seats)
+        count, serving = len(seats), placement.serving
 
         async def load(stage: int, seat: Seat, start: int, end: int) -> Loaded:
             upstream = seats[stage - 1] if stage else None
@@ -240,11 +235,11 @@ class Deployer:
                 start=start,
                 end=end,
                 model=description.name[:200],
-                dtype=placement.dtype,  # type: ignore[arg-type]  # checked where the placement was made
-                kv_tokens=placement.kv_tokens,
-                max_context=placement.context,
+                dtype=serving.dtype,  # type: ignore[arg-type]  # checked where the placement was made
+                kv_tokens=serving.kv_tokens,
+                max_context=serving.context,
                 max_sequences=MAX_SEQUENCES,
-                prefill_chunk=prefill_chunk(description, placement.dtype),
+                prefill_chunk=prefill_chunk(description, serving.dtype),
                 lanes=lanes(seats),
                 upstream_key=None if upstream is None or upstream.node.id == seat.node.id else upstream.node.public_key,
                 ring_key=last.node.public_key if stage == 0 and last.node.id != seat.node.id else None,
@@ -273,7 +268,29 @@ class Deployer:
     async def _give_up(self, deployment: str, seats: Sequence[Seat], error: BaseException) -> None:
         await self.unload(deployment, seats)
         why = error.message if isinstance(error, ShardboardError) else f"{type(error).__name__}: {error}"
-        self._registry.deployments.update(deployment, status=DeploymentStatus.FAILED, error=why)
+        failed = DeploymentStatus.FAILED
+        try:
+            await self._registry.call(lambda known: known.deployments.update(deployment, status=failed, error=why))
+        except ShardboardError as trouble:  # perhaps the very reason why it failed, which is what has to be told
+            log.error("deployment %s could not be marked as failed: %s", deployment, trouble)
+
+
+def _note_begun(
+    registry: Registry, id: str, plan: str, placement: Placement, seats: Sequence[Seat]
+) -> DeploymentRecord:
+    record = registry.deployments.add(id=id, model_name=placement.model_name, plan_hash=plan, serving=placement.serving)
+    for number, (seat, (start, end)) in enumerate(zip(seats, placement.ranges, strict=True)):
+        registry.shards.add(
+            node_id=seat.node.id, deployment_id=id, model_name=placement.model_name, shard_id=number,
+            start_layer=start, end_layer=end, is_loaded=False,
+        )  # fmt: skip
+    return record
+
+
+def _note_ready(registry: Registry, id: str) -> DeploymentRecord:
+    for shard in registry.shards.list(deployment_id=id):
+        registry.shards.update(shard.id, is_loaded=True)
+    return registry.deployments.update(id, status=DeploymentStatus.READY, error=None)
 
 
 def _tell_all(phase: Phase, seats: Sequence[Seat], weights: Sequence[int], on_progress: OnProgress) -> None:

@@ -34,7 +34,7 @@ class Facts:
 
 
 @dataclass
-class Recorder:
+class RequestRecorder:
     """The times of one request. Belongs to the controller's loop; every call is short."""
 
     origin: Origin = UNKNOWN
