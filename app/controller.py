@@ -40,13 +40,10 @@ from app.models.library import ModelLibrary
 from app.paths import Home
 from app.registry import (
     DeploymentRecord,
-    DeploymentStatus,
     EventLevel,
     ModelRecord,
     NodeRecord,
     Registry,
-    RequestRecord,
-    RequestStatus,
 )
 from app.runs.job_recorder import run_job
 from app.runs.reader import RunReader
@@ -67,7 +64,7 @@ PRUNE_SECONDS = 6 * 3600.0
 
 
 class Controller:
-    """See the module. Make it with `open`, end it with `close`; all methods belong to its loop."""
+    """What window, HTTP and commands drive. Made with `open`, ended with `close`; all methods belong to its loop."""
 
     def __init__(self, home: Home, registry: Registry, settings: ControllerSettings | None = None) -> None:
         self.home, self.registry = home, registry
@@ -427,9 +424,6 @@ class Controller:
             raise RegistryError(f"'{deployment_or_model}' is not deployed.", "See: deployment list")
         return [await self.deployments.undeploy(record) for record in wanted]
 
-    def list_deployments(self, status: DeploymentStatus | None = None) -> list[DeploymentRecord]:
-        return self.registry.deployments.list(status=status)
-
     # --- requests --------------------------------------------------------------------------------------
 
     def generate(
@@ -465,14 +459,6 @@ class Controller:
     async def tokenizer(self, model: str) -> Tokenizer:
         """A model's tokenizer. Raises ModelError when it has none."""
         return await asyncio.to_thread(self.inference.tokenizer, model)
-
-    async def get_request(self, request_id: int) -> RequestRecord:
-        return self.registry.requests.get(request_id)
-
-    async def list_requests(
-        self, *, limit: int = 100, offset: int = 0, status: RequestStatus | None = None
-    ) -> list[RequestRecord]:
-        return self.registry.requests.list(limit=limit, offset=offset, status=status)
 
     # --- within ----------------------------------------------------------------------------------------
 

@@ -55,7 +55,7 @@ _ADVICE = "Its log is in the home's folder logs."
 
 
 class RemoteController:
-    """See the module. Every method of `methods()` is here under its name, with the same parameters.
+    """A controller in another process. Every method of `methods()` is here under its name, with the same parameters.
 
     Belongs to the loop on which it was opened.
     """

@@ -74,7 +74,7 @@ class StageSizes:
 
 @dataclass(frozen=True)
 class Arrangement:
-    """See the module. Make one with `empty`, `proposed` or `of_ranges`."""
+    """Where a model is cut, and which node has which shard. Make one with `empty`, `proposed` or `of_ranges`."""
 
     description: ModelDescription
     serving: Serving
@@ -164,9 +164,6 @@ class Arrangement:
     def memory_on(self, node_id: int) -> int:
         """Bytes that this arrangement takes on a node."""
         return sum(self.memory(stage) for stage, piece in enumerate(self.pieces) if piece.node_id == node_id)
-
-    def stages_on(self, node_id: int) -> tuple[int, ...]:
-        return tuple(stage for stage, piece in enumerate(self.pieces) if piece.node_id == node_id)
 
     def allowed_cuts(self, boundary: int) -> tuple[int, ...]:
         """Where boundary number k may stand, its place of now among them, ascending."""

@@ -105,7 +105,7 @@ def test_a_request_that_fails_at_once_and_one_that_fails_later_are_told(at_the_d
         events = [event async for event in remote.generate("tiny", [3, 4, 5], origin=Origin(via="command"))]
         assert isinstance(events[-1], Finished)
         record = events[-1].record
-        assert record == await controller.get_request(record.id)
+        assert record == controller.registry.requests.get(record.id)
         assert (record.status, record.origin["via"]) == (RequestStatus.FAILED, "command")
 
     at_the_door(test)

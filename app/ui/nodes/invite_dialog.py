@@ -29,7 +29,7 @@ _SYSTEMS = ("Linux", "macOS", "Windows")
 
 
 class InviteDialog(NodeDialog):
-    """See the module. Listens as long as it is open. `joined` tells the new node's record."""
+    """Shows an invitation and listens for its use as long as it is open. `joined` tells the new node's record."""
 
     joined = Signal(object)
 

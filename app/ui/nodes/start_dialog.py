@@ -22,7 +22,7 @@ _DEVICES = ("Automatic", "cpu", "cuda:0", "cuda:1", "mps")
 
 
 class StartAgentsDialog(NodeDialog):
-    """See the module. `started` tells a tuple of the new nodes' ids."""
+    """Asks how many, with which threads, memory and device. `started` tells a tuple of the new nodes' ids."""
 
     started = Signal(object)
 

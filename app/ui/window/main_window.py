@@ -61,7 +61,7 @@ def make_screen(key: str, workbench: Workbench) -> Screen:
 
 
 class MainWindow(QMainWindow):
-    """See the module. `gone` comes when everything behind it has ended."""
+    """Screens, docks and menus around one workbench. `gone` comes when everything behind it has ended."""
 
     usable = Signal()
     """The first screen is there, with what the registry holds."""

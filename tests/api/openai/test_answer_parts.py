@@ -170,7 +170,7 @@ def test_what_the_template_was_given_is_recorded_and_the_prompt_is_made_of_it(
         model="gpt-oss", messages=messages, max_tokens=1, reasoning_effort="low"
     )
     system = served.system
-    record = system.run(system.controller.get_request(int(raw.headers["x-request-id"])))
+    record = system.controller.registry.requests.get(int(raw.headers["x-request-id"]))
     assert record.parameters["chat_template_kwargs"] == {"reasoning_effort": "low"}
     prompt = system.run(system.controller.tokenizer("gpt-oss")).decode(record.prompt_token_ids)
     assert prompt.endswith("lowassistant")
