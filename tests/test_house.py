@@ -18,7 +18,7 @@ LONGEST_FILE = 500
 HEAVY = ("torch", "transformers", "accelerate", "PySide6", "pyqtgraph")
 """What the controller's process does without: half a second under the interpreter's lock and 300 MB, or a window."""
 
-RUN_IN_CHILDREN = {"app.models.coverage", "app.models.tokenizer_conversion"}
+RUN_IN_CHILDREN = {"app.models.rehearsal", "app.models.tokenizer_conversion"}
 """Modules that import torch or transformers when imported themselves: only a child process may."""
 
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}

@@ -45,7 +45,7 @@ def import_everything() -> None:
     os.environ[_ALONE] = "1"  # numpy's OpenBLAS would start a thread per core as it is loaded
     agents = [found.name for found in pkgutil.iter_modules(worker_agent.__path__, "worker_agent.")]
     for name in (
-        *agents, "app.models.coverage", "app.models.tokenizer_conversion",
+        *agents, "app.models.rehearsal", "app.models.tokenizer_conversion",
         "transformers.models.llama.modeling_llama", "transformers.models.llama.tokenization_llama",
     ):  # fmt: skip
         if not name.endswith("__main__"):

@@ -17,7 +17,7 @@ from app.incident.redaction import Redaction
 from app.inference.facts import versions
 from app.inference.request_run import RequestRun
 from app.registry import NodeRecord
-from app.runs.finite import finite
+from app.runs.infinities import without_infinities
 from app.runs.run import Run, RunEvent
 from app.runs.trace import DeploymentTrace, Origin, Plan, RequestTrace
 
@@ -43,7 +43,7 @@ async def gather(controller: Controller, request_id: int) -> Contents:
         # The program died before the trace was written: its deployment's says what it ran on.
         deployed = await asyncio.to_thread(_deployment, controller, run.request.deployment_id)
         plan, nodes, software = deployed.plan, deployed.nodes, deployed.versions
-    run = finite(run)
+    run = without_infinities(run)
     facts = run.request
     assert facts is not None
     redaction = Redaction.of(controller.home, controller.identity.keys.secret)

@@ -375,7 +375,7 @@ class MainWindow(QMainWindow):
         if self._welcome is not None:
             found += self._welcome.busy_with()
         jobs = [job.view.title for job in self.workbench.jobs.busy()]
-        return list(dict.fromkeys([*found, *jobs, *self.workbench.outside.under_way()]))
+        return list(dict.fromkeys([*found, *jobs, *self.workbench.foreign.under_way()]))
 
     def closeEvent(self, event: QCloseEvent) -> None:
         if self._ready_to_close:

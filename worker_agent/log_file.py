@@ -22,7 +22,7 @@ class OneLine(logging.Formatter):
         return super().format(record).replace("\r", "").replace("\n", " ⏎ ")
 
 
-def open_journal(path: Path, level: str) -> None:
+def open_log(path: Path, level: str) -> None:
     """Send everything that is logged from here on to `path` and to stderr."""
     handlers = (
         logging.handlers.RotatingFileHandler(path, maxBytes=_MAX_BYTES, backupCount=_KEPT_FILES, encoding="utf-8"),

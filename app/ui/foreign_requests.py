@@ -19,7 +19,7 @@ AGAIN_MILLISECONDS = 1000
 """While there are some: the last word of one comes a moment after its record."""
 
 
-class OutsideWork(QObject):
+class ForeignRequests(QObject):
     """Counts when the registry tells of requests; an idle window asks nothing."""
 
     changed = Signal()

@@ -1,13 +1,16 @@
-"""Which model of the library a bundle is to run on: the one with the same weights, or what the user names. Blocks."""
+"""What a bundle is run on here: a model of the library, and a node for each stage of its plan."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from app.errors import ModelError
+from app.errors import ModelError, PlacementError
 from app.incident.contents import BundledRequest
 from app.models.description import ModelDescription
 from app.models.library import ModelLibrary
+from app.registry import NodeRecord
+from app.runs.trace import Plan
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,10 @@ class ChosenModel:
 
 
 def choose_model(library: ModelLibrary, request: BundledRequest, named: str | None) -> ChosenModel:
-    """Raises ModelError naming what is to be added to the library."""
+    """The model with the same weights, or what the user names. Reads the library's files: not on the loop.
+
+    Raises ModelError naming what is to be added to the library.
+    """
     if named is not None:
         found = library.get(named)
         remark = () if found.name == request.model else (f"The model: {request.model} then, {found.name} now.",)
@@ -47,3 +53,27 @@ def choose_model(library: ModelLibrary, request: BundledRequest, named: str | No
 
 def _content(library: ModelLibrary, description: ModelDescription) -> str:
     return library.digests(description).content()
+
+
+def layers_text(plan: Plan) -> str:
+    """The plan's ranges as `--layers` takes them."""
+    return ",".join(f"{stage.start}-{stage.end - 1}" for stage in plan.stages)
+
+
+def nodes_for(plan: Plan, nodes: Sequence[NodeRecord]) -> list[int]:
+    """A node for each stage: the one that had it, by name, where it is here and free; else the next one.
+
+    Raises PlacementError when there are fewer nodes than stages.
+    """
+    at_hand = [node for node in nodes if node.is_active and not node.draining]
+    if len(at_hand) < len(plan.stages):
+        raise PlacementError(
+            f"The plan has {len(plan.stages)} stages, and {len(at_hand)} nodes are at hand.",
+            "Start more agents, or deploy the model as it fits and replay without --deploy.",
+        )
+    chosen: list[NodeRecord | None] = []
+    for stage in plan.stages:
+        alike = [node for node in at_hand if node not in chosen and node.hostname == stage.node]
+        chosen.append(next((node for node in alike if node.id == stage.node_id), alike[0] if alike else None))
+    free = iter(node for node in at_hand if node not in chosen)
+    return [(node or next(free)).id for node in chosen]

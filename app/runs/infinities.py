@@ -1,4 +1,4 @@
-"""What JSON cannot write, written so that it can be read back."""
+"""Infinite log probabilities, which JSON cannot write: a number in their place that can be read back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ IMPOSSIBLE = -9999.0
 """Stands for the logarithm of zero. OpenAI's API and vLLM use the same number."""
 
 
-def finite(run: Run) -> Run:
+def without_infinities(run: Run) -> Run:
     """The run with `IMPOSSIBLE` in place of log probabilities that are infinite."""
     trace = run.request_trace
     if trace is None or not (trace.logprobs or trace.prompt_logprobs):
@@ -23,12 +23,12 @@ def finite(run: Run) -> Run:
     return replace(run, trace=replace(trace, logprobs=logprobs, prompt_logprobs=prompt))
 
 
-def finite_number(logprob: float) -> float:
+def _finite(logprob: float) -> float:
     return logprob if math.isfinite(logprob) else IMPOSSIBLE
 
 
 def _finite_logprob(given: TokenLogprob) -> TokenLogprob:
     if math.isfinite(given.logprob) and all(math.isfinite(logprob) for _, logprob in given.top):
         return given
-    top = tuple((token, finite_number(logprob)) for token, logprob in given.top)
-    return TokenLogprob(given.token, finite_number(given.logprob), top)
+    top = tuple((token, _finite(logprob)) for token, logprob in given.top)
+    return TokenLogprob(given.token, _finite(given.logprob), top)
