@@ -9,7 +9,7 @@ from pytestqt.qtbot import QtBot
 
 from app.errors import BadInput, PlacementError
 from app.sharding.arrangement import Serving
-from app.ui.board.board_model import BlockKind, BoardModel, Selection
+from app.ui.board.state.board_model import BlockKind, BoardModel, Selection
 from app.ui.cluster import Lists, NodeState
 from app.ui.workbench import Workbench
 from tests.ui import simulated

@@ -14,8 +14,8 @@ from pytestqt.qtbot import QtBot
 from app.inference.parameters import GenerationParameters
 from app.models.library import ModelLibrary
 from app.paths import Home
-from app.ui.board.board_model import Selection
 from app.ui.board.board_screen import BoardScreen
+from app.ui.board.state.board_model import Selection
 from app.ui.cluster import NodeState
 from app.ui.notices import Notice
 from app.ui.workbench import Workbench

@@ -10,12 +10,12 @@ from PySide6.QtGui import QAction, QKeySequence
 from PySide6.QtWidgets import QWidget
 
 from app.errors import ShardboardError
-from app.ui.board.lanes import Selection
+from app.ui.board.state.lanes import Selection
 from app.ui.icons import icon
 from app.ui.notices import Level
 
 if TYPE_CHECKING:
-    from app.ui.board.board_model import BoardModel
+    from app.ui.board.state.board_model import BoardModel
 
 
 class BoardCommands(QObject):

@@ -11,13 +11,13 @@ from PySide6.QtWidgets import QHBoxLayout, QSplitter, QVBoxLayout, QWidget
 
 from app.ui.board.ask import ask
 from app.ui.board.board_commands import BoardCommands
-from app.ui.board.board_model import BoardModel
-from app.ui.board.deploy_panel import DeployPanel
-from app.ui.board.inspector import Inspector
-from app.ui.board.lanes import Selection
-from app.ui.board.library_pane import LibraryPane
-from app.ui.board.plan_bar import PlanBar
-from app.ui.board.shelf_pane import ShelfPane
+from app.ui.board.panes.deploy_panel import DeployPanel
+from app.ui.board.panes.inspector import Inspector
+from app.ui.board.panes.library_pane import LibraryPane
+from app.ui.board.panes.plan_bar import PlanBar
+from app.ui.board.panes.shelf_pane import ShelfPane
+from app.ui.board.state.board_model import BoardModel
+from app.ui.board.state.lanes import Selection
 from app.ui.screen import Screen
 from app.ui.workbench import Workbench
 
@@ -33,8 +33,8 @@ class BoardScreen(Screen):
 
     def __init__(self, workbench: Workbench, parent: QWidget | None = None) -> None:
         super().__init__(workbench, parent)
-        from app.ui.board.scene_menu import SpotMenu
-        from app.ui.board.view import BoardView
+        from app.ui.board.scene.spot_menu import SpotMenu
+        from app.ui.board.scene.view import BoardView
 
         self._spot_menu = SpotMenu
         self.board = BoardModel(workbench, self)

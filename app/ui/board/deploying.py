@@ -14,7 +14,7 @@ from PySide6.QtCore import QObject, Signal, Slot
 
 from app.errors import ShardboardError
 from app.sharding.placement import Placement
-from app.ui.board.lanes import NodeProgress
+from app.ui.board.state.lanes import NodeProgress
 from app.ui.bridge import window_origin
 from app.ui.formats import duration, rate, size_text
 from app.ui.notices import Level, NoticeAction
