@@ -13,10 +13,10 @@ from pytestqt.qtbot import QtBot
 
 from app.ui.board.panes.library_model import LibraryModel, parameters_text
 from app.ui.board.panes.library_pane import LibraryPane
-from app.ui.board.panes.shelf_model import ShelfModel
-from app.ui.board.panes.shelf_pane import ShelfPane
-from app.ui.board.panes.two_line_delegate import Row
-from app.ui.board.state.board_model import MIME_MODEL, MIME_SHARD, BoardModel, Selection
+from app.ui.board.panes.shelf import ShelfModel, ShelfPane
+from app.ui.board.panes.two_lines import Row
+from app.ui.board.state.board_model import BoardModel
+from app.ui.board.state.lanes import MIME_MODEL, MIME_SHARD, Selection
 from app.ui.cluster import Lists
 from app.ui.workbench import Workbench
 from tests.ui.simulated import deployment, fill, model

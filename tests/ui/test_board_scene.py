@@ -11,9 +11,9 @@ from PySide6.QtGui import QColor, QImage
 from pytestqt.qtbot import QtBot
 
 from app.ui.board.deploying import progress_of
+from app.ui.board.scene.arrows import Port, routes
 from app.ui.board.scene.block_item import tool_tip
 from app.ui.board.scene.layout import GRIP_WIDTH, Density, bar_places, grid
-from app.ui.board.scene.routes import Port, routes
 from app.ui.board.scene.words import lane_text, progress_bytes, progress_pace, progress_phase
 from app.ui.board.state.lanes import Block, BlockKind, LaneView, NodeProgress
 from app.ui.cluster import Activity, NodeState

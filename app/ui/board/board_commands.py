@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class BoardCommands(QObject):
-    """See the module. Shortcuts work while the focus is on the board: Ctrl+Left is a text's elsewhere."""
+    """An action for each command. Shortcuts work while the focus is on the board: Ctrl+Left is a text's elsewhere."""
 
     def __init__(self, board: BoardModel, widget: QWidget) -> None:
         super().__init__(widget)

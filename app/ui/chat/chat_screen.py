@@ -151,6 +151,13 @@ class ChatScreen(Screen):
         self.nothing.board_wanted.connect(self._go_to_board)
         self.nothing.welcome_wanted.connect(self._go_to_welcome)
         self.strip.run_wanted.connect(self._go_to_run)
+        actions = self.actions_
+        actions.new.triggered.connect(self.new_chat)
+        actions.stop.triggered.connect(self.stop)
+        actions.regenerate.triggered.connect(self.regenerate)
+        actions.focus.triggered.connect(self.focus_input)
+        actions.copy.triggered.connect(self.copy_last_answer)
+        actions.parameters.toggled.connect(self.show_parameters)
         self.composer.sent.connect(self._on_sent)
         self.composer.stop_wanted.connect(self.stop)
         self.parameters.changed.connect(self._on_options_changed)

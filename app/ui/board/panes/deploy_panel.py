@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 from PySide6.QtCore import QSize, Qt, Slot
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
 
-from app.ui.board.panes.elided_label import ElidedLabel
-from app.ui.board.panes.flow_layout import FlowLayout
+from app.ui.board.panes.giving_way import ElidedLabel, FlowLayout
 from app.ui.icons import icon
 from app.ui.theme import SPACING
 
@@ -19,7 +18,7 @@ STEPS = 1000
 
 
 class DeployPanel(QFrame):
-    """See the module. Hidden while there is nothing to say."""
+    """Follows a deployment. Hidden while there is nothing to say."""
 
     def __init__(self, board: BoardModel, parent: QWidget | None = None) -> None:
         super().__init__(parent)

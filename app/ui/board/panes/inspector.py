@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING
 from PySide6.QtCore import Qt, Slot
 from PySide6.QtWidgets import QFrame, QLabel, QScrollArea, QStackedWidget, QVBoxLayout, QWidget
 
-from app.ui.board.panes.inspect_model import InspectModel
-from app.ui.board.panes.inspect_node import InspectNode
-from app.ui.board.panes.inspect_stage import InspectStage
+from app.ui.board.panes.inspector_pages import InspectModel, InspectNode, InspectStage
 from app.ui.board.panes.load_card import LoadCard
 from app.ui.theme import SPACING
 

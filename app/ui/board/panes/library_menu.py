@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class LibraryMenu(QMenu):
-    """See the module. What is not possible is shown and says why."""
+    """Everything that can be done with one model. What is not possible is shown and says why."""
 
     def __init__(self, board: BoardModel, name: str, parent: QWidget) -> None:
         super().__init__(parent)

@@ -22,8 +22,7 @@ from PySide6.QtWidgets import (
 
 from app.ui.board.panes.library_menu import LibraryMenu
 from app.ui.board.panes.library_model import LibraryModel
-from app.ui.board.panes.two_line_delegate import Row
-from app.ui.board.panes.two_line_list import TwoLineList
+from app.ui.board.panes.two_lines import Row, TwoLineList
 from app.ui.board.state.lanes import Selection
 from app.ui.icons import icon
 from app.ui.theme import SPACING
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class LibraryPane(QFrame):
-    """See the module."""
+    """A list of models to choose from and to drag, with a button that adds one."""
 
     proposed = Signal(str)
     """Enter or a double click: a plan is wanted for this model."""

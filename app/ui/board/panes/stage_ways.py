@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from app.runs.ways import is_lost, way_short, way_text, words_of
-from app.ui.board.panes.facts import Fact, Facts
-from app.ui.board.panes.page import Page
+from app.ui.board.panes.page import Fact, Facts, Page
 
 if TYPE_CHECKING:
     from worker_agent.messages import Way

@@ -22,7 +22,7 @@ SEAM = 1.0
 
 
 class BlockItem(QGraphicsItem):
-    """See the module. Its mouse and keys are the view's business; here it is only drawn."""
+    """A shard, or what another deployment holds. Its mouse and keys are the view's business; here it is only drawn."""
 
     def __init__(self, look: Look, card: QGraphicsItem) -> None:
         super().__init__(card)

@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING
 from PySide6.QtCore import QObject, QPointF, QRectF
 from PySide6.QtWidgets import QGraphicsScene
 
-from app.ui.board.scene.arrow_item import ArrowItem
+from app.ui.board.scene.arrows import ArrowItem, Port, Pulse, routes
 from app.ui.board.scene.block_item import BlockItem
 from app.ui.board.scene.boundary_item import BoundaryItem
 from app.ui.board.scene.layout import Density, Grid, card_height, card_shape, grid
 from app.ui.board.scene.look import Look
 from app.ui.board.scene.node_item import NodeItem
-from app.ui.board.scene.pulse import Pulse
-from app.ui.board.scene.routes import Port, routes
 from app.ui.board.state.lanes import Block, BlockKind, LaneView, Selection, Verdict
 
 if TYPE_CHECKING:
@@ -39,7 +37,7 @@ class Spot:
 
 
 class BoardScene(QGraphicsScene):
-    """See the module."""
+    """Cards, blocks, handles and arrows, kept in step with the board."""
 
     def __init__(self, workbench: Workbench, board: BoardModel, parent: QObject | None = None) -> None:
         super().__init__(parent)

@@ -2,31 +2,48 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QKeyEvent
 
-from app.ui.board.scene.board_scene import Spot
+from app.ui.board.scene.board_scene import BoardScene, Spot
 from app.ui.board.scene.spot_menu import next_cut
 from app.ui.board.state.lanes import Selection
 
 if TYPE_CHECKING:
-    from app.ui.board.scene.view import BoardView
+    from app.ui.board.state.board_model import BoardModel
 
 Key = Qt.Key
 
 
-class BoardKeys:
-    """See the module. Belongs to a view."""
+class Shown(Protocol):
+    """What keys want of the view in which the scene is shown."""
 
-    def __init__(self, view: BoardView) -> None:
-        self._view = view
+    zoom: float
+
+    def set_zoom(self, zoom: float) -> None: ...
+
+    def fit(self) -> None: ...
+
+    def focus_spot(self, spot: Spot) -> None: ...
+
+    def say(self, text: str) -> None: ...
+
+    def attempt(self, what: str, work: Callable[[], object]) -> bool: ...
+
+
+class BoardKeys:
+    """Moves the focus, and does for what has it what a drag would do."""
+
+    def __init__(self, scene: BoardScene, board: BoardModel, view: Shown) -> None:
+        self._scene, self._board, self._view = scene, board, view
 
     def step(self, forward: bool) -> bool:
         """Tab: to the next spot; False at the end, where the focus leaves the board."""
-        spots = self._view.board_scene.spots()
-        focus = self._view.board_scene.focus
+        spots = self._scene.spots()
+        focus = self._scene.focus
         if not spots:
             return False
         if focus not in spots:
@@ -40,7 +57,7 @@ class BoardKeys:
 
     def press(self, event: QKeyEvent) -> bool:
         """Whether the key meant something here."""
-        view, scene = self._view, self._view.board_scene
+        view, scene = self._view, self._scene
         key, control = Key(event.key()), bool(event.modifiers() & Qt.KeyboardModifier.ControlModifier)
         if control:
             return self._press_control(key)
@@ -79,7 +96,7 @@ class BoardKeys:
 
     def _row(self, direction: int) -> bool:
         """Up and down: the card in the row above or below."""
-        scene = self._view.board_scene
+        scene = self._scene
         nodes = list(scene.cards)
         if not nodes:
             return False
@@ -92,21 +109,21 @@ class BoardKeys:
         return True
 
     def _select(self, spot: Spot) -> None:
-        self._view.board.select(Selection(spot.node_id, spot.stage, self._view.board.model_name))
+        self._board.select(Selection(spot.node_id, spot.stage, self._board.model_name))
 
     def _unplace(self) -> bool:
-        spot, view = self._view.board_scene.focus, self._view
+        spot, view = self._scene.focus, self._view
         if spot is None or spot.stage is None:
             return False
         stage = spot.stage
-        view.attempt("The shard could not be taken off", lambda: view.board.unplace(stage))
+        view.attempt("The shard could not be taken off", lambda: self._board.unplace(stage))
         view.focus_spot(Spot(spot.node_id))
         return True
 
     def _move_boundary(self, direction: int) -> bool:
         """Move the end of the focused stage by a layer (of the last stage its begin, which is all it has)."""
-        view, board = self._view, self._view.board
-        spot = view.board_scene.focus
+        view, board = self._view, self._board
+        spot = self._scene.focus
         boundaries = board.boundaries()
         if spot is None or spot.stage is None or not boundaries:
             return False

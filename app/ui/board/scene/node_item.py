@@ -32,7 +32,7 @@ RIGHT = Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
 
 
 class NodeItem(QGraphicsItem):
-    """See the module. Texts and lines are made once for each change, and only for cards that are in sight."""
+    """One node's card. Texts and lines are made once for each change, and only for cards that are in sight."""
 
     def __init__(self, look: Look, lane: LaneView, shape: CardShape) -> None:
         super().__init__()

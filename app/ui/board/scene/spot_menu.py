@@ -7,26 +7,27 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from PySide6.QtGui import QAction
-from PySide6.QtWidgets import QMenu
+from PySide6.QtWidgets import QMenu, QWidget
 
 from app.ui.board.state.lanes import Selection
 from app.ui.icons import icon
 
 if TYPE_CHECKING:
-    from app.ui.board.scene.view import BoardView
+    from app.ui.board.state.board_model import BoardModel
 
 Work = Callable[[], object]
+Attempt = Callable[[str, Work], object]
+"""Does something; what failed is a heading for the refusal that is told."""
 
 
 class SpotMenu(QMenu):
     """A menu of the board. Entries that are not possible say why not."""
 
-    def __init__(self, view: BoardView) -> None:
-        super().__init__(view)
+    def __init__(self, board: BoardModel, attempt: Attempt, parent: QWidget) -> None:
+        super().__init__(parent)
         self.setToolTipsVisible(True)
         self.aboutToHide.connect(self.deleteLater)
-        self._view = view
-        self._board = view.board
+        self._board, self._attempt = board, attempt
 
     def entry(self, text: str, picture: str, what: str, work: Work, *, why_not: str = "") -> QAction:
         return self._add(self, text, picture, what, work, why_not)
@@ -36,7 +37,7 @@ class SpotMenu(QMenu):
         action.setEnabled(not why_not)
         if why_not:
             action.setToolTip(why_not[:1].upper() + why_not[1:])
-        action.triggered.connect(lambda: self._view.attempt(what, work))
+        action.triggered.connect(lambda: self._attempt(what, work))
         menu.addAction(action)
         return action
 
@@ -79,7 +80,7 @@ class SpotMenu(QMenu):
 
     def add_node(self, node_id: int) -> None:
         """What can be done with a node."""
-        board, view = self._board, self._view
+        board, workbench = self._board, self._board.workbench
         name = board.model_name
         if name is not None:
             verdict = board.judge_model(name, node_id)
@@ -89,8 +90,8 @@ class SpotMenu(QMenu):
         self.entry("Inspect node", "search", "The node could not be shown",
                    lambda: board.select(Selection(node_id=node_id, model=name)))  # fmt: skip
         self.entry("Show in Nodes", "server", "The node could not be shown",
-                   lambda: view.workbench.navigate.emit("nodes", node_id))  # fmt: skip
-        if name is not None and view.workbench.cluster.deployment_of(name) is not None:
+                   lambda: workbench.navigate.emit("nodes", node_id))  # fmt: skip
+        if name is not None and workbench.cluster.deployment_of(name) is not None:
             self.addSeparator()
             self.entry(f"Undeploy {name}", "power-off", f"{name} could not be taken down", board.undeploy)
 
@@ -122,7 +123,7 @@ class SpotMenu(QMenu):
         )  # fmt: skip
 
     def _on(self, node_id: int | None) -> str:
-        view = self._view.workbench.cluster.nodes.get(node_id) if node_id is not None else None
+        view = self._board.workbench.cluster.nodes.get(node_id) if node_id is not None else None
         return f" on {view.name}" if view is not None else ""
 
 

@@ -46,7 +46,7 @@ SCROLL_EDGE = 28
 
 
 class BoardView(QGraphicsView):
-    """See the module."""
+    """Shows the scene, and turns mouse and keys into changes of the board."""
 
     dropped = Signal(str)
     """A drop was carried out: model, shard or boundary."""
@@ -57,7 +57,7 @@ class BoardView(QGraphicsView):
         self.board = board
         self.board_scene = BoardScene(workbench, board, self)
         self.zoom = 1.0
-        self._keys = BoardKeys(self)
+        self._keys = BoardKeys(self.board_scene, board, self)
         self._stale = True
         self._load: ModelLoad | ShardLoad | None = None
         self._verdicts: dict[int, Verdict] = {}
@@ -438,10 +438,14 @@ class BoardView(QGraphicsView):
 
     def menu_for(self, spot: Spot) -> SpotMenu:
         """What can be done with a card or a block."""
-        menu = SpotMenu(self)
-        if spot.stage is not None:
-            menu.add_stage(spot.stage)
+        menu = self.stage_menu(spot.stage) if spot.stage is not None else SpotMenu(self.board, self.attempt, self)
         menu.add_node(spot.node_id)
+        return menu
+
+    def stage_menu(self, stage: int) -> SpotMenu:
+        """What can be done with a shard, wherever it is."""
+        menu = SpotMenu(self.board, self.attempt, self)
+        menu.add_stage(stage)
         return menu
 
     def _spot_at(self, at: QPointF) -> Spot | None:

@@ -20,12 +20,7 @@ from app.ui.board.deploying import Deploying
 from app.ui.board.state.drafts import Drafts
 from app.ui.board.state.judge import Judge
 from app.ui.board.state.lanes import (
-    MIME_MODEL,
-    MIME_SHARD,
-    Block,
-    BlockKind,
     LaneView,
-    NodeProgress,
     Selection,
     Verdict,
 )
@@ -37,16 +32,12 @@ if TYPE_CHECKING:
     from app.models.description import ModelDescription
     from app.ui.workbench import Workbench
 
-__all__ = [
-    "MIME_MODEL", "MIME_SHARD", "Block", "BlockKind", "BoardModel", "LaneView", "NodeProgress", "Selection", "Verdict",
-]  # fmt: skip
-
 FIGURES_MILLISECONDS = 200
 """News of nodes are gathered for so long before the board is told."""
 
 
 class BoardModel(QObject):
-    """See the module."""
+    """What is chosen, drafted and deployed, and every change that can be made to it."""
 
     changed = Signal()
     """Draft, lanes or figures are others now."""
@@ -67,7 +58,7 @@ class BoardModel(QObject):
         self.memory = BoardMemory(self._cluster)
         self._outlook = BoardOutlook(self._cluster, self.memory)
         self.drafts = Drafts(self._cluster, self.memory, workbench.settings)
-        self._judge = Judge(self)
+        self._judge = Judge(self._cluster, self.drafts, self.memory, self.deploying)
         self._lanes: tuple[LaneView, ...] | None = None
         self._figures = QTimer(self)
         self._figures.setSingleShot(True)
@@ -175,11 +166,11 @@ class BoardModel(QObject):
 
     def judge_shard(self, stage: int, node_id: int) -> Verdict:
         """What dropping a shard on a node would mean."""
-        return self._judge.shard(stage, node_id)
+        return self._judge.shard(self.arrangement, stage, node_id)
 
     def judge_boundary(self, boundary: int, layer: int) -> Verdict:
         """What a boundary before this layer would mean."""
-        return self._judge.boundary(boundary, layer)
+        return self._judge.boundary(self.arrangement, boundary, layer)
 
     # --- choosing ---
 
@@ -316,7 +307,7 @@ class BoardModel(QObject):
 
     def _checked(self, text: str, before: Arrangement, after: Arrangement) -> None:
         """Refuse what a node cannot take; what was too large before may stay so."""
-        verdict = self._judge.step(before, after, with_names=True)
+        verdict = self._judge.step(before, after)
         if not verdict.allowed:
             raise PlacementError(f"{text}: {verdict.text}.", "Move other layers away first, or take a smaller context.")
         self._take(text, before, after)

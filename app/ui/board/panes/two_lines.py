@@ -1,12 +1,12 @@
-"""Rows of library and shelf: a picture or a numbered colour, a name, a line of figures, and a tag at the right."""
+"""The rows of library and shelf: a picture or a numbered colour, a name, a line of figures, and a tag at the right."""
 
 from __future__ import annotations
 
 from enum import IntEnum
 
-from PySide6.QtCore import QModelIndex, QObject, QPersistentModelIndex, QRect, QRectF, QSize, Qt
+from PySide6.QtCore import QAbstractItemModel, QModelIndex, QObject, QPersistentModelIndex, QRect, QRectF, QSize, Qt
 from PySide6.QtGui import QColor, QFont, QFontMetrics, QPainter, QPen
-from PySide6.QtWidgets import QStyle, QStyledItemDelegate, QStyleOptionViewItem
+from PySide6.QtWidgets import QListView, QStyle, QStyledItemDelegate, QStyleOptionViewItem
 
 from app.ui.icons import draw_icon
 from app.ui.theme import SPACING, ThemeKeeper
@@ -29,7 +29,7 @@ class Row(IntEnum):
 
 
 class TwoLineDelegate(QStyledItemDelegate):
-    """See the module."""
+    """Paints a row by the roles of `Row`."""
 
     def __init__(self, theme: ThemeKeeper, picture: str, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -121,3 +121,29 @@ def _small(font: QFont) -> QFont:
     made = QFont(font)
     made.setPointSizeF(font.pointSizeF() * 0.9)
     return made
+
+
+class TwoLineList(QListView):
+    """Rows of two lines that can be dragged away, with a menu for each."""
+
+    def __init__(self, theme: ThemeKeeper, model: QAbstractItemModel, name: str, title: str, picture: str) -> None:
+        super().__init__()
+        self.setObjectName(name)
+        self.setAccessibleName(title)
+        self.setModel(model)
+        self.setItemDelegate(TwoLineDelegate(theme, picture, self))
+        self.setDragEnabled(True)
+        self.setDragDropMode(QListView.DragDropMode.DragOnly)
+        self.setMouseTracking(True)
+        self.setVerticalScrollMode(QListView.ScrollMode.ScrollPerPixel)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setResizeMode(QListView.ResizeMode.Adjust)
+        self.setContextMenuPolicy(Qt.ContextMenuPolicy.CustomContextMenu)
+
+    def take_files(self) -> None:
+        """Let files be dropped anywhere on it."""
+        self.setAcceptDrops(True)
+        self.setDragDropMode(QListView.DragDropMode.DragDrop)
+        self.setDefaultDropAction(Qt.DropAction.CopyAction)
+        self.setDropIndicatorShown(False)
+        self.setDragDropOverwriteMode(True)
