@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from PySide6.QtCore import QRectF, Qt
 from PySide6.QtGui import QColor, QImage
+from PySide6.QtWidgets import QPushButton
 from pytestqt.qtbot import QtBot
 
 from app.ui.board.deploying import progress_of
@@ -216,12 +217,13 @@ def test_nothing_runs_on_a_hidden_board(qtbot: QtBot, quiet_workbench: Workbench
 def test_without_nodes_the_ways_on_are_offered(qtbot: QtBot, quiet_workbench: Workbench) -> None:
     made = stand(qtbot, quiet_workbench, nodes=0)
     page = made.view._no_nodes
+    start, add = page.findChildren(QPushButton)
     assert page.isVisible()
     with qtbot.waitSignal(quiet_workbench.navigate) as told:
-        qtbot.mouseClick(page.start, Qt.MouseButton.LeftButton)
+        qtbot.mouseClick(start, Qt.MouseButton.LeftButton)
     assert told.args == ["nodes", "start"]
     with qtbot.waitSignal(quiet_workbench.navigate) as told:
-        qtbot.mouseClick(page.add, Qt.MouseButton.LeftButton)
+        qtbot.mouseClick(add, Qt.MouseButton.LeftButton)
     assert told.args == ["nodes", "add"]
     simulated.fill(quiet_workbench.cluster, nodes=1)
     assert not page.isVisible()
