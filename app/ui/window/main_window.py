@@ -255,7 +255,7 @@ class MainWindow(QMainWindow):
         """All commands, with what they are called."""
         self._ensure_all()
         if self._palette is None:
-            self._palette = CommandPalette(self)
+            self._palette = CommandPalette(self.workbench.theme, self)
         entries = [
             PaletteEntry(
                 each.action.text().replace("&", ""), each.group, each.action.icon(),

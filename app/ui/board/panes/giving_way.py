@@ -1,4 +1,8 @@
-"""What gives way in a small window: a label that is cut off, and widgets in as many rows as they need."""
+"""What gives way in a small window: a label that is cut off, and widgets in as many rows as they need.
+
+superqt has both (0.9), and costs 0.13 s when the window opens; its label is cut off for screen readers too and has no
+tooltip, its layout leaves gaps for hidden widgets.
+"""
 
 from __future__ import annotations
 

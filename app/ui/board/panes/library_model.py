@@ -9,10 +9,11 @@ from typing import Any
 from PySide6.QtCore import QAbstractListModel, QByteArray, QMimeData, QModelIndex, QObject, Qt, Signal, Slot
 
 from app.models.description import ModelDescription
-from app.ui.board.panes.two_lines import Index, Row
+from app.ui.board.panes.two_lines import Row
 from app.ui.board.state.lanes import MIME_MODEL
 from app.ui.cluster import Cluster
 from app.ui.formats import size_text
+from app.ui.list_delegate import Index
 
 URIS = "text/uri-list"
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from PySide6.QtCore import QAbstractItemModel, QModelIndex, QObject, QPersistentModelIndex, QRect, QRectF, QSize, Qt
-from PySide6.QtGui import QColor, QFont, QFontMetrics, QPainter, QPen
-from PySide6.QtWidgets import QListView, QStyle, QStyledItemDelegate, QStyleOptionViewItem
+from PySide6.QtCore import QAbstractItemModel, QObject, QRect, QRectF, QSize, Qt
+from PySide6.QtGui import QFont, QFontMetrics, QPainter
+from PySide6.QtWidgets import QListView, QStyleOptionViewItem
 
 from app.ui.icons import draw_icon
+from app.ui.list_delegate import Index, ListDelegate, small, strong, write
 from app.ui.theme import SPACING, ThemeKeeper
-
-Index = QModelIndex | QPersistentModelIndex
 
 
 class Row(IntEnum):
@@ -28,53 +27,31 @@ class Row(IntEnum):
     """What the row stands for: a model's name, a stage's number."""
 
 
-class TwoLineDelegate(QStyledItemDelegate):
+class TwoLineDelegate(ListDelegate):
     """Paints a row by the roles of `Row`."""
 
     def __init__(self, theme: ThemeKeeper, picture: str, parent: QObject | None = None) -> None:
-        super().__init__(parent)
-        self._theme, self._picture = theme, picture
+        super().__init__(theme, parent)
+        self._picture = picture
 
     def sizeHint(self, option: QStyleOptionViewItem, index: Index) -> QSize:
-        first, second = QFontMetrics(_strong(option.font)), QFontMetrics(_small(option.font))
+        first, second = QFontMetrics(strong(option.font)), QFontMetrics(small(option.font))
         return QSize(160, first.height() + second.height() + 2 * SPACING + 2)
 
-    def paint(self, painter: QPainter, option: QStyleOptionViewItem, index: Index) -> None:
+    def paint_row(self, painter: QPainter, option: QStyleOptionViewItem, index: Index) -> None:
         colors = self._theme.colors
-        painter.save()
-        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        state = option.state
-        area = QRectF(option.rect).adjusted(4, 1, -4, -1)
-        if state & QStyle.StateFlag.State_Selected:
-            painter.setPen(Qt.PenStyle.NoPen)
-            painter.setBrush(colors.accent_soft)
-            painter.drawRoundedRect(area, 6, 6)
-        elif state & QStyle.StateFlag.State_MouseOver:
-            painter.setPen(Qt.PenStyle.NoPen)
-            painter.setBrush(colors.background)
-            painter.drawRoundedRect(area, 6, 6)
-        if state & QStyle.StateFlag.State_HasFocus:
-            painter.setPen(QPen(colors.accent, 1))
-            painter.setBrush(Qt.BrushStyle.NoBrush)
-            painter.drawRoundedRect(area.adjusted(0.5, 0.5, -0.5, -0.5), 6, 6)
         rect = option.rect.adjusted(12, SPACING, -12, -SPACING)
-        strong, small = _strong(option.font), _small(option.font)
-        side = QFontMetrics(strong).height() + 4
-        self._paint_mark(painter, QRectF(rect.left(), rect.center().y() - side / 2 + 1, side, side), index, strong)
+        name, under = strong(option.font), small(option.font)
+        height = QFontMetrics(name).height()
+        side = height + 4
+        self._paint_mark(painter, QRectF(rect.left(), rect.center().y() - side / 2 + 1, side, side), index, name)
         rect.setLeft(rect.left() + side + 10)
         tag = str(index.data(Row.TAG) or "")
-        right = self._paint_tag(painter, rect, tag, bool(index.data(Row.IS_GOOD)), small) if tag else rect.right()
-        height = QFontMetrics(strong).height()
-        self._line(painter, QRect(rect.left(), rect.top(), right - rect.left(), height), index, strong, colors.text)
-        below = QRect(rect.left(), rect.top() + height + 2, rect.width(), QFontMetrics(small).height())
-        painter.setFont(small)
-        painter.setPen(colors.muted)
-        text = str(index.data(Row.SUBTITLE) or "")
-        painter.drawText(
-            below, Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter,
-            QFontMetrics(small).elidedText(text, Qt.TextElideMode.ElideRight, below.width()),
-        )  # fmt: skip
-        painter.restore()
+        right = self._paint_tag(painter, rect, tag, bool(index.data(Row.IS_GOOD)), under) if tag else rect.right()
+        line = QRect(rect.left(), rect.top(), right - rect.left(), height)
+        write(painter, line, str(index.data() or ""), name, colors.text, cut=Qt.TextElideMode.ElideMiddle)
+        below = QRect(rect.left(), rect.top() + height + 2, rect.width(), QFontMetrics(under).height())
+        write(painter, below, str(index.data(Row.SUBTITLE) or ""), under, colors.muted)
 
     def _paint_mark(self, painter: QPainter, where: QRectF, index: Index, font: QFont) -> None:
         colors, number = self._theme.colors, index.data(Row.NUMBER)
@@ -84,9 +61,7 @@ class TwoLineDelegate(QStyledItemDelegate):
         painter.setPen(Qt.PenStyle.NoPen)
         painter.setBrush(colors.of(int(number)))
         painter.drawRoundedRect(where, 4, 4)
-        painter.setPen(colors.on_accent)
-        painter.setFont(font)
-        painter.drawText(where, Qt.AlignmentFlag.AlignCenter, str(int(number) + 1))
+        write(painter, where, str(int(number) + 1), font, colors.on_accent, align=Qt.AlignmentFlag.AlignCenter)
 
     def _paint_tag(self, painter: QPainter, rect: QRect, text: str, is_good: bool, font: QFont) -> int:
         """Where it begins, so that the name ends before it."""
@@ -97,30 +72,9 @@ class TwoLineDelegate(QStyledItemDelegate):
         painter.setPen(Qt.PenStyle.NoPen)
         painter.setBrush(colors.ok_soft if is_good else colors.sunken)
         painter.drawRoundedRect(where, height / 2, height / 2)
-        painter.setPen(colors.ok if is_good else colors.muted)
-        painter.setFont(font)
-        shown = metrics.elidedText(text, Qt.TextElideMode.ElideRight, int(width) - 10)
-        painter.drawText(where, Qt.AlignmentFlag.AlignCenter, shown)
+        ink = colors.ok if is_good else colors.muted
+        write(painter, where.adjusted(5, 0, -5, 0), text, font, ink, align=Qt.AlignmentFlag.AlignCenter)
         return int(where.left()) - SPACING
-
-    def _line(self, painter: QPainter, where: QRect, index: Index, font: QFont, color: QColor) -> None:
-        painter.setFont(font)
-        painter.setPen(color)
-        text = str(index.data(Qt.ItemDataRole.DisplayRole) or "")
-        shown = QFontMetrics(font).elidedText(text, Qt.TextElideMode.ElideMiddle, where.width())
-        painter.drawText(where, Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter, shown)
-
-
-def _strong(font: QFont) -> QFont:
-    made = QFont(font)
-    made.setWeight(QFont.Weight.DemiBold)
-    return made
-
-
-def _small(font: QFont) -> QFont:
-    made = QFont(font)
-    made.setPointSizeF(font.pointSizeF() * 0.9)
-    return made
 
 
 class TwoLineList(QListView):

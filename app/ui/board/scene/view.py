@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QEvent, QPoint, QPointF, QRectF, QSize, Qt, Signal, Slot
@@ -28,13 +27,12 @@ from PySide6.QtWidgets import QApplication, QFrame, QGraphicsView, QWidget
 
 from app.errors import ShardboardError
 from app.ui.board.scene.board_scene import BoardScene, Spot
-from app.ui.board.scene.bubble import Bubble
 from app.ui.board.scene.drag import BoundaryDrag, ModelLoad, ShardLoad, preview, preview_text, read, shard_drag
 from app.ui.board.scene.keys import BoardKeys
+from app.ui.board.scene.overlays import Bubble, no_nodes
 from app.ui.board.scene.spot_menu import SpotMenu
 from app.ui.board.scene.words import board_text, lane_text
 from app.ui.board.state.lanes import Selection, Verdict
-from app.ui.empty_state import EmptyState
 from app.ui.notices import Level
 
 if TYPE_CHECKING:
@@ -67,14 +65,7 @@ class BoardView(QGraphicsView):
         """A stage under the pressed mouse, and where it was pressed."""
         self._boundary: BoundaryDrag | None = None
         self._boundary_layer = 0
-        self._no_nodes = EmptyState(workbench.theme, self.viewport())
-        self._no_nodes.say(
-            "server",
-            "No nodes yet",
-            "A node is a machine with an agent on it. Start two here to try it, or add one of your machines.",
-        )
-        for text, what in (("Start two agents here", "start"), ("Add a node…", "add")):
-            self._no_nodes.offer(text, partial(workbench.navigate.emit, "nodes", what), primary=what == "start")
+        self._no_nodes = no_nodes(workbench, self.viewport())
         self.hint = Bubble(self.viewport())
         """What to do next, or what a drop beside the cards would do."""
         self.figures = Bubble(self.viewport())

@@ -1,9 +1,27 @@
-"""A few words over the board: what to do next, or what a drag would do."""
+"""What lies over the board: the ways to a first node, and a few words on what to do next or what a drag would do."""
 
 from __future__ import annotations
 
+from functools import partial
+
 from PySide6.QtCore import QPoint, QRect, Qt
 from PySide6.QtWidgets import QFrame, QLabel, QVBoxLayout, QWidget
+
+from app.ui.empty_state import EmptyState
+from app.ui.workbench import Workbench
+
+
+def no_nodes(workbench: Workbench, parent: QWidget) -> EmptyState:
+    """The first thing someone sees who has no agents yet, with the two ways on."""
+    made = EmptyState(workbench.theme, parent)
+    made.say(
+        "server",
+        "No nodes yet",
+        "A node is a machine with an agent on it. Start two here to try it, or add one of your machines.",
+    )
+    made.offer("Start two agents here", partial(workbench.navigate.emit, "nodes", "start"), primary=True)
+    made.offer("Add a node…", partial(workbench.navigate.emit, "nodes", "add"))
+    return made
 
 
 class Bubble(QFrame):
