@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from app.cli.generation import show_answer
-from app.cli.output import layers, note, progress_shown
+from app.cli.output import note, progress_shown
 from app.cli.session import Session, open_controller
+from app.figures import layers_text
 from app.inference.parameters import GenerationParameters
 
 PROMPT = "What is the capital of France?"
@@ -34,7 +35,7 @@ def run(*, prompt: str, agents: int, model: str | None, keep: bool, as_json: boo
                 deployment = session.ask(deploy_over, name, list(names), on_progress=progress.deployment)
             for shard in session.registry.shards.list(deployment_id=deployment.id):
                 place = names.get(shard.node_id or 0, "?")
-                say(f"Layers {layers(shard.start_layer, shard.end_layer)} are on {place} (node {shard.node_id}).")
+                say(f"Layers {layers_text(shard.start_layer, shard.end_layer)} are on {place} (node {shard.node_id}).")
             show_answer(session, name, prompt, GenerationParameters(), chat=True, as_json=as_json)
         finally:
             if not keep:

@@ -6,7 +6,7 @@ from PySide6.QtCore import QModelIndex, QObject, QPersistentModelIndex, QRect, Q
 from PySide6.QtGui import QColor, QFont, QFontMetrics, QPainter
 from PySide6.QtWidgets import QStyle, QStyledItemDelegate, QStyleOptionViewItem
 
-from app.ui.formats import clock
+from app.figures import clock
 from app.ui.icons import draw_icon
 from app.ui.jobs.job import JobState, JobView
 from app.ui.jobs.job_words import ICONS, KIND_ICONS, figures_text, outcome_text, phase_text

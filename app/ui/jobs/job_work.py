@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from app.figures import size_text
 from app.models.description import ModelDescription, notes_of
-from app.ui.formats import size_text
 from app.ui.jobs.job import JobResult
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from PySide6.QtGui import QDesktopServices
 from PySide6.QtWidgets import QGridLayout, QLabel, QPushButton, QWidget
 
 from app.errors import ShardboardError
+from app.figures import size_text
 from app.paths import Home
-from app.ui.formats import size_text
 from app.ui.icons import icon
 from app.ui.shell.preference_rows import Section
 from app.ui.theme import SPACING

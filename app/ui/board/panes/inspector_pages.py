@@ -9,14 +9,13 @@ from PySide6.QtCore import Slot
 from PySide6.QtWidgets import QWidget
 
 from app.errors import ShardboardError
+from app.figures import ago, count_text, data_rate, duration, layers, layers_text, size_text
 from app.models.description import ModelDescription
 from app.sharding.arrangement import StageSizes
-from app.ui.board.panes.library_model import parameters_text
 from app.ui.board.panes.page import Fact, Page
 from app.ui.board.panes.stage_ways import StageWays, show_ways
 from app.ui.board.state.lanes import BlockKind, LaneView, unavailable_because
 from app.ui.cluster import Cluster, DeploymentView, NodeView
-from app.ui.formats import ago, duration, layers_text, rate, size_text
 from app.ui.notices import Level
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ class InspectModel(Page):
         self.subtitle.setText(model.architecture)
         self.facts.show_facts(
             (
-                ("Parameters", parameters_text(model.parameters).removesuffix(" parameters")),
+                ("Parameters", count_text(model.parameters)),
                 ("Layers", str(model.num_layers)),
                 ("Stored", f"{size_text(model.weight_bytes)}, {model.dtype}"),
                 ("Context", f"{model.max_context:,} tokens"),
@@ -95,7 +94,7 @@ class InspectModel(Page):
 def _stage_ways(cluster: Cluster, view: DeploymentView) -> list[StageWays]:
     """Of the stages of which something is heard, with how they are named where they differ."""
     return [
-        (f"{cluster.nodes[shard.node_id].name}, layers {layers_text(shard.start_layer, shard.end_layer)}", ways)
+        (f"{cluster.nodes[shard.node_id].name}, {layers(shard.start_layer, shard.end_layer)}", ways)
         for shard, ways in cluster.ways(view)
         if shard.node_id is not None
     ]
@@ -158,7 +157,7 @@ class InspectNode(Page):
                 ("State", view.state.value),
                 ("Address", view.record.address.removeprefix("tcp://")),
                 ("Round trip", duration(view.rtt) if view.rtt is not None else ""),
-                ("Reads weights", rate(speed.read_bytes_per_second) if speed is not None else ""),
+                ("Reads weights", data_rate(speed.read_bytes_per_second) if speed is not None else ""),
                 ("Last seen", ago(view.record.last_heartbeat)),
             )
         )
@@ -242,9 +241,8 @@ def process_facts(lane: LaneView) -> list[Fact]:
 def _shard_facts(lane: LaneView) -> list[tuple[str, str]]:
     facts = []
     for block in lane.blocks:
-        layers = f"layers {layers_text(block.start, block.end)}"
         name = f"Shard {block.stage + 1}" if block.stage is not None else block.label
-        text = f"{layers}, {size_text(block.memory)}"
+        text = f"{layers(block.start, block.end)}, {size_text(block.memory)}"
         facts.append((name, text + (", not loaded" if block.kind is BlockKind.PROPOSED else "")))
     return facts or [("None", "nothing is placed here")]
 
@@ -294,10 +292,8 @@ class InspectStage(Page):
         cluster = self._board.workbench.cluster
         loaded = cluster.deployment_of(draft.model_name) if self._board.is_loaded else None
         told = () if loaded is None else cluster.ways(loaded)
-        layers = (piece.start, piece.end)
-        show_ways(
-            self, self.runs, [("", ways) for shard, ways in told if (shard.start_layer, shard.end_layer) == layers]
-        )
+        own = (piece.start, piece.end)
+        show_ways(self, self.runs, [("", ways) for shard, ways in told if (shard.start_layer, shard.end_layer) == own])
 
     def _time_of(self, stage: int) -> str:
         """Predicted for the stages that are loaded, which neighbours on one node share."""

@@ -18,9 +18,9 @@ from PySide6.QtWidgets import (
 )
 
 from app.errors import ShardboardError
+from app.figures import layers_text, size_text
 from app.ui.board.panes.two_lines import Row, TwoLineList
 from app.ui.board.state.lanes import MIME_SHARD, Selection
-from app.ui.formats import layers_text, size_text
 from app.ui.list_delegate import Index
 from app.ui.notices import Level
 from app.ui.theme import SPACING

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from app.errors import ShardboardError
+from app.figures import layers, layers_text, size_text
 from app.sharding.arrangement import Arrangement
 from app.sharding.placement import NodeCapacity
 from app.ui.board.deploying import Deploying
@@ -10,7 +11,6 @@ from app.ui.board.state.drafts import Drafts
 from app.ui.board.state.lanes import Verdict, fit, unavailable_because
 from app.ui.board.state.memory import BoardMemory
 from app.ui.cluster import Cluster
-from app.ui.formats import layers_text, size_text
 
 
 class Judge:
@@ -69,7 +69,7 @@ class Judge:
         one, other = made.pieces[boundary], made.pieces[boundary + 1]
         return Verdict(
             True,
-            f"layers {layers_text(one.start, one.end)} ({size_text(made.memory(boundary))}) and "
+            f"{layers(one.start, one.end)} ({size_text(made.memory(boundary))}) and "
             f"{layers_text(other.start, other.end)} ({size_text(made.memory(boundary + 1))})",
         )
 
