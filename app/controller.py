@@ -66,7 +66,7 @@ PRUNE_SECONDS = 6 * 3600.0
 
 
 class Controller:
-    """See the module. Make it with `open`, end it with `close`; all methods belong to its loop."""
+    """What window, HTTP and commands drive. Made with `open`, ended with `close`; all methods belong to its loop."""
 
     def __init__(self, home: Home, registry: Registry, settings: ControllerSettings | None = None) -> None:
         self.home, self.registry = home, registry

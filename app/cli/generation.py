@@ -24,7 +24,7 @@ from app.inference.events import Finished, Preparing, PromptProgress, RequestEve
 from app.inference.parameters import DEFAULT_MAX_TOKENS, GenerationParameters
 from app.inference.prompt import ChatPrompt, Prompt, TextPrompt, TokenPrompt
 from app.registry import Registry, RequestRecord, RequestStatus
-from app.runs.finite import finite
+from app.runs.infinities import without_infinities
 from app.runs.reader import RunReader
 from app.runs.trace import RequestTrace, TokenLogprob
 
@@ -163,7 +163,7 @@ def record_json(record: RequestRecord, registry: Registry | None = None) -> dict
     fields: dict[str, Any] = msgspec.to_builtins(record)
     fields["text"] = record.result
     if registry is not None:
-        trace = finite(RunReader(registry).request(record.id)).trace
+        trace = without_infinities(RunReader(registry).request(record.id)).trace
         for name in ("logprobs", "prompt_logprobs"):
             if record.parameters.get(name) is not None and isinstance(trace, RequestTrace):
                 fields[name] = [_logprob_json(each) for each in getattr(trace, name)]

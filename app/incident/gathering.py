@@ -17,7 +17,7 @@ from app.incident.redaction import Redaction
 from app.inference.facts import versions
 from app.inference.request_run import RequestRun
 from app.registry import NodeRecord, Registry
-from app.runs.finite import finite
+from app.runs.infinities import without_infinities
 from app.runs.run import Run, RunEvent
 from app.runs.trace import DeploymentTrace, Origin, Plan, RequestTrace
 
@@ -44,7 +44,7 @@ async def gather(controller: Controller, request_id: int) -> Contents:
         deployment = run.request.deployment_id
         deployed = await controller.registry.call(lambda _: _deployment(controller, deployment))
         plan, nodes, software = deployed.plan, deployed.nodes, deployed.versions
-    run = finite(run)
+    run = without_infinities(run)
     facts = run.request
     assert facts is not None
     redaction = Redaction.of(controller.home, controller.identity.keys.secret)

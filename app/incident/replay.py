@@ -25,8 +25,7 @@ from app.incident.comparison import (
     largest_logprob_difference,
 )
 from app.incident.conditions import Conditions, differences, promise
-from app.incident.model_choice import ChosenModel, choose_model
-from app.incident.seats import layers_text, nodes_for
+from app.incident.target import ChosenModel, choose_model, layers_text, nodes_for
 from app.inference.deployer import DeployProgress
 from app.inference.parameters import GenerationParameters
 from app.inference.prompt import TokenPrompt

@@ -45,7 +45,7 @@ class Shortage:
 
 @dataclass(frozen=True)
 class Arrangement:
-    """See the module. Make one with `empty`, `proposed` or `of_ranges`."""
+    """Where a model is cut, and which node has which shard. Make one with `empty`, `proposed` or `of_ranges`."""
 
     description: ModelDescription
     serving: Serving

@@ -187,7 +187,7 @@ class _Feed(QObject):
 
 
 class Bridge(QObject):
-    """See the module. Lives in the GUI thread; `start` it once, `close` it once."""
+    """The controller as the window has it. Lives in the GUI thread; `start` it once, `close` it once."""
 
     opened = Signal()
     open_failed = Signal(object)

@@ -161,7 +161,7 @@ class _Meter:
 
 
 class Cluster(QObject):
-    """See the module."""
+    """Nodes, models and deployments as they are known now; a signal tells which of them are others."""
 
     loaded = Signal()
     """The first lists are there."""

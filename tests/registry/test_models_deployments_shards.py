@@ -97,16 +97,6 @@ def test_removing_a_deployment_removes_its_shards(registry: Registry, node: Node
     assert registry.shards.list() == [folder]
 
 
-def test_the_shards_of_a_deployment_are_removed_together(registry: Registry) -> None:
-    deployment = add_deployment(registry)
-    for number in range(3):
-        registry.shards.add(
-            model_name="m", shard_id=number, start_layer=number, end_layer=number + 1, deployment_id=deployment.id
-        )
-    assert registry.shards.remove_of(deployment.id) == 3
-    assert registry.shards.remove_of(deployment.id) == 0
-
-
 def test_a_shard_is_placed_and_marked_as_loaded(registry: Registry, node: NodeRecord) -> None:
     shard = registry.shards.add(model_name="m", shard_id=0, start_layer=0, end_layer=4, path="/shards/shard_0")
     placed = registry.shards.update(shard.id, node_id=node.id, is_loaded=True)

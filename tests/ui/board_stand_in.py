@@ -10,8 +10,9 @@ from PySide6.QtWidgets import QApplication
 from pytestqt.qtbot import QtBot
 
 from app.models.description import ModelDescription
-from app.ui.board.board_model import MIME_MODEL, MIME_SHARD, BoardModel
-from app.ui.board.view import BoardView
+from app.ui.board.scene.view import BoardView
+from app.ui.board.state.board_model import BoardModel
+from app.ui.board.state.lanes import MIME_MODEL, MIME_SHARD
 from app.ui.cluster import DeploymentView, Lists
 from app.ui.workbench import Workbench
 from tests.ui import simulated

@@ -17,8 +17,8 @@ from app.inference.parameters import GenerationParameters
 from app.inference.prompt import TokenPrompt
 from app.models.library import ModelLibrary
 from app.paths import Home
-from app.ui.board.board_model import Selection
 from app.ui.board.board_screen import BoardScreen
+from app.ui.board.state.lanes import Selection
 from app.ui.notices import Notice
 from app.ui.workbench import Workbench
 from tests.ui.simulated import fill, model
@@ -111,7 +111,7 @@ def test_navigating_to_a_model_proposes_a_plan_once(screen: BoardScreen) -> None
 
 def test_a_shard_has_the_same_menu_on_the_shelf_as_in_the_scene(screen: BoardScreen) -> None:
     screen.board.propose()
-    texts = [action.text() for action in screen.shard_menu(1).actions() if action.text()]
+    texts = [action.text() for action in screen.view.stage_menu(1).actions() if action.text()]
     assert texts[:2] == ["Move shard to", "Swap with"] and "Split in two" in texts
 
 

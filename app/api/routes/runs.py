@@ -23,7 +23,7 @@ from app.controller import Controller
 from app.errors import BadInput
 from app.runs.bottleneck import explain
 from app.runs.export import MEDIA_TYPES, SUFFIXES, ExportFormat, export_runs
-from app.runs.finite import finite
+from app.runs.infinities import without_infinities
 from app.runs.run import Run, RunKind
 from app.runs.waterfall import bars, shares
 
@@ -130,7 +130,7 @@ async def live_run(controller: Controller, kind: Kind, run_id: str) -> Run:
 
 
 def _analysed(run: Run, with_bars: bool) -> bytes:
-    run = finite(run)
+    run = without_infinities(run)
     trace = run.request_trace
     timed = trace if trace is not None and (trace.tokens or trace.chunks) else None
     return msgspec.json.encode(

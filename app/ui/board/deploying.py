@@ -15,7 +15,7 @@ from PySide6.QtCore import QObject, Signal, Slot
 from app.errors import ShardboardError
 from app.figures import amount_text, data_rate, size_text, time_left
 from app.sharding.placement import Placement
-from app.ui.board.lanes import NodeProgress
+from app.ui.board.state.lanes import NodeProgress
 from app.ui.bridge import window_origin
 from app.ui.notices import Level, NoticeAction
 

@@ -56,12 +56,12 @@ def full(served: Served, third_agent: AgentProcess) -> Iterator[Full]:
     long = registry.deployments.add(
         model_name=LONG, plan_hash="0" * 64, serving=Serving("float32", 1, 1), status=DeploymentStatus.READY
     )
-    registry.shards.add(
+    shard = registry.shards.add(
         model_name=LONG, shard_id=0, start_layer=0, end_layer=100, deployment_id=long.id, node_id=away.id
     )
     with registered(served, third_agent):
         yield lambda page: page.format(**ids)
-    registry.shards.remove_of(long.id)
+    registry.shards.remove(shard.id)
     registry.deployments.update(long.id, status=DeploymentStatus.UNLOADED)
     registry.nodes.remove(away.id)
 
