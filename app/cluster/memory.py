@@ -16,9 +16,9 @@ SHARE = 0.10
 """Of what is believed: a larger difference counts."""
 CALM_SHARE = 0.06
 """A difference below it is over. Between the two everything stays as it is."""
-FLOOR = 96_000_000
+FLOOR = 160_000_000
 """Smaller differences never count: code that is read when it is needed first, and what the allocator keeps, are some
-tens of megabytes."""
+tens of megabytes: with a first stage 70 MB of code come."""
 LASTING_BEATS = 8
 """For how many beats a difference, or its end, has to last."""
 SETTLING_BEATS = 8

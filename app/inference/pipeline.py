@@ -298,7 +298,9 @@ class Pipeline:
             if (sink := self._sinks.get(number)) is not None:
                 sink.prefilled(done, message.times)
         for token in message.tokens:
-            sink = self._sinks.pop(token.sequence, None) if token.finish else self._sinks.get(token.sequence)
+            # After "numbers" the stage that they came from may still have its word, over a connection of its own.
+            ends = token.finish and token.finish != "numbers"
+            sink = self._sinks.pop(token.sequence, None) if ends else self._sinks.get(token.sequence)
             if sink is not None:
                 sink.sampled(token, message.times, len(message.tokens))
         self._on_step(StepPassed(self.deployment, len(message.tokens), len(message.prefilled), message.times))

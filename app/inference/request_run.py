@@ -27,6 +27,8 @@ from worker_agent.messages import Scored, StageTime, Token
 
 log = logging.getLogger(__name__)
 
+NAMED_SECONDS = 0.5
+"""For the stage whose numbers were none to say so before the last one, which only saw what came of it."""
 SAVE_SECONDS = 1.0
 """How often the tokens so far are written to the registry while a request runs."""
 
@@ -162,8 +164,11 @@ class RequestRun:
         if self._over.done() or token.position != len(self._prompt) + len(self.token_ids):
             return  # it came twice, or after the end
         self.started()
-        if token.finish in ("barred", "numbers"):  # none was chosen
+        if token.finish == "barred":  # none was chosen
             self.failed(_without_a_token(token.finish))
+            return
+        if token.finish == "numbers":
+            self._loop.call_later(NAMED_SECONDS, self.failed, _without_a_token(token.finish))
             return
         now = time.monotonic()
         if not self.token_ids:

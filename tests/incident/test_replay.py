@@ -111,6 +111,8 @@ def test_the_failed_request_of_a_killed_agent_is_bundled_with_a_remark_and_repla
     pair.signal(victim, signal.SIGKILL)
     record = pair.finish(run)
     assert record.status is RequestStatus.FAILED
+    told = pair.controller.registry.events.list
+    wait_until(lambda: any(event.node_id == victim.id for event in told()))
     data = bundled(pair, record)
     opened = Bundle.read(data)
     lost, alive = (next(text for name, text in opened.contents.logs.items() if node.hostname in name)

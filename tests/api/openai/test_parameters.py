@@ -14,6 +14,7 @@ import pytest
 from app.registry import RequestStatus
 from tests.api.openai.conftest import Served
 from tests.e2e.test_meanings import half, make
+from tests.waiting import wait_until
 
 QUESTION: list[Any] = [{"role": "user", "content": "Name a planet and how many moons it has."}]
 SCHEMA = {
@@ -234,7 +235,7 @@ def test_numbers_that_are_none_fail_once_with_the_stage_named(served: Served, od
         assert caught.value.status_code == 500
         assert caught.value.response.headers["x-should-retry"] == "false"
         assert "retry-after" not in caught.value.response.headers
-    requests = served.system.controller.registry.requests.list(limit=1000)
-    assert len(requests) == before + 1, "it was not tried again"
-    assert requests[0].status is RequestStatus.FAILED
+    listed = served.system.controller.registry.requests.list
+    wait_until(lambda: listed(limit=1)[0].status is RequestStatus.FAILED)
+    assert len(listed(limit=1000)) == before + 1, "it was not tried again"
     assert client is not None and served.system.run(served.system.controller.deployments.ready(odd))

@@ -91,7 +91,7 @@ def test_who_logged_in_is_in_the_record(visitor: Tab, served: Served, guarded: G
     visitor.click("#send")
     visitor.wait_for("completed", "#state")
     visitor.click("#record")
-    visitor.wait_for("by laptop, over HTTP")
+    visitor.wait_for("laptop, over HTTP")
 
 
 def test_a_link_of_another_site_does_not_end_the_session(visitor: Tab, guarded: Guarded, elsewhere: Elsewhere) -> None:
