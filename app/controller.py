@@ -16,6 +16,7 @@ from typing import Any
 
 import zmq.asyncio
 
+from app.children.work import JobChain, JobProgress, ProgressCallback, in_thread
 from app.cluster.controller_identity import ControllerIdentity
 from app.cluster.health import NodeEvent
 from app.cluster.invitations import JoinCommand, first_to_join
@@ -33,7 +34,6 @@ from app.inference.parameters import GenerationParameters
 from app.inference.request_run import RequestRun
 from app.inference.service import InferenceService, Message
 from app.inference.tokenizer import Tokenizer
-from app.jobs import JobChain, JobProgress, ProgressCallback, in_thread
 from app.models.demo import ensure_demo_model
 from app.models.description import ModelDescription, notes_of
 from app.models.library import ModelLibrary

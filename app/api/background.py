@@ -13,10 +13,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from app.api.failures import Conflict, NotFound, Overloaded
+from app.children.work import JobProgress
 from app.controller import Controller
 from app.errors import Cancelled, ShardboardError
 from app.inference.facts import versions
-from app.jobs import JobProgress
 from app.registry import JobRecord, JobStatus
 from app.runs.phases import PhaseRecorder
 from app.runs.trace import JobTrace, Origin, pack

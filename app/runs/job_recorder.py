@@ -6,8 +6,8 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
+from app.children.work import JobChain, JobProgress, ProgressCallback, in_thread
 from app.errors import Cancelled, ShardboardError
-from app.jobs import JobChain, JobProgress, ProgressCallback, in_thread
 from app.registry import JobStatus, Registry
 from app.runs.phases import PhaseRecorder
 from app.runs.trace import JobTrace, Origin, Versions, pack

@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.children.work import JobChain, ProgressCallback
 from app.errors import BadInput
-from app.jobs import JobChain, ProgressCallback
 from app.models.description import ModelDescription
 from app.models.library import ModelLibrary
 from app.registry import Registry

@@ -14,8 +14,8 @@ import msgspec
 import pytest
 from pytestqt.qtbot import QtBot
 
+from app.children.work import JobProgress
 from app.errors import BadInput, DiskFullError, ModelError
-from app.jobs import JobProgress
 from app.models.description import ModelDescription
 from app.models.library import ModelLibrary
 from app.paths import Home

@@ -15,10 +15,10 @@ from app.api.failures import Conflict, NotFound
 from app.api.security import Caller
 from app.api.state import TheController, TheJobs, deployment_views
 from app.api.views import ALWAYS, DeploymentList, DeploymentView, JobView, PlanView, errors
+from app.children.work import JobProgress
 from app.controller import Controller
 from app.errors import NodeError
 from app.inference.deploying import DeployProgress
-from app.jobs import JobProgress
 from app.registry import DeploymentStatus
 from app.runs.trace import Origin
 from app.sharding.placement import Placement

@@ -13,7 +13,7 @@ from app.ui.bridge import Call
 from app.ui.jobs.job import Job, JobResult, JobState, JobView
 
 if TYPE_CHECKING:
-    from app.jobs import JobProgress
+    from app.children.work import JobProgress
 
 SHOW_MILLISECONDS = 100
 

@@ -13,7 +13,7 @@ from PySide6.QtCore import QObject, Signal
 from app.errors import ShardboardError
 
 if TYPE_CHECKING:
-    from app.jobs import JobProgress
+    from app.children.work import JobProgress
     from app.sharding.cut_process import Shard
 
 

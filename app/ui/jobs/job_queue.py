@@ -84,7 +84,7 @@ class JobQueue(QObject):
         """Show a call that somebody else has just begun.
 
         Args:
-            read: makes an `app.jobs.JobProgress` of an item that the call reported; None for what says nothing.
+            read: makes a `JobProgress` of an item that the call reported; None for what says nothing.
             retry: begins it again, and follows that itself; None when that cannot be.
             describe: makes a sentence of the call's result.
         """

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QObject, Qt, QThread, Signal, Slot
 
+from app.children.work import JobChain, JobProgress
 from app.errors import Cancelled, ShardboardError
-from app.jobs import JobChain, JobProgress
 from app.ui.bridge import explained
 from app.ui.jobs.job import JobEnding
 from app.ui.jobs.job_work import Work

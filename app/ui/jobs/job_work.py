@@ -16,8 +16,8 @@ from app.ui.formats import size_text
 from app.ui.jobs.job import JobResult
 
 if TYPE_CHECKING:
+    from app.children.work import JobChain, ProgressCallback
     from app.controller import Controller
-    from app.jobs import JobChain, ProgressCallback
     from app.models.library import ModelLibrary
 
 

@@ -15,8 +15,8 @@ from app.ui.jobs.job import Job, JobEnding, JobResult, JobState, JobView
 from app.ui.jobs.job_work import Work
 
 if TYPE_CHECKING:
+    from app.children.work import JobProgress
     from app.controller import Controller
-    from app.jobs import JobProgress
     from app.models.library import ModelLibrary
     from app.ui.jobs.job_thread import JobThread
 

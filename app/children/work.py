@@ -22,7 +22,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 
 import msgspec
 
-from app.children import start_child
+from app.children.starting import start_child
 from app.errors import (
     BadInput,
     Cancelled,
