@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from app.cli.generation import show_answer
 from app.cli.output import layers, note, progress_shown
-from app.cli.session import Session, open_controller
+from app.cli.session import Session, open_controller, origin
 from app.inference.parameters import GenerationParameters
 from app.registry import DeploymentRecord, DeploymentStatus, NodeRecord
 
@@ -33,8 +33,8 @@ def _take_model(session: Session, source: str | None, as_json: bool) -> str:
     _say("Taking the model.", as_json)
     with progress_shown(as_json) as progress:
         if source is None:
-            return session.run(controller.add_demo_model(progress.job)).name
-        return session.run(controller.add_model(source, on_progress=progress.job)).name
+            return session.run(controller.add_demo_model(progress.job, origin())).name
+        return session.run(controller.add_model(source, on_progress=progress.job, origin=origin())).name
 
 
 def _take_nodes(session: Session, count: int, as_json: bool) -> tuple[list[NodeRecord], list[NodeRecord]]:

@@ -153,7 +153,8 @@ class _Service:
         return here[:wanted]
 
     async def _deploy(self, controller: Controller, model: str, nodes: list[NodeRecord]) -> None:
-        name = (await controller.add_demo_model()).name if model == "demo" else controller.library.get(model).name
+        fetched = await controller.add_demo_model(origin=origin()) if model == "demo" else None
+        name = (fetched or controller.library.get(model)).name
         if controller.deployments.ready(name):
             note(f"{name} is deployed.")
             return

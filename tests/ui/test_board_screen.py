@@ -12,6 +12,7 @@ from PySide6.QtWidgets import QMessageBox, QPushButton
 from pytestqt.qtbot import QtBot
 
 from app.inference.parameters import GenerationParameters
+from app.jobs.works import register_model
 from app.models.library import ModelLibrary
 from app.paths import Home
 from app.ui.board.board_model import Selection
@@ -170,7 +171,7 @@ def live(home: Home, tiny: Path, workbench: Workbench, qtbot: QtBot) -> Iterator
 
     async def prepare(controller: object, report: object) -> None:
         await controller.launch_local(2, keep=False)  # type: ignore[attr-defined]
-        controller.register_model(controller.library.get("tiny"))  # type: ignore[attr-defined]
+        register_model(controller.registry, controller.library.get("tiny"))  # type: ignore[attr-defined]
 
     with qtbot.waitSignal(bridge.call(prepare, "starting agents").done, timeout=60_000):
         pass
