@@ -22,9 +22,10 @@ from app.cluster.health import NodeEvent
 from app.cluster.invitations import JoinCommand, first_to_join
 from app.cluster.launching import AgentLauncher, LaunchedAgent
 from app.cluster.memory import AgentMemory
+from app.cluster.node_state import Heard
 from app.cluster.nodes import NodeDirectory
 from app.controller_settings import ControllerSettings
-from app.errors import BadInput, NodeError, RegistryError, ShardboardError
+from app.errors import BadInput, RegistryError, ShardboardError
 from app.event_log import EventLogHandler
 from app.inference.deploying import Deployed, OnProgress
 from app.inference.deployments import Deployments
@@ -316,20 +317,11 @@ class Controller:
 
     async def list_nodes(self) -> list[NodeRecord]:
         """All nodes, each asked now whether it is there."""
+        return await self.nodes.look(ASK_SECONDS)
 
-        async def ask(node: int) -> None:
-            try:
-                await self.nodes.link(node).connect(ASK_SECONDS)
-            except NodeError as error:
-                log.info("%s", error)
-
-        known = self.registry.nodes.list()
-        await asyncio.gather(*(ask(node.id) for node in known))
-        active = {node.id: self.nodes.link(node.id).is_up for node in known}
-        for node in known:
-            if node.is_active != active[node.id]:
-                self.registry.nodes.update(node.id, is_active=active[node.id])
-        return self.registry.nodes.list()
+    async def heard_of_nodes(self) -> dict[int, Heard]:
+        """What is known of each node's agent, by the node's id: `node_state` makes its state of it. None is asked."""
+        return {node: self.nodes.heard(node) for node in self.nodes.links()}
 
     async def node_memory(self) -> list[AgentMemory]:
         """What each node's agent holds, asked now; those that cannot be reached are left out."""

@@ -36,9 +36,11 @@ class Group:
 
 WINDOW = Group("tests of the window", ("tests/ui",))
 GROUPS = (
-    Group("tests of the agent", ("tests/worker_agent", "tests/models", "tests/sharding")),
+    Group("tests of the agent", ("tests/worker_agent",)),
     Group("tests of HTTP", ("tests/api",)),
-    Group("tests of systems", ("tests/cli", "tests/cluster", "tests/e2e", "tests/incident")),
+    Group("tests of systems", ("tests/cluster", "tests/e2e", "tests/incident")),
+    Group("tests of commands", ("tests/cli",)),
+    Group("tests of models", ("tests/models", "tests/sharding")),
     WINDOW,
 )
 """The longest first, so that two lanes end at about the same time."""

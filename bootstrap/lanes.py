@@ -51,8 +51,8 @@ class Outcome:
 class _Running:
     """A program under way. What it says goes to a file: a pipe would stay open for as long as any child of it lives."""
 
-    def __init__(self, task: Task, folder: Path, output: Path) -> None:
-        self.task = task
+    def __init__(self, task: Task, folder: Path, output: Path, lane: int, cores: set[int]) -> None:
+        self.task, self.lane = task, lane
         self._output = output
         self._began = self._heard = time.monotonic()
         self._length = 0
@@ -61,6 +61,9 @@ class _Running:
             self._process = subprocess.Popen(
                 task.command, cwd=folder, stdin=subprocess.DEVNULL, stdout=written, stderr=subprocess.STDOUT
             )
+        if sys.platform == "linux":
+            with suppress(OSError):  # it may have ended already
+                os.sched_setaffinity(self._process.pid, cores)
 
     def outcome(self) -> Outcome | None:
         """None while it runs."""
@@ -113,6 +116,8 @@ def run_side_by_side(
 ) -> list[Outcome]:
     """Run all tasks in `folder`, `width` at a time, begun in their order: the longest should stand first.
 
+    Each has cores of its own, where the system lets them be given out and there are enough: threads that compute
+    together wait for each other, and where others take their cores in turn they wait for most of the time.
     One that says nothing for `silent_seconds` is ended, and the run goes on.
 
     `show` takes lines for the user: what a task said when it has ended, and now and then how far the others are.
@@ -125,7 +130,9 @@ def run_side_by_side(
     with tempfile.TemporaryDirectory(prefix="shardboard-checks-") as outputs, _leaving(running):
         while waiting or running:
             while waiting and len(running) < width:
-                running.append(_Running(waiting.popleft(), folder, Path(outputs, str(len(waiting)))))
+                lane = min(set(range(width)) - {each.lane for each in running})
+                output = Path(outputs, str(len(waiting)))
+                running.append(_Running(waiting.popleft(), folder, output, lane, _cores(lane, width)))
             for each in list(running):
                 each.end_if_silent(silent_seconds)
                 if (outcome := each.outcome()) is not None:
@@ -161,3 +168,11 @@ def clock(seconds: float) -> str:
 def usable_cores() -> int:
     """Cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def _cores(lane: int, width: int) -> set[int]:
+    """Those of one of several lanes; all, where there are fewer cores than lanes. Linux alone tells them apart."""
+    if sys.platform != "linux":
+        return set()
+    cores = sorted(os.sched_getaffinity(0))
+    return set(cores[lane::width] if len(cores) >= width else cores)

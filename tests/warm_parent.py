@@ -43,6 +43,9 @@ def import_everything() -> None:
     before = dict(os.environ)
     wait_passively()
     os.environ[_ALONE] = "1"  # numpy's OpenBLAS would start a thread per core as it is loaded
+    from worker_agent.imports import import_transformers
+
+    import_transformers()
     agents = [found.name for found in pkgutil.iter_modules(worker_agent.__path__, "worker_agent.")]
     for name in (
         *agents, "app.models.coverage", "app.models.tokenizer_conversion",

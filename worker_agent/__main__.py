@@ -120,6 +120,9 @@ def _choose_runtime(options: Options) -> Runtime:
 
 
 def _make_agent(options: Options, home: AgentHome, board: Switchboard, runtime: Runtime) -> Agent:
+    from worker_agent.imports import import_transformers
+
+    import_transformers()
     from worker_agent.agent import Agent
     from worker_agent.budget import MemoryBudget
     from worker_agent.callers import Callers

@@ -18,6 +18,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+from transformers.initialization import no_init_weights
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -145,10 +146,11 @@ def build_empty(
     if getattr(parsed, "quantization_config", None) is not None:
         raise CannotSplit("the weights are quantized in a way that cannot be cut yet; use the unquantized model")
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), no_init_weights():
             model: PreTrainedModel = AutoModelForCausalLM.from_config(
                 parsed, dtype=dtype, attn_implementation=attention
             )
+        model.tie_weights(recompute_mapping=False)  # which is left out together with the initialization
     except (ImportError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise CannotSplit(f"transformers cannot build '{parsed.model_type}': {error}") from error
     model.eval()

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api.errors import Problem, on_bug
 from app.api.failures import Overloaded, Refused
 from app.errors import ShardboardError
-from app.sharding.placement import size_text
+from app.figures import size_text
 
 MOST_REQUESTS = 512
 """Under way at a time, streams among them."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,9 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from app.api.visitors import SAME_SITE, Visitor, visitor_of
+from app.cluster.node_state import ANSWERING
+from app.figures import ago, amount_text, duration, micros, percent, size_text, token_rate
 from app.runs.ways import lost_text
-from app.sharding.placement import size_text
 from worker_agent import __version__
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -60,32 +60,11 @@ def keep_cookie(response: Response, visitor: Visitor) -> None:
         )
 
 
-def ago(moment: datetime | None) -> str:
-    """now, 12 s ago, 3 min ago, 2 h ago, 4 d ago; never for None."""
-    if moment is None:
-        return "never"
-    seconds = (datetime.now(UTC) - moment).total_seconds()
-    if seconds < 2:
-        return "now"
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{int(seconds // size)} {unit} ago"
-    return f"{int(seconds)} s ago"
-
-
-def duration(seconds: float | None) -> str:
-    """420 ms, 4.2 s, 3 min 20 s, 1 h 5 min; a dash when nobody can tell."""
-    if seconds is None:
-        return "–"
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-_environment.filters.update(size=size_text, ago=ago, duration=duration, lost=lost_text)
+_environment.globals["ANSWERING"] = ANSWERING
+_environment.filters.update(
+    ago=ago, amount=amount_text, duration=duration, lost=lost_text, micros=micros, percent=percent, size=size_text,
+    token_rate=token_rate,
+)  # fmt: skip
 
 
 def _quality(accept: str, wanted: str) -> float:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, Field
 
-from app.cluster.progress import is_suspect
+from app.cluster.node_state import NodeState, node_state
 from app.controller import Controller
+from app.figures import layers
 from app.inference.model_defaults import ModelDefaults
 from app.inference.request_run import RequestRun
 from app.jobs.job import Job
@@ -27,8 +28,6 @@ from app.runs.ways import Way, is_lost, words_of
 from app.sharding.placement import Placement
 from worker_agent.messages import StageInfo
 
-NodeState = Literal["up", "draining", "frozen", "down"]
-
 
 class NodeView(BaseModel):
     """A node, and what its agent said last. Memory in bytes; figures are null while nothing is heard of it."""
@@ -36,8 +35,8 @@ class NodeView(BaseModel):
     id: int
     name: str
     address: str
-    state: NodeState = Field(description="frozen: it answers, but its computation does not get on")
-    problem: str = Field(description="why it is not up; empty when it is")
+    state: NodeState = Field(description="; ".join(f"{state}: {state.meaning}" for state in NodeState))
+    problem: str = Field(description="why it does not answer or get on; empty when it does")
     draining: bool
     last_heartbeat: datetime | None
     system: str
@@ -61,15 +60,15 @@ class NodeView(BaseModel):
     @classmethod
     def of(cls, controller: Controller, record: NodeRecord) -> NodeView:
         """On the loop."""
-        link, health = controller.nodes.links().get(record.id), controller.nodes.health
+        health, heard = controller.nodes.health, controller.nodes.heard(record.id)
         told = record.capacities
         numerics = told.get("numerics")
         view = cls(
             id=record.id,
             name=record.hostname,
             address=record.address.removeprefix("tcp://"),
-            state="draining" if record.draining else "up",
-            problem="",
+            state=node_state(record, heard),
+            problem=heard.reason,
             draining=record.draining,
             last_heartbeat=record.last_heartbeat,
             system=str(told.get("system", "")),
@@ -77,23 +76,16 @@ class NodeView(BaseModel):
             device=str(numerics.get("device", "")) if isinstance(numerics, dict) else "",
             software=str(told.get("software", "")),
         )
-        if not health.is_alive(record.id):
-            view.state = "down"
-            view.problem = str(link.error()) if link is not None else "The controller has no link to it."
-            return view
         latest = health.latest(record.id)
-        if latest is None:  # it was connected a moment ago, and its first beat is under way
+        if not heard.alive or latest is None:  # it was connected a moment ago, and its first beat is under way
             return view
         report = latest.report
-        if is_suspect(report.progress):
-            view.state = "frozen"
-            view.problem = f"One step has been running for {report.progress.busy_seconds or 0:.0f} s."
         view.memory_total, view.memory_available = report.memory_total, report.memory_available
         view.memory_budget, view.memory_used = report.memory_budget, report.memory_used
         view.memory_agent, view.memory_believed = report.memory_base, report.memory_held
         view.memory_held, view.memory_problem = report.process_memory, health.memory_problem(record.id)
         view.cpu_percent, view.round_trip_ms = round(report.cpu_percent, 1), round(latest.rtt * 1000, 2)
-        view.stages = [f"layers {one.start}–{one.end - 1} of {one.model}" for one in report.stages]
+        view.stages = [f"{layers(one.start, one.end)} of {one.model}" for one in report.stages]
         return view
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from app.cli.generation import show_answer
-from app.cli.output import layers, note, progress_shown
+from app.cli.output import note, progress_shown
 from app.cli.session import Session, open_controller, origin
+from app.figures import layers_text
 from app.inference.parameters import GenerationParameters
 from app.registry import DeploymentRecord, DeploymentStatus, NodeRecord
 
@@ -57,7 +58,9 @@ def _deploy(session: Session, model: str, nodes: list[NodeRecord], as_json: bool
     names = {node.id: node.hostname for node in nodes}
     for shard in session.registry.shards.list(deployment_id=deployment.id):
         place = names.get(shard.node_id or 0, "?")
-        _say(f"Layers {layers(shard.start_layer, shard.end_layer)} are on {place} (node {shard.node_id}).", as_json)
+        _say(
+            f"Layers {layers_text(shard.start_layer, shard.end_layer)} are on {place} (node {shard.node_id}).", as_json
+        )
 
 
 def _is_deployed(session: Session, model: str, nodes: list[int]) -> bool:

@@ -8,12 +8,14 @@ import msgspec
 import typer
 
 from app.cli.options import Context, DType, Json, KvTokens, Layers, Nodes, read_dtype, read_nodes
-from app.cli.output import layers, note, print_json, print_table, progress_shown, size
+from app.cli.output import note, print_json, print_table, progress_shown
 from app.cli.session import open_controller, open_registry
+from app.figures import layers, size_text
 from app.registry import DeploymentRecord, DeploymentStatus, Registry, ShardRecord
 from app.runs.trace import DeploymentTrace, Plan, unpack
 from app.runs.ways import lost_text, way_lines
 from app.sharding.placement import AgentProcess, Placement
+from app.sharding.plan import range_text
 
 Model = Annotated[str, typer.Argument(help="A name in the library.")]
 
@@ -83,7 +85,7 @@ def deploy(
     _show_deployments([deployment], shards)
     for stage in plan.stages if plan is not None else ():
         if missing := lost_text(stage.ways):
-            place = f"{stage.node}, layers {layers(stage.start, stage.end)}"
+            place = f"{stage.node}, {layers(stage.start, stage.end)}"
             note(f"It runs slower than it might on {place}: {missing}")
     note(f"'{deployment.model_name}' answers now; try: generate {deployment.model_name} \"Hello\"")
 
@@ -133,7 +135,7 @@ def _show_ways(deployment: DeploymentRecord, plan: Plan | None) -> None:
         f"How {deployment.model_name} ({deployment.id}) runs",
         ("Stage", "Node", "Layers", "Way", "Taken"),
         [
-            (stage.stage, f"{stage.node} ({stage.node_id})", layers(stage.start, stage.end), title, text)
+            (stage.stage, f"{stage.node} ({stage.node_id})", range_text((stage.start, stage.end)), title, text)
             for stage in (() if plan is None else plan.stages)
             for title, text in way_lines(stage.ways)
         ],
@@ -158,12 +160,12 @@ def _show_placement(placement: Placement) -> None:
             (
                 number,
                 f"{stage.node.name} ({stage.node.node_id})",
-                layers(stage.start, stage.end),
-                size(stage.weight_bytes),
-                size(stage.kv_bytes),
-                size(stage.memory),
-                size(stage.node.free_memory),
-                f"lacks {size(stage.missing)}" if stage.missing else "yes",
+                range_text((stage.start, stage.end)),
+                size_text(stage.weight_bytes),
+                size_text(stage.kv_bytes),
+                size_text(stage.memory),
+                size_text(stage.node.free_memory),
+                f"lacks {size_text(stage.missing)}" if stage.missing else "yes",
             )
             for number, stage in enumerate(placement.stages)
         ],
@@ -175,18 +177,18 @@ def _show_placement(placement: Placement) -> None:
         [
             (
                 f"{one.node.name} ({one.node.node_id})",
-                size(one.node.agent_memory),
-                size(one.node.used_memory),
-                size(one.weight_bytes),
-                size(one.kv_bytes),
-                f"{size(one.memory)}, the rest on the GPU" if one.node.on_gpu else size(one.memory),
+                size_text(one.node.agent_memory),
+                size_text(one.node.used_memory),
+                size_text(one.weight_bytes),
+                size_text(one.kv_bytes),
+                f"{size_text(one.memory)}, the rest on the GPU" if one.node.on_gpu else size_text(one.memory),
             )
             for one in placement.processes
         ],
         "",
     )
     for node in placement.left_out:
-        note(f"{node.name} ({node.node_id}) gets nothing: it has {size(node.free_memory)} free.")
+        note(f"{node.name} ({node.node_id}) gets nothing: it has {size_text(node.free_memory)} free.")
 
 
 def _show_deployments(deployments: list[DeploymentRecord], shards: list[ShardRecord]) -> None:
@@ -200,4 +202,4 @@ def _show_deployments(deployments: list[DeploymentRecord], shards: list[ShardRec
 
 def _places(deployment: str, shards: list[ShardRecord]) -> str:
     mine = sorted((s for s in shards if s.deployment_id == deployment), key=lambda shard: shard.start_layer)
-    return ", ".join(f"{layers(s.start_layer, s.end_layer)} on node {s.node_id}" for s in mine) or "–"
+    return ", ".join(f"{range_text((s.start_layer, s.end_layer))} on node {s.node_id}" for s in mine) or "–"

@@ -19,9 +19,10 @@ import psutil
 import typer
 
 from app.cli.options import Json
-from app.cli.output import print_json, print_table, size
+from app.cli.output import print_json, print_table
 from app.cli.session import registry_location
 from app.errors import ShardboardError
+from app.figures import size_text
 from app.paths import Home
 from app.registry import Registry
 from worker_agent import __version__
@@ -163,13 +164,13 @@ def _disk(home: Home) -> Iterator[Check]:
         free = shutil.disk_usage(existing).free
         low = free < LOW_DISK
         advice = "Free some space, or set MODEL_CACHE_DIR to another disk." if low else ""
-        yield Check(name, Verdict.WARNING if low else Verdict.OK, f"{size(free)} free at {folder}", advice)
+        yield Check(name, Verdict.WARNING if low else Verdict.OK, f"{size_text(free)} free at {folder}", advice)
 
 
 def _memory() -> Check:
     memory = psutil.virtual_memory()
     low = memory.available < LOW_MEMORY
-    found = f"{size(memory.available)} free of {size(memory.total)}"
+    found = f"{size_text(memory.available)} free of {size_text(memory.total)}"
     return Check("Memory", Verdict.WARNING if low else Verdict.OK, found, "Close other programs." if low else "")
 
 

@@ -18,9 +18,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from app.atomic_file import open_atomically
-from app.cli.output import note, size
+from app.cli.output import note
 from app.cli.session import open_registry
 from app.errors import BadInput, DiskFullError
+from app.figures import size_text
 from app.registry import Registry
 from app.runs.export import SUFFIXES, ExportFormat, export_runs
 from app.runs.reader import RunReader
@@ -76,7 +77,7 @@ def export(
     if written == 0:
         note("No run was recorded that fits; the export is empty.")
     elif output != STDOUT:
-        note(f"{output}: {written:,} {'run' if written == 1 else 'runs'}, {size(output.stat().st_size)}.")
+        note(f"{output}: {written:,} {'run' if written == 1 else 'runs'}, {size_text(output.stat().st_size)}.")
 
 
 @dataclass(frozen=True)

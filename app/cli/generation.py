@@ -18,6 +18,7 @@ from app.cli.options import Json, read_ids
 from app.cli.output import note, print_json, printable
 from app.cli.session import Session, open_controller, origin
 from app.errors import BadInput, Cancelled, RequestError
+from app.figures import duration, token_rate
 from app.inference.chat_template import Message
 from app.inference.constraint import Constraint, grammar_constraint
 from app.inference.events import Finished, Preparing, PromptProgress, RequestEvent, TextDelta
@@ -251,9 +252,9 @@ def _figures(record: RequestRecord, began: float, first: float, last: float) -> 
     tokens = record.completion_tokens
     figures = [f"{tokens} tokens"]
     if tokens > 1 and last > first:
-        figures.append(f"{(tokens - 1) / (last - first):.1f} tokens/s")
+        figures.append(token_rate((tokens - 1) / (last - first)))
     if first:
-        figures.append(f"first after {first - began:.2f} s")
+        figures.append(f"first after {duration(first - began)}")
     if record.finish_reason:
         figures.append(record.finish_reason)
     return " · ".join([*figures, f"request {record.id}"])

@@ -8,9 +8,10 @@ import msgspec
 import typer
 
 from app.cli.options import Json
-from app.cli.output import ago, note, print_fields, print_json, print_table, progress_shown
+from app.cli.output import note, print_fields, print_json, print_table, progress_shown
 from app.cli.session import open_controller, open_registry, origin
 from app.errors import Cancelled, ShardboardError
+from app.figures import ago
 from app.registry import JobRecord, JobStatus
 
 app = typer.Typer(no_args_is_help=True)

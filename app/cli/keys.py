@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from app.cli.options import Json
-from app.cli.output import ago, note, print_json, print_table
+from app.cli.output import note, print_json, print_table
 from app.cli.session import open_registry
+from app.figures import ago
 
 app = typer.Typer(no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="Who or what uses the key: laptop, grafana, …")]
@@ -39,7 +40,7 @@ def list_keys(as_json: Json = False) -> None:
     print_table(
         "API keys",
         ("Name", "Ends in", "Made", "Last used"),
-        [(k.name, k.hint, ago(k.created_at), ago(k.last_used_at) if k.last_used_at else "never") for k in keys],
+        [(k.name, k.hint, ago(k.created_at), ago(k.last_used_at)) for k in keys],
         "There is no API key; make one with: key add NAME",
     )
 

@@ -7,10 +7,12 @@ from typing import Annotated
 import typer
 
 from app.cli.options import Json
-from app.cli.output import layers, note, number, print_fields, print_json, print_table, progress_shown, size
+from app.cli.output import note, print_fields, print_json, print_table, progress_shown
 from app.cli.session import open_controller, open_registry, origin
+from app.figures import count_text, size_text
 from app.inference.model_defaults import ModelDefaults
 from app.models.description import ModelDescription
+from app.sharding.plan import range_text
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -46,7 +48,16 @@ def list_models(as_json: Json = False) -> None:
         "Models",
         ("Name", "Architecture", "Layers", "Parameters", "Weights", "Stored as", "Context", "From"),
         [
-            (m.name, m.architecture, m.layers, number(m.parameters), size(m.weight_bytes), m.dtype, m.context, m.source)
+            (
+                m.name,
+                m.architecture,
+                m.layers,
+                count_text(m.parameters),
+                size_text(m.weight_bytes),
+                m.dtype,
+                m.context,
+                m.source,
+            )
             for m in models
         ],
         "There is no model yet; add one with: model add SOURCE",
@@ -82,12 +93,12 @@ def _show(description: ModelDescription, as_json: bool) -> None:
         [
             ("Name", description.name),
             ("Architecture", f"{description.architecture} ({description.model_type})"),
-            ("Layers", layers(0, description.num_layers)),
-            ("Parameters", number(description.parameters)),
-            ("Weights", f"{size(description.weight_bytes)}, {description.dtype}"),
+            ("Layers", range_text((0, description.num_layers))),
+            ("Parameters", count_text(description.parameters)),
+            ("Weights", f"{size_text(description.weight_bytes)}, {description.dtype}"),
             ("Bytes per layer", _span(sizes)),
             ("Context", f"{description.max_context} tokens"),
-            ("KV per token", size(description.kv_bytes_per_token(description.dtype))),
+            ("KV per token", size_text(description.kv_bytes_per_token(description.dtype))),
             ("Cuts", _cuts(description)),
             *(("", text) for text in description.cut_notes),
             ("Tokenizer", "yes" if description.has_tokenizer else "none: takes raw token ids only"),
@@ -102,7 +113,7 @@ def _span(sizes: list[int]) -> str:
     if not sizes:
         return "–"
     least, most = min(sizes), max(sizes)
-    return size(least) if least == most else f"{size(least)} to {size(most)}"
+    return size_text(least) if least == most else f"{size_text(least)} to {size_text(most)}"
 
 
 def _cuts(description: ModelDescription) -> str:

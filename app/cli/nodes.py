@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 from typing import Annotated
 
 import msgspec
 import typer
 
 from app.cli.options import Json, read_size
-from app.cli.output import ago, note, print_json, print_table, size
+from app.cli.output import note, print_json, print_table
 from app.cli.session import open_controller, open_registry
 from app.cluster.invitations import JoinCommand
 from app.cluster.memory import AgentMemory
+from app.cluster.node_state import Heard, NodeState, node_state
 from app.errors import RegistryError
+from app.figures import ago, size_text
 from app.registry import NodeRecord
 
 app = typer.Typer(no_args_is_help=True)
@@ -38,17 +41,24 @@ def add_node(
 def list_nodes(as_json: Json = False) -> None:
     """Show the nodes, and which of them answer."""
     memory: dict[int, AgentMemory] = {}
+    heard: dict[int, Heard] = {}
     try:
         with open_controller(monitor=False) as session:
             nodes = session.run(session.controller.list_nodes())
+            heard = session.run(session.controller.heard_of_nodes())
             memory = {each.node_id: each for each in session.run(session.controller.node_memory())}
     except RegistryError:  # a controller is at work and keeps the registry up to date, or the registry is broken
         with open_registry() as registry:
             nodes = registry.nodes.list()
     if as_json:
-        print_json([{**msgspec.to_builtins(node), "memory": memory.get(node.id)} for node in nodes])
+        print_json(
+            [
+                {**msgspec.to_builtins(node), "state": _state(node, heard), "memory": memory.get(node.id)}
+                for node in nodes
+            ]
+        )
         return
-    _show(nodes)
+    _show(nodes, heard)
     if memory:
         _show_memory(nodes, memory)
 
@@ -133,10 +143,10 @@ def _added(nodes: list[NodeRecord], as_json: bool) -> None:
     if as_json:
         print_json(nodes)
     else:
-        _show(nodes)
+        _show(nodes, {})
 
 
-def _show(nodes: list[NodeRecord]) -> None:
+def _show(nodes: list[NodeRecord], heard: Mapping[int, Heard]) -> None:
     print_table(
         "Nodes",
         ("Id", "Name", "Address", "State", "Heard of", "Started here"),
@@ -145,7 +155,7 @@ def _show(nodes: list[NodeRecord]) -> None:
                 node.id,
                 node.hostname,
                 node.address.removeprefix("tcp://"),
-                _state(node),
+                _state(node, heard),
                 ago(node.last_heartbeat),
                 f"process {node.local_pid}" if node.local_pid is not None else None,
             )
@@ -162,8 +172,8 @@ def _show_memory(nodes: list[NodeRecord], memory: dict[int, AgentMemory]) -> Non
         ("Id", "Name", "For stages", "Taken", "Agent itself", "Process should hold", "It holds"),
         [
             (
-                node.id, node.hostname, size(told.budget), size(told.used), size(told.agent), size(told.believed),
-                size(told.held),
+                node.id, node.hostname, size_text(told.budget), size_text(told.used), size_text(told.agent),
+                size_text(told.believed), size_text(told.held),
             )
             for node in nodes
             if (told := memory.get(node.id)) is not None
@@ -172,7 +182,6 @@ def _show_memory(nodes: list[NodeRecord], memory: dict[int, AgentMemory]) -> Non
     )  # fmt: skip
 
 
-def _state(node: NodeRecord) -> str:
-    if not node.is_active:
-        return "silent"
-    return "draining" if node.draining else "active"
+def _state(node: NodeRecord, heard: Mapping[int, Heard]) -> NodeState:
+    """Where no controller tells of a node, the registry knows whether it answered last."""
+    return node_state(node, heard.get(node.id) or Heard(alive=node.is_active))

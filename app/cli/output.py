@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from rich.text import Text
 from app.children.work import JobProgress
 from app.errors import ShardboardError
 from app.inference.deploying import DeployProgress
-from app.sharding.placement import size_text
 
 Cell = str | int | float | bool | datetime | None
 
@@ -124,35 +123,6 @@ class ProgressBars:
         if label not in self._tasks:
             self._tasks[label] = self._bars.add_task(printable(label))
         self._bars.update(self._tasks[label], completed=done, total=total or None)
-
-
-def size(nbytes: int) -> str:
-    """Bytes for people."""
-    return size_text(nbytes)
-
-
-def number(value: int) -> str:
-    """A count for people: 134.5 M."""
-    for unit, size_ in ((" G", 10**9), (" M", 10**6)):
-        if value >= size_:
-            return f"{value / size_:.1f}{unit}"
-    return str(value)
-
-
-def layers(start: int, end: int) -> str:
-    """Layers [start, end) as `--layers` takes them: ends included."""
-    return f"{start}-{end - 1}" if end - start > 1 else str(start)
-
-
-def ago(at: datetime | None) -> str:
-    """How long ago something was."""
-    if at is None:
-        return "never"
-    seconds = max(0, int((datetime.now(UTC) - at).total_seconds()))
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= length:
-            return f"{seconds // length} {unit} ago"
-    return f"{seconds} s ago"
 
 
 def _cell(value: Cell) -> Text:

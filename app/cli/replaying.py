@@ -10,10 +10,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from app.cli.options import Json
-from app.cli.output import note, print_fields, print_json, printable, show_error, size
+from app.cli.output import note, print_fields, print_json, printable, show_error
 from app.cli.session import open_controller, origin
 from app.control.incidents import incident_bundle, replay_bundle
 from app.errors import Cancelled, ShardboardError
+from app.figures import size_text
 from app.incident.bundle import Bundle, save_bundle
 from app.incident.comparison import Comparison, TokenAt
 from app.incident.replay import ReplayProgress
@@ -38,7 +39,7 @@ def bundle(
     with open_controller() as session:
         data = session.ask(incident_bundle, request)
     save_bundle(data, path)
-    note(f"{path}: {size(len(data))}. It holds the prompt and the answer, unless the settings keep none.")
+    note(f"{path}: {size_text(len(data))}. It holds the prompt and the answer, unless the settings keep none.")
 
 
 def replay(

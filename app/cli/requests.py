@@ -8,8 +8,9 @@ import typer
 
 from app.cli.generation import record_json
 from app.cli.options import Json
-from app.cli.output import ago, print_fields, print_json, print_table
+from app.cli.output import print_fields, print_json, print_table
 from app.cli.session import open_registry
+from app.figures import ago, duration, short, token_rate
 from app.inference.parameters import GenerationParameters
 from app.registry import RequestStatus
 
@@ -35,7 +36,7 @@ def list_requests(
         "Requests",
         ("Id", "Model", "State", "Prompt", "Tokens", "When"),
         [
-            (r.id, r.model_name, r.status.value, _begin(r.prompt), r.completion_tokens, ago(r.created_at))
+            (r.id, r.model_name, r.status, short(r.prompt, SHOWN_CHARACTERS), r.completion_tokens, ago(r.created_at))
             for r in records
         ],
         "There is no such request.",
@@ -79,11 +80,6 @@ def _parameters(given: dict[str, object]) -> str:
 
 def _timings(timings: dict[str, float]) -> str:
     return ", ".join(
-        f"{value:.1f} tokens/s" if name == "tokens_per_second" else f"{name.replace('_', ' ')} {value:.3f} s"
+        token_rate(value) if name == "tokens_per_second" else f"{name.replace('_', ' ')} {duration(value)}"
         for name, value in timings.items()
     )
-
-
-def _begin(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= SHOWN_CHARACTERS else f"{line[: SHOWN_CHARACTERS - 1]}…"

@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 
 from app.cli.options import Json, Layers
-from app.cli.output import layers, note, print_json, print_table, progress_shown, size
+from app.cli.output import note, print_json, print_table, progress_shown
 from app.cli.session import open_controller, origin
 from app.errors import BadInput
+from app.figures import size_text
+from app.sharding.plan import range_text
 
 
 def register(app: typer.Typer) -> None:
@@ -67,7 +69,7 @@ def shard_model(
         "Shards",
         ("Shard", "Layers", "Weights", "Folder"),
         [
-            (shard.shard_id, layers(shard.start_layer, shard.end_layer), size(shard.nbytes), shard.folder)
+            (shard.shard_id, range_text((shard.start_layer, shard.end_layer)), size_text(shard.nbytes), shard.folder)
             for shard in result.shards
         ],
         "",

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Protocol
 
 from app.cluster.agent_link import AgentLink, LinkChange, LinkDown, LinkUp
 from app.cluster.memory import MemoryWatch, agreement_text, difference_text
+from app.cluster.node_state import NOTHING, Heard
 from app.cluster.progress import is_suspect, step_limit
 from app.errors import NodeError, RegistryError
 from worker_agent.messages import Health, HealthReport, Welcome
@@ -23,7 +23,6 @@ from worker_agent.messages import Health, HealthReport, Welcome
 BEAT_SECONDS = 1.0
 MISSED_BEATS = 3
 """A node that has left so many beats unanswered is down."""
-HISTORY_SECONDS = 600
 
 _log = logging.getLogger(__name__)
 
@@ -55,12 +54,20 @@ class NodeUp:
 
 @dataclass(frozen=True, slots=True)
 class NodeDown:
-    """The agent is not there. `kind` is a NodeError's."""
+    """The agent is not there. `kind` is a NodeError's, or `stopped` when it could not be started."""
 
     node: int
     at: datetime
     kind: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStarting:
+    """An agent of this machine is being started. Then comes NodeUp, or NodeDown when it could not be."""
+
+    node: int
+    at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +101,7 @@ class NodeMemoryJudged:
     """Both figures, and what to do."""
 
 
-NodeEvent = NodeHealth | NodeUp | NodeDown | NodeFrozen | NodeMemoryJudged
+NodeEvent = NodeHealth | NodeUp | NodeStarting | NodeDown | NodeFrozen | NodeMemoryJudged
 
 
 class Heartbeats(Protocol):
@@ -128,22 +135,28 @@ class HealthMonitor:
             await self.unwatch(node)
 
     def is_alive(self, node: int) -> bool:
-        watch = self._watches.get(node)
-        return watch is not None and watch.alive is True
+        return self.heard(node).alive is True
 
-    def history(self, node: int) -> tuple[NodeHealth, ...]:
-        """The beats of the last ten minutes, oldest first."""
+    def not_started(self, node: int, reason: str) -> None:
+        """Note that an agent was to be started and is not there."""
+        if (watch := self._watches.get(node)) is not None and not watch.heard.alive:
+            watch.heard = Heard(alive=False, trouble="stopped", reason=reason)
+            self._on_event(NodeDown(node, datetime.now(UTC), "stopped", reason))
+
+    def heard(self, node: int) -> Heard:
+        """What a node's connection and beats tell now."""
         watch = self._watches.get(node)
-        return tuple(watch.history) if watch is not None else ()
+        return watch.heard if watch is not None else Heard(alive=False, reason="The controller has no link to it.")
 
     def memory_problem(self, node: int) -> str:
         """Why a node's memory is not as it is accounted for, in sentences; empty when it is."""
         watch = self._watches.get(node)
-        return watch.memory_problem if watch is not None and watch.alive else ""
+        return watch.memory_problem if watch is not None and watch.heard.alive else ""
 
     def latest(self, node: int) -> NodeHealth | None:
+        """The last beat that was answered."""
         watch = self._watches.get(node)
-        return watch.history[-1] if watch is not None and watch.history else None
+        return watch.latest if watch is not None else None
 
 
 @dataclass
@@ -155,18 +168,15 @@ class _Watch:
     heartbeats: Heartbeats
     on_event: Callable[[NodeEvent], None]
     beat_seconds: float
-    alive: bool | None = None
-    """None until the first answer or the first reason why there is none."""
-    history: deque[NodeHealth] = field(init=False)
+    heard: Heard = NOTHING
+    latest: NodeHealth | None = None
     memory_problem: str = ""
     _memory: MemoryWatch = field(default_factory=MemoryWatch)
     _last_seen: datetime | None = None
     _answered_at: float = 0.0
     _recorded: bool | None = None
-    _frozen: bool = False
 
     def __post_init__(self) -> None:
-        self.history = deque(maxlen=round(HISTORY_SECONDS / self.beat_seconds))
         self._wake = asyncio.Event()
         self._grace: asyncio.TimerHandle | None = None
         self._stop_listening = self.link.on_change(self._on_change)
@@ -211,20 +221,22 @@ class _Watch:
             return
         self._last_seen = datetime.now(UTC)
         self._answered_at = loop.time()
-        if self.alive is not True and self.link.welcome is not None:
+        if not self.heard.alive and self.link.welcome is not None:
             self._set_up(self.link.welcome, restarted=False)
         health = NodeHealth(self.node, self._last_seen, loop.time() - asked, report)
-        self.history.append(health)
+        self.latest = health
         self.on_event(health)
         self._judge(report)
 
     def _judge(self, report: HealthReport) -> None:
-        suspect = is_suspect(report.progress)
-        if suspect and not self._frozen:
+        if not is_suspect(report.progress):
+            self.heard = replace(self.heard, frozen=False, reason="")
+        elif not self.heard.frozen:
             busy = report.progress.busy_seconds or 0.0
             limit = step_limit(report.progress.step_p99, report.progress.busy_tokens)
-            self.on_event(NodeFrozen(self.node, datetime.now(UTC), busy, limit))
-        self._frozen = suspect
+            frozen = NodeFrozen(self.node, datetime.now(UTC), busy, limit)
+            self.heard = replace(self.heard, frozen=True, reason=frozen.reason)
+            self.on_event(frozen)
         was = self._memory.differs
         if self._memory.judge(report):
             watch, held = self._memory, report.process_memory
@@ -237,9 +249,9 @@ class _Watch:
 
     async def _record(self) -> None:
         """Each answer, and each change, goes into the registry."""
-        if self.alive is None or (not self.alive and self._recorded is False):
+        active = self.heard.alive
+        if active is None or (not active and self._recorded is False):
             return
-        active = self.alive
         try:
             await asyncio.to_thread(self.heartbeats.heartbeat, self.node, self._last_seen or datetime.now(UTC), active)
         except RegistryError as error:
@@ -270,8 +282,7 @@ class _Watch:
 
     def _set_up(self, welcome: Welcome, *, restarted: bool) -> None:
         self._stop_grace()
-        self.alive = True
-        self._frozen = False
+        self.heard = Heard(alive=True)
         self._last_seen = datetime.now(UTC)
         self._answered_at = asyncio.get_running_loop().time()
         self._wake.set()
@@ -279,9 +290,9 @@ class _Watch:
 
     def _set_down(self, kind: str, reason: str) -> None:
         self._stop_grace()
-        if self.alive is False:
+        if self.heard.alive is False:
             return
-        self.alive = False
+        self.heard = Heard(alive=False, trouble=kind, reason=reason)
         self._wake.set()
         self.on_event(NodeDown(self.node, datetime.now(UTC), kind, reason))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from app.sharding.placement import size_text
+from app.figures import size_text
 from worker_agent.messages import HealthReport
 
 SHARE = 0.10

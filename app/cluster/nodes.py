@@ -9,15 +9,27 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import msgspec
 import zmq.asyncio
 
 from app.cluster.agent_link import AgentLink
 from app.cluster.controller_identity import ControllerIdentity
-from app.cluster.health import HealthMonitor, NodeDown, NodeEvent, NodeFrozen, NodeHealth, NodeMemoryJudged, NodeUp
+from app.cluster.health import (
+    HealthMonitor,
+    NodeDown,
+    NodeEvent,
+    NodeFrozen,
+    NodeHealth,
+    NodeMemoryJudged,
+    NodeStarting,
+    NodeUp,
+)
 from app.cluster.launching import SHUTDOWN_SECONDS, STOP_SECONDS, AgentLauncher, LaunchedAgent
 from app.cluster.memory import AgentMemory
+from app.cluster.node_state import Heard, NodeState, node_state
 from app.errors import BadInput, NodeError, RegistryError, ShardboardError
 from app.registry import EventLevel, NodeRecord, Registry
 from worker_agent.errors import AgentError
@@ -54,6 +66,7 @@ class NodeDirectory:
         self._adding = asyncio.Lock()
         self._notes: set[asyncio.Task[None]] = set()
         self._speeds: dict[int, tuple[Speed, ...]] = {}
+        self._starting: set[int] = set()
 
     def open(self) -> None:
         """Begin to connect to every node that the registry holds."""
@@ -76,6 +89,29 @@ class NodeDirectory:
 
     def links(self) -> dict[int, AgentLink]:
         return dict(self._links)
+
+    async def look(self, seconds: float) -> list[NodeRecord]:
+        """All nodes, each asked now whether it is there; what came of it is written down."""
+
+        async def ask(record: NodeRecord) -> None:
+            link = self.link(record.id)
+            try:
+                await link.connect(seconds)
+            except NodeError as error:
+                _log.info("%s", error)
+            if record.is_active != link.is_up:
+                await asyncio.to_thread(lambda: self._registry.nodes.update(record.id, is_active=link.is_up))
+
+        await asyncio.gather(*(ask(record) for record in await asyncio.to_thread(self._registry.nodes.list)))
+        return await asyncio.to_thread(self._registry.nodes.list)
+
+    def heard(self, node: int) -> Heard:
+        """What is known of a node's agent now. Nothing is asked."""
+        return replace(self.health.heard(node), starting=node in self._starting)
+
+    def state(self, record: NodeRecord) -> NodeState:
+        """A node's state now."""
+        return node_state(record, self.heard(record.id))
 
     def on_gpu(self, node: int) -> bool:
         """Whether a node's stages lie in a GPU's memory, as far as its agent has said."""
@@ -190,6 +226,19 @@ class NodeDirectory:
         or cannot be started.
         """
         record = await asyncio.to_thread(self._registry.nodes.get, node)
+        self._starting.add(node)
+        if not self.health.is_alive(node):
+            self._tell(NodeStarting(node, datetime.now(UTC)))
+        try:
+            return await self._revive(record, keep)
+        except BaseException as error:
+            self.health.not_started(node, str(error))
+            raise
+        finally:
+            self._starting.discard(node)
+
+    async def _revive(self, record: NodeRecord, keep: bool | None) -> NodeRecord:
+        node = record.id
         agent = await self._launcher.revive(record.public_key, keep=keep)
         link = self._links.get(node)
         if link is None or link.address != agent.address:
@@ -311,11 +360,11 @@ class NodeDirectory:
             await link.close()
 
     def _on_event(self, event: NodeEvent) -> None:
-        if not isinstance(event, NodeHealth):
+        if isinstance(event, NodeUp | NodeDown | NodeFrozen | NodeMemoryJudged):
             if not isinstance(event, NodeMemoryJudged):
                 self._speeds.pop(event.node, None)  # the Welcome that is noted now may be older than the last beat
             self._keep(asyncio.create_task(self._note(event)))
-        elif event.report.speeds and event.report.speeds != self._speeds.get(event.node):
+        elif isinstance(event, NodeHealth) and event.report.speeds not in ((), self._speeds.get(event.node)):
             self._speeds[event.node] = event.report.speeds
             self._keep(asyncio.create_task(self._note_speeds(event.node, event.report.speeds)))
         self._tell(event)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from app.errors import NodeError
+from app.figures import size_text
 from worker_agent.links import Endpoint
 from worker_agent.messages import Failed
 
@@ -92,7 +93,7 @@ def failed_error(failed: Failed, node: str) -> NodeError:
     """The error for an agent's own `Failed`: its sentence, and how much is needed and free where it says so."""
     message = f"{node}: {failed.message}" if node else failed.message
     if failed.needed:
-        message = f"{message.rstrip('.')} (needed {readable(failed.needed)}, free {readable(failed.free)})."
+        message = f"{message.rstrip('.')} (needed {size_text(failed.needed)}, free {size_text(failed.free)})."
     return NodeError(message, _ADVICE.get(failed.kind, ""), kind=failed.kind, node=node)
 
 
@@ -108,13 +109,3 @@ _ADVICE = {
     "not_allowed": "Invite the agent (node invite), or start it with --trust and this controller's public key.",
     "version": "Install the same version of Shardboard on both machines.",
 }
-
-
-def readable(count: int) -> str:
-    """A byte count for a user: 1.5 GiB."""
-    size = float(count)
-    for unit in ("bytes", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} GiB"

@@ -15,6 +15,7 @@ from app.cluster.health import NodeDown, NodeEvent, NodeFrozen, NodeUp
 from app.cluster.machines import machine_of
 from app.cluster.nodes import NodeDirectory
 from app.errors import NodeError, PlacementError, RequestError, ShardboardError
+from app.figures import size_text
 from app.inference.deploying import Deployed, Deployer, DeployProgress, OnProgress, Seat
 from app.inference.deployment_recorder import DeploymentRecorder
 from app.inference.events import StepPassed
@@ -33,7 +34,6 @@ from app.sharding.placement import (
     place,
     place_ranges,
     relative_speeds,
-    size_text,
     whole_on_one,
 )
 from app.sharding.plan import parse_layers

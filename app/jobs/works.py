@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from app.children.work import JobChain, JobProgress, ProgressCallback
+from app.figures import size_text
 from app.inference.deploying import Deployed, DeployProgress, OnProgress
 from app.jobs.job import Job, Outcome
 from app.models.demo import ensure_demo_model
@@ -18,7 +19,7 @@ from app.models.library import ModelLibrary
 from app.registry import EventLevel, Registry
 from app.runs.trace import Origin
 from app.sharding.cut import CutResult, cut_model, register_shards
-from app.sharding.placement import Placement, size_text
+from app.sharding.placement import Placement
 from app.sharding.plan import ranges_text
 
 

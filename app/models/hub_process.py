@@ -33,6 +33,7 @@ from huggingface_hub.utils._headers import build_hf_headers
 
 from app.children.work import Meter, ProgressCallback, serve_job
 from app.errors import DiskFullError, ModelError
+from app.figures import size_text
 from app.models.checkpoint import (
     CONFIG,
     GENERATION_CONFIG,
@@ -160,8 +161,7 @@ class _Repository:
         free = shutil.disk_usage(self.folder).free
         if needed > free:
             raise DiskFullError(
-                f"'{self._id}' needs {needed / 1e9:.1f} GB more at {self.folder.parent}, "
-                f"and {free / 1e9:.1f} GB are free.",
+                f"'{self._id}' needs {size_text(needed)} more at {self.folder.parent}, and {size_text(free)} are free.",
                 "Free some space, or move the models with MODEL_CACHE_DIR.",
             )
 

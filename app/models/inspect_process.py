@@ -48,6 +48,9 @@ def inspect(request: InspectRequest, report: ProgressCallback) -> ModelDescripti
     checkpoint = read_checkpoint(Path(request.folder))
     report(JobProgress("inspecting", 0, 0))
     # Only now: importing torch takes seconds, and most that can be wrong is known without it.
+    from worker_agent.imports import import_transformers
+
+    import_transformers()
     from worker_agent.anatomy import assign, build_empty, examine
     from worker_agent.errors import CannotSplit
 

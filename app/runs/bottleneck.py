@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
-from app.runs.figures import duration, layers, part_of, percent, rate, rate_text
+from app.figures import layers, micros, part_of, percent, token_rate
 from app.runs.trace import NodeFacts, Plan, RequestTrace, StageShare
 from app.runs.waterfall import Shares, StageTotals, node_name, shares
 
@@ -230,7 +230,7 @@ def _balanced(answer: _Answer, top: StageTotals) -> Bottleneck:
         sentence=f"No stage stands out: computing takes {percent(answer.share(answer.compute_us))} of "
         f"{answer.whose}{spread}, waiting {percent(answer.share(answer.queue_us))}, "
         f"the way between the stages {percent(answer.share(answer.wire_us))}, "
-        f"{duration(answer.elapsed_us / answer.trips)} a {'step' if answer.live else 'token'} in all.",
+        f"{micros(answer.elapsed_us / answer.trips)} a {'step' if answer.live else 'token'} in all.",
     )
 
 
@@ -248,7 +248,7 @@ def _prompt(found: Shares, trace: RequestTrace, prompt_tokens: int | None) -> Bo
     read, us = prompt_tokens, found.prompt_us
     if read is None and trace.chunks:
         read, us = trace.chunks[-1].done, trace.chunks[-1].at_us - trace.first_step_us
-    speed = f": {read:,} tokens at {rate_text(rate(read, us))}" if read and us > 0 else ""
+    speed = f": {read:,} tokens at {token_rate(read / us * 1e6)}" if read and us > 0 else ""
     computed = top is not None and top.prompt_compute_us > MOST * found.prompt_us
     where = f", most of it computing on {_place(top)}" if computed and top is not None and len(found.stages) > 1 else ""
     return Bottleneck(
@@ -262,15 +262,15 @@ def _prompt(found: Shares, trace: RequestTrace, prompt_tokens: int | None) -> Bo
 
 
 def _nothing(found: Shares) -> Bottleneck:
-    ready = f"; getting ready took {duration(found.prepare_us)}" if found.prepare_us > 0 else ""
+    ready = f"; getting ready took {micros(found.prepare_us)}" if found.prepare_us > 0 else ""
     sentence = f"No times of tokens are recorded, so there is nothing to compare{ready}."
     return Bottleneck(kind="none", sentence=sentence)
 
 
 def _even_request(found: Shares) -> str:
     return (
-        f"Nothing stands out: getting ready took {duration(found.prepare_us)}, reading the prompt "
-        f"{duration(found.prompt_us)}, the answer {duration(found.decode_us)}."
+        f"Nothing stands out: getting ready took {micros(found.prepare_us)}, reading the prompt "
+        f"{micros(found.prompt_us)}, the answer {micros(found.decode_us)}."
     )
 
 

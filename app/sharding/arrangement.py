@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
 from app.errors import BadInput, PlacementError
+from app.figures import size_text
 from app.models.description import COMPUTE_ITEM_BYTES, ModelDescription
-from app.sharding.placement import CONTEXT_ADVICE, NodeCapacity, Placement, place, place_ranges, size_text
+from app.sharding.placement import CONTEXT_ADVICE, NodeCapacity, Placement, place, place_ranges
 from app.sharding.plan import Range, check_ranges, divide, range_text, stage_memory
 
 Capacities = Mapping[int, NodeCapacity]

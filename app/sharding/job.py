@@ -9,11 +9,11 @@ from pathlib import Path
 
 from app.children.work import ChildJob, ProgressCallback
 from app.errors import BadInput, DiskFullError, ModelError, ShardboardError
+from app.figures import size_text
 from app.models.checkpoint import TOKENIZER_FILES
 from app.models.description import ModelDescription
 from app.sharding.cut_process import DISK_FULL, MAX_FILE_BYTES, CutOutcome, CutRequest
 from app.sharding.output_folder import check_output, clear_abandoned, discard, new_workplace
-from app.sharding.placement import size_text
 from app.sharding.plan import Range, check_ranges, stage_bytes
 
 SPARE_BYTES = 16 * 1024 * 1024

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean, median_low
 
 from app.errors import PlacementError
+from app.figures import size_text
 from app.models.description import ModelDescription
 from app.sharding.plan import Range, check_ranges, partition, range_text, stage_memory
 
@@ -302,11 +303,3 @@ def _shortage(stages: Sequence[PlacedStage]) -> str:
         if stage.missing
     ]
     return " ".join(lines)
-
-
-def size_text(nbytes: int) -> str:
-    """Bytes for people: 1.5 GB."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if nbytes >= size:
-            return f"{nbytes / size:.1f} {unit}"
-    return f"{nbytes} bytes"

@@ -10,11 +10,11 @@ import time
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QObject, QTimer, Signal, Slot
 
+from app.cluster.node_state import ANSWERING, NOTHING, Heard, NodeState, node_state
 from app.registry.records import DeploymentRecord, DeploymentStatus, NodeRecord, ShardRecord
 
 if TYPE_CHECKING:
@@ -29,22 +29,6 @@ HISTORY = 600
 """Samples kept for each node: ten minutes at one a second."""
 RATE_SECONDS = 2.0
 """Tokens per second are counted over so long."""
-
-
-class NodeState(StrEnum):
-    CONNECTING = "connecting"
-    UP = "up"
-    DRAINING = "draining"
-    FROZEN = "frozen"
-    """It answers, and its computation does not get on."""
-    DOWN = "down"
-    STOPPED = "stopped"
-    """An agent of this machine that does not run; it can be started."""
-    STARTING = "starting"
-
-
-HEARD = frozenset({NodeState.UP, NodeState.DRAINING, NodeState.FROZEN})
-"""States in which the last report is what the agent says now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +56,7 @@ class NodeView:
     """A node as the window shows it now."""
 
     record: NodeRecord
-    state: NodeState
-    reason: str = ""
-    """Why it is down or frozen."""
+    heard: Heard = NOTHING
     report: HealthReport | None = None
     """The last health report, kept while it is down."""
     rtt: float | None = None
@@ -85,6 +67,15 @@ class NodeView:
     @property
     def id(self) -> int:
         return self.record.id
+
+    @property
+    def state(self) -> NodeState:
+        return node_state(self.record, self.heard)
+
+    @property
+    def reason(self) -> str:
+        """Why it is down, stopped or frozen."""
+        return self.heard.reason
 
     @property
     def name(self) -> str:
@@ -119,7 +110,7 @@ class NodeView:
 
     def stage(self, deployment: str, stage: int) -> StageInfo | None:
         """A stage as its agent told it last; None when it is not there, or nothing is heard of it."""
-        held = self.report.stages if self.report is not None and self.state in HEARD else ()
+        held = self.report.stages if self.report is not None and self.state in ANSWERING else ()
         return next((info for info in held if (info.deployment, info.stage) == (deployment, stage)), None)
 
     @property
@@ -243,10 +234,10 @@ class Cluster(QObject):
             view for view in self.deployments if view.is_ready and any(shard.node_id == node for shard in view.shards)
         )
 
-    def set_state(self, node: int, state: NodeState, reason: str = "") -> None:
-        """Show a node as starting or stopped, which only the window itself knows."""
+    def take_heard(self, node: int, heard: Heard) -> None:
+        """Show at once what the controller is about to tell: an agent that is being started, or does not run."""
         if (view := self.nodes.get(node)) is not None:
-            self.nodes[node] = replace(view, state=state, reason=reason)
+            self.nodes[node] = replace(view, heard=heard)
             self.nodes_changed.emit(frozenset({node}))
 
     # --- what comes in ---
@@ -311,9 +302,9 @@ class Cluster(QObject):
         for record in records:
             known = self.nodes.get(record.id)
             if known is None:
-                fresh[record.id] = NodeView(record, NodeState.CONNECTING)
+                fresh[record.id] = NodeView(record)
             else:
-                fresh[record.id] = replace(known, record=record, state=_with_draining(known.state, record.draining))
+                fresh[record.id] = replace(known, record=record)
                 if fresh[record.id] != known:
                     changed.add(record.id)
         self.nodes = fresh
@@ -328,7 +319,8 @@ class Cluster(QObject):
     @Slot(object)
     def take_node_events(self, events: Iterable[NodeEvent]) -> None:
         """What happened to nodes, oldest first. A node that the lists do not have yet is passed over."""
-        from app.cluster.health import NodeDown, NodeFrozen, NodeHealth, NodeMemoryJudged, NodeUp
+        from app.cluster.health import NodeDown, NodeFrozen, NodeHealth, NodeMemoryJudged, NodeStarting, NodeUp
+        from app.cluster.progress import is_suspect
 
         changed = set()
         for event in events:
@@ -336,25 +328,25 @@ class Cluster(QObject):
             if view is None:
                 self._on_tables_changed(frozenset({"node"}))
                 continue
-            up = _with_draining(NodeState.UP, view.record.draining)
+            heard = view.heard
             match event:
                 case NodeHealth():
-                    frozen = view.state is NodeState.FROZEN and _is_busy(event.report)
-                    state, reason = (NodeState.FROZEN, view.reason) if frozen else (up, "")
-                    view = replace(view, state=state, reason=reason, report=event.report, rtt=event.rtt)
+                    frozen = heard.frozen and is_suspect(event.report.progress)
+                    heard = heard if frozen else Heard(alive=True)
+                    view = replace(view, heard=heard, report=event.report, rtt=event.rtt)
                     self._sample(event.node, event.at.timestamp(), event.report, event.rtt)
                 case NodeFrozen():
-                    view = replace(view, state=NodeState.FROZEN, reason=event.reason)
+                    view = replace(view, heard=Heard(alive=True, frozen=True, reason=event.reason))
+                case NodeStarting():
+                    view = replace(view, heard=replace(heard, starting=True))
                 case NodeDown():
-                    if view.state is not NodeState.STARTING:
-                        stopped = view.is_here and event.kind in ("refused", "stopped")
-                        state = NodeState.STOPPED if stopped else NodeState.DOWN
-                        view = replace(view, state=state, reason=event.reason, rtt=None)
+                    starting = heard.starting and event.kind != "stopped"
+                    view = replace(view, heard=Heard(False, event.kind, event.reason, starting=starting), rtt=None)
                 case NodeMemoryJudged():
                     view = replace(view, memory_problem=event.text if event.differs else "")
                 case NodeUp():
                     problem = "" if event.restarted else view.memory_problem
-                    view = replace(view, state=up, reason="", memory_problem=problem)
+                    view = replace(view, heard=Heard(alive=True), memory_problem=problem)
             self.nodes[event.node] = view
             changed.add(event.node)
         if changed:
@@ -441,13 +433,3 @@ async def _read(controller: Controller, wanted: frozenset[str]) -> Lists:
         )
 
     return await asyncio.to_thread(read)
-
-
-def _with_draining(state: NodeState, draining: bool) -> NodeState:
-    if state in (NodeState.UP, NodeState.DRAINING):
-        return NodeState.DRAINING if draining else NodeState.UP
-    return state
-
-
-def _is_busy(report: HealthReport) -> bool:
-    return report.progress.busy_seconds is not None

@@ -57,6 +57,21 @@ def test_a_child_that_stays_behind_keeps_nobody_waiting(tmp_path: Path) -> None:
     assert ended.seconds < 30
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only there a program can be given cores")
+def test_each_lane_has_cores_of_its_own(tmp_path: Path) -> None:
+    cores = os.sched_getaffinity(0)
+    if len(cores) < 2:
+        pytest.skip("there is one core only")
+    ask = "import os, pathlib, time; time.sleep(0.5); print(*os.sched_getaffinity(0)); {0}"
+    until = "[time.sleep(0.02) for _ in iter(lambda: pathlib.Path({0!r}).exists(), True)]"
+    slow = python("slow", ask.format(until.format("next")))
+    first, following = python("first", ask.format("")), python("next", ask.format("pathlib.Path('next').touch()"))
+    ended = run_side_by_side([slow, first, following], folder=tmp_path, width=2, show=lambda text: None)
+    had = {each.task.name: set(map(int, each.output.split())) for each in ended}
+    assert had["slow"] | had["first"] == cores and not had["slow"] & had["first"]
+    assert had["next"] == had["first"], "whoever follows has the cores of who has ended"
+
+
 def test_a_program_that_hangs_is_ended_and_the_run_goes_on(tmp_path: Path) -> None:
     hanging = python("hanging", "import time; print('all well so far', flush=True); time.sleep(600)")
     talking = python("talking", "import time; [print(i, flush=True) or time.sleep(0.2) for i in range(15)]")

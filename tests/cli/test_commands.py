@@ -90,7 +90,7 @@ def test_models_and_nodes_are_listed(shell: CommandLine) -> None:
     assert [model["name"] for model in shell.json("model", "list")] == ["tiny"]
     assert "between any two layers" in shell.run("model", "inspect", "tiny")
     [node] = shell.json("node", "list")
-    assert node["is_active"] and runs(node["local_pid"])
+    assert node["is_active"] and node["state"] == "up" and runs(node["local_pid"])
     memory = node["memory"]
     assert 10_000_000 < memory["agent"] == memory["believed"] and memory["used"] == 0 < memory["budget"]
     assert memory["held"] > 10_000_000

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-
 import pytest
 
 from app.children.work import JobProgress
-from app.cli.output import ago, layers, number, print_fields, print_table, printable, progress_shown, show_error
+from app.cli.output import print_fields, print_table, printable, progress_shown, show_error
 from app.errors import BadInput
 
 
@@ -47,14 +45,3 @@ def test_bars_stay_away_from_pipes(capsys: pytest.CaptureFixture[str]) -> None:
         bars.job(JobProgress("copying", 10, 10))
     shown = capsys.readouterr()
     assert shown.out == "" and "copying" not in shown.err
-
-
-def test_figures_are_for_people() -> None:
-    assert (layers(0, 10), layers(3, 4)) == ("0-9", "3")
-    assert (number(999), number(134_515_008), number(8_000_000_000)) == ("999", "134.5 M", "8.0 G")
-    now = datetime.now(UTC)
-    assert [ago(None), ago(now - timedelta(minutes=3, seconds=5)), ago(now - timedelta(days=2))] == [
-        "never",
-        "3 min ago",
-        "2 d ago",
-    ]

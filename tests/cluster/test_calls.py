@@ -41,7 +41,7 @@ def test_a_lack_of_memory_is_told_in_figures() -> None:
             b.agent.answers[Load] = Failed(
                 call=0, kind="memory", message="Layers 0 to 1 do not fit.", needed=3 * 2**30, free=2**29
             )
-            with pytest.raises(NodeError, match=r"do not fit \(needed 3.0 GiB, free 512.0 MiB\)") as caught:
+            with pytest.raises(NodeError, match=r"do not fit \(needed 3.2 GB, free 537 MB\)") as caught:
                 await link.load(LOAD, b"{}", [])
             assert caught.value.kind == "memory" and "fewer layers" in caught.value.advice
             await link.close()

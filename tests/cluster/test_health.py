@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from app.cluster.agent_link import AgentLink
 from app.cluster.health import HealthMonitor, NodeDown, NodeEvent, NodeFrozen, NodeHealth, NodeUp
+from app.cluster.node_state import Heard
 from tests.cluster.small_agent import Bench, SmallAgent, bench
 from worker_agent.messages import Health, Progress
 
@@ -79,7 +80,7 @@ def test_beats_are_answered_noted_and_kept() -> None:
             for _ in range(3):
                 health = await w.next(NodeHealth)
             assert 0 < health.rtt < 1 and health.report.boot == "boot1"
-            assert len(w.monitor.history(1)) >= 3 and w.monitor.latest(1) is w.monitor.history(1)[-1]
+            assert w.monitor.latest(1) is health and w.monitor.heard(1) == Heard(alive=True)
             assert w.monitor.is_alive(1) and w.notebook.active == [True]
 
     asyncio.run(scenario())

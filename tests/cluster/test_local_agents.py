@@ -19,9 +19,10 @@ import pytest
 import zmq.asyncio
 
 from app.cluster.controller_identity import ControllerIdentity
-from app.cluster.health import NodeDown, NodeEvent, NodeUp
+from app.cluster.health import NodeDown, NodeEvent, NodeStarting, NodeUp
 from app.cluster.invitations import JoinListener
 from app.cluster.launching import AgentLauncher
+from app.cluster.node_state import NodeState
 from app.cluster.nodes import NodeDirectory
 from app.cluster.weights import send_parts
 from app.errors import BadInput, NodeError
@@ -106,9 +107,14 @@ def test_a_killed_agent_is_down_within_three_seconds_and_can_be_revived(tmp_path
             psutil.Process(record.local_pid).kill()
             down = await m.wait_for(NodeDown, record.id)
             assert isinstance(down, NodeDown) and down.kind == "refused" and time.monotonic() - killed < 3.0
+            assert m.nodes.state(record) is NodeState.STOPPED
 
             m.events.clear()
-            revived = await m.nodes.revive(record.id)
+            revival = asyncio.create_task(m.nodes.revive(record.id))
+            await m.wait_for(NodeStarting, record.id)
+            assert m.nodes.state(record) is NodeState.STARTING
+            revived = await revival
+            assert m.nodes.state(record) is NodeState.UP
             assert (revived.id, revived.address, revived.public_key) == (record.id, record.address, record.public_key)
             up = await m.wait_for(NodeUp, record.id)
             assert isinstance(up, NodeUp) and up.restarted

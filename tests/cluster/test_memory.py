@@ -121,18 +121,18 @@ def test_stages_on_a_gpu_are_judged_by_how_main_memory_grows() -> None:
     watch = MemoryWatch()
     assert changes(watch, report(900 * MB, stage(), **on_gpu), 100) == 0, "what its libraries take is not known before"
     assert changes(watch, report(1_200 * MB, stage(), **on_gpu), LASTING_BEATS) == 1
-    assert "900.0 MB by the agent itself)" in difference_text(watch.base, watch.believed, 1_200 * MB, idle=watch.idle)
+    assert "900 MB by the agent itself)" in difference_text(watch.base, watch.believed, 1_200 * MB, idle=watch.idle)
 
 
 def test_both_figures_are_said_and_what_to_do() -> None:
     more = difference_text(300 * MB, 1_300 * MB, 1_900 * MB, idle=False)
     assert more.startswith(
-        "The agent's process holds 1.9 GB of memory, and 1.3 GB are accounted for (300.0 MB by the agent itself, "
-        "1.0 GB by weights, keys and values): 600.0 MB more."
+        "The agent's process holds 1.9 GB of memory, and 1.3 GB are accounted for (300 MB by the agent itself, "
+        "1 GB by weights, keys and values): 600 MB more."
     )
     assert "stop the agent and start it again" in more
     less = difference_text(300 * MB, 1_300 * MB, 700 * MB, idle=False)
-    assert "600.0 MB less" in less and "end other programs there" in less
+    assert "600 MB less" in less and "end other programs there" in less
 
 
 def test_the_monitor_tells_of_a_difference_once_and_once_of_its_end() -> None:

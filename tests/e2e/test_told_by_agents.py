@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -118,8 +119,8 @@ def test_a_process_that_holds_more_than_its_agent_believes_is_told_and_told_agai
         health = system.controller.nodes.health
         wait_until(lambda: (latest := health.latest(node.id)) is not None and latest.report.stages)
         # long enough to be settled: what it holds is about what it believes
-        beats = len(health.history(node.id))
-        wait_until(lambda: len(health.history(node.id)) > beats + 20)
+        settled = datetime.now(UTC) + 20 * timedelta(seconds=0.2)
+        wait_until(lambda: (latest := health.latest(node.id)) is not None and latest.at > settled)
         assert events(system, node_id=node.id) == [] and health.memory_problem(node.id) == ""
         wish.touch()
         wait_until(lambda: events(system, node_id=node.id))

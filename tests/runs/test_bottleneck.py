@@ -21,7 +21,7 @@ def test_a_stage_on_a_slower_node_is_named_and_told_to_give_layers_away() -> Non
     assert (found.kind, found.stage, found.node) == ("compute", 0, "studio")
     assert found.share == pytest.approx(8.2 / 11.5)
     assert found.sentence == (
-        "Computing on studio (layers 0-11) takes 71 % of each token's time, 8.2 of 11.5 ms: give it fewer layers, "
+        "Computing on studio (layers 0–11) takes 71 % of each token's time, 8.2 of 11.5 ms: give it fewer layers, "
         "mini is faster."
     )
 
@@ -35,7 +35,7 @@ def test_a_stage_that_only_has_more_layers_is_not_called_slow() -> None:
     )
     found = explain(replace(trace, plan=replace(trace.plan, stages=uneven)))
     assert found.kind == "compute"
-    assert found.sentence.startswith("Computing on studio (layers 0-35) takes 71 %")
+    assert found.sentence.startswith("Computing on studio (layers 0–35) takes 71 %")
     assert "it has the most to compute" in found.sentence
 
 
@@ -50,14 +50,14 @@ def test_a_name_with_brackets_gets_no_more_of_them() -> None:
     assert trace.plan is not None
     stages = tuple(replace(stage, node=f"node {stage.node_id} (vm)") for stage in trace.plan.stages)
     found = explain(replace(trace, plan=replace(trace.plan, stages=stages)))
-    assert found.sentence.startswith("Computing on node 1 (vm), layers 0-11, takes 71 %")
+    assert found.sentence.startswith("Computing on node 1 (vm), layers 0–11, takes 71 %")
 
 
 def test_waiting_is_named_where_it_happens() -> None:
     found = explain(trace_of(tokens=20, took_us=20_000, stages=[(11_000, 3_000), (0, 4_000)]))
     assert (found.kind, found.stage, found.node) == ("queue", 0, "studio")
     assert found.sentence.startswith(
-        "Waiting for other requests on studio (layers 0-11) takes 55 % of each token's time, 11 of 20 ms"
+        "Waiting for other requests on studio (layers 0–11) takes 55 % of each token's time, 11 of 20 ms"
     )
 
 

@@ -32,7 +32,7 @@ def names(events: list[dict[str, Any]], what: str) -> list[str]:
 def test_nodes_are_processes_and_stages_are_tracks() -> None:
     events = exported([request_run(trace_of(tokens=3, took_us=10_000, stages=[(0, 4_000), (700, 3_000)]))])
     assert names(events, "process_name") == ["Controller", "Node studio", "Node mini"]
-    assert names(events, "thread_name") == ["Requests", "smol stage 0, layers 0-11", "smol stage 1, layers 12-23"]
+    assert names(events, "thread_name") == ["Requests", "smol stage 0, layers 0–11", "smol stage 1, layers 12–23"]
 
 
 def test_the_times_of_slices_are_those_of_the_trace() -> None:

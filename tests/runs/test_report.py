@@ -94,7 +94,7 @@ def test_one_run_says_what_was_recorded_of_it() -> None:
     page = report([request_run(trace_of(tokens=40, took_us=10_000, stages=STAGES), events=(event,))])
     for said in (
         "<title>Request 7 · Shardboard</title>", "What is the capital of France?", "The capital of France is Paris.",
-        "Computing on studio (layers 0-11) takes 40 %", "layers 12-23", "Ryzen 9, 16 threads", "tokenizers",
+        "Computing on studio (layers 0–11) takes 40 %", "layers 12–23", "Ryzen 9, 16 threads", "tokenizers",
         "12:00:00.250", "a late beat", "900 MB", "temperature", "100 <small>", "LlamaForCausalLM",
         "openai-python 2.1 from 10.0.0.9",
     ):  # fmt: skip

@@ -139,7 +139,7 @@ def test_what_is_missing_counts_all_shards_of_a_node() -> None:
         (six((0, 2, 1), (2, 6, None)), "Shard 2 has no node yet"),
         (six((0, 2, None), (2, 4, None), (4, 6, 1)), "Shards 1 and 2 have no node yet"),
         (six((0, 2, 1), (2, 6, 9)), "node of shard 2 is not available"),
-        (six((0, 6, 1)), "machine1 needs 12.1 kB and has 5.0 kB free: 7.1 kB are missing"),
+        (six((0, 6, 1)), "machine1 needs 12.1 kB and has 5 kB free: 7.1 kB are missing"),
     ],
 )
 def test_what_cannot_be_deployed_says_why(draft: Arrangement, says: str) -> None:

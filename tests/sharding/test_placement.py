@@ -64,8 +64,8 @@ def test_when_nothing_fits_it_says_which_node_lacks_how_much() -> None:
     nodes = [node(7, free=1_500_000_000), node(8, free=1_000_000_000)]
     with pytest.raises(PlacementError) as caught:
         place(description, nodes, **DEFAULTS)  # type: ignore[arg-type]
-    assert "machine7 (node 7) needs 2.0 GB for layers 0-1 and has 1.5 GB free" in str(caught.value)
-    assert "machine8 (node 8) needs 2.0 GB for layers 2-3 and has 1.0 GB free: 1.0 GB are missing" in str(caught.value)
+    assert "machine7 (node 7) needs 2 GB for layers 0-1 and has 1.5 GB free" in str(caught.value)
+    assert "machine8 (node 8) needs 2 GB for layers 2-3 and has 1 GB free: 1 GB are missing" in str(caught.value)
 
 
 def test_no_nodes() -> None:

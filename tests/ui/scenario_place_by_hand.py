@@ -13,11 +13,11 @@ from PySide6.QtCore import QPoint
 from PySide6.QtWidgets import QAbstractItemView, QApplication, QGraphicsView, QPushButton, QToolButton, QWidget
 from pytestqt.qtbot import QtBot
 
+from app.cluster.node_state import NodeState
 from app.models.demo import ensure_demo_model
 from app.models.library import ModelLibrary
 from app.paths import Home
 from app.ui.application import Application
-from app.ui.cluster import NodeState
 from tests.conftest import CACHE
 from tests.ui.on_screen import Mouse
 

@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 from pytestqt.qtbot import QtBot
 
+from app.cluster.node_state import Heard
 from app.errors import BadInput, PlacementError
 from app.sharding.arrangement import Serving
 from app.ui.board.board_model import BlockKind, BoardModel, Selection
-from app.ui.cluster import Lists, NodeState
+from app.ui.cluster import Lists
 from app.ui.workbench import Workbench
 from tests.ui import simulated
 from tests.ui.simulated import MB, deployment, fill, model
@@ -106,8 +107,8 @@ def test_a_change_that_changes_nothing_is_no_step(board: BoardModel) -> None:
 
 
 def test_a_node_that_is_too_small_says_so_and_takes_nothing(board: BoardModel) -> None:
-    assert board.judge_model("large", 1).text == "needs 4.5 GB, 4.0 GB free"
-    with pytest.raises(PlacementError, match=r"node-1 needs 4\.5 GB, 4\.0 GB free"):
+    assert board.judge_model("large", 1).text == "needs 4.5 GB, 4 GB free"
+    with pytest.raises(PlacementError, match=r"node-1 needs 4\.5 GB, 4 GB free"):
         board.place_model("large", 1)
     assert board.model_name == "small" and board.undo_stack.count() == 0
 
@@ -149,16 +150,16 @@ def test_a_shortage_from_other_settings_is_shown_and_may_be_mended(board: BoardM
 
 
 @pytest.mark.parametrize(
-    ("state", "says"),
+    ("heard", "says"),
     [
-        (NodeState.DOWN, "is down: the cable"),
-        (NodeState.STOPPED, "is stopped; start its agent first"),
-        (NodeState.FROZEN, "hangs: the cable"),
-        (NodeState.STARTING, "is starting"),
+        (Heard(False, reason="the cable"), "is down: the cable"),
+        (Heard(False, "stopped", "the cable"), "is stopped; start its agent first"),
+        (Heard(True, reason="the cable", frozen=True), "hangs: the cable"),
+        (Heard(False, starting=True), "is starting"),
     ],
 )
-def test_a_node_that_is_away_is_shown_and_takes_nothing(board: BoardModel, state: NodeState, says: str) -> None:
-    board.workbench.cluster.set_state(2, state, "the cable")
+def test_a_node_that_is_away_is_shown_and_takes_nothing(board: BoardModel, heard: Heard, says: str) -> None:
+    board.workbench.cluster.take_heard(2, heard)
     assert [lane.available for lane in board.lanes()] == [True, False, True]
     assert board.judge_model("small", 2).text == says
     assert board.judge_shard(0, 2) == board.judge_model("small", 2)

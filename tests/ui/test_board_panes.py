@@ -9,6 +9,7 @@ import pytest
 from PySide6.QtWidgets import QWidget
 from pytestqt.qtbot import QtBot
 
+from app.cluster.node_state import Heard
 from app.errors import NodeError
 from app.inference.deploying import DeployProgress
 from app.inference.events import StepPassed
@@ -91,7 +92,7 @@ def test_memory_and_speed_stand_beside_those_of_the_best_single_node(bar: PlanBa
     assert bar.outlook.text().startswith("1.5 GB over 3 nodes · about 1")
     assert "tokens/s, first token in " in bar.outlook.text()
     assert bar.single.text().startswith("Best single node: node-1, 1.5 GB, about 1")
-    assert "Shard 1: 480.0 MB of weights, " in bar.outlook.toolTip()
+    assert "Shard 1: 480 MB of weights, " in bar.outlook.toolTip()
     assert "Between the nodes: " in bar.outlook.toolTip()
 
 
@@ -140,7 +141,7 @@ def test_a_nodes_page_adds_up(inspector: Inspector, board: BoardModel) -> None:
     page = inspector.node
     assert inspector.pages.currentWidget() is page and page.title.text() == "node-2"
     assert page.subtitle.text() == "Made-up CPU 3000"
-    assert page.memory.value("Others") == "2.1 GB" and page.memory.value("In all") == "4.0 GB"
+    assert page.memory.value("Others") == "2.1 GB" and page.memory.value("In all") == "4 GB"
     assert page.stages.value("large") == "layers 0–19, 2.1 GB"
     assert page.stages.value("Shard 2").endswith(", not loaded")
     page.empty.click()
@@ -150,10 +151,9 @@ def test_a_nodes_page_adds_up(inspector: Inspector, board: BoardModel) -> None:
 
 
 def test_a_node_that_is_away_says_why(inspector: Inspector, board: BoardModel) -> None:
-    from app.ui.cluster import NodeState
 
     board.select(Selection(node_id=2))
-    board.workbench.cluster.set_state(2, NodeState.DOWN, "no answer for 3 s")
+    board.workbench.cluster.take_heard(2, Heard(False, reason="no answer for 3 s"))
     board.changed.emit()
     assert inspector.node.subtitle.text() == "Made-up CPU 3000\nIs down: no answer for 3 s"
     assert not inspector.node.place.isEnabled()
@@ -166,7 +166,7 @@ def test_a_shards_page_says_what_it_holds(inspector: Inspector, board: BoardMode
     assert page.title.text() == "Shard 1 of 3"
     assert page.facts.value("Layers") == "0–3 (4 of 12)"
     assert page.facts.value("Also holds") == "embedding" and page.facts.value("Node") == "node-1"
-    assert page.memory.value("Weights") == "480.0 MB in float32"
+    assert page.memory.value("Weights") == "480 MB in float32"
     board.unplace(0)
     assert page.facts.value("Node") == "not placed yet"
     board.set_shards(1)
@@ -213,7 +213,7 @@ def test_deploying_shows_how_far_it_is(board: BoardModel, holder: QWidget) -> No
             DeployProgress("sending", 2, "node-2", 300_000_000, 500_000_000, 80e6),
         )
     )
-    assert panel.text.text() == "Sending 400.0 MB of 900.0 MB (60.0 MB were there), 130.0 MB/s, 6.0 s left"
+    assert panel.text.text() == "Sending 400 of 900 MB (60 MB were there), 130 MB/s, 6 s left"
     assert panel.bar.value() / panel.bar.maximum() == pytest.approx(4 / 9, abs=0.01)
     linking = [DeployProgress("linking", node, f"node-{node}", 500_000_000, 500_000_000) for node in (1, 2, 3)]
     progress = board.lanes()[0].progress

@@ -10,13 +10,14 @@ from PySide6.QtCore import QRectF, Qt
 from PySide6.QtGui import QColor, QImage
 from pytestqt.qtbot import QtBot
 
+from app.cluster.node_state import Heard
 from app.ui.board.block_item import tool_tip
 from app.ui.board.deploying import progress_of
 from app.ui.board.lanes import Block, BlockKind, LaneView, NodeProgress
 from app.ui.board.scene_layout import GRIP_WIDTH, Density, bar_places, grid
 from app.ui.board.scene_routes import Port, routes
 from app.ui.board.scene_text import lane_text, progress_bytes, progress_pace, progress_phase
-from app.ui.cluster import Activity, NodeState
+from app.ui.cluster import Activity
 from app.ui.workbench import Workbench
 from tests.ui import simulated
 from tests.ui.board_stand_in import MB, Stand, stand
@@ -123,7 +124,7 @@ def test_nodes_come_and_go(qtbot: QtBot, quiet_workbench: Workbench) -> None:
 def test_a_node_that_is_down_says_why(qtbot: QtBot, quiet_workbench: Workbench) -> None:
     made = stand(qtbot, quiet_workbench)
     with qtbot.waitSignal(made.board.changed):
-        quiet_workbench.cluster.set_state(2, NodeState.DOWN, "the connection was refused")
+        quiet_workbench.cluster.take_heard(2, Heard(False, reason="the connection was refused"))
     assert "down" in made.view.accessibleDescription()
     made.view.grab()
     assert "the connection was refused" in made.view.board_scene.cards[2].toolTip()
@@ -154,8 +155,8 @@ def test_deploying_shows_how_far_each_node_is(
     made = stand(qtbot, quiet_workbench, budget=1_000 * MB)
     made.board.propose()
     progress = NodeProgress("sending", 100 * MB, 400 * MB, 800 * MB, 100e6, 4.0, "sending, 400 of 800 MB")
-    assert progress_pace(progress) == "100.0 MB/s · 4.0 s left"
-    assert progress_bytes(progress) == "400.0 MB of 800.0 MB · 100.0 MB already there"
+    assert progress_pace(progress) == "100 MB/s · 4 s left"
+    assert progress_bytes(progress) == "400 of 800 MB · 100 MB already there"
     assert progress_phase(progress) == "Sending"
     waiting = progress_of("waiting", 0, 0, 0, 0.0, None)
     assert (progress_phase(waiting), progress_bytes(waiting)) == ("Waiting", ""), "it is said once"

@@ -149,7 +149,7 @@ def test_dragging_a_boundary_moves_layers(made: Stand, qtbot: QtBot) -> None:
     width = made.view.board_scene.stage_blocks()[0].rect.width()
     end = _take_boundary(made, qtbot, before + 1)
     assert made.view.figures.head.text() == f"Layers 0–{before} | {before + 1}–11"
-    assert made.view.figures.body.text().count("of 1.0 GB") == 2
+    assert made.view.figures.body.text().count("of 1 GB") == 2
     assert made.view.board_scene.stage_blocks()[0].rect.width() > width
     assert made.board.boundaries() == (before,)
     with qtbot.waitSignal(made.view.dropped) as told:

@@ -11,13 +11,13 @@ from PySide6.QtCore import QPoint, Qt
 from PySide6.QtWidgets import QMessageBox, QPushButton
 from pytestqt.qtbot import QtBot
 
+from app.cluster.node_state import Heard, NodeState
 from app.inference.parameters import GenerationParameters
 from app.jobs.works import register_model
 from app.models.library import ModelLibrary
 from app.paths import Home
 from app.ui.board.board_model import Selection
 from app.ui.board.board_screen import BoardScreen
-from app.ui.cluster import NodeState
 from app.ui.notices import Notice
 from app.ui.workbench import Workbench
 from tests.ui.simulated import fill, model
@@ -94,7 +94,7 @@ def test_a_refused_command_is_told(screen: BoardScreen, qtbot: QtBot) -> None:
     told: list[Notice] = []
     screen.workbench.notices.toasted.connect(told.append)
     for node in (2, 3):
-        screen.workbench.cluster.set_state(node, NodeState.DOWN, "no power")
+        screen.workbench.cluster.take_heard(node, Heard(False, reason="no power"))
     press(qtbot, screen, Qt.Key.Key_Right, Qt.KeyboardModifier.ShiftModifier)
     assert told[0].text == "Shard 1 stays where it is: node-3 is down: no power."
 

@@ -10,7 +10,8 @@ from PySide6.QtCore import Qt
 from pytestqt.qtbot import QtBot
 
 from app.cluster.health import NodeDown, NodeFrozen
-from app.ui.cluster import Lists, NodeState
+from app.cluster.node_state import Heard
+from app.ui.cluster import Lists
 from app.ui.nodes.node_row import NodeColumn
 from app.ui.nodes.nodes_model import NodeRole, NodesModel
 from app.ui.nodes.nodes_proxy import NodesProxy
@@ -57,8 +58,8 @@ def test_cells_say_what_a_node_is_and_does(quiet_workbench: Workbench) -> None:
     assert text(nodes, 0, NodeColumn.STATE) == "Up"
     assert text(nodes, 0, NodeColumn.HEARTBEAT) == "now"
     assert text(nodes, 0, NodeColumn.CPU) == "12 %"
-    assert text(nodes, 0, NodeColumn.MEMORY) == "1.2 of 4.0 GB"
-    assert text(nodes, 0, NodeColumn.ROUND_TRIP) == "2 ms"
+    assert text(nodes, 0, NodeColumn.MEMORY) == "1.2 of 4 GB"
+    assert text(nodes, 0, NodeColumn.ROUND_TRIP) == "2.1 ms"
     assert text(nodes, 0, NodeColumn.SHARDS) == "layers 0–14 of SmolLM2"
     assert text(nodes, 1, NodeColumn.SHARDS) == "layers 15–29 of SmolLM2"
     assert text(nodes, 0, NodeColumn.CPU, NodeRole.SORT) == 12.4
@@ -75,7 +76,7 @@ def test_a_node_that_is_lost_says_why_and_shows_no_old_figures(quiet_workbench: 
     assert "3 health beats" in text(nodes, 0, NodeColumn.STATE, Qt.ItemDataRole.ToolTipRole)
     assert text(nodes, 0, NodeColumn.STATE, NodeRole.ROW).reason == "It has left 3 health beats unanswered."
     assert text(nodes, 0, NodeColumn.CPU) == "–" == text(nodes, 0, NodeColumn.ROUND_TRIP)
-    assert text(nodes, 0, NodeColumn.MEMORY) == "– of 4.0 GB"
+    assert text(nodes, 0, NodeColumn.MEMORY) == "– of 4 GB"
     assert text(nodes, 1, NodeColumn.STATE) == "Frozen"
 
 
@@ -126,7 +127,7 @@ def test_columns_sort_by_what_they_mean(quiet_workbench: Workbench, column: Node
     cluster = quiet_workbench.cluster
     cluster.take_lists(Lists(nodes=tuple(node_record(id) for id in (10, 2, 9))))
     cluster.take_node_events([health(10), NodeDown(9, datetime.now(UTC), "timeout", "Gone.")])
-    cluster.set_state(2, NodeState.STARTING)
+    cluster.take_heard(2, Heard(False, starting=True))
     nodes = NodesModel(cluster)
     proxy = NodesProxy(nodes)
     proxy.sort(column)

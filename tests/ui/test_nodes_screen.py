@@ -14,7 +14,8 @@ from PySide6.QtWidgets import QAbstractButton, QDialog, QToolButton
 from pytestqt.qtbot import QtBot
 
 from app.cluster.health import NodeDown
-from app.ui.cluster import Lists, NodeState
+from app.cluster.node_state import NodeState
+from app.ui.cluster import Lists
 from app.ui.nodes.graph_series import Figure, NodeSeries
 from app.ui.nodes.nodes_screen import NodesScreen
 from app.ui.workbench import Workbench

@@ -150,7 +150,7 @@ def test_jobs_and_deployments_have_tables_of_their_own(screen: RunsScreen, qtbot
     screen.tabs.setCurrentIndex(1)
     qtbot.waitUntil(lambda: screen.detail.story is not None and screen.detail.story.kind == "job")
     assert rows(screen, 2) == ["Cut smollm into 2 shards"]
-    qtbot.waitUntil(lambda: "layers 0–14, layers 15–29" in shown(screen) and "538.1 MB" in shown(screen))
+    qtbot.waitUntil(lambda: "layers 0–14, layers 15–29" in shown(screen) and "538 MB" in shown(screen))
     screen.open_with("deadbeef")
     qtbot.waitUntil(lambda: screen.detail.story is not None and screen.detail.story.kind == "deployment")
     assert rows(screen, 0) == ["Loading"]

@@ -95,7 +95,7 @@ def test_storage_says_what_the_folders_take(workbench: Workbench, qtbot: QtBot) 
     section = StorageSection(workbench)
     qtbot.addWidget(section)
     qtbot.waitUntil(lambda: "free on this disk" in section.free.text())
-    assert "3.0 MB" in [label.text() for label in section.findChildren(QLabel)]
+    assert "3 MB" in [label.text() for label in section.findChildren(QLabel)]
 
 
 def test_a_folder_counts_all_files_below_it(tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_a_running_step_shows_how_far_it_is(page: WelcomePage, quiet_workbench: 
     page.primary.click()  # the controller is never opened here: the call waits
     assert page.setup.agents.state is StepState.RUNNING and page.setup.state is SetupState.RUNNING
     page.setup.agents.show_progress(StepProgress("Sending", 31_000_000, 93_000_000, 12.3))
-    assert page.cards[0].status.text() == "Sending · 31.0 MB of 93.0 MB · about 12 s left"
+    assert page.cards[0].status.text() == "Sending · 31 of 93 MB · about 12 s left"
     assert page.cards[0].bar.isVisible() and page.cards[0].bar.value() == 333
     assert page.cancel.isVisible() and not page.primary.isEnabled()
     assert page.busy_with() == ["starting the agents"]

@@ -10,6 +10,8 @@ from PySide6.QtWidgets import QLabel, QWidget
 from pytestqt.qtbot import QtBot
 
 from app.cluster.health import NodeDown, NodeMemoryJudged, NodeUp
+from app.cluster.node_state import Heard, NodeState
+from app.figures import size_text
 from app.ui.board.block_item import tool_tip
 from app.ui.board.board_commands import BoardCommands
 from app.ui.board.board_model import BoardModel, Selection
@@ -18,8 +20,6 @@ from app.ui.board.inspector import Inspector
 from app.ui.board.scene_layout import BlockPlace
 from app.ui.board.scene_text import lane_text
 from app.ui.board.ways import breakable
-from app.ui.cluster import NodeState
-from app.ui.formats import size_text
 from app.ui.nodes.node_row import NodeColumn
 from app.ui.nodes.node_words import details_text, process_text
 from app.ui.nodes.nodes_model import NodeRole, NodesModel
@@ -31,7 +31,7 @@ SMALL = model("small")
 DEPLOYED = deployment("a", SMALL, [(1, 0, 6), (2, 6, 12)])
 WHOLE = (Way("norms", 12, 12), Way("batched", 6, 6), Way("packed", 0, 0, "there are no such kernels for float16"))
 PARTLY = (Way("norms", 12, 12), Way("batched", 2, 6, "layer 8: it differs by 3 %"), WHOLE[2])
-TROUBLE = "The agent's process holds 1.9 GB of memory, and 1.3 GB are accounted for: 600.0 MB more."
+TROUBLE = "The agent's process holds 1.9 GB of memory, and 1.3 GB are accounted for: 600 MB more."
 
 
 @pytest.fixture
@@ -103,10 +103,10 @@ def test_a_shard_that_runs_slower_than_it_might_is_marked(board: BoardModel) -> 
 def test_a_nodes_page_says_what_its_process_should_hold_and_holds(inspector: Inspector, board: BoardModel) -> None:
     board.select(Selection(node_id=1))
     facts = inspector.node.process
-    assert facts.value("Agent itself") == "300.0 MB"
+    assert facts.value("Agent itself") == "300 MB"
     expected = 300 * MB + sum(block.memory for block in board.lanes()[0].blocks)
     assert facts.value("Expected") == f"{size_text(expected)} once caches are full"
-    assert (facts.value("Accounted"), facts.value("Holds")) == ("410.0 MB now", "410.0 MB now")
+    assert (facts.value("Accounted"), facts.value("Holds")) == ("410 MB now", "410 MB now")
     with pytest.raises(KeyError):
         facts.value("Note")
     board.workbench.cluster.take_node_events([NodeMemoryJudged(1, datetime.now(UTC), True, TROUBLE)])
@@ -119,7 +119,7 @@ def test_memory_that_is_not_accounted_for_is_marked_until_it_is_over(quiet_workb
     fill(cluster, nodes=2)
     nodes = NodesModel(cluster)
     cell = nodes.index(0, NodeColumn.MEMORY)
-    assert "Its process holds 300.0 MB; 300.0 MB are accounted for" in cell.data(Qt.ItemDataRole.ToolTipRole)
+    assert "Its process holds 300 MB; 300 MB are accounted for" in cell.data(Qt.ItemDataRole.ToolTipRole)
     cluster.take_node_events([NodeMemoryJudged(1, datetime.now(UTC), True, TROUBLE), health(1, held=1_900 * MB)])
     nodes.flush()
     assert cell.data(NodeRole.ROW).memory_problem == TROUBLE
@@ -145,13 +145,13 @@ def test_a_nodes_details_say_what_the_agent_takes_also_while_it_is_away(quiet_wo
     fill(cluster, nodes=1)
     cluster.take_node_events([health(1, used=700 * MB)])
     assert process_text(cluster.nodes[1]) == (
-        "Its process holds 1.0 GB; 1.0 GB are accounted for, 300.0 MB by the agent itself"
+        "Its process holds 1 GB; 1 GB are accounted for, 300 MB by the agent itself"
     )
-    assert "memory of its process: 1.0 GB, accounted for 1.0 GB (the agent itself 300.0 MB)" in details_text(
+    assert "memory of its process: 1 GB, accounted for 1 GB (the agent itself 300 MB)" in details_text(
         cluster.nodes[1], ()
     )
-    cluster.set_state(1, NodeState.DOWN)
-    assert process_text(cluster.nodes[1]) == "The agent itself takes 300.0 MB besides"
+    cluster.take_heard(1, Heard(False))
+    assert process_text(cluster.nodes[1]) == "The agent itself takes 300 MB besides"
 
 
 def test_long_words_may_end_a_line() -> None:

@@ -14,11 +14,11 @@ import pytest
 from PySide6.QtWidgets import QApplication
 from pytestqt.qtbot import QtBot
 
+from app.cluster.node_state import NodeState
 from app.paths import Home
 from app.registry import Registry, RequestStatus
 from app.ui.application import Application
 from app.ui.chat.conversation import from_json
-from app.ui.cluster import NodeState
 from app.ui.window.closing import AskDialog
 from tests.conftest import CACHE
 from tests.ui.jobs_support import children

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from app.api.bodies import AddNode, DrainNode, Nothing, accepts, body_of, done
 from app.api.state import Number, TheController, node_views
 from app.api.views import ALWAYS, NodeList, NodeView, errors
+from app.cluster.node_state import NodeState
 from app.errors import BadInput, Conflict, NodeError, RegistryError
 
 router = APIRouter(prefix="/shard/api/nodes", tags=["nodes"], responses=errors(*ALWAYS))
@@ -56,7 +57,7 @@ async def remove(
     """
     record = await controller.remove_node(str(node_id))
     view = NodeView.of(controller, record)
-    view.state, view.problem = "down", "It was removed."
+    view.state, view.problem = NodeState.DOWN, "It was removed."
     return done(request, view, PAGE)
 
 

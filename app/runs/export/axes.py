@@ -6,7 +6,7 @@ import math
 
 from msgspec import Struct
 
-from app.runs.figures import duration
+from app.figures import micros
 
 
 class Tick(Struct, frozen=True):
@@ -18,9 +18,7 @@ class Tick(Struct, frozen=True):
 
 def time_ticks(end: int) -> tuple[Tick, ...]:
     return (
-        tuple(Tick(mark * 100 / end, duration(mark) if mark else "0") for mark in round_marks(0, end))
-        if end > 0
-        else ()
+        tuple(Tick(mark * 100 / end, micros(mark) if mark else "0") for mark in round_marks(0, end)) if end > 0 else ()
     )
 
 
@@ -29,7 +27,7 @@ def duration_axis(limit: float) -> tuple[float, tuple[Tick, ...]]:
     step = round_step(limit / 4) if limit > 0 else 1.0
     count = math.ceil(limit / step) if limit > 0 else 1
     return step * count, tuple(
-        Tick(number * 100 / count, duration(number * step) if number else "0") for number in range(count + 1)
+        Tick(number * 100 / count, micros(number * step) if number else "0") for number in range(count + 1)
     )
 
 

@@ -14,8 +14,8 @@ from statistics import median
 
 from msgspec import Struct
 
+from app.figures import micros, token_rate
 from app.runs.export.axes import Tick, duration_axis, round_marks, round_step, time_ticks, token_ticks
-from app.runs.figures import duration, rate_text
 from app.runs.trace import Phase, RequestTrace, TokenTime
 from app.runs.waterfall import Bar, bars
 
@@ -112,10 +112,10 @@ def waterfall(trace: RequestTrace) -> Chart | None:
             x += width * us / whole
         name = _row_name(row)
         names.append(Tick((number + 0.5) * 100 / len(rows), name))
-        spots.append(_spot(left, number * pitch, max(width, 4), pitch, f"{name}: {duration(ended - began)}", totals))
+        spots.append(_spot(left, number * pitch, max(width, 4), pitch, f"{name}: {micros(ended - began)}", totals))
     remark = "" if len(rows) == len(trips) else "Tokens that follow each other share a row, with their parts added up."
     return Chart(
-        label=f"Waterfall of {len(trips)} steps over {duration(end)}",
+        label=f"Waterfall of {len(trips)} steps over {micros(end)}",
         pixels=ROW_PIXELS * len(rows) + 4,
         shapes=paths.shapes(),
         spots=tuple(spots),
@@ -152,14 +152,14 @@ def columns(trace: RequestTrace) -> Chart | None:
             paths.add(look_of(kind, stage), x, y, width, tall)
         if height > scale:
             paths.add("cut", x, 0, width, HEIGHT / 50)
-        slowest = f", at most {duration(peak)}" if len(group) > 1 else ""
-        title = f"{_row_name(group)}: {duration(height)}{' each' if len(group) > 1 else ''}{slowest}"
+        slowest = f", at most {micros(peak)}" if len(group) > 1 else ""
+        title = f"{_row_name(group)}: {micros(height)}{' each' if len(group) > 1 else ''}{slowest}"
         spots.append(_spot(number * pitch, 0, pitch, HEIGHT, title, totals, len(group)))
     remarks = []
     if len(groups) < len(answer):
         remarks.append(f"A column is the mean of {len(groups[0])} tokens; the pale part reaches to the slowest.")
     if top > scale:
-        remarks.append(f"The slowest took {duration(top)}, more than fits here.")
+        remarks.append(f"The slowest took {micros(top)}, more than fits here.")
     first, last = answer[0].token or 0, answer[-1].token or 0
     return Chart(
         label=f"How long each of {len(answer)} tokens took",
@@ -193,7 +193,7 @@ def speed(trace: RequestTrace) -> Chart | None:
     level = HEIGHT - mean / top * HEIGHT
     pitch = WIDTH / len(points)
     return Chart(
-        label=f"Tokens per second over {duration(ended - began)}: {rate_text(mean)} on average",
+        label=f"Tokens per second over {micros(ended - began)}: {token_rate(mean)} on average",
         pixels=140,
         shapes=(
             Shape("area", f"{line}V{HEIGHT}H0z"),
@@ -201,12 +201,12 @@ def speed(trace: RequestTrace) -> Chart | None:
             Shape("mean", f"M0 {_short(level)}H{WIDTH}"),
         ),
         spots=tuple(
-            Spot(number * pitch, 0, pitch, HEIGHT, f"{duration(at)} after it was asked: {rate_text(each)}")
+            Spot(number * pitch, 0, pitch, HEIGHT, f"{micros(at)} after it was asked: {token_rate(each)}")
             for number, (at, each) in enumerate(points)
         ),
-        across=tuple(Tick((t - began) * 100 / (ended - began), duration(t)) for t in round_marks(began, ended)),
+        across=tuple(Tick((t - began) * 100 / (ended - began), micros(t)) for t in round_marks(began, ended)),
         up=tuple(Tick(mark * 100 / top, f"{mark:g}") for mark in marks),
-        remark=f"The dashed line is the mean, {rate_text(mean)}.",
+        remark=f"The dashed line is the mean, {token_rate(mean)}.",
     )
 
 
@@ -225,11 +225,11 @@ def phase_chart(phases: Sequence[Phase], took_us: int) -> Chart | None:
         for phase in row:
             x, width = phase.began_us / end * WIDTH, (phase.ended_us - phase.began_us) / end * WIDTH
             paths.add(f"s{names.index(phase.name) % 8}", x, top, max(width, 2), pitch * (1 - GAP))
-            title = f"{phase.name}: {duration(phase.ended_us - phase.began_us)}"
+            title = f"{phase.name}: {micros(phase.ended_us - phase.began_us)}"
             spots.append(Spot(round(x, 1), round(top, 1), round(max(width, 4), 1), round(pitch, 1), title))
         labels.append(Tick((number + 0.5) * 100 / len(rows), row[0].node or "controller"))
     return Chart(
-        label=f"{len(phases)} phases over {duration(end)}",
+        label=f"{len(phases)} phases over {micros(end)}",
         pixels=26 * len(rows),
         shapes=paths.shapes(),
         spots=tuple(spots),
@@ -279,7 +279,7 @@ def _spot(
     for kind, stage, us in totals:
         name = "wire" if stage is None else f"stage {stage} {'waited' if kind == 'queue' else 'computed'}"
         sums[name] = sums.get(name, 0) + us
-    told = ", ".join(f"{name} {duration(us / count)}" for name, us in sums.items() if us)
+    told = ", ".join(f"{name} {micros(us / count)}" for name, us in sums.items() if us)
     return Spot(round(x, 1), round(y, 1), round(width, 1), round(height, 1), f"{title}\n{told}" if told else title)
 
 

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from app.runs.figures import layers
+from app.figures import layers
 from app.runs.run import Run
 from app.runs.trace import DeploymentTrace, JobTrace, Phase, RequestTrace
 from app.runs.waterfall import Bar, bars, node_name, stage_count

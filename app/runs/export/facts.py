@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from msgspec import Struct
 
-from app.runs.figures import size
+from app.figures import size_text
 from app.runs.run import Run
 from app.runs.trace import DeploymentTrace, JobTrace, NodeFacts, NodeMemory, RequestTrace, Versions
 
@@ -103,9 +103,10 @@ def memory_table(memory: Sequence[NodeMemory], nodes: Sequence[NodeFacts]) -> Ta
     for each in memory:
         node = facts.get(each.node_id)
         name = _named(node, nodes) if node is not None else f"node {each.node_id}"
-        total = size(node.memory_total) if node is not None and node.memory_total else "–"
-        told = (size(each.believed), size(each.agent)) if each.believed else ("–", "–")
-        rows.append((name, size(each.process), *told, size(each.used), size(each.budget), size(each.available), total))
+        total = size_text(node.memory_total) if node is not None and node.memory_total else "–"
+        told = (size_text(each.believed), size_text(each.agent)) if each.believed else ("–", "–")
+        of_stages = (size_text(each.used), size_text(each.budget))
+        rows.append((name, size_text(each.process), *told, *of_stages, size_text(each.available), total))
     columns = (
         "Node", "Agent's process", "Accounted for", "Agent itself", "Used by stages", "Budget", "Available", "Machine"
     )  # fmt: skip

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
+from app.figures import layers, micros, percent, size_text, token_rate
 from app.runs.bottleneck import Bottleneck, explain
 from app.runs.export.charts import Chart, columns, phase_chart, phase_names, speed, waterfall
 from app.runs.export.facts import (
@@ -20,7 +21,6 @@ from app.runs.export.facts import (
     software_facts,
     value_text,
 )
-from app.runs.figures import duration, layers, percent, rate_text, size
 from app.runs.run import Run, RunEvent
 from app.runs.trace import DeploymentTrace, JobTrace, NodeFacts, NodeMemory, Phase, Plan, RequestTrace
 from app.runs.waterfall import Shares, shares
@@ -47,7 +47,7 @@ class Slice(Struct, frozen=True):
 
     @property
     def words(self) -> str:
-        return f"{duration(self.us)}, {percent(self.share)}"
+        return f"{micros(self.us)}, {percent(self.share)}"
 
 
 class StageLine(Struct, frozen=True, kw_only=True):
@@ -108,7 +108,7 @@ def section_of(run: Run, number: int) -> Section:
         status=run.status,
         tone=TONES.get(run.status, "busy"),
         when=moment(run.created_at),
-        took="–" if took is None else duration(took),
+        took="–" if took is None else micros(took),
         error=run.error or "",
         origin=origin_text(run),
         cards=(),
@@ -135,10 +135,10 @@ def _request(common: Section, run: Run, trace: RequestTrace) -> Section:
     facts = [("Request", overview_facts(run))]
     tokens = len(trace.tokens)
     if trace.tokens:
-        cards.append(("First token after", duration(trace.tokens[0].at_us)))
+        cards.append(("First token after", micros(trace.tokens[0].at_us)))
     if tokens > 1 and found.decode_us > 0:
-        cards.append(("Speed", rate_text((tokens - 1) / found.decode_us * 1e6)))
-        cards.append(("Each token", duration(found.decode_us / (tokens - 1))))
+        cards.append(("Speed", token_rate((tokens - 1) / found.decode_us * 1e6)))
+        cards.append(("Each token", micros(found.decode_us / (tokens - 1))))
     if request is not None:
         cards.append(("Prompt", f"{request.prompt_tokens:,} tokens"))
         cards.append(("Answer", f"{request.completion_tokens:,} tokens"))
@@ -214,7 +214,7 @@ def _texts(run: Run, trace: RequestTrace) -> list[tuple[str, str, str]]:
 def _phased(common: Section, run: Run, trace: DeploymentTrace | JobTrace, took: int | None) -> Section:
     whole = trace.took_us or took or 0
     moved = sum(phase.total_bytes - phase.already_bytes for phase in trace.phases)
-    cards = [("Time", duration(whole))]
+    cards = [("Time", micros(whole))]
     nodes: tuple[NodeFacts, ...] = ()
     memory: tuple[NodeMemory, ...] = ()
     if isinstance(trace, DeploymentTrace):
@@ -224,7 +224,7 @@ def _phased(common: Section, run: Run, trace: DeploymentTrace | JobTrace, took: 
             cards.append(("Layers", f"{max((stage.end for stage in trace.plan.stages), default=0)}"))
             cards.append(("Context", f"{trace.plan.context:,} tokens"))
     if moved > 0:
-        cards.append(("Moved", size(moved)))
+        cards.append(("Moved", size_text(moved)))
     facts = [(run.kind.capitalize(), overview_facts(run))]
     if run.job is not None:
         facts.append(("Result", tuple((name, value_text(value)) for name, value in run.job.details.items())))
@@ -246,7 +246,7 @@ def _phase_legend(phases: Sequence[Phase]) -> tuple[tuple[str, str], ...]:
     lines = []
     for number, name in enumerate(phase_names(phases)):
         times = sorted(max(0, phase.ended_us - phase.began_us) for phase in phases if phase.name == name)
-        shown = list(dict.fromkeys((duration(times[0]), duration(times[-1]))))
+        shown = list(dict.fromkeys((micros(times[0]), micros(times[-1]))))
         lines.append((f"{name}: {' to '.join(shown)}", f"s{number % 8}"))
     return tuple(lines)
 
@@ -262,16 +262,16 @@ def _stages(plan: Plan | None, found: Shares | None) -> tuple[StageLine, ...]:
             node=stage.node or f"node {stage.node_id}",
             layers=layers(stage.start, stage.end),
             count=stage.end - stage.start,
-            weights=size(stage.weight_bytes) if stage.weight_bytes else "–",
-            kv=size(stage.kv_bytes) if stage.kv_bytes else "–",
+            weights=size_text(stage.weight_bytes) if stage.weight_bytes else "–",
+            kv=size_text(stage.kv_bytes) if stage.kv_bytes else "–",
             ways=tuple(way_lines(stage.ways)),
         )
         if found is not None and number < len(found.stages) and found.decode_us > 0:
             totals, trips = found.stages[number], max(1, found.tokens - 1)
             line = StageLine(
                 number=line.number, node=line.node, layers=line.layers, count=line.count, weights=line.weights,
-                kv=line.kv, ways=line.ways, compute=duration(totals.compute_us / trips),
-                queue=duration(totals.queue_us / trips),
+                kv=line.kv, ways=line.ways, compute=micros(totals.compute_us / trips),
+                queue=micros(totals.queue_us / trips),
                 compute_share=min(1.0, totals.compute_us / found.decode_us),
                 queue_share=min(1.0, totals.queue_us / found.decode_us),
             )  # fmt: skip

@@ -6,10 +6,10 @@ from PySide6.QtCore import QRectF, Qt
 from PySide6.QtGui import QColor, QPainter, QPainterPath, QPen
 from PySide6.QtWidgets import QGraphicsItem, QStyleOptionGraphicsItem, QWidget
 
+from app.figures import layers_text, size_text
 from app.ui.board.lanes import Block, BlockKind
 from app.ui.board.scene_layout import BlockPlace
 from app.ui.board.scene_look import Look, faded, mixed, shrunk
-from app.ui.formats import layers_text, size_text
 from app.ui.icons import draw_icon
 
 RADIUS = 6.0

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from PySide6.QtCore import QObject, Signal, Slot
 
 from app.errors import ShardboardError
+from app.figures import amount_text, data_rate, size_text, time_left
 from app.sharding.placement import Placement
 from app.ui.board.lanes import NodeProgress
 from app.ui.bridge import window_origin
-from app.ui.formats import duration, rate, size_text
 from app.ui.notices import Level, NoticeAction
 
 if TYPE_CHECKING:
@@ -249,14 +249,14 @@ class Deploying(QObject):
 def progress_of(
     phase: str, already: int, done: int, total: int, speed: float, seconds_left: float | None
 ) -> NodeProgress:
-    """Figures with their line of text: Sending 1.2 of 4.0 GB (0.8 GB were there), 110.0 MB/s, 25.3 s left."""
+    """Figures with their line of text: Sending 1.2 of 4 GB (800 MB were there), 110 MB/s, 25 s left."""
     words = [PHASES.get(phase, phase.capitalize())]
     if total and phase in ("hashing", "sending", "loading"):
-        words = [f"{words[0]} {size_text(done)} of {size_text(total)}"]
+        words = [f"{words[0]} {amount_text(done, total)}"]
         if already:
             words[0] += f" ({size_text(already)} were there)"
         if speed > 0:
-            words.append(rate(speed))
+            words.append(data_rate(speed))
             if seconds_left is not None:
-                words.append(f"{duration(seconds_left)} left")
+                words.append(f"{time_left(seconds_left)} left")
     return NodeProgress(phase, already, done, total, speed, seconds_left, ", ".join(words))

@@ -10,10 +10,10 @@ from PySide6.QtCore import QByteArray, QMimeData, QPoint, QRectF, QSize, Qt
 from PySide6.QtGui import QDrag, QPainter, QPixmap
 from PySide6.QtWidgets import QWidget
 
+from app.figures import layers_text, size_text
 from app.ui.board.block_item import paint_block
 from app.ui.board.lanes import MIME_MODEL, MIME_SHARD, Block, BlockKind, LaneView, Verdict
 from app.ui.board.scene_look import Look
-from app.ui.formats import layers_text, size_text
 
 if TYPE_CHECKING:
     from app.sharding.arrangement import Arrangement

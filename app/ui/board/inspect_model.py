@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 from PySide6.QtCore import Slot
 from PySide6.QtWidgets import QWidget
 
+from app.figures import count_text, layers, size_text
 from app.models.description import ModelDescription
 from app.sharding.arrangement import StageSizes
-from app.ui.board.library_model import parameters_text
 from app.ui.board.page import Page
 from app.ui.board.ways import StageWays, show_ways
 from app.ui.cluster import Cluster, DeploymentView
-from app.ui.formats import layers_text, size_text
 
 if TYPE_CHECKING:
     from app.ui.board.board_commands import BoardCommands
@@ -64,7 +63,7 @@ class InspectModel(Page):
         self.subtitle.setText(model.architecture)
         self.facts.show_facts(
             (
-                ("Parameters", parameters_text(model.parameters).removesuffix(" parameters")),
+                ("Parameters", count_text(model.parameters)),
                 ("Layers", str(model.num_layers)),
                 ("Stored", f"{size_text(model.weight_bytes)}, {model.dtype}"),
                 ("Context", f"{model.max_context:,} tokens"),
@@ -92,7 +91,7 @@ class InspectModel(Page):
 def _stage_ways(cluster: Cluster, view: DeploymentView) -> list[StageWays]:
     """Of the stages of which something is heard, with how they are named where they differ."""
     return [
-        (f"{cluster.nodes[shard.node_id].name}, layers {layers_text(shard.start_layer, shard.end_layer)}", ways)
+        (f"{cluster.nodes[shard.node_id].name}, {layers(shard.start_layer, shard.end_layer)}", ways)
         for shard, ways in cluster.ways(view)
         if shard.node_id is not None
     ]

@@ -8,11 +8,11 @@ from PySide6.QtCore import Slot
 from PySide6.QtWidgets import QWidget
 
 from app.errors import ShardboardError
+from app.figures import ago, data_rate, duration, layers, size_text
 from app.ui.board.facts import Fact
 from app.ui.board.lanes import BlockKind, LaneView, unavailable_because
 from app.ui.board.page import Page
 from app.ui.cluster import NodeView
-from app.ui.formats import ago, duration, layers_text, rate, size_text
 from app.ui.notices import Level
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class InspectNode(Page):
                 ("State", view.state.value),
                 ("Address", view.record.address.removeprefix("tcp://")),
                 ("Round trip", duration(view.rtt) if view.rtt is not None else ""),
-                ("Reads weights", rate(speed.read_bytes_per_second) if speed is not None else ""),
+                ("Reads weights", data_rate(speed.read_bytes_per_second) if speed is not None else ""),
                 ("Last seen", ago(view.record.last_heartbeat)),
             )
         )
@@ -138,8 +138,7 @@ def process_facts(lane: LaneView) -> list[Fact]:
 def _shard_facts(lane: LaneView) -> list[tuple[str, str]]:
     facts = []
     for block in lane.blocks:
-        layers = f"layers {layers_text(block.start, block.end)}"
         name = f"Shard {block.stage + 1}" if block.stage is not None else block.label
-        text = f"{layers}, {size_text(block.memory)}"
+        text = f"{layers(block.start, block.end)}, {size_text(block.memory)}"
         facts.append((name, text + (", not loaded" if block.kind is BlockKind.PROPOSED else "")))
     return facts or [("None", "nothing is placed here")]

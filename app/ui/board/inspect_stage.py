@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from PySide6.QtWidgets import QWidget
 
+from app.figures import layers_text, size_text
 from app.ui.board.page import Page
 from app.ui.board.ways import show_ways
-from app.ui.formats import layers_text, size_text
 
 if TYPE_CHECKING:
     from app.ui.board.board_commands import BoardCommands

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from app.errors import ShardboardError
+from app.figures import layers, layers_text, size_text
 from app.sharding.arrangement import Arrangement
 from app.ui.board.lanes import Verdict, fit, unavailable_because
-from app.ui.formats import layers_text, size_text
 
 if TYPE_CHECKING:
     from app.ui.board.board_model import BoardModel
@@ -71,7 +71,7 @@ class Judge:
         one, other = made.pieces[boundary], made.pieces[boundary + 1]
         return Verdict(
             True,
-            f"layers {layers_text(one.start, one.end)} ({size_text(made.memory(boundary))}) and "
+            f"{layers(one.start, one.end)} ({size_text(made.memory(boundary))}) and "
             f"{layers_text(other.start, other.end)} ({size_text(made.memory(boundary + 1))})",
         )
 

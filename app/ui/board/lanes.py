@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from app.ui.cluster import NodeState, NodeView
-from app.ui.formats import size_text
+from app.cluster.node_state import NodeState
+from app.figures import size_text
+from app.ui.cluster import NodeView
 
 MIME_MODEL = "application/x-shardboard-model"
 """A model's name, UTF-8."""

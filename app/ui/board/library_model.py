@@ -8,11 +8,11 @@ from typing import Any
 
 from PySide6.QtCore import QAbstractListModel, QByteArray, QMimeData, QModelIndex, QObject, Qt, Signal, Slot
 
+from app.figures import count_text, size_text
 from app.models.description import ModelDescription
 from app.ui.board.lanes import MIME_MODEL
 from app.ui.board.two_line_delegate import Index, Row
 from app.ui.cluster import Cluster
-from app.ui.formats import size_text
 
 URIS = "text/uri-list"
 
@@ -49,17 +49,17 @@ class LibraryModel(QAbstractListModel):
             case Qt.ItemDataRole.DisplayRole | Row.KEY:
                 return model.name
             case Row.SUBTITLE:
-                short = parameters_text(model.parameters).removesuffix(" parameters")
+                short = count_text(model.parameters)
                 return f"{short} · {model.num_layers} layers · {size_text(model.weight_bytes)}"
             case Row.TAG:
                 return "deployed" if deployed else ""
             case Row.IS_GOOD:
                 return deployed
             case Qt.ItemDataRole.ToolTipRole:
-                words = f"{model.architecture}, {parameters_text(model.parameters)}, stored as {model.dtype}"
+                words = f"{model.architecture}, {count_text(model.parameters)} parameters, stored as {model.dtype}"
                 return f"{model.name}\n{words}\nDrag it onto the board."
             case Qt.ItemDataRole.AccessibleTextRole:
-                told = [model.name, parameters_text(model.parameters), f"{model.num_layers} layers"]
+                told = [model.name, f"{count_text(model.parameters)} parameters", f"{model.num_layers} layers"]
                 return ", ".join([*told, size_text(model.weight_bytes), *(["deployed"] if deployed else [])])
         return None
 
@@ -125,14 +125,6 @@ class LibraryModel(QAbstractListModel):
             self.dataChanged.emit(
                 self.index(0), self.index(len(self._models) - 1), [int(Row.TAG), int(Row.IS_GOOD)]
             )  # fmt: skip
-
-
-def parameters_text(count: int) -> str:
-    """134.5 M, 8.0 B"""
-    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if count >= size:
-            return f"{count / size:.1f} {unit} parameters"
-    return f"{count} parameters"
 
 
 def _models_in(data: QMimeData) -> tuple[Path, ...]:

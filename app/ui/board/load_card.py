@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from PySide6.QtCore import QSize, Qt, QTimer, Slot
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QVBoxLayout, QWidget
 
+from app.figures import token_rate
 from app.runs.bottleneck import Bottleneck, LiveStep, explain_live
 from app.runs.trace import NodeFacts, Plan, StagePlan
 from app.sharding.plan import stage_memory
-from app.ui.formats import rate_text
 from app.ui.icons import icon
 from app.ui.theme import SPACING
 
@@ -98,7 +98,7 @@ class LoadCard(QFrame):
         found = self.explained()
         if found.kind == "none":
             return
-        self.heading.setText(f"Under load: {rate_text(self._cluster.tokens_per_second(self._deployment))}")
+        self.heading.setText(f"Under load: {token_rate(self._cluster.tokens_per_second(self._deployment))}")
         self.sentence.setText(found.sentence)
         self.setAccessibleName(self.heading.text())
         self.show()

@@ -9,13 +9,14 @@ from PySide6.QtCore import QPointF, QRectF, Qt
 from PySide6.QtGui import QColor, QPainter, QPainterPath, QPen, QPolygonF
 from PySide6.QtWidgets import QGraphicsItem, QStyleOptionGraphicsItem, QWidget
 
+from app.cluster.node_state import NodeState
+from app.figures import size_text
 from app.ui.board.block_item import BlockItem
 from app.ui.board.lanes import Block, LaneView, Verdict
 from app.ui.board.scene_layout import BarPlaces, CardShape, bar_places
 from app.ui.board.scene_look import Look, faded, mixed, shrunk
 from app.ui.board.scene_text import STATE_ICONS, caption, progress_bytes, progress_pace, progress_phase, state_text
-from app.ui.cluster import NodeState, Sample
-from app.ui.formats import size_text
+from app.ui.cluster import Sample
 from app.ui.icons import draw_icon
 from app.ui.nodes.node_words import process_text
 from app.ui.theme import RADIUS

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from app.figures import duration, size_text, token_rate
 from app.sharding.arrangement import Arrangement
 from app.sharding.prediction import Prediction
-from app.ui.formats import duration, size_text
 
 if TYPE_CHECKING:
     from app.ui.board.board_model import BoardModel
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 def speed_text(prediction: Prediction) -> str:
     """about 31 tokens/s, first token in 0.4 s"""
     rate = prediction.tokens_per_second
-    figure = f"{rate:.0f}" if rate >= 10 else f"{rate:.1f}"
-    return f"about {figure} tokens/s, first token in {duration(prediction.first_token_seconds)}"
+    speed = token_rate(round(rate) if rate >= 10 else rate)  # a guess has no tenths
+    return f"about {speed}, first token in {duration(prediction.first_token_seconds)}"
 
 
 def memory_needed(draft: Arrangement) -> int:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from app.cluster.node_state import ANSWERING, NodeState
+from app.figures import amount_text, data_rate, duration, layers, size_text, time_left
 from app.ui.board.lanes import BlockKind, LaneView, NodeProgress
-from app.ui.cluster import NodeState, NodeView
-from app.ui.formats import duration, layers_text, rate, size_text
+from app.ui.cluster import NodeView
 
 STATE_ICONS = {
     NodeState.CONNECTING: "loader",
@@ -22,7 +23,7 @@ STATE_ICONS = {
 def state_text(view: NodeView) -> str:
     """State and link: up · 2.0 ms."""
     parts = [view.state.value]
-    if view.rtt is not None and view.state in (NodeState.UP, NodeState.DRAINING, NodeState.FROZEN):
+    if view.rtt is not None and view.state in ANSWERING:
         parts.append(duration(view.rtt))
     if view.reason and view.state in (NodeState.DOWN, NodeState.FROZEN):
         parts.append(view.reason)
@@ -49,12 +50,12 @@ def progress_phase(progress: NodeProgress) -> str:
 
 
 def progress_pace(progress: NodeProgress) -> str:
-    """120.5 MB/s · 12.0 s left"""
+    """120 MB/s · 12 s left"""
     parts = []
     if progress.bytes_per_second > 0:
-        parts.append(rate(progress.bytes_per_second))
+        parts.append(data_rate(progress.bytes_per_second))
     if progress.seconds_left is not None and progress.done_bytes < progress.total_bytes:
-        parts.append(f"{duration(progress.seconds_left)} left")
+        parts.append(f"{time_left(progress.seconds_left)} left")
     return " · ".join(parts)
 
 
@@ -62,7 +63,7 @@ def progress_bytes(progress: NodeProgress) -> str:
     """What was there, what was brought, and how much it is in all; nothing for a phase that moves no bytes."""
     if not progress.total_bytes:
         return ""
-    parts = [f"{size_text(progress.done_bytes)} of {size_text(progress.total_bytes)}"]
+    parts = [amount_text(progress.done_bytes, progress.total_bytes)]
     if progress.already_bytes:
         parts.append(f"{size_text(progress.already_bytes)} already there")
     return " · ".join(parts)
@@ -77,7 +78,7 @@ def lane_text(lane: LaneView) -> str:
         else:
             state = "loaded" if block.kind is BlockKind.DEPLOYED else "proposed"
             parts.append(
-                f"layers {layers_text(block.start, block.end)} of {block.label} ({state}, {size_text(block.memory)}"
+                f"{layers(block.start, block.end)} of {block.label} ({state}, {size_text(block.memory)}"
                 f"{', slower than it might be' if block.slower else ''})"
             )
     holds = ", ".join(parts) or "no layers"

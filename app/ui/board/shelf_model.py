@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from PySide6.QtCore import QAbstractListModel, QByteArray, QMimeData, QModelIndex, QObject, Qt, Slot
 
+from app.figures import layers_text, size_text
 from app.ui.board.lanes import MIME_SHARD
 from app.ui.board.two_line_delegate import Index, Row
-from app.ui.formats import layers_text, size_text
 
 if TYPE_CHECKING:
     from app.ui.board.board_model import BoardModel

@@ -8,7 +8,7 @@ from typing import Any
 
 from PySide6.QtCore import QAbstractListModel, QModelIndex, QObject, QPersistentModelIndex, Qt, Signal
 
-from app.ui import formats
+from app.figures import ago, clock
 from app.ui.chat.conversation import Summary
 
 Index = QModelIndex | QPersistentModelIndex
@@ -47,16 +47,16 @@ class ConversationList(QAbstractListModel):
             case Qt.ItemDataRole.DisplayRole | Qt.ItemDataRole.EditRole:
                 return summary.title
             case Qt.ItemDataRole.ToolTipRole:
-                return f"{summary.title}\n{summary.model or 'no model'} · {formats.clock(summary.updated_at)}"
+                return f"{summary.title}\n{summary.model or 'no model'} · {clock(summary.updated_at)}"
             case Qt.ItemDataRole.AccessibleTextRole:
                 state = ", an answer is being written" if summary.id in self._streaming else ""
-                return f"{summary.title}, {summary.model}, {formats.ago(summary.updated_at)}{state}"
+                return f"{summary.title}, {summary.model}, {ago(summary.updated_at)}{state}"
             case ListRole.ID:
                 return summary.id
             case ListRole.MODEL:
                 return summary.model
             case ListRole.WHEN:
-                return formats.ago(summary.updated_at)
+                return ago(summary.updated_at)
             case ListRole.STREAMING:
                 return summary.id in self._streaming
         return None

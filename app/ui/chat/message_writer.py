@@ -21,7 +21,7 @@ from PySide6.QtGui import (
     QTextFrameFormat,
 )
 
-from app.ui import formats
+from app.figures import duration, short, token_rate
 from app.ui.chat.conversation import Message, Outcome
 from app.ui.chat.markdown import LINE_HEIGHT, PARAGRAPH_GAP, code_format, rendered
 from app.ui.chat.segments import Code, Prose, segments
@@ -226,7 +226,7 @@ class MessageWriter:
         inside = frame.firstCursorPosition()
         inside.setBlockFormat(self._block(bottom=4))
         if segment.language:
-            inside.insertText(f"{formats.short(segment.language, 24)}    ", self._muted())
+            inside.insertText(f"{short(segment.language, 24)}    ", self._muted())
         inside.insertText("Copy code", self.link(f"chat:code/{message.id}/{segment.block}", self.colors.muted))
         lines = QTextBlockFormat()
         lines.setLineHeight(130, QTextBlockFormat.LineHeightTypes.ProportionalHeight.value)
@@ -281,7 +281,7 @@ def figures_text(message: Message) -> str:
         if figures.tokens:
             parts.append(f"{figures.tokens:,} token{'' if figures.tokens == 1 else 's'}")
         if figures.tokens_per_second is not None:
-            parts.append(f"{figures.tokens_per_second:.1f} tokens/s")
+            parts.append(token_rate(figures.tokens_per_second))
         if figures.first_token is not None:
-            parts.append(f"first after {formats.duration(figures.first_token)}")
+            parts.append(f"first after {duration(figures.first_token)}")
     return " · ".join(parts)

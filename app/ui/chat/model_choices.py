@@ -9,9 +9,10 @@ from typing import Any
 
 from PySide6.QtCore import QAbstractListModel, QModelIndex, QObject, QPersistentModelIndex, Qt, QTimer, Slot
 
+from app.cluster.node_state import NodeState
 from app.models.description import ModelDescription
 from app.sharding.placement import NodeCapacity, whole_on_one
-from app.ui.cluster import Cluster, DeploymentView, NodeState, NodeView
+from app.ui.cluster import Cluster, DeploymentView, NodeView
 
 Index = QModelIndex | QPersistentModelIndex
 COALESCE_MILLISECONDS = 500

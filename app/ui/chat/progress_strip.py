@@ -5,7 +5,7 @@ from __future__ import annotations
 from PySide6.QtCore import QTimer, Signal, Slot
 from PySide6.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
-from app.ui import formats
+from app.figures import duration, token_rate
 from app.ui.chat.answer import Answer, Phase, Progress
 from app.ui.chat.conversation import Message
 from app.ui.chat.message_writer import figures_text
@@ -93,7 +93,7 @@ class ProgressStrip(QWidget):
 
 def words(progress: Progress) -> str:
     """An answer's phase in a few words."""
-    elapsed = formats.duration(progress.elapsed)
+    elapsed = duration(progress.elapsed)
     match progress.phase:
         case Phase.WAITING:
             return f"Sent · {elapsed}"
@@ -102,9 +102,9 @@ def words(progress: Progress) -> str:
         case Phase.PROMPT:
             return f"Processing prompt, {progress.prompt_done:,} of {progress.prompt_total:,} tokens · {elapsed}"
     figures = progress.figures
-    parts = [f"{figures.tokens_per_second:.1f} tokens/s" if figures.tokens_per_second is not None else "Answering"]
+    parts = [token_rate(figures.tokens_per_second) if figures.tokens_per_second is not None else "Answering"]
     if figures.first_token is not None:
-        parts.append(f"first token after {formats.duration(figures.first_token)}")
+        parts.append(f"first token after {duration(figures.first_token)}")
     parts.append(f"{figures.tokens:,} tokens")
     parts.append(elapsed)
     return " · ".join(parts)
@@ -113,5 +113,5 @@ def words(progress: Progress) -> str:
 def _final(message: Message) -> str:
     text = figures_text(message)
     if message.figures is not None and message.figures.total is not None:
-        text = " · ".join(part for part in (text, formats.duration(message.figures.total)) if part)
+        text = " · ".join(part for part in (text, duration(message.figures.total)) if part)
     return text

@@ -10,7 +10,7 @@ from PySide6.QtCore import Qt, QTimer, Slot
 from PySide6.QtWidgets import QDialog, QFileDialog, QWidget
 
 from app.errors import ShardboardError
-from app.ui.formats import size_text
+from app.figures import size_text
 from app.ui.jobs.cut_form import CutForm
 from app.ui.jobs.cut_plan import CutPlan, CutWish, plan_cut
 from app.ui.workbench import Workbench

@@ -23,7 +23,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from app.ui.formats import size_text
+from app.figures import size_text
 from app.ui.icons import icon
 from app.ui.jobs.cut_plan import CutPlan
 from app.ui.jobs.inline_note import InlineNote

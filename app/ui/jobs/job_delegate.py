@@ -6,9 +6,9 @@ from PySide6.QtCore import QModelIndex, QObject, QPersistentModelIndex, QRect, Q
 from PySide6.QtGui import QColor, QFont, QFontMetrics, QPainter
 from PySide6.QtWidgets import QStyle, QStyledItemDelegate, QStyleOptionViewItem
 
+from app.figures import clock
 from app.jobs.job import JobView
 from app.registry.records import JobStatus
-from app.ui.formats import clock
 from app.ui.icons import draw_icon
 from app.ui.jobs.job_words import ICONS, KIND_ICONS, figures_text, outcome_text, phase_text
 from app.ui.jobs.jobs_model import JobRole

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from app.figures import amount_text, clock, data_rate, duration, time_left
 from app.jobs.job import JobView
 from app.registry.records import JobStatus
-from app.ui.formats import clock, duration, rate, size_text
 from app.ui.notices import details_of
 
 ICONS = {
@@ -39,28 +39,15 @@ def phase_text(view: JobView) -> str:
 
 
 def figures_text(view: JobView) -> str:
-    """1.2 of 4.0 GB · 120 MB/s · 25 s left; empty when there are no figures."""
+    """1.2 of 4 GB · 120 MB/s · 25 s left; empty when there are no figures."""
     if view.status is not JobStatus.RUNNING or view.total_bytes <= 0 or view.is_ending:
         return ""
     pieces = [amount_text(view.done_bytes, view.total_bytes)]
     if view.bytes_per_second > 0:
-        pieces.append(rate(view.bytes_per_second))
+        pieces.append(data_rate(view.bytes_per_second))
     if view.seconds_left is not None:
-        pieces.append(f"{_about(view.seconds_left)} left")
+        pieces.append(f"{time_left(view.seconds_left)} left")
     return " · ".join(pieces)
-
-
-def _about(seconds: float) -> str:
-    """A time left, which nobody knows to the tenth of a second."""
-    return f"{max(1, round(seconds))} s" if seconds < 60 else duration(seconds)
-
-
-def amount_text(done: int, total: int) -> str:
-    """1.2 of 4.0 GB: the unit is said once when it is the same."""
-    first, whole = size_text(done), size_text(total)
-    if first.split(" ")[-1] == whole.split(" ")[-1]:
-        first = first.rsplit(" ", 1)[0]
-    return f"{first} of {whole}"
 
 
 def outcome_text(view: JobView) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.errors import BadInput, ShardboardError
-from app.ui.formats import size_text
+from app.figures import size_text
 
 if TYPE_CHECKING:
     from app.models.library import ModelLibrary

@@ -9,7 +9,7 @@ from PySide6.QtCore import QAbstractTableModel, QModelIndex, QObject, QPersisten
 from PySide6.QtGui import QPainter, QPixmap
 from PySide6.QtWidgets import QApplication
 
-from app.ui.formats import layers_text, size_text
+from app.figures import layers_text, size_text
 from app.ui.jobs.cut_plan import PlannedShard
 from app.ui.jobs.shards_bar import shard_text
 from app.ui.theme import ThemeKeeper

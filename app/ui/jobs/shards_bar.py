@@ -6,7 +6,7 @@ from PySide6.QtCore import QEvent, QPointF, QRectF, QSize, Qt, Slot
 from PySide6.QtGui import QFont, QHelpEvent, QPainter, QPainterPath
 from PySide6.QtWidgets import QSizePolicy, QToolTip, QWidget
 
-from app.ui.formats import layers_text, size_text
+from app.figures import layers, layers_text, size_text
 from app.ui.jobs.cut_plan import PlannedShard
 from app.ui.theme import SPACING, ThemeKeeper
 
@@ -74,13 +74,13 @@ class ShardsBar(QWidget):
         bold.setWeight(QFont.Weight.DemiBold)
         line = self.fontMetrics().height()
         painter.setPen(self._theme.colors.on_accent)
-        layers, size = layers_text(shard.start, shard.end), size_text(shard.nbytes)
+        held, size = layers_text(shard.start, shard.end), size_text(shard.nbytes)
         box = piece.adjusted(SPACING, SPACING - 1, -SPACING, -SPACING)
-        wide = max(self.fontMetrics().horizontalAdvance(layers), self.fontMetrics().horizontalAdvance(size))
+        wide = max(self.fontMetrics().horizontalAdvance(held), self.fontMetrics().horizontalAdvance(size))
         flags = Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter
         if wide + 4 <= box.width():
             painter.setFont(bold)
-            painter.drawText(QRectF(box.topLeft(), box.topLeft() + QPointF(box.width(), line)), flags, layers)
+            painter.drawText(QRectF(box.topLeft(), box.topLeft() + QPointF(box.width(), line)), flags, held)
             painter.setFont(self.font())
             second = box.topLeft() + QPointF(0, line + 1)
             painter.drawText(QRectF(second, second + QPointF(box.width(), line)), flags, size)
@@ -99,5 +99,4 @@ class ShardsBar(QWidget):
 
 def shard_text(shard: PlannedShard) -> str:
     """Shard 0: layers 0–9, 1.2 GB"""
-    noun = "layers" if shard.end - shard.start > 1 else "layer"
-    return f"Shard {shard.number}: {noun} {layers_text(shard.start, shard.end)}, {size_text(shard.nbytes)}"
+    return f"Shard {shard.number}: {layers(shard.start, shard.end)}, {size_text(shard.nbytes)}"

@@ -8,8 +8,8 @@ from PySide6.QtCore import QSize, Qt, Signal, Slot
 from PySide6.QtGui import QAction, QGuiApplication
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QPlainTextEdit, QPushButton, QVBoxLayout, QWidget
 
+from app.figures import clock
 from app.registry import EventRecord
-from app.ui.formats import clock
 from app.ui.icons import icon
 from app.ui.log.event_model import LEVEL_LOOKS
 from app.ui.paging.export import json_line

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from PySide6.QtCore import QObject, Qt, Slot
 
+from app.figures import clock, short
 from app.registry import EventLevel, EventRecord
-from app.ui.formats import clock, short
 from app.ui.icons import icon
 from app.ui.paging.numbered import NumberedListing
 from app.ui.paging.paged_model import PagedModel

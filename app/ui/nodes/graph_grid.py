@@ -9,8 +9,8 @@ from PySide6.QtCore import QEvent, QPointF, QTimer, Signal, Slot
 from PySide6.QtGui import QFont
 from PySide6.QtWidgets import QVBoxLayout, QWidget
 
+from app.figures import duration
 from app.ui.cluster import Sample
-from app.ui.formats import duration
 from app.ui.nodes.graph_plot import LOOKS, MOST_CURVES, GraphPlot
 from app.ui.nodes.graph_series import Figure, NodeSeries
 from app.ui.theme import ThemeKeeper

@@ -10,10 +10,11 @@ from PySide6.QtCore import QObject, Qt, Signal, Slot
 from PySide6.QtGui import QAction, QGuiApplication, QKeySequence
 from PySide6.QtWidgets import QDialog, QWidget
 
+from app.cluster.node_state import ANSWERING, Heard, NodeState
 from app.errors import ShardboardError
 from app.registry.records import NodeRecord
 from app.ui.bridge import Call
-from app.ui.cluster import NodeState, NodeView
+from app.ui.cluster import NodeView
 from app.ui.icons import icon
 from app.ui.nodes.node_words import address_of, details_text, listed
 from app.ui.notices import Level
@@ -22,7 +23,6 @@ from app.ui.workbench import Workbench
 if TYPE_CHECKING:
     from app.controller import Controller
 
-_RUNNING = frozenset({NodeState.UP, NodeState.DRAINING, NodeState.FROZEN})
 _STARTABLE = frozenset({NodeState.STOPPED, NodeState.DOWN})
 
 
@@ -74,9 +74,9 @@ class NodeActions(QObject):
         self._selected = tuple(nodes)
         views = self._views()
         self.start.setEnabled(bool(self._those(lambda view: view.is_here and view.state in _STARTABLE)))
-        self.stop.setEnabled(bool(self._those(lambda view: view.is_here and view.state in _RUNNING)))
-        self.drain.setEnabled(bool(self._those(lambda v: v.state in _RUNNING and not v.record.draining)))
-        self.take_back.setEnabled(bool(self._those(lambda v: v.state in _RUNNING and v.record.draining)))
+        self.stop.setEnabled(bool(self._those(lambda view: view.is_here and view.state in ANSWERING)))
+        self.drain.setEnabled(bool(self._those(lambda v: v.state in ANSWERING and not v.record.draining)))
+        self.take_back.setEnabled(bool(self._those(lambda v: v.state in ANSWERING and v.record.draining)))
         for action in (self.remove, self.copy_address, self.copy_details):
             action.setEnabled(bool(views))
         for action in (self.show_on_board, self.show_log):
@@ -126,26 +126,22 @@ class NodeActions(QObject):
     @Slot()
     def _start(self) -> None:
         for view in self._those(lambda view: view.is_here and view.state in _STARTABLE):
-            self._workbench.cluster.set_state(view.id, NodeState.STARTING)
-            call = self._do(view, "start", lambda controller, id: controller.start_agent(id))
-            call.failed.connect(partial(self._on_start_failed, view.id))
-
-    def _on_start_failed(self, id: int, error: ShardboardError) -> None:
-        self._workbench.cluster.set_state(id, NodeState.STOPPED, error.message)
+            self._workbench.cluster.take_heard(view.id, Heard(False, starting=True))
+            self._do(view, "start", lambda controller, id: controller.start_agent(id))
 
     @Slot()
     def _stop(self) -> None:
-        for view in self._those(lambda view: view.is_here and view.state in _RUNNING):
+        for view in self._those(lambda view: view.is_here and view.state in ANSWERING):
             self._do(view, "stop", lambda controller, id: controller.stop_agent(id))
 
     @Slot()
     def _drain(self) -> None:
-        for view in self._those(lambda v: v.state in _RUNNING and not v.record.draining):
+        for view in self._those(lambda v: v.state in ANSWERING and not v.record.draining):
             self._do(view, "drain", lambda controller, id: controller.drain_node(str(id), True))
 
     @Slot()
     def _take_back(self) -> None:
-        for view in self._those(lambda v: v.state in _RUNNING and v.record.draining):
+        for view in self._those(lambda v: v.state in ANSWERING and v.record.draining):
             self._do(view, "take back", lambda controller, id: controller.drain_node(str(id), False))
 
     def _remove(self, views: Sequence[NodeView]) -> None:

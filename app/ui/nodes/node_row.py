@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import IntEnum
 
-from app.ui.cluster import DeploymentView, NodeState, NodeView, Sample
-from app.ui.formats import ago, clock, duration, size_text
+from app.cluster.node_state import ANSWERING, NodeState
+from app.figures import ago, clock, duration, size_text
+from app.ui.cluster import DeploymentView, NodeView, Sample
 from app.ui.nodes.node_words import STATES, TROUBLED, address_of, gpu_text, memory_text, process_text, shards_text
 
 
@@ -61,7 +62,7 @@ def row_of(
         deployments: all that are known; those without a shard on the node are passed over.
         latest: the node's newest sample.
     """
-    alive = view.state in (NodeState.UP, NodeState.DRAINING, NodeState.FROZEN)
+    alive = view.state in ANSWERING
     report = view.report if alive else None
     look = STATES[view.state]
     reason = view.reason if view.state in TROUBLED else ""
@@ -74,7 +75,7 @@ def row_of(
     cells = (
         NodeCell(view.name, view.name.casefold(), f"{view.name}\n{view.chip}"),
         NodeCell(address_of(view), _address_key(view), address_of(view) + ("\nStarted here" if view.is_here else "")),
-        NodeCell(look.word, look.rank, f"{look.word}. {reason or look.explanation}"),
+        NodeCell(view.state.capitalize(), look.rank, f"{view.state.capitalize()}. {reason or view.state.meaning}"),
         heartbeat_cell(heard, now),
         NodeCell(f"{report.cpu_percent:.0f} %", report.cpu_percent, f"{report.cpu_percent:.1f} % of all cores")
         if report
@@ -96,7 +97,7 @@ def row_of(
         else _UNKNOWN,
         NodeCell(shards or "–", shards.casefold(), shards.replace("; ", "\n")),
     )
-    words = " ".join((view.name, address_of(view), look.word, reason, shards, view.chip)).casefold()
+    words = " ".join((view.name, address_of(view), view.state, reason, shards, view.chip)).casefold()
     problem = view.memory_problem if report else ""
     return NodeRow(view.id, view.state, reason, used, budget, problem, heard, cells, words)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from PySide6.QtCore import QObject, Slot
 
+from app.cluster.node_state import Heard, NodeState
 from app.errors import ShardboardError
-from app.ui.cluster import NodeState, NodeView
+from app.ui.cluster import NodeView
 from app.ui.nodes.node_words import models_of
 from app.ui.notices import Level, NoticeAction
 from app.ui.workbench import Workbench
@@ -80,14 +81,13 @@ class NodeWatch(QObject):
         )
 
     def _start(self, view: NodeView) -> None:
-        self._workbench.cluster.set_state(view.id, NodeState.STARTING)
+        self._workbench.cluster.take_heard(view.id, Heard(False, starting=True))
         call = self._workbench.bridge.call(
             lambda controller, report: controller.start_agent(view.id), f"starting {view.name}"
         )
         call.failed.connect(lambda error: self._on_start_failed(view, error))
 
     def _on_start_failed(self, view: NodeView, error: ShardboardError) -> None:
-        self._workbench.cluster.set_state(view.id, NodeState.STOPPED, error.message)
         self._workbench.notices.error(f"{view.name} could not be started", error)
 
     def _withdraw(self, id: int) -> None:

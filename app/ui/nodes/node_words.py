@@ -7,19 +7,18 @@ from dataclasses import dataclass
 
 from PySide6.QtGui import QColor
 
-from app.ui.cluster import HEARD, DeploymentView, NodeState, NodeView
-from app.ui.formats import layers_text, size_text
+from app.cluster.node_state import ANSWERING, NodeState
+from app.figures import amount_text, layers, size_text
+from app.ui.cluster import DeploymentView, NodeView
 from app.ui.theme import Colors
 
 
 @dataclass(frozen=True)
 class StateLook:
-    """A state's word, its icon, and the colour by name, which never stands alone."""
+    """A state's icon, and the colour by name, which never stands alone."""
 
-    word: str
     icon: str
     color: str
-    explanation: str
     rank: int
     """Order when sorted by state: what needs attention first."""
 
@@ -29,15 +28,13 @@ class StateLook:
 
 
 STATES: dict[NodeState, StateLook] = {
-    NodeState.DOWN: StateLook("Down", "circle-x", "error", "The agent cannot be reached.", 0),
-    NodeState.FROZEN: StateLook(
-        "Frozen", "snowflake", "warning", "It answers, but its computation does not get on.", 1
-    ),
-    NodeState.STARTING: StateLook("Starting", "loader", "accent", "The agent is being started.", 2),
-    NodeState.CONNECTING: StateLook("Connecting", "loader", "muted", "The agent has not answered yet.", 3),
-    NodeState.DRAINING: StateLook("Draining", "unplug", "warning", "It takes no new work; what it runs goes on.", 4),
-    NodeState.STOPPED: StateLook("Stopped", "power-off", "muted", "The agent does not run. It can be started here.", 5),
-    NodeState.UP: StateLook("Up", "circle-check", "ok", "The agent answers.", 6),
+    NodeState.DOWN: StateLook("circle-x", "error", 0),
+    NodeState.FROZEN: StateLook("snowflake", "warning", 1),
+    NodeState.STARTING: StateLook("loader", "accent", 2),
+    NodeState.CONNECTING: StateLook("loader", "muted", 3),
+    NodeState.DRAINING: StateLook("unplug", "warning", 4),
+    NodeState.STOPPED: StateLook("power-off", "muted", 5),
+    NodeState.UP: StateLook("circle-check", "ok", 6),
 }
 TROUBLED = frozenset({NodeState.DOWN, NodeState.FROZEN, NodeState.STOPPED})
 """States whose reason is worth a place in the row."""
@@ -51,8 +48,7 @@ def address_of(view: NodeView) -> str:
 def shards_text(node: int, deployments: Sequence[DeploymentView]) -> str:
     """layers 0–14 of SmolLM2; layers 0–3 of made-up-8b"""
     return "; ".join(
-        f"{'layers' if shard.end_layer - shard.start_layer > 1 else 'layer'} "
-        f"{layers_text(shard.start_layer, shard.end_layer)} of {shard.model_name}"
+        f"{layers(shard.start_layer, shard.end_layer)} of {shard.model_name}"
         for view in deployments
         for shard in view.shards
         if shard.node_id == node
@@ -72,7 +68,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 def gpu_text(view: NodeView) -> str:
-    """45 %, 3.1 of 24.0 GB; empty without a GPU."""
+    """45 %, 3.1 of 24 GB; empty without a GPU."""
     report = view.report
     if report is None or not report.gpus:
         return ""
@@ -84,21 +80,18 @@ def gpu_text(view: NodeView) -> str:
 
 
 def memory_text(used: int | None, budget: int) -> str:
-    """1.2 of 4.0 GB, both in the unit of the greater; a dash for what is not known."""
+    """1.2 of 4 GB; a dash for what is not known."""
     if not budget:
         return "–"
-    figure, unit = size_text(budget).rsplit(" ", 1)
-    if used is None:
-        return f"– of {figure} {unit}"
-    return f"{used / {'GB': 1e9, 'MB': 1e6, 'kB': 1e3}.get(unit, 1):.1f} of {figure} {unit}"
+    return f"– of {size_text(budget)}" if used is None else amount_text(used, budget)
 
 
 def process_text(view: NodeView) -> str:
     """What the agent's process holds beside what is accounted for; what the agent itself takes while it is away.
 
-    Its process holds 1.6 GB; 1.5 GB are accounted for, 283.1 MB by the agent itself
+    Its process holds 1.6 GB; 1.5 GB are accounted for, 283 MB by the agent itself
     """
-    if view.report is None or view.state not in HEARD:
+    if view.report is None or view.state not in ANSWERING:
         return f"The agent itself takes {size_text(view.agent_memory)} besides" if view.agent_memory else ""
     report = view.report
     text = f"Its process holds {size_text(report.process_memory)}; {size_text(report.memory_held)} are accounted for"
@@ -113,7 +106,7 @@ def details_text(view: NodeView, deployments: Sequence[DeploymentView]) -> str:
     lines = [
         f"name: {record.hostname}",
         f"address: {address_of(view)}",
-        f"state: {STATES[view.state].word.lower()}{f' ({view.reason})' if view.reason else ''}",
+        f"state: {view.state}{f' ({view.reason})' if view.reason else ''}",
         f"agent: {record.agent_id}",
         f"public key: {record.public_key}",
         f"processor: {view.chip}",
@@ -129,7 +122,7 @@ def details_text(view: NodeView, deployments: Sequence[DeploymentView]) -> str:
 
 def _process_figures(view: NodeView) -> str:
     own = f"the agent itself {size_text(view.agent_memory)}"
-    if view.report is None or view.state not in HEARD:
+    if view.report is None or view.state not in ANSWERING:
         return own
     report = view.report
     return f"{size_text(report.process_memory)}, accounted for {size_text(report.memory_held)} ({own})"

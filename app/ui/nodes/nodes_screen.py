@@ -20,7 +20,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from app.ui.cluster import NodeState
+from app.cluster.node_state import NodeState
 from app.ui.icons import icon
 from app.ui.nodes.graph_panel import GraphPanel
 from app.ui.nodes.node_actions import NodeActions
@@ -245,7 +245,7 @@ class NodesScreen(Screen):
             self._stack.setCurrentWidget(page)
         counts = Counter(view.state for view in cluster.nodes.values())
         order = sorted(counts, key=lambda state: (state is not NodeState.UP, STATES[state].rank))
-        self._summary.setText(", ".join(f"{counts[state]} {STATES[state].word.lower()}" for state in order))
+        self._summary.setText(", ".join(f"{counts[state]} {state}" for state in order))
         has_gpu = any(view.report is not None and view.report.gpus for view in cluster.nodes.values())
         self.table.setColumnHidden(NodeColumn.GPU, not has_gpu)
         self._select_wanted()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from PySide6.QtCore import Signal, Slot
 from PySide6.QtWidgets import QComboBox, QDoubleSpinBox, QFormLayout, QSpinBox, QWidget
 
-from app.ui.formats import size_text
+from app.figures import size_text
 from app.ui.nodes.local_start import LocalStart
 from app.ui.nodes.node_dialog import NodeDialog
 from app.ui.nodes.node_words import listed

@@ -8,9 +8,9 @@ from PySide6.QtCore import QSize, Qt
 from PySide6.QtGui import QFontMetrics, QResizeEvent
 from PySide6.QtWidgets import QFrame, QGridLayout, QHBoxLayout, QLabel, QPlainTextEdit, QVBoxLayout, QWidget
 
+from app.figures import clock
 from app.registry import EventLevel
 from app.runs.run import RunEvent
-from app.ui.formats import clock
 from app.ui.icons import icon
 from app.ui.runs.section import Passage, Section
 from app.ui.theme import SPACING, ThemeKeeper

@@ -9,8 +9,8 @@ from PySide6.QtCore import QEvent, QPointF, QRectF, QSize, Qt
 from PySide6.QtGui import QBrush, QHelpEvent, QPainter, QPaintEvent, QPen
 from PySide6.QtWidgets import QSizePolicy, QToolTip, QWidget
 
+from app.figures import data_rate, micros, size_text
 from app.runs.trace import Phase
-from app.ui.formats import micros, rate, size_text
 from app.ui.runs.waterfall_paint import fill, steps_of
 from app.ui.theme import SPACING, ThemeKeeper
 
@@ -37,7 +37,7 @@ def words_of(phase: Phase) -> str:
         if phase.already_bytes:
             words += f" ({size_text(phase.already_bytes)} were there)"
         if took > 0 and moved > 0:
-            words += f", {rate(moved / took * 1e6)}"
+            words += f", {data_rate(moved / took * 1e6)}"
     return words
 
 

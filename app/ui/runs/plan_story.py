@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from app.figures import layers, short, size_text
 from app.runs.run import Run
 from app.runs.trace import DeploymentTrace, NodeFacts, NodeMemory, Origin, Plan, RequestTrace, StagePlan, Versions
 from app.runs.ways import way_lines
-from app.ui.formats import layers_text, short, size_text
 from app.ui.runs.section import Section
 
 _WAYS = {"window": "in the window", "command": "on the command line", "http": "over HTTP", "program": "from a program"}
@@ -67,7 +67,7 @@ def _stages(plan: Plan) -> Section:
         tuple(
             (
                 f"{stage.stage + 1} · {stage.node or f'node {stage.node_id}'}",
-                f"layers {layers_text(stage.start, stage.end)}, {size_text(stage.weight_bytes)} of weights, "
+                f"{layers(stage.start, stage.end)}, {size_text(stage.weight_bytes)} of weights, "
                 f"{size_text(stage.kv_bytes)} of KV cache{_ways(stage)}",
             )
             for stage in plan.stages

@@ -8,8 +8,8 @@ from typing import Any
 
 from PySide6.QtCore import QObject, Qt, QTimer, Slot
 
+from app.figures import clock, duration, short
 from app.registry import DeploymentRecord, DeploymentStatus, JobRecord, RequestLine
-from app.ui.formats import clock, duration, short
 from app.ui.icons import icon
 from app.ui.paging.paged_model import PagedModel
 from app.ui.runs.state_look import look_of

@@ -9,11 +9,11 @@ from datetime import datetime
 
 import msgspec
 
+from app.figures import clock, duration, layers, micros, short, size_text, token_rate
 from app.registry import DeploymentRecord, ShardRecord
 from app.runs.bottleneck import explain
 from app.runs.run import Run, RunEvent
 from app.runs.trace import DeploymentTrace, JobTrace, Phase
-from app.ui.formats import clock, duration, layers_text, short, size_text
 from app.ui.runs.plan_story import origin_text, plan_sections
 from app.ui.runs.run_models import KINDS, time_taken
 from app.ui.runs.section import Facts, Passage, Section
@@ -114,7 +114,7 @@ def request_story(run: Run, is_over: bool = True) -> Story:
         ("Ended by", _REASONS.get(facts.finish_reason or "", facts.finish_reason or "–")),
         ("Time", time_taken(run.created_at, run.completed_at)),
         ("First token after", duration(facts.timings.get("first_token"))),
-        ("Speed", "–" if rate is None else f"{rate:.1f} tokens/s"),
+        ("Speed", "–" if rate is None else token_rate(rate)),
         ("Prompt", f"{facts.prompt_tokens:,} tokens"),
         ("Answer", f"{facts.completion_tokens:,} tokens"),
         ("Token ids kept", f"{len(facts.prompt_token_ids):,} + {len(facts.token_ids):,}"),
@@ -197,14 +197,14 @@ def deployment_story(
         ("Epoch", str(record.epoch)),
         ("Asked", _moment(record.created_at)),
         ("Changed", _moment(record.updated_at)),
-        ("Loaded in", duration(trace.took_us / 1e6) if trace is not None else "–"),
+        ("Loaded in", micros(trace.took_us) if trace is not None else "–"),
         ("Plan", short(record.plan_hash, 16)),
     )
     known = nodes or {}
     stages = tuple(
         (
             f"Stage {number}",
-            f"layers {layers_text(shard.start_layer, shard.end_layer)} on {_node(shard.node_id, known)}",
+            f"{layers(shard.start_layer, shard.end_layer)} on {_node(shard.node_id, known)}",
         )
         for number, shard in enumerate(sorted(shards, key=lambda shard: shard.start_layer), start=1)
     )
@@ -236,5 +236,5 @@ def _detail(name: str, value: object) -> str:
         return duration(value)
     if name == "ranges" and isinstance(value, list | tuple):
         pairs = [each for each in value if isinstance(each, list | tuple) and len(each) == 2]
-        return ", ".join(f"layers {layers_text(*pair)}" for pair in pairs)
+        return ", ".join(layers(*pair) for pair in pairs)
     return _value(value)

@@ -11,9 +11,9 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from app.figures import micros
 from app.runs.trace import ChunkTime, Plan, RequestTrace, TokenTime
 from app.runs.waterfall import Bar, bars, node_name
-from app.ui.formats import micros
 
 Trip = ChunkTime | TokenTime
 

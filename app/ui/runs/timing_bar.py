@@ -9,7 +9,7 @@ from PySide6.QtCore import QRectF, QSize, Qt
 from PySide6.QtGui import QBrush, QPainter, QPainterPath, QPaintEvent, QPen, QResizeEvent
 from PySide6.QtWidgets import QSizePolicy, QWidget
 
-from app.ui.formats import micros, percent
+from app.figures import duration, percent
 from app.ui.runs.waterfall_paint import fill
 from app.ui.theme import SPACING, ThemeKeeper
 
@@ -99,7 +99,7 @@ class TimingBar(QWidget):
 
     def _words(self, phase: Phase) -> str:
         whole = sum(each.seconds for each in self._phases)
-        return f"{phase.name}  {micros(phase.seconds * 1e6)} · {percent(phase.seconds / whole)}"
+        return f"{phase.name}  {duration(phase.seconds)} · {percent(phase.seconds / whole)}"
 
     def _brush(self, phase: Phase) -> QBrush:
         colors = self._theme.colors

@@ -10,8 +10,8 @@ from typing import Any
 
 from PySide6.QtCore import QAbstractTableModel, QModelIndex, QObject, QPersistentModelIndex, Qt
 
+from app.figures import micros, percent
 from app.runs.trace import TokenLogprob, TokenTime
-from app.ui.formats import micros, percent
 
 Index = QModelIndex | QPersistentModelIndex
 Role = Qt.ItemDataRole

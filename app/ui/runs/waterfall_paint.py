@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from PySide6.QtCore import QPointF, QRectF, Qt
 from PySide6.QtGui import QBrush, QColor, QFontMetrics, QPainter, QPen
 
-from app.ui.formats import micros
+from app.figures import micros
 from app.ui.runs.timeline import Lane, Timeline, Track
 from app.ui.theme import SPACING, Colors
 

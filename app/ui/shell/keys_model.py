@@ -8,8 +8,8 @@ from typing import Any
 
 from PySide6.QtCore import QAbstractTableModel, QModelIndex, QPersistentModelIndex, Qt
 
+from app.figures import ago, clock
 from app.registry.records import ApiKeyRecord
-from app.ui.formats import ago, clock
 
 Index = QModelIndex | QPersistentModelIndex
 Role = Qt.ItemDataRole

@@ -12,7 +12,7 @@ from PySide6.QtWidgets import QCheckBox, QGridLayout, QHBoxLayout, QLabel, QPush
 
 from app.controller_settings import GIB, RecordSettings
 from app.errors import ShardboardError
-from app.ui.formats import size_text
+from app.figures import size_text
 from app.ui.icons import icon
 from app.ui.notices import Level
 from app.ui.shell.preference_rows import Section

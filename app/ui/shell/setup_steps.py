@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QObject, Slot
 
+from app.cluster.node_state import NodeState
+from app.figures import layers, size_text
 from app.ui.bridge import Call, Report, window_origin
-from app.ui.cluster import DeploymentView, NodeState, NodeView
-from app.ui.formats import layers_text, size_text
+from app.ui.cluster import DeploymentView, NodeView
 from app.ui.shell.setup_step import CallStep, SetupStep, StepProgress
 from app.ui.workbench import Workbench
 
@@ -146,7 +147,7 @@ class SplitStep(CallStep):
             return ""
         nodes = self.workbench.cluster.nodes
         where = [
-            f"layers {layers_text(shard.start_layer, shard.end_layer)} on {nodes[shard.node_id].name}"
+            f"{layers(shard.start_layer, shard.end_layer)} on {nodes[shard.node_id].name}"
             for shard in deployment.shards
             if shard.node_id in nodes
         ]

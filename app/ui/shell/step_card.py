@@ -6,7 +6,7 @@ from PySide6.QtCore import Qt, QTimer, Signal, Slot
 from PySide6.QtGui import QHideEvent, QShowEvent
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QProgressBar, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
-from app.ui.formats import duration, size_text
+from app.figures import amount_text, time_left
 from app.ui.icons import icon
 from app.ui.shell.error_dialog import ErrorDialog
 from app.ui.shell.setup_step import SetupStep, StepState
@@ -120,9 +120,9 @@ class StepCard(QFrame):
             case StepState.RUNNING:
                 parts = [progress.text or "Beginning"]
                 if progress.total:
-                    parts.append(f"{size_text(progress.done)} of {size_text(progress.total)}")
+                    parts.append(amount_text(progress.done, progress.total))
                 if progress.seconds_left is not None and progress.total:
-                    parts.append(f"about {_rounded(progress.seconds_left)} left")
+                    parts.append(f"about {time_left(progress.seconds_left)} left")
                 else:
                     parts.append(f"{int(step.elapsed)} s")
                 return " · ".join(parts)
@@ -160,8 +160,3 @@ class StepCard(QFrame):
     def _show_details(self) -> None:
         if self.step.error is not None:
             ErrorDialog.of_error(self.step.what, self.step.error, self.step.workbench.theme, self.window()).open()
-
-
-def _rounded(seconds: float) -> str:
-    """Tenths of a second mean nothing in a guess."""
-    return f"{max(1, round(seconds))} s" if seconds < 60 else duration(seconds)

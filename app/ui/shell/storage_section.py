@@ -12,7 +12,7 @@ from PySide6.QtGui import QDesktopServices
 from PySide6.QtWidgets import QGridLayout, QLabel, QPushButton, QWidget
 
 from app.errors import ShardboardError
-from app.ui.formats import size_text
+from app.figures import size_text
 from app.ui.icons import icon
 from app.ui.shell.disk_use import DiskUse, measure
 from app.ui.shell.preference_rows import Section

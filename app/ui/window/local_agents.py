@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QObject, Slot
 
+from app.cluster.node_state import Heard
 from app.errors import ShardboardError
 from app.registry.records import NodeRecord
 from app.ui.bridge import Report
-from app.ui.cluster import NodeState
 from app.ui.notices import NoticeAction
 from app.ui.workbench import Workbench
 
@@ -36,14 +36,14 @@ class LocalAgents(QObject):
     def _on_found(self, stopped: list[NodeRecord]) -> None:
         start = bool(self._workbench.settings.get("agents/start_with_window"))
         for node in stopped:
-            self._workbench.cluster.set_state(node.id, NodeState.STARTING if start else NodeState.STOPPED)
+            self._workbench.cluster.take_heard(node.id, Heard(False, "stopped", starting=start))
         if start and stopped:
             self.start([node.id for node in stopped])
 
     def start(self, nodes: list[int]) -> None:
         """Start agents of this machine again, side by side."""
         for node in nodes:
-            self._workbench.cluster.set_state(node, NodeState.STARTING)
+            self._workbench.cluster.take_heard(node, Heard(False, starting=True))
         call = self._workbench.bridge.call(
             lambda controller, report: _start_all(controller, report, nodes), "starting the agents"
         )
@@ -52,7 +52,6 @@ class LocalAgents(QObject):
     @Slot(object)
     def _on_failures(self, failures: tuple[tuple[int, ShardboardError], ...]) -> None:
         for node, error in failures:
-            self._workbench.cluster.set_state(node, NodeState.STOPPED, error.message)
             view = self._workbench.cluster.nodes.get(node)
             name = view.name if view is not None else f"node {node}"
             again = NoticeAction("Try again", lambda node=node: self.start([node]))  # type: ignore[misc]

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from PySide6.QtCore import Qt, QTimer, Slot
 from PySide6.QtWidgets import QPushButton, QStatusBar, QWidget
 
-from app.ui.cluster import NodeState
+from app.cluster.node_state import NodeState
+from app.figures import token_rate
 from app.ui.http_server import ServerState
 from app.ui.workbench import Workbench
 
@@ -99,7 +100,7 @@ class StatusBar(QStatusBar):
         speed = self._workbench.cluster.tokens_per_second()
         if not speed:
             self._refresh.stop()  # an idle window wakes up for nothing
-        text = f"{speed:.1f} tokens/s" if speed else "Idle"
+        text = token_rate(speed) if speed else "Idle"
         self._speed.setText(text)
         self._speed.setAccessibleName(text)
 

@@ -1,0 +1,67 @@
+"""An agent has no use for torch's compiler, distributed tensors and training, and does without them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from app.children.starting import child_environment
+from tests.worker_agent.tiny_models import make_model
+
+UNUSED = ("torch._dynamo", "torch.distributed.tensor", "accelerate", "scipy")
+PROGRAM = """
+import json, logging, sys
+from pathlib import Path
+
+logging.basicConfig(stream=sys.stdout)
+from worker_agent.imports import import_transformers
+
+import_transformers()
+import torch
+from tests.worker_agent.ring import Ring, cut_model, random_prompt
+
+folder = Path(sys.argv[1])
+ring = Ring.build(cut_model(folder / "model", folder / "parts"), [2])
+ring.start(0, random_prompt(9, 150, 1), 5)
+ring.finish()
+unused = [name for name in json.loads(sys.argv[2]) if hasattr(sys.modules.get(name), "__file__")]
+compiled = torch.compile(lambda x: x + 1, backend="eager")(torch.ones(2)).tolist()
+print(json.dumps({"loaded": unused, "compiled": compiled, "answered": len(ring.answer(0))}))
+"""
+
+
+def told(program: str, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        env=child_environment(),
+        capture_output=True,
+        text=True,
+        timeout=150,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_stage_is_built_and_answers_without_them_and_they_are_there_when_asked_for(tmp_path: Path) -> None:
+    make_model("llama", tmp_path / "model")
+    [line] = told(PROGRAM, str(tmp_path), json.dumps(UNUSED)).splitlines()
+    assert json.loads(line) == {"loaded": [], "compiled": [2.0, 2.0], "answered": 5}
+
+
+def test_a_transformers_that_needs_them_comes_whole_and_the_log_says_so() -> None:
+    said = told(
+        """
+import logging, sys
+logging.basicConfig(stream=sys.stdout)
+from worker_agent import imports
+
+imports._unchanged = None
+imports.import_transformers()
+import torch, transformers.models.llama.modeling_llama
+print(torch._dynamo.allow_in_graph is not None)
+"""
+    )
+    assert "imported with all that it may use: TypeError: 'NoneType' object is not callable" in said
+    assert said.splitlines()[-1] == "True"
