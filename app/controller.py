@@ -7,12 +7,10 @@ runs in threads or child processes. Nothing here waits for ever.
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import zmq.asyncio
 
@@ -27,12 +25,13 @@ from app.cluster.nodes import NodeDirectory
 from app.controller_settings import ControllerSettings
 from app.errors import BadInput, RegistryError, ShardboardError
 from app.event_log import EventLogHandler
-from app.inference.deploying import Deployed, OnProgress
+from app.inference.deployer import Deployed, OnProgress
 from app.inference.deployments import Deployments
 from app.inference.events import StepPassed
 from app.inference.parameters import GenerationParameters
+from app.inference.prompt import Prompt
 from app.inference.request_run import RequestRun
-from app.inference.service import InferenceService, Message
+from app.inference.service import InferenceService
 from app.inference.tokenizer import Tokenizer
 from app.jobs.desk import JobDesk
 from app.jobs.job import Runner, in_python_thread
@@ -43,23 +42,22 @@ from app.models.library import ModelLibrary
 from app.paths import Home
 from app.registry import (
     DeploymentRecord,
-    DeploymentStatus,
     EventLevel,
     JobRecord,
     ModelRecord,
     NodeRecord,
     Registry,
-    RequestRecord,
-    RequestStatus,
 )
 from app.runs.reader import RunReader
 from app.runs.retention import Pruned, prune
 from app.runs.trace import UNKNOWN, Origin
+from app.serving import ServingWish
 from app.sharding.cut import CutResult
 from app.sharding.placement import Placement
 
 log = logging.getLogger(__name__)
 
+ANY_SERVING = ServingWish()
 DATABASE_VARIABLE = "SHARDBOARD_DATABASE"
 """A database URL for the registry, instead of the SQLite file in the home."""
 INVITATION_SECONDS = 600.0
@@ -70,7 +68,7 @@ PRUNE_SECONDS = 6 * 3600.0
 
 
 class Controller:
-    """See the module. Make it with `open`, end it with `close`; all methods belong to its loop."""
+    """What window, HTTP and commands drive. Made with `open`, ended with `close`; all methods belong to its loop."""
 
     def __init__(
         self,
@@ -117,7 +115,7 @@ class Controller:
             raise
         controller._event_log.install()
         await asyncio.to_thread(controller.nodes.clear_abandoned)
-        controller.nodes.open()
+        await controller.nodes.open()
         if monitor:
             controller._watching = asyncio.get_running_loop().create_task(controller._watch())
             controller._pruning = asyncio.get_running_loop().create_task(controller._prune_at_times())
@@ -153,7 +151,7 @@ class Controller:
 
     async def prune(self) -> Pruned:
         """Forget now what is older or more than the settings allow."""
-        pruned = await asyncio.to_thread(prune, self.registry, self.settings.records)
+        pruned = await asyncio.to_thread(prune, self.registry, self.settings.records)  # may take minutes
         if pruned.anything:
             log.info("forgotten: %s", pruned)
         return pruned
@@ -179,7 +177,7 @@ class Controller:
         found = await asyncio.to_thread(self.library.find, DEMO_MODEL)
         if found is None:
             return await self.jobs.do(DemoWork(), origin, on_progress)
-        await asyncio.to_thread(register_model, self.registry, found)
+        await self.registry.call(lambda known: register_model(known, found))
         return found
 
     async def inspect_model(self, name_or_path: str, on_progress: ProgressCallback | None = None) -> ModelDescription:
@@ -190,17 +188,16 @@ class Controller:
 
     async def remove_model(self, name: str) -> None:
         """Forget a model and delete what the library holds of it. Raises BadInput while it is deployed."""
-        description = self.library.find(name)
-        known = description.name if description is not None else name
-        if self.deployments.ready(known):
-            raise BadInput(f"{known} is deployed.", f"Take it down first: undeploy {known}")
-        await asyncio.to_thread(self.library.remove, known)
-        self.inference.forget(known)
-        if self.registry.models.find(known) is not None:
-            self.registry.models.remove(known)
+        description = await asyncio.to_thread(self.library.find, name)
+        model = description.name if description is not None else name
+        if await self.deployments.ready(model):
+            raise BadInput(f"{model} is deployed.", f"Take it down first: undeploy {model}")
+        await asyncio.to_thread(self.library.remove, model)
+        self.inference.forget(model)
+        await self.registry.call(lambda known: known.models.find(model) and known.models.remove(model))
 
     async def list_models(self) -> list[ModelRecord]:
-        return self.registry.models.list()
+        return await self.registry.call(lambda known: known.models.list())
 
     async def cut_model(
         self,
@@ -265,7 +262,7 @@ class Controller:
     async def stop_agent(self, node_id: int) -> NodeRecord:
         """End the agent of a node that was launched here; node, key and parts stay. Raises NodeError."""
         record = await self.nodes.stop(node_id)
-        await asyncio.to_thread(self._note_stopped, record)
+        await self.registry.call(lambda known: _note_stopped(known, record))
         return record
 
     async def stop_agents(self, keep_flagged: bool = True) -> list[NodeRecord]:
@@ -274,8 +271,7 @@ class Controller:
         At the same time, within about ten seconds. Raises NodeError when one cannot be stopped.
         """
         stopped = await self.nodes.stop_local(keep_flagged=keep_flagged)
-        for record in stopped:
-            await asyncio.to_thread(self._note_stopped, record)
+        await self.registry.call(lambda known: _note_stopped(known, *stopped))
         return stopped
 
     async def start_agent(self, node_id: int, keep: bool | None = None) -> NodeRecord:
@@ -288,12 +284,11 @@ class Controller:
 
     async def stopped_agents(self) -> list[NodeRecord]:
         """The nodes whose agents were launched here and do not run."""
-        local = await asyncio.to_thread(self.nodes.local)
-        return [record for record, agent in local.values() if agent.process() is None]
+        return [record for record, agent in (await self.nodes.local()).values() if agent.process() is None]
 
     async def local_agents(self) -> dict[int, LaunchedAgent]:
         """How the agents of this machine were launched, by node, whether they run or not."""
-        return {node: agent for node, (_, agent) in (await asyncio.to_thread(self.nodes.local)).items()}
+        return {node: agent for node, (_, agent) in (await self.nodes.local()).items()}
 
     async def read_agent_log(self, node_id: int, max_bytes: int = 200_000) -> str:
         """The last whole lines of an agent's log, at most 1 MiB. Raises NodeError."""
@@ -303,15 +298,17 @@ class Controller:
 
     async def remove_node(self, id_or_name: str) -> NodeRecord:
         """Take down the deployments that need a node, empty it, forget it; end its agent if it was started here."""
-        node = self.registry.nodes.find(id_or_name)
-        for record in self.deployments.ready():
-            if any(shard.node_id == node.id for shard in self.registry.shards.list(deployment_id=record.id)):
+        node = await self.registry.call(lambda known: known.nodes.find(id_or_name))
+        shards = await self.registry.call(lambda known: known.shards.list(node_id=node.id))
+        needing = {shard.deployment_id for shard in shards}
+        for record in await self.deployments.ready():
+            if record.id in needing:
                 await self.deployments.undeploy(record)
         return await self.nodes.remove(node.id)
 
     async def drain_node(self, id_or_name: str, draining: bool = True) -> NodeRecord:
         """Have a node take no new work, or take it again."""
-        node = self.registry.nodes.find(id_or_name)
+        node = await self.registry.call(lambda known: known.nodes.find(id_or_name))
         await self.nodes.link(node.id).connect()
         return await self.nodes.drain(node.id, draining)
 
@@ -325,7 +322,7 @@ class Controller:
 
     async def node_memory(self) -> list[AgentMemory]:
         """What each node's agent holds, asked now; those that cannot be reached are left out."""
-        nodes = await asyncio.to_thread(self.registry.nodes.list)
+        nodes = await self.registry.call(lambda known: known.nodes.list())
         told = await asyncio.gather(*(self.nodes.memory(node.id, ASK_SECONDS) for node in nodes))
         return [each for each in told if each is not None]
 
@@ -345,14 +342,12 @@ class Controller:
         *,
         nodes: Sequence[int] | None = None,
         layers: str | None = None,
-        dtype: str | None = None,
-        context: int | None = None,
-        kv_tokens: int | None = None,
+        serving: ServingWish = ANY_SERVING,
     ) -> Placement:
         """Where a model's layers would go, with the memory that it takes there. Nothing happens yet."""
-        return await self.deployments.plan(
-            self.library.get(model), node_ids=nodes, layers=layers, dtype=dtype, context=context, kv_tokens=kv_tokens
-        )
+        description = await asyncio.to_thread(self.library.get, model)
+        completed = serving.completed(description.dtype, description.max_context)
+        return await self.deployments.plan(description, completed, node_ids=nodes, layers=layers)
 
     async def deploy(
         self,
@@ -360,69 +355,48 @@ class Controller:
         *,
         nodes: Sequence[int] | None = None,
         layers: str | None = None,
-        dtype: str | None = None,
-        context: int | None = None,
-        kv_tokens: int | None = None,
+        serving: ServingWish = ANY_SERVING,
         on_progress: OnProgress = lambda progress: None,
         origin: Origin = UNKNOWN,
     ) -> DeploymentRecord:
         """Place a model and load it. Cancelling the call cancels the deployment and frees what it loaded."""
-        return (await self.deploy_placement(
-            await self.plan(
-                model, nodes=nodes, layers=layers, dtype=dtype, context=context, kv_tokens=kv_tokens
-            ),
-            on_progress,
-            origin,
-        )).record  # fmt: skip
+        placement = await self.plan(model, nodes=nodes, layers=layers, serving=serving)
+        return (await self.deploy_placement(placement, on_progress, origin)).record
 
     async def deploy_placement(
         self, placement: Placement, on_progress: OnProgress = lambda progress: None, origin: Origin = UNKNOWN
     ) -> Deployed:
         """Carry out a placement, by hand or by `plan`."""
+        description = await asyncio.to_thread(self.library.get, placement.model_name)
         cancel = asyncio.Event()
-        model = self.library.get(placement.model_name)
-        work = self.deployments.deploy(model, placement, on_progress, cancel, origin)
+        work = self.deployments.deploy(description, placement, on_progress, cancel, origin)
         return await finished(asyncio.ensure_future(work), cancel.set)
 
     async def undeploy(self, deployment_or_model: str) -> list[DeploymentRecord]:
         """Unload a deployment by its id, or all of a model's. Raises RegistryError when there is none."""
         wanted = [
-            record for record in self.deployments.ready() if deployment_or_model in (record.id, record.model_name)
+            record for record in await self.deployments.ready() if deployment_or_model in (record.id, record.model_name)
         ]
         if not wanted:
             raise RegistryError(f"'{deployment_or_model}' is not deployed.", "See: deployment list")
         return [await self.deployments.undeploy(record) for record in wanted]
 
-    def list_deployments(self, status: DeploymentStatus | None = None) -> list[DeploymentRecord]:
-        return self.registry.deployments.list(status=status)
-
     # --- requests --------------------------------------------------------------------------------------
 
-    def generate(
+    async def generate(
         self,
         model: str,
-        prompt: str | Sequence[Message] | Sequence[int],
+        prompt: Prompt,
         parameters: GenerationParameters | None = None,
         *,
-        chat: bool = False,
         origin: Origin = UNKNOWN,
-        tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> RequestRun:
-        """Begin to answer a prompt: a text, chat messages, or token ids. Returns at once; iterate over it.
+        """Begin to answer a prompt; iterate over what it returns. Raises ModelError, RequestError.
 
         Args:
-            chat: render a text as one message of a chat, with the model's template.
             origin: who asks, for the record.
-            tools: JSON schemas of functions that the model may call; only with chat messages.
         """
-        submit = functools.partial(self.inference.submit, model, parameters=parameters, origin=origin)
-        if isinstance(prompt, str):
-            if chat:
-                return submit(messages=[{"role": "user", "content": prompt}], tools=tools)
-            return submit(prompt=prompt)
-        if prompt and isinstance(prompt[0], int):
-            return submit(token_ids=list(prompt))  # type: ignore[arg-type]
-        return submit(messages=list(prompt), tools=tools)  # type: ignore[arg-type]
+        return await self.inference.submit(model, prompt, parameters, origin=origin)
 
     def find_request(self, request_id: int) -> RequestRun | None:
         """A request that is under way; None for one that is over or never was."""
@@ -432,18 +406,7 @@ class Controller:
         """A model's tokenizer. Raises ModelError when it has none."""
         return await asyncio.to_thread(self.inference.tokenizer, model)
 
-    async def get_request(self, request_id: int) -> RequestRecord:
-        return self.registry.requests.get(request_id)
-
-    async def list_requests(
-        self, *, limit: int = 100, offset: int = 0, status: RequestStatus | None = None
-    ) -> list[RequestRecord]:
-        return self.registry.requests.list(limit=limit, offset=offset, status=status)
-
     # --- within ----------------------------------------------------------------------------------------
-
-    def _note_stopped(self, record: NodeRecord) -> None:
-        self.registry.events.add(EventLevel.INFO, "nodes", "The agent was stopped.", node_id=record.id)
 
     def _on_node_event(self, event: NodeEvent) -> None:
         self.deployments.on_node_event(event)
@@ -463,3 +426,8 @@ class Controller:
             except ShardboardError as error:
                 log.warning("old records could not be forgotten: %s", error)
             await asyncio.sleep(PRUNE_SECONDS)
+
+
+def _note_stopped(registry: Registry, *nodes: NodeRecord) -> None:
+    for node in nodes:
+        registry.events.add(EventLevel.INFO, "nodes", "The agent was stopped.", node_id=node.id)

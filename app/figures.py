@@ -85,6 +85,11 @@ def clock(moment: datetime) -> str:
     return local.strftime("%H:%M:%S" if local.date() == today else "%Y-%m-%d %H:%M:%S")
 
 
+def utc(moment: datetime) -> str:
+    """A moment for readers who may be anywhere: 2026-03-01 12:00:00 UTC."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
 def data_rate(bytes_per_second: float) -> str:
     """120 MB/s"""
     return f"{size_text(round(bytes_per_second))}/s"

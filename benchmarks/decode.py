@@ -26,8 +26,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from app.controller import Controller
 from app.inference.parameters import GenerationParameters
+from app.inference.prompt import TokenPrompt
 from app.paths import Home
 from app.registry import NodeRecord, RequestRecord
+from app.serving import ServingWish
 from benchmarks.reference import PROMPT
 
 MODEL = "SmolLM2-135M-Instruct"
@@ -107,11 +109,11 @@ async def measure(
     controller: Controller, nodes: list[NodeRecord], dtype: str, rounds: int, tokens: int
 ) -> DecodeFigures:
     folder = controller.library.get(MODEL).path
-    await controller.deploy(MODEL, nodes=[node.id for node in nodes], dtype=dtype)
+    await controller.deploy(MODEL, nodes=[node.id for node in nodes], serving=ServingWish(dtype=dtype))
 
     async def stream(count: int) -> RequestRecord:
         parameters = GenerationParameters(max_tokens=count, ignore_eos=True)
-        record = await controller.generate(MODEL, PROMPT, parameters).wait()
+        record = await (await controller.generate(MODEL, TokenPrompt(tuple(PROMPT)), parameters)).wait()
         assert record.error is None, record.error
         return record
 
@@ -147,9 +149,9 @@ async def count_bytes(controller: Controller, nodes: list[NodeRecord], dtype: st
     proxy = CountingProxy(second.port)
     await controller.add_node(f"127.0.0.1:{await proxy.serve()}", second.public_key)
     try:
-        await controller.deploy(MODEL, nodes=[node.id for node in nodes], dtype=dtype)
+        await controller.deploy(MODEL, nodes=[node.id for node in nodes], serving=ServingWish(dtype=dtype))
         parameters = GenerationParameters(max_tokens=3 * tokens, ignore_eos=True)
-        run = controller.generate(MODEL, PROMPT, parameters)
+        run = await controller.generate(MODEL, TokenPrompt(tuple(PROMPT)), parameters)
         marks: list[tuple[int, dict[int, int]]] = []
         async for _ in run:
             marks.append((len(run.token_ids), dict(proxy.counts)))

@@ -20,8 +20,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from app.controller import Controller
 from app.inference.parameters import GenerationParameters
+from app.inference.prompt import TokenPrompt
 from app.paths import Home
 from app.registry import NodeRecord, RequestRecord
+from app.serving import ServingWish
 from app.sharding.prediction import Prediction, predict, speed_of
 
 MODEL = "SmolLM2-135M-Instruct"
@@ -49,7 +51,7 @@ class Comparison:
 async def compare(
     controller: Controller, nodes: list[NodeRecord], dtype: str, rounds: int, tokens: int, prompt: int
 ) -> Comparison:
-    deployed = await controller.deploy(MODEL, nodes=[node.id for node in nodes], dtype=dtype)
+    deployed = await controller.deploy(MODEL, nodes=[node.id for node in nodes], serving=ServingWish(dtype=dtype))
     stages = []
     for shard in controller.registry.shards.list(deployment_id=deployed.id):
         assert shard.node_id is not None
@@ -60,7 +62,8 @@ async def compare(
 
     async def run() -> RequestRecord:
         ids = [5 + number % 1000 for number in range(prompt)]
-        record = await controller.generate(MODEL, ids, GenerationParameters(max_tokens=tokens, ignore_eos=True)).wait()
+        parameters = GenerationParameters(max_tokens=tokens, ignore_eos=True)
+        record = await (await controller.generate(MODEL, TokenPrompt(tuple(ids)), parameters)).wait()
         assert record.error is None, record.error
         return record
 

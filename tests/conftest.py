@@ -12,6 +12,7 @@ import pytest
 from app.models.demo import ensure_demo_model
 from app.models.library import ModelLibrary
 from app.paths import Home
+from tests.held_up_loops import watched
 from tests.warm import starting_cold, starting_warm
 
 CACHE = Path(os.environ.get("SHARDBOARD_TEST_CACHE") or Path(__file__).parent.parent / ".cache" / "tests")
@@ -23,6 +24,21 @@ def warm() -> Iterator[None]:
     """Agents and inspecting children of all tests start in a moment."""
     with starting_warm():
         yield
+
+
+@pytest.fixture(scope="session")
+def waits() -> Iterator[list[str]]:
+    with watched() as found:
+        yield found
+
+
+@pytest.fixture(autouse=True)
+def loops_never_wait(waits: list[str]) -> Iterator[None]:
+    """Whatever a test has the app do, it does not wait for the disk on a loop's thread."""
+    yield
+    held_up = waits.copy()
+    waits.clear()
+    assert not held_up, f"{len(held_up)} times a loop waited for the disk, first here:\n{held_up[0]}"
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import json
 import subprocess
 import sys
@@ -18,7 +19,7 @@ LONGEST_FILE = 500
 HEAVY = ("torch", "transformers", "accelerate", "PySide6", "pyqtgraph")
 """What the controller's process does without: half a second under the interpreter's lock and 300 MB, or a window."""
 
-RUN_IN_CHILDREN = {"app.models.coverage", "app.models.tokenizer_conversion"}
+RUN_IN_CHILDREN = {"app.models.rehearsal", "app.models.tokenizer_conversion"}
 """Modules that import torch or transformers when imported themselves: only a child process may."""
 
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
@@ -41,6 +42,22 @@ def test_imports_keep_to_the_contracts() -> None:
         [sys.executable, "-c", command, "--no-logo"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_no_modules_import_each_other_in_a_circle_not_even_for_types() -> None:
+    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+               for path in sources(*PROGRAM)}  # fmt: skip
+    imports = {
+        name: {
+            found
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.ImportFrom) and node.module
+            for each in node.names
+            if (found := full if (full := f"{node.module}.{each.name}") in modules else node.module) in modules
+        }
+        for name, path in modules.items()
+    }
+    graphlib.TopologicalSorter(imports).prepare()  # raises CycleError, which names the circle
 
 
 def test_the_controllers_process_imports_neither_torch_nor_qt() -> None:

@@ -48,7 +48,7 @@ def import_everything() -> None:
     import_transformers()
     agents = [found.name for found in pkgutil.iter_modules(worker_agent.__path__, "worker_agent.")]
     for name in (
-        *agents, "app.models.coverage", "app.models.tokenizer_conversion",
+        *agents, "app.models.rehearsal", "app.models.tokenizer_conversion",
         "transformers.models.llama.modeling_llama", "transformers.models.llama.tokenization_llama",
     ):  # fmt: skip
         if not name.endswith("__main__"):

@@ -21,8 +21,8 @@ from worker_agent.errors import AgentError
 from worker_agent.files import write_private
 from worker_agent.home import AgentHome
 from worker_agent.joining import join
-from worker_agent.journal import open_journal
 from worker_agent.keys import Invitation, KeyPair
+from worker_agent.log_file import open_log
 from worker_agent.options import BadOption, Options, read_options
 from worker_agent.process import settle
 from worker_agent.runtime import Runtime, wait_passively
@@ -59,7 +59,7 @@ def run(arguments: Sequence[str]) -> int:
             print(keys.public)
             return 0
         lock = home.lock()
-        open_journal(home.log, options.log_level)
+        open_log(home.log, options.log_level)
         board = Switchboard(home, keys, options.listen)
     except AgentError as error:
         print(f"worker_agent: {error}", file=sys.stderr)
@@ -127,14 +127,14 @@ def _make_agent(options: Options, home: AgentHome, board: Switchboard, runtime: 
     from worker_agent.budget import MemoryBudget
     from worker_agent.callers import Callers
     from worker_agent.loader import Loader
-    from worker_agent.service import Facts, Rooms
+    from worker_agent.service import Facts, Resources
     from worker_agent.shard_store import ShardStore
     from worker_agent.storekeeper import Storekeeper
     from worker_agent.telemetry import Telemetry, default_budget
 
     store = ShardStore(home.parts, options.store_limit)
     budget = MemoryBudget(options.memory or default_budget(runtime.device))
-    rooms = Rooms(
+    resources = Resources(
         access=board.access,
         callers=Callers(),
         budget=budget,
@@ -145,7 +145,7 @@ def _make_agent(options: Options, home: AgentHome, board: Switchboard, runtime: 
         peers=board.peers,
     )
     facts = Facts(secrets.token_hex(8), board.keys.agent_id, options.name, runtime.numerics())
-    return Agent(board, facts, runtime, rooms)
+    return Agent(board, facts, runtime, resources)
 
 
 def _join_beside(invitation: Invitation, name: str, board: Switchboard, agent: Agent) -> None:

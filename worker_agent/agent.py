@@ -31,7 +31,7 @@ from worker_agent.messages import (
 )
 from worker_agent.outlet import Outlet, send_frames
 from worker_agent.runtime import Runtime
-from worker_agent.service import Facts, Rooms, Service
+from worker_agent.service import Facts, Resources, Service
 from worker_agent.storekeeper import Reply, failed
 from worker_agent.switchboard import Switchboard
 
@@ -50,14 +50,14 @@ _LOG_AGAIN_SECONDS = 10.0
 class Agent:
     """Serves until it is stopped."""
 
-    def __init__(self, board: Switchboard, facts: Facts, runtime: Runtime, rooms: Rooms) -> None:
+    def __init__(self, board: Switchboard, facts: Facts, runtime: Runtime, resources: Resources) -> None:
         self._board = board
-        self._rooms = rooms
-        self._callers: Callers = rooms.callers
+        self._resources = resources
+        self._callers: Callers = resources.callers
         self._answers: dict[bytes, Outlet] = {}
         self._exit_code: int | None = None
         self._complained: dict[str, float] = {}
-        self._service = Service(facts, rooms, self.post, self._to_owner, self.stop)
+        self._service = Service(facts, resources, self.post, self._to_owner, self.stop)
         self._compute = Compute(self._service.send_out, facts.boot, runtime)
         self._service.attach(self._compute)
 
@@ -75,7 +75,7 @@ class Agent:
 
     def serve(self) -> int:
         """Run the agent in this thread; returns the exit status."""
-        threads = (self._rooms.telemetry, self._rooms.storekeeper, self._rooms.loader, self._compute)
+        threads = (self._resources.telemetry, self._resources.storekeeper, self._resources.loader, self._compute)
         for thread in threads:
             thread.start()
         next_tick = time.monotonic() + _TICK_SECONDS
@@ -85,9 +85,9 @@ class Agent:
                 next_tick = time.monotonic() + _TICK_SECONDS
                 self._guard(self._tick)
         self._say_farewell()
-        self._rooms.telemetry.stop()
-        self._rooms.storekeeper.stop()
-        self._rooms.loader.stop()
+        self._resources.telemetry.stop()
+        self._resources.storekeeper.stop()
+        self._resources.loader.stop()
         self._compute.stop()
         deadline = time.monotonic() + 2.0
         for thread in threads:

@@ -91,7 +91,7 @@ class _Held:
 
 
 @dataclass(frozen=True)
-class Rooms:
+class Resources:
     """The threads and stores that do the work."""
 
     access: Access
@@ -116,13 +116,13 @@ class Service:
     def __init__(
         self,
         facts: Facts,
-        rooms: Rooms,
+        resources: Resources,
         post: Callable[[Callable[[], None]], None],
         to_owner: Callable[[str, Message], None],
         stop: Callable[[], None],
     ) -> None:
         self._facts = facts
-        self._rooms = rooms
+        self._resources = resources
         self._post = post
         self._to_owner = to_owner
         self._stop = stop
@@ -131,7 +131,7 @@ class Service:
         self._local: frozenset[PeerName] = frozenset()
         self._draining = False
         self._grammarian = ThreadPoolExecutor(1, "grammar")
-        self._memory_base = rooms.telemetry.latest.process_memory
+        self._memory_base = resources.telemetry.latest.process_memory
         self._empty_since = 0.0
         """Since when there has been no stage, by the monotonic clock."""
         self.dropped = 0
@@ -150,11 +150,11 @@ class Service:
             case Health():
                 reply(self._health(message))
             case Chunk() | Offer() | ReadLog():
-                self._rooms.storekeeper.submit(message, payload, reply)
+                self._resources.storekeeper.submit(message, payload, reply)
             case Constrain():
                 self._constrain(message, payload, reply)
             case Start():
-                self._rooms.callers.claim(message.deployment, caller)
+                self._resources.callers.claim(message.deployment, caller)
                 self._compute.start_sequence(message, payload, reply)
             case Cancel():
                 self._compute.cancel(message, reply)
@@ -185,8 +185,8 @@ class Service:
                 f"the controller speaks wire versions {message.oldest} to {message.newest}, this agent (Shardboard "
                 f"{__version__}) {OLDEST_WIRE_VERSION} to {WIRE_VERSION}; update the older of the two"
             )
-        self._rooms.callers.greet(caller, message.boot, time.monotonic())
-        sample = self._rooms.telemetry.latest
+        self._resources.callers.greet(caller, message.boot, time.monotonic())
+        sample = self._resources.telemetry.latest
         return Welcome(
             call=message.call,
             version=min(message.newest, WIRE_VERSION),
@@ -199,7 +199,7 @@ class Service:
             cpu_name=cpu_name(),
             cpu_count=cpu_count(),
             memory_total=sample.memory.total,
-            memory_budget=self._rooms.budget.total,
+            memory_budget=self._resources.budget.total,
             memory_base=self._base(sample),
             disk_free=sample.disk_free,
             gpus=sample.gpus,
@@ -208,7 +208,7 @@ class Service:
         )
 
     def _health(self, message: Health) -> HealthReport:
-        sample, stages = self._rooms.telemetry.latest, self._compute.stages()
+        sample, stages = self._resources.telemetry.latest, self._compute.stages()
         base = self._base(sample)
         held = sum(stage.weight_bytes + stage.kv_held_bytes for stage in stages)
         return HealthReport(
@@ -222,8 +222,8 @@ class Service:
             process_memory=sample.process_memory,
             memory_base=base,
             memory_held=base + (held if self._facts.numerics.device == "cpu" else 0),
-            memory_budget=self._rooms.budget.total,
-            memory_used=self._rooms.budget.used,
+            memory_budget=self._resources.budget.total,
+            memory_used=self._resources.budget.used,
             disk_free=sample.disk_free,
             gpus=sample.gpus,
             progress=self._compute.progress(),
@@ -288,10 +288,10 @@ class Service:
             on_failed=lambda error: self._post(partial(self._load_failed, key, error, reply)),
         )
         self._stages[key] = held
-        self._rooms.store.pin(held.digests)
-        self._rooms.callers.claim(message.deployment, caller)
-        self._rooms.access.announce(*key, message.upstream_key, message.ring_key)
-        self._rooms.loader.submit(held.job)
+        self._resources.store.pin(held.digests)
+        self._resources.callers.claim(message.deployment, caller)
+        self._resources.access.announce(*key, message.upstream_key, message.ring_key)
+        self._resources.loader.submit(held.job)
 
     def _load_again(self, caller: Caller, held: _Held, message: Load, reply: Reply) -> None:
         """A Load of what is loaded already only announces the neighbours anew: one of them may have moved."""
@@ -300,8 +300,8 @@ class Service:
         if not _same_stage(held.load, message):
             raise AgentError("This node holds another stage under the same deployment and number; unload it first.")
         held.load = message
-        self._rooms.callers.claim(message.deployment, caller)
-        self._rooms.access.announce(message.deployment, message.stage, message.upstream_key, message.ring_key)
+        self._resources.callers.claim(message.deployment, caller)
+        self._resources.access.announce(message.deployment, message.stage, message.upstream_key, message.ring_key)
         reply(msgspec.structs.replace(held.loaded, call=message.call))
 
     def _loaded(self, key: StageKey, stage: Stage, seconds: float, reply: Reply) -> None:
@@ -334,7 +334,7 @@ class Service:
         if held.job is not None:
             held.job.cancelled.set()
         elif len(held.when_gone) == 1:
-            self._rooms.peers.close_stage(*key)
+            self._resources.peers.close_stage(*key)
             self._compute.remove_stage(*key, lambda: self._post(partial(self._forget, key)))
 
     def _forget(self, key: StageKey) -> None:
@@ -342,13 +342,13 @@ class Service:
         held = self._stages.pop(key)
         self._empty_since = time.monotonic()
         deployment = key[0]
-        self._rooms.peers.close_stage(*key)
+        self._resources.peers.close_stage(*key)
         self._local = frozenset(name for name in self._local if (name.deployment, name.stage) != key)
-        self._rooms.budget.release(*key)
-        self._rooms.store.unpin(held.digests)
-        self._rooms.access.retire(*key)
+        self._resources.budget.release(*key)
+        self._resources.store.unpin(held.digests)
+        self._resources.access.retire(*key)
         if not self._holds_any(deployment):
-            self._rooms.callers.release(deployment)
+            self._resources.callers.release(deployment)
         for tell in held.when_gone:
             tell()
 
@@ -359,7 +359,7 @@ class Service:
         if message.epoch < held.epoch:
             raise AgentError(f"The stage is at epoch {held.epoch} already; a link of epoch {message.epoch} is too old.")
         held.epoch = message.epoch
-        self._rooms.callers.claim(message.deployment, caller)
+        self._resources.callers.claim(message.deployment, caller)
         for to, address, key in (
             (DOWNSTREAM, message.downstream, message.downstream_key),
             (FIRST, message.first, message.first_key),
@@ -369,13 +369,13 @@ class Service:
 
     def _connect(self, name: PeerName, address: str | None, key: str | None) -> None:
         if address is None:
-            self._rooms.peers.close(name)
+            self._resources.peers.close(name)
             self._local |= {name}
             return
         if key is None:
             raise WireError("a link with an address and without the key of the agent there")
         self._local -= {name}
-        self._rooms.peers.connect(name, address, key)
+        self._resources.peers.connect(name, address, key)
 
     def _held(self, deployment: str, stage: int) -> _Held:
         held = self._stages.get((deployment, stage))
@@ -400,7 +400,7 @@ class Service:
             self._compute.tokens(outgoing.message)
 
     def _to_peer(self, name: PeerName, message: Message, payload: Payload) -> None:
-        taken = self._rooms.peers.push(name, message, payload)
+        taken = self._resources.peers.push(name, message, payload)
         if taken is None:
             self.dropped += 1
         elif not taken:
@@ -427,7 +427,7 @@ class Service:
 
     def drop_silent(self, now: float) -> None:
         """End the sequences of controllers that have fallen silent."""
-        for deployment in self._rooms.callers.fallen_silent(now):
+        for deployment in self._resources.callers.fallen_silent(now):
             log.warning("the controller of %s has fallen silent: its sequences are dropped", deployment)
             self._compute.drop_sequences(deployment)
 

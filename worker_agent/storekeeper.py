@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from worker_agent.errors import AgentError
-from worker_agent.journal import read_tail
+from worker_agent.log_file import read_tail
 from worker_agent.messages import Buffer, Chunk, ChunkAck, ControlMessage, Failed, Have, LogText, Offer, ReadLog
 from worker_agent.shard_store import ShardStore
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from pathlib import Path
 
 from fastapi import Depends, FastAPI
@@ -11,7 +9,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
-from app.api import errors
+from app.api import errors, openai
 from app.api.download import Downloads
 from app.api.gate import Bounded, Counted, Gate
 from app.api.metrics import Metrics
@@ -66,10 +64,7 @@ def make_application(controller: Controller, settings: ServerSettings) -> FastAP
     application.add_middleware(Counted, gate=state.gate)
     for router in ROUTERS:
         application.include_router(router)
-    if importlib.util.find_spec("app.api.openai") is not None:
-        openai = importlib.import_module("app.api.openai")
-        if hasattr(openai, "router"):
-            application.include_router(openai.router(controller))
+    application.include_router(openai.router(controller))
     application.mount("/static", _Static(directory=STATIC), name="static")
     return application
 

@@ -16,6 +16,7 @@ from app.api.gate import MOST_BODY_BYTES
 from app.api.rendering import wants_page
 from app.api.security import FORM_FIELD, MOST_FIELDS, is_form
 from app.api.state import MOST_ID
+from app.serving import ServingWish
 
 Body = TypeVar("Body", bound="Strict")
 
@@ -91,6 +92,10 @@ class Deploy(Strict):
     dtype: DType | None = None
     context: int | None = Tokens
     kv_tokens: int | None = Tokens
+
+    @property
+    def serving(self) -> ServingWish:
+        return ServingWish(self.dtype, self.context, self.kv_tokens)
 
 
 class LogIn(Strict):

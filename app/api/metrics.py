@@ -18,7 +18,7 @@ from starlette.types import Scope
 from app.api.gate import Gate
 from app.controller import Controller
 from app.errors import ShardboardError
-from app.registry import DeploymentStatus, RequestLine, RequestStatus
+from app.registry import DeploymentStatus, Registry, RequestLine, RequestStatus
 from worker_agent import __version__
 
 log = logging.getLogger(__name__)
@@ -100,9 +100,9 @@ class Metrics:
     async def text(self) -> bytes:
         """All figures in Prometheus' text format."""
         async with self._counting:
-            lines = await asyncio.to_thread(self._over)
-            deployments = await asyncio.to_thread(self._controller.registry.deployments.list)
-            names = {node.id: node.hostname for node in await asyncio.to_thread(self._controller.registry.nodes.list)}
+            lines, deployments, nodes = await self._controller.registry.call(
+                lambda known: (self._over(known), known.deployments.list(), known.nodes.list())
+            )
         for line in lines:
             self._count(line)
         self._running.set(len(self._controller.inference.running()))
@@ -112,7 +112,7 @@ class Metrics:
         self._worst_lag = 0.0
         for status in DeploymentStatus:
             self._deployments.labels(status).set(sum(one.status is status for one in deployments))
-        self._look_at_nodes(names)
+        self._look_at_nodes({node.id: node.hostname for node in nodes})
         return await asyncio.to_thread(generate_latest, self._registry)
 
     def _look_at_nodes(self, names: dict[int, str]) -> None:
@@ -136,9 +136,9 @@ class Metrics:
         self._nodes.set(len(names))
         self._nodes_up.set(up)
 
-    def _over(self) -> Iterable[RequestLine]:
+    def _over(self, registry: Registry) -> Iterable[RequestLine]:
         """The requests that ended since the last time. In a thread; one at a time."""
-        requests = self._controller.registry.requests
+        requests = registry.requests
         ended = []
         first, newest, offset = min({self._last_seen + 1, *self._open}) - 1, requests.newest(), 0
         list_page = functools.partial(requests.lines, limit=PAGE, after_id=first, last_id=newest)
@@ -174,7 +174,7 @@ class Metrics:
 
     async def _watch(self) -> None:
         try:
-            newest = await asyncio.to_thread(self._controller.registry.requests.newest)
+            newest = await self._controller.registry.call(lambda known: known.requests.newest())
             self._open = {run.id for run in self._controller.inference.running()}
             self._last_seen = max(newest, self._last_seen)
         except ShardboardError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from starlette.responses import HTMLResponse, Response
 
 from app.api.visitors import SAME_SITE, Visitor, visitor_of
 from app.cluster.node_state import ANSWERING
-from app.figures import ago, amount_text, duration, micros, percent, size_text, token_rate
+from app.figures import ago, amount_text, size_text, utc
+from app.runs.telling import event_text
 from app.runs.ways import lost_text
 from worker_agent import __version__
 
@@ -35,13 +37,17 @@ def wants_page(request: Request) -> bool:
 def page(request: Request, template: str, status: int = 200, **values: Any) -> Response:
     """A page, with the cookie that its forms are bound to."""
     visitor = visitor_of(request)
-    text = _environment.get_template(template).render(
-        **values, path=request.url.path, visitor=visitor, token=visitor.token, version=__version__,
-        has_log_out=visitor.logged_in,
-    )  # fmt: skip
+    text = render(
+        template, **values, path=request.url.path, visitor=visitor, token=visitor.token, has_log_out=visitor.logged_in
+    )
     response = HTMLResponse(text, status)
     keep_cookie(response, visitor)
     return response
+
+
+def render(template: str, **values: Any) -> str:
+    """The text of a page. `page` gives it what every page needs of its request."""
+    return _environment.get_template(template).render(**values, version=__version__)
 
 
 def error_page(
@@ -62,8 +68,8 @@ def keep_cookie(response: Response, visitor: Visitor) -> None:
 
 _environment.globals["ANSWERING"] = ANSWERING
 _environment.filters.update(
-    ago=ago, amount=amount_text, duration=duration, lost=lost_text, micros=micros, percent=percent, size=size_text,
-    token_rate=token_rate,
+    ago=ago, event=event_text, amount=amount_text, lost=lost_text, size=size_text,
+    value=lambda value: utc(value) if isinstance(value, datetime) else value,
 )  # fmt: skip
 
 

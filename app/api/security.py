@@ -6,7 +6,6 @@ for whatever changes something, that no page of another site caused it.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from typing import Annotated
@@ -112,7 +111,7 @@ class Access:
             raise _from_elsewhere()
 
     async def _keys(self) -> list[ApiKeyRecord]:
-        return await asyncio.to_thread(self._registry.api_keys.list)
+        return await self._registry.call(lambda known: known.api_keys.list())
 
     async def _note_use(self, record: ApiKeyRecord) -> None:
         now = time.monotonic()
@@ -120,7 +119,7 @@ class Access:
             return
         self._noted[record.name] = now
         try:
-            await asyncio.to_thread(self._registry.api_keys.touch, record.name)
+            await self._registry.call(lambda known: known.api_keys.touch(record.name))
         except ShardboardError as error:  # whoever has the key comes in all the same
             log.warning("the use of a key could not be noted: %s", error)
 

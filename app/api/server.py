@@ -57,7 +57,7 @@ class ApiServer:
         """
         self._settings.check_origins()
         access = self._application.state.access
-        if access.demands_key and not await asyncio.to_thread(self._controller.registry.api_keys.list):
+        if access.demands_key and not await self._controller.registry.call(lambda known: known.api_keys.list()):
             raise BadInput(
                 f"The server would listen on {self._settings.host} and demand an API key, but there is none.", ADVICE
             )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
 from fastapi import Depends, Path, Request
 
 from app.api.views import DeploymentView, NodeView
 from app.controller import Controller
-from app.registry import DeploymentRecord, DeploymentStatus, NodeRecord, ShardRecord
+from app.registry import DeploymentStatus
 
 MOST_ID = 2**63 - 1
 
@@ -25,7 +24,7 @@ Number = Annotated[int, Path(ge=1, le=MOST_ID)]
 
 async def node_views(controller: Controller) -> list[NodeView]:
     """All nodes. None is asked: the last beat of each tells."""
-    records = await asyncio.to_thread(controller.registry.nodes.list)
+    records = await controller.registry.call(lambda known: known.nodes.list())
     return [NodeView.of(controller, record) for record in records]
 
 
@@ -33,10 +32,8 @@ async def deployment_views(controller: Controller, *, every: bool = False) -> li
     """Deployments, the newest first; unless `every`, without those that failed or were unloaded."""
     wanted = None if every else (DeploymentStatus.LOADING, DeploymentStatus.READY)
 
-    def read() -> tuple[list[DeploymentRecord], list[ShardRecord], list[NodeRecord]]:
-        registry = controller.registry
-        return registry.deployments.list(status=wanted), registry.shards.list(), registry.nodes.list()
-
-    records, shards, nodes = await asyncio.to_thread(read)
+    records, shards, nodes = await controller.registry.call(
+        lambda known: (known.deployments.list(status=wanted), known.shards.list(), known.nodes.list())
+    )
     names = {node.id: node.hostname for node in nodes}
     return [DeploymentView.of(record, shards, names, controller.nodes.stage) for record in reversed(records)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
@@ -208,9 +209,8 @@ class DeploymentView(BaseModel):
             )  # fmt: skip
 
         return cls(
-            id=record.id, model=record.model_name, status=record.status, error=record.error, dtype=record.dtype,
-            context=record.context, kv_tokens=record.kv_tokens, plan_hash=record.plan_hash, epoch=record.epoch,
-            created_at=record.created_at,
+            id=record.id, model=record.model_name, status=record.status, error=record.error, **asdict(record.serving),
+            plan_hash=record.plan_hash, epoch=record.epoch, created_at=record.created_at,
             stages=[view(one) for one in mine],
         )  # fmt: skip
 
@@ -246,8 +246,7 @@ class PlanView(BaseModel):
     @classmethod
     def of(cls, placement: Placement) -> PlanView:
         return cls(
-            model=placement.model_name, dtype=placement.dtype, context=placement.context,
-            kv_tokens=placement.kv_tokens,
+            model=placement.model_name, **asdict(placement.serving),
             stages=[
                 PlannedStageView(
                     stage=number, node_id=one.node.node_id, node=one.node.name, start=one.start, end=one.end,

@@ -14,6 +14,7 @@ from app.figures import layers, size_text
 from app.registry import DeploymentRecord, DeploymentStatus, Registry, ShardRecord
 from app.runs.trace import DeploymentTrace, Plan, unpack
 from app.runs.ways import lost_text, way_lines
+from app.serving import ServingWish
 from app.sharding.placement import AgentProcess, Placement
 from app.sharding.plan import range_text
 
@@ -39,17 +40,12 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Show which layers would go to which node, and what memory that takes. Loads nothing."""
-    chosen, kind = read_nodes(nodes), read_dtype(dtype)
+    chosen, serving = read_nodes(nodes), ServingWish(read_dtype(dtype), context, kv_tokens)
     with open_controller() as session:
-        placement = session.run(
-            session.controller.plan(
-                model, nodes=chosen, layers=shard_layers, dtype=kind, context=context, kv_tokens=kv_tokens
-            )
-        )
+        placement = session.run(session.controller.plan(model, nodes=chosen, layers=shard_layers, serving=serving))
     if as_json:
-        print_json(
-            {**msgspec.to_builtins(placement), "processes": [_process_facts(one) for one in placement.processes]}
-        )
+        facts = msgspec.to_builtins(placement)
+        print_json({**facts.pop("serving"), **facts, "processes": [_process_facts(one) for one in placement.processes]})
     else:
         _show_placement(placement)
 
@@ -64,16 +60,14 @@ def deploy(
     as_json: Json = False,
 ) -> None:
     """Send a model's layers to the nodes that lack them, load them, and make the model answer requests."""
-    chosen, kind = read_nodes(nodes), read_dtype(dtype)
+    chosen, serving = read_nodes(nodes), ServingWish(read_dtype(dtype), context, kv_tokens)
     with open_controller() as session, progress_shown(as_json) as progress:
         deployment = session.run(
             session.controller.deploy(
                 model,
                 nodes=chosen,
                 layers=shard_layers,
-                dtype=kind,
-                context=context,
-                kv_tokens=kv_tokens,
+                serving=serving,
                 on_progress=progress.deployment,
             )
         )
@@ -153,8 +147,9 @@ def _process_facts(process: AgentProcess) -> dict[str, Any]:
 
 
 def _show_placement(placement: Placement) -> None:
+    serving = placement.serving
     print_table(
-        f"{placement.model_name}: {placement.dtype}, context {placement.context}, KV for {placement.kv_tokens} tokens",
+        f"{placement.model_name}: {serving.dtype}, context {serving.context}, KV for {serving.kv_tokens} tokens",
         ("Stage", "Node", "Layers", "Weights", "KV", "Together", "Free", "Fits"),
         [
             (

@@ -19,12 +19,12 @@ from app.cli.output import note, print_json, printable
 from app.cli.session import Session, open_controller, origin
 from app.errors import BadInput, Cancelled, RequestError
 from app.figures import duration, token_rate
-from app.inference.chat_template import Message
 from app.inference.constraint import Constraint, grammar_constraint
 from app.inference.events import Finished, Preparing, PromptProgress, RequestEvent, TextDelta
 from app.inference.parameters import DEFAULT_MAX_TOKENS, GenerationParameters
+from app.inference.prompt import ChatPrompt, Prompt, TextPrompt, TokenPrompt
 from app.registry import Registry, RequestRecord, RequestStatus
-from app.runs.finite import finite
+from app.runs.infinities import without_infinities
 from app.runs.reader import RunReader
 from app.runs.trace import RequestTrace, TokenLogprob
 
@@ -32,7 +32,6 @@ LONG_PROMPT = 256
 """From so many tokens on, it is shown how far the prompt is."""
 
 T = TypeVar("T")
-Prompt = str | list[Message] | list[int]
 
 
 def register(app: typer.Typer) -> None:
@@ -127,9 +126,9 @@ def generate(
         constraint=constraint,
         chat_template_kwargs=_read_variables(chat_template_kwargs),
     )
-    content, chatting = _read_prompt(prompt, chat, system, token_ids)
+    given = _read_prompt(prompt, chat, system, token_ids)
     with open_controller() as session:
-        show_answer(session, model, content, parameters, chat=chatting, as_json=as_json)
+        show_answer(session, model, given, parameters, as_json=as_json)
 
 
 def _or_unset(value: T | None) -> T | UnsetType:
@@ -138,7 +137,7 @@ def _or_unset(value: T | None) -> T | UnsetType:
 
 
 def show_answer(
-    session: Session, model: str, prompt: Prompt, parameters: GenerationParameters, *, chat: bool, as_json: bool
+    session: Session, model: str, prompt: Prompt, parameters: GenerationParameters, *, as_json: bool
 ) -> RequestRecord:
     """Run a request, stream its text, end with a line of figures; with `as_json` only print the record.
 
@@ -146,7 +145,7 @@ def show_answer(
         Cancelled: by Ctrl-C; the text so far was shown and is in the registry.
         RequestError: it failed after it had begun.
     """
-    events = session.events(lambda: session.controller.generate(model, prompt, parameters, chat=chat, origin=origin()))
+    events = session.events(session.controller.generate(model, prompt, parameters, origin=origin()))
     record = _show_record(session, events) if as_json else _show_text(events)
     if record.status is RequestStatus.CANCELLED:
         raise Cancelled(f"Request {record.id} was cancelled after {record.completion_tokens} tokens.")
@@ -164,7 +163,7 @@ def record_json(record: RequestRecord, registry: Registry | None = None) -> dict
     fields: dict[str, Any] = msgspec.to_builtins(record)
     fields["text"] = record.result
     if registry is not None:
-        trace = finite(RunReader(registry).request(record.id)).trace
+        trace = without_infinities(RunReader(registry).request(record.id)).trace
         for name in ("logprobs", "prompt_logprobs"):
             if record.parameters.get(name) is not None and isinstance(trace, RequestTrace):
                 fields[name] = [_logprob_json(each) for each in getattr(trace, name)]
@@ -260,20 +259,20 @@ def _figures(record: RequestRecord, began: float, first: float, last: float) -> 
     return " · ".join([*figures, f"request {record.id}"])
 
 
-def _read_prompt(prompt: str | None, chat: bool, system: str | None, token_ids: str | None) -> tuple[Prompt, bool]:
+def _read_prompt(prompt: str | None, chat: bool, system: str | None, token_ids: str | None) -> Prompt:
     if (prompt is None) == (token_ids is None):
         raise BadInput("There must be a prompt.", "Give it as text or as --token-ids, not both.")
     if token_ids is not None:
-        return read_ids(token_ids, "--token-ids") or [], False
+        return TokenPrompt(tuple(read_ids(token_ids, "--token-ids") or ()))
     text = sys.stdin.read() if prompt == "-" else prompt or ""
     if not text:
         raise BadInput("The prompt is empty.", "Give some text.")
     if not chat:
         if system is not None:
             raise BadInput("--system needs the chat template.", "Leave out --raw or --system.")
-        return text, False
-    messages: list[Message] = [] if system is None else [{"role": "system", "content": system}]
-    return [*messages, {"role": "user", "content": text}], True
+        return TextPrompt(text)
+    asked = ChatPrompt.of(text)
+    return asked if system is None else ChatPrompt(({"role": "system", "content": system}, *asked.messages))
 
 
 def _read_constraint(

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from rich.console import Console
@@ -22,7 +22,10 @@ from rich.text import Text
 
 from app.children.work import JobProgress
 from app.errors import ShardboardError
-from app.inference.deploying import DeployProgress
+from app.inference.deployer import DeployProgress
+
+if TYPE_CHECKING:
+    from app.runs.telling import Telling
 
 Cell = str | int | float | bool | datetime | None
 
@@ -72,6 +75,27 @@ def print_fields(fields: Iterable[tuple[str, Cell]]) -> None:
         cell.justify = "left"
         table.add_row(name, cell)
     Console(highlight=False).print(table)
+
+
+def print_telling(told: Telling) -> None:
+    """All that is said of a run, to stdout."""
+    console = Console(highlight=False)
+
+    def say(text: str, style: str = "") -> None:
+        console.print(Text(printable(text), style=style))
+
+    say(f"{told.title} ({told.state.lower()})", "bold")
+    for text, style in ((told.run.error, "red"), (told.advice, ""), (told.insight, "")):
+        if text:
+            say(text, style)
+    for part in told.times:
+        say(f"  {part.name}: {part.words}", "dim")
+    for section in told.all_sections():
+        say(f"\n{section.title}", "bold")
+        print_fields(section.facts)
+    for passage in told.passages:
+        say(f"\n{passage.title}", "bold")
+        say(passage.text or passage.note)
 
 
 def note(text: str) -> None:

@@ -8,11 +8,12 @@ import typer
 
 from app.cli.generation import record_json
 from app.cli.options import Json
-from app.cli.output import print_fields, print_json, print_table
+from app.cli.output import print_json, print_table, print_telling
 from app.cli.session import open_registry
-from app.figures import ago, duration, short, token_rate
-from app.inference.parameters import GenerationParameters
+from app.figures import ago, short
 from app.registry import RequestStatus
+from app.runs.reader import RunReader
+from app.runs.telling import tell
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -45,41 +46,10 @@ def list_requests(
 
 @app.command("show")
 def show_request(id: Annotated[int, typer.Argument(help="Its number.")], as_json: Json = False) -> None:
-    """Show one request: prompt, answer, parameters and timings."""
+    """Show one request: what was asked and answered, where its time went, and on which nodes."""
     with open_registry() as registry:
-        record = registry.requests.get(id)
-        fields = record_json(record, registry) if as_json else {}
-    if as_json:
-        print_json(fields)
-        return
-    print_fields(
-        [
-            ("Request", record.id),
-            ("Model", record.model_name),
-            ("Deployment", record.deployment_id),
-            ("State", record.status.value),
-            ("Created", record.created_at),
-            ("Completed", record.completed_at),
-            ("Finish", record.finish_reason),
-            ("Tokens", f"{record.prompt_tokens} prompt, {record.completion_tokens} answer"),
-            ("Parameters", _parameters(record.parameters)),
-            ("Timings", _timings(record.timings)),
-            ("Error", record.error),
-            ("Prompt", record.prompt),
-            ("Answer", record.result),
-        ]
-    )
-
-
-def _parameters(given: dict[str, object]) -> str:
-    """Those that are not the defaults."""
-    usual = GenerationParameters().resolved().to_json()
-    asked = [f"{name} {value}" for name, value in given.items() if value != usual.get(name)]
-    return ", ".join(asked) or "as usual: greedy"
-
-
-def _timings(timings: dict[str, float]) -> str:
-    return ", ".join(
-        token_rate(value) if name == "tokens_per_second" else f"{name.replace('_', ' ')} {duration(value)}"
-        for name, value in timings.items()
-    )
+        if as_json:
+            print_json(record_json(registry.requests.get(id), registry))
+            return
+        told = tell(RunReader(registry).request(id))
+    print_telling(told)

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -132,34 +133,31 @@ class _Service:
 
     async def _prepare(self, controller: Controller) -> None:
         """Agents and deployments that were wished for. What fails is said, and the rest is served all the same."""
+        from app.first_run import starting_text, take_local_agents
+
+        def starting(count: int) -> None:
+            note(starting_text(count))
+
         try:
-            nodes = await self._agents(controller)
+            agents = await take_local_agents(controller, self._wishes.local_agents, on_starting=starting)
             for model in self._wishes.deploy:
-                await self._deploy(controller, model, nodes)
+                await self._deploy(controller, model, agents.nodes)
         except ShardboardError as error:
             note(f"{error}")
             log.error("%s", error)
 
-    async def _agents(self, controller: Controller) -> list[NodeRecord]:
-        wanted = self._wishes.local_agents
-        if not wanted:
-            return []
-        for record in (await controller.stopped_agents())[:wanted]:
-            await controller.start_agent(record.id)
-        here = [node for node in await controller.list_nodes() if node.local_pid is not None and node.is_active]
-        if missing := wanted - len(here):
-            note(f"Starting {missing} agent{'s' if missing > 1 else ''} on this machine.")
-            here += await controller.launch_local(missing)
-        return here[:wanted]
+    async def _deploy(self, controller: Controller, model: str, nodes: Sequence[NodeRecord]) -> None:
+        from app.first_run import deploy_over
 
-    async def _deploy(self, controller: Controller, model: str, nodes: list[NodeRecord]) -> None:
-        fetched = await controller.add_demo_model(origin=origin()) if model == "demo" else None
-        name = (fetched or controller.library.get(model)).name
-        if controller.deployments.ready(name):
-            note(f"{name} is deployed.")
-            return
-        note(f"Deploying {name}.")
-        await controller.deploy(name, nodes=[node.id for node in nodes] or None, origin=origin())
+        get = controller.library.get
+        found = await (controller.add_demo_model(origin=origin()) if model == "demo" else asyncio.to_thread(get, model))
+        name = found.name
+        if not await controller.deployments.ready(name):
+            note(f"Deploying {name}.")
+            if nodes:
+                await deploy_over(controller, name, [node.id for node in nodes], origin=origin())
+            else:
+                await controller.deploy(name, origin=origin())
         note(f"{name} is deployed.")
 
     async def _drain(self, controller: Controller, server: ApiServer | None) -> None:

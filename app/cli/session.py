@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from app.errors import Cancelled
 from app.inference.events import RequestEvent, RunningRequest
@@ -26,9 +26,11 @@ from app.registry import Registry
 from app.runs.trace import Origin
 
 if TYPE_CHECKING:
+    from app.control.remote import RemoteController
     from app.controller import Controller
 
 Result = TypeVar("Result")
+P = ParamSpec("P")
 
 POLL_SECONDS = 0.2
 """Windows delivers Ctrl-C only between waits."""
@@ -40,32 +42,36 @@ class Session:
     """A running controller. `run` and `events` are for the main thread: Ctrl-C cancels what they wait for.
 
     Args:
-        controller: of this process, or what stands for the one of another: it has the methods that commands use.
+        controller: of this process, or what stands for the one of another and has its methods that commands use.
         registry: to look into.
-        remote: whether the controller is another process's.
     """
 
     def __init__(
-        self, controller: Controller, registry: Registry, loop: asyncio.AbstractEventLoop, *, remote: bool
+        self, controller: Controller | RemoteController, registry: Registry, loop: asyncio.AbstractEventLoop
     ) -> None:
-        self.controller, self.registry, self.remote = controller, registry, remote
-        self._loop = loop
+        self.controller, self.registry, self._loop = controller, registry, loop
 
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Run a coroutine in the controller's loop and wait for it. Raises what it raises; Cancelled on Ctrl-C."""
         return _wait(asyncio.run_coroutine_threadsafe(work, self._loop))
 
-    def ask(self, function: Callable[..., Coroutine[Any, Any, Result]], *arguments: Any, **named: Any) -> Result:
+    def ask(
+        self,
+        function: Callable[Concatenate[Controller, P], Coroutine[Any, Any, Result]],
+        *arguments: P.args,
+        **named: P.kwargs,
+    ) -> Result:
         """Run a function that the control door offers and that takes the controller first, where the controller is."""
-        if self.remote:
-            work: Coroutine[Any, Any, Result] = getattr(self.controller, function.__name__)(*arguments, **named)
-            return self.run(work)
+        from app.control.remote import RemoteController, passed_on
+
+        if isinstance(self.controller, RemoteController):
+            return self.run(passed_on(function)(self.controller, *arguments, **named))
         return self.run(function(self.controller, *arguments, **named))
 
-    def events(self, start: Callable[[], RunningRequest]) -> Iterator[RequestEvent]:
+    def events(self, start: Coroutine[Any, Any, RunningRequest]) -> Iterator[RequestEvent]:
         """Start a request and yield its events. The first Ctrl-C cancels it and goes on to its last event."""
         arrived: queue.Queue[RequestEvent | BaseException | None] = queue.Queue()
-        running = self.run(_call(start))
+        running = self.run(start)
         pump = asyncio.run_coroutine_threadsafe(_pump(aiter(running), arrived), self._loop)
         interrupts = _Interrupts(lambda: asyncio.run_coroutine_threadsafe(running.cancel(), self._loop))
         try:
@@ -103,10 +109,6 @@ class _Interrupts:
     def end(self) -> None:
         if self._is_main:
             signal.signal(signal.SIGINT, self._before)
-
-
-async def _call(start: Callable[[], RunningRequest]) -> RunningRequest:
-    return start()
 
 
 async def _pump(events: AsyncIterator[RequestEvent], arrived: queue.Queue[RequestEvent | BaseException | None]) -> None:
@@ -171,8 +173,7 @@ def _elsewhere(home: Home, loop: asyncio.AbstractEventLoop) -> Iterator[Session 
         return
     try:
         with open_registry(home) as registry:
-            # It has the methods that commands use, with the same types.
-            yield Session(cast("Controller", remote), registry, loop, remote=True)
+            yield Session(remote, registry, loop)
     finally:
         _wait(asyncio.run_coroutine_threadsafe(remote.close(), loop))
 
@@ -183,7 +184,7 @@ def _here(home: Home, loop: asyncio.AbstractEventLoop, monitor: bool) -> Iterato
 
     controller = _wait(asyncio.run_coroutine_threadsafe(Controller.open(home, monitor=monitor), loop))
     try:
-        yield Session(controller, controller.registry, loop, remote=False)
+        yield Session(controller, controller.registry, loop)
     finally:
         _wait(asyncio.run_coroutine_threadsafe(controller.close(), loop))
 

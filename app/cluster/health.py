@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Protocol
 
 from app.cluster.agent_link import AgentLink, LinkChange, LinkDown, LinkUp
 from app.cluster.memory import MemoryWatch, agreement_text, difference_text
@@ -104,26 +103,24 @@ class NodeMemoryJudged:
 NodeEvent = NodeHealth | NodeUp | NodeStarting | NodeDown | NodeFrozen | NodeMemoryJudged
 
 
-class Heartbeats(Protocol):
-    """Where heartbeats are written: `Registry.nodes`. Called in a thread, since it waits for the disk."""
-
-    def heartbeat(self, id: int, at: datetime, active: bool) -> bool: ...
+RecordBeat = Callable[[int, datetime, bool], Awaitable[object]]
+"""Writes down when a node was heard last, and whether it is there."""
 
 
 class HealthMonitor:
     """Watches nodes and tells of them through `on_event`, which runs on the loop and must not block."""
 
     def __init__(
-        self, heartbeats: Heartbeats, on_event: Callable[[NodeEvent], None], *, beat_seconds: float | None = None
+        self, record: RecordBeat, on_event: Callable[[NodeEvent], None], *, beat_seconds: float | None = None
     ) -> None:
-        self._heartbeats = heartbeats
+        self._record = record
         self._on_event = on_event
         self._beat_seconds = BEAT_SECONDS if beat_seconds is None else beat_seconds
         self._watches: dict[int, _Watch] = {}
 
     def watch(self, node: int, link: AgentLink) -> None:
         """Begin to watch a node over its link. The link stays the caller's."""
-        self._watches[node] = _Watch(node, link, self._heartbeats, self._on_event, self._beat_seconds)
+        self._watches[node] = _Watch(node, link, self._record, self._on_event, self._beat_seconds)
 
     async def unwatch(self, node: int) -> None:
         watch = self._watches.pop(node, None)
@@ -165,7 +162,7 @@ class _Watch:
 
     node: int
     link: AgentLink
-    heartbeats: Heartbeats
+    record: RecordBeat
     on_event: Callable[[NodeEvent], None]
     beat_seconds: float
     heard: Heard = NOTHING
@@ -253,7 +250,7 @@ class _Watch:
         if active is None or (not active and self._recorded is False):
             return
         try:
-            await asyncio.to_thread(self.heartbeats.heartbeat, self.node, self._last_seen or datetime.now(UTC), active)
+            await self.record(self.node, self._last_seen or datetime.now(UTC), active)
         except RegistryError as error:
             _log.error("the heartbeat of node %d could not be written: %s", self.node, error)
             return

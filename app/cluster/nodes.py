@@ -56,7 +56,7 @@ class NodeDirectory:
         launcher: AgentLauncher,
         on_event: Callable[[NodeEvent], None] = lambda event: None,
     ) -> None:
-        self.health = HealthMonitor(registry.nodes, self._on_event)
+        self.health = HealthMonitor(self._record_beat, self._on_event)
         self._context = context
         self._identity = identity
         self._registry = registry
@@ -68,9 +68,9 @@ class NodeDirectory:
         self._speeds: dict[int, tuple[Speed, ...]] = {}
         self._starting: set[int] = set()
 
-    def open(self) -> None:
+    async def open(self) -> None:
         """Begin to connect to every node that the registry holds."""
-        for record in self._registry.nodes.list():
+        for record in await self._registry.call(lambda known: known.nodes.list()):
             self._follow(record, self._link_to(record.address, record.public_key, record.hostname))
 
     async def close(self) -> None:
@@ -100,10 +100,10 @@ class NodeDirectory:
             except NodeError as error:
                 _log.info("%s", error)
             if record.is_active != link.is_up:
-                await asyncio.to_thread(lambda: self._registry.nodes.update(record.id, is_active=link.is_up))
+                await self._registry.call(lambda known: known.nodes.update(record.id, is_active=link.is_up))
 
-        await asyncio.gather(*(ask(record) for record in await asyncio.to_thread(self._registry.nodes.list)))
-        return await asyncio.to_thread(self._registry.nodes.list)
+        await asyncio.gather(*(ask(record) for record in await self._registry.call(lambda known: known.nodes.list())))
+        return await self._registry.call(lambda known: known.nodes.list())
 
     def heard(self, node: int) -> Heard:
         """What is known of a node's agent now. Nothing is asked."""
@@ -155,38 +155,13 @@ class NodeDirectory:
             link = self._link_to(endpoint.address, key, "")
             try:
                 welcome = await link.connect(seconds)
-                record = await asyncio.to_thread(self._register, endpoint, key, welcome, local_pid)
+                record = await self._registry.call(lambda known: _register(known, endpoint, key, welcome, local_pid))
             except BaseException:
                 await link.close()
                 raise
             await self._forget(record.id)  # the link to where it was before
             self._follow(record, link)
             return record
-
-    def _register(self, endpoint: Endpoint, key: str, welcome: Welcome, local_pid: int | None) -> NodeRecord:
-        nodes = self._registry.nodes
-        known = next((node for node in nodes.list() if node.public_key == key), None)
-        if known is None:
-            return nodes.add(
-                hostname=welcome.hostname,
-                ip_address=endpoint.host,
-                port=endpoint.port,
-                public_key=key,
-                agent_id=welcome.agent,
-                is_active=True,
-                capacities=capacities_of(welcome),
-                local_pid=local_pid,
-            )
-        return nodes.update(
-            known.id,
-            hostname=welcome.hostname,
-            ip_address=endpoint.host,
-            port=endpoint.port,
-            agent_id=welcome.agent,
-            is_active=True,
-            capacities=capacities_of(welcome, known.capacities),
-            local_pid=known.local_pid if local_pid is None else local_pid,
-        )
 
     # --- agents on this machine ---
 
@@ -225,7 +200,7 @@ class NodeDirectory:
         `keep` as for `start_local`; None leaves it as it is. Raises NodeError when it was not launched here
         or cannot be started.
         """
-        record = await asyncio.to_thread(self._registry.nodes.get, node)
+        record = await self._registry.call(lambda known: known.nodes.get(node))
         self._starting.add(node)
         if not self.health.is_alive(node):
             self._tell(NodeStarting(node, datetime.now(UTC)))
@@ -246,23 +221,23 @@ class NodeDirectory:
         link.dial()
         if not await link.wait_up(REVIVAL_SECONDS):
             raise link.error()
-        return await asyncio.to_thread(lambda: self._registry.nodes.update(node, local_pid=agent.pid))
+        return await self._registry.call(lambda known: known.nodes.update(node, local_pid=agent.pid))
 
     async def stop(self, node: int) -> NodeRecord:
         """End the agent of a node that was launched here, in good order where it listens; the node stays.
 
         Within about ten seconds, whatever the agent does. Raises NodeError when it was not launched here.
         """
-        record = await asyncio.to_thread(self._registry.nodes.get, node)
+        record = await self._registry.call(lambda known: known.nodes.get(node))
         link, leaving = self._links.get(node), False
-        if self.is_local(record) and link is not None and link.is_up:
+        if await self.is_local(record) and link is not None and link.is_up:
             try:
                 await link.call(Shutdown(call=0), seconds=STOP_SECONDS)
                 leaving = True
             except NodeError as error:
                 _log.info("%s is made to stop: %s", link.node, error)
         await self._launcher.stop(record.public_key, grace=STOP_SECONDS if leaving else 0.0)
-        return await asyncio.to_thread(lambda: self._registry.nodes.update(node, is_active=False))
+        return await self._registry.call(lambda known: known.nodes.update(node, is_active=False))
 
     async def stop_local(self, *, keep_flagged: bool = True) -> list[NodeRecord]:
         """Stop the agents that were launched here and run, all at once; those to be kept go on, unless told otherwise.
@@ -271,7 +246,7 @@ class NodeDirectory:
         """
         wanted = [
             record
-            for record, agent in (await asyncio.to_thread(self.local)).values()
+            for record, agent in (await self.local()).values()
             if agent.process() is not None and not (agent.keep and keep_flagged)
         ]
         ended = await asyncio.gather(*(self.stop(record.id) for record in wanted), return_exceptions=True)
@@ -280,18 +255,19 @@ class NodeDirectory:
                 raise each
         return [each for each in ended if isinstance(each, NodeRecord)]
 
-    def local(self) -> dict[int, tuple[NodeRecord, LaunchedAgent]]:
-        """The nodes whose agents were launched here, by id, whether they run or not. Reads files."""
-        agents = {agent.public_key: agent for agent in self._launcher.launched()}
+    async def local(self) -> dict[int, tuple[NodeRecord, LaunchedAgent]]:
+        """The nodes whose agents were launched here, by id, whether they run or not."""
+        launched = await asyncio.to_thread(self._launcher.launched)
+        agents = {agent.public_key: agent for agent in launched}
         return {
             record.id: (record, agents[record.public_key])
-            for record in self._registry.nodes.list()
+            for record in await self._registry.call(lambda known: known.nodes.list())
             if record.public_key in agents
         }
 
-    def is_local(self, record: NodeRecord) -> bool:
+    async def is_local(self, record: NodeRecord) -> bool:
         """Whether its agent was launched here, so that it can be revived and is ended when the node is removed."""
-        return self._launcher.find(record.public_key) is not None
+        return await asyncio.to_thread(self._launcher.find, record.public_key) is not None
 
     async def _add_launched(self, agent: LaunchedAgent) -> NodeRecord:
         return await self._add(agent.address, agent.public_key, local_pid=agent.pid, seconds=REVIVAL_SECONDS)
@@ -304,14 +280,14 @@ class NodeDirectory:
         A node that cannot be reached is removed all the same. Deployments that need it must be taken down
         before: this looks after the node only.
         """
-        record = await asyncio.to_thread(self._registry.nodes.get, node)
+        record = await self._registry.call(lambda known: known.nodes.get(node))
         link = self._links.get(node)
-        local = self.is_local(record)
+        local = await self.is_local(record)
         leaving = link is not None and link.is_up and await self._empty(link, record.draining, shut_down=local)
         await self._forget(node)
         if local:
             await self._launcher.end(record.public_key, grace=SHUTDOWN_SECONDS if leaving else 0.0)
-        return await asyncio.to_thread(self._registry.nodes.remove, node)
+        return await self._registry.call(lambda known: known.nodes.remove(node))
 
     async def _empty(self, link: AgentLink, draining: bool, *, shut_down: bool) -> bool:
         """Unload this node's stages. One that belongs to another controller stays. Returns whether all was done."""
@@ -336,7 +312,7 @@ class NodeDirectory:
     async def drain(self, node: int, draining: bool = True) -> NodeRecord:
         """Have a node take no new work, or take it again. Raises NodeError when it cannot be told."""
         await self.link(node).call(Drain(call=0, draining=draining))
-        return await asyncio.to_thread(lambda: self._registry.nodes.update(node, draining=draining))
+        return await self._registry.call(lambda known: known.nodes.update(node, draining=draining))
 
     # --- within ---
 
@@ -373,21 +349,20 @@ class NodeDirectory:
         self._notes.add(note)
         note.add_done_callback(self._notes.discard)
 
-    def _note_capacities(self, node: int, welcome: Welcome) -> None:
-        known = self._registry.nodes.get(node).capacities
-        self._registry.nodes.update(node, capacities=capacities_of(welcome, known))
+    async def _record_beat(self, node: int, at: datetime, active: bool) -> None:
+        await self._registry.call(lambda known: known.nodes.heartbeat(node, at, active))
 
     async def _note_speeds(self, node: int, speeds: tuple[Speed, ...]) -> None:
         """An agent measures after it is ready, so what it finds comes with a beat."""
+        told = msgspec.to_builtins(speeds)
 
-        def write() -> None:
-            known = self._registry.nodes.get(node).capacities
-            told = msgspec.to_builtins(speeds)
+        def write(registry: Registry) -> None:
+            known = registry.nodes.get(node).capacities
             if known.get("speeds") != told:
-                self._registry.nodes.update(node, capacities={**known, "speeds": told})
+                registry.nodes.update(node, capacities={**known, "speeds": told})
 
         try:
-            await asyncio.to_thread(write)
+            await self._registry.call(write)
         except ShardboardError as error:
             _log.warning("the speed of node %d could not be noted: %s", node, error)
 
@@ -397,15 +372,45 @@ class NodeDirectory:
         try:
             if isinstance(event, NodeUp):
                 link = self._links.get(event.node)
-                await asyncio.to_thread(self._note_capacities, event.node, event.welcome)
-                drained = (await asyncio.to_thread(self._registry.nodes.get, event.node)).draining
-                if drained and link is not None:  # an agent that was started anew knows nothing of it
+                record = await self._registry.call(lambda known: _note_capacities(known, event.node, event.welcome))
+                if record.draining and link is not None:  # an agent that was started anew knows nothing of it
                     await link.call(Drain(call=0, draining=True))
-            await asyncio.to_thread(
-                lambda: self._registry.events.add(level, "health", message, node_id=event.node, at=event.at)
+            await self._registry.call(
+                lambda known: known.events.add(level, "health", message, node_id=event.node, at=event.at)
             )
         except (ShardboardError, AgentError) as error:
             _log.warning("what happened to node %d could not be noted: %s", event.node, error)
+
+
+def _register(registry: Registry, endpoint: Endpoint, key: str, welcome: Welcome, local_pid: int | None) -> NodeRecord:
+    nodes = registry.nodes
+    known = next((node for node in nodes.list() if node.public_key == key), None)
+    if known is None:
+        return nodes.add(
+            hostname=welcome.hostname,
+            ip_address=endpoint.host,
+            port=endpoint.port,
+            public_key=key,
+            agent_id=welcome.agent,
+            is_active=True,
+            capacities=capacities_of(welcome),
+            local_pid=local_pid,
+        )
+    return nodes.update(
+        known.id,
+        hostname=welcome.hostname,
+        ip_address=endpoint.host,
+        port=endpoint.port,
+        agent_id=welcome.agent,
+        is_active=True,
+        capacities=capacities_of(welcome, known.capacities),
+        local_pid=known.local_pid if local_pid is None else local_pid,
+    )
+
+
+def _note_capacities(registry: Registry, node: int, welcome: Welcome) -> NodeRecord:
+    known = registry.nodes.get(node).capacities
+    return registry.nodes.update(node, capacities=capacities_of(welcome, known))
 
 
 def _describe(event: NodeUp | NodeDown | NodeFrozen | NodeMemoryJudged) -> tuple[EventLevel, str]:

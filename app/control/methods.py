@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from app import first_run
 from app.control import incidents
 from app.controller import Controller
 from app.inference.events import Finished, Preparing, PromptProgress, Started, TextDelta
@@ -72,4 +73,5 @@ def methods() -> dict[str, Method]:
     """All of them, by name."""
     functions = [getattr(Controller, name) for name in OF_THE_CONTROLLER]
     functions += [incidents.incident_bundle, incidents.replay_bundle]
+    functions += [first_run.take_local_agents, first_run.give_back, first_run.deploy_over]
     return {function.__name__: Method.of(function) for function in functions}

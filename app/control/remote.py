@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import msgspec
 import zmq
@@ -36,16 +36,21 @@ from app.control.messages import (
     read_answer,
     unpack,
 )
-from app.control.methods import EVENTS, REQUEST_ID, Method, methods
+from app.control.methods import EVENTS, REQUEST_ID, Method
+from app.controller import Controller
 from app.errors import BadInput, Cancelled, ShardboardError
 from app.inference.events import Finished, RequestEvent
 from app.inference.parameters import GenerationParameters
+from app.inference.prompt import Prompt
 from app.paths import Home
 from app.runs.trace import UNKNOWN, Origin
 from worker_agent import __version__
 from worker_agent.links import Endpoint, controller_socket
 
 log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 HELLO_SECONDS = 5.0
 PING_SECONDS = 3.0
@@ -54,8 +59,40 @@ SILENCE_SECONDS = 20.0
 _ADVICE = "Its log is in the home's folder logs."
 
 
+def passed_on(
+    function: Callable[Concatenate[Controller, P], Coroutine[Any, Any, T]], **here: Callable[[Any], Any]
+) -> Callable[Concatenate[RemoteController, P], Coroutine[Any, Any, T]]:
+    """The same method, carried out where the controller is.
+
+    Args:
+        here: for arguments that mean something on this side (files), by name, what makes of them what means the same
+            everywhere.
+    """
+    method = Method.of(function)
+
+    async def call(self: RemoteController, /, *arguments: P.args, **named: P.kwargs) -> T:
+        given = dict(zip(method.order, arguments, strict=False)) | named
+        result: T = await self.call(method, {name: here.get(name, _same)(value) for name, value in given.items()})
+        return result
+
+    return call
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _absolute(source: str) -> str:
+    """A path of this side as the controller can find it, whatever its working directory; anything else as it is."""
+    path = Path(source).expanduser()
+    try:
+        return str(path.resolve()) if path.exists() else source
+    except OSError:
+        return source
+
+
 class RemoteController:
-    """See the module. Every method of `methods()` is here under its name, with the same parameters.
+    """The methods that commands use, under the controller's names and with its types.
 
     Belongs to the loop on which it was opened.
     """
@@ -117,54 +154,50 @@ class RemoteController:
         self._socket.close(linger=500)
         await asyncio.to_thread(self._context.term)
 
-    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
-        method = methods().get(name)
-        if method is None:
-            raise AttributeError(f"{name!r} is not offered through the control door")
-
-        async def call(*arguments: Any, **named: Any) -> Any:
-            given = dict(zip(method.order, arguments, strict=False)) | named
-            return await self._call(method, given)
-
-        return call
-
-    # --- those whose arguments name files of this side, or have several shapes ---
-
-    async def add_model(self, source: str, **named: Any) -> Any:
-        return await self._call(methods()["add_model"], {"source": _absolute(source), **named})
-
-    async def inspect_model(self, name_or_path: str, on_progress: Any = None) -> Any:
-        given = {"name_or_path": _absolute(name_or_path), "on_progress": on_progress}
-        return await self._call(methods()["inspect_model"], given)
-
-    async def cut_model(self, name_or_path: str, *, output_dir: Path, **named: Any) -> Any:
-        given = {"name_or_path": _absolute(name_or_path), "output_dir": Path(output_dir).resolve(), **named}
-        return await self._call(methods()["cut_model"], given)
-
-    def generate(
+    async def generate(
         self,
         model: str,
-        prompt: str | Sequence[Mapping[str, Any]] | Sequence[int],
+        prompt: Prompt,
         parameters: GenerationParameters | None = None,
         *,
-        chat: bool = False,
         origin: Origin = UNKNOWN,
-        tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> RemoteRun:
         """As the controller's: begins at once; follow it by iterating."""
-        arguments = {
-            "model": model,
-            "prompt": prompt,
-            "parameters": (parameters or GenerationParameters()).to_json(),
-            "chat": chat,
-            "origin": origin,
-            "tools": tools,
-        }
-        return RemoteRun(self, arguments)
+        values = (parameters or GenerationParameters()).to_json()
+        return RemoteRun(self, {"model": model, "prompt": prompt, "parameters": values, "origin": origin})
+
+    add_demo_model = passed_on(Controller.add_demo_model)
+    add_model = passed_on(Controller.add_model, source=_absolute)
+    add_node = passed_on(Controller.add_node)
+    cancel_job = passed_on(Controller.cancel_job)
+    change_settings = passed_on(Controller.change_settings)
+    cut_model = passed_on(Controller.cut_model, name_or_path=_absolute, output_dir=Path.resolve)
+    deploy = passed_on(Controller.deploy)
+    drain_node = passed_on(Controller.drain_node)
+    follow_job = passed_on(Controller.follow_job)
+    heard_of_nodes = passed_on(Controller.heard_of_nodes)
+    inspect_model = passed_on(Controller.inspect_model, name_or_path=_absolute)
+    invite = passed_on(Controller.invite)
+    launch_local = passed_on(Controller.launch_local)
+    list_models = passed_on(Controller.list_models)
+    list_nodes = passed_on(Controller.list_nodes)
+    node_memory = passed_on(Controller.node_memory)
+    plan = passed_on(Controller.plan)
+    prune = passed_on(Controller.prune)
+    read_agent_log = passed_on(Controller.read_agent_log)
+    remove_model = passed_on(Controller.remove_model)
+    remove_node = passed_on(Controller.remove_node)
+    retry_job = passed_on(Controller.retry_job)
+    start_agent = passed_on(Controller.start_agent)
+    stop_agent = passed_on(Controller.stop_agent)
+    stop_agents = passed_on(Controller.stop_agents)
+    stopped_agents = passed_on(Controller.stopped_agents)
+    undeploy = passed_on(Controller.undeploy)
 
     # --- within ---
 
-    async def _call(self, method: Method, given: Mapping[str, Any]) -> Any:
+    async def call(self, method: Method, given: Mapping[str, Any]) -> Any:
+        """Call a method with its arguments by name, and wait for its result, while its callbacks are called here."""
         callbacks = {name: given[name] for name in method.callbacks if given.get(name) is not None}
         arguments = {name: pack(value) for name, value in given.items() if name not in method.callbacks}
         arguments |= {name: pack(None) for name in callbacks}
@@ -294,12 +327,3 @@ async def _listens(address: DoorAddress) -> bool:
         return False
     writer.close()
     return True
-
-
-def _absolute(source: str) -> str:
-    """A path of this side as the controller can find it, whatever its working directory; anything else as it is."""
-    path = Path(source).expanduser()
-    try:
-        return str(path.resolve()) if path.exists() else source
-    except OSError:
-        return source

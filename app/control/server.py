@@ -40,6 +40,7 @@ from app.control.methods import REQUEST_ID, methods
 from app.controller import Controller
 from app.errors import BadInput, ShardboardError
 from app.inference.parameters import GenerationParameters
+from app.inference.prompt import Prompt
 from app.runs.trace import Origin
 from worker_agent import __version__
 from worker_agent.links import Endpoint, agent_socket, bind
@@ -56,15 +57,12 @@ MOST_CALLS = 64
 
 
 class GenerateArguments(msgspec.Struct, frozen=True):
-    """Of the one method whose argument has several shapes."""
+    """Of the one method that is followed by its events."""
 
     model: str
-    prompt: Any
-    """A text, chat messages, or token ids."""
+    prompt: Prompt
     parameters: dict[str, Any]
-    chat: bool
     origin: Origin
-    tools: list[dict[str, Any]] | None = None
 
 
 @dataclass
@@ -238,14 +236,8 @@ class ControlServer:
 
     async def _generate(self, command: _Command, call: Call) -> msgspec.Raw:
         given = _read("generate", "arguments", call.arguments["arguments"], GenerateArguments)
-        run = self._controller.generate(
-            given.model,
-            given.prompt,
-            GenerationParameters.from_json(given.parameters),
-            chat=given.chat,
-            origin=given.origin,
-            tools=given.tools,
-        )
+        parameters = GenerationParameters.from_json(given.parameters)
+        run = await self._controller.generate(given.model, given.prompt, parameters, origin=given.origin)
         self._tell(command.route, Told(call.id, REQUEST_ID, pack(run.id)))
         told = 0
         try:

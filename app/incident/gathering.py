@@ -16,8 +16,8 @@ from app.incident.log_excerpt import excerpt, read_log, remark
 from app.incident.redaction import Redaction
 from app.inference.facts import versions
 from app.inference.request_run import RequestRun
-from app.registry import NodeRecord
-from app.runs.finite import finite
+from app.registry import NodeRecord, Registry
+from app.runs.infinities import without_infinities
 from app.runs.run import Run, RunEvent
 from app.runs.trace import DeploymentTrace, Origin, Plan, RequestTrace
 
@@ -32,7 +32,7 @@ MAX_LOGS = 64
 
 async def gather(controller: Controller, request_id: int) -> Contents:
     """All that is known of a request, cleaned of what is nobody's business elsewhere. Raises RegistryError."""
-    run = await asyncio.to_thread(controller.runs.request, request_id)
+    run = await controller.registry.call(lambda _: controller.runs.request(request_id))
     live = controller.find_request(request_id)
     if live is not None:
         run = _as_of_now(run, live)
@@ -41,9 +41,10 @@ async def gather(controller: Controller, request_id: int) -> Contents:
     assert run.request is not None  # the reader gives every request its facts
     if plan is None and run.request.deployment_id is not None:
         # The program died before the trace was written: its deployment's says what it ran on.
-        deployed = await asyncio.to_thread(_deployment, controller, run.request.deployment_id)
+        deployment = run.request.deployment_id
+        deployed = await controller.registry.call(lambda _: _deployment(controller, deployment))
         plan, nodes, software = deployed.plan, deployed.nodes, deployed.versions
-    run = finite(run)
+    run = without_infinities(run)
     facts = run.request
     assert facts is not None
     redaction = Redaction.of(controller.home, controller.identity.keys.secret)
@@ -131,7 +132,7 @@ def _clean_event(event: RunEvent, redaction: Redaction) -> RunEvent:
 
 async def _logs(controller: Controller, run: Run, plan: Plan | None, redaction: Redaction) -> dict[str, str]:
     ended = run.completed_at or datetime.now(UTC)
-    nodes = await asyncio.to_thread(_nodes, controller, plan)
+    nodes = await controller.registry.call(lambda known: _nodes(known, plan))
     names = _file_names(nodes)
 
     async def of_agent(node: int) -> str:
@@ -155,9 +156,9 @@ async def _logs(controller: Controller, run: Run, plan: Plan | None, redaction: 
     return {name: redaction.text(text) for name, text in logs.items()}
 
 
-def _nodes(controller: Controller, plan: Plan | None) -> dict[int, str]:
+def _nodes(registry: Registry, plan: Plan | None) -> dict[int, str]:
     """The nodes whose logs may tell something: the plan's; without a plan, all, for one of them may be the reason."""
-    known: Mapping[int, NodeRecord] = {node.id: node for node in controller.registry.nodes.list()}
+    known: Mapping[int, NodeRecord] = {node.id: node for node in registry.nodes.list()}
     if plan is None:
         return {id: node.hostname for id, node in list(known.items())[:MAX_LOGS]}
     wanted = {stage.node_id: stage.node for stage in plan.stages}

@@ -25,13 +25,14 @@ from app.incident.comparison import (
     largest_logprob_difference,
 )
 from app.incident.conditions import Conditions, differences, promise
-from app.incident.model_choice import ChosenModel, choose_model
-from app.incident.seats import layers_text, nodes_for
-from app.inference.deploying import DeployProgress
+from app.incident.target import ChosenModel, choose_model, layers_text, nodes_for
+from app.inference.deployer import DeployProgress
 from app.inference.parameters import GenerationParameters
+from app.inference.prompt import TokenPrompt
 from app.inference.request_run import RequestRun
 from app.registry import DeploymentRecord, RequestStatus
 from app.runs.trace import UNKNOWN, Origin, Plan, RequestTrace
+from app.serving import ServingWish
 
 if TYPE_CHECKING:
     from app.controller import Controller  # slow to load, and --help does without
@@ -98,8 +99,8 @@ async def _deployment(
     """The deployment to run on, and whether it was made for that."""
     plan = bundle.contents.plan
     needed = len(bundle.request.prompt_token_ids) + _most_tokens(bundle)
-    ready = controller.deployments.ready(chosen.name)
-    roomy = [record for record in ready if min(record.context, record.kv_tokens) >= needed]
+    ready = await controller.deployments.ready(chosen.name)
+    roomy = [record for record in ready if record.serving.longest >= needed]
     same = [record for record in roomy if plan is not None and record.plan_hash == plan.plan_hash]
     if same:
         return same[0], False
@@ -114,8 +115,7 @@ async def _deployment(
         return max(roomy, key=lambda record: plan is not None and record.dtype == plan.dtype), False
     if ready:
         raise RequestError(
-            f"{chosen.name} is deployed with room for {min(ready[0].context, ready[0].kv_tokens)} tokens; the request "
-            f"needs {needed}.",
+            f"{chosen.name} is deployed with room for {ready[0].serving.longest} tokens; the request needs {needed}.",
             "Replay with --deploy, or deploy the model with a longer context.",
         )
     raise RequestError(
@@ -133,9 +133,7 @@ async def _deploy(controller: Controller, plan: Plan, chosen: ChosenModel, on_pr
         chosen.name,
         nodes=nodes_for(plan, await controller.list_nodes()),
         layers=layers_text(plan),
-        dtype=plan.dtype,
-        context=plan.context,
-        kv_tokens=plan.kv_tokens,
+        serving=ServingWish.of(plan.serving),
         on_progress=report,
     )
 
@@ -153,10 +151,10 @@ async def _run(
     origin: Origin,
 ) -> Comparison:
     request = bundle.request
-    run = controller.inference.submit(
+    run = await controller.inference.submit(
         chosen.name,
-        token_ids=request.prompt_token_ids,
-        parameters=_parameters(bundle),
+        TokenPrompt(request.prompt_token_ids),
+        _parameters(bundle),
         origin=changed(origin, client=origin.client or f"replay of request {request.id}"),
         deployment=record.id,
     )

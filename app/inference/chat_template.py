@@ -21,10 +21,10 @@ from jinja2 import ext, meta, nodes, parser, sandbox, utils
 
 from app.errors import ModelError, RequestError
 from app.inference.chat_format import ChatFormat
+from app.inference.prompt import Message
 from app.inference.template_guard import Bounds, GuardedEnvironment, guard
 from app.inference.tokenizer import Tokenizer, read_json
 
-Message = Mapping[str, Any]
 """`role`, `content` (text, or a list of parts with a `type`), and whatever else the template knows."""
 
 _REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 from app.errors import ShardboardError
-from app.inference.deploying import DeployProgress, OnProgress
+from app.inference.deployer import DeployProgress, OnProgress
 from app.inference.facts import FactFinder, versions
 from app.inference.pipeline import Pipeline
 from app.models.description import ModelDescription
@@ -41,23 +42,25 @@ class DeploymentRecorder:
         )
         self._on_progress(progress)
 
-    def succeeded(self, description: ModelDescription, record: DeploymentRecord, pipeline: Pipeline) -> None:
-        """Write it down. Blocks: call it in a thread."""
-        self._write(description, record, self._finder.plan(record, pipeline, self._placement), None)
+    async def succeeded(self, description: ModelDescription, record: DeploymentRecord, pipeline: Pipeline) -> None:
+        """Write it down."""
+        await self._write(description, record, self._finder.plan(record, pipeline, self._placement), None)
 
-    def failed(self, description: ModelDescription, error: BaseException) -> None:
-        """Write it down, if it came as far as to have a record. Blocks: call it in a thread."""
+    async def failed(self, description: ModelDescription, error: BaseException) -> None:
+        """Write it down, if it came as far as to have a record."""
         if self._record is not None:
             text = str(error) if isinstance(error, ShardboardError) else type(error).__name__
-            self._write(description, self._record, self._planned(self._record), text)
+            await self._write(description, self._record, self._planned(self._record), text)
 
-    def _write(self, description: ModelDescription, record: DeploymentRecord, plan: Plan, error: str | None) -> None:
+    async def _write(
+        self, description: ModelDescription, record: DeploymentRecord, plan: Plan, error: str | None
+    ) -> None:
         nodes = [stage.node_id for stage in plan.stages]
         phases, took = self._phases.end(), self._phases.now_us
         trace = DeploymentTrace(
             origin=self._origin,
             versions=versions(),
-            model=self._finder.model(description),
+            model=await asyncio.to_thread(self._finder.model, description),
             plan=plan,
             nodes=self._finder.nodes(nodes),
             phases=phases,
@@ -66,27 +69,18 @@ class DeploymentRecorder:
             error=error,
         )
         try:
-            self._registry.traces.put("deployment", record.id, pack(trace))
+            await self._registry.call(lambda known: known.traces.put("deployment", record.id, pack(trace)))
         except ShardboardError as trouble:
             # The deployment itself is what counts; its record must not break it.
             log.error("the course of deployment %s could not be written down: %s", record.id, trouble)
 
     def _planned(self, record: DeploymentRecord) -> Plan:
         """The plan of a deployment that never got a pipeline, with the sizes that were computed."""
-        placement = self._placement
-        return Plan(
-            deployment=record.id,
-            plan_hash=record.plan_hash,
-            model=record.model_name,
-            dtype=record.dtype,
-            context=record.context,
-            kv_tokens=record.kv_tokens,
-            epoch=record.epoch,
-            stages=tuple(
-                StagePlan(
-                    stage=number, node_id=stage.node.node_id, node=stage.node.name, start=stage.start, end=stage.end,
-                    weight_bytes=stage.weight_bytes, kv_bytes=stage.kv_bytes,
-                )
-                for number, stage in enumerate(placement.stages)
-            ),
+        stages = (
+            StagePlan(
+                stage=number, node_id=stage.node.node_id, node=stage.node.name, start=stage.start, end=stage.end,
+                weight_bytes=stage.weight_bytes, kv_bytes=stage.kv_bytes,
+            )
+            for number, stage in enumerate(self._placement.stages)
         )  # fmt: skip
+        return Plan.of(record, stages)

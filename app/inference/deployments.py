@@ -16,17 +16,18 @@ from app.cluster.machines import machine_of
 from app.cluster.nodes import NodeDirectory
 from app.errors import NodeError, PlacementError, RequestError, ShardboardError
 from app.figures import size_text
-from app.inference.deploying import Deployed, Deployer, DeployProgress, OnProgress, Seat
+from app.inference.deployer import Deployed, Deployer, DeployProgress, OnProgress, Seat
 from app.inference.deployment_recorder import DeploymentRecorder
 from app.inference.events import StepPassed
 from app.inference.facts import FactFinder, versions
 from app.inference.pipeline import Pipeline
-from app.inference.recorder import Facts
+from app.inference.request_recorder import Facts
 from app.models.description import ModelDescription
 from app.models.library import ModelLibrary
-from app.registry import DeploymentRecord, DeploymentStatus, EventLevel, NodeRecord, Registry
+from app.registry import DeploymentRecord, DeploymentStatus, EventLevel, NodeRecord, Registry, ShardRecord
 from app.runs.trace import UNKNOWN, ModelFacts, NodeMemory, Origin
 from app.runs.ways import lost_text
+from app.serving import Serving, ServingWish
 from app.sharding.placement import (
     NodeCapacity,
     Placement,
@@ -41,8 +42,6 @@ from worker_agent.messages import Health, HealthReport, StageInfo, Unload
 
 log = logging.getLogger(__name__)
 
-DEFAULT_CONTEXT = 8192
-DEFAULT_KV_TOKENS = 8192
 CONNECT_SECONDS = 10.0
 
 
@@ -66,25 +65,20 @@ class Deployments:
     async def plan(
         self,
         description: ModelDescription,
+        serving: Serving,
         *,
         node_ids: Sequence[int] | None = None,
         layers: str | None = None,
-        dtype: str | None = None,
-        context: int | None = None,
-        kv_tokens: int | None = None,
     ) -> Placement:
         """Where the layers would go; nothing happens yet. Raises PlacementError, BadInput, NodeError."""
-        dtype = dtype or description.dtype
-        context = context or min(description.max_context, DEFAULT_CONTEXT)
-        kv_tokens = kv_tokens or max(context, DEFAULT_KV_TOKENS)
-        capacities = await self.capacities(node_ids, dtype)
+        capacities = await self.capacities(node_ids, serving.dtype)
         if layers is not None:
             ranges = parse_layers(layers, description)
             chosen = capacities[: len(ranges)] if node_ids is None else capacities
-            placement = place_ranges(description, chosen, ranges, dtype=dtype, context=context, kv_tokens=kv_tokens)
+            placement = place_ranges(description, chosen, ranges, serving)
             check_fits(placement)
             return placement
-        return place(description, capacities, dtype=dtype, context=context, kv_tokens=kv_tokens)
+        return place(description, capacities, serving)
 
     async def capacities(self, node_ids: Sequence[int] | None = None, dtype: str | None = None) -> list[NodeCapacity]:
         """What these nodes (all active ones when None) have free now, and how fast they are in a compute dtype.
@@ -92,9 +86,10 @@ class Deployments:
         Without a dtype they count as equally fast. Raises NodeError for a named one that is away.
         """
         if node_ids is None:
-            records = [record for record in self._registry.nodes.list() if not record.draining]
+            every = await self._registry.call(lambda known: known.nodes.list())
+            records = [record for record in every if not record.draining]
         else:
-            records = [self._registry.nodes.get(node_id) for node_id in node_ids]
+            records = await self._node_records(node_ids)
         found = await asyncio.gather(*(self._ask(record) for record in records), return_exceptions=True)
         reports: dict[int, HealthReport] = {}
         for record, each in zip(records, found, strict=True):
@@ -135,21 +130,27 @@ class Deployments:
     ) -> Deployed:
         """Carry out a placement. Raises what `Deployer.deploy` raises."""
         seats = await self._seats([stage.node.node_id for stage in placement.stages])
-        digests = self._library.digests(description)
+        digests = await asyncio.to_thread(self._library.digests, description)
         recorder = DeploymentRecorder(self._registry, self._finder, placement, origin, on_progress)
+        linked: list[Pipeline] = []
+
+        def on_linked(pipeline: Pipeline) -> None:
+            linked.append(pipeline)
+            self._live[pipeline.deployment], self._placements[pipeline.deployment] = pipeline, placement
+
         try:
             deployed = await self._deployer.deploy(
-                description, digests, placement, seats, recorder.progressed, cancel or asyncio.Event(), recorder.began
-            )
+                description, digests, placement, seats, recorder.progressed, cancel or asyncio.Event(), recorder.began,
+                on_linked,
+            )  # fmt: skip
         except BaseException as error:
-            await asyncio.shield(asyncio.to_thread(recorder.failed, description, error))
+            for pipeline in linked:
+                self._live.pop(pipeline.deployment, None)
+                self._placements.pop(pipeline.deployment, None)
+            await asyncio.shield(recorder.failed(description, error))
             raise
-        self._live[deployed.record.id] = deployed.pipeline
-        self._placements[deployed.record.id] = placement
-        await asyncio.to_thread(recorder.succeeded, description, deployed.record, deployed.pipeline)
-        where = ", ".join(f"{s.start}-{s.end - 1} on {s.node_name}" for s in deployed.pipeline.stages)
-        self._note(EventLevel.INFO, f"{description.name} is deployed: layers {where}.", deployed.record)
-        self._note_lost(deployed.pipeline, deployed.record)
+        await recorder.succeeded(description, deployed.record, deployed.pipeline)
+        await self._registry.call(lambda known: _note_deployed(known, deployed))
         return deployed
 
     async def undeploy(self, record: DeploymentRecord) -> DeploymentRecord:
@@ -158,16 +159,10 @@ class Deployments:
         self._placements.pop(record.id, None)
         if pipeline is not None:
             pipeline.close()
-        shards = self._registry.shards.list(deployment_id=record.id)
-        reachable = []
-        for shard in shards:
-            if shard.node_id is not None:
-                reachable.append((shard, self._seat(self._registry.nodes.get(shard.node_id))))
-        await self._deployer.unload(record.id, [seat for _, seat in reachable])
-        for shard in shards:
-            self._registry.shards.update(shard.id, is_loaded=False)
-        self._note(EventLevel.INFO, f"{record.model_name} is not deployed any more.", record)
-        return self._registry.deployments.update(record.id, status=DeploymentStatus.UNLOADED)
+        shards = await self._shards(record)
+        nodes = await self._node_records([shard.node_id for shard in shards if shard.node_id is not None])
+        await self._deployer.unload(record.id, [self._seat(node) for node in nodes])
+        return await self._registry.call(lambda known: _note_undeployed(known, record, shards))
 
     async def facts(self, record: DeploymentRecord, pipeline: Pipeline, description: ModelDescription) -> Facts:
         """What a request on this deployment runs on, for its trace."""
@@ -186,9 +181,13 @@ class Deployments:
         """How full the nodes of a pipeline were with their last heartbeat."""
         return self._finder.memory([stage.node_id for stage in pipeline.stages])
 
-    def ready(self, model_name: str | None = None) -> list[DeploymentRecord]:
+    async def ready(self, model_name: str | None = None) -> list[DeploymentRecord]:
         """Deployments that answer, or would once attached; the newest first."""
-        return self._registry.deployments.list(model_name=model_name, status=DeploymentStatus.READY)[::-1]
+        ready = DeploymentStatus.READY
+        oldest_first = await self._registry.call(
+            lambda known: known.deployments.list(model_name=model_name, status=ready)
+        )
+        return oldest_first[::-1]
 
     def pipeline(self, deployment: str) -> Pipeline | None:
         """The live pipeline of a deployment, if there is one."""
@@ -211,7 +210,7 @@ class Deployments:
         """
         async with self._locks.setdefault(description.name, asyncio.Lock()):
             problem: ShardboardError | None = None
-            for record in self.ready(description.name):
+            for record in await self.ready(description.name):
                 if deployment not in (None, record.id):
                     continue
                 pipeline = self._live.get(record.id)
@@ -232,11 +231,10 @@ class Deployments:
         self, record: DeploymentRecord, description: ModelDescription, preparing: Callable[[str], None]
     ) -> tuple[DeploymentRecord, Pipeline]:
         """Link a deployment whose stages may still be on their nodes; load again what is not."""
-        shards = self._registry.shards.list(deployment_id=record.id)
+        shards = await self._shards(record)
         if not shards or any(shard.node_id is None for shard in shards):
-            self._registry.deployments.update(
-                record.id, status=DeploymentStatus.FAILED, error="A node that held a part of it was removed."
-            )
+            failed, why = DeploymentStatus.FAILED, "A node that held a part of it was removed."
+            await self._registry.call(lambda known: known.deployments.update(record.id, status=failed, error=why))
             raise RequestError(
                 f"The deployment of {record.model_name} has lost a node that was removed.", "Deploy the model again."
             )
@@ -252,7 +250,7 @@ class Deployments:
             old.close()
         pipeline = self._deployer.pipeline(record, seats, ranges, ways)
         try:
-            await pipeline.link(self._registry.deployments.next_epoch(record.id))
+            await pipeline.link(await self._registry.call(lambda known: known.deployments.next_epoch(record.id)))
         except BaseException:
             pipeline.close()
             raise
@@ -268,9 +266,7 @@ class Deployments:
     ) -> tuple[DeploymentRecord, Pipeline]:
         await self.undeploy(record)
         capacities = await self.capacities([seat.node.id for seat in seats])
-        placement = place_ranges(
-            description, capacities, ranges, dtype=record.dtype, context=record.context, kv_tokens=record.kv_tokens
-        )
+        placement = place_ranges(description, capacities, ranges, record.serving)
         check_fits(placement)
         deployed = await self.deploy(description, placement)
         return deployed.record, deployed.pipeline
@@ -278,14 +274,13 @@ class Deployments:
     async def _alone(
         self, description: ModelDescription, preparing: Callable[[str], None]
     ) -> tuple[DeploymentRecord, Pipeline]:
-        capacities = await self.capacities(dtype=description.dtype)
-        context = min(description.max_context, DEFAULT_CONTEXT)
-        settings = {"dtype": description.dtype, "context": context, "kv_tokens": max(context, DEFAULT_KV_TOKENS)}
-        placement = whole_on_one(description, capacities, **settings)  # type: ignore[arg-type]  # one dict for two calls
+        serving = ServingWish().completed(description.dtype, description.max_context)
+        capacities = await self.capacities(dtype=serving.dtype)
+        placement = whole_on_one(description, capacities, serving)
         if placement is None:
             raise PlacementError(
                 f"{description.name} has no deployment, and no node can hold it alone. "
-                + _too_small(description, capacities, settings),
+                + _too_small(description, capacities, serving),
                 f"Deploy it over several nodes: deploy {description.name}",
             )
         node = placement.stages[0].node
@@ -301,10 +296,16 @@ class Deployments:
 
     async def _seats(self, node_ids: Sequence[int]) -> list[Seat]:
         """Nodes with their links up. Raises NodeError naming the first that is away."""
-        seats = [self._seat(self._registry.nodes.get(node_id)) for node_id in node_ids]
+        seats = [self._seat(record) for record in await self._node_records(node_ids)]
         for seat in seats:
             await seat.link.connect(CONNECT_SECONDS)
         return seats
+
+    async def _node_records(self, node_ids: Sequence[int]) -> list[NodeRecord]:
+        return await self._registry.call(lambda known: [known.nodes.get(node_id) for node_id in node_ids])
+
+    async def _shards(self, record: DeploymentRecord) -> list[ShardRecord]:
+        return await self._registry.call(lambda known: known.shards.list(deployment_id=record.id))
 
     def _seat(self, record: NodeRecord) -> Seat:
         return Seat(record, self._nodes.link(record.id))
@@ -333,8 +334,8 @@ class Deployments:
 
     async def _tidy(self, event: NodeUp) -> None:
         """Free stages of deployments that ended while the node was away."""
-        over = {DeploymentStatus.FAILED, DeploymentStatus.UNLOADED}
-        ended = {record.id for record in self._registry.deployments.list() if record.status in over}
+        over = (DeploymentStatus.FAILED, DeploymentStatus.UNLOADED)
+        ended = {record.id for record in await self._registry.call(lambda known: known.deployments.list(status=over))}
         for held in event.welcome.stages:
             if held.deployment in ended:
                 try:
@@ -369,31 +370,45 @@ class Deployments:
         latest = self._nodes.health.latest(node_id)
         return latest is not None and latest.report.progress.busy_seconds is None
 
-    def _note_lost(self, pipeline: Pipeline, record: DeploymentRecord) -> None:
-        """A speed-up that was possible on a stage and could not be taken is told, once for each stage."""
-        for stage in pipeline.stages:
-            if missing := lost_text(stage.ways):
-                sentence = (
-                    f"{record.model_name} runs slower than it might on {stage.node_name}, layers "
-                    f"{stage.start}-{stage.end - 1}: {missing.rstrip('.')}. Its answers are not touched by this."
-                )
-                self._note(EventLevel.WARNING, sentence, record, stage.node_id)
 
-    def _note(self, level: EventLevel, message: str, record: DeploymentRecord, node_id: int | None = None) -> None:
-        self._registry.events.add(level, "deployments", message, deployment_id=record.id, node_id=node_id)
+def _note_deployed(registry: Registry, deployed: Deployed) -> None:
+    """A speed-up that was possible on a stage and could not be taken is told too, once for each stage."""
+    record, stages = deployed.record, deployed.pipeline.stages
+    where = ", ".join(f"{stage.start}-{stage.end - 1} on {stage.node_name}" for stage in stages)
+    _note(registry, EventLevel.INFO, f"{record.model_name} is deployed: layers {where}.", record)
+    for stage in stages:
+        if missing := lost_text(stage.ways):
+            sentence = (
+                f"{record.model_name} runs slower than it might on {stage.node_name}, layers "
+                f"{stage.start}-{stage.end - 1}: {missing.rstrip('.')}. Its answers are not touched by this."
+            )
+            _note(registry, EventLevel.WARNING, sentence, record, stage.node_id)
+
+
+def _note_undeployed(registry: Registry, record: DeploymentRecord, shards: Sequence[ShardRecord]) -> DeploymentRecord:
+    for shard in shards:
+        registry.shards.update(shard.id, is_loaded=False)
+    _note(registry, EventLevel.INFO, f"{record.model_name} is not deployed any more.", record)
+    return registry.deployments.update(record.id, status=DeploymentStatus.UNLOADED)
+
+
+def _note(
+    registry: Registry, level: EventLevel, message: str, record: DeploymentRecord, node_id: int | None = None
+) -> None:
+    registry.events.add(level, "deployments", message, deployment_id=record.id, node_id=node_id)
 
 
 def _read_speed(report: HealthReport, dtype: str | None) -> float | None:
     return next((speed.read_bytes_per_second for speed in report.speeds if speed.dtype == dtype), None)
 
 
-def _too_small(description: ModelDescription, capacities: Sequence[NodeCapacity], settings: dict[str, object]) -> str:
+def _too_small(description: ModelDescription, capacities: Sequence[NodeCapacity], serving: Serving) -> str:
     if not capacities:
         return "There is no node."
     lacks = []
     for capacity in capacities:
         everything = ((0, description.num_layers),)
-        placement = place_ranges(description, (capacity,), everything, **settings)  # type: ignore[arg-type]
+        placement = place_ranges(description, (capacity,), everything, serving)
         stage = placement.stages[0]
         lacks.append(
             f"{capacity.name} (node {capacity.node_id}) needs {size_text(stage.memory)} and has "

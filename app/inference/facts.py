@@ -89,16 +89,7 @@ class FactFinder:
                     ),
                 )
             )
-        return Plan(
-            deployment=record.id,
-            plan_hash=record.plan_hash,
-            model=record.model_name,
-            dtype=record.dtype,
-            context=record.context,
-            kv_tokens=record.kv_tokens,
-            epoch=pipeline.epoch,
-            stages=tuple(stages),
-        )
+        return Plan.of(record, stages, pipeline.epoch)
 
     def nodes(self, node_ids: Sequence[int]) -> tuple[NodeFacts, ...]:
         """Each once, in the order in which they come first."""

@@ -92,7 +92,7 @@ class Sink(Protocol):
 
 
 class Pipeline:
-    """See the module.
+    """Stages linked in a ring, and who waits for what comes out of it. Belongs to the controller's loop.
 
     Args:
         deployment: its id.

@@ -18,7 +18,7 @@ from typing import Any
 from app.errors import NodeError, RequestError, ShardboardError
 from app.inference.chat_format import ChatFormat
 from app.inference.events import Finished, Preparing, PromptProgress, RequestEvent, Started, TextDelta
-from app.inference.recorder import Facts, Recorder
+from app.inference.request_recorder import Facts, RequestRecorder
 from app.inference.text_stream import TextRules, TextStream
 from app.inference.tokenizer import Tokenizer
 from app.registry import Registry, RequestRecord, RequestStatus
@@ -58,7 +58,7 @@ class RequestRun:
         self._recorded = recorded
         self._keep_text = keep_text
         self.record = record
-        self.recorder = Recorder(origin, keep_times)
+        self.recorder = RequestRecorder(origin, keep_times)
         self.token_ids: list[int] = []
         self.logprobs: list[TokenLogprob] = []
         """One for each token, when they were asked for."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from app.inference.chat_template import ChatTemplate
 from app.inference.deployments import Deployments
 from app.inference.model_defaults import ModelDefaults
 from app.inference.parameters import GenerationParameters
+from app.inference.prompt import ChatPrompt, Prompt, TextPrompt, TokenPrompt
 from app.inference.request_run import RequestRun
 from app.inference.template_variables import refuse_unread
 from app.inference.tokenizer import Tokenizer, end_ids
@@ -28,7 +29,6 @@ from app.runs.trace import UNKNOWN, Origin
 
 log = logging.getLogger(__name__)
 
-Message = Mapping[str, Any]
 MAX_PENALTY_TOKENS = 150_000
 """A prompt that penalties look back at travels in one envelope; longer ones cannot be penalized."""
 
@@ -46,43 +46,38 @@ class InferenceService:
         self._registry, self._library, self._deployments = registry, library, deployments
         self.records = records
         """What is to be kept, asked anew for each request."""
-        self._tokenizers: dict[str, Tokenizer | None] = {}
+        self._tokenizers: dict[str, Tokenizer] = {}
         self._templates: dict[str, ChatTemplate | None] = {}
         self._running: dict[int, RequestRun] = {}
+        self._closed = False
 
-    def submit(
+    async def submit(
         self,
         model: str,
-        *,
-        prompt: str | None = None,
-        messages: Sequence[Message] | None = None,
-        token_ids: Sequence[int] | None = None,
+        prompt: Prompt,
         parameters: GenerationParameters | None = None,
+        *,
         origin: Origin = UNKNOWN,
-        tools: Sequence[Mapping[str, Any]] | None = None,
         deployment: str | None = None,
     ) -> RequestRun:
-        """Begin a request with exactly one of a raw prompt, chat messages or token ids; returns at once.
+        """Begin a request, which then goes on by itself.
 
         Args:
             origin: who asks, for the record.
-            tools: JSON schemas of functions that the model may call, for its chat template.
             deployment: the one to use, by its id; None takes the newest that answers.
 
         Raises RequestError or ModelError for what can be told before anything runs; all else ends in the record.
         """
-        if sum(given is not None for given in (prompt, messages, token_ids)) != 1:
-            raise RequestError("A request needs one of a prompt, messages or token ids.")
-        description = self._library.get(model)
-        defaults = ModelDefaults.open(description.path)
+        description, defaults = await asyncio.to_thread(self._known, model)
+        if self._closed:
+            raise RequestError("The controller is closing.", "Send the request again when it runs.")
         parameters = (parameters or GenerationParameters()).resolved(defaults.values)
-        shown = prompt if prompt is not None else _readable(messages) if messages is not None else ""
         kept = self.records()
         record, recorded = self._registry.requests.begin(
             model_name=description.name,
-            prompt=shown if kept.keep_text else "",
+            prompt=prompt.shown if kept.keep_text else "",
             parameters=_recorded(parameters, kept.keep_text),
-            prompt_token_ids=(token_ids or ()) if kept.keep_text else (),
+            prompt_token_ids=prompt.token_ids if isinstance(prompt, TokenPrompt) and kept.keep_text else (),
             origin=msgspec.to_builtins(origin),
         )
         run = RequestRun(
@@ -92,7 +87,7 @@ class InferenceService:
         run.recorder.notes = defaults.notes
         self._running[run.id] = run
         run.on_over = lambda: self._over(run)
-        work = self._run(run, description, prompt, messages, token_ids, parameters, tools, deployment)
+        work = self._run(run, description, prompt, parameters, deployment)
         run.task = asyncio.get_running_loop().create_task(work, name=f"request {run.id}")
         # Cancelled before its first step, or once more while it ends, it does not come to say so itself.
         run.task.add_done_callback(lambda _: run.cancelled())
@@ -109,31 +104,27 @@ class InferenceService:
         return self._running.get(request_id)
 
     async def close(self) -> None:
-        """Cancel what is under way and wait for it."""
+        """Cancel what is under way and wait for it. Nothing begins any more."""
+        self._closed = True
         await asyncio.gather(*(run.cancel() for run in self.running()))
 
     async def _run(
         self,
         run: RequestRun,
         description: ModelDescription,
-        prompt: str | None,
-        messages: Sequence[Message] | None,
-        token_ids: Sequence[int] | None,
+        prompt: Prompt,
         parameters: GenerationParameters,
-        tools: Sequence[Mapping[str, Any]] | None,
         deployment: str | None,
     ) -> None:
         number, pipeline = None, None
         try:
             await run.recorded()
-            ids, tokenizer, format = await asyncio.to_thread(
-                self._tokenize, description, prompt, messages, token_ids, parameters, tools
-            )
+            ids, tokenizer, format = await asyncio.to_thread(self._tokenize, description, prompt, parameters)
             eos = await asyncio.to_thread(end_ids, description.path) if tokenizer is None else tokenizer.eos_ids
             # What can never run is refused before anything is loaded for it.
             parameters.budget(eos, len(ids), description.max_context)
             record, pipeline = await self._deployments.acquire(description, run.preparing, deployment)
-            budget = parameters.budget(eos, len(ids), min(record.context, record.kv_tokens))
+            budget = parameters.budget(eos, len(ids), record.serving.longest)
             facts = await self._deployments.facts(record, pipeline, description)
             rules = parameters.text_rules()
             if format is not None and tokenizer is not None:
@@ -164,33 +155,26 @@ class InferenceService:
             )
 
     def _tokenize(
-        self,
-        description: ModelDescription,
-        prompt: str | None,
-        messages: Sequence[Message] | None,
-        token_ids: Sequence[int] | None,
-        parameters: GenerationParameters,
-        tools: Sequence[Mapping[str, Any]] | None,
+        self, description: ModelDescription, prompt: Prompt, parameters: GenerationParameters
     ) -> tuple[list[int], Tokenizer | None, ChatFormat | None]:
-        tokenizer, format = self._tokenizer(description, needed=token_ids is None), None
-        if messages is None and parameters.chat_template_kwargs:
+        tokenizer, format = self._find_tokenizer(description), None
+        if parameters.chat_template_kwargs and not isinstance(prompt, ChatPrompt):
             raise RequestError(
                 "chat_template_kwargs has no effect: the prompt does not go through a chat template.", "Leave it out."
             )
-        if token_ids is not None:
-            ids = list(token_ids)
-        elif messages is not None:
-            assert tokenizer is not None
-            text, format = self._rendered(description, tokenizer, messages, parameters, tools)
-            ids = tokenizer.encode(text, add_special_tokens=False)
-        else:
-            assert tokenizer is not None and prompt is not None
-            ids = tokenizer.encode(prompt)
+        match prompt:
+            case TokenPrompt(token_ids):
+                ids = list(token_ids)
+            case TextPrompt(text):
+                ids = self._tokenizer(description).encode(text)
+            case ChatPrompt():
+                text, format = self._rendered(description, prompt, parameters)
+                ids = self._tokenizer(description).encode(text, add_special_tokens=False)
         if not ids:
             raise RequestError("The prompt is empty.", "Write something to go on from.")
         outside = next((token for token in ids if not 0 <= token < description.vocab_size), None)
         if outside is not None:
-            raise self._outside(description, outside, prompt, messages, tokenizer)
+            raise _outside(description, outside, prompt, tokenizer)
         if len(ids) > MAX_PENALTY_TOKENS and parameters.sampling().looks_back:
             raise RequestError(
                 f"Penalties and log probabilities of a prompt take {MAX_PENALTY_TOKENS} tokens at most.",
@@ -199,52 +183,22 @@ class InferenceService:
         return ids, tokenizer, format
 
     def _rendered(
-        self,
-        description: ModelDescription,
-        tokenizer: Tokenizer,
-        messages: Sequence[Message],
-        parameters: GenerationParameters,
-        tools: Sequence[Mapping[str, Any]] | None,
+        self, description: ModelDescription, prompt: ChatPrompt, parameters: GenerationParameters
     ) -> tuple[str, ChatFormat]:
         """A conversation as the model's template has it, and how the answer to it is written. Raises RequestError."""
-        template, variables = self._template(description, tokenizer), parameters.chat_template_kwargs
+        tokenizer, variables = self._tokenizer(description), parameters.chat_template_kwargs
+        template = self._template(description, tokenizer)
         if variables:
-            refuse_unread(variables, template.variables(with_tools=tools is not None))
-        text = template.render(messages, tools, **variables)
+            refuse_unread(variables, template.variables(with_tools=prompt.tools is not None))
+        text = template.render(prompt.messages, prompt.tools, **variables)
         format = template.format(tokenizer)
         if parameters.constraint is not None:  # it holds from the first token on, and leaves no room for thinking
             text += format.without_thinking(text)
         return text, format.after(text)
 
-    def _outside(
-        self,
-        description: ModelDescription,
-        token: int,
-        prompt: str | None,
-        messages: Sequence[Message] | None,
-        tokenizer: Tokenizer | None,
-    ) -> RequestError:
-        """Why a token that the model does not have cannot be sent to it, and who put it there."""
-        where = f"is outside the vocabulary of {description.name}, 0 to {description.vocab_size - 1}"
-        text = tokenizer.text_of(token) if tokenizer is not None and 0 <= token < tokenizer.vocab_size else None
-        if (prompt is None and messages is None) or text is None:
-            return RequestError(f"Token id {token} {where}.", "Leave it out.")
-        if messages is not None and not any(text in str(message.get("content", "")) for message in messages):
-            cause = f"the chat template writes '{text}'"
-            advice = "Its template or tokenizer is another model's: get both anew, or send a raw prompt instead."
-        elif prompt is not None and text not in prompt:
-            cause = f"its tokenizer puts '{text}' into every prompt"
-            advice = "Get the tokenizer anew from where the model came, or give the prompt as token ids."
-        else:
-            cause = f"the prompt has '{text}' in it"
-            advice = "Leave that text out; the tokenizer knows more tokens than the model."
-        return RequestError(f"Token id {token} {where}: {cause}, which the model was not made for.", advice)
-
     def tokenizer(self, model: str) -> Tokenizer:
         """A model's tokenizer, read when it is first asked for: call it in a thread. Raises ModelError."""
-        found = self._tokenizer(self._library.get(model), needed=True)
-        assert found is not None
-        return found
+        return self._tokenizer(self._library.get(model))
 
     def defaults(self, model: str) -> ModelDefaults:
         """What a model's own files ask of each generation: call it in a thread. Raises ModelError."""
@@ -255,17 +209,23 @@ class InferenceService:
         description = self._library.get(model)
         return self._template(description, self.tokenizer(model))
 
-    def _tokenizer(self, description: ModelDescription, *, needed: bool) -> Tokenizer | None:
+    def _known(self, model: str) -> tuple[ModelDescription, ModelDefaults]:
+        description = self._library.get(model)
+        return description, ModelDefaults.open(description.path)
+
+    def _find_tokenizer(self, description: ModelDescription) -> Tokenizer | None:
+        """None for a model that has none, or one that cannot be read."""
+        try:
+            return self._tokenizer(description)
+        except ModelError:
+            return None
+
+    def _tokenizer(self, description: ModelDescription) -> Tokenizer:
         if description.name not in self._tokenizers:
-            try:
-                place = description.tokenizer_path
-                opened = Tokenizer.open(description.path, place)
-                template = ChatTemplate.open(place, opened.named_tokens)
-                self._tokenizers[description.name] = with_chat_ends(opened, template)
-            except ModelError:
-                if needed:
-                    raise
-                return None
+            place = description.tokenizer_path
+            opened = Tokenizer.open(description.path, place)
+            template = ChatTemplate.open(place, opened.named_tokens)
+            self._tokenizers[description.name] = with_chat_ends(opened, template)
         return self._tokenizers[description.name]
 
     def _template(self, description: ModelDescription, tokenizer: Tokenizer) -> ChatTemplate:
@@ -292,11 +252,19 @@ def _recorded(parameters: GenerationParameters, keep_text: bool) -> dict[str, An
     return values
 
 
-def _readable(messages: Sequence[Message]) -> str:
-    """A chat as the registry shows it: who said what; a question alone needs no name before it."""
-    if len(messages) == 1 and messages[0].get("role") == "user":
-        return str(messages[0].get("content", ""))
-    return "\n".join(f"{message.get('role', '?')}: {message.get('content', '')}" for message in messages)
-
-
-__all__ = ["InferenceService", "Message"]
+def _outside(description: ModelDescription, token: int, prompt: Prompt, tokenizer: Tokenizer | None) -> RequestError:
+    """Why a token that the model does not have cannot be sent to it, and who put it there."""
+    where = f"is outside the vocabulary of {description.name}, 0 to {description.vocab_size - 1}"
+    text = tokenizer.text_of(token) if tokenizer is not None and 0 <= token < tokenizer.vocab_size else None
+    if isinstance(prompt, TokenPrompt) or text is None:
+        return RequestError(f"Token id {token} {where}.", "Leave it out.")
+    if text in prompt.shown:
+        cause = f"the prompt has '{text}' in it"
+        advice = "Leave that text out; the tokenizer knows more tokens than the model."
+    elif isinstance(prompt, ChatPrompt):
+        cause = f"the chat template writes '{text}'"
+        advice = "Its template or tokenizer is another model's: get both anew, or send a raw prompt instead."
+    else:
+        cause = f"its tokenizer puts '{text}' into every prompt"
+        advice = "Get the tokenizer anew from where the model came, or give the prompt as token ids."
+    return RequestError(f"Token id {token} {where}: {cause}, which the model was not made for.", advice)

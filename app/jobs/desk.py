@@ -7,7 +7,6 @@ controller's loop. What a job does is told by its work (`works.py`); what blocks
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -61,7 +60,7 @@ class JobDesk:
 
     async def record(self, id: int) -> JobRecord:
         """Any job, as the registry has it. Raises RegistryError when there is none."""
-        return await asyncio.to_thread(self._registry.jobs.get, id)
+        return await self._registry.call(lambda known: known.jobs.get(id))
 
     # --- what can be asked for ---
 
@@ -204,10 +203,9 @@ class JobDesk:
     async def _begin(self, job: Job) -> None:
         """Write it down for the first time."""
         work = job.work
-        add = functools.partial(
-            self._registry.jobs.add, kind=work.kind, title=work.title, model_name=work.model or None
+        job.record = await self._registry.call(
+            lambda known: known.jobs.add(kind=work.kind, title=work.title, model_name=work.model or None)
         )
-        job.record = await asyncio.to_thread(add)
         job.written.set_result(None)
         self._tell(job)
 
@@ -237,17 +235,17 @@ class JobDesk:
         before, outcome = _written(job), job.outcome
         trace = _trace(job, reason) if status.is_over else None
 
-        def write() -> JobRecord:
+        def write(known: Registry) -> JobRecord:
             if trace is not None:
-                self._registry.traces.put("job", str(before.id), trace)
+                known.traces.put("job", str(before.id), trace)
             if outcome is None:
-                return self._registry.jobs.update(before.id, status=status, error=reason)
-            return self._registry.jobs.update(
+                return known.jobs.update(before.id, status=status, error=reason)
+            return known.jobs.update(
                 before.id, status=status, error=reason, model_name=outcome.model, details=dict(outcome.details)
             )
 
         try:
-            job.record = await asyncio.to_thread(write)
+            job.record = await self._registry.call(write)
         except ShardboardError as error:
             log.error("job %d could not be written down: %s", before.id, error)
             job.record = replace(before, status=status, error=reason)

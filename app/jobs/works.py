@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
@@ -11,7 +10,7 @@ from typing import Any
 
 from app.children.work import JobChain, JobProgress, ProgressCallback
 from app.figures import size_text
-from app.inference.deploying import Deployed, DeployProgress, OnProgress
+from app.inference.deployer import Deployed, DeployProgress, OnProgress
 from app.jobs.job import Job, Outcome
 from app.models.demo import ensure_demo_model
 from app.models.description import ModelDescription, notes_of
@@ -68,7 +67,7 @@ class DemoWork:
 
 async def _added(job: Job, registry: Registry, description: ModelDescription, source: str) -> Outcome[ModelDescription]:
     job.past_return()  # it is in the library, and the registry must know of it too
-    await asyncio.to_thread(register_model, registry, description)
+    await registry.call(lambda known: register_model(known, description))
     name, nbytes = description.name, description.weight_bytes
     text = f"{name}: {description.num_layers} layers, {size_text(nbytes)}, is in the library"
     text += "".join(f". {note.removesuffix('.')}" for note in description.notes)
@@ -127,7 +126,8 @@ class CutWork:
 
     async def do(self, job: Job, library: ModelLibrary, registry: Registry) -> Outcome[CutResult]:
         if self.register and self.node_id is not None:
-            await asyncio.to_thread(registry.nodes.get, self.node_id)  # before minutes are spent
+            node = self.node_id
+            await registry.call(lambda known: known.nodes.get(node))  # before minutes are spent
 
         # No registry in there: its connections belong to Python's threads, and one that is closed while a QThread
         # ends takes the process with it.
@@ -147,8 +147,9 @@ class CutWork:
         }
         text = f"{_shards(len(result.shards))}, {size_text(nbytes)}, in {result.output_dir}"
         if self.register:
-            entered = functools.partial(register_shards, registry, result.model_name, result.shards, self.node_id)
-            result = replace(result, registered=await asyncio.to_thread(entered))
+            model, shards = result.model_name, result.shards
+            ids = await registry.call(lambda known: register_shards(known, model, shards, self.node_id))
+            result = replace(result, registered=ids)
             details["registered"] = list(result.registered)
             text += ", entered in the registry"
         return Outcome(result, result.model_name, details, text, result.output_dir)

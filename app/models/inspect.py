@@ -36,17 +36,3 @@ def inspect_job(
         what="inspecting the model",
         on_progress=on_progress,
     )
-
-
-def inspect_folder(
-    folder: Path, *, name: str, source: Source = "folder", origin: str = "", on_progress: ProgressCallback | None = None
-) -> ModelDescription:
-    """Describe the model in a Hugging Face folder. Takes seconds: not in a thread that must answer.
-
-    Raises:
-        BadInput: there is no such folder.
-        ModelError: it cannot be used, and why.
-    """
-    return inspect_job(
-        folder.expanduser().resolve(), name=name, source=source, origin=origin, on_progress=on_progress
-    ).run()

@@ -157,7 +157,7 @@ def check_fit(checkpoint: Checkpoint, model: PreTrainedModel, tensors: Sequence[
     Raises:
         ModelError: tensors are missing, or have other shapes than the config says.
     """
-    from app.models.coverage import extents_in_words, rehearse
+    from app.models.rehearsal import extents_in_words, rehearse
 
     config = model.config.get_text_config(decoder=True)
     fit = rehearse(model, tensors)

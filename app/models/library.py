@@ -163,10 +163,6 @@ class ModelLibrary:
             shutil.rmtree(doomed, ignore_errors=True)
         return description
 
-    def discard_unfinished(self, name: str) -> None:
-        """Delete what a broken-off download of this name has brought."""
-        shutil.rmtree(self.folder / INCOMING / check_name(name), ignore_errors=True)
-
     def digests(self, description: ModelDescription) -> PartDigests:
         """The digests of a model's parts; kept in the library when the model is in it."""
         home = self.folder / description.name

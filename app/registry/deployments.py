@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Collection
+from dataclasses import asdict
 from datetime import datetime
 from typing import TypedDict, Unpack
 
@@ -13,15 +14,12 @@ from app.registry.conditions import among, matching, saying, within
 from app.registry.records import DeploymentRecord, DeploymentStatus
 from app.registry.table import Row, Table
 from app.registry.tables import Deployment
+from app.serving import Serving
 
 
 class DeploymentChanges(TypedDict, total=False):
     """What `Deployments.update` can change; the epoch has a way of its own."""
 
-    plan_hash: str
-    dtype: str
-    context: int
-    kv_tokens: int
     status: DeploymentStatus
     error: str | None
 
@@ -36,9 +34,7 @@ class Deployments(Table[DeploymentRecord]):
         *,
         model_name: str,
         plan_hash: str,
-        dtype: str,
-        context: int,
-        kv_tokens: int,
+        serving: Serving,
         id: str | None = None,
         epoch: int = 0,
         status: DeploymentStatus = DeploymentStatus.LOADING,
@@ -49,9 +45,7 @@ class Deployments(Table[DeploymentRecord]):
                 "id": id if id is not None else secrets.token_hex(4),
                 "model_name": model_name,
                 "plan_hash": plan_hash,
-                "dtype": dtype,
-                "context": context,
-                "kv_tokens": kv_tokens,
+                **asdict(serving),
                 "epoch": epoch,
                 "status": status,
                 "error": None,

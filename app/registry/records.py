@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from app.serving import Serving
+
 
 class DeploymentStatus(StrEnum):
     LOADING = "loading"
@@ -98,7 +100,7 @@ class ModelRecord:
 
 @dataclass(frozen=True, slots=True)
 class DeploymentRecord:
-    """A placement that is, was or is being loaded. `context` and `kv_tokens` in tokens; `epoch` counts pipelines."""
+    """A placement that is, was or is being loaded. `epoch` counts pipelines."""
 
     id: str
     model_name: str
@@ -111,6 +113,10 @@ class DeploymentRecord:
     error: str | None
     created_at: datetime
     updated_at: datetime
+
+    @property
+    def serving(self) -> Serving:
+        return Serving(self.dtype, self.context, self.kv_tokens)
 
 
 @dataclass(frozen=True, slots=True)

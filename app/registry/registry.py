@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
+from app.errors import RegistryError
 from app.registry.api_keys import ApiKeys
 from app.registry.deployments import Deployments
 from app.registry.events import Events
@@ -22,17 +25,23 @@ from app.registry.shards import Shards
 from app.registry.store import Store
 from app.registry.traces import Traces
 
+T = TypeVar("T")
+
 INTERRUPTED = "Shardboard ended while this was under way."
+THREADS = 8
+"""Calls from a loop that may be under way at once."""
 
 
 class Registry:
-    """An open registry. Synchronous and thread-safe: reads run in the calling thread, writes wait for the disk.
+    """An open registry. Thread-safe: reads run in the calling thread, writes wait for the disk.
 
-    Everything it raises on purpose is a ShardboardError.
+    A loop's thread must do neither: what runs there says `await registry.call(...)`, or writes behind
+    (`Requests.begin` and `save`). Everything it raises on purpose is a ShardboardError.
     """
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="registry")
         self.nodes = Nodes(store)
         self.models = Models(store)
         self.deployments = Deployments(store)
@@ -66,6 +75,7 @@ class Registry:
             registry = cls(store)
             if lock:
                 registry._end_interrupted()
+                registry.requests.go_on_counting()
         except BaseException:
             store.close()
             raise
@@ -75,6 +85,22 @@ class Registry:
     def location(self) -> str:
         """The path or URL, without a password."""
         return self._store.location.name
+
+    async def call(self, work: Callable[[Registry], T]) -> T:
+        """Do something here without holding up the loop: `await registry.call(lambda known: known.nodes.list())`.
+
+        It runs in a thread of the registry's own, so that it never waits behind long work of others. A caller that is
+        cancelled still waits for the end: whatever it does next finds this done.
+        """
+        try:
+            running = asyncio.get_running_loop().run_in_executor(self._threads, work, self)
+        except RuntimeError:  # its threads have ended
+            raise RegistryError("The registry is closed.") from None
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            await asyncio.wait({running})
+            raise
 
     def on_changed(self, listener: Callable[[str], None]) -> None:
         """Be told, after each write, what was written: node, model, deployment, shard, request, event, job,
@@ -86,6 +112,7 @@ class Registry:
 
     def close(self) -> None:
         """Finish reads and writes under way, then close. Closing twice does no harm."""
+        self._threads.shutdown()
         self._store.close()
 
     def __enter__(self) -> Self:

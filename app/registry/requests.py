@@ -86,6 +86,10 @@ class Requests(Table[RequestRecord]):
         written.result()
         return record
 
+    def go_on_counting(self) -> None:
+        """Find the highest number that was ever given out: what the one controller of a registry begins with."""
+        self._last_id = self._store.read(_last_given)
+
     def begin(
         self,
         *,
@@ -103,7 +107,7 @@ class Requests(Table[RequestRecord]):
         # Giving out a number and joining the queue are one step, so that rows come in the order of their numbers.
         with self._ids:
             if self._last_id is None:
-                self._last_id = self._store.read(_last_given)
+                raise RegistryError("Only the controller of a registry can begin requests.")
             self._last_id += 1
             record = RequestRecord(
                 id=self._last_id,

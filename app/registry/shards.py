@@ -72,10 +72,6 @@ class Shards(Table[ShardRecord]):
         """Remove a shard from the registry and return what it was. Its files stay."""
         return self._remove(id)
 
-    def remove_of(self, deployment_id: str) -> int:
-        """Remove the shards of a deployment; returns how many there were."""
-        return self._write(lambda database: self._delete(database, ModelShard.deployment == deployment_id))
-
     def _record(self, row: Row) -> ShardRecord:
         node, deployment = row.pop("node"), row.pop("deployment")
         return ShardRecord(node_id=node, deployment_id=deployment, **row)

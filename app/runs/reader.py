@@ -15,7 +15,7 @@ from app.registry import (
     RequestRecord,
 )
 from app.runs.run import JobFacts, RequestFacts, Run, RunEvent, RunKind
-from app.runs.trace import DeploymentTrace, Origin, RequestTrace, Trace, unpack
+from app.runs.trace import DeploymentTrace, Origin, Plan, RequestTrace, StagePlan, Trace, unpack
 
 MOST_EVENTS = 1_000
 """Of one run; a run that lasted for days may have had more."""
@@ -138,10 +138,26 @@ class RunReader:
             created_at=record.created_at,
             started_at=record.created_at,
             completed_at=over,
-            trace=trace,
+            trace=DeploymentTrace(plan=self._plan(record)) if trace is None else trace,
             # What is said of its end comes a moment after it.
             events=self._events(record.created_at, over and over + timedelta(seconds=1), record.id, None, trace),
         )
+
+    def _plan(self, record: DeploymentRecord) -> Plan:
+        """Of a deployment under way, or one whose trace is gone: what its rows tell."""
+        names = {node.id: node.hostname for node in self._registry.nodes.list()}
+        shards = sorted(self._registry.shards.list(deployment_id=record.id), key=lambda shard: shard.start_layer)
+        stages = tuple(
+            StagePlan(
+                stage=number, node_id=shard.node_id or 0, node=names.get(shard.node_id or 0, "no node"),
+                start=shard.start_layer, end=shard.end_layer,
+            )
+            for number, shard in enumerate(shards)
+        )  # fmt: skip
+        return Plan(
+            deployment=record.id, plan_hash=record.plan_hash, model=record.model_name, dtype=record.dtype,
+            context=record.context, kv_tokens=record.kv_tokens, epoch=record.epoch, stages=stages,
+        )  # fmt: skip
 
     def _of_job(self, record: JobRecord) -> Run:
         return Run(

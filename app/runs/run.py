@@ -59,7 +59,10 @@ class JobFacts(Struct, frozen=True, kw_only=True):
 
 
 class Run(Struct, frozen=True, kw_only=True):
-    """See the module. Exactly one of `request` and `job` is there for those kinds; `trace` where one was kept."""
+    """All that is known of one request, deployment or job.
+
+    Exactly one of `request` and `job` is there for those kinds; `trace` where one was kept.
+    """
 
     format: Literal["shardboard.run"] = "shardboard.run"
     version: int = VERSION

@@ -7,10 +7,15 @@ microseconds; those named `at_us` count from the moment the subject was asked fo
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Literal
 
 import msgspec
 from msgspec import Struct
+
+from app.registry import DeploymentRecord
+from app.serving import Serving
 
 VERSION = 1
 """Of this format. A newer one may add fields; what reads an older one fills in the defaults."""
@@ -95,6 +100,22 @@ class Plan(Struct, frozen=True, kw_only=True):
     kv_tokens: int
     epoch: int
     stages: tuple[StagePlan, ...] = ()
+
+    @classmethod
+    def of(cls, record: DeploymentRecord, stages: Iterable[StagePlan], epoch: int | None = None) -> Plan:
+        """Of a deployment; without an epoch that of its record."""
+        return cls(
+            deployment=record.id,
+            plan_hash=record.plan_hash,
+            model=record.model_name,
+            **asdict(record.serving),
+            epoch=record.epoch if epoch is None else epoch,
+            stages=tuple(stages),
+        )
+
+    @property
+    def serving(self) -> Serving:
+        return Serving(self.dtype, self.context, self.kv_tokens)
 
 
 class ModelFacts(Struct, frozen=True, kw_only=True):

@@ -8,29 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import accumulate
 
 from app.errors import BadInput, PlacementError
 from app.figures import size_text
-from app.models.description import COMPUTE_ITEM_BYTES, ModelDescription
-from app.sharding.placement import CONTEXT_ADVICE, NodeCapacity, Placement, place, place_ranges
-from app.sharding.plan import Range, check_ranges, divide, range_text, stage_memory
+from app.models.description import ModelDescription
+from app.serving import Serving
+from app.sharding.placement import NodeCapacity, Placement, StageSizes, check_serving, place, place_ranges
+from app.sharding.plan import Range, check_ranges, divide, range_text
 
 Capacities = Mapping[int, NodeCapacity]
 """What nodes that can be used have free for this model, by id."""
 ENOUGH_NODES = 12
 """A plan uses more only where memory asks for them: each is another hop, and the search grows with them."""
-
-
-@dataclass(frozen=True)
-class Serving:
-    """What is loaded for: it decides how much memory a layer takes."""
-
-    dtype: str
-    context: int
-    """The longest sequence, in tokens."""
-    kv_tokens: int
-    """For how many tokens in all each stage keeps keys and values."""
 
 
 @dataclass(frozen=True)
@@ -54,28 +43,9 @@ class Shortage:
         return self.needed - self.node.free_memory
 
 
-class StageSizes:
-    """Bytes that layers [start, end) take. Made once for a model and its serving: every mouse move asks."""
-
-    def __init__(self, description: ModelDescription, serving: Serving) -> None:
-        self._weights = stage_memory(description, serving.dtype)
-        item = COMPUTE_ITEM_BYTES[serving.dtype]
-        self._kv = [0, *accumulate(elements * item * serving.kv_tokens for elements in description.kv_elements)]
-
-    def weights(self, start: int, end: int) -> int:
-        """In the compute dtype."""
-        return self._weights(start, end)
-
-    def kv(self, start: int, end: int) -> int:
-        return self._kv[end] - self._kv[start]
-
-    def memory(self, start: int, end: int) -> int:
-        return self.weights(start, end) + self.kv(start, end)
-
-
 @dataclass(frozen=True)
 class Arrangement:
-    """See the module. Make one with `empty`, `proposed` or `of_ranges`."""
+    """Where a model is cut, and which node has which shard. Make one with `empty`, `proposed` or `of_ranges`."""
 
     description: ModelDescription
     serving: Serving
@@ -87,7 +57,7 @@ class Arrangement:
     @classmethod
     def empty(cls, description: ModelDescription, serving: Serving) -> Arrangement:
         """The whole model as one shard that no node has yet. Raises BadInput, PlacementError for the serving."""
-        _check_serving(description, serving)
+        check_serving(description, serving)
         return cls(description, serving, (Piece(0, description.num_layers),), StageSizes(description, serving))
 
     @classmethod
@@ -95,13 +65,11 @@ class Arrangement:
         cls, description: ModelDescription, serving: Serving, capacities: Sequence[NodeCapacity]
     ) -> Arrangement:
         """The plan of `place`: the slowest stage as fast as possible. Raises PlacementError when nothing fits."""
-        _check_serving(description, serving)
+        check_serving(description, serving)
         needed = StageSizes(description, serving).memory(0, description.num_layers)
 
         def plan(nodes: Sequence[NodeCapacity]) -> Placement:
-            return place(
-                description, nodes, dtype=serving.dtype, context=serving.context, kv_tokens=serving.kv_tokens
-            )  # fmt: skip
+            return place(description, nodes, serving)
 
         chosen = strongest(capacities, needed)
         try:
@@ -165,9 +133,6 @@ class Arrangement:
     def memory_on(self, node_id: int) -> int:
         """Bytes that this arrangement takes on a node."""
         return sum(self.memory(stage) for stage, piece in enumerate(self.pieces) if piece.node_id == node_id)
-
-    def stages_on(self, node_id: int) -> tuple[int, ...]:
-        return tuple(stage for stage, piece in enumerate(self.pieces) if piece.node_id == node_id)
 
     def allowed_cuts(self, boundary: int) -> tuple[int, ...]:
         """Where boundary number k may stand, its place of now among them, ascending."""
@@ -312,7 +277,7 @@ class Arrangement:
 
     def serving_as(self, serving: Serving) -> Arrangement:
         """The same shards in another dtype or with other figures. Raises BadInput, PlacementError."""
-        _check_serving(self.description, serving)
+        check_serving(self.description, serving)
         return replace(self, serving=serving, sizes=StageSizes(self.description, serving))
 
     # --- the end ---
@@ -346,10 +311,7 @@ class Arrangement:
         self.check(capacities)
         joined = self.joined()
         nodes = [capacities[piece.node_id] for piece in joined.pieces if piece.node_id is not None]
-        return place_ranges(
-            self.description, nodes, self.ranges,
-            dtype=self.serving.dtype, context=self.serving.context, kv_tokens=self.serving.kv_tokens,
-        )  # fmt: skip
+        return place_ranges(self.description, nodes, self.ranges, self.serving)
 
     # --- within ---
 
@@ -391,15 +353,3 @@ def strongest(capacities: Sequence[NodeCapacity], needed: int) -> list[NodeCapac
 def _shards(stages: Sequence[int]) -> str:
     numbers = [str(stage + 1) for stage in stages]
     return f"Shard {numbers[0]}" if len(numbers) == 1 else f"Shards {', '.join(numbers[:-1])} and {numbers[-1]}"
-
-
-def _check_serving(description: ModelDescription, serving: Serving) -> None:
-    if serving.dtype not in COMPUTE_ITEM_BYTES:
-        raise BadInput(f"'{serving.dtype}' is no dtype to compute with.", f"Take {', '.join(COMPUTE_ITEM_BYTES)}.")
-    if serving.context < 1 or serving.kv_tokens < 1:
-        raise BadInput("Context and KV tokens must be at least 1.")
-    if serving.context > description.max_context:
-        raise PlacementError(
-            f"'{description.name}' reads at most {description.max_context:,} tokens, not {serving.context:,}.",
-            CONTEXT_ADVICE,
-        )

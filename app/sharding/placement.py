@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from statistics import fmean, median_low
 
-from app.errors import PlacementError
+from app.errors import BadInput, PlacementError
 from app.figures import size_text
-from app.models.description import ModelDescription
+from app.models.description import COMPUTE_ITEM_BYTES, ModelDescription
+from app.serving import Serving
 from app.sharding.plan import Range, check_ranges, partition, range_text, stage_memory
 
 INFINITE = float("inf")
@@ -71,6 +73,28 @@ def _levels(ascending: Sequence[float]) -> dict[float, float]:
     return levels
 
 
+class StageSizes:
+    """Bytes that layers [start, end) take. Made once for a model and its serving: every mouse move asks."""
+
+    def __init__(self, description: ModelDescription, serving: Serving) -> None:
+        self._weights = stage_memory(description, serving.dtype)
+        item = COMPUTE_ITEM_BYTES[serving.dtype]
+        self._kv = [0, *accumulate(elements * item * serving.kv_tokens for elements in description.kv_elements)]
+
+    def weights(self, start: int, end: int) -> int:
+        """In the compute dtype."""
+        return self._weights(start, end)
+
+    def kv(self, start: int, end: int) -> int:
+        return self._kv[end] - self._kv[start]
+
+    def memory(self, start: int, end: int) -> int:
+        return self.weights(start, end) + self.kv(start, end)
+
+    def placed(self, node: NodeCapacity, layers: Range) -> PlacedStage:
+        return PlacedStage(node, *layers, self.weights(*layers), self.kv(*layers))
+
+
 @dataclass(frozen=True)
 class PlacedStage:
     """One node's share."""
@@ -112,9 +136,7 @@ class Placement:
     """Which node gets which layers, in pipeline order."""
 
     model_name: str
-    dtype: str
-    context: int
-    kv_tokens: int
+    serving: Serving
     stages: tuple[PlacedStage, ...]
     left_out: tuple[NodeCapacity, ...] = ()
     """Nodes that were offered and get nothing, because they are too small or there are more nodes than layers."""
@@ -137,31 +159,23 @@ class Placement:
         return not any(stage.missing for stage in self.stages)
 
 
-def place(
-    description: ModelDescription, nodes: Sequence[NodeCapacity], *, dtype: str, context: int, kv_tokens: int
-) -> Placement:
+def place(description: ModelDescription, nodes: Sequence[NodeCapacity], serving: Serving) -> Placement:
     """Divide the layers over the nodes, in the order given, so that the slowest stage is as fast as possible.
 
     Every node gets layers where that fits; else nodes that are too small are left out.
 
-    Args:
-        description: the model.
-        nodes: where to place it.
-        dtype: the compute dtype, a key of COMPUTE_ITEM_BYTES.
-        context: the longest sequence that will be served, in tokens.
-        kv_tokens: for how many tokens in all each stage keeps keys and values.
-
     Raises:
+        BadInput, PlacementError: as `check_serving`.
         PlacementError: nothing fits; the text says which node lacks how much.
     """
     if not nodes:
         raise PlacementError("There is no node to place the model on.", "Add a node, or start agents on this machine.")
-    _check_context(description, context)
-    memory = _memory(description, dtype, kv_tokens)
+    check_serving(description, serving)
+    sizes = StageSizes(description, serving)
 
     def cost(node: NodeCapacity) -> Callable[[int, int], float]:
         def seconds(start: int, end: int) -> float:
-            needed = memory(start, end)
+            needed = sizes.memory(start, end)
             return needed / max(node.speed, 1e-9) if needed <= node.free_memory else INFINITE
 
         return seconds
@@ -175,45 +189,34 @@ def place(
         ranges = _with_gaps(description, [skippable(node) for node in nodes])
     if ranges is None:
         raise PlacementError(
-            f"'{description.name}' does not fit. " + _lacks(description, nodes, memory),
+            f"'{description.name}' does not fit. " + _lacks(description, nodes, sizes),
             "Free memory on these nodes, add a node, take a smaller dtype, or set aside fewer KV tokens.",
         )
-    weights = stage_memory(description, dtype)
     stages = tuple(
-        PlacedStage(node, start, end, weights(start, end), memory(start, end) - weights(start, end))
-        for node, (start, end) in zip(nodes, ranges, strict=True)
-        if start != end
+        sizes.placed(node, layers) for node, layers in zip(nodes, ranges, strict=True) if layers[0] != layers[1]
     )
     used = {stage.node.node_id for stage in stages}
     left_out = tuple(node for node in nodes if node.node_id not in used)
-    return Placement(description.name, dtype, context, kv_tokens, stages, left_out)
+    return Placement(description.name, serving, stages, left_out)
 
 
 def place_ranges(
-    description: ModelDescription,
-    nodes: Sequence[NodeCapacity],
-    ranges: Sequence[Range],
-    *,
-    dtype: str,
-    context: int,
-    kv_tokens: int,
+    description: ModelDescription, nodes: Sequence[NodeCapacity], ranges: Sequence[Range], serving: Serving
 ) -> Placement:
     """Put given ranges on given nodes, one each, and say what memory that takes; it need not fit (`Placement.fits`).
 
     Raises:
         BadInput: the ranges are not all layers in order.
         PlacementError: not one node for each range.
+        BadInput, PlacementError: as `check_serving`.
     """
     check_ranges(ranges, description)
-    _check_context(description, context)
+    check_serving(description, serving)
     if len(ranges) != len(nodes):
         raise PlacementError(f"{len(ranges)} ranges of layers are given for {len(nodes)} nodes.", "Give one for each.")
-    weights, memory = stage_memory(description, dtype), _memory(description, dtype, kv_tokens)
-    stages = tuple(
-        PlacedStage(node, start, end, weights(start, end), memory(start, end) - weights(start, end))
-        for node, (start, end) in zip(nodes, ranges, strict=True)
-    )
-    return Placement(description.name, dtype, context, kv_tokens, stages)
+    sizes = StageSizes(description, serving)
+    stages = tuple(sizes.placed(node, layers) for node, layers in zip(nodes, ranges, strict=True))
+    return Placement(description.name, serving, stages)
 
 
 def check_fits(placement: Placement) -> None:
@@ -225,39 +228,28 @@ def check_fits(placement: Placement) -> None:
         )
 
 
-def whole_on_one(
-    description: ModelDescription, nodes: Sequence[NodeCapacity], *, dtype: str, context: int, kv_tokens: int
-) -> Placement | None:
+def whole_on_one(description: ModelDescription, nodes: Sequence[NodeCapacity], serving: Serving) -> Placement | None:
     """The whole model as one stage on the fastest node that can hold it, None when none can."""
     everything = ((0, description.num_layers),)
     options = (
-        place_ranges(description, (node,), everything, dtype=dtype, context=context, kv_tokens=kv_tokens)
+        place_ranges(description, (node,), everything, serving)
         for node in sorted(nodes, key=lambda node: (-node.speed, -node.free_memory))
     )
     return next((option for option in options if option.fits), None)
 
 
-CONTEXT_ADVICE = (
-    "Take a smaller context. Where the model's card tells how to extend it (YaRN for one), put that into its "
-    "config.json and add the model anew."
-)
-
-
-def _check_context(description: ModelDescription, context: int) -> None:
-    if context > description.max_context:
+def check_serving(description: ModelDescription, serving: Serving) -> None:
+    """Raise BadInput for what no model can be loaded for, PlacementError for what this one cannot."""
+    if serving.dtype not in COMPUTE_ITEM_BYTES:
+        raise BadInput(f"'{serving.dtype}' is no dtype to compute with.", f"Take {', '.join(COMPUTE_ITEM_BYTES)}.")
+    if serving.context < 1 or serving.kv_tokens < 1:
+        raise BadInput("Context and KV tokens must be at least 1.")
+    if serving.context > description.max_context:
         raise PlacementError(
-            f"'{description.name}' reads at most {description.max_context:,} tokens, not {context:,}.",
-            CONTEXT_ADVICE,
+            f"'{description.name}' reads at most {description.max_context:,} tokens, not {serving.context:,}.",
+            "Take a smaller context. Where the model's card tells how to extend it (YaRN for one), put that into its "
+            "config.json and add the model anew.",
         )
-
-
-def _memory(description: ModelDescription, dtype: str, kv_tokens: int) -> Callable[[int, int], int]:
-    """(start, end) -> bytes of weights and KV."""
-    weights = stage_memory(description, dtype)
-    kv = [0]
-    for layer in range(description.num_layers):
-        kv.append(kv[-1] + description.kv_bytes_per_token(dtype, layer, layer + 1) * kv_tokens)
-    return lambda start, end: weights(start, end) + kv[end] - kv[start]
 
 
 def _with_gaps(description: ModelDescription, costs: Sequence[Callable[[int, int], float]]) -> tuple[Range, ...] | None:
@@ -280,18 +272,17 @@ def _with_gaps(description: ModelDescription, costs: Sequence[Callable[[int, int
     return None if best[-1] is None else best[-1][2]
 
 
-def _lacks(description: ModelDescription, nodes: Sequence[NodeCapacity], memory: Callable[[int, int], int]) -> str:
+def _lacks(description: ModelDescription, nodes: Sequence[NodeCapacity], sizes: StageSizes) -> str:
     """The division that comes closest to fitting, and what it lacks where."""
     usable = min(len(nodes), len(description.cuts) + 1)
     largest = sorted(nodes, key=lambda node: -node.free_memory)[:usable]
     chosen = [node for node in nodes if node in largest]
-    costs = [(lambda start, end, free=node.free_memory: float(max(1, memory(start, end) - free))) for node in chosen]
+    costs = [
+        (lambda start, end, free=node.free_memory: float(max(1, sizes.memory(start, end) - free))) for node in chosen
+    ]
     ranges = partition(description.num_layers, description.cuts, costs)
     assert ranges is not None  # every cost is finite and there are enough boundaries
-    stages = [
-        PlacedStage(node, start, end, memory(start, end), 0) for node, (start, end) in zip(chosen, ranges, strict=True)
-    ]
-    return _shortage(stages)
+    return _shortage([sizes.placed(node, layers) for node, layers in zip(chosen, ranges, strict=True)])
 
 
 def _shortage(stages: Sequence[PlacedStage]) -> str:

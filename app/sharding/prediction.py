@@ -29,7 +29,7 @@ NETWORK_BYTES_PER_SECOND = 100e6
 LOCAL_BYTES_PER_SECOND = 600e6
 """Of hidden states between agents of one machine: the encryption of every connection."""
 PROMPT_CHUNK = 256
-"""Prompt tokens in one step (`app.inference.deploying.PREFILL_CHUNK`)."""
+"""Prompt tokens in one step (`app.inference.deployer.PREFILL_CHUNK`)."""
 
 
 @dataclass(frozen=True)

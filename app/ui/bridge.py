@@ -15,7 +15,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from app.controller import Controller
     from app.inference.events import StepPassed
     from app.inference.parameters import GenerationParameters
+    from app.inference.prompt import Prompt
     from app.inference.request_run import RequestRun
-    from app.inference.service import Message
     from app.registry import Registry
 
 log = logging.getLogger(__name__)
@@ -131,10 +131,10 @@ class RequestStream(QObject):
         if self._run is not None:
             self._bridge.keep(asyncio.ensure_future(self._run.cancel()))
 
-    async def follow(self, start: Callable[[], RequestRun]) -> None:
+    async def follow(self, start: Callable[[], Awaitable[RequestRun]]) -> None:
         """On the loop: begin the request and post what it tells."""
         try:
-            self._run = start()
+            self._run = await start()
         except Exception as error:  # the request could not begin, whatever the reason: its user must hear of it
             self._bridge.post(self, _Outcome(error=error))
             return
@@ -187,7 +187,7 @@ class _Feed(QObject):
 
 
 class Bridge(QObject):
-    """See the module. Lives in the GUI thread; `start` it once, `close` it once."""
+    """The controller as the window has it. Lives in the GUI thread; `start` it once, `close` it once."""
 
     opened = Signal()
     open_failed = Signal(object)
@@ -369,16 +369,14 @@ class Bridge(QObject):
             task.cancel()
 
     def read(self, work: Callable[[Registry], Any], what: str) -> Call:
-        """Ask the registry something, in a thread."""
-        return self.call(lambda controller, report: asyncio.to_thread(work, controller.registry), what)
+        """Ask the registry something, in a thread of its own."""
+        return self.call(lambda controller, report: controller.registry.call(work), what)
 
     def generate(
         self,
         model: str,
-        prompt: str | Sequence[Message] | Sequence[int],
+        prompt: Prompt,
         parameters: GenerationParameters | None = None,
-        *,
-        chat: bool = False,
     ) -> RequestStream:
         """Begin a request; see `Controller.generate`. It is recorded as asked by the window's user."""
         stream = RequestStream(self)
@@ -387,7 +385,7 @@ class Bridge(QObject):
 
         async def follow() -> None:
             controller = await self._when_ready()
-            await stream.follow(lambda: controller.generate(model, prompt, parameters, chat=chat, origin=origin))
+            await stream.follow(lambda: controller.generate(model, prompt, parameters, origin=origin))
 
         self.in_loop(lambda: self.keep(asyncio.ensure_future(follow())))
         return stream

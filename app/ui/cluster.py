@@ -5,7 +5,6 @@ A mirror in the GUI thread, fed by the bridge; screens read it and listen to its
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import deque
 from collections.abc import Iterable
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from app.controller import Controller
     from app.inference.events import StepPassed
     from app.models.description import ModelDescription
+    from app.registry import Registry
     from app.ui.bridge import Bridge
     from worker_agent.messages import HealthReport, StageInfo, Way
 
@@ -161,7 +161,7 @@ class _Meter:
 
 
 class Cluster(QObject):
-    """See the module."""
+    """Nodes, models and deployments as they are known now; a signal tells which of them are others."""
 
     loaded = Signal()
     """The first lists are there."""
@@ -412,8 +412,7 @@ class Lists:
 async def _read(controller: Controller, wanted: frozenset[str]) -> Lists:
     """On the controller's loop; the reading itself runs in a thread."""
 
-    def read() -> Lists:
-        registry = controller.registry
+    def read(registry: Registry) -> Lists:
         views = None
         if "deployment" in wanted:
             shards: dict[str, list[ShardRecord]] = {}
@@ -432,4 +431,4 @@ async def _read(controller: Controller, wanted: frozenset[str]) -> Lists:
             deployments=views,
         )
 
-    return await asyncio.to_thread(read)
+    return await controller.registry.call(read)

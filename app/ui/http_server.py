@@ -45,7 +45,7 @@ class _Now:
 
 
 class HttpServer(QObject):
-    """See the module. Follows the settings from the moment the controller is open."""
+    """On or off as the settings say, from the moment the controller is open."""
 
     changed = Signal()
 

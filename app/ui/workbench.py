@@ -8,9 +8,9 @@ from PySide6.QtCore import QObject, Signal
 
 from app.ui.bridge import Bridge
 from app.ui.cluster import Cluster
+from app.ui.foreign_requests import ForeignRequests
 from app.ui.http_server import HttpServer
 from app.ui.notices import Notices
-from app.ui.outside_work import OutsideWork
 from app.ui.settings import Settings
 from app.ui.settings_desk import SettingsDesk
 from app.ui.theme import ThemeKeeper
@@ -36,7 +36,7 @@ class Workbench(QObject):
         self.cluster = Cluster(bridge, self)
         self.desk = SettingsDesk()
         self.server = HttpServer(bridge, self.desk, self)
-        self.outside = OutsideWork(bridge, self)
+        self.foreign = ForeignRequests(bridge, self)
         self._jobs: JobQueue | None = None
 
     @property

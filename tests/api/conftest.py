@@ -11,6 +11,7 @@ import pytest
 from app.api.keys import make_key
 from app.errors import RegistryError
 from app.paths import Home
+from app.serving import ServingWish
 from tests.api.serving import CONTEXT, MODEL, Served, make_tiny_model, serving
 from tests.e2e.conftest import System, open_system
 
@@ -28,7 +29,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Iter
     with open_system(home) as system:
         nodes = [node.id for node in system.launch(2)]
         system.run(system.controller.add_model(str(tiny_folder), name=MODEL))
-        system.run(system.controller.deploy(MODEL, nodes=nodes, layers="0-1,2-3", context=CONTEXT, kv_tokens=16384))
+        system.run(
+            system.controller.deploy(
+                MODEL, nodes=nodes, layers="0-1,2-3", serving=ServingWish(context=CONTEXT, kv_tokens=16384)
+            )
+        )
         yield system
 
 

@@ -80,7 +80,7 @@ class Served:
 
     def record(self, request: int) -> RequestRecord:
         """A request as the registry has it."""
-        return self.system.run(self.system.controller.get_request(request))
+        return self.system.controller.registry.requests.get(request)
 
     # --- jobs ---
 

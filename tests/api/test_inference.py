@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from app.api.keys import make_key
+from app.inference.prompt import TextPrompt
 from app.registry import RequestStatus
 from tests.api.browsing import browsing
 from tests.api.serving import ENDLESS, MODEL, Served, connected, exchange, serving
@@ -121,7 +122,7 @@ def test_what_is_cancelled_before_it_is_written_down_is_written_down_all_the_sam
     api: Served, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def begin_and_cancel() -> int:
-        run = api.system.controller.generate(MODEL, "The quick brown")
+        run = await api.system.controller.generate(MODEL, TextPrompt("The quick brown"))
         await asyncio.sleep(0)  # it waits for the disk now
         await run.cancel()
         return run.id

@@ -25,7 +25,7 @@ class Notebook:
 
     beats: list[tuple[datetime, bool]] = field(default_factory=list)
 
-    def heartbeat(self, id: int, at: datetime, active: bool) -> bool:
+    async def heartbeat(self, id: int, at: datetime, active: bool) -> bool:
         self.beats.append((at, active))
         return True
 
@@ -61,7 +61,7 @@ async def watched(beat_seconds: float = 0.1) -> AsyncIterator[Watched]:
     async with bench() as b:
         events: list[NodeEvent] = []
         notebook = Notebook()
-        monitor = HealthMonitor(notebook, events.append, beat_seconds=beat_seconds)
+        monitor = HealthMonitor(notebook.heartbeat, events.append, beat_seconds=beat_seconds)
         link = b.link()
         link.open()
         monitor.watch(1, link)
@@ -133,7 +133,7 @@ def test_a_node_that_is_away_from_the_start_is_down() -> None:
         async with bench() as b:
             events: list[NodeEvent] = []
             notebook = Notebook()
-            monitor = HealthMonitor(notebook, events.append, beat_seconds=0.1)
+            monitor = HealthMonitor(notebook.heartbeat, events.append, beat_seconds=0.1)
             link = b.link(address="tcp://127.0.0.1:1")
             link.open()
             monitor.watch(1, link)

@@ -59,7 +59,7 @@ async def machine(root: Path) -> AsyncIterator[Machine]:
     launcher = AgentLauncher(home, identity.keys.public)
     events: list[NodeEvent] = []
     nodes = NodeDirectory(context, identity, registry, launcher, events.append)
-    nodes.open()
+    await nodes.open()
     try:
         yield Machine(context, home, registry, launcher, nodes, events)
     finally:
@@ -79,7 +79,7 @@ def test_local_agents_go_on_without_the_controller_and_end_when_removed(tmp_path
             assert all(os.getsid(pid) != os.getsid(0) for pid in pids if pid and sys.platform != "win32")
             await m.nodes.close()  # the command that started them ends
             again = NodeDirectory(m.context, ControllerIdentity.of(m.home), m.registry, m.launcher)
-            again.open()
+            await again.open()
             assert await again.link(first.id).wait_up(10.0), "a later command finds them"
             for record in (first, second):
                 await again.remove(record.id)
@@ -132,22 +132,22 @@ def test_agents_that_end_with_the_window_are_stopped_and_come_back_as_they_were(
             async with asyncio.timeout(20):
                 while not all(m.registry.nodes.get(node.id).capacities["speeds"] for node in (kept, passing)):
                     await asyncio.sleep(0.05)
-            assert {node: agent.keep for node, (_, agent) in m.nodes.local().items()} == {
+            assert {node: agent.keep for node, (_, agent) in (await m.nodes.local()).items()} == {
                 kept.id: True, passing.id: False,
             }  # fmt: skip
             began = time.monotonic()
             assert [node.id for node in await m.nodes.stop_local()] == [passing.id]
             assert time.monotonic() - began < 5, "it was asked, and left"
-            running = {node: agent.process() is not None for node, (_, agent) in m.nodes.local().items()}
+            running = {node: agent.process() is not None for node, (_, agent) in (await m.nodes.local()).items()}
             assert running == {kept.id: True, passing.id: False}
             assert not m.registry.nodes.get(passing.id).is_active
             assert await m.nodes.stop_local() == []
             again = await m.nodes.revive(passing.id)
             assert (again.id, again.public_key) == (passing.id, passing.public_key)
             assert again.capacities["speeds"], "what was measured before is kept"
-            assert not m.nodes.local()[passing.id][1].keep
+            assert not (await m.nodes.local())[passing.id][1].keep
             await m.nodes.revive(passing.id, keep=True)
-            assert m.nodes.local()[passing.id][1].keep
+            assert (await m.nodes.local())[passing.id][1].keep
             assert {node.id for node in await m.nodes.stop_local(keep_flagged=False)} == {kept.id, passing.id}
 
     asyncio.run(scenario())

@@ -16,11 +16,18 @@ import pytest
 from app.cli.session import Session, open_controller
 from app.controller import Controller
 from app.inference.parameters import GenerationParameters
+from app.inference.prompt import ChatPrompt, Prompt, TextPrompt, TokenPrompt
 from app.inference.request_run import RequestRun
 from app.paths import Home
 from app.registry import NodeRecord, RequestRecord
 
 Result = TypeVar("Result")
+
+
+def prompt_of(given: str | Sequence[Any], chat: bool = False) -> Prompt:
+    if isinstance(given, str):
+        return ChatPrompt.of(given) if chat else TextPrompt(given)
+    return ChatPrompt(tuple(given)) if isinstance(given[0], dict) else TokenPrompt(tuple(given))
 
 
 @dataclass
@@ -52,9 +59,8 @@ class System:
         return started
 
     def begin(self, model: str, prompt: Any, chat: bool = False, **parameters: Any) -> RequestRun:
-        """Start a request and return at once."""
-        settings = GenerationParameters(**parameters)
-        return self.call(lambda: self.controller.generate(model, prompt, settings, chat=chat))
+        """Start a request with a text, messages or token ids, and return at once."""
+        return self.run(self.controller.generate(model, prompt_of(prompt, chat), GenerationParameters(**parameters)))
 
     def finish(self, run: RequestRun) -> RequestRecord:
         return self.run(run.wait())

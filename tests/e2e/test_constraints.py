@@ -13,6 +13,7 @@ import pytest
 from app.errors import RequestError
 from app.inference.constraint import Constraint
 from app.registry import RequestStatus
+from app.serving import ServingWish
 from tests.e2e.conftest import System
 
 MODEL = "SmolLM2"
@@ -33,7 +34,11 @@ AS_JSON = Constraint("json_schema", json.dumps(SCHEMA))
 def deployed(shared: System, smollm: Path) -> Iterator[System]:
     shared.run(shared.controller.add_model(str(smollm), name=MODEL))
     nodes = [node.id for node in shared.nodes[:2]]
-    shared.run(shared.controller.deploy(MODEL, nodes=nodes, layers="0-14,15-29", context=1024, kv_tokens=8192))
+    shared.run(
+        shared.controller.deploy(
+            MODEL, nodes=nodes, layers="0-14,15-29", serving=ServingWish(context=1024, kv_tokens=8192)
+        )
+    )
     yield shared
     shared.run(shared.controller.undeploy(MODEL))
 

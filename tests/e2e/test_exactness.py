@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.registry import RequestRecord
+from app.serving import ServingWish
 from tests.e2e.conftest import System
 
 PROMPTS = [
@@ -59,7 +60,7 @@ def test_smollm_over_agents_equals_transformers_alone_and_all_at_once(
     name = f"smollm-{agents}"
     shared.run(shared.controller.add_model(str(smollm), name=name))
     nodes = [node.id for node in shared.nodes[:agents]]
-    shared.run(shared.controller.deploy(name, nodes=nodes, dtype="float32"))
+    shared.run(shared.controller.deploy(name, nodes=nodes, serving=ServingWish(dtype="float32")))
     try:
         chats = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
         together = shared.answers(name, chats, max_tokens=ANSWER)

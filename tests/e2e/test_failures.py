@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from app.errors import RegistryError
-from app.inference.deploying import Deployed, DeployProgress
+from app.inference import deployer
+from app.inference.deployer import Deployed, DeployProgress
 from app.models.description import ModelDescription
 from app.paths import Home
-from app.registry import RequestStatus
+from app.registry import DeploymentRecord, DeploymentStatus, Registry, RequestStatus
+from app.serving import ServingWish
 from app.sharding.placement import Placement
 from tests.e2e.conftest import System, open_system
 from tests.e2e.test_requests import wait_until
@@ -28,7 +32,7 @@ LONG = {"max_tokens": 3500, "ignore_eos": True}
 def deploy(system: System, tiny: Path, name: str, *nodes: int) -> None:
     system.run(system.controller.add_model(str(tiny), name=name))
     ids = [system.nodes[index].id for index in nodes]
-    system.run(system.controller.deploy(name, nodes=ids, context=4096, kv_tokens=8192))
+    system.run(system.controller.deploy(name, nodes=ids, serving=ServingWish(context=4096, kv_tokens=8192)))
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +155,7 @@ def test_the_next_controller_attaches_the_deployment_that_the_last_one_left(home
         # Its parent is this process, which may not have looked after it yet.
         ended = not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
         assert ended, "removing a node ends the agent that was started for it"
-        assert second.controller.deployments.ready("kept") == [], "and takes down what needs it"
+        assert second.run(second.controller.deployments.ready("kept")) == [], "and takes down what needs it"
 
 
 def test_a_second_controller_is_told_who_holds_the_registry(system: System) -> None:
@@ -196,3 +200,40 @@ def test_cancelling_a_cut_ends_its_child_and_leaves_no_folder(system: System, ti
     system.run(cut_and_cancel())
     assert not (tmp_path / "out").exists()
     assert set(psutil.Process().children()) <= before
+
+
+def test_a_deployment_that_is_cancelled_while_it_is_written_down_is_not_left_loading(
+    pair: System, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = threading.Event()
+
+    def slow_note(*arguments: Any) -> DeploymentRecord:
+        begun.set()
+        time.sleep(0.5)
+        return note(*arguments)
+
+    note = deployer._note_begun
+    monkeypatch.setattr(deployer, "_note_begun", slow_note)
+    pair.run(pair.controller.add_model(str(tiny), name="hasty"))
+    run = pair.begin("hasty", PROMPT, max_tokens=3)
+    assert begun.wait(20)
+    pair.run(run.cancel())
+    (left,) = pair.controller.registry.deployments.list(model_name="hasty")
+    assert (run.record.status, left.status) == (RequestStatus.CANCELLED, DeploymentStatus.FAILED)
+
+
+def test_nobody_finds_a_deployment_ready_that_has_no_pipeline_yet(
+    pair: System, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+
+    def note_and_look(registry: Registry, id: str) -> DeploymentRecord:
+        record = note(registry, id)
+        seen.append(pair.controller.deployments.pipeline(id) is not None)
+        return record
+
+    note = deployer._note_ready
+    monkeypatch.setattr(deployer, "_note_ready", note_and_look)
+    deploy(pair, tiny, "prompt", 2)
+    pair.run(pair.controller.undeploy("prompt"))
+    assert seen == [True]

@@ -180,7 +180,7 @@ def test_a_template_that_writes_tokens_which_the_model_lacks_is_named_at_once(
         record = shared.finish(run)
         assert record.status is RequestStatus.FAILED and isinstance(run.error, RequestError)
         assert said in (record.error or "") and cause in (record.error or "")
-    assert shared.controller.deployments.ready("foreign") == [], "nothing was loaded for them"
+    assert shared.run(shared.controller.deployments.ready("foreign")) == [], "nothing was loaded for them"
     shared.run(shared.controller.remove_model("foreign"))
 
 
@@ -218,7 +218,7 @@ def test_logits_that_are_no_numbers_end_that_request_alone_and_name_the_stage(
     shared: System, overflowing: str, parameters: dict[str, Any]
 ) -> None:
     others = [shared.begin(overflowing, [3 + i, 4, 5], max_tokens=200, ignore_eos=True) for i in range(2)]
-    (before,) = shared.controller.deployments.ready(overflowing)
+    (before,) = shared.run(shared.controller.deployments.ready(overflowing))
     run = shared.begin(overflowing, [5, 350, 7], max_tokens=8, **parameters)
     record: RequestRecord = shared.finish(run)
     assert record.status is RequestStatus.FAILED and record.token_ids == ()
@@ -230,7 +230,7 @@ def test_logits_that_are_no_numbers_end_that_request_alone_and_name_the_stage(
         assert word not in (record.error or "")
     for other in others:
         assert shared.finish(other).completion_tokens == 200
-    (after,) = shared.controller.deployments.ready(overflowing)
+    (after,) = shared.run(shared.controller.deployments.ready(overflowing))
     assert (after.id, after.epoch) == (before.id, before.epoch), "nothing was connected anew"
     wait_until(lambda: sequences_held(shared) == 0)
 

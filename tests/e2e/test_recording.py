@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from app.controller_settings import ControllerSettings, RecordSettings
 from app.errors import BadInput, RegistryError
+from app.inference.prompt import TokenPrompt
 from app.inference.request_run import RequestRun
 from app.registry import RequestStatus
 from app.runs.retention import prune
@@ -55,13 +56,13 @@ def test_a_run_says_where_each_tokens_time_went(deployed: System) -> None:
 
 def test_a_run_says_what_it_ran_on(deployed: System) -> None:
     origin = Origin(via="http", user="laptop", client="curl 127.0.0.1")
-    begun = deployed.call(lambda: deployed.controller.generate("tiny", [3, 4, 5], origin=origin))
+    begun = deployed.run(deployed.controller.generate("tiny", TokenPrompt((3, 4, 5)), origin=origin))
     request = deployed.finish(begun)
     run = deployed.controller.runs.request(request.id)
     trace = run.request_trace
     assert trace is not None and trace.plan is not None and trace.model is not None and trace.versions is not None
     assert run.origin == origin and request.origin["user"] == "laptop"
-    (deployment,) = deployed.controller.deployments.ready("tiny")
+    (deployment,) = deployed.run(deployed.controller.deployments.ready("tiny"))
     assert (trace.plan.deployment, trace.plan.plan_hash) == (deployment.id, deployment.plan_hash)
     assert [(stage.start, stage.end) for stage in trace.plan.stages] == [(0, 4), (4, 7)]
     assert all(stage.weight_bytes > 0 and stage.kv_bytes > 0 for stage in trace.plan.stages)
@@ -72,7 +73,7 @@ def test_a_run_says_what_it_ran_on(deployed: System) -> None:
 
 
 def test_a_deployment_leaves_its_phases(deployed: System) -> None:
-    (deployment,) = deployed.controller.deployments.ready("tiny")
+    (deployment,) = deployed.run(deployed.controller.deployments.ready("tiny"))
     run = deployed.controller.runs.deployment(deployment.id)
     assert isinstance(run.trace, DeploymentTrace) and run.plan is not None
     assert (run.status, run.error, run.origin.user) == ("ready", None, "ada")

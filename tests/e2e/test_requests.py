@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 from app.cluster.agent_link import AgentLink
-from app.errors import PlacementError, RequestError
+from app.errors import PlacementError
 from app.inference.events import Finished, Preparing, PromptProgress, RequestEvent, Started, TextDelta
 from app.inference.parameters import GenerationParameters
+from app.inference.prompt import ChatPrompt, TokenPrompt
 from app.inference.request_run import RequestRun
 from app.registry import DeploymentStatus, RequestStatus
+from app.serving import Serving, ServingWish
 from tests.e2e.conftest import System
 from tests.waiting import wait_until
 from worker_agent.messages import Cancel, Health, Start
@@ -24,7 +26,7 @@ from worker_agent.messages import Cancel, Health, Start
 def deployed(shared: System, tiny: Path) -> Iterator[System]:
     shared.run(shared.controller.add_model(str(tiny), name="tiny"))
     nodes = [node.id for node in shared.nodes[:2]]
-    shared.run(shared.controller.deploy("tiny", nodes=nodes, context=4096, kv_tokens=4096))
+    shared.run(shared.controller.deploy("tiny", nodes=nodes, serving=ServingWish(context=4096, kv_tokens=4096)))
     yield shared
     shared.run(shared.controller.undeploy("tiny"))
     shared.run(shared.controller.remove_model("tiny"))
@@ -125,7 +127,7 @@ def test_cancelling_twice_ends_it_once_and_both_are_told(
 
 def test_a_request_cancelled_before_its_first_step_is_over(deployed: System) -> None:
     async def begun_and_cancelled() -> RequestRun:
-        run = deployed.controller.generate("tiny", [3, 4, 5], GenerationParameters(max_tokens=3))
+        run = await deployed.controller.generate("tiny", TokenPrompt((3, 4, 5)), GenerationParameters(max_tokens=3))
         async with asyncio.timeout(20):
             await run.cancel()
         return run
@@ -158,7 +160,7 @@ def test_a_repetition_penalty_changes_a_repetitive_answer(deployed: System) -> N
 
 def test_a_long_prompt_tells_how_far_it_is(deployed: System) -> None:
     async def follow() -> list[PromptProgress]:
-        run = deployed.controller.generate("tiny", [(i % 190) + 3 for i in range(900)])
+        run = await deployed.controller.generate("tiny", TokenPrompt(tuple((i % 190) + 3 for i in range(900))))
         return [event async for event in run if isinstance(event, PromptProgress)]
 
     progress = deployed.run(follow())
@@ -185,16 +187,17 @@ def test_more_requests_than_memory_wait_for_their_turn(deployed: System) -> None
     assert all(record.status is RequestStatus.COMPLETED for record in records)
 
 
-def test_a_request_needs_exactly_one_prompt(deployed: System) -> None:
-    with pytest.raises(RequestError):
-        deployed.call(lambda: deployed.controller.inference.submit("tiny"))
+def test_a_prompt_without_a_token_is_refused(deployed: System) -> None:
+    record = deployed.finish(deployed.run(deployed.controller.generate("tiny", TokenPrompt(()))))
+    assert record.status is RequestStatus.FAILED
+    assert "The prompt is empty" in (record.error or "")
 
 
 def test_a_model_without_a_deployment_is_loaded_whole_on_one_node(shared: System, tiny: Path) -> None:
     shared.run(shared.controller.add_model(str(tiny), name="alone"))
     record = shared.answer("alone", [3, 4, 5], max_tokens=5)
     assert record.status is RequestStatus.COMPLETED
-    (deployment,) = shared.controller.deployments.ready("alone")
+    (deployment,) = shared.run(shared.controller.deployments.ready("alone"))
     (shard,) = shared.controller.registry.shards.list(deployment_id=deployment.id)
     assert (shard.start_layer, shard.end_layer) == (0, 7)
     shared.run(shared.controller.undeploy("alone"))
@@ -205,7 +208,7 @@ def test_a_model_that_fits_no_node_says_which_node_lacks_how_much(shared: System
     name = "too-large"
     shared.run(shared.controller.add_model(str(tiny), name=name))
     with pytest.raises(PlacementError, match=r"\(node \d+\) needs .* GB .* are missing"):
-        shared.run(shared.controller.plan(name, kv_tokens=500_000_000))
+        shared.run(shared.controller.plan(name, serving=ServingWish(kv_tokens=500_000_000)))
 
 
 def test_what_a_node_would_not_hold_is_refused_by_the_node_itself(shared: System, tiny: Path) -> None:
@@ -216,11 +219,11 @@ def test_what_a_node_would_not_hold_is_refused_by_the_node_itself(shared: System
     shared.run(shared.controller.add_model(str(tiny), name="overbooked"))
     description = shared.controller.library.get("overbooked")
     fantasy = [NodeCapacity(node.id, node.hostname, 10**15) for node in shared.nodes[:2]]
-    placement = place(description, fantasy, dtype="float32", context=4096, kv_tokens=2_000_000_000)
+    placement = place(description, fantasy, Serving("float32", 4096, 2_000_000_000))
     with pytest.raises(NodeError, match=r"node \d+ .*need .* GB .* are free") as caught:
         shared.run(shared.controller.deploy_placement(placement))
     assert caught.value.kind == "memory"
-    assert shared.controller.deployments.ready("overbooked") == []
+    assert shared.run(shared.controller.deployments.ready("overbooked")) == []
 
 
 def test_deltas_join_to_the_result(shared: System, smollm: Path) -> None:
@@ -231,9 +234,8 @@ def test_deltas_join_to_the_result(shared: System, smollm: Path) -> None:
         async def follow(stop: tuple[str, ...]) -> tuple[str, object]:
             from app.inference.parameters import GenerationParameters
 
-            run = shared.controller.generate(
-                "texts", "What is the capital of France?", GenerationParameters(stop=stop), chat=True
-            )
+            prompt = ChatPrompt.of("What is the capital of France?")
+            run = await shared.controller.generate("texts", prompt, GenerationParameters(stop=stop))
             text = "".join([event.text async for event in run if isinstance(event, TextDelta)])
             return text, run.record
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from app.serving import ServingWish
 from tests.e2e.conftest import System
 
 PROMPT = [(7 * number) % 90 + 3 for number in range(300)]
@@ -24,7 +25,7 @@ def deployed(request: pytest.FixtureRequest, shared: System, tmp_path_factory: p
     folder = tmp_path_factory.mktemp("scored") / request.param
     make_model(request.param, folder, max_position_embeddings=4096)
     shared.run(shared.controller.add_model(str(folder), name=request.param))
-    shared.run(shared.controller.deploy(request.param, context=1024, kv_tokens=4096))
+    shared.run(shared.controller.deploy(request.param, serving=ServingWish(context=1024, kv_tokens=4096)))
     yield shared, request.param, folder
     shared.run(shared.controller.undeploy(request.param))
     shared.run(shared.controller.remove_model(request.param))

@@ -15,6 +15,7 @@ from app.errors import NodeError
 from app.registry import EventLevel, EventRecord
 from app.runs.trace import DeploymentTrace
 from app.runs.ways import lost
+from app.serving import ServingWish
 from tests.cluster import hoarding_agent
 from tests.e2e.conftest import System
 from tests.waiting import wait_until
@@ -33,7 +34,7 @@ def mamba(shared: System, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     expected = greedy(make_model("mamba", folder), LONG, 8)
     shared.run(shared.controller.add_model(str(folder), name="mamba"))
     nodes = [node.id for node in shared.nodes[:2]]
-    record = shared.run(shared.controller.deploy("mamba", nodes=nodes, context=400, kv_tokens=400))
+    record = shared.run(shared.controller.deploy("mamba", nodes=nodes, serving=ServingWish(context=400, kv_tokens=400)))
     yield shared, record.id, expected
     shared.run(shared.controller.undeploy("mamba"))
     shared.run(shared.controller.remove_model("mamba"))
@@ -59,7 +60,7 @@ def test_a_deployment_that_is_attached_again_still_takes_prompts_as_a_whole(
     system.call(lambda: before.fail(NodeError("The network was gone for a moment.", kind="lost")))
     assert answer(system) == expected
     assert system.controller.deployments.pipeline(deployment) is not before
-    assert len(system.controller.deployments.ready("mamba")) == 1, "it was not deployed anew"
+    assert len(system.run(system.controller.deployments.ready("mamba"))) == 1, "it was not deployed anew"
 
 
 def test_each_stage_tells_how_it_runs_while_it_is_there_and_in_the_deployments_trace(
@@ -91,7 +92,9 @@ def test_a_speed_up_that_is_lost_is_a_warning_for_each_stage(mamba: tuple[System
 
 def test_nothing_is_warned_of_where_every_way_is_taken(shared: System, tiny: Path) -> None:
     shared.run(shared.controller.add_model(str(tiny), name="quick"))
-    record = shared.run(shared.controller.deploy("quick", nodes=[shared.nodes[2].id], context=256, kv_tokens=256))
+    record = shared.run(
+        shared.controller.deploy("quick", nodes=[shared.nodes[2].id], serving=ServingWish(context=256, kv_tokens=256))
+    )
     assert events(shared, deployment_id=record.id) == []
     shared.run(shared.controller.undeploy("quick"))
     shared.run(shared.controller.remove_model("quick"))
@@ -115,7 +118,7 @@ def test_a_process_that_holds_more_than_its_agent_believes_is_told_and_told_agai
         facts = json.loads(ready.read_text())
         node = system.run(system.controller.add_node(facts["address"], facts["public_key"]))
         system.run(system.controller.add_model(str(tiny), name="tiny"))
-        system.run(system.controller.deploy("tiny", nodes=[node.id], context=256, kv_tokens=256))
+        system.run(system.controller.deploy("tiny", nodes=[node.id], serving=ServingWish(context=256, kv_tokens=256)))
         health = system.controller.nodes.health
         wait_until(lambda: (latest := health.latest(node.id)) is not None and latest.report.stages)
         # long enough to be settled: what it holds is about what it believes

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from app.registry import RequestStatus
+from app.serving import ServingWish
 from tests.e2e.conftest import System
 from tests.e2e.test_requests import sequences_held
 from tests.waiting import wait_until
@@ -27,7 +28,11 @@ def overflowing(shared: System, tmp_path_factory: pytest.TempPathFactory) -> Ite
     model.save_pretrained(folder)
     shared.run(shared.controller.add_model(str(folder), name="loud"))
     nodes = [node.id for node in shared.nodes[:2]]
-    shared.run(shared.controller.deploy("loud", nodes=nodes, dtype="float16", context=4096, kv_tokens=8192))
+    shared.run(
+        shared.controller.deploy(
+            "loud", nodes=nodes, serving=ServingWish(dtype="float16", context=4096, kv_tokens=8192)
+        )
+    )
     yield shared
     shared.run(shared.controller.undeploy("loud"))
     shared.run(shared.controller.remove_model("loud"))
@@ -35,7 +40,7 @@ def overflowing(shared: System, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 def test_a_prompt_whose_numbers_overflow_fails_alone_and_says_what_to_do(overflowing: System) -> None:
     system = overflowing
-    deployment = system.controller.deployments.ready("loud")[0]
+    deployment = system.run(system.controller.deployments.ready("loud"))[0]
     epoch = deployment.epoch
     beside = system.begin("loud", [20, 21, 22], max_tokens=3000, ignore_eos=True)
     wait_until(lambda: len(beside.token_ids) > 5)

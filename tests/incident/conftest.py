@@ -19,6 +19,7 @@ from app.incident.contents import MANIFEST
 from app.incident.replay import replay
 from app.paths import Home
 from app.registry import RequestRecord
+from app.serving import ServingWish
 from tests.e2e.conftest import System, open_system
 from tests.inference import tiny_tokenizers
 
@@ -52,7 +53,9 @@ def deploy(system: System, layers: str = "0-2,3-6") -> None:
     count = layers.count(",") + 1
     nodes = [node.id for node in system.nodes[:count]]
     system.run(
-        system.controller.deploy(MODEL, nodes=nodes, layers=layers, dtype="float32", context=4096, kv_tokens=8192)
+        system.controller.deploy(
+            MODEL, nodes=nodes, layers=layers, serving=ServingWish(dtype="float32", context=4096, kv_tokens=8192)
+        )
     )
 
 

@@ -32,7 +32,7 @@ def test_the_same_tokens_come_on_the_same_and_on_another_split(pair: System, par
     assert here.promise == "exact"
     assert here.largest_logprob_difference == 0
     assert here.replay_request != record.id
-    before = pair.controller.deployments.ready(MODEL)
+    before = pair.run(pair.controller.deployments.ready(MODEL))
     pair.run(pair.controller.undeploy(MODEL))
     deploy(pair, "0-4,5-6")
     try:
@@ -135,10 +135,10 @@ def test_deploying_puts_the_layers_where_they_were_and_takes_them_down_again(pai
             again(pair, data)
         told: list[ReplayProgress] = []
         found = again(pair, data, deploy=True, on_progress=told.append)
-        assert pair.controller.deployments.ready(MODEL) == []
+        assert pair.run(pair.controller.deployments.ready(MODEL)) == []
         deploy(pair, "0-6")
         beside = again(pair, data, deploy=True)
-        left = pair.controller.deployments.ready(MODEL)
+        left = pair.run(pair.controller.deployments.ready(MODEL))
     finally:
         pair.run(pair.controller.undeploy(MODEL))
         deploy(pair)
@@ -154,7 +154,7 @@ def test_of_several_deployments_the_one_with_the_same_plan_is_taken(pair: System
     record = pair.answer(MODEL, PROMPT, max_tokens=5, ignore_eos=True)
     data = bundled(pair, record)
     deploy(pair, "0-6")
-    newest = pair.controller.deployments.ready(MODEL)[0]
+    newest = pair.run(pair.controller.deployments.ready(MODEL))[0]
     try:
         found = again(pair, data)
     finally:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken
 
 from app.children.work import JobProgress
-from app.models.inspect import inspect_folder
+from app.models.inspect import inspect_job
 from tests.inference.tiny_tokenizers import byte_level
 from tests.models.described import change_json, described, tensors_of
 from tests.worker_agent.tiny_models import CONFIGS, make_model
@@ -49,7 +49,7 @@ def test_a_tied_embedding_goes_to_both_ends_and_only_there(tmp_path: Path) -> No
 def test_the_child_process_finds_the_same_and_reports(tmp_path: Path) -> None:
     make_model("gpt2", tmp_path, n_layer=2)
     seen: list[JobProgress] = []
-    assert inspect_folder(tmp_path, name="tiny", on_progress=seen.append) == described(tmp_path.resolve())
+    assert inspect_job(tmp_path.resolve(), name="tiny", on_progress=seen.append).run() == described(tmp_path.resolve())
     assert seen[0].phase == "inspecting"
 
 

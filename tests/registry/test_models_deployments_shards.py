@@ -4,6 +4,7 @@ import pytest
 
 from app.errors import RegistryError
 from app.registry import DeploymentRecord, DeploymentStatus, ModelRecord, NodeRecord, Registry
+from app.serving import Serving
 
 
 def add_model(registry: Registry, name: str = "smollm") -> ModelRecord:
@@ -21,7 +22,7 @@ def add_model(registry: Registry, name: str = "smollm") -> ModelRecord:
 
 
 def add_deployment(registry: Registry) -> DeploymentRecord:
-    return registry.deployments.add(model_name="m", plan_hash="ab", dtype="bfloat16", context=2048, kv_tokens=2**40)
+    return registry.deployments.add(model_name="m", plan_hash="ab", serving=Serving("bfloat16", 2048, 2**40))
 
 
 def test_a_model_comes_back_as_it_was_added(registry: Registry) -> None:
@@ -53,9 +54,7 @@ def test_a_deployment_begins_as_loading_under_an_id_of_its_own(registry: Registr
     deployment = add_deployment(registry)
     assert len(deployment.id) == 8 and int(deployment.id, 16) >= 0
     assert (deployment.status, deployment.epoch, deployment.error) == (DeploymentStatus.LOADING, 0, None)
-    named = registry.deployments.add(
-        id="deadbeef", model_name="m", plan_hash="ab", dtype="float32", context=1, kv_tokens=1
-    )
+    named = registry.deployments.add(id="deadbeef", model_name="m", plan_hash="ab", serving=Serving("float32", 1, 1))
     assert registry.deployments.get("deadbeef") == named
     assert registry.deployments.list() == [deployment, named]
 
@@ -96,16 +95,6 @@ def test_removing_a_deployment_removes_its_shards(registry: Registry, node: Node
     assert len(registry.shards.list(node_id=node.id, model_name="m")) == 2
     registry.deployments.remove(deployment.id)
     assert registry.shards.list() == [folder]
-
-
-def test_the_shards_of_a_deployment_are_removed_together(registry: Registry) -> None:
-    deployment = add_deployment(registry)
-    for number in range(3):
-        registry.shards.add(
-            model_name="m", shard_id=number, start_layer=number, end_layer=number + 1, deployment_id=deployment.id
-        )
-    assert registry.shards.remove_of(deployment.id) == 3
-    assert registry.shards.remove_of(deployment.id) == 0
 
 
 def test_a_shard_is_placed_and_marked_as_loaded(registry: Registry, node: NodeRecord) -> None:

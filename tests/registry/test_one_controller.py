@@ -25,6 +25,7 @@ registry.close()
 UNDER_WAY = """
 import sys
 from app.registry import DeploymentStatus, Registry, RequestStatus
+from app.serving import Serving
 registry = Registry.open(sys.argv[1])
 pending = registry.requests.add(model_name="m", prompt="pending")
 half = registry.requests.add(model_name="m", prompt="half")
@@ -32,7 +33,7 @@ registry.requests.update(half.id, status=RequestStatus.PROCESSING, result="The c
 done = registry.requests.add(model_name="m", prompt="done")
 registry.requests.update(done.id, status=RequestStatus.COMPLETED, result="Paris.")
 for id, status in (("aaaaaaaa", DeploymentStatus.LOADING), ("bbbbbbbb", DeploymentStatus.READY)):
-    registry.deployments.add(id=id, model_name="m", plan_hash="", dtype="", context=1, kv_tokens=1, status=status)
+    registry.deployments.add(id=id, model_name="m", plan_hash="", serving=Serving("", 1, 1), status=status)
 print("open", flush=True)
 sys.stdin.readline()
 """

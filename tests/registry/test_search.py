@@ -8,6 +8,7 @@ import pytest
 
 from app.errors import RegistryError
 from app.registry import DeploymentStatus, EventLevel, JobStatus, Registry, RequestStatus
+from app.serving import Serving
 
 NOON = datetime(2030, 6, 1, 12, tzinfo=UTC)
 
@@ -132,7 +133,7 @@ def test_jobs_that_died_with_the_program_are_marked(location: str) -> None:
 def test_deployments_are_searched(registry: Registry) -> None:
     for number, status in enumerate((DeploymentStatus.READY, DeploymentStatus.FAILED)):
         registry.deployments.add(
-            id=f"deadbee{number}", model_name="Smollm", plan_hash="", dtype="float32", context=1, kv_tokens=1,
+            id=f"deadbee{number}", model_name="Smollm", plan_hash="", serving=Serving("float32", 1, 1),
             status=status,
         )  # fmt: skip
     assert [record.id for record in registry.deployments.list(text="smollm")] == ["deadbee0", "deadbee1"]

@@ -100,6 +100,8 @@ def request_run(
     """A request whose trace is given; `tokens` of the answer where the trace has none."""
     count = tokens if tokens is not None else 0 if trace is None else len(trace.tokens)
     total = 0 if trace is None or not trace.tokens else trace.tokens[-1].at_us
+    took = 0 if trace is None or not trace.tokens else total - trace.tokens[0].at_us
+    speed = 1e6 * (len(trace.tokens) - 1) / took if trace is not None and took else 86.9
     return Run(
         kind="request",
         id=id,
@@ -118,7 +120,12 @@ def request_run(
             finish_reason="error" if error else "stop",
             prompt_tokens=9,
             completion_tokens=count,
-            timings={"prepare": 0.002, "first_token": 0.032, "total": total / 1e6, "tokens_per_second": 86.9},
+            timings={
+                "prepare": 0.002,
+                "first_token": 0.032,
+                "total": total / 1e6,
+                "tokens_per_second": speed,
+            },
             deployment_id="d1",
         ),
         trace=trace,

@@ -16,7 +16,9 @@ from app.runs.bottleneck import explain
 from app.runs.export import ExportFormat, export_runs
 from app.runs.export.schema import run_schema
 from app.runs.run import Run
+from app.runs.telling import tell
 from app.runs.waterfall import bars, shares
+from app.serving import ServingWish
 from tests.e2e.conftest import open_system
 from tests.runs.trace_format import checked
 from tests.worker_agent.tiny_models import make_model
@@ -32,7 +34,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Run]]:
     with open_system(Home(root=root / "home", models=root / "home" / "models").create()) as system:
         nodes = [node.id for node in system.launch(2)]
         system.run(system.controller.add_model(str(root / "tiny"), name="tiny"))
-        deployment = system.run(system.controller.deploy("tiny", nodes=nodes, context=4096, kv_tokens=8192))
+        deployment = system.run(
+            system.controller.deploy("tiny", nodes=nodes, serving=ServingWish(context=4096, kv_tokens=8192))
+        )
         long = system.answer("tiny", [3 + number % 50 for number in range(2000)], max_tokens=TOKENS, ignore_eos=True)
         several = system.answers("tiny", [[3, 4, 5]] * 3, max_tokens=TOKENS, ignore_eos=True, logprobs=2)
         failed = system.answer("tiny", [9] * 4096, max_tokens=5)
@@ -80,7 +84,7 @@ def test_the_report_shows_all_of_them(runs: list[Run]) -> None:
     page = exported(runs, ExportFormat.HTML).decode()
     assert page.count('<article class="run"') == len(runs)
     for run in runs:
-        assert f">{run.kind.capitalize()} {run.id}</bdi></h2>" in page
+        assert f">{tell(run).title}</bdi></h2>" in page
 
 
 def test_what_was_measured_fits_into_the_time_that_passed(runs: list[Run]) -> None:

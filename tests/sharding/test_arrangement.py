@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import BadInput, PlacementError, ShardboardError
-from app.sharding.arrangement import Arrangement, Serving, strongest
+from app.serving import Serving
+from app.sharding.arrangement import Arrangement, strongest
 from app.sharding.placement import NodeCapacity
 from app.sharding.plan import check_ranges
 from tests.models.described import invented

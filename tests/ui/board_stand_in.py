@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from PySide6.QtCore import QMimeData, QPoint, Qt
 from PySide6.QtGui import QDragEnterEvent, QDragLeaveEvent, QDragMoveEvent, QDropEvent
@@ -10,8 +10,9 @@ from PySide6.QtWidgets import QApplication
 from pytestqt.qtbot import QtBot
 
 from app.models.description import ModelDescription
-from app.ui.board.board_model import MIME_MODEL, MIME_SHARD, BoardModel
-from app.ui.board.view import BoardView
+from app.ui.board.scene.view import BoardView
+from app.ui.board.state.board_model import BoardModel
+from app.ui.board.state.lanes import MIME_MODEL, MIME_SHARD
 from app.ui.cluster import DeploymentView, Lists
 from app.ui.workbench import Workbench
 from tests.ui import simulated
@@ -52,9 +53,7 @@ class Stand:
         assert draft is not None
         stages = [(piece.node_id or 0, piece.start, piece.end) for piece in draft.pieces]
         view = simulated.deployment("made-up", self.model, stages)
-        record = replace(
-            view.record, dtype=draft.serving.dtype, context=draft.serving.context, kv_tokens=draft.serving.kv_tokens
-        )
+        record = replace(view.record, **asdict(draft.serving))
         view = replace(view, record=record)
         self.workbench.cluster.take_lists(Lists(deployments=(view,)))
         return view

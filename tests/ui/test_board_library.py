@@ -11,12 +11,12 @@ from PySide6.QtWidgets import QMenu, QPushButton
 from pytestqt.modeltest import ModelTester
 from pytestqt.qtbot import QtBot
 
-from app.ui.board.board_model import MIME_MODEL, MIME_SHARD, BoardModel, Selection
-from app.ui.board.library_model import LibraryModel
-from app.ui.board.library_pane import LibraryPane
-from app.ui.board.shelf_model import ShelfModel
-from app.ui.board.shelf_pane import ShelfPane
-from app.ui.board.two_line_delegate import Row
+from app.ui.board.panes.library_model import LibraryModel
+from app.ui.board.panes.library_pane import LibraryPane
+from app.ui.board.panes.shelf import ShelfModel, ShelfPane
+from app.ui.board.panes.two_lines import Row
+from app.ui.board.state.board_model import BoardModel
+from app.ui.board.state.lanes import MIME_MODEL, MIME_SHARD, Selection
 from app.ui.cluster import Lists
 from app.ui.workbench import Workbench
 from tests.ui.simulated import deployment, fill, model

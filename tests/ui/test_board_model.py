@@ -9,8 +9,9 @@ from pytestqt.qtbot import QtBot
 
 from app.cluster.node_state import Heard
 from app.errors import BadInput, PlacementError
-from app.sharding.arrangement import Serving
-from app.ui.board.board_model import BlockKind, BoardModel, Selection
+from app.serving import Serving
+from app.ui.board.state.board_model import BoardModel
+from app.ui.board.state.lanes import BlockKind, Selection
 from app.ui.cluster import Lists
 from app.ui.workbench import Workbench
 from tests.ui import simulated

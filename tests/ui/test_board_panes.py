@@ -11,16 +11,17 @@ from pytestqt.qtbot import QtBot
 
 from app.cluster.node_state import Heard
 from app.errors import NodeError
-from app.inference.deploying import DeployProgress
+from app.inference.deployer import DeployProgress
 from app.inference.events import StepPassed
-from app.sharding.arrangement import Serving
+from app.serving import Serving
 from app.ui.board.board_commands import BoardCommands
-from app.ui.board.board_model import BoardModel, Selection
-from app.ui.board.deploy_panel import DeployPanel
 from app.ui.board.deploying import Failure, TookDown
-from app.ui.board.inspect_model import cuts_text
-from app.ui.board.inspector import Inspector
-from app.ui.board.plan_bar import PlanBar
+from app.ui.board.panes.deploy_panel import DeployPanel
+from app.ui.board.panes.inspector import Inspector
+from app.ui.board.panes.inspector_pages import cuts_text
+from app.ui.board.panes.plan_bar import PlanBar
+from app.ui.board.state.board_model import BoardModel
+from app.ui.board.state.lanes import Selection
 from app.ui.bridge import SeenStep
 from app.ui.cluster import Lists
 from app.ui.workbench import Workbench

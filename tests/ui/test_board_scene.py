@@ -8,15 +8,16 @@ from dataclasses import replace
 import pytest
 from PySide6.QtCore import QRectF, Qt
 from PySide6.QtGui import QColor, QImage
+from PySide6.QtWidgets import QPushButton
 from pytestqt.qtbot import QtBot
 
 from app.cluster.node_state import Heard
-from app.ui.board.block_item import tool_tip
 from app.ui.board.deploying import progress_of
-from app.ui.board.lanes import Block, BlockKind, LaneView, NodeProgress
-from app.ui.board.scene_layout import GRIP_WIDTH, Density, bar_places, grid
-from app.ui.board.scene_routes import Port, routes
-from app.ui.board.scene_text import lane_text, progress_bytes, progress_pace, progress_phase
+from app.ui.board.scene.arrows import Port, routes
+from app.ui.board.scene.block_item import tool_tip
+from app.ui.board.scene.layout import GRIP_WIDTH, Density, bar_places, grid
+from app.ui.board.scene.words import lane_text, progress_bytes, progress_pace, progress_phase
+from app.ui.board.state.lanes import Block, BlockKind, LaneView, NodeProgress
 from app.ui.cluster import Activity
 from app.ui.workbench import Workbench
 from tests.ui import simulated
@@ -217,12 +218,13 @@ def test_nothing_runs_on_a_hidden_board(qtbot: QtBot, quiet_workbench: Workbench
 def test_without_nodes_the_ways_on_are_offered(qtbot: QtBot, quiet_workbench: Workbench) -> None:
     made = stand(qtbot, quiet_workbench, nodes=0)
     page = made.view._no_nodes
+    start, add = page.findChildren(QPushButton)
     assert page.isVisible()
     with qtbot.waitSignal(quiet_workbench.navigate) as told:
-        qtbot.mouseClick(page.start, Qt.MouseButton.LeftButton)
+        qtbot.mouseClick(start, Qt.MouseButton.LeftButton)
     assert told.args == ["nodes", "start"]
     with qtbot.waitSignal(quiet_workbench.navigate) as told:
-        qtbot.mouseClick(page.add, Qt.MouseButton.LeftButton)
+        qtbot.mouseClick(add, Qt.MouseButton.LeftButton)
     assert told.args == ["nodes", "add"]
     simulated.fill(quiet_workbench.cluster, nodes=1)
     assert not page.isVisible()

@@ -8,10 +8,10 @@ from PySide6.QtGui import QAction, QContextMenuEvent
 from PySide6.QtWidgets import QApplication, QMenu
 from pytestqt.qtbot import QtBot
 
-from app.ui.board import view as view_module
-from app.ui.board.lanes import MIME_SHARD
-from app.ui.board.scene import Spot
-from app.ui.board.scene_menu import SpotMenu
+from app.ui.board.scene import view as view_module
+from app.ui.board.scene.board_scene import Spot
+from app.ui.board.scene.spot_menu import SpotMenu
+from app.ui.board.state.lanes import MIME_SHARD
 from app.ui.notices import Level
 from app.ui.workbench import Workbench
 from tests.ui.board_stand_in import MB, Stand, model_data, shard_data, stand

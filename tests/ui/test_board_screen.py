@@ -12,12 +12,14 @@ from PySide6.QtWidgets import QMessageBox, QPushButton
 from pytestqt.qtbot import QtBot
 
 from app.cluster.node_state import Heard, NodeState
+from app.controller import Controller
 from app.inference.parameters import GenerationParameters
+from app.inference.prompt import TokenPrompt
 from app.jobs.works import register_model
 from app.models.library import ModelLibrary
 from app.paths import Home
-from app.ui.board.board_model import Selection
 from app.ui.board.board_screen import BoardScreen
+from app.ui.board.state.lanes import Selection
 from app.ui.notices import Notice
 from app.ui.workbench import Workbench
 from tests.ui.simulated import fill, model
@@ -110,7 +112,7 @@ def test_navigating_to_a_model_proposes_a_plan_once(screen: BoardScreen) -> None
 
 def test_a_shard_has_the_same_menu_on_the_shelf_as_in_the_scene(screen: BoardScreen) -> None:
     screen.board.propose()
-    texts = [action.text() for action in screen.shard_menu(1).actions() if action.text()]
+    texts = [action.text() for action in screen.view.stage_menu(1).actions() if action.text()]
     assert texts[:2] == ["Move shard to", "Swap with"] and "Split in two" in texts
 
 
@@ -169,9 +171,9 @@ def live(home: Home, tiny: Path, workbench: Workbench, qtbot: QtBot) -> Iterator
     shutil.copytree(tiny / "tiny", home.models / "tiny")
     bridge, cluster = workbench.bridge, workbench.cluster
 
-    async def prepare(controller: object, report: object) -> None:
-        await controller.launch_local(2, keep=False)  # type: ignore[attr-defined]
-        register_model(controller.registry, controller.library.get("tiny"))  # type: ignore[attr-defined]
+    async def prepare(controller: Controller, report: object) -> None:
+        await controller.launch_local(2, keep=False)
+        await controller.registry.call(lambda known: register_model(known, controller.library.get("tiny")))
 
     with qtbot.waitSignal(bridge.call(prepare, "starting agents").done, timeout=60_000):
         pass
@@ -232,7 +234,11 @@ def test_a_draft_is_deployed_changed_deployed_again_and_taken_down(live: BoardSc
     assert [(shard.start_layer, shard.end_layer) for shard in second.shards] == [(0, 3), (3, 4)]
 
     # While it answers, it is not taken down without a question.
-    answer = live.workbench.bridge.generate("tiny", [1, 2, 3], GenerationParameters(max_tokens=400, ignore_eos=True))
+    answer = live.workbench.bridge.generate(
+        "tiny", TokenPrompt((1, 2, 3)), GenerationParameters(max_tokens=400, ignore_eos=True)
+    )
+    with qtbot.waitSignal(answer.submitted, timeout=20_000):
+        pass
     with qtbot.waitSignal(board.confirm_needed, timeout=20_000) as asked:
         click(qtbot, live, "board-undeploy")
     assert asked.args[0] == "Taking the deployment down ends the answer that is being written."

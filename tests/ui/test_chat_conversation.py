@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from app.errors import BadInput, RequestError
+from app.inference.prompt import ChatPrompt, TextPrompt
 from app.ui.chat.conversation import (
     UNTITLED,
     Conversation,
@@ -30,12 +31,14 @@ def test_the_model_gets_the_system_prompt_and_what_was_said_so_far() -> None:
     conversation = Conversation(model="m", options=Options(system="Be brief."))
     answered(conversation, "One?", "Two.")
     conversation.ask("And now?")
-    assert conversation.prompt() == [
-        {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": "One?"},
-        {"role": "assistant", "content": "Two."},
-        {"role": "user", "content": "And now?"},
-    ]
+    assert conversation.prompt() == ChatPrompt(
+        (
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "One?"},
+            {"role": "assistant", "content": "Two."},
+            {"role": "user", "content": "And now?"},
+        )
+    )
 
 
 def test_a_question_that_got_no_word_of_an_answer_is_left_out_and_a_broken_off_answer_stays() -> None:
@@ -44,16 +47,16 @@ def test_a_question_that_got_no_word_of_an_answer_is_left_out_and_a_broken_off_a
     answered(conversation, "Half?", "Only ha", Outcome.FAILED)
     conversation.ask("Again?")
     prompt = conversation.prompt()
-    assert isinstance(prompt, list)
-    assert [entry["content"] for entry in prompt] == ["Half?", "Only ha", "Again?"]
+    assert isinstance(prompt, ChatPrompt)
+    assert [entry["content"] for entry in prompt.messages] == ["Half?", "Only ha", "Again?"]
 
 
 def test_a_completion_continues_its_text_where_it_ended() -> None:
     conversation = Conversation(model="m", options=Options(raw=True))
     answer = conversation.ask("Once upon")
-    assert conversation.prompt() == "Once upon"
+    assert conversation.prompt() == TextPrompt("Once upon")
     answer.text = " a time"
-    assert conversation.prompt() == "Once upon a time"
+    assert conversation.prompt() == TextPrompt("Once upon a time")
 
 
 def test_the_first_question_names_the_conversation_and_a_later_one_does_not() -> None:

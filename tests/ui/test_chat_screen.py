@@ -16,6 +16,7 @@ from app.errors import NodeError
 from app.inference.events import Preparing, PromptProgress, Started
 from app.inference.model_defaults import ModelDefaults
 from app.inference.parameters import GenerationParameters
+from app.inference.prompt import TextPrompt
 from app.models.library import ModelLibrary
 from app.paths import Home
 from app.registry.records import RequestStatus
@@ -252,7 +253,7 @@ def test_a_completion_is_continued_in_place(screen: ChatScreen, qtbot: QtBot) ->
     assert "Once upon a time" in shown(screen, qtbot)
     screen.transcript.wanted.emit("continue", screen.desk.conversation.messages[-1].id)
     more = screen.desk.answer
-    assert more is not None and screen.desk.conversation.prompt() == "Once upon a time"
+    assert more is not None and screen.desk.conversation.prompt() == TextPrompt("Once upon a time")
     post(more, 2, Started(2, 6))
     stream(more, " there was", id=2)
     assert "Once upon a time there was" in shown(screen, qtbot)

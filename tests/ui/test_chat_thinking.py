@@ -10,6 +10,7 @@ from pytestqt.qtbot import QtBot
 
 from app.inference.chat_format import ChatFormat
 from app.inference.events import Finished, PromptProgress, Started, TextDelta
+from app.inference.prompt import ChatPrompt
 from app.ui.chat.answer import Answer
 from app.ui.chat.chat_screen import ChatScreen
 from app.ui.chat.conversation import Conversation, Options, from_json, to_json
@@ -71,11 +72,13 @@ def test_thoughts_are_kept_and_go_along_with_the_next_question(screen: ChatScree
     kept = from_json(to_json(screen.desk.conversation))
     assert kept.messages[1].thinking == "It is a greeting."
     kept.ask("And now?")
-    assert kept.prompt() == [
-        {"role": "user", "content": "Hi"},
-        {"role": "assistant", "content": "**Hello!**", "reasoning_content": "It is a greeting."},
-        {"role": "user", "content": "And now?"},
-    ]
+    assert kept.prompt() == ChatPrompt(
+        (
+            {"role": "user", "content": "Hi"},
+            {"role": "assistant", "content": "**Hello!**", "reasoning_content": "It is a greeting."},
+            {"role": "user", "content": "And now?"},
+        )
+    )
 
 
 def test_the_record_decides_what_was_thought(screen: ChatScreen, qtbot: QtBot) -> None:

@@ -13,9 +13,8 @@ from pytestqt.qtbot import QtBot
 
 from app.errors import NodeError
 from app.ui.nodes.add_dialog import AddNodeDialog
-from app.ui.nodes.invite_dialog import InviteDialog
+from app.ui.nodes.invite_dialog import InviteDialog, own_addresses
 from app.ui.nodes.node_dialog import NodeDialog
-from app.ui.nodes.own_addresses import own_addresses
 from app.ui.nodes.start_dialog import StartAgentsDialog
 from app.ui.workbench import Workbench
 from tests.worker_agent.agent_process import running_agent

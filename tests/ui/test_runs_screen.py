@@ -15,6 +15,7 @@ from pytestqt.qtbot import QtBot
 
 from app.registry import JobStatus, Registry, RequestStatus
 from app.runs.run import Run
+from app.serving import Serving
 from app.ui.notices import Notice
 from app.ui.runs.export_dialog import ExportDialog
 from app.ui.runs.export_work import Form
@@ -37,7 +38,7 @@ def fill(registry: Registry) -> None:
     job = registry.jobs.add(kind="cut", title="Cut smollm into 2 shards", model_name="smollm")
     registry.jobs.update(job.id, status=JobStatus.DONE, details={"ranges": [[0, 15], [15, 30]], "bytes": 538_060_800})
     registry.deployments.add(
-        id="deadbeef", model_name="smollm", plan_hash="ab", dtype="bfloat16", context=2048, kv_tokens=4096
+        id="deadbeef", model_name="smollm", plan_hash="ab", serving=Serving("bfloat16", 2048, 4096)
     )
 
 
@@ -49,7 +50,7 @@ def screen(workbench: Workbench, qtbot: QtBot) -> RunsScreen:
     screen.resize(1180, 740)
     with qtbot.waitExposed(screen):
         screen.show()
-    qtbot.waitUntil(lambda: screen.detail.story is not None)
+    qtbot.waitUntil(lambda: screen.detail.told is not None)
     return screen
 
 
@@ -60,7 +61,7 @@ def rows(screen: RunsScreen, column: int) -> list[str]:
 
 def open_request(screen: RunsScreen, qtbot: QtBot, id: int) -> None:
     screen.open_with(id)
-    qtbot.waitUntil(lambda: screen.detail.story is not None and screen.detail.story.id == id)
+    qtbot.waitUntil(lambda: screen.detail.told is not None and screen.detail.told.id == id)
 
 
 def clipboard() -> str:
@@ -75,7 +76,7 @@ def test_the_newest_request_is_first_and_open(screen: RunsScreen) -> None:
     assert rows(screen, 0) == ["Waiting", "Cancelled", "Failed", "Done"]
     assert rows(screen, 2)[3] == "What is the capital of France?"
     assert (rows(screen, 7)[3], rows(screen, 8)[3]) == ("1.0", "400 ms")
-    assert screen.detail.story is not None and screen.detail.story.id == 4
+    assert screen.detail.told is not None and screen.detail.told.id == 4
     assert screen.panel.view.objectName() == "runs-table"
 
 
@@ -123,7 +124,7 @@ def test_an_open_request_is_shown_anew_when_it_ends(screen: RunsScreen, workbenc
     write(
         workbench, qtbot, lambda registry: registry.requests.update(4, status=RequestStatus.COMPLETED, result="Hi.")
     )  # fmt: skip
-    qtbot.waitUntil(lambda: screen.detail.story is not None and screen.detail.story.answer == "Hi.")
+    qtbot.waitUntil(lambda: screen.detail.told is not None and screen.detail.told.answer == "Hi.")
     assert rows(screen, 0)[0] == "Done" and screen.detail.remove.isEnabled()
 
 
@@ -148,11 +149,11 @@ def test_what_is_under_way_is_not_removed(screen: RunsScreen, workbench: Workben
 
 def test_jobs_and_deployments_have_tables_of_their_own(screen: RunsScreen, qtbot: QtBot) -> None:
     screen.tabs.setCurrentIndex(1)
-    qtbot.waitUntil(lambda: screen.detail.story is not None and screen.detail.story.kind == "job")
+    qtbot.waitUntil(lambda: screen.detail.told is not None and screen.detail.told.run.kind == "job")
     assert rows(screen, 2) == ["Cut smollm into 2 shards"]
     qtbot.waitUntil(lambda: "layers 0–14, layers 15–29" in shown(screen) and "538 MB" in shown(screen))
     screen.open_with("deadbeef")
-    qtbot.waitUntil(lambda: screen.detail.story is not None and screen.detail.story.kind == "deployment")
+    qtbot.waitUntil(lambda: screen.detail.told is not None and screen.detail.told.run.kind == "deployment")
     assert rows(screen, 0) == ["Loading"]
     qtbot.waitUntil(lambda: "4,096 tokens" in shown(screen))
 

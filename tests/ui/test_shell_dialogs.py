@@ -16,11 +16,10 @@ from app.controller_settings import ControllerSettings, RecordSettings, ServerSe
 from app.registry import EventLevel, Registry
 from app.ui.bridge import Report
 from app.ui.shell.about import AboutDialog
-from app.ui.shell.disk_use import folder_bytes
 from app.ui.shell.preferences import PreferencesDialog
 from app.ui.shell.records_section import RecordsSection
 from app.ui.shell.shortcuts import ShortcutEntry, ShortcutsDialog
-from app.ui.shell.storage_section import StorageSection
+from app.ui.shell.storage_section import StorageSection, folder_bytes
 from app.ui.workbench import Workbench
 
 

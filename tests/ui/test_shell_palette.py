@@ -12,6 +12,7 @@ from pytestqt.qtbot import QtBot
 from app.ui.shell.command_palette import CommandPalette, PaletteEntry
 from app.ui.shell.fuzzy import fit
 from app.ui.shell.palette_model import PaletteModel, PaletteProxy
+from app.ui.theme import ThemeKeeper
 
 
 def entry(text: str, hint: str = "Board", *, ran: list[str] | None = None, why_not: str = "") -> PaletteEntry:
@@ -26,12 +27,12 @@ ENTRIES = (
 
 
 @pytest.fixture
-def palette(qtbot: QtBot) -> CommandPalette:
+def palette(qtbot: QtBot, theme: ThemeKeeper) -> CommandPalette:
     window = QWidget()
     window.resize(900, 600)
     qtbot.addWidget(window)
     window.show()
-    return CommandPalette(window)
+    return CommandPalette(theme, window)
 
 
 def shown(palette: CommandPalette) -> list[str]:

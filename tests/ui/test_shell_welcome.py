@@ -12,6 +12,7 @@ from PySide6.QtWidgets import QPushButton
 from pytestqt.qtbot import QtBot
 
 from app.errors import NodeError, ShardboardError
+from app.inference.prompt import ChatPrompt
 from app.paths import Home
 from app.ui.cluster import Lists
 from app.ui.shell.first_run import WelcomePage
@@ -131,7 +132,7 @@ def test_one_button_leads_to_a_model_that_answers(leaving_no_agents: Workbench, 
     assert deployment is not None
     assert [(shard.start_layer, shard.end_layer) for shard in deployment.shards] == [(0, 15), (15, 30)]
     assert len({shard.node_id for shard in deployment.shards}) == 2
-    stream = workbench.bridge.generate(MODEL, "What is the capital of France?", chat=True)
+    stream = workbench.bridge.generate(MODEL, ChatPrompt.of("What is the capital of France?"))
     failures: list[ShardboardError] = []
     stream.failed.connect(failures.append)
     with qtbot.waitSignal(stream.ended, timeout=60_000) as ended:

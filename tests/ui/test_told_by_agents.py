@@ -12,14 +12,15 @@ from pytestqt.qtbot import QtBot
 from app.cluster.health import NodeDown, NodeMemoryJudged, NodeUp
 from app.cluster.node_state import Heard, NodeState
 from app.figures import size_text
-from app.ui.board.block_item import tool_tip
 from app.ui.board.board_commands import BoardCommands
-from app.ui.board.board_model import BoardModel, Selection
-from app.ui.board.facts import Facts
-from app.ui.board.inspector import Inspector
-from app.ui.board.scene_layout import BlockPlace
-from app.ui.board.scene_text import lane_text
-from app.ui.board.ways import breakable
+from app.ui.board.panes.inspector import Inspector
+from app.ui.board.panes.page import Facts
+from app.ui.board.panes.stage_ways import breakable
+from app.ui.board.scene.block_item import tool_tip
+from app.ui.board.scene.layout import BlockPlace
+from app.ui.board.scene.words import lane_text
+from app.ui.board.state.board_model import BoardModel
+from app.ui.board.state.lanes import Selection
 from app.ui.nodes.node_row import NodeColumn
 from app.ui.nodes.node_words import details_text, process_text
 from app.ui.nodes.nodes_model import NodeRole, NodesModel

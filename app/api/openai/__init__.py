@@ -20,6 +20,7 @@ from app.models.description import ModelDescription
 
 if TYPE_CHECKING:
     from app.controller import Controller
+    from app.registry import Registry
 
 _FAILURES: dict[int | str, dict[str, object]] = {
     **{
@@ -44,13 +45,13 @@ def router(controller: Controller) -> APIRouter:
     async def list_models() -> ModelList:
         """All models of the library. One that is not deployed is loaded on one node when it is asked."""
         described = await asyncio.to_thread(controller.library.list)
-        data = await asyncio.to_thread(lambda: [_model(controller, each) for each in described])
+        data = await controller.registry.call(lambda known: [_model(known, each) for each in described])
         return ModelList(object="list", data=data)
 
     @routes.get("/models/{name:path}")
     async def get_model(name: str) -> Model:
         described = await _described(controller, name)
-        return await asyncio.to_thread(_model, controller, described)
+        return await controller.registry.call(lambda known: _model(known, described))
 
     @routes.post("/completions", response_model=Completion, responses=_STREAM)
     async def create_completion(request: Request, body: CompletionBody, origin: Caller) -> Response:
@@ -75,8 +76,8 @@ async def _described(controller: Controller, name: str) -> ModelDescription:
     return described
 
 
-def _model(controller: Controller, described: ModelDescription) -> Model:
-    record = controller.registry.models.find(described.name)
+def _model(registry: Registry, described: ModelDescription) -> Model:
+    record = registry.models.find(described.name)
     defaults = ModelDefaults.shown(described.path)
     return Model(
         id=described.name,

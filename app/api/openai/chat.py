@@ -40,6 +40,7 @@ from app.inference.answer_parts import AnswerPart, CallArguments, CallBegan, Rea
 from app.inference.chat_format import AnswerReader, divided
 from app.inference.chat_template import ChatTemplate
 from app.inference.events import Finished, TextDelta
+from app.inference.prompt import ChatPrompt
 from app.inference.request_run import RequestRun
 from app.inference.template_variables import check_variables, refuse_unread, with_effort
 from app.inference.tokenizer import Tokenizer
@@ -58,9 +59,9 @@ async def chat(controller: Controller, request: Request, body: ChatBody, origin:
     variables = await asyncio.to_thread(_variables, body, template, tokenizer, with_tools=use is not None)
     defaults = await asyncio.to_thread(controller.inference.defaults, body.model)
     parameters = chat_parameters(body, defaults, None if use is None else use.constraint, variables)
-    tools = None if use is None else use.tools
+    prompt = ChatPrompt(tuple(messages), None if use is None else use.tools)
     starts = [
-        partial(controller.generate, body.model, messages, numbered(parameters, index), origin=origin, tools=tools)
+        partial(controller.generate, body.model, prompt, numbered(parameters, index), origin=origin)
         for index in range(body.choices)
     ]
     return await respond(request, starts, ChatForm(body, tokenizer, use), stream=bool(body.stream))

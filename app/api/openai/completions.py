@@ -19,6 +19,7 @@ from app.api.openai.logprobs import EchoedPrompt, TokenNames, TokenOffsets, comp
 from app.api.openai.responding import AnswerForm, fingerprint, finish_reason, respond
 from app.api.openai.run_group import RunGroup
 from app.inference.events import Finished, TextDelta
+from app.inference.prompt import TextPrompt, TokenPrompt
 from app.inference.request_run import RequestRun
 from app.inference.tokenizer import Tokenizer
 from app.runs.trace import Origin
@@ -39,7 +40,7 @@ async def complete(controller: Controller, request: Request, body: CompletionBod
     tokenizer = await controller.tokenizer(body.model) if texts or needs_names else None
     starts = [
         partial(controller.generate, body.model, prompt, numbered(parameters, index), origin=origin)
-        for prompt in prompts
+        for prompt in (TextPrompt(one) if isinstance(one, str) else TokenPrompt(tuple(one)) for one in prompts)
         for index in range(body.choices)
     ]
     return await respond(request, starts, CompletionForm(body, tokenizer), stream=bool(body.stream))

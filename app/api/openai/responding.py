@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 
 from fastapi import Request
 from fastapi.responses import Response
@@ -51,7 +51,7 @@ class AnswerForm(ABC):
 
 
 async def respond(
-    request: Request, starts: Sequence[Callable[[], RequestRun]], form: AnswerForm, *, stream: bool
+    request: Request, starts: Sequence[Callable[[], Awaitable[RequestRun]]], form: AnswerForm, *, stream: bool
 ) -> Response:
     """Raises ApiError, and what the starts raise."""
     hangup = Hangup(request.receive)

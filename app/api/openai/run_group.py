@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from app.api.openai.errors import ApiError, failure
 from app.errors import Cancelled, ShardboardError
@@ -28,12 +28,12 @@ class RunGroup:
         self._pumps = [loop.create_task(self._pump(index, run)) for index, run in enumerate(runs)]
 
     @classmethod
-    async def begin(cls, starts: Sequence[Callable[[], RequestRun]]) -> RunGroup:
+    async def begin(cls, starts: Sequence[Callable[[], Awaitable[RequestRun]]]) -> RunGroup:
         """Raises what a start raises, once those begun before are over."""
         runs: list[RequestRun] = []
         try:
             for start in starts:
-                runs.append(start())
+                runs.append(await start())
         except BaseException:
             await _end(runs)
             raise

@@ -86,12 +86,8 @@ async def undeploy(
 
 async def _place(controller: Controller, body: Deploy) -> Placement:
     await asyncio.to_thread(controller.library.get, body.model)
-    for node in body.nodes or ():
-        await asyncio.to_thread(controller.registry.nodes.get, node)
+    await controller.registry.call(lambda known: [known.nodes.get(node) for node in body.nodes or ()])
     try:
-        return await controller.plan(
-            body.model, nodes=body.nodes, layers=body.layers, dtype=body.dtype, context=body.context,
-            kv_tokens=body.kv_tokens,
-        )  # fmt: skip
+        return await controller.plan(body.model, nodes=body.nodes, layers=body.layers, serving=body.serving)
     except NodeError as error:
         raise Conflict(error.message, error.advice) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -30,8 +29,8 @@ async def recent(
     until: datetime | None = None,
 ) -> EventList:
     """Newest first; all that is given must hold."""
-    records = await asyncio.to_thread(
-        lambda: controller.registry.events.list(
+    records = await controller.registry.call(
+        lambda known: known.events.list(
             limit=limit, offset=offset, at_least=at_least, source=source, text=text, node_id=node_id,
             deployment_id=deployment_id, request_id=request_id, since=aware(since), until=aware(until),
         )

@@ -20,6 +20,7 @@ from app.controller import Controller
 from app.errors import RequestError
 from app.inference.events import Finished, Preparing, PromptProgress, RequestEvent, Started, TextDelta
 from app.inference.parameters import DEFAULT_MAX_TOKENS, GenerationParameters
+from app.inference.prompt import ChatPrompt, Prompt, TextPrompt, TokenPrompt
 from app.inference.request_run import RequestRun
 from app.registry import RequestRecord, RequestStatus
 
@@ -97,6 +98,17 @@ class Submit(Strict):
     token_ids: list[int] | None = Field(default=None, min_length=1, max_length=MOST_TOKEN_IDS)
     parameters: ParametersBody = Field(default_factory=lambda: ParametersBody())
 
+    def given(self) -> Prompt:
+        """Raises RequestError unless it is one."""
+        match self.prompt, self.messages, self.token_ids:
+            case str(text), None, None:
+                return ChatPrompt.of(text) if self.chat else TextPrompt(text)
+            case None, list(messages), None:
+                return ChatPrompt(tuple(message.model_dump() for message in messages))
+            case None, None, list(token_ids):
+                return TokenPrompt(tuple(token_ids))
+        raise RequestError("A request needs exactly one of prompt, messages and token_ids.")
+
 
 @router.post("/submit/", status_code=202, summary="Begin a request", responses=errors(400, 404, 409, 415, 422, 507))
 async def submit(controller: TheController, origin: Caller, body: Annotated[Submit, Body()]) -> RequestView:
@@ -104,16 +116,8 @@ async def submit(controller: TheController, origin: Caller, body: Annotated[Subm
 
     Look at `status` for how far it is, or follow `stream`. A request goes on when its client leaves; `cancel` ends it.
     """
-    prompt: str | list[dict[str, Any]] | list[int]
-    given = [one for one in (body.prompt, body.messages, body.token_ids) if one is not None]
-    if len(given) != 1:
-        raise RequestError("A request needs exactly one of prompt, messages and token_ids.")
-    if body.messages is not None:
-        prompt = [message.model_dump() for message in body.messages]
-    else:
-        prompt = body.prompt if body.prompt is not None else (body.token_ids or [])
     parameters = GenerationParameters.from_json(body.parameters.given())
-    run = controller.generate(body.model, prompt, parameters, chat=body.chat, origin=origin)
+    run = await controller.generate(body.model, body.given(), parameters, origin=origin)
     await run.recorded()  # what was told to have begun is on the disk
     return RequestView.live(run)
 
@@ -124,7 +128,7 @@ async def status(controller: TheController, request_id: Number) -> RequestView:
     run = controller.find_request(request_id)
     if run is not None:
         return RequestView.live(run)
-    return RequestView.of(await asyncio.to_thread(controller.registry.requests.get, request_id))
+    return RequestView.of(await controller.registry.call(lambda known: known.requests.get(request_id)))
 
 
 @router.get(
@@ -139,7 +143,7 @@ async def stream(controller: TheController, request_id: Number) -> Response:
     """
     run = controller.find_request(request_id)
     if run is None:
-        record = await asyncio.to_thread(controller.registry.requests.get, request_id)
+        record = await controller.registry.call(lambda known: known.requests.get(request_id))
         return _events(_told_again(record))
     return _events(_followed(run))
 
@@ -154,7 +158,7 @@ async def cancel(
     """End it; what was generated stays. One that is over already stays as it is."""
     run = controller.find_request(request_id)
     if run is None:
-        record = await asyncio.to_thread(controller.registry.requests.get, request_id)
+        record = await controller.registry.call(lambda known: known.requests.get(request_id))
         return done(request, RequestView.of(record), "/inference/")
     await run.cancel()
     return done(request, RequestView.live(run), "/inference/")
@@ -179,8 +183,8 @@ async def recent_requests(
     status: RequestStatus | None = None,
     model: str | None = None,
 ) -> list[RequestLineView]:
-    lines = await asyncio.to_thread(
-        lambda: controller.registry.requests.lines(limit=limit, offset=offset, status=status, model_name=model)
+    lines = await controller.registry.call(
+        lambda known: known.requests.lines(limit=limit, offset=offset, status=status, model_name=model)
     )
     return [RequestLineView.of(line) for line in lines]
 

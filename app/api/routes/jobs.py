@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -109,7 +108,7 @@ async def recent_jobs(
     status: JobStatus | None = None,
     kind: str | None = None,
 ) -> list[JobView]:
-    records = await asyncio.to_thread(
-        lambda: controller.registry.jobs.list(limit=limit, offset=offset, status=status, kind=kind)
+    records = await controller.registry.call(
+        lambda known: known.jobs.list(limit=limit, offset=offset, status=status, kind=kind)
     )
     return [JobView.of(record, controller.jobs.find(record.id)) for record in records]

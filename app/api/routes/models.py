@@ -22,7 +22,7 @@ from app.inference.model_defaults import ModelDefaults
 from app.jobs.works import AddWork, DemoWork
 from app.models.description import ModelDescription
 from app.models.sources import HUB_ID, check_name, recognise
-from app.registry import ModelRecord
+from app.registry import ModelRecord, Registry
 
 router = APIRouter(prefix="/shard/api/models", tags=["models"], responses=errors(*ALWAYS))
 
@@ -75,8 +75,8 @@ async def remove(
     body: Annotated[Nothing, Depends(accepts(Nothing))],
 ) -> Response:
     """Forget a model and delete what the library holds of it. A folder that it was added from stays."""
-    known = await asyncio.to_thread(controller.registry.models.list)
-    record = next((one for one in known if one.name.casefold() == name.casefold()), None)
+    records = await controller.registry.call(lambda known: known.models.list())
+    record = next((one for one in records if one.name.casefold() == name.casefold()), None)
     if record is None:
         raise NotFound(f"There is no model named '{name}'.", "See /shard/api/models/status/.")
     try:
@@ -87,12 +87,11 @@ async def remove(
 
 
 async def model_views(controller: Controller) -> list[ModelView]:
-    def read() -> list[ModelView]:
-        records: list[ModelRecord] = controller.registry.models.list()
+    def read(registry: Registry) -> list[ModelView]:
         known = {description.name: description for description in controller.library.list()}
-        return [_view(record, known.get(record.name)) for record in records]
+        return [_view(record, known.get(record.name)) for record in registry.models.list()]
 
-    return await asyncio.to_thread(read)
+    return await controller.registry.call(read)
 
 
 def _view(record: ModelRecord, description: ModelDescription | None) -> ModelView:

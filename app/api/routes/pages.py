@@ -17,8 +17,7 @@ from app.api.routes.runs import Kind, live_run
 from app.api.state import TheController, deployment_views, node_views
 from app.api.views import ALWAYS, SystemView, errors
 from app.registry import JobStatus
-from app.runs.bottleneck import explain
-from app.runs.waterfall import shares
+from app.runs.telling import tell
 from worker_agent import __version__
 
 router = APIRouter(tags=["pages"], responses=errors(*ALWAYS))
@@ -91,9 +90,4 @@ async def run(
 ) -> Response:
     """A page with what is recorded of a run and where its time went."""
     found = await live_run(controller, kind, run_id)
-    trace = found.request_trace
-    timed = trace if trace is not None and (trace.tokens or trace.chunks) else None
-    return page(
-        request, "run.html", run=found, shares=None if timed is None else shares(timed),
-        bottleneck=None if timed is None else explain(timed),
-    )  # fmt: skip
+    return page(request, "run.html", run=found, told=await asyncio.to_thread(tell, found))

@@ -23,7 +23,7 @@ from app.controller import Controller
 from app.errors import BadInput
 from app.runs.bottleneck import explain
 from app.runs.export import MEDIA_TYPES, SUFFIXES, ExportFormat, export_runs
-from app.runs.finite import finite
+from app.runs.infinities import without_infinities
 from app.runs.run import Run, RunKind
 from app.runs.waterfall import bars, shares
 
@@ -123,14 +123,14 @@ async def analysis(
 
 async def live_run(controller: Controller, kind: Kind, run_id: str) -> Run:
     """A run as it is now. Raises RegistryError when there is none."""
-    run = await asyncio.to_thread(controller.runs.find, kind, run_id)
+    run = await controller.registry.call(lambda _: controller.runs.find(kind, run_id))
     if kind == "request" and (live := controller.find_request(_number(run_id))) is not None:
         return msgspec.structs.replace(run, trace=live.trace())
     return run
 
 
 def _analysed(run: Run, with_bars: bool) -> bytes:
-    run = finite(run)
+    run = without_infinities(run)
     trace = run.request_trace
     timed = trace if trace is not None and (trace.tokens or trace.chunks) else None
     return msgspec.json.encode(
@@ -147,8 +147,8 @@ async def _download(request: Request, controller: Controller, wanted: Export, id
     if wanted.format is Format.BUNDLE:
         return await _bundle(controller, wanted, ids)
     format = ExportFormat(wanted.format.value)
-    for id in ids or ():  # what is not there is told as an error, not as a file that breaks off
-        await asyncio.to_thread(controller.runs.find, wanted.kind, id)
+    # What is not there is told as an error, not as a file that breaks off.
+    await controller.registry.call(lambda _: [controller.runs.find(wanted.kind, id) for id in ids or ()])
     kind: RunKind = wanted.kind
     runs = functools.partial(
         controller.runs.select, kinds=(kind,), ids=ids, since=aware(wanted.since), until=aware(wanted.until),
@@ -171,7 +171,7 @@ async def _bundle(controller: Controller, wanted: Export, ids: Sequence[str] | N
     if wanted.kind != "request" or ids is None or len(ids) != 1:
         raise BadInput("A bundle is of exactly one request.", "Give one id, and `kind` request.")
     number = _number(ids[0])
-    await asyncio.to_thread(controller.runs.request, number)
+    await controller.registry.call(lambda _: controller.runs.request(number))
     data = await make_bundle(controller, number)
     return Response(data, media_type=BUNDLE_TYPE, headers=_attached(f"incident-{number}.zip"))
 

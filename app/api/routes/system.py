@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import Any, Literal
 
@@ -91,7 +90,7 @@ async def _trouble(request: Request) -> bool:
     if time.monotonic() - at < FRESH_SECONDS:
         return bool(trouble)
     try:
-        await asyncio.to_thread(state.controller.registry.traces.try_out)
+        await state.controller.registry.call(lambda known: known.traces.try_out())
         trouble = False
     except ShardboardError:
         trouble = True

@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from app.runs.finite import finite
+from app.runs.infinities import without_infinities
 from app.runs.run import Run
 
 
@@ -15,6 +15,6 @@ def write_jsonl(runs: Iterable[Run], output: BinaryIO) -> int:
     encoder = msgspec.json.Encoder()
     count = 0
     for run in runs:
-        output.write(encoder.encode(finite(run)) + b"\n")
+        output.write(encoder.encode(without_infinities(run)) + b"\n")
         count += 1
     return count

@@ -19,7 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from msgspec import Struct
 
-from app.runs.export.facts import clock, moment
+from app.figures import utc
 from app.runs.export.section import Section, section_of
 from app.runs.run import Run
 from worker_agent import __version__
@@ -61,7 +61,7 @@ def write_report(runs: Iterable[Run], output: BinaryIO) -> int:
         head = environment.get_template("head.html").render(
             title=entries[0].title if len(entries) == 1 else f"{len(entries):,} runs",
             index=entries,
-            exported=moment(datetime.now(UTC)),
+            exported=utc(datetime.now(UTC)),
             version=__version__,
             style=_style(),
         )
@@ -75,9 +75,9 @@ def write_report(runs: Iterable[Run], output: BinaryIO) -> int:
 def _entry(section: Section) -> Entry:
     return Entry(
         section.anchor,
-        section.title,
-        section.subtitle,
-        section.status,
+        section.told.title,
+        section.told.run.model or "",
+        section.told.state,
         section.tone,
         section.when,
         section.took,
@@ -97,8 +97,14 @@ def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True
     )
-    environment.filters["clock"] = clock
+    environment.filters["clock"] = _clock
+    environment.filters["value"] = lambda value: utc(value) if isinstance(value, datetime) else value
     return environment
+
+
+def _clock(at: datetime) -> str:
+    """To the millisecond, in UTC."""
+    return at.astimezone(UTC).strftime("%H:%M:%S.%f")[:-3]
 
 
 @cache

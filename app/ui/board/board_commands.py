@@ -10,16 +10,16 @@ from PySide6.QtGui import QAction, QKeySequence
 from PySide6.QtWidgets import QWidget
 
 from app.errors import ShardboardError
-from app.ui.board.lanes import Selection
+from app.ui.board.state.lanes import Selection
 from app.ui.icons import icon
 from app.ui.notices import Level
 
 if TYPE_CHECKING:
-    from app.ui.board.board_model import BoardModel
+    from app.ui.board.state.board_model import BoardModel
 
 
 class BoardCommands(QObject):
-    """See the module. Shortcuts work while the focus is on the board: Ctrl+Left is a text's elsewhere."""
+    """An action for each command. Shortcuts work while the focus is on the board: Ctrl+Left is a text's elsewhere."""
 
     def __init__(self, board: BoardModel, widget: QWidget) -> None:
         super().__init__(widget)

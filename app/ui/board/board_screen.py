@@ -11,13 +11,14 @@ from PySide6.QtWidgets import QHBoxLayout, QSplitter, QVBoxLayout, QWidget
 
 from app.ui.board.ask import ask
 from app.ui.board.board_commands import BoardCommands
-from app.ui.board.board_model import BoardModel
-from app.ui.board.deploy_panel import DeployPanel
-from app.ui.board.inspector import Inspector
-from app.ui.board.lanes import Selection
-from app.ui.board.library_pane import LibraryPane
-from app.ui.board.plan_bar import PlanBar
-from app.ui.board.shelf_pane import ShelfPane
+from app.ui.board.panes.deploy_panel import DeployPanel
+from app.ui.board.panes.inspector import Inspector
+from app.ui.board.panes.library_pane import LibraryPane
+from app.ui.board.panes.plan_bar import PlanBar
+from app.ui.board.panes.shelf import ShelfPane
+from app.ui.board.scene.view import BoardView
+from app.ui.board.state.board_model import BoardModel
+from app.ui.board.state.lanes import Selection
 from app.ui.screen import Screen
 from app.ui.workbench import Workbench
 
@@ -25,7 +26,7 @@ WIDTHS = (264, 720, 272)
 
 
 class BoardScreen(Screen):
-    """See the module."""
+    """Three columns: library over shelf, plan bar over the scene, inspector."""
 
     key = "board"
     title = "Board"
@@ -33,10 +34,6 @@ class BoardScreen(Screen):
 
     def __init__(self, workbench: Workbench, parent: QWidget | None = None) -> None:
         super().__init__(workbench, parent)
-        from app.ui.board.scene_menu import SpotMenu
-        from app.ui.board.view import BoardView
-
-        self._spot_menu = SpotMenu
         self.board = BoardModel(workbench, self)
         self._commands = BoardCommands(self.board, self)
         self.view = BoardView(workbench, self.board)
@@ -144,13 +141,7 @@ class BoardScreen(Screen):
 
     @Slot(int, QPoint)
     def _on_shard_menu(self, stage: int, at: QPoint) -> None:
-        self.shard_menu(stage).popup(at)
-
-    def shard_menu(self, stage: int) -> Any:
-        """What can be done with a shard, the same as in the scene."""
-        menu = self._spot_menu(self.view)
-        menu.add_stage(stage)
-        return menu
+        self.view.stage_menu(stage).popup(at)
 
     def _order_tabs(self) -> None:
         order = [

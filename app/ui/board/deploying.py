@@ -15,14 +15,14 @@ from PySide6.QtCore import QObject, Signal, Slot
 from app.errors import ShardboardError
 from app.figures import amount_text, data_rate, size_text, time_left
 from app.sharding.placement import Placement
-from app.ui.board.lanes import NodeProgress
+from app.ui.board.state.lanes import NodeProgress
 from app.ui.bridge import window_origin
 from app.ui.notices import Level, NoticeAction
 
 if TYPE_CHECKING:
     from app.children.work import JobProgress
     from app.controller import Controller
-    from app.inference.deploying import DeployProgress
+    from app.inference.deployer import DeployProgress
     from app.ui.bridge import Call, Report
     from app.ui.workbench import Workbench
 
@@ -119,7 +119,7 @@ class Deploying(QObject):
         self._nodes = {stage.node.node_id: progress_of("waiting", 0, 0, 0, 0.0, None) for stage in placement.stages}
 
         async def work(controller: Controller, report: Report) -> Any:
-            if controller.deployments.ready(placement.model_name):
+            if await controller.deployments.ready(placement.model_name):
                 await asyncio.shield(controller.undeploy(placement.model_name))
                 report(TookDown())
             return (await controller.deploy_placement(placement, report, origin=window_origin())).record

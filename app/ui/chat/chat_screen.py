@@ -34,7 +34,8 @@ from app.ui.chat.model_picker import ModelPicker
 from app.ui.chat.parameters_pane import ParametersPane
 from app.ui.chat.progress_strip import ProgressStrip
 from app.ui.chat.transcript import Transcript
-from app.ui.chat.welcome import NothingHere, Suggestions
+from app.ui.chat.welcome import Suggestions
+from app.ui.empty_state import EmptyState
 from app.ui.notices import Level
 from app.ui.screen import Screen
 from app.ui.theme import SPACING
@@ -76,7 +77,14 @@ class ChatScreen(Screen):
         self.picker = ModelPicker(self.choices, theme)
         self.transcript = Transcript(theme)
         self.suggestions = Suggestions(theme)
-        self.nothing = NothingHere(theme)
+        self.nothing = EmptyState(theme)
+        self.nothing.say(
+            "message-square",
+            "No model to talk to yet",
+            "Put a model on the Board and deploy it, or let the first steps set up a small one here.",
+        )
+        self.nothing.offer("First steps", self._go_to_welcome, "rocket", primary=True)
+        self.nothing.offer("Go to Board", self._go_to_board, "layout-dashboard")
         self.pages = QStackedWidget()
         for page in (self.transcript, self.suggestions, self.nothing):
             self.pages.addWidget(page)
@@ -148,9 +156,14 @@ class ChatScreen(Screen):
         self.transcript.link_wanted.connect(self._on_link_wanted)
         self.transcript.copied.connect(self._on_copied)
         self.suggestions.asked.connect(self.ask)
-        self.nothing.board_wanted.connect(self._go_to_board)
-        self.nothing.welcome_wanted.connect(self._go_to_welcome)
         self.strip.run_wanted.connect(self._go_to_run)
+        actions = self.actions_
+        actions.new.triggered.connect(self.new_chat)
+        actions.stop.triggered.connect(self.stop)
+        actions.regenerate.triggered.connect(self.regenerate)
+        actions.focus.triggered.connect(self.focus_input)
+        actions.copy.triggered.connect(self.copy_last_answer)
+        actions.parameters.toggled.connect(self.show_parameters)
         self.composer.sent.connect(self._on_sent)
         self.composer.stop_wanted.connect(self.stop)
         self.parameters.changed.connect(self._on_options_changed)

@@ -16,6 +16,7 @@ from msgspec import UNSET, UnsetType
 
 from app.errors import BadInput
 from app.inference.parameters import GenerationParameters
+from app.inference.prompt import ChatPrompt, Prompt, TextPrompt
 
 VERSION = 1
 UNTITLED = "New chat"
@@ -173,7 +174,7 @@ class Conversation(Summary, kw_only=True):
         self.updated_at = datetime.now(UTC)
         return answer
 
-    def prompt(self) -> str | list[dict[str, str]]:
+    def prompt(self) -> Prompt:
         """What the model gets for the last answer: the text to continue, or the chat so far.
 
         What it thought goes along; its chat template decides what becomes of that.
@@ -182,7 +183,7 @@ class Conversation(Summary, kw_only=True):
         """
         if self.messages and self.messages[-1].raw:
             question = self.question_of(self.messages[-1])
-            return (question.text if question is not None else "") + self.messages[-1].text
+            return TextPrompt((question.text if question is not None else "") + self.messages[-1].text)
         chat = [{"role": "system", "content": self.options.system}] if self.options.system.strip() else []
         spoken = [m for m in self.messages[:-1] if not m.raw]
         for message, following in zip(spoken, [*spoken[1:], None], strict=True):
@@ -190,7 +191,7 @@ class Conversation(Summary, kw_only=True):
             if message.text and not unanswered:
                 thought = {"reasoning_content": message.thinking} if message.thinking else {}
                 chat.append({"role": message.role.value, "content": message.text, **thought})
-        return chat
+        return ChatPrompt(tuple(chat))
 
     def take_back(self) -> str:
         """Remove the last question with what follows it; its text."""

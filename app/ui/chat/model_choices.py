@@ -11,6 +11,7 @@ from PySide6.QtCore import QAbstractListModel, QModelIndex, QObject, QPersistent
 
 from app.cluster.node_state import NodeState
 from app.models.description import ModelDescription
+from app.serving import ServingWish
 from app.sharding.placement import NodeCapacity, whole_on_one
 from app.ui.cluster import Cluster, DeploymentView, NodeView
 
@@ -65,8 +66,8 @@ def _capacity(node: NodeView) -> NodeCapacity:
 def _undeployed(model: ModelDescription, free: list[NodeCapacity]) -> Choice:
     if not free:
         return Choice(model.name, "No node is up to load it", False)
-    context = min(model.max_context, 8192)  # what a deployment on demand takes
-    placement = whole_on_one(model, free, dtype=model.dtype, context=context, kv_tokens=max(context, 8192))
+    on_demand = ServingWish().completed(model.dtype, model.max_context)
+    placement = whole_on_one(model, free, on_demand)
     if placement is None:
         return Choice(model.name, "Too large for one node: deploy it on the Board first", False, usable=False)
     return Choice(model.name, f"Loads on {placement.stages[0].node.name} when you ask", False)

@@ -2,60 +2,41 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QModelIndex, QObject, QPersistentModelIndex, QPointF, QRect, QSize, Qt, Signal, Slot
-from PySide6.QtGui import QFont, QFontMetrics, QPainter
-from PySide6.QtWidgets import QComboBox, QListView, QStyle, QStyledItemDelegate, QStyleOptionViewItem, QWidget
+from PySide6.QtCore import QPointF, QRect, QSize, Qt, Signal, Slot
+from PySide6.QtGui import QPainter
+from PySide6.QtWidgets import QComboBox, QListView, QStyleOptionViewItem, QWidget
 
 from app.ui.chat.model_choices import ChoiceRole, ModelChoices
-from app.ui.theme import RADIUS, ThemeKeeper
+from app.ui.list_delegate import Index, ListDelegate, small, write
+from app.ui.theme import ThemeKeeper
 
-Index = QModelIndex | QPersistentModelIndex
 MARGIN = 8
 DOT = 4.0
 
 
-class ChoiceDelegate(QStyledItemDelegate):
+class ChoiceDelegate(ListDelegate):
     """A filled dot for a deployed model, a ring for one that has to be loaded; name and note."""
 
-    def __init__(self, theme: ThemeKeeper, parent: QObject | None = None) -> None:
-        super().__init__(parent)
-        self._theme = theme
+    margin = 2
 
     def sizeHint(self, option: QStyleOptionViewItem, index: Index) -> QSize:
         wide = max(option.fontMetrics.horizontalAdvance(str(index.data(role)) or "") for role in ChoiceRole)
         return QSize(wide + 5 * MARGIN, option.fontMetrics.height() * 2 + 2 * MARGIN)
 
-    def paint(self, painter: QPainter, option: QStyleOptionViewItem, index: Index) -> None:
+    def paint_row(self, painter: QPainter, option: QStyleOptionViewItem, index: Index) -> None:
         colors = self._theme.colors
-        usable = bool(index.flags() & Qt.ItemFlag.ItemIsEnabled)
-        painter.save()
-        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        rect = option.rect
-        if option.state & QStyle.StateFlag.State_Selected:
-            painter.setPen(Qt.PenStyle.NoPen)
-            painter.setBrush(colors.accent_soft)
-            painter.drawRoundedRect(rect.adjusted(2, 1, -2, -1), RADIUS - 2, RADIUS - 2)
-        inside = rect.adjusted(MARGIN, MARGIN // 2, -MARGIN, -MARGIN // 2)
+        inside = option.rect.adjusted(MARGIN, MARGIN // 2, -MARGIN, -MARGIN // 2)
         line = option.fontMetrics.height()
         ready = bool(index.data(ChoiceRole.READY))
         painter.setPen(colors.ok if ready else colors.muted)
         painter.setBrush(colors.ok if ready else Qt.BrushStyle.NoBrush)
         painter.drawEllipse(QPointF(inside.left() + DOT + 1, inside.top() + 2 + line / 2), DOT, DOT)
         text = inside.adjusted(int(2 * DOT) + MARGIN + 2, 2, 0, -2)
-        painter.setPen(colors.text if usable else colors.muted)
-        name = option.fontMetrics.elidedText(str(index.data()), Qt.TextElideMode.ElideMiddle, text.width())
-        painter.drawText(QRect(text.left(), text.top(), text.width(), line), Qt.AlignmentFlag.AlignVCenter, name)
-        small = QFont(option.font)
-        small.setPointSizeF(small.pointSizeF() * 0.88)
-        painter.setFont(small)
-        painter.setPen(colors.muted)
-        note = QFontMetrics(small).elidedText(
-            str(index.data(ChoiceRole.NOTE)), Qt.TextElideMode.ElideRight, text.width()
-        )
-        painter.drawText(
-            QRect(text.left(), text.bottom() - line + 1, text.width(), line), Qt.AlignmentFlag.AlignVCenter, note
-        )
-        painter.restore()
+        ink = colors.text if index.flags() & Qt.ItemFlag.ItemIsEnabled else colors.muted
+        above = QRect(text.left(), text.top(), text.width(), line)
+        write(painter, above, str(index.data()), option.font, ink, cut=Qt.TextElideMode.ElideMiddle)
+        below = QRect(text.left(), text.bottom() - line + 1, text.width(), line)
+        write(painter, below, str(index.data(ChoiceRole.NOTE)), small(option.font), colors.muted)
 
 
 class ModelPicker(QComboBox):

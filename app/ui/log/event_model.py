@@ -11,7 +11,7 @@ from PySide6.QtCore import QObject, Qt, Slot
 from app.figures import clock, short
 from app.registry import EventLevel, EventRecord
 from app.ui.icons import icon
-from app.ui.paging.numbered import NumberedListing
+from app.ui.paging.listing import NumberedListing
 from app.ui.paging.paged_model import PagedModel
 from app.ui.workbench import Workbench
 

@@ -17,7 +17,7 @@ from app.ui.workbench import Workbench
 
 
 class LogScreen(Screen):
-    """See the module."""
+    """A chooser over two pages: the events, and an agent's log."""
 
     key = "log"
     title = "Log"

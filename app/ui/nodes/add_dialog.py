@@ -39,7 +39,7 @@ class _Typed:
 
 
 class AddNodeDialog(NodeDialog):
-    """See the module. `added` tells the new node's record."""
+    """Asks for address and key, and checks them before it closes. `added` tells the new node's record."""
 
     added = Signal(object)
 

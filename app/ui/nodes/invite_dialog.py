@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import socket
 from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QElapsedTimer, Signal, Slot
@@ -12,7 +14,6 @@ from app.registry.records import NodeRecord
 from app.ui.bridge import Report
 from app.ui.nodes.copy_field import CopyField
 from app.ui.nodes.node_dialog import NodeDialog, wrapped
-from app.ui.nodes.own_addresses import INVITATION_PORT, own_addresses
 from app.ui.notices import Level
 from app.ui.theme import SPACING
 from app.ui.workbench import Workbench
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from app.cluster.invitations import JoinCommand
     from app.controller import Controller
 
+
+INVITATION_PORT = 7599
 _INTRODUCTION = (
     "Run the command on the other machine, in a folder that holds Shardboard. It starts an agent that joins by itself. "
     "The invitation works once."
@@ -29,7 +32,7 @@ _SYSTEMS = ("Linux", "macOS", "Windows")
 
 
 class InviteDialog(NodeDialog):
-    """See the module. Listens as long as it is open. `joined` tells the new node's record."""
+    """Shows an invitation and listens for its use as long as it is open. `joined` tells the new node's record."""
 
     joined = Signal(object)
 
@@ -152,3 +155,22 @@ _HINTS = {
 
 async def _invite(controller: Controller, report: Report, place: str) -> NodeRecord:
     return await controller.invite(place, report)
+
+
+def own_addresses() -> list[str]:
+    """The addresses of this machine's networks, private ones first, loopback last; IPv4, since people type them."""
+    import psutil
+
+    found = {
+        address.address
+        for addresses in psutil.net_if_addrs().values()
+        for address in addresses
+        if address.family is socket.AF_INET
+    }
+    return sorted(found, key=_usefulness)
+
+
+def _usefulness(text: str) -> tuple[bool, bool, bool, str]:
+    """Sorts what is most likely to be reached by another machine of the same home first."""
+    address = ipaddress.ip_address(text)
+    return address.is_loopback, address.is_link_local, not address.is_private, text

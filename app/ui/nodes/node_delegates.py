@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QModelIndex, QObject, QPersistentModelIndex, QRect, QRectF, Qt
+from PySide6.QtCore import QObject, QRect, QRectF, Qt
 from PySide6.QtGui import QPainter
 from PySide6.QtWidgets import QApplication, QStyle, QStyledItemDelegate, QStyleOptionViewItem
 
 from app.ui.icons import draw_icon
+from app.ui.list_delegate import Index, write
 from app.ui.nodes.node_row import NodeRow
 from app.ui.nodes.node_words import STATES
 from app.ui.nodes.nodes_model import NodeRole
 from app.ui.theme import SPACING, ThemeKeeper
-
-Index = QModelIndex | QPersistentModelIndex
 
 
 class _CellDelegate(QStyledItemDelegate):
@@ -54,13 +53,10 @@ class StateDelegate(_CellDelegate):
             look.color_in(colors),
         )  # fmt: skip
         place = rect.adjusted(side + SPACING * 3 // 4, 0, 0, 0)
-        painter.setPen(colors.text)
-        painter.drawText(place, Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter, text)
+        write(painter, place, text, painter.font(), colors.text)
         if row.reason:
             place = place.adjusted(painter.fontMetrics().horizontalAdvance(text) + SPACING, 0, 0, 0)
-            painter.setPen(colors.muted)
-            reason = painter.fontMetrics().elidedText(row.reason, Qt.TextElideMode.ElideRight, place.width())
-            painter.drawText(place, Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter, reason)
+            write(painter, place, row.reason, painter.font(), colors.muted)
 
 
 class MemoryDelegate(_CellDelegate):
@@ -87,8 +83,4 @@ class MemoryDelegate(_CellDelegate):
             spot = QRectF(place.right() - side, place.center().y() - side / 2 + 0.5, side, side)
             draw_icon(painter, "triangle-alert", spot, colors.warning)
             place = place.adjusted(0, 0, -room, 0)
-        painter.setPen(colors.text)
-        painter.drawText(
-            place, Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter,
-            metrics.elidedText(text, Qt.TextElideMode.ElideRight, place.width()),
-        )  # fmt: skip
+        write(painter, place, text, painter.font(), colors.text)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QElapsedTimer, QTimer, Slot
+from PySide6.QtCore import QElapsedTimer, QEvent, QTimer, Slot
+from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import (
+    QDialog,
     QHBoxLayout,
     QLabel,
     QProgressBar,
@@ -15,10 +17,33 @@ from PySide6.QtWidgets import (
 
 from app.errors import ShardboardError
 from app.ui.bridge import Call
-from app.ui.nodes.fitted_dialog import FittedDialog
 from app.ui.nodes.problem_card import ProblemCard
 from app.ui.theme import SPACING
 from app.ui.workbench import Workbench
+
+
+class FittedDialog(QDialog):
+    """Qt leaves the height of wrapped text out of a dialog's minimum, and would cut it off."""
+
+    def event(self, event: QEvent) -> bool:
+        handled = super().event(event)
+        if event.type() in (QEvent.Type.LayoutRequest, QEvent.Type.Show):
+            self._fit()
+        return handled
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        if event.size().width() != event.oldSize().width():
+            self._fit()
+
+    def _fit(self) -> None:
+        layout = self.layout()
+        if layout is None:
+            return
+        needed = layout.totalHeightForWidth(self.width()) if layout.hasHeightForWidth() else layout.sizeHint().height()
+        if needed != self.minimumHeight():
+            self.setMinimumHeight(needed)
+            self.resize(self.width(), needed)
 
 
 class NodeDialog(FittedDialog):

@@ -21,12 +21,12 @@ from PySide6.QtWidgets import (
 )
 
 from app.cluster.node_state import NodeState
+from app.ui.empty_state import EmptyState
 from app.ui.icons import icon
 from app.ui.nodes.graph_panel import GraphPanel
 from app.ui.nodes.node_actions import NodeActions
 from app.ui.nodes.node_row import NodeColumn
 from app.ui.nodes.node_words import STATES
-from app.ui.nodes.nodes_empty import NodesEmpty
 from app.ui.nodes.nodes_model import NodesModel
 from app.ui.nodes.nodes_table import NodesTable
 from app.ui.screen import Screen
@@ -58,8 +58,16 @@ class NodesScreen(Screen):
         self._waiting = QLabel("Opening the registry …")
         self._waiting.setAlignment(Qt.AlignmentFlag.AlignCenter)
         self._waiting.setProperty("role", "muted")
-        start, add, invite = self.node_actions.start_here, self.node_actions.add, self.node_actions.invite
-        self._empty = NodesEmpty(workbench.theme, (start, add, invite))
+        self._empty = EmptyState(workbench.theme)
+        self._empty.say(
+            "server",
+            "No nodes yet",
+            "A node is a machine with an agent on it, which runs layers of a model. Start with this one.",
+        )
+        actions = self.node_actions
+        for action, picture in ((actions.start_here, "rocket"), (actions.add, "plus"), (actions.invite, "link")):
+            first = action is actions.start_here
+            self._empty.offer(action.text(), action.trigger, picture, primary=first, tip=action.toolTip())
         self._splitter = QSplitter(Qt.Orientation.Vertical)
         self._splitter.addWidget(self._make_upper())
         lower = QFrame()

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from PySide6.QtWidgets import QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
 from app.ui.cluster import Cluster, NodeView
-from app.ui.nodes.fitted_dialog import FittedDialog
-from app.ui.nodes.node_dialog import wrapped
+from app.ui.nodes.node_dialog import FittedDialog, wrapped
 from app.ui.nodes.node_words import listed, models_of
 from app.ui.theme import SPACING
 

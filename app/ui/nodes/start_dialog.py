@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
 from PySide6.QtCore import Signal, Slot
 from PySide6.QtWidgets import QComboBox, QDoubleSpinBox, QFormLayout, QSpinBox, QWidget
 
 from app.figures import size_text
-from app.ui.nodes.local_start import LocalStart
 from app.ui.nodes.node_dialog import NodeDialog
 from app.ui.nodes.node_words import listed
 from app.ui.notices import Level
 from app.ui.theme import SPACING
 from app.ui.workbench import Workbench
+
+if TYPE_CHECKING:
+    from app.controller import Controller
+    from app.registry.records import NodeRecord
+
 
 _INTRODUCTION = (
     "Each agent is a process of its own that runs layers of a model. Left on automatic, they share this machine's "
@@ -22,7 +29,7 @@ _DEVICES = ("Automatic", "cpu", "cuda:0", "cuda:1", "mps")
 
 
 class StartAgentsDialog(NodeDialog):
-    """See the module. `started` tells a tuple of the new nodes' ids."""
+    """Asks how many, with which threads, memory and device. `started` tells a tuple of the new nodes' ids."""
 
     started = Signal(object)
 
@@ -93,3 +100,22 @@ class StartAgentsDialog(NodeDialog):
         self.workbench.notices.toast(f"{names} {'are' if len(result) > 1 else 'is'} running.", Level.SUCCESS)
         self.started.emit(tuple(record.id for record in result))
         self.accept()
+
+
+@dataclass(frozen=True)
+class LocalStart:
+    """None leaves the choice to the controller."""
+
+    count: int
+    threads: int | None
+    memory: int | None
+    """Bytes."""
+    device: str | None
+    keep: bool
+    """Whether the agents go on when the window ends."""
+
+    async def carry_out(self, controller: Controller, report: object) -> list[NodeRecord]:
+        """On the controller's loop. Raises NodeError or BadInput."""
+        return await controller.launch_local(
+            self.count, threads=self.threads, memory=self.memory, device=self.device, keep=self.keep
+        )

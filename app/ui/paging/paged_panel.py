@@ -6,7 +6,7 @@ from PySide6.QtCore import Signal, Slot
 from PySide6.QtWidgets import QStackedLayout, QWidget
 
 from app.errors import ShardboardError
-from app.ui.paging.empty_state import EmptyState
+from app.ui.empty_state import EmptyState
 from app.ui.paging.paged_model import PagedModel
 from app.ui.paging.paged_view import PagedView
 from app.ui.workbench import Workbench
@@ -27,6 +27,7 @@ class PagedPanel(QWidget):
         self.view.setObjectName(name)
         self.view.setAccessibleName(title)
         self.empty = EmptyState(workbench.theme, self)
+        self.empty.setProperty("role", "panel")
         self._blank = QWidget(self)
         self._layout = QStackedLayout(self)
         self._layout.setContentsMargins(0, 0, 0, 0)

@@ -11,12 +11,10 @@ from PySide6.QtWidgets import QFrame, QGridLayout, QHBoxLayout, QLabel, QPlainTe
 from app.figures import clock
 from app.registry import EventLevel
 from app.runs.run import RunEvent
+from app.runs.telling import Passage, Section, event_text
 from app.ui.icons import icon
-from app.ui.runs.section import Passage, Section
 from app.ui.theme import SPACING, ThemeKeeper
 
-SHOWN_CHARACTERS = 200_000
-"""A longer text is cut for the eye; what is copied is whole."""
 PROMPT_LINES, ANSWER_LINES = 6, 14
 """A passage grows with its text up to so many lines, then it scrolls."""
 
@@ -49,9 +47,7 @@ class PassageView(QWidget):
     def show_passage(self, passage: Passage) -> None:
         self.heading.setText(passage.title)
         self.text.setAccessibleName(passage.title)
-        shown = passage.text
-        if len(shown) > SHOWN_CHARACTERS:
-            shown = f"{shown[:SHOWN_CHARACTERS]}\n… {len(passage.text) - SHOWN_CHARACTERS:,} more characters"
+        shown = "\n".join(part for part in passage.shown() if part)
         if shown != self.text.toPlainText():
             self.text.setPlainText(shown)
         self._fit()
@@ -80,7 +76,8 @@ class SectionView(QWidget):
         heading = QLabel(section.title, self)
         heading.setProperty("role", "heading")
         grid.addWidget(heading, 0, 0, 1, 2)
-        for row, (name, value) in enumerate(section.facts, start=1):
+        for row, (name, fact) in enumerate(section.facts, start=1):
+            value = fact if isinstance(fact, str) else clock(fact)
             label = QLabel(name, self)
             label.setProperty("role", "muted")
             label.setAlignment(Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignLeft)
@@ -127,8 +124,7 @@ class EventsView(QWidget):
         mark.setAccessibleName(level.capitalize())
         at = QLabel(clock(event.at), self)
         at.setProperty("role", "muted")
-        named = event.node and event.node not in event.message
-        text = QLabel(f"{event.node}: {event.message}" if named else event.message, self)
+        text = QLabel(event_text(event), self)
         text.setTextFormat(Qt.TextFormat.PlainText)
         text.setWordWrap(True)
         text.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)

@@ -8,8 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from app.registry import DeploymentRecord, DeploymentStatus, JobStatus, RequestStatus
-from app.ui.paging.listing import RowId
-from app.ui.paging.numbered import NumberedListing
+from app.ui.paging.listing import NumberedListing, RowId
 
 if TYPE_CHECKING:
     from app.registry import Registry

@@ -5,19 +5,18 @@ from __future__ import annotations
 from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QFrame, QLabel, QScrollArea, QSplitter, QVBoxLayout, QWidget
 
+from app.runs.telling import Telling, times_of
 from app.runs.waterfall import Shares
 from app.ui.runs.detail_parts import ANSWER_LINES, PROMPT_LINES, ErrorCard, PassageView
-from app.ui.runs.phases_view import PhasesView, words_of
-from app.ui.runs.section import Section
+from app.ui.runs.phases_view import PhasesView
 from app.ui.runs.sections_page import SectionsPage
 from app.ui.runs.shares import request_phases
-from app.ui.runs.story import Story
-from app.ui.runs.timing_bar import TimingBar, phases_of
+from app.ui.runs.timing_bar import TimingBar
 from app.ui.theme import SPACING, ThemeKeeper
 
 
 class OverviewPage(QSplitter):
-    """Shows a Story."""
+    """Shows a Telling."""
 
     def __init__(self, theme: ThemeKeeper, parent: QWidget | None = None) -> None:
         super().__init__(Qt.Orientation.Horizontal, parent)
@@ -49,32 +48,27 @@ class OverviewPage(QSplitter):
         self.setStretchFactor(1, 2)
         self.setSizes([600, 400])
 
-    def show_story(self, story: Story, shares: Shares | None, is_same: bool) -> None:
+    def show_telling(self, told: Telling, is_same: bool) -> None:
         """`is_same`: it is about the run that was shown before, and the reader's place in it stays."""
-        self._error.say(story.error, story.advice)
-        for view, passage in zip(self._passages, story.passages, strict=False):
+        self._error.say(told.run.error, told.advice)
+        for view, passage in zip(self._passages, told.passages, strict=False):
             view.show_passage(passage)
         for number, view in enumerate(self._passages):
-            view.setVisible(number < len(story.passages))
+            view.setVisible(number < len(told.passages))
         # A column without a text to read would be an empty half.
-        self._texts.setVisible(bool(story.passages or story.error))
-        if shares is not None or not is_same or story.is_over:
-            phases = request_phases(shares) if shares is not None else phases_of(story.timings)
-            self._timing.show_phases(phases)
-        self._phases.show_phases(story.phases)
+        self._texts.setVisible(bool(told.passages or told.run.error))
+        if not is_same or told.is_over:
+            self._timing.show_phases(request_phases(told.times))
+        self._phases.show_phases(told.phases)
         self._show_heading()
-        sections = story.sections
-        if story.phases:
-            told = tuple((f"{number}", words_of(phase)) for number, phase in enumerate(story.phases, start=1))
-            sections = (*sections, Section("Phases", told))
-        self._facts.show_sections(sections)
+        self._facts.show_sections((told.overview, *told.sections))
         if not is_same:
             for area in (self._texts, self._facts):
                 area.verticalScrollBar().setValue(0)
 
     def show_shares(self, shares: Shares) -> None:
         """Of a request under way."""
-        self._timing.show_phases(request_phases(shares))
+        self._timing.show_phases(request_phases(times_of(shares)))
         self._show_heading()
 
     def _show_heading(self) -> None:

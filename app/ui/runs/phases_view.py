@@ -9,7 +9,8 @@ from PySide6.QtCore import QEvent, QPointF, QRectF, QSize, Qt
 from PySide6.QtGui import QBrush, QHelpEvent, QPainter, QPaintEvent, QPen
 from PySide6.QtWidgets import QSizePolicy, QToolTip, QWidget
 
-from app.figures import data_rate, micros, size_text
+from app.figures import micros
+from app.runs.telling import phase_text
 from app.runs.trace import Phase
 from app.ui.runs.waterfall_paint import fill, steps_of
 from app.ui.theme import SPACING, ThemeKeeper
@@ -24,21 +25,6 @@ _LOOKS = {
 }
 """Number of the colour, and the pattern, of phases that are known; others take turns."""
 _TURNS = ((5, Qt.BrushStyle.SolidPattern), (6, Qt.BrushStyle.BDiagPattern), (7, Qt.BrushStyle.Dense5Pattern))
-
-
-def words_of(phase: Phase) -> str:
-    """studio, sending: 900 ms, 180.0 MB (20.0 MB were there), 177.8 MB/s"""
-    took = phase.ended_us - phase.began_us
-    where = f"{phase.node}, " if phase.node else ""
-    words = f"{where}{phase.name}: {micros(took)}"
-    moved = phase.total_bytes - phase.already_bytes
-    if phase.total_bytes:
-        words += f", {size_text(phase.total_bytes)}"
-        if phase.already_bytes:
-            words += f" ({size_text(phase.already_bytes)} were there)"
-        if took > 0 and moved > 0:
-            words += f", {data_rate(moved / took * 1e6)}"
-    return words
 
 
 class PhasesView(QWidget):
@@ -59,7 +45,7 @@ class PhasesView(QWidget):
             (name or "Controller", tuple(found)) for name, found in groupby(ordered, key=lambda phase: phase.node)
         ]
         self._end = max((phase.ended_us for phase in phases), default=1) or 1
-        self.setAccessibleDescription("; ".join(map(words_of, ordered)))
+        self.setAccessibleDescription("; ".join(map(phase_text, ordered)))
         self.setVisible(bool(phases))
         self.updateGeometry()
         self.update()
@@ -136,6 +122,6 @@ class PhasesView(QWidget):
                 if self._place(number, phase).contains(at)
             )
             phase = next(found, None)
-            QToolTip.showText(event.globalPos(), words_of(phase) if phase is not None else "", self)
+            QToolTip.showText(event.globalPos(), phase_text(phase) if phase is not None else "", self)
             return True
         return super().event(event)

@@ -19,13 +19,13 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
+from app.runs.telling import Telling
 from app.ui.icons import icon
 from app.ui.runs.live_trace import LiveNews
 from app.ui.runs.overview_page import OverviewPage
 from app.ui.runs.run_reader import Reading
 from app.ui.runs.sections_page import SectionsPage
 from app.ui.runs.state_look import look_of
-from app.ui.runs.story import Story
 from app.ui.runs.timeline import Timeline
 from app.ui.runs.tokens_view import TokensView
 from app.ui.runs.waterfall_panel import WaterfallPanel
@@ -59,7 +59,7 @@ class RunDetail(QFrame):
         self.setProperty("role", "panel")
         self._theme = workbench.theme
         self._notices = workbench.notices
-        self.story: Story | None = None
+        self.told: Telling | None = None
         self._live: int | None = None
         """The request under way whose waterfall grows."""
         self._mark = QLabel(self)
@@ -148,52 +148,51 @@ class RunDetail(QFrame):
 
     def show_reading(self, reading: Reading | None) -> None:
         """Show a run, or nothing."""
-        story = None if reading is None else reading.story
-        if reading is None or story is None:
-            self.story = self._live = None
+        told = None if reading is None else reading.told
+        if reading is None or told is None:
+            self.told = self._live = None
             self.hide()
             return
-        is_same = self.story is not None and (story.kind, story.id) == (self.story.kind, self.story.id)
-        if is_same and story == self.story:
+        is_same = self.told is not None and (told.run.kind, told.id) == (self.told.run.kind, self.told.id)
+        if is_same and told == self.told:
             return
-        self.story = story
+        self.told = told
         self.show()
-        look = look_of(story.status)
-        self._state.setText(look.word)
-        self._title.setText(story.title)
+        self._state.setText(told.state)
+        self._title.setText(told.title)
         self._show_look()
-        self.setAccessibleName(f"{story.title}: {look.word}")
-        self._show_pages(story, reading, is_same)
-        is_request = story.kind == "request"
+        self.setAccessibleName(f"{told.title}: {told.state}")
+        self._show_pages(told, reading, is_same)
+        is_request = told.run.kind == "request"
         for action, button in ((self.copy_answer, self.buttons[0]), (self.again, self.buttons[1])):
-            action.setEnabled(is_request and (action is self.again or story.answer is not None))
+            action.setEnabled(is_request and (action is self.again or told.answer is not None))
             button.setVisible(is_request)
             button.setEnabled(action.isEnabled())
-        self.remove.setEnabled(story.kind != "deployment" and story.is_over)
+        self.remove.setEnabled(told.run.kind != "deployment" and told.is_over)
 
-    def _show_pages(self, story: Story, reading: Reading, is_same: bool) -> None:
-        self.overview.show_story(story, None if story.kind != "request" else reading.shares, is_same)
+    def _show_pages(self, told: Telling, reading: Reading, is_same: bool) -> None:
+        self.overview.show_telling(told, is_same)
         # What is live is told by `grow`; what was told of it stays until its record says more.
-        grows = story.kind == "request" and not story.is_over
+        grows = told.run.kind == "request" and not told.is_over
         if not grows or not is_same:
             self._live = None
-            self._say(story.insight)
+            self._say(told.insight)
             self.waterfall.show_timeline(reading.timeline or Timeline(), reading.shares, keep_place=is_same)
         self.tokens.show_rows(reading.tokens)
-        self.plan.show_sections(story.plan)
-        self.events.show_events(story.events, self._theme)
+        self.plan.show_sections(told.plan)
+        self.events.show_events(told.run.events, self._theme)
         self._show_tabs()
 
     def _show_tabs(self) -> None:
-        story = self.story
-        if story is None:
+        told = self.told
+        if told is None:
             return
-        self.tabs.setTabText(DetailPage.EVENTS, f"Events ({len(story.events):,})")
+        self.tabs.setTabText(DetailPage.EVENTS, f"Events ({len(told.run.events):,})")
         for page, there in (
             (DetailPage.TIMING, not self.waterfall.view.timeline.is_empty),
             (DetailPage.TOKENS, self.tokens.tokens.rowCount() > 0),
-            (DetailPage.PLAN, bool(story.plan)),
-            (DetailPage.EVENTS, bool(story.events)),
+            (DetailPage.PLAN, bool(told.plan)),
+            (DetailPage.EVENTS, bool(told.run.events)),
         ):
             if not there and self.tabs.currentIndex() == page:
                 self.tabs.setCurrentIndex(DetailPage.OVERVIEW)
@@ -205,8 +204,8 @@ class RunDetail(QFrame):
 
     def grow(self, news: LiveNews) -> None:
         """The request that is shown has got on."""
-        story = self.story
-        if story is None or (story.kind, story.id) != ("request", news.request) or story.is_over:
+        told = self.told
+        if told is None or (told.run.kind, told.id) != ("request", news.request) or told.is_over:
             return
         if self._live != news.request:
             self._live = news.request
@@ -217,9 +216,9 @@ class RunDetail(QFrame):
         self._show_tabs()
 
     def _show_look(self) -> None:
-        if self.story is None:
+        if self.told is None:
             return
-        look = look_of(self.story.status)
+        look = look_of(self.told.run.status)
         color = look.of(self._theme.colors)
         self._mark.setPixmap(icon(look.icon, color).pixmap(QSize(16, 16)))
         self._state.setStyleSheet(f"color: {color.name()}; font-weight: 600;")
@@ -228,30 +227,30 @@ class RunDetail(QFrame):
     @Slot()
     def _on_theme_changed(self) -> None:
         self._show_look()
-        if self.story is not None:
-            self.events.show_events(self.story.events, self._theme)
+        if self.told is not None:
+            self.events.show_events(self.told.run.events, self._theme)
 
     # --- doing ---
 
     @Slot()
     def _on_copy_answer(self) -> None:
-        if self.story is not None and self.story.answer is not None:
-            self._copy(self.story.answer, "The answer")
+        if self.told is not None and self.told.answer is not None:
+            self._copy(self.told.answer, "The answer")
 
     @Slot()
     def _on_copy_json(self) -> None:
-        if self.story is not None:
-            self._copy(self.story.as_json(), "The record")
+        if self.told is not None:
+            self._copy(self.told.as_json(), "The record")
 
     @Slot()
     def _on_copy_details(self) -> None:
-        if self.story is not None:
-            self._copy(self.story.as_text(), "Everything shown")
+        if self.told is not None:
+            self._copy(self.told.as_text(), "Everything shown")
 
     @Slot()
     def _on_again(self) -> None:
-        if self.story is not None and self.story.model_name is not None:
-            self.ask_again.emit(self.story.model_name)
+        if self.told is not None and self.told.run.model is not None:
+            self.ask_again.emit(self.told.run.model)
 
     def _copy(self, text: str, what: str) -> None:
         QGuiApplication.clipboard().setText(text)

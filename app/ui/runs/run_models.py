@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from enum import IntEnum
 from typing import Any
 
@@ -10,6 +9,7 @@ from PySide6.QtCore import QObject, Qt, QTimer, Slot
 
 from app.figures import clock, duration, short
 from app.registry import DeploymentRecord, DeploymentStatus, JobRecord, RequestLine
+from app.runs.telling import JOB_KINDS, state_word, time_taken
 from app.ui.icons import icon
 from app.ui.paging.paged_model import PagedModel
 from app.ui.runs.state_look import look_of
@@ -93,11 +93,6 @@ class RunModel(PagedModel):
             )  # fmt: skip
 
 
-def time_taken(begun: datetime | None, ended: datetime | None) -> str:
-    """So far, for what has not ended."""
-    return duration(None if begun is None else ((ended or datetime.now(UTC)) - begun).total_seconds())
-
-
 class RequestColumn(IntEnum):
     STATE = 0
     MODEL = 1
@@ -128,7 +123,7 @@ class RequestModel(RunModel):
     def text(self, record: RequestLine, column: int) -> str:
         match column:
             case RequestColumn.STATE:
-                return look_of(record.status).word
+                return state_word(record.status)
             case RequestColumn.MODEL:
                 return record.model_name
             case RequestColumn.PROMPT:
@@ -163,9 +158,6 @@ class JobColumn(IntEnum):
     TIME = 5
 
 
-KINDS = {"cut": "Cut into shards", "add": "Add a model", "demo": "Demo model", "deploy": "Deploy"}
-
-
 class JobModel(RunModel):
     """Jobs."""
 
@@ -179,9 +171,9 @@ class JobModel(RunModel):
     def text(self, record: JobRecord, column: int) -> str:
         match column:
             case JobColumn.STATE:
-                return look_of(record.status).word
+                return state_word(record.status)
             case JobColumn.KIND:
-                return KINDS.get(record.kind, record.kind)
+                return JOB_KINDS.get(record.kind, record.kind)
             case JobColumn.TITLE:
                 return short(record.title, 200)
             case JobColumn.MODEL:
@@ -217,7 +209,7 @@ class DeploymentModel(RunModel):
     def text(self, record: DeploymentRecord, column: int) -> str:
         match column:
             case DeploymentColumn.STATE:
-                return look_of(record.status).word
+                return state_word(record.status)
             case DeploymentColumn.MODEL:
                 return record.model_name
             case DeploymentColumn.ID:

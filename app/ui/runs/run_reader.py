@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QObject, Signal, Slot
 
 from app.errors import RegistryError, ShardboardError
-from app.runs.run import Run
+from app.runs.run import Run, RunKind
+from app.runs.telling import Telling, tell
 from app.runs.waterfall import Shares, shares
 from app.ui.bridge import Bridge
 from app.ui.paging.listing import RowId
-from app.ui.runs.story import Story, deployment_story, job_story, request_story
 from app.ui.runs.timeline import Timeline
 from app.ui.runs.tokens_model import TokenRow
 
@@ -34,7 +33,7 @@ Spell = Callable[[int], str | None]
 class Reading:
     """All there is to show of a run."""
 
-    story: Story
+    told: Telling
     timeline: Timeline | None = None
     """Of a request that is over and whose times were kept."""
     shares: Shares | None = None
@@ -52,12 +51,12 @@ class RunReader(QObject):
         self._bridge = bridge
         self._number = 0
 
-    def read(self, noun: str, id: RowId, nodes: Mapping[int, str]) -> None:
+    def read(self, kind: RunKind, id: RowId) -> None:
         self._number += 1
         number = self._number
 
         async def work(controller: Controller, report: Report) -> tuple[int, Reading | None]:
-            return number, await asyncio.to_thread(_read, controller, noun, id, nodes)
+            return number, await controller.registry.call(lambda _: _read(controller, kind, id))
 
         call = self._bridge.call(work, "reading the run")
         call.done.connect(self._on_done)
@@ -74,25 +73,16 @@ class RunReader(QObject):
             self.read_done.emit(reading)
 
 
-def _read(controller: Controller, noun: str, id: RowId, nodes: Mapping[int, str]) -> Reading | None:
-    registry = controller.registry
+def _read(controller: Controller, kind: RunKind, id: RowId) -> Reading | None:
     try:
-        if noun == "deployment":
-            record = registry.deployments.get(str(id))
-            shards = registry.shards.list(deployment_id=record.id)
-            return Reading(deployment_story(controller.runs.deployment(record.id), record, shards, nodes))
-        if noun == "job":
-            job = controller.runs.job(int(id))
-            return Reading(job_story(job, job.completed_at is not None))
-        run = controller.runs.request(int(id))
+        run = controller.runs.find(kind, str(id))
     except RegistryError:  # removed meanwhile
         return None
-    is_over = run.completed_at is not None
-    story, trace = request_story(run, is_over), run.request_trace
-    rows = token_rows(run, _spelling(controller, run.model)) if is_over else ()
-    if not is_over or trace is None or not (trace.tokens or trace.chunks):
-        return Reading(story, tokens=rows)
-    return Reading(story, Timeline.of(trace), shares(trace), rows)
+    told, trace = tell(run), run.request_trace
+    rows = token_rows(run, _spelling(controller, run.model)) if told.is_over else ()
+    if not told.is_over or trace is None or not (trace.tokens or trace.chunks):
+        return Reading(told, tokens=rows)
+    return Reading(told, Timeline.of(trace), shares(trace), rows)
 
 
 def _spelling(controller: Controller, model: str | None) -> Spell:

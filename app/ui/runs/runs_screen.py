@@ -264,8 +264,7 @@ class RunsScreen(Screen):
         if shown == self._shown:
             return
         self._shown = shown
-        nodes = {view.id: view.name for view in self.workbench.cluster.nodes.values()}
-        self._reader.read(KINDS[self._stack.currentIndex()].noun, id, nodes)
+        self._reader.read(KINDS[self._stack.currentIndex()].noun, id)
 
     @Slot(object)
     def _on_reading(self, reading: Reading | None) -> None:
@@ -274,9 +273,9 @@ class RunsScreen(Screen):
 
     def _follow(self) -> None:
         """A request under way is followed while it is to be seen."""
-        story = self.detail.story
-        if self.is_live and story is not None and story.kind == "request" and not story.is_over:
-            self._live.follow(int(story.id))
+        told = self.detail.told
+        if self.is_live and told is not None and told.run.kind == "request" and not told.is_over:
+            self._live.follow(int(told.id))
         else:
             self._live.stop()
 

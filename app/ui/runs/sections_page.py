@@ -8,8 +8,8 @@ from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QFrame, QScrollArea, QVBoxLayout, QWidget
 
 from app.runs.run import RunEvent
+from app.runs.telling import Section
 from app.ui.runs.detail_parts import EventsView, SectionView
-from app.ui.runs.section import Section
 from app.ui.theme import SPACING, ThemeKeeper
 
 

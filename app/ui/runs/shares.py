@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from PySide6.QtCore import Qt
+
+from app.runs import telling
+from app.runs.telling import TimeShare
 from app.runs.waterfall import Shares
 from app.ui.runs.timing_bar import Phase
 from app.ui.runs.waterfall_paint import READY, WAITING, WIRE
 
 _SECOND = 1e6
+_LOOKS = {
+    "prepare": (None, READY), "prompt": (1, Qt.BrushStyle.SolidPattern), "compute": (0, Qt.BrushStyle.SolidPattern),
+    "queue": (0, WAITING), "wire": (None, WIRE),
+}  # fmt: skip
 
 
-def request_phases(shares: Shares) -> tuple[Phase, ...]:
+def request_phases(times: Sequence[TimeShare]) -> tuple[Phase, ...]:
     """From the question to the last token."""
-    found = (
-        Phase("Getting ready", shares.prepare_us / _SECOND, None, READY),
-        Phase("Reading the prompt", shares.prompt_us / _SECOND, 1),
-        Phase("Computing", shares.compute_us / _SECOND, 0),
-        Phase("Waiting for a turn", shares.queue_us / _SECOND, 0, WAITING),
-        Phase("On the way", shares.wire_us / _SECOND, None, WIRE),
-    )
-    return tuple(phase for phase in found if phase.seconds > 0)
+    return tuple(Phase(part.name, part.us / _SECOND, *_LOOKS[part.kind]) for part in times)
 
 
 def token_phases(shares: Shares) -> tuple[Phase, ...]:
@@ -30,6 +33,6 @@ def token_phases(shares: Shares) -> tuple[Phase, ...]:
     found = [
         Phase(f"{stage.stage + 1} · {stage.node}", stage.compute_us * each, stage.stage) for stage in shares.stages
     ]
-    found.append(Phase("Waiting for a turn", shares.queue_us * each, 0, WAITING))
-    found.append(Phase("On the way", shares.wire_us * each, None, WIRE))
+    found.append(Phase(telling.WAITING, shares.queue_us * each, 0, WAITING))
+    found.append(Phase(telling.ON_THE_WAY, shares.wire_us * each, None, WIRE))
     return tuple(phase for phase in found if phase.seconds > 0)

@@ -1,4 +1,4 @@
-"""How the state of a run looks: an icon, a word and a colour, so that none of them has to be told apart alone."""
+"""How the state of a run looks: an icon and a colour, which stand beside its word."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from PySide6.QtGui import QColor
 
+from app.runs.telling import state_word
 from app.ui.theme import Colors
 
 
@@ -14,7 +15,6 @@ class StateLook:
     """`color` is a field of Colors."""
 
     icon: str
-    word: str
     color: str
 
     def of(self, colors: Colors) -> QColor:
@@ -23,20 +23,17 @@ class StateLook:
 
 
 _LOOKS = {
-    "pending": StateLook("clock", "Waiting", "muted"),
-    "queued": StateLook("clock", "Waiting", "muted"),
-    "processing": StateLook("loader", "Running", "accent"),
-    "running": StateLook("loader", "Running", "accent"),
-    "loading": StateLook("loader", "Loading", "accent"),
-    "completed": StateLook("circle-check", "Done", "ok"),
-    "done": StateLook("circle-check", "Done", "ok"),
-    "ready": StateLook("circle-check", "Ready", "ok"),
-    "failed": StateLook("circle-alert", "Failed", "error"),
-    "cancelled": StateLook("circle-stop", "Cancelled", "muted"),
-    "unloaded": StateLook("power-off", "Unloaded", "muted"),
+    "Waiting": StateLook("clock", "muted"),
+    "Running": StateLook("loader", "accent"),
+    "Loading": StateLook("loader", "accent"),
+    "Done": StateLook("circle-check", "ok"),
+    "Ready": StateLook("circle-check", "ok"),
+    "Failed": StateLook("circle-alert", "error"),
+    "Cancelled": StateLook("circle-stop", "muted"),
+    "Unloaded": StateLook("power-off", "muted"),
 }
 
 
 def look_of(status: str) -> StateLook:
     """Of a status of requests, jobs or deployments."""
-    return _LOOKS.get(str(status), StateLook("circle-help", str(status), "muted"))
+    return _LOOKS.get(state_word(status), StateLook("circle-help", "muted"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from PySide6.QtCore import QRectF, QSize, Qt
@@ -22,27 +22,6 @@ class Phase:
     seconds: float
     series: int | None
     style: Qt.BrushStyle = Qt.BrushStyle.SolidPattern
-
-
-def phases_of(timings: Mapping[str, float]) -> tuple[Phase, ...]:
-    """A request's timings one after another: getting ready, until the first token, the other tokens, the end.
-
-    `first_token` counts from the beginning, with the getting ready in it. What was never reached is left out.
-    """
-    prepare = timings.get("prepare", 0.0)
-    queue = timings.get("queue", 0.0)
-    first = timings.get("first_token")
-    decode = timings.get("decode", 0.0)
-    total = timings.get("total", (first or prepare) + decode)
-    found = [Phase("Getting ready", prepare, 4), Phase("Queue", queue, 2)]
-    if first is not None:
-        found.append(Phase("Prompt, to the first token", max(0.0, first - prepare - queue), 1))
-        found.append(Phase("Answer", decode, 0))
-    rest = total - sum(phase.seconds for phase in found)
-    # A few milliseconds of writing down what came are no phase.
-    if rest > 0.02 * total:
-        found.append(Phase("Waiting" if first is None else "Until it ended", rest, None))
-    return tuple(phase for phase in found if phase.seconds > 0)
 
 
 class TimingBar(QWidget):

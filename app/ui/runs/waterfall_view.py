@@ -99,10 +99,6 @@ class WaterfallView(QAbstractScrollArea):
 
     # --- zoom ---
 
-    @property
-    def is_zoomed(self) -> bool:
-        return self._scale is not None
-
     @Slot()
     def zoom_in(self) -> None:
         self._zoom(1 / FACTOR, self._middle())

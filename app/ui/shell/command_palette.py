@@ -11,7 +11,7 @@ from PySide6.QtWidgets import QDialog, QFrame, QHBoxLayout, QLabel, QLineEdit, Q
 from app.ui.icons import icon
 from app.ui.shell.palette_delegate import PaletteDelegate
 from app.ui.shell.palette_model import PaletteEntry, PaletteModel, PaletteProxy
-from app.ui.theme import SPACING
+from app.ui.theme import SPACING, ThemeKeeper
 
 __all__ = ["CommandPalette", "PaletteEntry"]
 
@@ -22,7 +22,7 @@ WIDTH_IN_CHARACTERS = 78
 class CommandPalette(QDialog):
     """Opened with Ctrl+K over its parent. The keyboard stays in the input; arrows move the list."""
 
-    def __init__(self, parent: QWidget) -> None:
+    def __init__(self, theme: ThemeKeeper, parent: QWidget) -> None:
         super().__init__(parent, Qt.WindowType.Dialog | Qt.WindowType.FramelessWindowHint)
         self._over = parent
         self.setObjectName("command-palette")
@@ -38,7 +38,7 @@ class CommandPalette(QDialog):
         self.input.installEventFilter(self)
         self.list = QListView(self)
         self.list.setModel(self.proxy)
-        self.list.setItemDelegate(PaletteDelegate(self.list))
+        self.list.setItemDelegate(PaletteDelegate(theme, self.list))
         self.list.setUniformItemSizes(True)
         self.list.setMouseTracking(True)
         self.list.setStyleSheet("background: transparent;")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -119,7 +118,7 @@ class RecordsSection(Section):
 
     def _read(self) -> None:
         async def work(controller: Controller, report: Report) -> RecordUse:
-            return await asyncio.to_thread(_use, controller)
+            return await controller.registry.call(lambda _: _use(controller))
 
         call = self._workbench.bridge.call(work, "counting the records")
         call.done.connect(self._on_read)

@@ -62,7 +62,7 @@ class ServerSection(Section):
         self.column.addWidget(self.demand)
         self.meaning = self.add_words("")
         self._server.changed.connect(self.show_server)
-        workbench.outside.changed.connect(self.show_server)
+        workbench.foreign.changed.connect(self.show_server)
         workbench.theme.changed.connect(self.show_server)
         self.show_server()
 
@@ -128,7 +128,7 @@ class ServerSection(Section):
 
     def _tell(self) -> None:
         server, colors = self._server, self._workbench.theme.colors
-        count = self._workbench.outside.http
+        count = self._workbench.foreign.http
         match server.state:
             case ServerState.ON:
                 busy = f", {count:,} request{'' if count == 1 else 's'} under way" if count else ""

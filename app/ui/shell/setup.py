@@ -19,7 +19,7 @@ class SetupState(StrEnum):
 
 
 class Setup(QObject):
-    """See the module. Steps may also be started one by one."""
+    """The three steps with what each waits for. Steps may also be started one by one."""
 
     changed = Signal()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QObject, Slot
@@ -61,19 +60,13 @@ class AgentsStep(CallStep):
         return f"{' and '.join(names)} are up."
 
     def call(self) -> Call:
-        here = [view for view in self.workbench.cluster.nodes.values() if view.is_here]
-        coming = [view for view in here if view.state in (NodeState.CONNECTING, NodeState.STARTING)]
-        wanted = max(0, AGENTS - len(usable_nodes(self.workbench)) - len(coming))
-        again = [view.id for view in here if view.state is NodeState.STOPPED][:wanted]
-        missing = wanted - len(again)
+        elsewhere = [view for view in usable_nodes(self.workbench) if not view.is_here]
         keep = not self.workbench.settings.get("agents/stop_with_window")
 
         async def work(controller: Controller, report: Report) -> None:
-            report("starting")
-            await asyncio.gather(
-                *(controller.start_agent(node) for node in again),
-                *([controller.launch_local(missing, keep=keep)] if missing > 0 else []),
-            )
+            from app.first_run import take_local_agents
+
+            await take_local_agents(controller, AGENTS - len(elsewhere), keep=keep, on_starting=report)
 
         return self.workbench.bridge.call(work, "starting the agents")
 
@@ -163,13 +156,14 @@ class SplitStep(CallStep):
         self._per_node = {}
 
         async def work(controller: Controller, report: Report) -> None:
-            placement = await controller.plan(MODEL, nodes=nodes)
-            await controller.deploy_placement(placement, report, origin=window_origin())
+            from app.first_run import deploy_over
+
+            await deploy_over(controller, MODEL, nodes, on_progress=report, origin=window_origin())
 
         return self.workbench.bridge.call(work, "splitting the model")
 
     def read(self, progress: object) -> StepProgress:
-        from app.inference.deploying import DeployProgress
+        from app.inference.deployer import DeployProgress
 
         if not isinstance(progress, DeployProgress):
             return self.progress

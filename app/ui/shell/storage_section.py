@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +16,8 @@ from PySide6.QtWidgets import QGridLayout, QLabel, QPushButton, QWidget
 
 from app.errors import ShardboardError
 from app.figures import size_text
+from app.paths import Home
 from app.ui.icons import icon
-from app.ui.shell.disk_use import DiskUse, measure
 from app.ui.shell.preference_rows import Section
 from app.ui.theme import SPACING
 from app.ui.workbench import Workbench
@@ -84,3 +87,35 @@ class StorageSection(Section):
 
 def _opener(folder: Path) -> Callable[[], bool]:
     return lambda: QDesktopServices.openUrl(QUrl.fromLocalFile(str(folder)))
+
+
+@dataclass(frozen=True)
+class DiskUse:
+    """Bytes."""
+
+    models: int
+    logs: int
+    agents: int
+    """What agents of this machine keep of the models."""
+    free: int
+
+
+def folder_bytes(folder: Path) -> int:
+    """Of all files below, as long as they are; what vanishes meanwhile counts nothing."""
+    total = 0
+    for place, _, files in os.walk(folder):
+        for file in files:
+            with suppress(OSError):
+                total += Path(place, file).lstat().st_size
+    return total
+
+
+def measure(home: Home) -> DiskUse:
+    import shutil
+
+    return DiskUse(
+        models=folder_bytes(home.models),
+        logs=folder_bytes(home.logs),
+        agents=folder_bytes(home.agents),
+        free=shutil.disk_usage(home.root).free,
+    )

@@ -61,7 +61,7 @@ def make_screen(key: str, workbench: Workbench) -> Screen:
 
 
 class MainWindow(QMainWindow):
-    """See the module. `gone` comes when everything behind it has ended."""
+    """Screens, docks and menus around one workbench. `gone` comes when everything behind it has ended."""
 
     usable = Signal()
     """The first screen is there, with what the registry holds."""
@@ -255,7 +255,7 @@ class MainWindow(QMainWindow):
         """All commands, with what they are called."""
         self._ensure_all()
         if self._palette is None:
-            self._palette = CommandPalette(self)
+            self._palette = CommandPalette(self.workbench.theme, self)
         entries = [
             PaletteEntry(
                 each.action.text().replace("&", ""), each.group, each.action.icon(),
@@ -375,7 +375,7 @@ class MainWindow(QMainWindow):
         if self._welcome is not None:
             found += self._welcome.busy_with()
         jobs = [job.view.title for job in self.workbench.jobs.busy()]
-        return list(dict.fromkeys([*found, *jobs, *self.workbench.outside.under_way()]))
+        return list(dict.fromkeys([*found, *jobs, *self.workbench.foreign.under_way()]))
 
     def closeEvent(self, event: QCloseEvent) -> None:
         if self._ready_to_close:

@@ -37,7 +37,7 @@ class StatusBar(QStatusBar):
         cluster.deployments_changed.connect(self._show_deployments)
         cluster.activity.connect(self._on_activity)
         workbench.server.changed.connect(self._show_server)
-        workbench.outside.changed.connect(self._show_server)
+        workbench.foreign.changed.connect(self._show_server)
         self._show_nodes()
         self._show_deployments()
         self._show_speed()
@@ -107,7 +107,7 @@ class StatusBar(QStatusBar):
     @Slot()
     def _show_server(self) -> None:
         """Only while it is on, or should be."""
-        server, count = self._workbench.server, self._workbench.outside.http
+        server, count = self._workbench.server, self._workbench.foreign.http
         if server.state is ServerState.FAILED:
             text = "HTTP: not listening"
         else:

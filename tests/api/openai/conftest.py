@@ -13,6 +13,7 @@ import pytest
 from app.api.server import ApiServer
 from app.controller_settings import ServerSettings
 from app.paths import Home
+from app.serving import ServingWish
 from tests.e2e.conftest import System, open_system
 from worker_agent.messages import Health
 
@@ -75,7 +76,11 @@ def served(tmp_path_factory: pytest.TempPathFactory, smollm: Path) -> Iterator[S
     with open_system(home) as system:
         nodes = [node.id for node in system.launch(2)]
         system.run(system.controller.add_model(str(smollm), name="smollm"))
-        system.run(system.controller.deploy("smollm", nodes=nodes, layers="0-14,15-29", context=2048, kv_tokens=8192))
+        system.run(
+            system.controller.deploy(
+                "smollm", nodes=nodes, layers="0-14,15-29", serving=ServingWish(context=2048, kv_tokens=8192)
+            )
+        )
         served = serve(system)
         try:
             yield served
@@ -103,6 +108,10 @@ def toolsmith(served: Served, smollm: Path, tmp_path_factory: pytest.TempPathFac
     system = served.system
     system.run(system.controller.add_model(str(folder), name="toolsmith"))
     nodes = [node.id for node in system.nodes]
-    system.run(system.controller.deploy("toolsmith", nodes=nodes, layers="0-14,15-29", context=2048, kv_tokens=2048))
+    system.run(
+        system.controller.deploy(
+            "toolsmith", nodes=nodes, layers="0-14,15-29", serving=ServingWish(context=2048, kv_tokens=2048)
+        )
+    )
     yield "toolsmith"
     system.run(system.controller.undeploy("toolsmith"))

@@ -9,6 +9,7 @@ from typing import Any
 import openai
 import pytest
 
+from app.serving import ServingWish
 from tests.api.openai.conftest import Served
 from tests.api.openai.scripted_models import make_scripted_model
 
@@ -80,7 +81,9 @@ def models(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     for name, way in WAYS.items():
         folder = make_scripted_model(root / name, way.template, way.scripts, way.special, way.added)
         system.run(system.controller.add_model(str(folder), name=name))
-        system.run(system.controller.deploy(name, nodes=[system.nodes[0].id], context=512, kv_tokens=512))
+        system.run(
+            system.controller.deploy(name, nodes=[system.nodes[0].id], serving=ServingWish(context=512, kv_tokens=512))
+        )
         names[name] = name
     yield names
     for name in names:
@@ -170,7 +173,7 @@ def test_what_the_template_was_given_is_recorded_and_the_prompt_is_made_of_it(
         model="gpt-oss", messages=messages, max_tokens=1, reasoning_effort="low"
     )
     system = served.system
-    record = system.run(system.controller.get_request(int(raw.headers["x-request-id"])))
+    record = system.controller.registry.requests.get(int(raw.headers["x-request-id"]))
     assert record.parameters["chat_template_kwargs"] == {"reasoning_effort": "low"}
     prompt = system.run(system.controller.tokenizer("gpt-oss")).decode(record.prompt_token_ids)
     assert prompt.endswith("lowassistant")

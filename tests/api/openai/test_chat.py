@@ -24,9 +24,9 @@ def test_an_answer_equals_the_controllers(served: Served, client: openai.OpenAI)
     assert answer.usage.prompt_tokens == record.prompt_tokens
     assert answer.usage.completion_tokens == record.completion_tokens
     assert answer.usage.total_tokens == record.prompt_tokens + record.completion_tokens
-    (deployment,) = served.system.controller.deployments.ready("smollm")
+    (deployment,) = served.system.run(served.system.controller.deployments.ready("smollm"))
     assert answer.system_fingerprint == f"fp_{deployment.plan_hash[:12]}"
-    run = served.system.run(served.system.controller.get_request(int(answer.id.removeprefix("chatcmpl-"))))
+    run = served.system.controller.registry.requests.get(int(answer.id.removeprefix("chatcmpl-")))
     assert (run.result, answer.created) == (ANSWER, int(run.created_at.timestamp()))
     assert run.origin["via"] == "http"
 

@@ -15,6 +15,7 @@ import pytest
 from app.api.server import ApiServer
 from app.controller_settings import ServerSettings
 from app.paths import Home
+from app.serving import ServingWish
 from tests.api.openai.conftest import Served, serve
 from tests.e2e.conftest import open_system
 from tests.waiting import wait_until
@@ -185,7 +186,11 @@ def fragile(tmp_path: Path, smollm: Path) -> Iterator[Served]:
     with open_system(home) as system:
         nodes = [node.id for node in system.launch(2)]
         system.run(system.controller.add_model(str(smollm), name="smollm"))
-        system.run(system.controller.deploy("smollm", nodes=nodes, layers="0-14,15-29", context=2048, kv_tokens=4096))
+        system.run(
+            system.controller.deploy(
+                "smollm", nodes=nodes, layers="0-14,15-29", serving=ServingWish(context=2048, kv_tokens=4096)
+            )
+        )
         served = serve(system)
         try:
             yield served
@@ -210,7 +215,7 @@ def test_an_agent_killed_in_mid_answer_surfaces_as_an_error(fragile: Served) -> 
     error = whole.error()
     assert error.status_code == 500
     assert error.response.headers["x-should-retry"] == "false"
-    assert len(system.run(system.controller.list_requests())) == 2  # it was not tried again
+    assert len(system.controller.registry.requests.list()) == 2  # it was not tried again
 
     # Before anything is computed a client may try again, and is told when.
     wait_until(lambda: not system.controller.nodes.link(system.nodes[1].id).is_up)

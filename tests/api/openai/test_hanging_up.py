@@ -54,7 +54,7 @@ def test_a_client_that_hangs_up_frees_its_memory_at_once(served: Served, stream:
         assert served.sequences_held() == 2 * n
     wait_until(lambda: served.sequences_held() == 0, SOON)
     wait_until(lambda: not served.system.controller.inference.running())
-    (record, *_) = served.system.run(served.system.controller.list_requests(limit=1))
+    (record, *_) = served.system.controller.registry.requests.list(limit=1)
     assert record.status is RequestStatus.CANCELLED
 
 
@@ -81,13 +81,12 @@ def narrow(served: Served) -> Iterator[Served]:
 
 def test_a_client_that_never_reads_slows_nobody_and_its_answer_ends(narrow: Served, client: openai.OpenAI) -> None:
     body = ENDLESS | {"stream": True, "max_tokens": 60, "n": 2, "logprobs": True, "top_logprobs": 20}
-    requests = narrow.system.controller.list_requests
     with posted(narrow, body, receive_buffer=2048):
         wait_until(lambda: computing(narrow), 30)
         answer = client.chat.completions.create(model="smollm", messages=ENDLESS["messages"], max_tokens=4)
         assert answer.choices[0].finish_reason == "length"
         wait_until(lambda: narrow.sequences_held() == 0, 150)
-        (_, *records) = narrow.system.run(requests(limit=3))
+        (_, *records) = narrow.system.controller.registry.requests.list(limit=3)
         assert [(r.status, r.completion_tokens) for r in records] == [(RequestStatus.COMPLETED, 60)] * 2
         assert narrow.server.streams == 1  # what was not read is still to be written
     wait_until(lambda: narrow.server.streams == 0, SOON)

@@ -188,7 +188,7 @@ def odd(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
 
 
 def recorded(served: Served, id: str) -> dict[str, Any]:
-    return served.system.run(served.system.controller.get_request(int(id.removeprefix("cmpl-")))).parameters
+    return served.system.controller.registry.requests.get(int(id.removeprefix("cmpl-"))).parameters
 
 
 def test_a_models_own_parameters_are_shown_and_hold_where_a_client_says_nothing(
@@ -225,7 +225,7 @@ def test_a_template_of_another_model_is_a_bad_request_at_once(served: Served, od
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_numbers_that_are_none_fail_once_with_the_stage_named(served: Served, odd: str, stream: bool) -> None:
-    before = len(served.system.run(served.system.controller.list_requests(limit=1000)))
+    before = len(served.system.controller.registry.requests.list(limit=1000))
     with served.client(max_retries=2) as client, pytest.raises(openai.APIError) as caught:
         list(client.completions.create(model=odd, prompt=[5, 350, 7], stream=stream))
     assert caught.value.code == "node_numbers"
@@ -234,7 +234,7 @@ def test_numbers_that_are_none_fail_once_with_the_stage_named(served: Served, od
         assert caught.value.status_code == 500
         assert caught.value.response.headers["x-should-retry"] == "false"
         assert "retry-after" not in caught.value.response.headers
-    requests = served.system.run(served.system.controller.list_requests(limit=1000))
+    requests = served.system.controller.registry.requests.list(limit=1000)
     assert len(requests) == before + 1, "it was not tried again"
     assert requests[0].status is RequestStatus.FAILED
-    assert client is not None and served.system.controller.deployments.ready(odd)
+    assert client is not None and served.system.run(served.system.controller.deployments.ready(odd))

@@ -90,7 +90,7 @@ def test_the_conversation_with_calls_is_rendered_as_the_template_has_it(
         max_tokens=1,
     )
     controller = served.system.controller
-    record = served.system.run(controller.get_request(int(raw.headers["x-request-id"])))
+    record = controller.registry.requests.get(int(raw.headers["x-request-id"]))
     prompt = served.system.run(controller.tokenizer(toolsmith)).decode(
         record.prompt_token_ids, skip_special_tokens=False
     )

@@ -17,6 +17,7 @@ from app.api.server import ApiServer
 from app.controller_settings import ServerSettings
 from app.paths import Home
 from app.registry import NodeRecord
+from app.serving import ServingWish
 from tests.api.pages.tab import Tab
 from tests.e2e.conftest import System, open_system
 from tests.runs.chromium import BROWSER, DRIVER, Browser, open_browser
@@ -82,7 +83,9 @@ def served(tmp_path_factory: pytest.TempPathFactory, smollm: Path) -> Iterator[S
         nodes = [node.id for node in system.launch(2)]
         system.run(system.controller.add_model(str(smollm), name="smollm"))
         deployed = system.run(
-            system.controller.deploy("smollm", nodes=nodes, layers="0-14,15-29", context=2048, kv_tokens=8192)
+            system.controller.deploy(
+                "smollm", nodes=nodes, layers="0-14,15-29", serving=ServingWish(context=2048, kv_tokens=8192)
+            )
         )
         server = start(system, ServerSettings(port=0))
         try:

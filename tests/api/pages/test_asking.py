@@ -18,7 +18,7 @@ LONG = "Write a long story about a knight, a dragon and a village."
 def page(tab: Tab) -> Iterator[Tab]:
     tab.open("/inference/")
     yield tab
-    if "stop" in tab.driver.page_source and tab.find("#stop").is_displayed():
+    if any(button.is_displayed() for button in tab.all("#stop")):
         tab.click("#stop")
         tab.wait(lambda: not tab.find("#stop").is_displayed())
 

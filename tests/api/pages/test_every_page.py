@@ -8,6 +8,7 @@ import pytest
 from selenium.webdriver.common.keys import Keys
 
 from app.registry import DeploymentStatus, JobStatus, RequestStatus
+from app.serving import Serving
 from tests.api.pages.conftest import HOSTILE, Served, registered
 from tests.api.pages.looks import CONTRAST, NAMES, OUTLINE, OVERFLOW
 from tests.api.pages.tab import DESKTOP, PHONE, Tab
@@ -53,14 +54,14 @@ def full(served: Served, third_agent: AgentProcess) -> Iterator[Full]:
     registry.jobs.update(job.id, status=JobStatus.FAILED, error=HOSTILE + LONG)
     away = registry.nodes.add(hostname=LONG, ip_address="192.0.2.1", port=7600, public_key="x" * 40)
     long = registry.deployments.add(
-        model_name=LONG, plan_hash="0" * 64, dtype="float32", context=1, kv_tokens=1, status=DeploymentStatus.READY
+        model_name=LONG, plan_hash="0" * 64, serving=Serving("float32", 1, 1), status=DeploymentStatus.READY
     )
-    registry.shards.add(
+    shard = registry.shards.add(
         model_name=LONG, shard_id=0, start_layer=0, end_layer=100, deployment_id=long.id, node_id=away.id
     )
     with registered(served, third_agent):
         yield lambda page: page.format(**ids)
-    registry.shards.remove_of(long.id)
+    registry.shards.remove(shard.id)
     registry.deployments.update(long.id, status=DeploymentStatus.UNLOADED)
     registry.nodes.remove(away.id)
 

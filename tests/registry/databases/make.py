@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from app.registry import DeploymentStatus, EventLevel, JobStatus, Registry, RequestStatus
+from app.serving import Serving
 
 
 def fill(registry: Registry) -> None:
@@ -38,9 +39,7 @@ def fill(registry: Registry) -> None:
         id="deadbeef",
         model_name="smollm",
         plan_hash="ab" * 32,
-        dtype="float32",
-        context=2048,
-        kv_tokens=8192,
+        serving=Serving("float32", 2048, 8192),
         epoch=2,
         status=DeploymentStatus.READY,
     )

@@ -1,0 +1,347 @@
+"""From a placement to a pipeline that answers: send what each node lacks, load the stages, link the ring."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from app.children.work import JobProgress
+from app.cluster.agent_link import AgentLink
+from app.cluster.machines import is_loopback, machine_of
+from app.cluster.weights import PartReader, SendProgress, send_parts
+from app.errors import Cancelled, NodeError, PlacementError, ShardboardError
+from app.inference.events import StepPassed
+from app.inference.pipeline import Pipeline, PipelineStage
+from app.models.description import COMPUTE_ITEM_BYTES, ModelDescription, PartSource
+from app.models.digests import PartDigests
+from app.models.part_bytes import part_bytes
+from app.registry import DeploymentRecord, DeploymentStatus, NodeRecord, Registry
+from app.sharding.placement import Placement
+from worker_agent.messages import MAX_FRAME_BYTES, Load, Loaded, Part, Unload, Way, plan_hash
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+PREFILL_CHUNK = 256
+"""Prompt tokens in one step at most: small enough that a long prompt does not hold up who is decoding."""
+MAX_SEQUENCES = 256
+
+Phase = Literal["hashing", "sending", "loading", "linking", "ready"]
+
+
+@dataclass(frozen=True, slots=True)
+class DeployProgress:
+    """How far one node is.
+
+    `hashing` is the controller's own work and has no node. Then each node is told of by itself: `sending`, at
+    least once, of its parts' stored bytes; `loading` of each of its stages; `linking`; `ready`. The last two come
+    with the bytes of the last phase, all of them done.
+    """
+
+    phase: Phase
+    node_id: int | None
+    node_name: str
+    done_bytes: int
+    total_bytes: int
+    bytes_per_second: float = 0.0
+    already_bytes: int = 0
+    """Of those that are done, what the node held before this deployment. Set while `sending`."""
+
+    @property
+    def seconds_left(self) -> float | None:
+        left = self.total_bytes - self.done_bytes
+        return left / self.bytes_per_second if self.bytes_per_second > 0 else None
+
+
+OnProgress = Callable[[DeployProgress], None]
+
+
+@dataclass(frozen=True)
+class Seat:
+    """A node with its link, as a stage needs it."""
+
+    node: NodeRecord
+    link: AgentLink
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """What came of it."""
+
+    record: DeploymentRecord
+    pipeline: Pipeline
+    sent_bytes: int
+    """Bytes of weights that went over the wire; what the nodes held already did not."""
+
+
+class Deployer:
+    """Carries out placements. One `deploy` at a time per deployment; several may run side by side."""
+
+    def __init__(
+        self, registry: Registry, is_idle: Callable[[int], bool], on_step: Callable[[StepPassed], None]
+    ) -> None:
+        self._registry, self._is_idle, self._on_step = registry, is_idle, on_step
+
+    async def deploy(
+        self,
+        description: ModelDescription,
+        digests: PartDigests,
+        placement: Placement,
+        seats: Sequence[Seat],
+        on_progress: OnProgress,
+        cancel: asyncio.Event,
+        on_begun: Callable[[DeploymentRecord], None],
+        on_linked: Callable[[Pipeline], None],
+    ) -> Deployed:
+        """Load every stage of a placement and link them.
+
+        Args:
+            seats: for each stage of the placement its node, in order.
+            on_begun: told of the deployment's record once there is one.
+            on_linked: told of the pipeline before anybody can find the deployment ready.
+
+        Raises:
+            NodeError: a node failed; PlacementError: it does not fit; Cancelled. What was loaded is unloaded
+                again, what was sent stays on the nodes for the next time.
+        """
+        _check_addresses(seats)
+        config = await asyncio.to_thread(description.config_bytes)
+        parts = await self._hash(description, digests, on_progress, cancel)
+        ranges = list(placement.ranges)
+        weights = [sum(part.nbytes for part in description.stage_parts(start, end)) for start, end in ranges]
+        plan = plan_hash(parts, ranges, placement.serving.dtype, config)
+        id = secrets.token_hex(4)
+        pipeline: Pipeline | None = None
+        try:
+            record = await self._registry.call(lambda known: _note_begun(known, id, plan, placement, seats))
+            on_begun(record)
+            sent = await self._send_all(description, parts, seats, ranges, on_progress, cancel)
+            loaded = await self._load_all(record, description, config, parts, placement, seats, on_progress, cancel)
+            pipeline = self.pipeline(record, seats, ranges, [each.ways for each in loaded])
+            _tell_all("linking", seats, weights, on_progress)
+            await pipeline.link(await self._registry.call(lambda known: known.deployments.next_epoch(id)))
+            on_linked(pipeline)
+            record = await self._registry.call(lambda known: _note_ready(known, id))
+        except BaseException as error:
+            if pipeline is not None:
+                pipeline.close()
+            await asyncio.shield(self._give_up(id, seats, error))
+            raise
+        _tell_all("ready", seats, weights, on_progress)
+        return Deployed(record, pipeline, sent)
+
+    def pipeline(
+        self,
+        record: DeploymentRecord,
+        seats: Sequence[Seat],
+        ranges: Sequence[tuple[int, int]],
+        ways: Sequence[tuple[Way, ...]],
+    ) -> Pipeline:
+        """The pipeline of stages that are loaded; it still has to be linked.
+
+        Args:
+            ways: for each stage, how its agent says that it runs.
+        """
+        stages = [
+            PipelineStage(
+                number, seat.node.id, seat.node.hostname, seat.node.address, seat.node.public_key, start, end,
+                seat.link, taken,
+            )
+            for number, (seat, (start, end), taken) in enumerate(zip(seats, ranges, ways, strict=True))
+        ]  # fmt: skip
+        return Pipeline(record.id, stages, self._is_idle, self._on_step, record.dtype)
+
+    async def unload(self, deployment: str, seats: Sequence[Seat]) -> None:
+        """Free what a deployment holds on its nodes. A node that is away is passed over: it starts empty anyway."""
+        for stage, seat in enumerate(seats):
+            with suppress(NodeError):
+                await seat.link.call(Unload(call=0, deployment=deployment, stage=stage))
+
+    async def _hash(
+        self, description: ModelDescription, digests: PartDigests, on_progress: OnProgress, cancel: asyncio.Event
+    ) -> tuple[Part, ...]:
+        loop = asyncio.get_running_loop()
+
+        def report(progress: JobProgress) -> None:
+            told = DeployProgress(
+                "hashing", None, "", progress.done_bytes, progress.total_bytes, progress.bytes_per_second
+            )
+            loop.call_soon_threadsafe(on_progress, told)
+
+        return await asyncio.to_thread(digests.parts, on_progress=report, cancelled=cancel.is_set)
+
+    async def _send_all(
+        self,
+        description: ModelDescription,
+        parts: Sequence[Part],
+        seats: Sequence[Seat],
+        ranges: Sequence[tuple[int, int]],
+        on_progress: OnProgress,
+        cancel: asyncio.Event,
+    ) -> int:
+        by_key = {(part.kind, part.index): part for part in parts}
+        wanted: dict[int, list[tuple[Part, PartReader]]] = {}
+        links: dict[int, Seat] = {}
+        for seat, (start, end) in zip(seats, ranges, strict=True):
+            links[seat.node.id] = seat
+            wanted.setdefault(seat.node.id, []).extend(
+                (by_key[source.kind, source.index], _reader(description, source))
+                for source in description.stage_parts(start, end)
+            )
+
+        async def send(seat: Seat) -> int:
+            def report(sent: SendProgress) -> None:
+                on_progress(
+                    DeployProgress(
+                        "sending", seat.node.id, seat.node.hostname, sent.done_bytes, sent.total_bytes,
+                        sent.bytes_per_second, sent.already_bytes,
+                    )
+                )  # fmt: skip
+
+            return await send_parts(seat.link, wanted[seat.node.id], report, cancel)
+
+        return sum(await _all(send(seat) for seat in links.values()))
+
+    async def _load_all(
+        self,
+        record: DeploymentRecord,
+        description: ModelDescription,
+        config: bytes,
+        parts: Sequence[Part],
+        placement: Placement,
+        seats: Sequence[Seat],
+        on_progress: OnProgress,
+        cancel: asyncio.Event,
+    ) -> list[Loaded]:
+        by_key = {(part.kind, part.index): part for part in parts}
+        count, serving = len(seats), placement.serving
+
+        async def load(stage: int, seat: Seat, start: int, end: int) -> Loaded:
+            upstream = seats[stage - 1] if stage else None
+            last = seats[-1]
+            message = Load(
+                call=0,
+                deployment=record.id,
+                plan=record.plan_hash,
+                epoch=record.epoch,
+                stage=stage,
+                stages=count,
+                start=start,
+                end=end,
+                model=description.name[:200],
+                dtype=serving.dtype,  # type: ignore[arg-type]  # checked where the placement was made
+                kv_tokens=serving.kv_tokens,
+                max_context=serving.context,
+                max_sequences=MAX_SEQUENCES,
+                prefill_chunk=prefill_chunk(description, serving.dtype),
+                lanes=lanes(seats),
+                upstream_key=None if upstream is None or upstream.node.id == seat.node.id else upstream.node.public_key,
+                ring_key=last.node.public_key if stage == 0 and last.node.id != seat.node.id else None,
+            )
+            wanted = [by_key[source.kind, source.index] for source in description.stage_parts(start, end)]
+
+            def report(done: int, total: int) -> None:
+                on_progress(DeployProgress("loading", seat.node.id, seat.node.hostname, done, total))
+
+            loading = asyncio.ensure_future(seat.link.load(message, config, wanted, report))
+            stopped = asyncio.ensure_future(cancel.wait())
+            try:
+                await asyncio.wait({loading, stopped}, return_when=asyncio.FIRST_COMPLETED)
+                if not loading.done():
+                    raise Cancelled("The deployment was cancelled.")
+                return await loading
+            finally:
+                loading.cancel()
+                stopped.cancel()
+
+        return await _all(
+            load(stage, seat, start, end)
+            for stage, (seat, (start, end)) in enumerate(zip(seats, placement.ranges, strict=True))
+        )
+
+    async def _give_up(self, deployment: str, seats: Sequence[Seat], error: BaseException) -> None:
+        await self.unload(deployment, seats)
+        why = error.message if isinstance(error, ShardboardError) else f"{type(error).__name__}: {error}"
+        failed = DeploymentStatus.FAILED
+        try:
+            await self._registry.call(lambda known: known.deployments.update(deployment, status=failed, error=why))
+        except ShardboardError as trouble:  # perhaps the very reason why it failed, which is what has to be told
+            log.error("deployment %s could not be marked as failed: %s", deployment, trouble)
+
+
+def _note_begun(
+    registry: Registry, id: str, plan: str, placement: Placement, seats: Sequence[Seat]
+) -> DeploymentRecord:
+    record = registry.deployments.add(id=id, model_name=placement.model_name, plan_hash=plan, serving=placement.serving)
+    for number, (seat, (start, end)) in enumerate(zip(seats, placement.ranges, strict=True)):
+        registry.shards.add(
+            node_id=seat.node.id, deployment_id=id, model_name=placement.model_name, shard_id=number,
+            start_layer=start, end_layer=end, is_loaded=False,
+        )  # fmt: skip
+    return record
+
+
+def _note_ready(registry: Registry, id: str) -> DeploymentRecord:
+    for shard in registry.shards.list(deployment_id=id):
+        registry.shards.update(shard.id, is_loaded=True)
+    return registry.deployments.update(id, status=DeploymentStatus.READY, error=None)
+
+
+def _tell_all(phase: Phase, seats: Sequence[Seat], weights: Sequence[int], on_progress: OnProgress) -> None:
+    """Every node once, whatever it holds of the pipeline."""
+    whole: dict[int, int] = {}
+    for seat, nbytes in zip(seats, weights, strict=True):
+        whole[seat.node.id] = whole.get(seat.node.id, 0) + nbytes
+    for node, seat in {seat.node.id: seat for seat in seats}.items():
+        on_progress(DeployProgress(phase, node, seat.node.hostname, whole[node], whole[node]))
+
+
+def lanes(seats: Sequence[Seat]) -> int:
+    """Steps that may be in flight at once: as many as there are machines among the nodes.
+
+    Agents on one machine share its cores. There, one larger step at a time on all cores is faster than
+    several small ones on a share each (benchmarks/decode.py).
+    """
+    return len({machine_of(seat.node) for seat in seats})
+
+
+def prefill_chunk(description: ModelDescription, dtype: str) -> int:
+    """Prompt tokens in one step: bounded by the largest frame that their hidden states may fill."""
+    return max(1, min(PREFILL_CHUNK, MAX_FRAME_BYTES // (description.hidden_size * COMPUTE_ITEM_BYTES[dtype])))
+
+
+def _check_addresses(seats: Sequence[Seat]) -> None:
+    """A node known by a loopback address can be reached by agents on the same machine alone."""
+    inside = [seat.node for seat in seats if is_loopback(seat.node)]
+    outside = [seat.node for seat in seats if not is_loopback(seat.node)]
+    if inside and outside:
+        raise PlacementError(
+            f"{inside[0].hostname} is known by the address {inside[0].ip_address}, where {outside[0].hostname} cannot "
+            "reach it; in a pipeline every node is called by the one before it.",
+            f"Start the agent of {inside[0].hostname} with --listen and this machine's own address, and add it again.",
+        )
+
+
+def _reader(description: ModelDescription, source: PartSource) -> PartReader:
+    def read(offset: int, length: int) -> bytes:
+        return b"".join(part_bytes(description.path, source, offset, length))
+
+    return read
+
+
+async def _all(work: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
+    """Run together; the first failure cancels the others and is raised when they have ended."""
+    tasks = [asyncio.ensure_future(each) for each in work]
+    try:
+        return list(await asyncio.gather(*tasks))
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise

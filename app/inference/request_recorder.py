@@ -1,0 +1,103 @@
+"""Takes down where a request's time goes while it runs, and makes its trace of that."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from app.runs.trace import (
+    UNKNOWN,
+    ChunkTime,
+    ModelFacts,
+    NodeFacts,
+    NodeMemory,
+    Origin,
+    Plan,
+    RequestTrace,
+    StageShare,
+    TokenLogprob,
+    TokenTime,
+    Versions,
+)
+from worker_agent.messages import StageTime
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a request ran on."""
+
+    versions: Versions
+    model: ModelFacts
+    plan: Plan
+    nodes: tuple[NodeFacts, ...]
+
+
+@dataclass
+class RequestRecorder:
+    """The times of one request. Belongs to the controller's loop; every call is short."""
+
+    origin: Origin = UNKNOWN
+    keep_times: bool = True
+    facts: Facts | None = None
+    tokens: list[TokenTime] = field(default_factory=list)
+    chunks: list[ChunkTime] = field(default_factory=list)
+    memory: tuple[NodeMemory, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What the model's own files asked for in vain."""
+
+    def __post_init__(self) -> None:
+        self.submitted = time.monotonic()
+        self._last = self.submitted
+        self._first_step: float | None = None
+
+    def handed_over(self) -> None:
+        """The sequence is on its way to the agents. What comes first counts from here."""
+        self._first_step = self._last = time.monotonic()
+
+    def token(self, times: Sequence[StageTime], batch: int) -> None:
+        at, took = self._step()
+        self.tokens.append(TokenTime(at, took, batch, _shares(times)))
+
+    def chunk(self, done: int, times: Sequence[StageTime]) -> None:
+        at, took = self._step()
+        self.chunks.append(ChunkTime(at, took, done, _shares(times)))
+
+    def trace(
+        self,
+        logprobs: Sequence[TokenLogprob],
+        prompt_logprobs: Sequence[TokenLogprob | None],
+        *,
+        keep_text: bool = True,
+    ) -> RequestTrace:
+        """What is known until now."""
+        facts = self.facts
+        return RequestTrace(
+            origin=self.origin,
+            versions=None if facts is None else facts.versions,
+            model=None if facts is None else facts.model,
+            plan=None if facts is None else facts.plan,
+            nodes=() if facts is None else facts.nodes,
+            first_step_us=0 if self._first_step is None else _us(self._first_step - self.submitted),
+            chunks=tuple(self.chunks) if self.keep_times else (),
+            tokens=tuple(self.tokens) if self.keep_times else (),
+            # They name tokens, and so tell the text.
+            logprobs=tuple(logprobs) if keep_text else (),
+            prompt_logprobs=tuple(prompt_logprobs) if keep_text else (),
+            memory=self.memory,
+            prompt_kept=keep_text,
+            notes=self.notes,
+        )
+
+    def _step(self) -> tuple[int, int]:
+        now = time.monotonic()
+        took, self._last = now - self._last, now
+        return _us(now - self.submitted), _us(took)
+
+
+def _shares(times: Sequence[StageTime]) -> tuple[StageShare, ...]:
+    return tuple(StageShare(each.queue_us, each.compute_us) for each in sorted(times, key=lambda each: each.stage))
+
+
+def _us(seconds: float) -> int:
+    return round(seconds * 1_000_000)

@@ -1,0 +1,49 @@
+"""What a model is loaded for: it decides how much memory a layer takes, and how long a sequence may become."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+DEFAULT_CONTEXT = 8192
+DEFAULT_KV_TOKENS = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """All of it decided. Whatever else a stage can be loaded with belongs here too."""
+
+    dtype: str
+    """The compute dtype."""
+    context: int
+    """The longest sequence, in tokens."""
+    kv_tokens: int
+    """For how many tokens in all each stage keeps keys and values."""
+
+    @property
+    def longest(self) -> int:
+        """Tokens that a sequence may really have: all of it must fit among the keys and values."""
+        return min(self.context, self.kv_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class ServingWish:
+    """What somebody asks for; None leaves it to the model."""
+
+    dtype: str | None = None
+    context: int | None = None
+    kv_tokens: int | None = None
+
+    @classmethod
+    def of(cls, serving: Serving) -> ServingWish:
+        """Exactly this."""
+        return cls(**asdict(serving))
+
+    def completed(self, dtype: str, max_context: int) -> Serving:
+        """What is left out becomes the model's own dtype, its context up to a usual one, and room for one sequence.
+
+        Args:
+            dtype: the model's own.
+            max_context: the longest sequence that the model reads, in tokens.
+        """
+        context = self.context or min(max_context, DEFAULT_CONTEXT)
+        return Serving(self.dtype or dtype, context, self.kv_tokens or max(context, DEFAULT_KV_TOKENS))

@@ -1,0 +1,1 @@
+"""What stands around the scene: library and shelf, the plan bar, deploying, the inspector."""

@@ -1,0 +1,103 @@
+"""Under the plan bar while something is deployed, and after it failed: how far, how fast, why not, what to do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from PySide6.QtCore import QSize, Qt, Slot
+from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
+
+from app.ui.board.panes.giving_way import ElidedLabel, FlowLayout
+from app.ui.icons import icon
+from app.ui.theme import SPACING
+
+if TYPE_CHECKING:
+    from app.ui.board.state.board_model import BoardModel
+
+STEPS = 1000
+
+
+class DeployPanel(QFrame):
+    """Follows a deployment. Hidden while there is nothing to say."""
+
+    def __init__(self, board: BoardModel, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setProperty("role", "panel")
+        self._board, self._deploying = board, board.deploying
+        self.head = ElidedLabel()
+        self.head.setProperty("role", "heading")
+        self.bar = QProgressBar()
+        self.bar.setTextVisible(False)
+        self.bar.setAccessibleName("Progress of the deployment")
+        self.text = ElidedLabel()
+        self.text.setProperty("role", "muted")
+        self.reason = QLabel()
+        self.reason.setWordWrap(True)
+        self.reason.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.reason.setTextFormat(Qt.TextFormat.PlainText)
+        self._icon = QLabel()
+        self.cancel = _button("Cancel", self._deploying.cancel)
+        self.cancel.setObjectName("board-cancel")
+        self.retry = _button("Retry", self._deploying.retry, "primary")
+        self.retry.setToolTip("What the nodes have received already is not sent again.")
+        self.previous = _button("Deploy the previous placement again", self._deploying.restore_previous)
+        self.dismiss = _button("Dismiss", self._deploying.dismiss)
+        head = QHBoxLayout()
+        head.setSpacing(SPACING)
+        head.addWidget(self._icon)
+        head.addWidget(self.head, 1)
+        head.addWidget(self.cancel)
+        foot = FlowLayout(SPACING)
+        for button in (self.retry, self.previous, self.dismiss):
+            foot.addWidget(button)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(2 * SPACING, SPACING, 2 * SPACING, SPACING + 4)
+        layout.setSpacing(SPACING)
+        layout.addLayout(head)
+        layout.addWidget(self.bar)
+        layout.addWidget(self.text)
+        layout.addWidget(self.reason)
+        layout.addLayout(foot)
+        self._deploying.changed.connect(self.show_state)
+        board.workbench.theme.changed.connect(self.show_state)
+        self.show_state()
+
+    @Slot()
+    def show_state(self) -> None:
+        failure, active = self._deploying.failure, self._deploying.is_active
+        self.setVisible(active or failure is not None)
+        whole: tuple[QWidget, ...] = (self.bar, self.text, self.cancel)
+        for widget in whole:
+            widget.setVisible(active)
+        broken: tuple[QWidget, ...] = (self.reason, self.retry, self.dismiss)
+        for widget in broken:
+            widget.setVisible(not active and failure is not None)
+        self.previous.setVisible(not active and failure is not None and failure.previous is not None)
+        colors = self._board.workbench.theme.colors
+        if active:
+            self._icon.setPixmap(icon("rocket", colors.accent).pixmap(QSize(16, 16)))
+            self._show_progress()
+        elif failure is not None:
+            self._icon.setPixmap(icon("circle-alert", colors.error).pixmap(QSize(16, 16)))
+            self.head.say(f"{failure.placement.model_name} could not be deployed")
+            advice = f"\n{failure.error.advice}" if failure.error.advice else ""
+            self.reason.setText(failure.text + advice)
+
+    def _show_progress(self) -> None:
+        overall = self._deploying.overall
+        self.head.say(f"Deploying {self._deploying.model_name}")
+        self.text.say("Cancelling…" if self._deploying.is_cancelling else overall.text)
+        self.cancel.setEnabled(not self._deploying.is_cancelling)
+        if overall.total_bytes:
+            self.bar.setRange(0, STEPS)
+            self.bar.setValue(min(STEPS, overall.done_bytes * STEPS // overall.total_bytes))
+        else:
+            self.bar.setRange(0, 0)
+
+
+def _button(text: str, run: object, role: str = "") -> QPushButton:
+    made = QPushButton(text)
+    if role:
+        made.setProperty("role", role)
+    made.clicked.connect(run)
+    return made

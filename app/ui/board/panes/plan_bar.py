@@ -1,0 +1,249 @@
+"""Over the scene: the draft's model and settings, what it would be like to use, and Deploy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from PySide6.QtCore import QSize, Qt, Slot
+from PySide6.QtGui import QAction, QResizeEvent
+from PySide6.QtWidgets import (
+    QComboBox,
+    QFrame,
+    QGridLayout,
+    QHBoxLayout,
+    QLabel,
+    QPushButton,
+    QSpinBox,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from app.errors import ShardboardError
+from app.models.description import COMPUTE_ITEM_BYTES
+from app.serving import Serving
+from app.ui.board.panes.giving_way import ElidedLabel, FlowLayout
+from app.ui.board.panes.plan_words import outlook_text, outlook_tip, single_text, state_text, warning_text
+from app.ui.icons import icon
+from app.ui.notices import Level
+from app.ui.theme import SPACING
+
+if TYPE_CHECKING:
+    from app.ui.board.board_commands import BoardCommands
+    from app.ui.board.state.board_model import BoardModel
+
+
+NARROW = 560
+"""Pixels below which the buttons may stand under the name."""
+MOST_KV_TOKENS = 16_000_000
+
+
+class PlanBar(QFrame):
+    """The chosen model with its draft's figures. Its buttons are the screen's commands."""
+
+    def __init__(self, board: BoardModel, commands: BoardCommands, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setProperty("role", "panel")
+        self._board = board
+        self.name = ElidedLabel("", Qt.TextElideMode.ElideMiddle)
+        self.name.setProperty("role", "title")
+        self.state = QLabel()
+        self.state.setProperty("role", "muted")
+        self.outlook = ElidedLabel()
+        self.outlook.setProperty("role", "heading")
+        self.outlook.setObjectName("board-prediction")
+        self.single = ElidedLabel()
+        self.single.setProperty("role", "muted")
+        self.warning = QLabel()
+        self.warning.setProperty("role", "warning")
+        self.warning.setWordWrap(True)
+        self.warning.setAccessibleName("Warning")
+        self._warning_icon = QLabel()
+        self.propose = self._button(commands.propose, "Propose", "board-propose")
+        self.deploy = self._button(commands.deploy, "Deploy", "board-deploy", "primary")
+        self.undeploy = self._button(commands.undeploy, "Undeploy", "board-undeploy")
+        self.serving = ServingRow(board)
+        self._top = QGridLayout()
+        self._top.setSpacing(SPACING)
+        self._top.setColumnStretch(0, 1)
+        names = QVBoxLayout()
+        names.setSpacing(0)
+        names.addWidget(self.name)
+        names.addWidget(self.state)
+        self._top.addLayout(names, 0, 0)
+        self._buttons = QWidget()
+        buttons = QHBoxLayout(self._buttons)
+        buttons.setContentsMargins(0, 0, 0, 0)
+        buttons.setSpacing(SPACING)
+        buttons.addWidget(_tool(commands.undo))
+        buttons.addWidget(_tool(commands.redo))
+        for button in (self.propose, self.undeploy, self.deploy):
+            buttons.addWidget(button)
+        self._is_narrow = False
+        self._top.addWidget(self._buttons, 0, 1)
+        figures = QGridLayout()
+        figures.setHorizontalSpacing(3 * SPACING)
+        figures.setVerticalSpacing(0)
+        figures.addWidget(self.outlook, 0, 0)
+        figures.addWidget(self.single, 1, 0)
+        self._warning_row = QWidget()
+        row = QHBoxLayout(self._warning_row)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.setSpacing(SPACING)
+        row.addWidget(self._warning_icon, 0, Qt.AlignmentFlag.AlignTop)
+        row.addWidget(self.warning, 1)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(2 * SPACING, SPACING + 4, 2 * SPACING, SPACING + 4)
+        layout.setSpacing(SPACING)
+        layout.addLayout(self._top)
+        layout.addWidget(self.serving)
+        layout.addLayout(figures)
+        layout.addWidget(self._warning_row)
+        board.changed.connect(self.show_draft)
+        board.workbench.theme.changed.connect(self._recolour)
+        self._recolour()
+        self.show_draft()
+
+    def _button(self, action: QAction, text: str, name: str, role: str = "") -> QPushButton:
+        """A push button for a command: it follows whether it can be done, and says why not."""
+        made = QPushButton(text)
+        made.setObjectName(name)
+        if role:
+            made.setProperty("role", role)
+        made.clicked.connect(action.trigger)
+        made.setProperty("command", action.text())
+
+        def follow() -> None:
+            made.setEnabled(action.isEnabled())
+            tip = action.statusTip() or action.text()
+            keys = action.shortcut().toString()
+            made.setToolTip(f"{tip} ({keys})" if keys and action.isEnabled() else tip)
+
+        action.changed.connect(follow)
+        follow()
+        return made
+
+    @Slot()
+    def show_draft(self) -> None:
+        board = self._board
+        draft = board.arrangement
+        self.name.say(board.model_name or "No model chosen")
+        self.state.setText(state_text(board))
+        self.outlook.say(outlook_text(board), outlook_tip(board))
+        self.single.say(single_text(board))
+        self.single.setVisible(draft is not None)
+        self.serving.setVisible(draft is not None)
+        warning = warning_text(board)
+        if warning != self.warning.text():
+            self.warning.setText(warning)
+        self._warning_row.setVisible(bool(warning))
+        name = board.model_name
+        deployed = name is not None and board.workbench.cluster.deployment_of(name) is not None
+        self.undeploy.setVisible(deployed and not board.is_deploying)
+        self.deploy.setVisible(not board.is_deploying and not board.is_loaded)
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """Where there is little room the buttons stand below the name, which would be cut off beside them."""
+        super().resizeEvent(event)
+        wanted = self.name.fontMetrics().horizontalAdvance(self.name.text()) + self._buttons.sizeHint().width()
+        is_narrow = wanted + 6 * SPACING > self.width() and self.width() < NARROW
+        if is_narrow != self._is_narrow:
+            self._is_narrow = is_narrow
+            self._top.removeWidget(self._buttons)
+            side = Qt.AlignmentFlag.AlignLeft if is_narrow else Qt.AlignmentFlag.AlignRight
+            self._top.addWidget(self._buttons, 1 if is_narrow else 0, 0 if is_narrow else 1, side)
+
+    @Slot()
+    def _recolour(self) -> None:
+        color = self._board.workbench.theme.colors.warning
+        self._warning_icon.setPixmap(icon("triangle-alert", color).pixmap(QSize(16, 16)))
+
+
+def _tool(action: QAction) -> QToolButton:
+    made = QToolButton()
+    made.setDefaultAction(action)
+    made.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonIconOnly)
+    made.setAccessibleName(action.text())
+    made.setFocusPolicy(Qt.FocusPolicy.TabFocus)
+    return made
+
+
+class ServingRow(QWidget):
+    """Dtype, context and KV tokens, which decide how much memory a layer takes. Each change can be undone."""
+
+    def __init__(self, board: BoardModel, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._board = board
+        self.dtype = QComboBox()
+        self.dtype.setAccessibleName("Compute dtype")
+        self.dtype.setToolTip("What the stages compute in. Half precision takes half the memory of float32.")
+        self.dtype.addItems(list(COMPUTE_ITEM_BYTES))
+        self.context = self._spin("Context", "The longest prompt and answer together, in tokens")
+        self.kv_tokens = self._spin(
+            "KV tokens", "For how many tokens in all, of all answers at once, keys and values are kept"
+        )
+        self.kv_tokens.setMaximum(MOST_KV_TOKENS)
+        layout = FlowLayout(SPACING, self)
+        for text, field in (("Dtype", self.dtype), ("Context", self.context), ("KV tokens", self.kv_tokens)):
+            label = QLabel(text)
+            label.setProperty("role", "muted")
+            label.setBuddy(field)
+            pair = QWidget()
+            row = QHBoxLayout(pair)
+            row.setContentsMargins(0, 0, SPACING, 0)
+            row.setSpacing(SPACING)
+            row.addWidget(label)
+            row.addWidget(field)
+            layout.addWidget(pair)
+        self.dtype.activated.connect(self._on_edited)
+        self.context.valueChanged.connect(self._on_edited)
+        self.kv_tokens.valueChanged.connect(self._on_edited)
+        board.changed.connect(self.show_draft)
+        self.show_draft()
+
+    def _spin(self, name: str, tip: str) -> QSpinBox:
+        made = QSpinBox()
+        made.setAccessibleName(name)
+        made.setToolTip(tip)
+        made.setRange(1, 1)
+        made.setSingleStep(1024)
+        made.setGroupSeparatorShown(True)
+        made.setKeyboardTracking(False)
+        made.lineEdit().setTextMargins(4, 0, 0, 0)
+        made.setMinimumWidth(made.fontMetrics().horizontalAdvance("16,000,000") + 4 * SPACING)
+        return made
+
+    @Slot()
+    def show_draft(self) -> None:
+        """The draft's figures, unless they are there already: a field that is being typed in stays as it is."""
+        draft = self._board.arrangement
+        self.setEnabled(draft is not None and not self._board.is_deploying)
+        if draft is None:
+            return
+        fields = (self.dtype, self.context, self.kv_tokens)
+        for field in fields:
+            field.blockSignals(True)
+        if self.context.maximum() != draft.description.max_context:
+            self.context.setMaximum(draft.description.max_context)
+        if self.dtype.currentText() != draft.serving.dtype:
+            self.dtype.setCurrentText(draft.serving.dtype)
+        if self.context.value() != draft.serving.context:
+            self.context.setValue(draft.serving.context)
+        if self.kv_tokens.value() != draft.serving.kv_tokens:
+            self.kv_tokens.setValue(draft.serving.kv_tokens)
+        for field in fields:
+            field.blockSignals(False)
+
+    @Slot()
+    def _on_edited(self) -> None:
+        draft = self._board.arrangement
+        if draft is None:
+            return
+        context = self.context.value()
+        # One sequence of the whole context must fit, or the context is only a promise.
+        kv_tokens = max(self.kv_tokens.value(), context)
+        try:
+            self._board.set_serving(Serving(self.dtype.currentText(), context, kv_tokens))
+        except ShardboardError as error:
+            self._board.workbench.notices.toast(str(error), Level.WARNING)
+        self.show_draft()

@@ -1,0 +1,96 @@
+"""The board in words: what cards say, and what someone hears who cannot see the picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from app.cluster.node_state import ANSWERING, NodeState
+from app.figures import amount_text, data_rate, duration, layers, size_text, time_left
+from app.ui.board.state.lanes import BlockKind, LaneView, NodeProgress
+from app.ui.cluster import NodeView
+
+STATE_ICONS = {
+    NodeState.CONNECTING: "loader",
+    NodeState.UP: "circle-check",
+    NodeState.DRAINING: "pause",
+    NodeState.FROZEN: "snowflake",
+    NodeState.DOWN: "unplug",
+    NodeState.STOPPED: "power-off",
+    NodeState.STARTING: "loader",
+}
+
+
+def state_text(view: NodeView) -> str:
+    """State and link: up · 2.0 ms."""
+    parts = [view.state.value]
+    if view.rtt is not None and view.state in ANSWERING:
+        parts.append(duration(view.rtt))
+    if view.reason and view.state in (NodeState.DOWN, NodeState.FROZEN):
+        parts.append(view.reason)
+    return " · ".join(parts)
+
+
+def caption(lane: LaneView) -> str:
+    """How much of the memory is taken, or what is missing."""
+    if lane.shortage:
+        return f"{size_text(lane.shortage)} missing: needs {size_text(taken(lane))} of {size_text(lane.budget)}"
+    if not lane.blocks and taken(lane) == 0:
+        return f"{size_text(lane.budget)} for layers"
+    return f"{size_text(taken(lane))} of {size_text(lane.budget)}"
+
+
+def taken(lane: LaneView) -> int:
+    """Bytes on the node: the draft's and the others'."""
+    return max(sum(block.memory for block in lane.blocks), lane.budget + lane.shortage - max(0, lane.free), 0)
+
+
+def progress_phase(progress: NodeProgress) -> str:
+    """The phase in a word or two: Sending."""
+    return progress.phase[:1].upper() + progress.phase[1:] if progress.total_bytes else progress.text
+
+
+def progress_pace(progress: NodeProgress) -> str:
+    """120 MB/s · 12 s left"""
+    parts = []
+    if progress.bytes_per_second > 0:
+        parts.append(data_rate(progress.bytes_per_second))
+    if progress.seconds_left is not None and progress.done_bytes < progress.total_bytes:
+        parts.append(f"{time_left(progress.seconds_left)} left")
+    return " · ".join(parts)
+
+
+def progress_bytes(progress: NodeProgress) -> str:
+    """What was there, what was brought, and how much it is in all; nothing for a phase that moves no bytes."""
+    if not progress.total_bytes:
+        return ""
+    parts = [amount_text(progress.done_bytes, progress.total_bytes)]
+    if progress.already_bytes:
+        parts.append(f"{size_text(progress.already_bytes)} already there")
+    return " · ".join(parts)
+
+
+def lane_text(lane: LaneView) -> str:
+    """A node and what it holds, as a sentence."""
+    parts = []
+    for block in lane.blocks:
+        if block.kind is BlockKind.OTHER:
+            parts.append(f"{size_text(block.memory)} for {block.label}")
+        else:
+            state = "loaded" if block.kind is BlockKind.DEPLOYED else "proposed"
+            parts.append(
+                f"{layers(block.start, block.end)} of {block.label} ({state}, {size_text(block.memory)}"
+                f"{', slower than it might be' if block.slower else ''})"
+            )
+    holds = ", ".join(parts) or "no layers"
+    end = f"{size_text(lane.shortage)} missing" if lane.shortage else f"{size_text(max(0, lane.free))} free"
+    state = "" if lane.node.state is NodeState.UP else f" ({lane.node.state.value})"
+    progress = f", {lane.progress.text}" if lane.progress is not None else ""
+    return f"{lane.node.name}{state}: {holds}, {end}{progress}."
+
+
+def board_text(lanes: Sequence[LaneView], model: str | None) -> str:
+    """The whole board."""
+    if not lanes:
+        return "There are no nodes yet."
+    head = f"Model {model}." if model else "No model is chosen."
+    return " ".join([head, *(lane_text(lane) for lane in lanes)])

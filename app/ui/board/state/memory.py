@@ -1,0 +1,134 @@
+"""Whose memory is whose: what each node has for the draft once the other deployments have had theirs."""
+
+from __future__ import annotations
+
+from app.errors import BadInput, PlacementError
+from app.runs.ways import lost_text
+from app.sharding.arrangement import Arrangement
+from app.sharding.placement import NodeCapacity, StageSizes
+from app.sharding.prediction import NodeSpeed, speed_of
+from app.ui.board.state.lanes import Block, BlockKind, LaneView, NodeProgress, unavailable_because
+from app.ui.cluster import Cluster, DeploymentView, NodeView
+
+
+class BoardMemory:
+    """Reads the cluster's mirror. What follows from the deployments is worked out once, until `forget`."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._blocks: dict[str, tuple[tuple[int, Block], ...]] = {}
+        self._capacities: dict[tuple[str, str], dict[int, NodeCapacity]] = {}
+
+    def forget(self) -> None:
+        """Models or deployments are others now."""
+        self._blocks.clear()
+        self._capacities.clear()
+
+    def forget_nodes(self) -> None:
+        """Nodes are others now, or their figures."""
+        self._capacities.clear()
+
+    def loaded(self, model: str | None) -> Arrangement | None:
+        """The newest ready deployment of a model as an arrangement."""
+        view = self._cluster.deployment_of(model) if model else None
+        description = self._cluster.model(model) if model else None
+        if view is None or description is None:
+            return None
+        pieces = [(shard.start_layer, shard.end_layer, shard.node_id) for shard in view.shards]
+        try:
+            return Arrangement.of_ranges(description, view.record.serving, pieces)
+        except (BadInput, PlacementError):  # the model was replaced by another of its name since
+            return None
+
+    def others(self, node: int, model: str | None) -> tuple[Block, ...]:
+        """What deployments of other models hold on a node. The draft replaces what is loaded of its own model."""
+        return tuple(
+            block
+            for view in self._cluster.deployments
+            if view.record.model_name != model
+            for owner, block in self._blocks_of(view)
+            if owner == node
+        )
+
+    def free_for(self, view: NodeView, model: str | None) -> int:
+        """Bytes that the draft of a model may take on a node; below 0 when the others are too large already."""
+        return view.memory_budget - sum(block.memory for block in self.others(view.id, model))
+
+    def capacities(self, model: str, dtype: str) -> dict[int, NodeCapacity]:
+        """Of every node that can take shards now, in the registry's order. Kept: a drag asks for each node."""
+        known = self._capacities.get((model, dtype))
+        if known is None:
+            known = self._capacities[model, dtype] = self._measure_nodes(model, dtype)
+        return known
+
+    def _measure_nodes(self, model: str, dtype: str) -> dict[int, NodeCapacity]:
+        usable = [view for view in self._cluster.nodes.values() if not unavailable_because(view)]
+        speeds = {view.id: speed for view in usable if (speed := self.speed(view, dtype)) is not None}
+        mean = sum(speed.read_bytes_per_second for speed in speeds.values()) / len(speeds) if speeds else 1.0
+        return {
+            view.id: NodeCapacity(
+                view.id,
+                view.name,
+                max(0, self.free_for(view, model)),
+                speeds[view.id].read_bytes_per_second / mean if view.id in speeds else 1.0,
+            )
+            for view in usable
+        }
+
+    def speed(self, view: NodeView, dtype: str) -> NodeSpeed | None:
+        """None when the agent has not measured this dtype."""
+        return speed_of(view.record.capacities, dtype, view.rtt)
+
+    def lanes(
+        self, model: str | None, draft: Arrangement | None, is_loaded: bool, progress: dict[int, NodeProgress]
+    ) -> tuple[LaneView, ...]:
+        """Every node with the draft's blocks and the others', in the registry's order."""
+        kind = BlockKind.DEPLOYED if is_loaded else BlockKind.PROPOSED
+        loaded = self._cluster.deployment_of(model) if model is not None and is_loaded else None
+        told = () if loaded is None else self._cluster.ways(loaded)
+        slower = {(shard.start_layer, shard.end_layer): lost_text(ways) for shard, ways in told}
+        mine: dict[int, list[Block]] = {}
+        for stage, piece in enumerate(draft.pieces if draft is not None else ()):
+            if draft is not None and piece.node_id is not None:
+                mine.setdefault(piece.node_id, []).append(
+                    Block(
+                        kind, stage, piece.start, piece.end, draft.weights(stage), draft.kv(stage), draft.model_name,
+                        slower.get((piece.start, piece.end), ""),
+                    )
+                )  # fmt: skip
+        lanes = []
+        for view in self._cluster.nodes.values():
+            blocks = (*self.others(view.id, model), *mine.get(view.id, ()))
+            free = view.memory_budget - sum(block.memory for block in blocks)
+            lanes.append(
+                LaneView(
+                    view, view.memory_budget, max(0, free), blocks, max(0, -free),
+                    not unavailable_because(view), progress.get(view.id),
+                )
+            )  # fmt: skip
+        return tuple(lanes)
+
+    def _blocks_of(self, view: DeploymentView) -> tuple[tuple[int, Block], ...]:
+        known = self._blocks.get(view.record.id)
+        if known is None:
+            known = self._blocks[view.record.id] = self._measure(view)
+        return known
+
+    def _measure(self, view: DeploymentView) -> tuple[tuple[int, Block], ...]:
+        record = view.record
+        description = self._cluster.model(record.model_name)
+        if description is None:
+            return ()
+        sizes = StageSizes(description, record.serving)
+        return tuple(
+            (
+                shard.node_id,
+                Block(
+                    BlockKind.OTHER, None, shard.start_layer, shard.end_layer,
+                    sizes.weights(shard.start_layer, shard.end_layer), sizes.kv(shard.start_layer, shard.end_layer),
+                    record.model_name,
+                ),
+            )
+            for shard in view.shards
+            if shard.node_id is not None and shard.end_layer <= description.num_layers
+        )  # fmt: skip

@@ -1,0 +1,28 @@
+"""The end of an agent's log, as it is sent to a controller."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from worker_agent.log_file import read_tail
+
+
+@pytest.mark.parametrize(
+    ("max_bytes", "expected"), [(100, b"one\ntwo\nthree\n"), (14, b"one\ntwo\nthree\n"), (13, b"two\nthree\n"),
+                                (10, b"two\nthree\n"), (9, b"three\n"), (4, b"ree\n")]
+)  # fmt: skip
+def test_only_whole_lines_unless_one_alone_is_too_long(tmp_path: Path, max_bytes: int, expected: bytes) -> None:
+    log = tmp_path / "agent.log"
+    log.write_bytes(b"one\ntwo\nthree\n")
+    assert read_tail(log, max_bytes) == expected
+
+
+def test_a_log_that_was_just_begun_anew_is_filled_up_from_the_one_before(tmp_path: Path) -> None:
+    log = tmp_path / "agent.log"
+    assert read_tail(log, 10) == b""
+    (tmp_path / "agent.log.1").write_bytes(b"first\nsecond\n")
+    assert read_tail(log, 10) == b"second\n"
+    log.write_bytes(b"third\n")
+    assert read_tail(log, 13) == b"second\nthird\n"
