@@ -26,10 +26,14 @@ class Machine:
 
     def __post_init__(self) -> None:
         self.nodes = SimpleNamespace(local=self._local)
-        self.deployments = SimpleNamespace(ready=lambda model: [SimpleNamespace(id=each) for each in self.deployed])
-        self.registry = SimpleNamespace(shards=SimpleNamespace(list=self._shards))
+        self.deployments = SimpleNamespace(ready=self._ready)
+        known = SimpleNamespace(shards=SimpleNamespace(list=self._shards))
+        self.registry = SimpleNamespace(call=lambda ask: asyncio.to_thread(ask, known))
 
-    def _local(self) -> dict[int, tuple[NodeRecord, Any]]:
+    async def _ready(self, model: str) -> list[Any]:
+        return [SimpleNamespace(id=each) for each in self.deployed]
+
+    async def _local(self) -> dict[int, tuple[NodeRecord, Any]]:
         return {
             id: (
                 replace(node_record(id, here=runs), is_active=runs, draining=id in self.draining),
