@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,12 +15,13 @@ from tokenizers import AddedToken
 from transformers import AutoModelForCausalLM
 
 from app.errors import NodeError, RequestError
+from app.inference.pipeline import Pipeline
 from app.registry import RequestRecord, RequestStatus
 from tests.e2e.conftest import System
 from tests.inference.tiny_tokenizers import byte_level
 from tests.waiting import wait_until
 from tests.worker_agent.tiny_models import make_model
-from worker_agent.messages import Health
+from worker_agent.messages import Health, StageFault
 
 PROMPT = list(range(20, 40))
 END = 401
@@ -232,6 +234,24 @@ def test_logits_that_are_no_numbers_end_that_request_alone_and_name_the_stage(
         assert shared.finish(other).completion_tokens == 200
     (after,) = shared.run(shared.controller.deployments.ready(overflowing))
     assert (after.id, after.epoch) == (before.id, before.epoch), "nothing was connected anew"
+    wait_until(lambda: sequences_held(shared) == 0)
+
+
+@pytest.mark.parametrize(("later", "said"), [(0.2, "(layers 0-1)"), (None, "The last stage failed")])
+def test_a_stage_is_named_though_its_word_comes_after_the_last_ones(
+    shared: System, overflowing: str, monkeypatch: pytest.MonkeyPatch, later: float | None, said: str
+) -> None:
+    tell = Pipeline._fault
+
+    def slower(pipeline: Pipeline, fault: StageFault) -> None:
+        if later is not None:
+            asyncio.get_running_loop().call_later(later, tell, pipeline, fault)
+
+    monkeypatch.setattr(Pipeline, "_fault", slower)
+    run = shared.begin(overflowing, [5, 350, 7], max_tokens=8)
+    record = shared.finish(run)
+    assert isinstance(run.error, NodeError) and run.error.kind == "numbers"
+    assert record.status is RequestStatus.FAILED and said in (record.error or "")
     wait_until(lambda: sequences_held(shared) == 0)
 
 
