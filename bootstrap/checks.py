@@ -34,16 +34,19 @@ class Group:
     paths: tuple[str, ...]
 
 
-WINDOW = Group("tests of the window", ("tests/ui",))
 GROUPS = (
     Group("tests of the agent", ("tests/worker_agent",)),
     Group("tests of HTTP", ("tests/api",)),
     Group("tests of systems", ("tests/cluster", "tests/e2e", "tests/incident")),
     Group("tests of commands", ("tests/cli",)),
     Group("tests of models", ("tests/models", "tests/sharding")),
-    WINDOW,
+    Group("tests of the window", ("tests/ui",)),
 )
 """The longest first, so that two lanes end at about the same time."""
+QUICK_BESIDE = Group(
+    "quick tests of records and window", ("tests/inference", "tests/registry", "tests/runs", "tests/ui")
+)
+"""About half of the quick ones."""
 OTHERS = "all other tests"
 
 QUICK = "--quick"
@@ -85,9 +88,9 @@ def quick_tasks() -> list[Task]:
     """The checks, and the tests that take little."""
     quick = _without(f"tests/{each}" for each in SLOW)
     return [
-        pytest("quick tests", *quick, *_without(WINDOW.paths)),
+        pytest("quick tests", *quick, *_without(QUICK_BESIDE.paths)),
         *_checks(),
-        pytest(WINDOW.name, *quick, *WINDOW.paths),
+        pytest(QUICK_BESIDE.name, *quick, *QUICK_BESIDE.paths),
     ]
 
 
