@@ -14,6 +14,7 @@ from pathlib import Path
 
 import zmq.asyncio
 
+from app.children.work import JobChain, ProgressCallback, finished
 from app.cluster.controller_identity import ControllerIdentity
 from app.cluster.health import NodeEvent
 from app.cluster.invitations import JoinCommand, first_to_join
@@ -22,35 +23,36 @@ from app.cluster.memory import AgentMemory
 from app.cluster.node_state import Heard
 from app.cluster.nodes import NodeDirectory
 from app.controller_settings import ControllerSettings
-from app.errors import BadInput, Cancelled, RegistryError, ShardboardError
+from app.errors import BadInput, RegistryError, ShardboardError
 from app.event_log import EventLogHandler
 from app.inference.deployer import Deployed, OnProgress
 from app.inference.deployments import Deployments
 from app.inference.events import StepPassed
-from app.inference.facts import versions
 from app.inference.parameters import GenerationParameters
 from app.inference.prompt import Prompt
 from app.inference.request_run import RequestRun
 from app.inference.service import InferenceService
 from app.inference.tokenizer import Tokenizer
-from app.jobs import JobChain, JobProgress, ProgressCallback, in_thread
-from app.models.demo import ensure_demo_model
-from app.models.description import ModelDescription, notes_of
+from app.jobs.desk import JobDesk
+from app.jobs.job import Runner, in_python_thread
+from app.jobs.works import AddWork, CutWork, DemoWork, register_model
+from app.models.demo import NAME as DEMO_MODEL
+from app.models.description import ModelDescription
 from app.models.library import ModelLibrary
 from app.paths import Home
 from app.registry import (
     DeploymentRecord,
     EventLevel,
+    JobRecord,
     ModelRecord,
     NodeRecord,
     Registry,
 )
-from app.runs.job_recorder import run_job
 from app.runs.reader import RunReader
 from app.runs.retention import Pruned, prune
 from app.runs.trace import UNKNOWN, Origin
 from app.serving import ServingWish
-from app.sharding.cut import CutResult, cut_model
+from app.sharding.cut import CutResult
 from app.sharding.placement import Placement
 
 log = logging.getLogger(__name__)
@@ -68,12 +70,19 @@ PRUNE_SECONDS = 6 * 3600.0
 class Controller:
     """What window, HTTP and commands drive. Made with `open`, ended with `close`; all methods belong to its loop."""
 
-    def __init__(self, home: Home, registry: Registry, settings: ControllerSettings | None = None) -> None:
+    def __init__(
+        self,
+        home: Home,
+        registry: Registry,
+        settings: ControllerSettings | None = None,
+        runner: Runner = in_python_thread,
+    ) -> None:
         self.home, self.registry = home, registry
         self.settings = settings or ControllerSettings()
         self.runs = RunReader(registry)
         self.identity = ControllerIdentity.of(home)
         self.library = ModelLibrary(home.models)
+        self.jobs = JobDesk(registry, self.library, runner)
         self._context = zmq.asyncio.Context()
         self._listeners: list[Callable[[NodeEvent], None]] = []
         launcher = AgentLauncher(home, self.identity.keys.public)
@@ -85,11 +94,12 @@ class Controller:
         self._pruning: asyncio.Task[None] | None = None
 
     @classmethod
-    async def open(cls, home: Home, *, monitor: bool = True) -> Controller:
+    async def open(cls, home: Home, *, monitor: bool = True, runner: Runner = in_python_thread) -> Controller:
         """Open the registry, which no other controller may hold, and connect to the nodes.
 
         Args:
             monitor: watch the nodes' health; a command that needs no node goes without.
+            runner: runs the work of jobs, where that blocks.
 
         Raises:
             RegistryError: another controller is at work, or the registry cannot be opened.
@@ -99,7 +109,7 @@ class Controller:
         location = os.environ.get(DATABASE_VARIABLE) or home.registry
         registry = await asyncio.to_thread(Registry.open, location)
         try:
-            controller = cls(home, registry, settings)
+            controller = cls(home, registry, settings, runner)
         except BaseException:
             registry.close()
             raise
@@ -116,6 +126,7 @@ class Controller:
         for chore in (self._watching, self._pruning):
             if chore is not None:
                 chore.cancel()
+        await self.jobs.close()
         await self.inference.close()
         self.deployments.close()
         await self.nodes.close()
@@ -154,56 +165,26 @@ class Controller:
         name: str | None = None,
         revision: str | None = None,
         on_progress: ProgressCallback | None = None,
-        origin: Origin | None = None,
+        origin: Origin = UNKNOWN,
     ) -> ModelDescription:
-        """Add a model from a folder, a Hub id or a GGUF file. Cancelling the call cancels the job.
+        """Add a model from a folder, a Hub id or a GGUF file. Cancelling the call cancels the job."""
+        return await self.jobs.do(AddWork(source, name, revision), origin, on_progress)
 
-        Args:
-            origin: who asks; the job is recorded then, unless the caller does that.
-        """
-        chain = JobChain()
-
-        def add(report: ProgressCallback | None) -> ModelDescription:
-            job = self.library.add_job(source, name=name, revision=revision, on_progress=report)
-            chain.run(job)
-            return self.register_model(self.library.get(job.name))  # also when it is cancelled too late
-
-        def told(added: ModelDescription) -> tuple[str, dict[str, object]]:
-            return added.name, {"source": source, "bytes": added.weight_bytes, **notes_of(added)}
-
-        title = f"Add {name or Path(source).name or source}"
-        return await run_job(self.registry, "add", title, add, told, chain, on_progress, origin, versions())
-
-    async def add_demo_model(self, on_progress: ProgressCallback | None = None) -> ModelDescription:
+    async def add_demo_model(
+        self, on_progress: ProgressCallback | None = None, origin: Origin = UNKNOWN
+    ) -> ModelDescription:
         """The small model of the demo, fetched when the library lacks it."""
-        chain = JobChain()
-        return await in_thread(
-            lambda: self.register_model(ensure_demo_model(self.library, on_progress, chain)), chain.cancel
-        )
-
-    def register_model(self, description: ModelDescription) -> ModelDescription:
-        """Note a model of the library in the registry, unless it is known there. For any thread."""
-        if self.registry.models.find(description.name) is None:
-            self.registry.models.add(
-                name=description.name,
-                folder=description.folder,
-                source=description.origin or description.source,
-                architecture=description.architecture,
-                layers=description.num_layers,
-                parameters=description.parameters,
-                weight_bytes=description.weight_bytes,
-                dtype=description.dtype,
-                context=description.max_context,
-            )
-            self.registry.events.add(EventLevel.INFO, "models", f"{description.name} was added.")
-            for note in description.notes:
-                self.registry.events.add(EventLevel.WARNING, "models", f"{description.name}: {note}")
-        return description
+        found = await asyncio.to_thread(self.library.find, DEMO_MODEL)
+        if found is None:
+            return await self.jobs.do(DemoWork(), origin, on_progress)
+        await self.registry.call(lambda known: register_model(known, found))
+        return found
 
     async def inspect_model(self, name_or_path: str, on_progress: ProgressCallback | None = None) -> ModelDescription:
         """What is known of a model, or of a folder that is not in the library."""
         chain = JobChain()
-        return await in_thread(lambda: self.library.describe(name_or_path, on_progress, chain), chain.cancel)
+        describe = asyncio.to_thread(self.library.describe, name_or_path, on_progress, chain)
+        return await finished(asyncio.ensure_future(describe), chain.cancel)
 
     async def remove_model(self, name: str) -> None:
         """Forget a model and delete what the library holds of it. Raises BadInput while it is deployed."""
@@ -228,29 +209,30 @@ class Controller:
         device: str = "cpu",
         register_db: bool = False,
         node_id: int | None = None,
-        on_progress: Callable[[JobProgress], None] | None = None,
-        origin: Origin | None = None,
+        on_progress: ProgressCallback | None = None,
+        origin: Origin = UNKNOWN,
     ) -> CutResult:
-        """Write self-contained shard folders; see `app.sharding.cut.cut_model`.
+        """Write self-contained shard folders; see `app.sharding.cut.cut_model`. Cancelling the call cancels the job.
 
         Args:
-            origin: who asks; the job is recorded then, unless the caller does that.
+            register_db: enter the shards in the registry, for a node if one is given.
         """
-        registry, chain = self.registry if register_db else None, JobChain()
+        work = CutWork(name_or_path, output_dir, num_shards, layers, register_db, node_id, device)
+        return await self.jobs.do(work, origin, on_progress)
 
-        def cut(report: ProgressCallback | None) -> CutResult:
-            return cut_model(
-                self.library, registry, name_or_path, num_shards=num_shards, layers=layers, output_dir=output_dir,
-                device=device, node_id=node_id, on_progress=report, chain=chain,
-            )  # fmt: skip
+    # --- jobs ------------------------------------------------------------------------------------------
 
-        def told(result: CutResult) -> tuple[str, dict[str, object]]:
-            ranges = [[shard.start_layer, shard.end_layer] for shard in result.shards]
-            nbytes = sum(shard.nbytes for shard in result.shards)
-            return result.model_name, {"output_dir": str(result.output_dir), "ranges": ranges, "bytes": nbytes}
+    async def follow_job(self, job_id: int, on_progress: ProgressCallback) -> JobRecord:
+        """Wait until a job is over, whoever began it; see `JobDesk`. Cancelling the call does not cancel the job."""
+        return await self.jobs.follow(job_id, on_progress)
 
-        title = f"Cut {Path(name_or_path).name}"
-        return await run_job(self.registry, "cut", title, cut, told, chain, on_progress, origin, versions())
+    async def cancel_job(self, job_id: int) -> JobRecord:
+        """End a job, whoever began it. Raises Conflict when it is over, RegistryError when there is none."""
+        return await self.jobs.cancel(job_id)
+
+    async def retry_job(self, job_id: int, origin: Origin = UNKNOWN) -> JobRecord:
+        """Begin a job that failed or was cancelled once more; the new one. Raises Conflict, RegistryError."""
+        return await self.jobs.retry(job_id, origin)
 
     # --- nodes -----------------------------------------------------------------------------------------
 
@@ -387,15 +369,8 @@ class Controller:
         """Carry out a placement, by hand or by `plan`."""
         description = await asyncio.to_thread(self.library.get, placement.model_name)
         cancel = asyncio.Event()
-        work = asyncio.ensure_future(self.deployments.deploy(description, placement, on_progress, cancel, origin))
-        try:
-            return await asyncio.shield(work)
-        except asyncio.CancelledError:
-            cancel.set()
-            await asyncio.wait({work})
-            if not work.cancelled() and work.exception() is None:
-                raise Cancelled("It was done when it was cancelled.") from None
-            raise
+        work = self.deployments.deploy(description, placement, on_progress, cancel, origin)
+        return await finished(asyncio.ensure_future(work), cancel.set)
 
     async def undeploy(self, deployment_or_model: str) -> list[DeploymentRecord]:
         """Unload a deployment by its id, or all of a model's. Raises RegistryError when there is none."""

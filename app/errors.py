@@ -33,6 +33,12 @@ class BadInput(ShardboardError):
     exit_code = 2
 
 
+class Conflict(ShardboardError):
+    """What is there already, is in use, or is over stands against it."""
+
+    kind = "conflict"
+
+
 class ModelError(ShardboardError):
     """A model that is missing, broken or not supported."""
 

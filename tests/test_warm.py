@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from app.children import child_environment, start_child
+from app.children.starting import child_environment, start_child
 from tests import warm
 from tests.warm import starting_cold
 

@@ -24,7 +24,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from app.children import child_environment
+from app.children.starting import child_environment
 from tests.warm_parent import MESSAGE_BYTES, PADDING, READY
 from worker_agent.runtime import WAITING
 

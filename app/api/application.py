@@ -10,7 +10,6 @@ from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
 from app.api import errors, openai
-from app.api.background import BackgroundJobs
 from app.api.download import Downloads
 from app.api.gate import Bounded, Counted, Gate
 from app.api.metrics import Metrics
@@ -31,7 +30,7 @@ Errors are `{"error": {"message", "advice", "type", "code"}}`. Where an API key 
 
 
 def make_application(controller: Controller, settings: ServerSettings) -> FastAPI:
-    """An application for one server; what belongs to it hangs on its state: controller, access, gate, jobs, metrics."""
+    """An application for one server; what belongs to it hangs on its state: controller, access, gate, metrics."""
     application = FastAPI(
         title="Shardboard",
         version=__version__,
@@ -45,7 +44,6 @@ def make_application(controller: Controller, settings: ServerSettings) -> FastAP
     state.controller, state.settings = controller, settings
     state.sessions, state.gate = Sessions(), Gate()
     state.access = Access(controller.registry, settings, state.sessions)
-    state.jobs = BackgroundJobs(controller)
     state.downloads = Downloads()
     state.metrics = Metrics(controller, state.gate)
     errors.install(application)

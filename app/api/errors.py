@@ -17,11 +17,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from app.api.failures import Conflict, NotFound, Overloaded, Refused
+from app.api.failures import NotFound, Overloaded, Refused
 from app.api.rendering import error_page, wants_page
 from app.errors import (
     BadInput,
     Cancelled,
+    Conflict,
     DiskFullError,
     ModelError,
     NodeError,

@@ -11,12 +11,6 @@ class NotFound(ShardboardError):
     kind = "not_found"
 
 
-class Conflict(ShardboardError):
-    """What is there already, or is in use, stands against it."""
-
-    kind = "conflict"
-
-
 class Refused(ShardboardError):
     """Who asks may not. `code` says why, in a word."""
 

@@ -23,6 +23,7 @@ from app.errors import BadInput
 if TYPE_CHECKING:
     from app.controller import Controller
     from app.inference.request_run import RequestRun
+    from app.jobs.job import Job
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +108,7 @@ class ApiServer:
     async def stop(self, deadline: float = 10.0) -> None:
         """Begin nothing new, let what is under way end, cancel what is not over after `deadline` seconds.
 
-        What is cancelled are answers, requests that came in over HTTP, and the server's background jobs.
+        What is cancelled are answers, requests that came in over HTTP, and jobs that were begun over HTTP.
         """
         if self._server is None or self._serving is None:
             return
@@ -116,7 +117,7 @@ class ApiServer:
             async with asyncio.timeout(deadline):
                 await self._gate.wait_idle()
                 await asyncio.gather(*(run.wait() for run in self._runs()))  # those that nobody follows, too
-        await asyncio.gather(*(run.cancel() for run in self._runs()), self._application.state.jobs.close())
+        await asyncio.gather(*(run.cancel() for run in self._runs()), self._controller.jobs.cancel_all(_over_http))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PARTING_SECONDS):
                 await self._gate.wait_idle()
@@ -130,6 +131,10 @@ class ApiServer:
     def _runs(self) -> list[RequestRun]:
         """Requests under way that came in over HTTP."""
         return [run for run in self._controller.inference.running() if run.record.origin.get("via") == "http"]
+
+
+def _over_http(job: Job) -> bool:
+    return job.origin.via == "http"
 
 
 class _Server(uvicorn.Server):

@@ -6,7 +6,6 @@ from typing import Annotated
 
 from fastapi import Depends, Path, Request
 
-from app.api.background import BackgroundJobs
 from app.api.views import DeploymentView, NodeView
 from app.controller import Controller
 from app.registry import DeploymentStatus
@@ -19,13 +18,7 @@ def _controller(request: Request) -> Controller:
     return controller
 
 
-def _jobs(request: Request) -> BackgroundJobs:
-    jobs: BackgroundJobs = request.app.state.jobs
-    return jobs
-
-
 TheController = Annotated[Controller, Depends(_controller)]
-TheJobs = Annotated[BackgroundJobs, Depends(_jobs)]
 Number = Annotated[int, Path(ge=1, le=MOST_ID)]
 
 

@@ -9,12 +9,12 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from app.api.background import BackgroundJob
 from app.cluster.node_state import NodeState, node_state
 from app.controller import Controller
 from app.figures import layers
 from app.inference.model_defaults import ModelDefaults
 from app.inference.request_run import RequestRun
+from app.jobs.job import Job
 from app.registry import (
     DeploymentRecord,
     EventRecord,
@@ -358,7 +358,7 @@ class JobView(BaseModel):
     completed_at: datetime | None
 
     @classmethod
-    def of(cls, record: JobRecord, job: BackgroundJob | None = None) -> JobView:
+    def of(cls, record: JobRecord, job: Job | None = None) -> JobView:
         told = job.progress if job is not None else None
         return cls(
             id=record.id, kind=record.kind, title=record.title, model=record.model_name or None,

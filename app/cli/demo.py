@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from app.cli.generation import show_answer
 from app.cli.output import note, progress_shown
-from app.cli.session import Session, open_controller
+from app.cli.session import Session, open_controller, origin
 from app.figures import layers_text
 from app.inference.parameters import GenerationParameters
 from app.inference.prompt import ChatPrompt
@@ -51,5 +51,5 @@ def _take_model(session: Session, source: str | None, say: Callable[[str], None]
     say("Taking the model.")
     with progress_shown(as_json) as progress:
         if source is None:
-            return session.run(controller.add_demo_model(progress.job)).name
-        return session.run(controller.add_model(source, on_progress=progress.job)).name
+            return session.run(controller.add_demo_model(progress.job, origin())).name
+        return session.run(controller.add_model(source, on_progress=progress.job, origin=origin())).name

@@ -20,9 +20,9 @@ from rich.progress import TransferSpeedColumn as SpeedColumn
 from rich.table import Table
 from rich.text import Text
 
+from app.children.work import JobProgress
 from app.errors import ShardboardError
 from app.inference.deployer import DeployProgress
-from app.jobs import JobProgress
 
 if TYPE_CHECKING:
     from app.runs.telling import Telling

@@ -16,6 +16,7 @@ from app.cli import (
     doctor,
     exporting,
     generation,
+    jobs,
     keys,
     models,
     nodes,
@@ -74,6 +75,7 @@ app = typer.Typer(
 app.add_typer(models.app, name="model", help="Models in the library.")
 app.add_typer(nodes.app, name="node", help="Machines with an agent.")
 app.add_typer(requests.app, name="request", help="Prompts and what came of them.")
+app.add_typer(jobs.app, name="job", help="Long work that is under way, and what came of it.")
 app.add_typer(keys.app, name="key", help="Keys of the HTTP API.")
 app.add_typer(settings.app, name="settings", help="What the controller does on its own.")
 sharding.register(app)

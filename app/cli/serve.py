@@ -150,7 +150,7 @@ class _Service:
         from app.first_run import deploy_over
 
         get = controller.library.get
-        found = await (controller.add_demo_model() if model == "demo" else asyncio.to_thread(get, model))
+        found = await (controller.add_demo_model(origin=origin()) if model == "demo" else asyncio.to_thread(get, model))
         name = found.name
         if not await controller.deployments.ready(name):
             note(f"Deploying {name}.")

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from app.children import start_child
+from app.children.starting import start_child
 from app.cluster.strays import LAUNCHED, clear_abandoned, noted_start
 from app.errors import BadInput, NodeError
 from app.paths import Home

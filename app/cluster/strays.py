@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from app.children import is_abandoned
+from app.children.starting import is_abandoned
 
 NOTE = "starting-"
 """The note's name, followed by the number of the controller's process."""

@@ -15,6 +15,7 @@ from msgspec import Raw, Struct
 from app.errors import (
     BadInput,
     Cancelled,
+    Conflict,
     DiskFullError,
     ModelError,
     NodeError,
@@ -102,7 +103,7 @@ _ERRORS = {
     error.__name__: error
     for error in (
         ShardboardError, BadInput, ModelError, DiskFullError, RegistryError, NodeError, PlacementError, RequestError,
-        PromptTooLong, Cancelled,
+        PromptTooLong, Cancelled, Conflict,
     )
 }  # fmt: skip
 

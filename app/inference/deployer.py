@@ -10,13 +10,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
+from app.children.work import JobProgress
 from app.cluster.agent_link import AgentLink
 from app.cluster.machines import is_loopback, machine_of
 from app.cluster.weights import PartReader, SendProgress, send_parts
 from app.errors import Cancelled, NodeError, PlacementError, ShardboardError
 from app.inference.events import StepPassed
 from app.inference.pipeline import Pipeline, PipelineStage
-from app.jobs import JobProgress
 from app.models.description import COMPUTE_ITEM_BYTES, ModelDescription, PartSource
 from app.models.digests import PartDigests
 from app.models.part_bytes import part_bytes

@@ -12,8 +12,8 @@ import msgspec
 from filelock import FileLock, Timeout
 
 from app.atomic_file import sync_folder, write_atomically
+from app.children.work import ChildJob, ProgressCallback
 from app.errors import BadInput, Cancelled, DiskFullError, ModelError
-from app.jobs import ChildJob, ProgressCallback
 from app.models.description import ModelDescription, Source
 from app.models.gguf import convert_job
 from app.models.hub import download_job

@@ -15,9 +15,9 @@ import time
 import zipfile
 from pathlib import Path
 
-from app.children import is_abandoned, start_child
+from app.children.starting import is_abandoned, start_child
+from app.children.work import JobChain, JobProgress, ProgressCallback
 from app.errors import Cancelled, ModelError
-from app.jobs import JobChain, JobProgress, ProgressCallback
 from app.models.description import ModelDescription
 from app.models.library import ModelLibrary
 

@@ -13,8 +13,8 @@ import msgspec
 from blake3 import blake3
 
 from app.atomic_file import write_atomically
+from app.children.work import Meter, ProgressCallback
 from app.errors import Cancelled, ModelError
-from app.jobs import Meter, ProgressCallback
 from app.models.description import FileStamp, ModelDescription, PartSource
 from app.models.part_bytes import part_bytes
 from worker_agent.messages import Part

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from app.children.work import ChildJob, ProgressCallback
 from app.errors import BadInput, ModelError
-from app.jobs import ChildJob, ProgressCallback
 
 
 class ConvertRequest(Struct, frozen=True):

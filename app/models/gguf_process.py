@@ -19,8 +19,8 @@ from typing import Any
 
 import msgspec
 
+from app.children.work import Meter, ProgressCallback, serve_job
 from app.errors import DiskFullError, ModelError
-from app.jobs import Meter, ProgressCallback, serve_job
 from app.models.checkpoint import INDEX
 from app.models.gguf import ConvertOutcome, ConvertRequest, model_files, model_name
 from app.models.gguf_header import GgufHeader, read_gguf, write_outline

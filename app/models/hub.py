@@ -6,7 +6,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from app.jobs import ChildJob, ProgressCallback
+from app.children.work import ChildJob, ProgressCallback
 
 
 class DownloadRequest(Struct, frozen=True):

@@ -31,9 +31,9 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError 
 from huggingface_hub.file_download import get_hf_file_metadata, http_get
 from huggingface_hub.utils._headers import build_hf_headers
 
+from app.children.work import Meter, ProgressCallback, serve_job
 from app.errors import DiskFullError, ModelError
 from app.figures import size_text
-from app.jobs import Meter, ProgressCallback, serve_job
 from app.models.checkpoint import (
     CONFIG,
     GENERATION_CONFIG,

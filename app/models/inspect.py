@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from app.jobs import ChildJob, ProgressCallback
+from app.children.work import ChildJob, ProgressCallback
 from app.models.checkpoint import read_checkpoint
 from app.models.description import ModelDescription, Source
 from app.models.inspect_process import InspectRequest

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from app.children.work import JobProgress, ProgressCallback, serve_job
 from app.errors import ModelError
-from app.jobs import JobProgress, ProgressCallback, serve_job
 from app.models.checkpoint import TOKENIZER, Checkpoint, read_checkpoint
 from app.models.description import ModelDescription, PartSource, Source, TensorSource, part_order
 from app.models.part_bytes import part_bytes

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import msgspec
 
+from app.children.work import JobChain, ProgressCallback
 from app.errors import BadInput, ModelError
-from app.jobs import JobChain, ProgressCallback
 from app.models.adding import DESCRIPTION, FILES, INCOMING, TOKENIZER_FOLDER, AddingJob
 from app.models.description import ModelDescription
 from app.models.digests import PartDigests

@@ -1,4 +1,4 @@
-"""Cut a model by name or path into shard folders: what the command `shard_model` and the window both call."""
+"""Cut a model by name or path into shard folders: what every job that cuts does."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.children.work import JobChain, ProgressCallback
 from app.errors import BadInput
-from app.jobs import JobChain, ProgressCallback
 from app.models.description import ModelDescription
 from app.models.library import ModelLibrary
 from app.registry import Registry
@@ -27,7 +27,7 @@ class CutResult:
     output_dir: Path
     shards: tuple[Shard, ...]
     registered: tuple[int, ...] = ()
-    """Ids of the shards in the registry; empty without one."""
+    """Ids of the shards in the registry; empty when they are not entered there."""
     note: str = ""
     """Something the user should know."""
 
@@ -48,41 +48,34 @@ def choose_ranges(description: ModelDescription, num_shards: int | None, layers:
 
 def cut_model(
     library: ModelLibrary,
-    registry: Registry | None,
     model_name: str,
     *,
     num_shards: int | None = None,
     layers: str | None = None,
     output_dir: Path,
     device: str = "cpu",
-    node_id: int | None = None,
     on_progress: ProgressCallback | None = None,
     chain: JobChain | None = None,
 ) -> CutResult:
-    """Cut a model into shard folders and, with a registry, note them there.
+    """Cut a model into shard folders.
 
     Args:
         library: where the model is looked up.
-        registry: where the shards are noted; None for nowhere.
         model_name: a model of the library, or the path of a Hugging Face folder.
         num_shards: into how many shards, divided by bytes; or
         layers: the ranges themselves, inclusive: 0-9,10-20.
         output_dir: where shard_0, shard_1, … are written.
         device: cpu, cuda, cuda:N or mps; checked for its form only, see `CPU_NOTE`.
-        node_id: the node that the shards are noted for; None for none yet.
         on_progress: told how far it is.
         chain: ends the work when another thread cancels it.
 
     Raises:
         Cancelled: by `chain`.
         BadInput: an option that cannot be used.
-        RegistryError: there is no such node.
         ModelError, DiskFullError: see `CuttingJob.run`.
     """
     if not DEVICE.fullmatch(device):
         raise BadInput(f"'{device}' is no device.", "Give cpu, cuda, cuda:N or mps.")
-    if node_id is not None and registry is not None:
-        registry.nodes.get(node_id)  # before minutes are spent
     output_dir = output_dir.expanduser().resolve()
     chain = chain or JobChain()
     description = library.describe(model_name, on_progress, chain)
@@ -92,7 +85,6 @@ def cut_model(
         model_name=description.name,
         output_dir=output_dir,
         shards=outcome.shards,
-        registered=register_shards(registry, description.name, outcome.shards, node_id) if registry is not None else (),
         note="" if device == "cpu" else CPU_NOTE,
     )
 

@@ -13,8 +13,8 @@ import msgspec
 from msgspec import Struct
 
 from app.atomic_file import sync_folder, write_atomically
+from app.children.work import Meter, ProgressCallback, past_return, serve_job
 from app.errors import DiskFullError
-from app.jobs import Meter, ProgressCallback, past_return, serve_job
 from app.models.checkpoint import CONFIG, GENERATION_CONFIG, TOKENIZER_FILES
 from app.models.description import ModelDescription, PartSource
 from app.sharding.output_folder import discard, publish

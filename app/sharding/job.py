@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from app.children.work import ChildJob, ProgressCallback
 from app.errors import BadInput, DiskFullError, ModelError, ShardboardError
 from app.figures import size_text
-from app.jobs import ChildJob, ProgressCallback
 from app.models.checkpoint import TOKENIZER_FILES
 from app.models.description import ModelDescription
 from app.sharding.cut_process import DISK_FULL, MAX_FILE_BYTES, CutOutcome, CutRequest

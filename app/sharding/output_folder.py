@@ -12,7 +12,7 @@ import uuid
 from pathlib import Path
 
 from app.atomic_file import sync_folder
-from app.children import is_abandoned
+from app.children.starting import is_abandoned
 from app.errors import BadInput, ShardboardError
 from app.sharding.shard_folder import read_metadata, shard_folders
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import msgspec
 from blake3 import blake3
 
+from app.children.work import Meter
 from app.errors import Cancelled, ModelError
-from app.jobs import Meter
 from app.models.checkpoint import INDEX, WEIGHTS
 from app.models.description import PartSource, TensorSource
 from app.models.safetensors_file import aligned_order, write_header

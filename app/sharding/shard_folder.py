@@ -10,8 +10,8 @@ import msgspec
 from blake3 import blake3
 from msgspec import Meta
 
+from app.children.work import Meter, ProgressCallback
 from app.errors import BadInput, ModelError
-from app.jobs import Meter, ProgressCallback
 from app.models.checkpoint import weight_files
 from app.models.description import PartSource, TensorSource, part_order
 from app.models.part_bytes import part_bytes

@@ -199,6 +199,8 @@ class Bridge(QObject):
     """A frozenset of what was written to the registry: node, model, deployment, shard, request, event, job."""
     steps = Signal(object)
     """A tuple of StepPassed."""
+    jobs_changed = Signal(object)
+    """A tuple of JobViews, in order: of jobs of the controller's desk that came, got on or ended."""
     seen_steps = Signal(object)
     """The same as a tuple of SeenStep, for who wants to know how long they took: they arrive here in batches."""
     _wake = Signal()
@@ -220,6 +222,7 @@ class Bridge(QObject):
         self._opening_door: asyncio.Future[None] | None = None
         self._node_feed = _Feed(self, lambda batch: self.node_events.emit(tuple(batch)))
         self._table_feed = _Feed(self, lambda batch: self.tables_changed.emit(frozenset(batch)))
+        self._job_feed = _Feed(self, lambda batch: self.jobs_changed.emit(tuple(batch)))
         self._step_feed = _Feed(self, self._on_steps)
         self._self_feed = _Feed(self, self._on_own_news)
         self._timer = QTimer(self)
@@ -246,13 +249,15 @@ class Bridge(QObject):
         try:
             place = (home or Home.find()).create()
             from app.controller import Controller  # takes half a second, which the GUI thread must not wait for
+            from app.ui.jobs.qthreads import in_qthread
 
-            controller = await Controller.open(place)
+            controller = await Controller.open(place, runner=in_qthread)
         except Exception as error:  # whatever it is, the window must say it
             self.post(self._self_feed, _Outcome(error=error))
             return
         controller.on_node_event(lambda event: self.post(self._node_feed, event))
         controller.on_step(lambda step: self.post(self._step_feed, SeenStep(time.monotonic_ns() // 1000, step)))
+        controller.jobs.on_changed(lambda view: self.post(self._job_feed, view))
         controller.registry.on_changed(lambda noun: self.post(self._table_feed, noun))
         self._controller = controller
         self.home = place

@@ -76,6 +76,16 @@ def test_a_model_that_does_not_fit_its_config_is_not_added(shell: CommandLine, f
     assert [model["name"] for model in shell.json("model", "list")] == ["tiny"]
 
 
+def test_jobs_are_listed_shown_and_followed_and_what_is_done_cannot_be_cancelled(shell: CommandLine) -> None:
+    job = shell.json("job", "list")[-1]
+    assert (job["title"], job["kind"], job["status"], job["model_name"]) == ("Add tiny", "add", "done", "tiny")
+    assert shell.json("job", "show", str(job["id"])) == shell.json("job", "follow", str(job["id"])) == job
+    shown = " ".join(shell.run("job", "show", str(job["id"])).split())
+    assert "Add tiny" in shown and f"Bytes {job['details']['bytes']}" in shown
+    for command, says in (("cancel", "is over: done"), ("retry", "is done")):
+        assert f"Job {job['id']} {says}." in shell.run("job", command, str(job["id"]), code=1)
+
+
 def test_models_and_nodes_are_listed(shell: CommandLine) -> None:
     assert [model["name"] for model in shell.json("model", "list")] == ["tiny"]
     assert "between any two layers" in shell.run("model", "inspect", "tiny")

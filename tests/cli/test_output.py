@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from app.children.work import JobProgress
 from app.cli.output import print_fields, print_table, printable, progress_shown, show_error
 from app.errors import BadInput
-from app.jobs import JobProgress
 
 
 def test_control_characters_never_reach_the_terminal() -> None:

@@ -25,7 +25,7 @@ from app.inference.events import Finished
 from app.inference.prompt import TextPrompt, TokenPrompt
 from app.paths import Home
 from app.registry import RequestStatus
-from app.runs.trace import Origin
+from app.runs.trace import UNKNOWN, Origin
 from worker_agent.keys import KeyPair
 from worker_agent.links import controller_socket
 
@@ -96,8 +96,8 @@ def test_a_model_is_added_and_cut_with_its_progress_and_paths_of_the_commands_si
         result = await remote.cut_model("tiny", num_shards=2, output_dir=Path("shards"))
         assert [Path(shard.folder).is_dir() for shard in result.shards] == [True, True]
         assert result.output_dir == tmp_path / "shards"
-        (job,) = await controller.registry.call(lambda _: list(controller.runs.select(kinds=("job",))))
-        assert job.origin == origin
+        cut, add = await controller.registry.call(lambda _: list(controller.runs.select(kinds=("job",))))
+        assert (add.origin, cut.origin) == (origin, UNKNOWN)
 
     at_the_door(test)
 

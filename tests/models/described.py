@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from app.jobs import JobProgress
+from app.children.work import JobProgress
 from app.models.description import ModelDescription, PartSource, TensorSource
 from app.models.digests import PartDigests
 from app.models.inspect_process import InspectRequest, inspect

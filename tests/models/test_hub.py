@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from app.children.work import JobProgress
 from app.errors import BadInput, ModelError
-from app.jobs import JobProgress
 from app.models.hub import DownloadOutcome, download_job
 from app.models.library import ModelLibrary
 from tests.models.described import tensors_of

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken
 
-from app.jobs import JobProgress
+from app.children.work import JobProgress
 from app.models.inspect import inspect_job
 from tests.inference.tiny_tokenizers import byte_level
 from tests.models.described import change_json, described, tensors_of

@@ -14,8 +14,8 @@ import msgspec
 import pytest
 import torch
 
+from app.children.work import JobProgress
 from app.errors import BadInput, Cancelled, DiskFullError, ModelError, ShardboardError
-from app.jobs import JobProgress
 from app.models.description import ModelDescription
 from app.models.part_bytes import part_bytes
 from app.sharding.cut_process import CutRequest, cut

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from app.errors import BadInput, RegistryError
+from app.errors import BadInput
 from app.models.library import ModelLibrary
 from app.registry import Registry
-from app.sharding.cut import CPU_NOTE, cut_model
+from app.sharding.cut import CPU_NOTE, cut_model, register_shards
 from tests.worker_agent.tiny_models import make_model
 
 
@@ -34,9 +34,10 @@ def test_shards_are_written_and_noted_for_the_node(library: ModelLibrary, regist
     node = registry.nodes.add(
         hostname="a", ip_address="127.0.0.1", port=1, public_key="x" * 40, agent_id="a1", capacities={}
     )
-    result = cut_model(library, registry, "tiny", num_shards=3, output_dir=tmp_path / "out", node_id=node.id)
+    result = cut_model(library, "tiny", num_shards=3, output_dir=tmp_path / "out")
+    registered = register_shards(registry, result.model_name, result.shards, node.id)
     records = registry.shards.list(model_name="tiny")
-    assert tuple(record.id for record in records) == result.registered
+    assert tuple(record.id for record in records) == registered
     assert [(record.shard_id, record.start_layer, record.end_layer, record.path) for record in records] == [
         (shard.shard_id, shard.start_layer, shard.end_layer, shard.folder) for shard in result.shards
     ]
@@ -44,28 +45,23 @@ def test_shards_are_written_and_noted_for_the_node(library: ModelLibrary, regist
 
 
 def test_cutting_again_replaces_the_records(library: ModelLibrary, registry: Registry, tmp_path: Path) -> None:
-    cut_model(library, registry, "tiny", num_shards=3, output_dir=tmp_path / "out")
-    cut_model(library, registry, "tiny", num_shards=2, output_dir=tmp_path / "elsewhere")
-    cut_model(library, registry, "tiny", layers="0-1,2-6", output_dir=tmp_path / "out")
+    for result in (
+        cut_model(library, "tiny", num_shards=3, output_dir=tmp_path / "out"),
+        cut_model(library, "tiny", num_shards=2, output_dir=tmp_path / "elsewhere"),
+        cut_model(library, "tiny", layers="0-1,2-6", output_dir=tmp_path / "out"),
+    ):
+        register_shards(registry, result.model_name, result.shards)
     found = [(Path(record.path or "").parent.name, record.start_layer) for record in registry.shards.list()]
     assert sorted(start for folder, start in found if folder == "out") == [0, 2]
     assert len([folder for folder, _ in found if folder == "elsewhere"]) == 2
 
 
-def test_an_unknown_node_is_found_out_before_anything_is_written(
-    library: ModelLibrary, registry: Registry, tmp_path: Path
-) -> None:
-    with pytest.raises(RegistryError):
-        cut_model(library, registry, "tiny", num_shards=2, output_dir=tmp_path / "out", node_id=99)
-    assert not (tmp_path / "out").exists()
-
-
 def test_the_device_is_checked_and_cutting_is_said_to_run_on_the_cpu(library: ModelLibrary, tmp_path: Path) -> None:
-    result = cut_model(library, None, "tiny", num_shards=2, output_dir=tmp_path / "out", device="cuda:0")
+    result = cut_model(library, "tiny", num_shards=2, output_dir=tmp_path / "out", device="cuda:0")
     assert result.note == CPU_NOTE
     assert result.registered == ()
     with pytest.raises(BadInput, match="'gpu' is no device"):
-        cut_model(library, None, "tiny", num_shards=2, output_dir=tmp_path / "out", device="gpu")
+        cut_model(library, "tiny", num_shards=2, output_dir=tmp_path / "out", device="gpu")
 
 
 @pytest.mark.parametrize(
@@ -79,9 +75,9 @@ def test_the_device_is_checked_and_cutting_is_said_to_run_on_the_cpu(library: Mo
 )
 def test_options_that_do_not_fit(library: ModelLibrary, tmp_path: Path, options: dict[str, object], words: str) -> None:
     with pytest.raises(BadInput, match=words):
-        cut_model(library, None, "tiny", output_dir=tmp_path / "out", **options)  # type: ignore[arg-type]
+        cut_model(library, "tiny", output_dir=tmp_path / "out", **options)  # type: ignore[arg-type]
 
 
 def test_no_such_model(library: ModelLibrary, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="neither a model of the library nor a path"):
-        cut_model(library, None, "nothing", num_shards=2, output_dir=tmp_path / "out")
+        cut_model(library, "nothing", num_shards=2, output_dir=tmp_path / "out")

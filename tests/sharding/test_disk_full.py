@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from app.children.work import JobProgress
 from app.errors import DiskFullError
-from app.jobs import JobProgress
 from app.sharding.cut_process import CutRequest, cut
 from app.sharding.job import CuttingJob
 from app.sharding.output_folder import discard, new_workplace

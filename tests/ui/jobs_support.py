@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from PySide6.QtCore import QThread
 
-from app.ui.jobs.job import Job, JobState, JobView
+from app.jobs.job import JobView
+from app.registry.records import JobStatus
+from app.ui.jobs.job import Job
 from app.ui.jobs.job_queue import JobQueue
 
 
@@ -18,18 +19,18 @@ class MadeUpJob(Job):
     """A job that does nothing but be shown."""
 
     def cancel(self) -> None:
-        self.finish(JobState.CANCELLED)
+        self.finish(JobStatus.CANCELLED)
 
     def retry(self) -> Job | None:
         return None
 
 
-def made_up(queue: JobQueue, id: int, title: str, state: JobState = JobState.QUEUED, **fields: Any) -> MadeUpJob:
+def made_up(queue: JobQueue, id: int, title: str, state: JobStatus = JobStatus.QUEUED, **fields: Any) -> MadeUpJob:
     """Put a job of this look into the queue."""
     now = datetime.now(UTC)
-    began = {} if state is JobState.QUEUED else {"started_at": now}
+    began = {} if state is JobStatus.QUEUED else {"started_at": now}
     ended = {"ended_at": now} if state.is_over else {}
-    view = JobView(id, fields.pop("kind", "cut"), title, state=state, **{**began, **ended, **fields})
+    view = JobView(id, fields.pop("kind", "cut"), title, status=state, **{**began, **ended, **fields})
     job = MadeUpJob(view, queue)
     queue._take(job)
     return job
@@ -48,12 +49,6 @@ def _is_job(process: psutil.Process) -> bool:
         working = process.status() != psutil.STATUS_ZOMBIE
         return working and any(part.startswith("app.") for part in process.cmdline())
     return False
-
-
-def running_threads(queue: JobQueue) -> list[QThread]:
-    """Threads of the queue's jobs that have not ended."""
-    threads = [getattr(getattr(job, "_thread", None), "_thread", None) for job in queue.jobs]
-    return [thread for thread in threads if thread is not None and thread.isRunning()]
 
 
 def files_in(folder: Path) -> dict[str, int]:

@@ -15,6 +15,7 @@ from app.cluster.node_state import Heard, NodeState
 from app.controller import Controller
 from app.inference.parameters import GenerationParameters
 from app.inference.prompt import TokenPrompt
+from app.jobs.works import register_model
 from app.models.library import ModelLibrary
 from app.paths import Home
 from app.ui.board.board_screen import BoardScreen
@@ -172,7 +173,7 @@ def live(home: Home, tiny: Path, workbench: Workbench, qtbot: QtBot) -> Iterator
 
     async def prepare(controller: Controller, report: object) -> None:
         await controller.launch_local(2, keep=False)
-        await controller.registry.call(lambda _: controller.register_model(controller.library.get("tiny")))
+        await controller.registry.call(lambda known: register_model(known, controller.library.get("tiny")))
 
     with qtbot.waitSignal(bridge.call(prepare, "starting agents").done, timeout=60_000):
         pass

@@ -11,15 +11,15 @@ from PySide6.QtWidgets import QDialog
 from pytestqt.modeltest import ModelTester
 from pytestqt.qtbot import QtBot
 
+from app.jobs.works import CutWork
 from app.paths import Home
 from app.ui.cluster import Lists
 from app.ui.jobs.add_model_dialog import AddModelDialog, add_paths
 from app.ui.jobs.cut_dialog import CutDialog
 from app.ui.jobs.cut_plan import CutPlan, CutWish, PlannedShard, plan_cut
-from app.ui.jobs.job_work import CutWork
+from app.ui.jobs.job import DeskJob
 from app.ui.jobs.model_source import SourceLook
 from app.ui.jobs.planned_shards import PlannedShardsModel
-from app.ui.jobs.thread_job import ThreadJob
 from app.ui.theme import ThemeKeeper
 from app.ui.workbench import Workbench
 from tests.ui.simulated import MB, model
@@ -121,9 +121,10 @@ def test_accepting_starts_a_job_with_what_was_previewed(cut: CutDialog, qtbot: Q
     cut.form.register.setChecked(False)
     cut.form.cut.click()
     (job,) = workbench.jobs.jobs
-    assert isinstance(job, ThreadJob) and job.view.title == "Cut alpha into 2 shards"
+    assert isinstance(job, DeskJob) and job.view.title == "Cut alpha into 2 shards"
     workbench.jobs.close()
-    assert job.is_over and not (tmp_path / "out").exists()
+    qtbot.waitUntil(lambda: job.is_over, timeout=SECONDS)
+    assert not (tmp_path / "out").exists()
 
 
 def test_another_model_brings_its_own_place_unless_the_user_chose_one(stocked: Workbench, qtbot: QtBot) -> None:
@@ -146,7 +147,7 @@ def test_a_folder_that_is_not_in_the_library_can_be_cut(
     assert len(planned(qtbot, dialog).shards) == 2
     dialog.accept()
     (job,) = stocked.jobs.jobs
-    assert isinstance(job, ThreadJob) and isinstance(job.work, CutWork)
+    assert isinstance(job, DeskJob) and isinstance(job.work, CutWork)
     assert (job.work.name_or_path, job.work.output_dir) == (str(tiny), tmp_path / "out")
     stocked.jobs.close()
 

@@ -14,17 +14,19 @@ import msgspec
 import pytest
 from pytestqt.qtbot import QtBot
 
+from app.children.work import JobProgress
 from app.errors import BadInput, DiskFullError, ModelError
-from app.jobs import JobProgress
+from app.jobs.job import JobView
 from app.models.description import ModelDescription
 from app.models.library import ModelLibrary
 from app.paths import Home
 from app.registry import Registry
 from app.registry.records import JobRecord, JobStatus
 from app.ui.bridge import window_origin
-from app.ui.jobs.job import Job, JobState, JobView
+from app.ui.jobs.job import Job
+from app.ui.jobs.qthreads import running
 from app.ui.workbench import Workbench
-from tests.ui.jobs_support import children, files_in, running_threads
+from tests.ui.jobs_support import children, files_in
 from tests.worker_agent.tiny_models import make_model
 
 SECONDS = 30_000
@@ -49,10 +51,11 @@ def stocked(home: Home, shelf: Path) -> None:
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left_running(workbench: Workbench) -> Iterator[None]:
+def nothing_is_left_running(workbench: Workbench, qtbot: QtBot) -> Iterator[None]:
     yield
     workbench.jobs.close()
-    assert running_threads(workbench.jobs) == []
+    finish(qtbot, *workbench.jobs.jobs)
+    assert running() == []
     assert children() == []
 
 
@@ -79,7 +82,7 @@ def test_a_model_is_cut_with_progress_and_says_where_its_shards_are(
     seen: list[JobView] = []
     job.changed.connect(lambda: seen.append(job.view))
     (view,) = finish(qtbot, job)
-    assert (view.state, view.error) == (JobState.DONE, None)
+    assert (view.status, view.error) == (JobStatus.DONE, None)
     assert view.result.startswith("3 shards, ") and str(tmp_path / "out") in view.result
     assert view.folder == tmp_path / "out"
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["shard_0", "shard_1", "shard_2"]
@@ -123,40 +126,38 @@ def test_a_cut_that_is_cancelled_in_the_middle_leaves_nothing_and_can_begin_anew
     job.cancel()
     assert job.view.is_ending
     (view,) = finish(qtbot, job)
-    assert (view.state, view.error, view.can_retry) == (JobState.CANCELLED, None, True)
+    assert (view.status, view.error, view.can_retry) == (JobStatus.CANCELLED, None, True)
     assert files_in(out) == {"mine.txt": 4}
-    assert children() == [] and running_threads(workbench.jobs) == []
+    assert children() == [] and running() == []
     again = job.retry()
     assert again is not None
-    assert finish(qtbot, again)[0].state is JobState.DONE
+    assert finish(qtbot, again)[0].status is JobStatus.DONE
     assert (out / "shard_1" / "metadata.json").is_file() and (out / "mine.txt").read_text() == "keep"
 
 
 def test_cuts_run_one_after_another_in_the_order_they_were_asked_for(
     workbench: Workbench, qtbot: QtBot, tmp_path: Path
 ) -> None:
-    order: list[tuple[int, JobState]] = []
+    order: list[tuple[int, JobStatus]] = []
     jobs = [workbench.jobs.cut("tiny", 2, tmp_path / f"out{number}") for number in range(3)]
     for job in jobs:
-        job.changed.connect(lambda job=job: order.append((job.view.id, job.view.state)))
-    assert [job.view.state for job in jobs] == [JobState.RUNNING, JobState.QUEUED, JobState.QUEUED]
+        job.changed.connect(lambda job=job: order.append((job.view.id, job.view.status)))
     jobs[1].cancel()
-    assert jobs[1].view.state is JobState.CANCELLED
     views = finish(qtbot, *jobs)
-    assert [view.state for view in views] == [JobState.DONE, JobState.CANCELLED, JobState.DONE]
+    assert [view.status for view in views] == [JobStatus.DONE, JobStatus.CANCELLED, JobStatus.DONE]
     assert views[0].ended_at <= views[2].started_at
     assert not (tmp_path / "out1").exists()
-    assert order.index((jobs[0].view.id, JobState.DONE)) < order.index((jobs[2].view.id, JobState.RUNNING))
+    assert order.index((jobs[0].view.id, JobStatus.DONE)) < order.index((jobs[2].view.id, JobStatus.RUNNING))
 
 
 def test_a_model_is_added_and_known_to_library_and_registry(workbench: Workbench, qtbot: QtBot, shelf: Path) -> None:
     cluster = workbench.cluster
     (view,) = finish(qtbot, workbench.jobs.add_model(str(shelf / "tiny"), name="my-tiny"))
-    assert (view.state, view.model) == (JobState.DONE, "my-tiny")
+    assert (view.status, view.model) == (JobStatus.DONE, "my-tiny")
     assert "4 layers" in view.result
     qtbot.waitUntil(lambda: cluster.model("my-tiny") is not None, timeout=SECONDS)
     (again,) = finish(qtbot, workbench.jobs.add_model(str(shelf / "tiny"), name="my-tiny"))
-    assert again.state is JobState.FAILED and isinstance(again.error, BadInput)
+    assert again.status is JobStatus.FAILED and isinstance(again.error, BadInput)
     assert "already" in again.error.message
 
 
@@ -217,25 +218,25 @@ def test_a_full_disk_fails_the_job_and_leaves_the_folder_as_it_was(
 def test_closing_while_work_runs_ends_it_in_good_order_and_writes_it_down(
     workbench: Workbench, qtbot: QtBot, tmp_path: Path
 ) -> None:
-    running = workbench.jobs.cut("large", 2, tmp_path / "out")
+    cutting = workbench.jobs.cut("large", 2, tmp_path / "out")
     waiting = workbench.jobs.cut("tiny", 2, tmp_path / "out2")
-    qtbot.waitUntil(lambda: is_copying(running), timeout=SECONDS)
-    cancelled = workbench.jobs.close()
-    assert [view.id for view in cancelled] == [running.view.id, waiting.view.id]
-    assert running_threads(workbench.jobs) == [] and children() == []
+    qtbot.waitUntil(lambda: is_copying(cutting), timeout=SECONDS)
+    workbench.jobs.close()
+    assert [view.status for view in finish(qtbot, cutting, waiting)] == [JobStatus.CANCELLED] * 2
+    assert running() == [] and children() == []
     assert not (tmp_path / "out").exists() and not (tmp_path / "out2").exists()
     assert {record.status for record in records(workbench, qtbot)} == {JobStatus.CANCELLED}
     late = workbench.jobs.cut("tiny", 2, tmp_path / "out3")
-    assert late.view.state is JobState.CANCELLED
+    assert late.view.status is JobStatus.CANCELLED
 
 
 def test_a_job_that_waits_for_a_controller_that_never_opens_can_be_closed(
     quiet_workbench: Workbench, qtbot: QtBot, tmp_path: Path
 ) -> None:
     job = quiet_workbench.jobs.cut("tiny", 2, tmp_path / "out")
-    assert job.view.state is JobState.RUNNING
+    assert job.view.status is JobStatus.QUEUED
     quiet_workbench.jobs.close()
-    assert job.view.state is JobState.CANCELLED
+    assert job.view.status is JobStatus.CANCELLED
 
 
 def test_a_followed_call_is_shown_and_its_maker_retries_it(workbench: Workbench, qtbot: QtBot) -> None:
@@ -251,9 +252,9 @@ def test_a_followed_call_is_shown_and_its_maker_retries_it(workbench: Workbench,
         "deploy", "Deploy it", workbench.bridge.call(fail, "deploying"),
         lambda number: JobProgress("sending", number, 10), retry=lambda: retried.append("again"),
     )  # fmt: skip
-    assert job.view.state is JobState.RUNNING and workbench.jobs.busy() == [job]
+    assert job.view.status is JobStatus.RUNNING and workbench.jobs.busy() == [job]
     (view,) = finish(qtbot, job)
-    assert (view.state, view.total_bytes, view.can_retry) == (JobState.FAILED, 10, True)
+    assert (view.status, view.total_bytes, view.can_retry) == (JobStatus.FAILED, 10, True)
     assert view.error is not None and view.error.advice == "Take a smaller one."
     job.retry()
     assert retried == ["again"]
@@ -270,7 +271,7 @@ def test_cancelling_a_followed_call_cancels_the_call(workbench: Workbench, qtbot
         pass
     with qtbot.waitSignal(job.ended):
         job.cancel()
-    assert (job.view.state, job.view.can_retry) == (JobState.CANCELLED, False)
+    assert (job.view.status, job.view.can_retry) == (JobStatus.CANCELLED, False)
     assert job.retry() is None
 
 
@@ -280,15 +281,14 @@ def test_what_is_over_can_be_cleared_and_what_runs_stays(workbench: Workbench, q
 
     failed = workbench.jobs.cut("nothing-like-this", 2, tmp_path)
     finish(qtbot, failed)
-    running = workbench.jobs.follow("deploy", "Deploy", workbench.bridge.call(wait, "waiting"), lambda _: None)
+    followed = workbench.jobs.follow("deploy", "Deploy", workbench.bridge.call(wait, "waiting"), lambda _: None)
     workbench.jobs.clear_finished()
-    assert workbench.jobs.jobs == [running]
+    assert workbench.jobs.jobs == [followed]
 
 
 def test_what_was_written_stays_in_the_registry(workbench: Workbench, qtbot: QtBot, tmp_path: Path) -> None:
     finish(qtbot, workbench.jobs.cut("nothing-like-this", 2, tmp_path))
     workbench.jobs.clear_finished()
-    workbench.jobs._records.flush(10.0)  # it is written in a thread, beside the job's end
 
     def failed(registry: Registry) -> list[JobRecord]:
         return registry.jobs.list(status=JobStatus.FAILED)

@@ -143,12 +143,12 @@ def test_one_button_leads_to_a_model_that_answers(leaving_no_agents: Workbench, 
 def test_an_agent_that_cannot_start_is_told_of_and_the_rest_goes_on(
     leaving_no_agents: Workbench, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from app import children
+    from app.children import starting
 
     broken = tmp_path / "python"
     broken.write_text("#!/bin/sh\necho 'no room for torch' >&2\nexit 1\n")
     broken.chmod(0o755)
-    monkeypatch.setattr(children.sys, "executable", str(broken))
+    monkeypatch.setattr(starting.sys, "executable", str(broken))
     page = WelcomePage(leaving_no_agents)
     qtbot.addWidget(page)
     page.show()

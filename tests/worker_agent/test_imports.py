@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from app.children import child_environment
+from app.children.starting import child_environment
 from tests.worker_agent.tiny_models import make_model
 
 UNUSED = ("torch._dynamo", "torch.distributed.tensor", "accelerate", "scipy")

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import Response
 
-from app.api.background import BackgroundJob, Outcome
 from app.api.bodies import Deploy, Nothing, accepts, body_of, done
-from app.api.failures import Conflict, NotFound
+from app.api.failures import NotFound
+from app.api.routes.jobs import begin_job
 from app.api.security import Caller
-from app.api.state import TheController, TheJobs, deployment_views
+from app.api.state import TheController, deployment_views
 from app.api.views import ALWAYS, DeploymentList, DeploymentView, JobView, PlanView, errors
 from app.controller import Controller
-from app.errors import NodeError
-from app.inference.deployer import DeployProgress
-from app.jobs import JobProgress
+from app.errors import Conflict, NodeError
+from app.jobs.works import DeployWork
 from app.registry import DeploymentStatus
-from app.runs.trace import Origin
 from app.sharding.placement import Placement
 
 router = APIRouter(prefix="/shard/api/deployments", tags=["deployments"], responses=errors(*ALWAYS))
 
-KIND = "deploy"
 PAGE = "/shard/models/"
 
 
@@ -56,7 +52,6 @@ async def plan(
 async def deploy(
     request: Request,
     controller: TheController,
-    jobs: TheJobs,
     origin: Caller,
     body: Annotated[Deploy, Depends(accepts(Deploy))],
 ) -> Response:
@@ -64,12 +59,8 @@ async def deploy(
 
     When it is done, its details have the deployment's id.
     """
-    placement = await _place(controller, body)
-    work = functools.partial(_deploy, controller, placement, origin)
-    count = len(placement.stages)
-    title = f"Deploy {placement.model_name} on {count} {'node' if count == 1 else 'nodes'}"
-    record = await jobs.begin(KIND, title, placement.model_name, work, origin, lane=f"deploy {placement.model_name}")
-    return done(request, JobView.of(record), PAGE, 202)
+    work = DeployWork(await _place(controller, body), controller.deploy_placement)
+    return done(request, await begin_job(controller, work, origin), PAGE, 202)
 
 
 @router.post(
@@ -100,14 +91,3 @@ async def _place(controller: Controller, body: Deploy) -> Placement:
         return await controller.plan(body.model, nodes=body.nodes, layers=body.layers, serving=body.serving)
     except NodeError as error:
         raise Conflict(error.message, error.advice) from error
-
-
-async def _deploy(controller: Controller, placement: Placement, origin: Origin, job: BackgroundJob) -> Outcome:
-    deployed = await controller.deploy_placement(placement, functools.partial(_told, job), origin=origin)
-    return Outcome(placement.model_name, {"deployment": deployed.record.id, "sent_bytes": deployed.sent_bytes})
-
-
-def _told(job: BackgroundJob, told: DeployProgress) -> None:
-    where = f"{told.phase} on {told.node_name}" if told.node_name else told.phase
-    progress = JobProgress(where, told.done_bytes, told.total_bytes, told.bytes_per_second, told.seconds_left)
-    job.report(progress, phase=told.phase, node_id=told.node_id, node=told.node_name, already_bytes=told.already_bytes)

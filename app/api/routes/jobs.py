@@ -7,21 +7,27 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
-from app.api.background import BackgroundJobs
 from app.api.bodies import Nothing, accepts, body_of, done
-from app.api.failures import NotFound
-from app.api.state import Number, TheController, TheJobs
+from app.api.failures import NotFound, Overloaded
+from app.api.security import Caller
+from app.api.state import Number, TheController
 from app.api.views import ALWAYS, JobList, JobView, errors
 from app.controller import Controller
-from app.registry import JobStatus
+from app.errors import RegistryError
+from app.jobs.job import Work
+from app.registry import JobRecord, JobStatus
+from app.runs.trace import Origin
 
 router = APIRouter(prefix="/shard/api/jobs", tags=["jobs"], responses=errors(*ALWAYS))
 
+MOST_JOBS = 32
+"""Under way or waiting at a time, before HTTP begins no more."""
+
 
 @router.get("/status/{job_id}/", summary="One job", responses=errors(404, 422))
-async def status(jobs: TheJobs, job_id: Number) -> JobView:
-    """How far it is, or what came of it; also of jobs that were begun in the window."""
-    return await job_view(jobs, job_id)
+async def status(controller: TheController, job_id: Number) -> JobView:
+    """How far it is, or what came of it, whoever began it."""
+    return await job_view(controller, job_id)
 
 
 @router.post(
@@ -29,35 +35,74 @@ async def status(jobs: TheJobs, job_id: Number) -> JobView:
     responses={200: {"model": JobView}, **errors(400, 404, 409, 415, 422, 507)}, openapi_extra=body_of(Nothing),
 )  # fmt: skip
 async def cancel(
-    request: Request, jobs: TheJobs, job_id: Number, body: Annotated[Nothing, Depends(accepts(Nothing))]
+    request: Request, controller: TheController, job_id: Number, body: Annotated[Nothing, Depends(accepts(Nothing))]
 ) -> Response:
-    """End a job that was begun over HTTP. What is half done is cleaned up before this answers."""
-    return done(request, JobView.of(await jobs.cancel(job_id)), "/")
+    """End a job, whoever began it. What is half done is cleaned up before this answers."""
+    await job_record(controller, job_id)
+    return done(request, JobView.of(await controller.cancel_job(job_id)), "/")
+
+
+@router.post(
+    "/retry/{job_id}/", status_code=202, summary="Begin a job again",
+    responses={202: {"model": JobView}, **errors(400, 404, 409, 415, 422, 507)}, openapi_extra=body_of(Nothing),
+)  # fmt: skip
+async def retry(
+    request: Request,
+    controller: TheController,
+    origin: Caller,
+    job_id: Number,
+    body: Annotated[Nothing, Depends(accepts(Nothing))],
+) -> Response:
+    """Begins a job that failed or was cancelled, whoever began it, as a new one; a download goes on where it was."""
+    await job_record(controller, job_id)
+    _check_room(controller)
+    return done(request, JobView.of(await controller.retry_job(job_id, origin)), "/", 202)
 
 
 @router.get("/recent/", summary="The newest jobs", responses=errors(422))
 async def recent(
     controller: TheController,
-    jobs: TheJobs,
     limit: Annotated[int, Query(ge=1, le=1000)] = 50,
     offset: Annotated[int, Query(ge=0, le=2**31)] = 0,
     status: JobStatus | None = None,
     kind: Annotated[str | None, Query(max_length=50)] = None,
 ) -> JobList:
-    return JobList(jobs=await recent_jobs(controller, jobs, limit, offset, status, kind))
+    return JobList(jobs=await recent_jobs(controller, limit, offset, status, kind))
 
 
-async def job_view(jobs: BackgroundJobs, id: int, kind: str | None = None) -> JobView:
+async def begin_job(controller: Controller, work: Work[object], origin: Origin) -> JobView:
+    """Begin a job; it as it was written down. Raises Overloaded."""
+    _check_room(controller)
+    job = await controller.jobs.submit(work, origin)
+    assert job.record is not None
+    return JobView.of(job.record)
+
+
+def _check_room(controller: Controller) -> None:
+    if len(controller.jobs.under_way) >= MOST_JOBS:
+        raise Overloaded(f"{MOST_JOBS} jobs are under way already.", "Wait for one to end, or cancel one.")
+
+
+async def job_record(controller: Controller, id: int) -> JobRecord:
+    """A job as the registry has it. Raises NotFound."""
+    try:
+        return await controller.jobs.record(id)
+    except RegistryError as error:
+        if error.__cause__ is not None:
+            raise
+        raise NotFound(error.message, error.advice) from None
+
+
+async def job_view(controller: Controller, id: int, kind: str | None = None) -> JobView:
     """A job, live while it runs. Raises NotFound, also for one of another kind."""
-    record, job = await jobs.record(id), jobs.find(id)
+    record = await job_record(controller, id)
     if kind is not None and record.kind != kind:
         raise NotFound(f"Job {id} is none of these.", f"See /shard/api/jobs/status/{id}/.")
-    return JobView.of(record, job)
+    return JobView.of(record, controller.jobs.find(id))
 
 
 async def recent_jobs(
     controller: Controller,
-    jobs: BackgroundJobs,
     limit: int,
     offset: int = 0,
     status: JobStatus | None = None,
@@ -66,4 +111,4 @@ async def recent_jobs(
     records = await controller.registry.call(
         lambda known: known.jobs.list(limit=limit, offset=offset, status=status, kind=kind)
     )
-    return [JobView.of(record, jobs.find(record.id)) for record in records]
+    return [JobView.of(record, controller.jobs.find(record.id)) for record in records]

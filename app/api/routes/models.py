@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 from pathlib import Path
 from typing import Annotated
 
@@ -11,16 +10,17 @@ from fastapi import APIRouter, Depends, Request
 from fastapi import Path as PathParameter
 from starlette.responses import Response
 
-from app.api.background import BackgroundJob, Outcome, Reporter
 from app.api.bodies import AddModel, Nothing, accepts, body_of, done
-from app.api.failures import Conflict, NotFound, Refused
+from app.api.failures import NotFound, Refused
+from app.api.routes.jobs import begin_job
 from app.api.security import Caller, is_local
-from app.api.state import TheController, TheJobs
+from app.api.state import TheController
 from app.api.views import ALWAYS, JobView, ModelList, ModelView, errors
 from app.controller import Controller
-from app.errors import BadInput
+from app.errors import BadInput, Conflict
 from app.inference.model_defaults import ModelDefaults
-from app.models.description import ModelDescription, notes_of
+from app.jobs.works import AddWork, DemoWork
+from app.models.description import ModelDescription
 from app.models.sources import HUB_ID, check_name, recognise
 from app.registry import ModelRecord, Registry
 
@@ -43,16 +43,12 @@ async def status(controller: TheController) -> ModelList:
 async def add(
     request: Request,
     controller: TheController,
-    jobs: TheJobs,
     origin: Caller,
     body: Annotated[AddModel, Depends(accepts(AddModel))],
 ) -> Response:
     """Begins a job and returns it; see `/shard/api/jobs/status/ID/` for how far it is."""
     if body.source == DEMO:
-        record = await jobs.begin(
-            DEMO, "Fetch the demo model", "", functools.partial(_demo, controller), origin, lane="add"
-        )
-        return done(request, JobView.of(record), PAGE, 202)
+        return done(request, await begin_job(controller, DemoWork(), origin), PAGE, 202)
     if not is_local(request) and (not HUB_ID.fullmatch(body.source) or _exists(body.source)):
         raise Refused(
             403,
@@ -61,13 +57,11 @@ async def add(
             code="not_local",
         )
     await asyncio.to_thread(_check_source, body)
-    name = body.name or body.source.rstrip("/\\").replace("\\", "/").rpartition("/")[2]
-    taken = await asyncio.to_thread(controller.library.find, name)
-    if taken is not None and body.name is not None:
+    taken = await asyncio.to_thread(controller.library.find, body.name) if body.name is not None else None
+    if taken is not None:
         raise Conflict(f"There is a model named '{taken.name}' already.", "Remove it first, or give another name.")
-    adding = functools.partial(_add, controller, body)
-    record = await jobs.begin("add", f"Add {name}", body.name or "", adding, origin, lane="add")
-    return done(request, JobView.of(record), PAGE, 202)
+    work = AddWork(body.source, body.name, body.revision)
+    return done(request, await begin_job(controller, work, origin), PAGE, 202)
 
 
 @router.post(
@@ -104,21 +98,6 @@ def _view(record: ModelRecord, description: ModelDescription | None) -> ModelVie
     if description is None:
         return ModelView.of(record)
     return ModelView.of(record, description.notes, ModelDefaults.shown(description.path))
-
-
-async def _demo(controller: Controller, job: BackgroundJob) -> Outcome:
-    return _added(await controller.add_demo_model(Reporter(job)))
-
-
-async def _add(controller: Controller, body: AddModel, job: BackgroundJob) -> Outcome:
-    return _added(
-        await controller.add_model(body.source, name=body.name, revision=body.revision, on_progress=Reporter(job))
-    )
-
-
-def _added(description: ModelDescription) -> Outcome:
-    source = description.origin or description.source
-    return Outcome(description.name, {"source": source, "bytes": description.weight_bytes, **notes_of(description)})
 
 
 def _check_source(body: AddModel) -> None:

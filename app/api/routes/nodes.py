@@ -8,11 +8,10 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from app.api.bodies import AddNode, DrainNode, Nothing, accepts, body_of, done
-from app.api.failures import Conflict
 from app.api.state import Number, TheController, node_views
 from app.api.views import ALWAYS, NodeList, NodeView, errors
 from app.cluster.node_state import NodeState
-from app.errors import BadInput, NodeError, RegistryError
+from app.errors import BadInput, Conflict, NodeError, RegistryError
 
 router = APIRouter(prefix="/shard/api/nodes", tags=["nodes"], responses=errors(*ALWAYS))
 

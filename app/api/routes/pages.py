@@ -14,7 +14,7 @@ from app.api.routes.inference import recent_requests
 from app.api.routes.jobs import recent_jobs
 from app.api.routes.models import model_views
 from app.api.routes.runs import Kind, live_run
-from app.api.state import TheController, TheJobs, deployment_views, node_views
+from app.api.state import TheController, deployment_views, node_views
 from app.api.views import ALWAYS, SystemView, errors
 from app.registry import JobStatus
 from app.runs.telling import tell
@@ -31,13 +31,13 @@ UNDER_WAY = 50
     "/", summary="How it all is",
     responses={200: {"model": SystemView, "content": {"text/html": {}}, "description": "JSON, or a page for browsers"}},
 )  # fmt: skip
-async def system(request: Request, controller: TheController, jobs: TheJobs) -> Response:
+async def system(request: Request, controller: TheController) -> Response:
     """Nodes, deployments, background work and the newest requests; JSON unless HTML is asked for."""
     nodes, deployments, requests, busy = await asyncio.gather(
         node_views(controller),
         deployment_views(controller),
         recent_requests(controller, RECENT),
-        recent_jobs(controller, jobs, UNDER_WAY),
+        recent_jobs(controller, UNDER_WAY),
     )
     view = SystemView(
         version=__version__,
@@ -73,13 +73,13 @@ async def nodes(request: Request, controller: TheController) -> Response:
 
 
 @router.get("/shard/models/", summary="Models and deployments", responses=HTML)
-async def models(request: Request, controller: TheController, jobs: TheJobs) -> Response:
+async def models(request: Request, controller: TheController) -> Response:
     """A page with the library, what is deployed, and the work that is under way for either."""
     library, deployments, known, recent = await asyncio.gather(
         model_views(controller),
         deployment_views(controller),
         node_views(controller),
-        recent_jobs(controller, jobs, RECENT),
+        recent_jobs(controller, RECENT),
     )
     return page(request, "models.html", models=library, deployments=deployments, nodes=known, jobs=recent)
 

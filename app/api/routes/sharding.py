@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
-from app.api.background import BackgroundJob, Outcome, Reporter
 from app.api.bodies import CutModel, Nothing, accepts, body_of, done
 from app.api.failures import Refused
-from app.api.routes.jobs import job_view, recent_jobs
+from app.api.routes.jobs import begin_job, job_view, recent_jobs
 from app.api.security import Caller, is_local
-from app.api.state import Number, TheController, TheJobs
+from app.api.state import Number, TheController
 from app.api.views import ALWAYS, JobList, JobView, errors
 from app.controller import Controller
 from app.errors import BadInput
+from app.jobs.works import CutWork
 from app.registry import JobStatus
 from app.sharding.cut import choose_ranges
 from app.sharding.plan import ranges_text
@@ -36,7 +35,6 @@ PAGE = "/shard/models/"
 async def submit(
     request: Request,
     controller: TheController,
-    jobs: TheJobs,
     origin: Caller,
     body: Annotated[CutModel, Depends(accepts(CutModel))],
 ) -> Response:
@@ -44,16 +42,13 @@ async def submit(
     description = await asyncio.to_thread(controller.library.get, body.model)
     ranges = choose_ranges(description, body.num_shards, body.layers)  # before anything is begun
     folder = _folder(request, controller, body.output_dir or description.name)
-    noun = "shard" if len(ranges) == 1 else "shards"
-    work = functools.partial(_cut, controller, body, description.name, ranges_text(ranges), folder)
-    title = f"Cut {description.name} into {len(ranges)} {noun}"
-    record = await jobs.begin(KIND, title, description.name, work, origin, lane=KIND)
-    return done(request, JobView.of(record), PAGE, 202)
+    work = CutWork(description.name, folder, layers=ranges_text(ranges), register=body.register_db)
+    return done(request, await begin_job(controller, work, origin), PAGE, 202)
 
 
 @router.get("/status/{job_id}/", summary="One sharding job", responses=errors(404, 422))
-async def status(jobs: TheJobs, job_id: Number) -> JobView:
-    return await job_view(jobs, job_id, KIND)
+async def status(controller: TheController, job_id: Number) -> JobView:
+    return await job_view(controller, job_id, KIND)
 
 
 @router.post(
@@ -61,38 +56,21 @@ async def status(jobs: TheJobs, job_id: Number) -> JobView:
     responses={200: {"model": JobView}, **errors(400, 404, 409, 415, 422, 507)}, openapi_extra=body_of(Nothing),
 )  # fmt: skip
 async def cancel(
-    request: Request, jobs: TheJobs, job_id: Number, body: Annotated[Nothing, Depends(accepts(Nothing))]
+    request: Request, controller: TheController, job_id: Number, body: Annotated[Nothing, Depends(accepts(Nothing))]
 ) -> Response:
     """What was written so far is removed before this answers."""
-    await job_view(jobs, job_id, KIND)
-    return done(request, JobView.of(await jobs.cancel(job_id)), PAGE)
+    await job_view(controller, job_id, KIND)
+    return done(request, JobView.of(await controller.cancel_job(job_id)), PAGE)
 
 
 @router.get("/recent/", summary="The newest sharding jobs", responses=errors(422))
 async def recent(
     controller: TheController,
-    jobs: TheJobs,
     limit: Annotated[int, Query(ge=1, le=1000)] = 50,
     offset: Annotated[int, Query(ge=0, le=2**31)] = 0,
     status: JobStatus | None = None,
 ) -> JobList:
-    return JobList(jobs=await recent_jobs(controller, jobs, limit, offset, status, KIND))
-
-
-async def _cut(
-    controller: Controller, body: CutModel, model: str, layers: str, folder: Path, job: BackgroundJob
-) -> Outcome:
-    result = await controller.cut_model(
-        model, layers=layers, output_dir=folder, register_db=body.register_db, on_progress=Reporter(job)
-    )
-    details: dict[str, object] = {
-        "output_dir": str(result.output_dir),
-        "layers": layers,
-        "bytes": sum(shard.nbytes for shard in result.shards),
-    }
-    if body.register_db:
-        details["registered"] = list(result.registered)
-    return Outcome(result.model_name, details)
+    return JobList(jobs=await recent_jobs(controller, limit, offset, status, KIND))
 
 
 def _folder(request: Request, controller: Controller, wanted: str) -> Path:

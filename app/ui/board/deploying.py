@@ -20,9 +20,9 @@ from app.ui.bridge import window_origin
 from app.ui.notices import Level, NoticeAction
 
 if TYPE_CHECKING:
+    from app.children.work import JobProgress
     from app.controller import Controller
     from app.inference.deployer import DeployProgress
-    from app.jobs import JobProgress
     from app.ui.bridge import Call, Report
     from app.ui.workbench import Workbench
 
@@ -171,7 +171,7 @@ class Deploying(QObject):
 
     def _job_progress(self, item: object) -> JobProgress:
         """All nodes together, for the jobs dock."""
-        from app.jobs import JobProgress
+        from app.children.work import JobProgress
 
         now = self.overall
         return JobProgress(now.phase, now.done_bytes, now.total_bytes, now.bytes_per_second, now.seconds_left)

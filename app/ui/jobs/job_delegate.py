@@ -7,8 +7,9 @@ from PySide6.QtGui import QColor, QFont, QFontMetrics, QPainter
 from PySide6.QtWidgets import QStyle, QStyledItemDelegate, QStyleOptionViewItem
 
 from app.figures import clock
+from app.jobs.job import JobView
+from app.registry.records import JobStatus
 from app.ui.icons import draw_icon
-from app.ui.jobs.job import JobState, JobView
 from app.ui.jobs.job_words import ICONS, KIND_ICONS, figures_text, outcome_text, phase_text
 from app.ui.jobs.jobs_model import JobRole
 from app.ui.theme import SPACING, Colors, ThemeKeeper
@@ -64,7 +65,7 @@ class JobDelegate(QStyledItemDelegate):
         colors = self._theme.colors
         metrics = QFontMetrics(option.font)
         state_text = phase_text(view)
-        if view.state.is_over and view.ended_at is not None:
+        if view.status.is_over and view.ended_at is not None:
             state_text += f" · {clock(view.ended_at)}"
         side = metrics.height()
         width = metrics.horizontalAdvance(state_text)
@@ -76,7 +77,7 @@ class JobDelegate(QStyledItemDelegate):
         icon_side = round(side * 0.85)
         left = line.right() - width - SPACING // 2 - icon_side
         draw_icon(
-            painter, ICONS[view.state], QRectF(left, line.top() + (side - icon_side) / 2, icon_side, icon_side), color
+            painter, ICONS[view.status], QRectF(left, line.top() + (side - icon_side) / 2, icon_side, icon_side), color
         )
         bold = QFont(option.font)
         bold.setWeight(QFont.Weight.DemiBold)
@@ -90,7 +91,7 @@ class JobDelegate(QStyledItemDelegate):
         self, painter: QPainter, option: QStyleOptionViewItem, view: JobView, box: QRect, colors: Colors
     ) -> None:
         """The bar while it runs; nothing stands there when it is over."""
-        if view.state is not JobState.RUNNING:
+        if view.status is not JobStatus.RUNNING:
             return
         line = QFontMetrics(option.font).height()
         selected = bool(option.state & QStyle.StateFlag.State_Selected)
@@ -109,7 +110,7 @@ class JobDelegate(QStyledItemDelegate):
     ) -> None:
         metrics = QFontMetrics(option.font)
         line = metrics.height()
-        if view.state is JobState.RUNNING:
+        if view.status is JobStatus.RUNNING:
             top = box.top() + line + BAR + 2 * LINE
             text, color = figures_text(view) or "…", colors.muted
             if view.is_ending:
@@ -122,7 +123,7 @@ class JobDelegate(QStyledItemDelegate):
         painter.setFont(option.font)
         painter.setPen(color)
         fraction = view.fraction
-        if view.state is JobState.RUNNING and fraction is not None:
+        if view.status is JobStatus.RUNNING and fraction is not None:
             percent = f"{100 * fraction:.0f} %"
             painter.drawText(rect, Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter, percent)
             rect.adjust(0, 0, -metrics.horizontalAdvance(percent) - 2 * SPACING, 0)
@@ -131,13 +132,13 @@ class JobDelegate(QStyledItemDelegate):
 
 
 def _nothing_to_say(view: JobView) -> str:
-    if view.state is JobState.QUEUED:
+    if view.status is JobStatus.QUEUED:
         return "Begins when the one before it is over"
-    return "Nothing was left half-written" if view.state is JobState.CANCELLED else ""
+    return "Nothing was left half-written" if view.status is JobStatus.CANCELLED else ""
 
 
 def state_color(view: JobView, colors: Colors) -> QColor:
     """The colour of a state's icon and word, which both say the same."""
-    if view.state is JobState.RUNNING:
+    if view.status is JobStatus.RUNNING:
         return colors.muted if view.is_ending else colors.accent
-    return {JobState.DONE: colors.ok, JobState.FAILED: colors.error}.get(view.state, colors.muted)
+    return {JobStatus.DONE: colors.ok, JobStatus.FAILED: colors.error}.get(view.status, colors.muted)

@@ -1,30 +1,25 @@
-"""The queue of long work: what runs, what waits for its turn, and what came of it."""
+"""The jobs as the window has them: a mirror of the controller's desk, with the calls that the window follows."""
 
 from __future__ import annotations
 
-import itertools
-import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from PySide6.QtCore import QObject, Signal, Slot
 
-from app.ui.bridge import Bridge, Call
-from app.ui.jobs.followed_job import Describe, FollowedJob, Reader, Retry
-from app.ui.jobs.job import Job, JobState, JobView
-from app.ui.jobs.job_records import JobRecords
-from app.ui.jobs.job_work import AddWork, CutWork, DemoWork, Work
-from app.ui.jobs.thread_job import ThreadJob
+from app.jobs.job import JobView, Work
+from app.registry.records import JobStatus
+from app.ui.bridge import Bridge, Call, window_origin
+from app.ui.jobs.job import Describe, DeskJob, FollowedJob, Job, Reader, Retry
 
-__all__ = ["Job", "JobQueue", "JobState", "JobView"]
-
-CLOSE_SECONDS = 10.0
-"""How long `close` waits for all threads together; a child gets 3 s to clean up before it is killed."""
-RECORD_SECONDS = 2.0
+if TYPE_CHECKING:
+    from app.controller import Controller
+    from app.ui.bridge import Report
 
 
 class JobQueue(QObject):
-    """See the module. One cut at a time, one addition at a time, followed calls beside them."""
+    """See the module. What is asked for here goes to the desk; what others ask for there is shown here, too."""
 
     job_added = Signal(object)
     """The Job, now last of `jobs`."""
@@ -32,7 +27,7 @@ class JobQueue(QObject):
     job_removed = Signal(object)
     """The Job, which is in `jobs` no more."""
     job_ended = Signal(object)
-    """The Job; not emitted while the queue is being closed."""
+    """The Job; not emitted once the queue is closed."""
 
     def __init__(self, bridge: Bridge, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -40,8 +35,9 @@ class JobQueue(QObject):
         """Oldest first."""
         self.is_closed = False
         self._bridge = bridge
-        self._ids = itertools.count(1)
-        self._records = JobRecords(bridge, self)
+        self._known: dict[int, DeskJob] = {}
+        """Those that have a number, by it."""
+        bridge.jobs_changed.connect(self._on_views)
 
     # --- what can be asked for ---
 
@@ -59,16 +55,25 @@ class JobQueue(QObject):
             ranges_or_count: a number of shards, text like 0-9,10-20, or layers [start, end).
             register: enter the shards in the registry.
         """
-        plan = ranges_or_count if isinstance(ranges_or_count, int | str) else tuple(ranges_or_count)
-        return self._enqueue(CutWork(model, plan, output_dir, register))
+        from app.jobs.works import CutWork  # loaded with the controller, as all works are
+        from app.sharding.plan import ranges_text
+
+        if isinstance(ranges_or_count, int):
+            return self._submit(CutWork(model, output_dir, num_shards=ranges_or_count, register=register))
+        layers = ranges_or_count if isinstance(ranges_or_count, str) else ranges_text(ranges_or_count)
+        return self._submit(CutWork(model, output_dir, layers=layers, register=register))
 
     def add_model(self, source: str, *, name: str | None = None, revision: str | None = None) -> Job:
         """Add a model from a folder, a GGUF file or a Hub id to the library."""
-        return self._enqueue(AddWork(source, name, revision))
+        from app.jobs.works import AddWork
+
+        return self._submit(AddWork(source, name, revision))
 
     def add_demo_model(self) -> Job:
         """Fetch the demo's model unless the library has it."""
-        return self._enqueue(DemoWork())
+        from app.jobs.works import DemoWork
+
+        return self._submit(DemoWork())
 
     def follow(
         self,
@@ -84,13 +89,11 @@ class JobQueue(QObject):
         """Show a call that somebody else has just begun.
 
         Args:
-            read: makes an `app.jobs.JobProgress` of an item that the call reported; None for what says nothing.
+            read: makes a `JobProgress` of an item that the call reported; None for what says nothing.
             retry: begins it again, and follows that itself; None when that cannot be.
             describe: makes a sentence of the call's result.
         """
-        job = FollowedJob(
-            next(self._ids), kind, title, call, read, retry=retry, describe=describe, model=model, parent=self
-        )
+        job = FollowedJob(kind, title, call, read, retry=retry, describe=describe, model=model, parent=self)
         self._take(job)
         return job
 
@@ -102,6 +105,7 @@ class JobQueue(QObject):
         """Forget a job that is over; one that is not stays."""
         if job.is_over and job in self.jobs:
             self.jobs.remove(job)
+            self._known.pop(job.view.id, None)
             self.job_removed.emit(job)
             job.deleteLater()
 
@@ -109,15 +113,33 @@ class JobQueue(QObject):
         for job in [job for job in self.jobs if job.is_over]:
             self.remove(job)
 
+    def close(self) -> None:
+        """Begin nothing any more, and cancel all; returns at once. What is left the controller ends when it closes."""
+        self.is_closed = True
+        for job in self.busy():
+            job.cancel()
+            if not self._bridge.is_open:  # nobody will tell how it ended
+                job.finish(JobStatus.CANCELLED)
+
     # --- within ---
 
-    def _enqueue(self, work: Work) -> Job:
-        job = ThreadJob(next(self._ids), work, self._bridge, self._enqueue, self)
-        self._take(job)
-        self._records.follow(job)
+    def _submit(self, work: Work[Any]) -> Job:
+        job = self._new(work)
         if self.is_closed:
-            job.cancel()
-        self._start_next()
+            job.finish(JobStatus.CANCELLED)
+            return job
+
+        async def submit(controller: Controller, report: Report) -> None:
+            await controller.jobs.submit(work, window_origin())
+
+        call = self._bridge.call(submit, work.title)
+        call.failed.connect(lambda error: job.finish(JobStatus.FAILED, error=error))  # it could not be written down
+        call.cancelled.connect(lambda: job.finish(JobStatus.CANCELLED))
+        return job
+
+    def _new(self, work: Work[Any], *, own: bool = True) -> DeskJob:
+        job = DeskJob(work, own, self._bridge, self._submit, self)
+        self._take(job)
         return job
 
     def _take(self, job: Job) -> None:
@@ -125,6 +147,20 @@ class JobQueue(QObject):
         job.changed.connect(self._on_changed)
         job.ended.connect(self._on_ended)
         self.job_added.emit(job)
+
+    @Slot(object)
+    def _on_views(self, views: tuple[JobView, ...]) -> None:
+        for view in views:
+            job = self._known.get(view.id)
+            if job is None and view.work is not None and not view.status.is_over:
+                job = self._known[view.id] = self._own(view) or self._new(view.work, own=False)
+            if job is not None:
+                job.show_view(view)
+
+    def _own(self, view: JobView) -> DeskJob | None:
+        """The job that was asked for here and has just got its number."""
+        waiting = (job for job in self.jobs if isinstance(job, DeskJob) and not job.view.id and not job.is_over)
+        return next((job for job in waiting if job.work is view.work), None)
 
     @Slot()
     def _on_changed(self) -> None:
@@ -134,42 +170,6 @@ class JobQueue(QObject):
 
     @Slot(object)
     def _on_ended(self, view: JobView) -> None:
-        if self.is_closed:
-            return
-        job = next((job for job in self.jobs if job.view.id == view.id), None)
-        if job is not None:
+        job = self.sender()
+        if isinstance(job, Job) and not self.is_closed:
             self.job_ended.emit(job)
-        self._start_next()
-
-    def _start_next(self) -> None:
-        """Start the first that waits in each lane where nothing runs."""
-        if self.is_closed:
-            return
-        waiting = [job for job in self.jobs if isinstance(job, ThreadJob) and not job.is_over]
-        taken: set[str] = set()
-        for job in waiting:  # in order, so what runs comes before what waits
-            if job.work.lane not in taken:
-                taken.add(job.work.lane)
-                if job.view.state is JobState.QUEUED:
-                    job.start()
-
-    def close(self) -> tuple[JobView, ...]:
-        """Cancel all and wait until the threads have ended; what was cancelled. Nothing starts any more.
-
-        Blocks for `CLOSE_SECONDS` and `RECORD_SECONDS` at most. To keep the window alive meanwhile, cancel what is
-        `busy` first and call this when all of it has ended.
-        """
-        if self.is_closed:
-            return ()
-        self.is_closed = True
-        busy = self.busy()
-        for job in busy:
-            job.cancel()
-        deadline = time.monotonic() + CLOSE_SECONDS
-        for job in busy:
-            if isinstance(job, ThreadJob):
-                job.join(deadline - time.monotonic())
-            elif isinstance(job, FollowedJob):
-                job.abandon()
-        self._records.flush(RECORD_SECONDS)
-        return tuple(job.view for job in busy if job.view.state is JobState.CANCELLED)

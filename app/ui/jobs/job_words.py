@@ -5,39 +5,42 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from app.figures import amount_text, clock, data_rate, duration, time_left
-from app.ui.jobs.job import JobState, JobView
+from app.jobs.job import JobView
+from app.registry.records import JobStatus
 from app.ui.notices import details_of
 
 ICONS = {
-    JobState.QUEUED: "clock",
-    JobState.RUNNING: "loader",
-    JobState.DONE: "circle-check",
-    JobState.FAILED: "circle-x",
-    JobState.CANCELLED: "circle-stop",
+    JobStatus.QUEUED: "clock",
+    JobStatus.RUNNING: "loader",
+    JobStatus.DONE: "circle-check",
+    JobStatus.FAILED: "circle-x",
+    JobStatus.CANCELLED: "circle-stop",
 }
 """By state; the kinds have icons of their own."""
 KIND_ICONS = {"cut": "scissors", "add": "package", "demo": "sparkles", "deploy": "rocket"}
 STATE_WORDS = {
-    JobState.QUEUED: "Waiting for its turn",
-    JobState.RUNNING: "Running",
-    JobState.DONE: "Done",
-    JobState.FAILED: "Failed",
-    JobState.CANCELLED: "Cancelled",
+    JobStatus.QUEUED: "Waiting for its turn",
+    JobStatus.RUNNING: "Running",
+    JobStatus.DONE: "Done",
+    JobStatus.FAILED: "Failed",
+    JobStatus.CANCELLED: "Cancelled",
 }
+WAYS = {"http": "over HTTP", "command": "by a command"}
+"""How others than this window ask for a job."""
 
 
 def phase_text(view: JobView) -> str:
     """Copying; Cancelling, cleaning up; Waiting for its turn."""
-    if view.state is JobState.RUNNING:
+    if view.status is JobStatus.RUNNING:
         if view.is_ending:
             return "Cancelling"
         return view.phase[:1].upper() + view.phase[1:] if view.phase else "Running"
-    return STATE_WORDS[view.state]
+    return STATE_WORDS[view.status]
 
 
 def figures_text(view: JobView) -> str:
     """1.2 of 4 GB · 120 MB/s · 25 s left; empty when there are no figures."""
-    if view.state is not JobState.RUNNING or view.total_bytes <= 0 or view.is_ending:
+    if view.status is not JobStatus.RUNNING or view.total_bytes <= 0 or view.is_ending:
         return ""
     pieces = [amount_text(view.done_bytes, view.total_bytes)]
     if view.bytes_per_second > 0:
@@ -56,14 +59,16 @@ def outcome_text(view: JobView) -> str:
 
 def spoken_text(view: JobView) -> str:
     """All of a row for who cannot see it."""
-    percent = f"{view.fraction:.0%}" if view.fraction is not None and view.state is JobState.RUNNING else ""
+    percent = f"{view.fraction:.0%}" if view.fraction is not None and view.status is JobStatus.RUNNING else ""
     pieces = [view.title, phase_text(view), percent, figures_text(view), outcome_text(view)]
     return ", ".join(piece.rstrip(".") for piece in pieces if piece)
 
 
 def details_text(view: JobView) -> str:
     """All that is known of a job, as text to copy."""
-    lines = [view.title, f"state: {STATE_WORDS[view.state].lower()}"]
+    lines = [view.title, f"state: {STATE_WORDS[view.status].lower()}"]
+    if view.origin.via in WAYS:
+        lines.append(f"asked for: {WAYS[view.origin.via]}" + (f" by {view.origin.user}" if view.origin.user else ""))
     if view.started_at is not None:
         lines.append(f"started: {clock(view.started_at)}")
     if view.ended_at is not None:
@@ -81,7 +86,7 @@ def details_text(view: JobView) -> str:
 
 def summary_text(views: Iterable[JobView]) -> str:
     """For the status bar: 2 jobs, 40 %; empty when nothing is under way."""
-    busy = [view for view in views if not view.state.is_over]
+    busy = [view for view in views if not view.status.is_over]
     if not busy:
         return ""
     noun = "1 job" if len(busy) == 1 else f"{len(busy)} jobs"

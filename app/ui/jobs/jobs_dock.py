@@ -176,7 +176,9 @@ class JobsDock(QDockWidget):
 
     @Slot(object)
     def _on_added(self, job: Job) -> None:
-        """What was asked for last is what the user looks for."""
+        """What was asked for last is what the user looks for, when it was this user."""
+        if not job.is_own and self.current is not None:
+            return
         self.view.setCurrentIndex(self.model.index_of(job))
         self.view.scrollToTop()
 

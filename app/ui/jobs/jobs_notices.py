@@ -7,7 +7,9 @@ from pathlib import Path
 from PySide6.QtCore import QObject, QUrl, Slot
 from PySide6.QtGui import QDesktopServices
 
-from app.ui.jobs.job import Job, JobState, JobView
+from app.jobs.job import JobView
+from app.registry.records import JobStatus
+from app.ui.jobs.job import Job
 from app.ui.notices import Level, NoticeAction
 from app.ui.workbench import Workbench
 
@@ -15,7 +17,7 @@ from app.ui.workbench import Workbench
 class JobNotices(QObject):
     """A toast for what was done, a banner for what failed; a cancelled job has its row and no more.
 
-    Deployments are left to the board, which says more of them.
+    Deployments are left to the board, which says more of them; what others asked for to themselves.
     """
 
     def __init__(self, workbench: Workbench, parent: QObject | None = None) -> None:
@@ -32,11 +34,11 @@ class JobNotices(QObject):
     @Slot(object)
     def _on_ended(self, job: Job) -> None:
         view = job.view
-        if view.kind == "deploy":
+        if view.kind == "deploy" or not job.is_own:
             return
-        if view.state is JobState.DONE:
+        if view.status is JobStatus.DONE:
             self._workbench.notices.toast(_done_text(view), Level.SUCCESS, *self._done_actions(view))
-        elif view.state is JobState.FAILED and view.error is not None:
+        elif view.status is JobStatus.FAILED and view.error is not None:
             retry = (NoticeAction("Retry", job.retry),) if view.can_retry else ()
             self._workbench.notices.error(view.title, view.error, *retry, key=_key(view))
 

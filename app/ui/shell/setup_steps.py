@@ -15,7 +15,8 @@ from app.ui.workbench import Workbench
 
 if TYPE_CHECKING:
     from app.controller import Controller
-    from app.ui.jobs.job import Job, JobView
+    from app.jobs.job import JobView
+    from app.ui.jobs.job import Job
 
 AGENTS = 2
 MODEL = "SmolLM2-135M-Instruct"
@@ -110,7 +111,7 @@ class ModelStep(SetupStep):
     @Slot(object)
     def _on_job_ended(self, view: JobView) -> None:
         self._job = None
-        self.finish(succeeded=view.state == "done", error=view.error if view.state == "failed" else None)
+        self.finish(succeeded=view.status == "done", error=view.error)
 
 
 class SplitStep(CallStep):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 JOBS_MILLISECONDS = 12_000
-"""How long cancelled jobs may take; what is left then is waited for in `JobQueue.close`, which is bounded too."""
+"""How long cancelled jobs may take here; for what is left then the controller waits when it closes."""
 
 
 class Answer(StrEnum):

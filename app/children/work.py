@@ -15,14 +15,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 import msgspec
 
-from app.children import start_child
+from app.children.starting import start_child
 from app.errors import (
     BadInput,
     Cancelled,
@@ -150,21 +150,35 @@ class JobChain:
             current.cancel()
 
 
-async def in_thread(work: Callable[[], Result], cancel: Callable[[], None]) -> Result:
-    """Run in a thread; when the caller is cancelled, cancel the work and wait until it has cleaned up."""
-    running: asyncio.Future[Result] = asyncio.ensure_future(_thread(work))
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        cancel()
-        await asyncio.wait({running})
-        if not running.cancelled() and running.exception() is None:
-            raise Cancelled("It was done when it was cancelled.") from None
-        raise
+async def until_over(work: asyncio.Future[Any], cancel: Callable[[], None] = lambda: None) -> bool:
+    """Wait until something is over, whatever it brings; whether the caller was cancelled meanwhile.
+
+    Being cancelled once more does not end the waiting: it would break off the cleaning up.
+
+    Args:
+        cancel: called when the caller is cancelled, each time.
+    """
+    cancelled = False
+    while not work.done():
+        try:
+            await asyncio.wait({work})
+        except asyncio.CancelledError:
+            cancelled = True
+            cancel()
+    return cancelled
 
 
-def _thread(work: Callable[[], Result]) -> Coroutine[Any, Any, Result]:
-    return asyncio.to_thread(work)
+async def finished(work: asyncio.Future[Result], cancel: Callable[[], None]) -> Result:
+    """What something brings; when the caller is cancelled, cancel it and wait until it has cleaned up.
+
+    Raises Cancelled when it was done all the same.
+    """
+    cancelled = await until_over(work, cancel)
+    if cancelled and not work.cancelled() and work.exception() is None:
+        raise Cancelled("It was done when it was cancelled.")
+    if cancelled:
+        raise asyncio.CancelledError
+    return work.result()
 
 
 class ChildJob(Generic[Result]):

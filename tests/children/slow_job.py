@@ -8,7 +8,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from app.jobs import JobProgress, ProgressCallback, past_return, serve_job
+from app.children.work import JobProgress, ProgressCallback, past_return, serve_job
 
 
 class SlowRequest(Struct, frozen=True):

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import psutil
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 """Where the packages `app` and `worker_agent` lie."""
 KEPT_VARIABLES = frozenset(
     {

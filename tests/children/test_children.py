@@ -15,11 +15,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from app.children import ROOT, child_environment, is_abandoned, start_child
+from app.children.starting import ROOT, child_environment, is_abandoned, start_child
+from app.children.work import ChildJob, JobProgress
 from app.errors import Cancelled, ShardboardError
-from app.jobs import ChildJob, JobProgress
+from tests.children.slow_job import SlowOutcome, SlowRequest
 from tests.inheriting import inheriting
-from tests.slow_job import SlowOutcome, SlowRequest
 from tests.waiting import wait_until
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows knows neither ignored nor blocked signals")
@@ -35,7 +35,7 @@ def slow_job(
         during(job)
 
     request = SlowRequest(str(file), commits, seconds)
-    job = ChildJob("tests.slow_job", request, SlowOutcome, what="writing slowly", on_progress=on_progress)
+    job = ChildJob("tests.children.slow_job", request, SlowOutcome, what="writing slowly", on_progress=on_progress)
     return job
 
 
@@ -88,9 +88,9 @@ def test_a_child_whose_parent_was_killed_undoes_its_work_and_leaves(tmp_path: Pa
     file = tmp_path / "file"
     code = (
         "import sys\n"
-        "from app.jobs import ChildJob\n"
-        "from tests.slow_job import SlowOutcome, SlowRequest\n"
-        "job = ChildJob('tests.slow_job', SlowRequest(sys.argv[1]), SlowOutcome, what='writing',"
+        "from app.children.work import ChildJob\n"
+        "from tests.children.slow_job import SlowOutcome, SlowRequest\n"
+        "job = ChildJob('tests.children.slow_job', SlowRequest(sys.argv[1]), SlowOutcome, what='writing',"
         " on_progress=lambda progress: print(job.pid, flush=True))\n"
         "job.run()\n"
     )

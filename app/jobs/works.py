@@ -1,0 +1,197 @@
+"""What jobs do: add a model, fetch the demo's, cut one, deploy one."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from app.children.work import JobChain, JobProgress, ProgressCallback
+from app.figures import size_text
+from app.inference.deployer import Deployed, DeployProgress, OnProgress
+from app.jobs.job import Job, Outcome
+from app.models.demo import ensure_demo_model
+from app.models.description import ModelDescription, notes_of
+from app.models.library import ModelLibrary
+from app.registry import EventLevel, Registry
+from app.runs.trace import Origin
+from app.sharding.cut import CutResult, cut_model, register_shards
+from app.sharding.placement import Placement
+from app.sharding.plan import ranges_text
+
+
+@dataclass(frozen=True)
+class AddWork:
+    """Add a model to the library. What a download has brought is kept when it breaks off."""
+
+    source: str
+    """A folder, a Hub id or a GGUF file."""
+    name: str | None = None
+    revision: str | None = None
+    kind: str = "add"
+    lane: str = "add"
+
+    @property
+    def model(self) -> str:
+        return self.name or ""
+
+    @property
+    def title(self) -> str:
+        last = self.source.replace("\\", "/").rstrip("/").rpartition("/")[2]
+        return f"Add {self.name or last or self.source}"
+
+    async def do(self, job: Job, library: ModelLibrary, registry: Registry) -> Outcome[ModelDescription]:
+        def add(report: ProgressCallback, chain: JobChain) -> ModelDescription:
+            adding = library.add_job(self.source, name=self.name, revision=self.revision, on_progress=report)
+            chain.run(adding)
+            return library.get(adding.name)
+
+        return await _added(job, registry, await job.in_thread(add), self.source)
+
+
+@dataclass(frozen=True)
+class DemoWork:
+    """Fetch the demo's model unless the library has it."""
+
+    kind: str = "demo"
+    lane: str = "add"
+    title: str = "Fetch the demo model"
+    model: str = ""
+
+    async def do(self, job: Job, library: ModelLibrary, registry: Registry) -> Outcome[ModelDescription]:
+        fetch = functools.partial(ensure_demo_model, library)
+        return await _added(job, registry, await job.in_thread(fetch), "")
+
+
+async def _added(job: Job, registry: Registry, description: ModelDescription, source: str) -> Outcome[ModelDescription]:
+    job.past_return()  # it is in the library, and the registry must know of it too
+    await registry.call(lambda known: register_model(known, description))
+    name, nbytes = description.name, description.weight_bytes
+    text = f"{name}: {description.num_layers} layers, {size_text(nbytes)}, is in the library"
+    text += "".join(f". {note.removesuffix('.')}" for note in description.notes)
+    details = {"source": description.origin or source, "bytes": nbytes, **notes_of(description)}
+    return Outcome(description, name, details, text)
+
+
+def register_model(registry: Registry, description: ModelDescription) -> None:
+    """Note a model of the library in the registry, unless it is known there. Reads and writes it."""
+    if registry.models.find(description.name) is not None:
+        return
+    registry.models.add(
+        name=description.name,
+        folder=description.folder,
+        source=description.origin or description.source,
+        architecture=description.architecture,
+        layers=description.num_layers,
+        parameters=description.parameters,
+        weight_bytes=description.weight_bytes,
+        dtype=description.dtype,
+        context=description.max_context,
+    )
+    registry.events.add(EventLevel.INFO, "models", f"{description.name} was added.")
+    for note in description.notes:
+        registry.events.add(EventLevel.WARNING, "models", f"{description.name}: {note}")
+
+
+@dataclass(frozen=True)
+class CutWork:
+    """Write a model's shards to a folder; see `app.sharding.cut.cut_model`."""
+
+    name_or_path: str
+    output_dir: Path
+    num_shards: int | None = None
+    layers: str | None = None
+    """Ranges as the user writes them: 0-9,10-20."""
+    register: bool = False
+    """Whether the shards are entered in the registry."""
+    node_id: int | None = None
+    """The node that they are entered for."""
+    device: str = "cpu"
+    kind: str = "cut"
+    lane: str = "cut"
+    """One at a time: two would make each other's disk seek."""
+
+    @property
+    def model(self) -> str:
+        return Path(self.name_or_path).name
+
+    @property
+    def title(self) -> str:
+        count = self.num_shards if self.layers is None else len(self.layers.split(","))
+        if count is None:
+            return f"Cut {self.model}"
+        return f"Cut {self.model} into {_shards(count)}"
+
+    async def do(self, job: Job, library: ModelLibrary, registry: Registry) -> Outcome[CutResult]:
+        if self.register and self.node_id is not None:
+            node = self.node_id
+            await registry.call(lambda known: known.nodes.get(node))  # before minutes are spent
+
+        # No registry in there: its connections belong to Python's threads, and one that is closed while a QThread
+        # ends takes the process with it.
+        def cut(report: ProgressCallback, chain: JobChain) -> CutResult:
+            return cut_model(
+                library, self.name_or_path, num_shards=self.num_shards, layers=self.layers,
+                output_dir=self.output_dir, device=self.device, on_progress=report, chain=chain,
+            )  # fmt: skip
+
+        result = await job.in_thread(cut)
+        job.past_return()
+        nbytes = sum(shard.nbytes for shard in result.shards)
+        details: dict[str, object] = {
+            "output_dir": str(result.output_dir),
+            "layers": ranges_text([(shard.start_layer, shard.end_layer) for shard in result.shards]),
+            "bytes": nbytes,
+        }
+        text = f"{_shards(len(result.shards))}, {size_text(nbytes)}, in {result.output_dir}"
+        if self.register:
+            model, shards = result.model_name, result.shards
+            ids = await registry.call(lambda known: register_shards(known, model, shards, self.node_id))
+            result = replace(result, registered=ids)
+            details["registered"] = list(result.registered)
+            text += ", entered in the registry"
+        return Outcome(result, result.model_name, details, text, result.output_dir)
+
+
+def _shards(count: int) -> str:
+    return f"{count} {'shard' if count == 1 else 'shards'}"
+
+
+DeployPlacement = Callable[[Placement, OnProgress, Origin], Coroutine[Any, Any, Deployed]]
+
+
+@dataclass(frozen=True)
+class DeployWork:
+    """Carry out a placement."""
+
+    placement: Placement
+    deploy: DeployPlacement
+    """The controller's."""
+    kind: str = "deploy"
+
+    @property
+    def lane(self) -> str:
+        return f"deploy {self.model}"
+
+    @property
+    def model(self) -> str:
+        return self.placement.model_name
+
+    @property
+    def title(self) -> str:
+        count = len(self.placement.stages)
+        return f"Deploy {self.model} on {count} {'node' if count == 1 else 'nodes'}"
+
+    async def do(self, job: Job, library: ModelLibrary, registry: Registry) -> Outcome[Deployed]:
+        def told(told: DeployProgress) -> None:
+            where = f"{told.phase} on {told.node_name}" if told.node_name else told.phase
+            job.report(
+                JobProgress(where, told.done_bytes, told.total_bytes, told.bytes_per_second, told.seconds_left),
+                phase=told.phase, node_id=told.node_id, node=told.node_name, already_bytes=told.already_bytes,
+            )  # fmt: skip
+
+        deployed = await self.deploy(self.placement, told, job.origin)
+        details = {"deployment": deployed.record.id, "sent_bytes": deployed.sent_bytes}
+        return Outcome(deployed, self.model, details, f"{self.model} is deployed.")
