@@ -88,7 +88,13 @@ class Controller:
         launcher = AgentLauncher(home, self.identity.keys.public)
         self.nodes = NodeDirectory(self._context, self.identity, registry, launcher, self._on_node_event)
         self.deployments = Deployments(registry, self.library, self.nodes)
-        self.inference = InferenceService(registry, self.library, self.deployments, lambda: self.settings.records)
+        self.inference = InferenceService(
+            registry,
+            self.library,
+            self.deployments,
+            lambda: self.settings.records,
+            lambda: self.settings.server.share_prompts,
+        )
         self._event_log = EventLogHandler(registry)
         self._watching: asyncio.Task[None] | None = None
         self._pruning: asyncio.Task[None] | None = None

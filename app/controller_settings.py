@@ -43,6 +43,9 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     port: int = DEFAULT_PORT
     demand_key: bool = False
     """Demand an API key on loopback, too."""
+    share_prompts: bool = False
+    """Let prompts of one API key begin with what a prompt of another has left in memory. How soon the first token comes
+    then tells whether somebody else has sent the same."""
     allowed_origins: tuple[str, ...] = ()
     """Origins of web pages that may call the API from a browser; none by default. `*` is any, with a key."""
 

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import secrets
+import shutil
 import signal
 import sys
 import threading
@@ -133,6 +134,7 @@ def _make_agent(options: Options, home: AgentHome, board: Switchboard, runtime: 
     from worker_agent.store.storekeeper import Storekeeper
     from worker_agent.wire.callers import Callers
 
+    shutil.rmtree(home.aside, ignore_errors=True)  # what an agent that was killed has left
     store = ShardStore(home.parts, options.store_limit)
     budget = MemoryBudget(options.memory or default_budget(runtime.device))
     resources = Resources(
@@ -144,6 +146,7 @@ def _make_agent(options: Options, home: AgentHome, board: Switchboard, runtime: 
         loader=Loader(store, budget, runtime),
         telemetry=Telemetry(lambda: store.disk_free),
         peers=board.peers,
+        aside=home.aside,
     )
     facts = Facts(secrets.token_hex(8), board.keys.agent_id, options.name, runtime.numerics())
     return Agent(board, facts, runtime, resources)

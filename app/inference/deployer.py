@@ -22,7 +22,7 @@ from app.models.digests import PartDigests
 from app.models.part_bytes import part_bytes
 from app.registry import DeploymentRecord, DeploymentStatus, NodeRecord, Registry
 from app.sharding.placement import Placement
-from worker_agent.wire.messages import MAX_FRAME_BYTES, Load, Loaded, Part, Unload, Way, plan_hash
+from worker_agent.wire.messages import MAX_FRAME_BYTES, Load, Loaded, Part, StageInfo, Unload, plan_hash
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ class Deployer:
             on_begun(record)
             sent = await self._send_all(description, parts, seats, ranges, on_progress, cancel)
             loaded = await self._load_all(record, description, config, parts, placement, seats, on_progress, cancel)
-            pipeline = self.pipeline(record, seats, ranges, [each.ways for each in loaded])
+            pipeline = self.pipeline(record, seats, ranges, loaded)
             _tell_all("linking", seats, weights, on_progress)
             await pipeline.link(await self._registry.call(lambda known: known.deployments.next_epoch(id)))
             on_linked(pipeline)
@@ -141,19 +141,19 @@ class Deployer:
         record: DeploymentRecord,
         seats: Sequence[Seat],
         ranges: Sequence[tuple[int, int]],
-        ways: Sequence[tuple[Way, ...]],
+        loaded: Sequence[Loaded | StageInfo],
     ) -> Pipeline:
         """The pipeline of stages that are loaded; it still has to be linked.
 
         Args:
-            ways: for each stage, how its agent says that it runs.
+            loaded: for each stage, how its agent says that it runs.
         """
         stages = [
             PipelineStage(
                 number, seat.node.id, seat.node.hostname, seat.node.address, seat.node.public_key, start, end,
-                seat.link, taken,
+                seat.link, told.ways, told.reuse,
             )
-            for number, (seat, (start, end), taken) in enumerate(zip(seats, ranges, ways, strict=True))
+            for number, (seat, (start, end), told) in enumerate(zip(seats, ranges, loaded, strict=True))
         ]  # fmt: skip
         return Pipeline(record.id, stages, self._is_idle, self._on_step, record.dtype)
 

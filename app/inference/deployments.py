@@ -241,14 +241,14 @@ class Deployments:
         seats = await self._seats([shard.node_id for shard in shards if shard.node_id is not None])
         ranges = [(shard.start_layer, shard.end_layer) for shard in shards]
         held = [await self._held(seat, record, stage) for stage, seat in enumerate(seats)]
-        ways = [info.ways for info in held if info is not None]
-        if len(ways) < len(seats):
+        told = [info for info in held if info is not None]
+        if len(told) < len(seats):
             preparing(f"Loading {record.model_name} again: an agent was restarted")
             return await self._again(record, description, seats, ranges)
         old = self._live.pop(record.id, None)
         if old is not None:
             old.close()
-        pipeline = self._deployer.pipeline(record, seats, ranges, ways)
+        pipeline = self._deployer.pipeline(record, seats, ranges, told)
         try:
             await pipeline.link(await self._registry.call(lambda known: known.deployments.next_epoch(record.id)))
         except BaseException:

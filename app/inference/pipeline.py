@@ -28,6 +28,7 @@ from worker_agent.wire.messages import (
     Constraint,
     DType,
     Link,
+    Reuse,
     Sampling,
     Scored,
     StageFault,
@@ -66,6 +67,8 @@ class PipelineStage:
     link: AgentLink
     ways: tuple[Way, ...] = ()
     """How its agent says that it runs."""
+    reuse: Reuse = "no"
+    """What a prompt may take over there from an earlier one."""
 
     @property
     def takes_pieces(self) -> bool:
@@ -81,6 +84,9 @@ class Sink(Protocol):
 
     def sampled(self, token: Token, times: Sequence[StageTime], batch: int) -> None:
         """A token came, by a step that took so long on each stage and brought `batch` tokens in all."""
+
+    def cached(self, tokens: int) -> None:
+        """So many of its first tokens did not have to be computed: an earlier prompt began in the same way."""
 
     def prefilled(self, done: int, times: Sequence[StageTime]) -> None:
         """So many of the prompt's tokens are in the caches now."""
@@ -142,7 +148,11 @@ class Pipeline:
             first = self.stages[0] if stage.stage == last and last > 0 else None
             message = Link(call=0, deployment=self.deployment, stage=stage.stage, epoch=epoch)
             if stage.stage == 0:
-                message = replace(message, whole_prompts=not all(each.takes_pieces for each in self.stages))
+                message = replace(
+                    message,
+                    whole_prompts=not all(each.takes_pieces for each in self.stages),
+                    reuse=min((each.reuse for each in self.stages), key=("no", "whole", "any").index),
+                )
             if following is not None and following.node_id != stage.node_id:
                 message = replace(message, downstream=following.address, downstream_key=following.public_key)
             if first is not None and first.node_id != stage.node_id:
@@ -159,10 +169,12 @@ class Pipeline:
         sink: Sink,
         constraint: Constraint | None = None,
         tokenizer: Callable[[], bytes] | None = None,
+        group: str = "",
     ) -> int:
         """Start a sequence; its number.
 
         Args:
+            group: only prompts of one group may begin with each other's tokens.
             constraint: the grammar that the sampling names.
             tokenizer: gives the model's tokenizer.json when the last stage needs it to follow a grammar.
 
@@ -186,6 +198,7 @@ class Pipeline:
             sampling=sampling,
             budget=budget,
             tokens=TensorFrame(DType.INT32, (len(row),)),
+            group=group,
         )
         if not self._sinks:
             self._heard = asyncio.get_running_loop().time()
@@ -294,6 +307,9 @@ class Pipeline:
         for scored in message.scored:
             if (sink := self._sinks.get(scored.sequence)) is not None:
                 sink.prompt_scored(scored)
+        for number, count in message.cached:
+            if (sink := self._sinks.get(number)) is not None:
+                sink.cached(count)
         for number, done in message.prefilled:
             if (sink := self._sinks.get(number)) is not None:
                 sink.prefilled(done, message.times)

@@ -45,6 +45,8 @@ class RequestRecorder:
     memory: tuple[NodeMemory, ...] = ()
     notes: tuple[str, ...] = ()
     """What the model's own files asked for in vain."""
+    cached_tokens: int = 0
+    """Tokens of the prompt that did not have to be computed."""
 
     def __post_init__(self) -> None:
         self.submitted = time.monotonic()
@@ -87,6 +89,7 @@ class RequestRecorder:
             memory=self.memory,
             prompt_kept=keep_text,
             notes=self.notes,
+            cached_tokens=self.cached_tokens,
         )
 
     def _step(self) -> tuple[int, int]:

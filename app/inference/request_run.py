@@ -106,6 +106,11 @@ class RequestRun:
         return self._prompt
 
     @property
+    def cached_tokens(self) -> int:
+        """How many of the prompt's tokens an earlier one had left, so far as that is known."""
+        return self.recorder.cached_tokens
+
+    @property
     def tokens(self) -> list[TokenTime]:
         """Where the time of each token so far went."""
         return self.recorder.tokens
@@ -198,6 +203,9 @@ class RequestRun:
             self._saved_at = now
             self._change(token_ids=tuple(self.token_ids), result=self._text.text, completion_tokens=len(self.token_ids))
             self._saving = self._save()
+
+    def cached(self, tokens: int) -> None:
+        self.recorder.cached_tokens = min(tokens, len(self._prompt))
 
     def prefilled(self, done: int, times: Sequence[StageTime] = ()) -> None:
         self.started()

@@ -42,10 +42,13 @@ class InferenceService:
         library: ModelLibrary,
         deployments: Deployments,
         records: Callable[[], RecordSettings] = RecordSettings,
+        shares_prompts: Callable[[], bool] = lambda: False,
     ) -> None:
         self._registry, self._library, self._deployments = registry, library, deployments
         self.records = records
         """What is to be kept, asked anew for each request."""
+        self.shares_prompts = shares_prompts
+        """Whether prompts of one API key may begin with what another one's have left in memory."""
         self._tokenizers: dict[str, Tokenizer] = {}
         self._templates: dict[str, ChatTemplate | None] = {}
         self._running: dict[int, RequestRun] = {}
@@ -93,6 +96,11 @@ class InferenceService:
         run.task.add_done_callback(lambda _: run.cancelled())
         return run
 
+    def _group(self, run: RequestRun) -> str:
+        """Whose prompts may begin with each other's tokens: a key's own, and the owner's, whatever way they come."""
+        origin = run.recorder.origin
+        return f"key {origin.user}" if origin.via == "http" and origin.user and not self.shares_prompts() else ""
+
     def _over(self, run: RequestRun) -> None:
         self._running.pop(run.id, None)
 
@@ -133,7 +141,7 @@ class InferenceService:
             sampling = parameters.sampling(description.vocab_size)
             form = None if parameters.constraint is None else parameters.constraint.wire()
             to_json = None if tokenizer is None else tokenizer.to_json
-            number = await pipeline.start(ids, len(ids), sampling, budget, run, form, to_json)
+            number = await pipeline.start(ids, len(ids), sampling, budget, run, form, to_json, self._group(run))
             run.started()
             reason = await run.finished()
             if run.text_stopped:

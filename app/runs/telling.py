@@ -207,6 +207,10 @@ def tell(run: Run) -> Telling:
     )  # fmt: skip
 
 
+def _prompt_told(tokens: int, cached: int) -> str:
+    return f"{cached:,} of {tokens:,} tokens from cache" if cached else f"{tokens:,} tokens"
+
+
 def _request(run: Run, request: RequestFacts) -> Telling:
     trace = run.request_trace or RequestTrace()
     found = shares(trace) if trace.tokens or trace.chunks else None
@@ -227,7 +231,7 @@ def _request(run: Run, request: RequestFacts) -> Telling:
         ("First token after", duration(first)),
         ("Speed", "–" if speed is None else token_rate(speed)),
         ("Each token", "–" if each is None else micros(each)),
-        ("Prompt", f"{request.prompt_tokens:,} tokens"),
+        ("Prompt", _prompt_told(request.prompt_tokens, trace.cached_tokens)),
         ("Answer", f"{request.completion_tokens:,} tokens"),
     )
     asked = tuple((name, value_text(value)) for name, value in sorted(request.parameters.items()))

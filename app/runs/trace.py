@@ -224,6 +224,8 @@ class RequestTrace(Struct, frozen=True, kw_only=True, tag="request", tag_field="
     """False when the settings say that the text of prompts and answers is not kept."""
     notes: tuple[str, ...] = ()
     """What the model's own generation_config.json asked for in vain, a sentence each."""
+    cached_tokens: int = 0
+    """Of the prompt: so many were in the stages' memory already, from an earlier prompt that began in the same way."""
 
 
 class DeploymentTrace(Struct, frozen=True, kw_only=True, tag="deployment", tag_field="kind"):

@@ -103,6 +103,8 @@ class Ring:
     faults: list[StageFault] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     finished: set[int] = field(default_factory=set)
+    cached: dict[int, int] = field(default_factory=dict)
+    """How many of its first tokens a sequence shared with another one."""
     epoch: int = 1
 
     @classmethod
@@ -127,8 +129,10 @@ class Ring:
         """A new epoch on every stage."""
         self.epoch += 1
         whole = not all(runner.stage.in_pieces for runner in self.runners)
+        reuse = min((runner.stage.reuse for runner in self.runners), key=("no", "whole", "any").index)
         for stage, runner in enumerate(self.runners):
-            runner.link(Link(call=1, deployment="d1", stage=stage, epoch=self.epoch, whole_prompts=whole and not stage))
+            first = {} if stage else {"whole_prompts": whole, "reuse": reuse}
+            runner.link(Link(call=1, deployment="d1", stage=stage, epoch=self.epoch, **first))  # type: ignore[arg-type]
 
     def start(
         self, number: int, prompt: Sequence[int], max_tokens: int, sampling: Sampling | None = None, **budget: object
@@ -156,6 +160,7 @@ class Ring:
                 assert isinstance(message, Tokens)
                 self.runners[0].came_round(message)
             elif isinstance(message, Tokens):
+                self.cached |= dict(message.cached)
                 for token in message.tokens:
                     self.tokens[token.sequence].append(token)
                     if token.finish:

@@ -108,6 +108,11 @@ def forget_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "visible", lambda new, total, window, device: exact(new, total, None, device))
 
 
+def forget_how_long_each_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One call for many sequences, in which each sees as much as the longest."""
+    monkeypatch.setattr(attention.Batch, "mask", lambda batch, window, dtype: None)
+
+
 def skew_recording(monkeypatch: pytest.MonkeyPatch) -> None:
     exact = Recording.__call__
     monkeypatch.setattr(Recording, "__call__", lambda recording, *given: 1.005 * exact(recording, *given))
@@ -118,6 +123,7 @@ BREAKS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "packed": skew_packed,
     "joined": swap_joined,
     "batched": forget_the_window,
+    "batched in one call": forget_how_long_each_is,
     "recorded": skew_recording,
 }
 
@@ -131,22 +137,23 @@ def small_packs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small_packs")
-@pytest.mark.parametrize("way", BREAKS)
+@pytest.mark.parametrize("fault", BREAKS)
 def test_a_way_that_gives_something_else_is_not_taken_and_the_answers_stay(
-    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = make_model("mistral", tmp_path / "model", num_hidden_layers=4, tie_word_embeddings=False)
     expected = [greedy(model, prompt, ANSWER) for prompt in PROMPTS]
     cut = cut_model(tmp_path / "model", tmp_path / "parts")
+    way = fault.partition(" ")[0]
     for ways in ways_of(Ring.build(cut, [2])):
         assert all(each.used == each.possible > 0 and not each.why for each in ways.values()), ways
         assert way in ways
-    BREAKS[way](monkeypatch)
+    BREAKS[fault](monkeypatch)
     ring = Ring.build(cut, [2], prefill_chunk=16)
     for ways in ways_of(ring):
         assert ways[way].used == 0 < ways[way].possible, ways
         assert ways[way].why
-        others = [each for name, each in ways.items() if name not in (way, "pieces")]
+        others = [each for name, each in ways.items() if name not in (way, "pieces", "reused")]
         # The model's end, a norm and a matrix, falls back as one; in the layers the others are taken as before.
         assert all(each.used >= each.possible - 1 > 0 or each.used == each.possible for each in others), ways
     assert answers_of(ring) == expected

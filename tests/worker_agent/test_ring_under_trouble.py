@@ -12,7 +12,7 @@ from tests.worker_agent.tiny_models import VOCABULARY, make_model
 from worker_agent.engine.outgoing import Destination
 from worker_agent.engine.runner import RESEND_SECONDS
 from worker_agent.wire.errors import OutOfMemory, UnknownStage, WireError
-from worker_agent.wire.messages import Link, Slice, Step, TensorFrame
+from worker_agent.wire.messages import Link, Piece, Step, TensorFrame
 
 PROMPTS = [random_prompt(length, VOCABULARY, seed) for seed, length in enumerate((4, 30, 9))]
 
@@ -99,7 +99,7 @@ def test_a_restarted_neighbour_is_told_from_a_lost_message(cut: CutModel) -> Non
 def test_a_position_that_does_not_fit_the_cache_is_a_fault_and_stops_the_stage(cut: CutModel) -> None:
     ring = Ring.build(cut, [3])
     hidden = bytes(4 * 64)
-    step = Step("d1", "p1", ring.epoch, 1, 1, "boot0", (Slice(5, 7, 1, True),), (), (_frame(),))
+    step = Step("d1", "p1", ring.epoch, 1, 1, "boot0", (Piece(5, 7, 1, True),), (), (_frame(),))
     ring.runners[1].arrived(step, (hidden,))
     ring.runners[1].work()
     ring.deliver()

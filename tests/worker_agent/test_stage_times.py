@@ -10,6 +10,7 @@ import pytest
 
 from tests.worker_agent.ring import RUNTIME, CutModel, Ring, cut_model, random_prompt
 from tests.worker_agent.tiny_models import VOCABULARY, make_model
+from worker_agent.engine.executor import Executor, StepPlan
 from worker_agent.engine.outgoing import Destination, Outgoing
 from worker_agent.host.compute import Compute
 from worker_agent.wire.messages import Link, StageTime, Step, Tokens
@@ -65,16 +66,17 @@ def test_a_token_waits_on_the_first_stage_from_when_it_came_round(cut: CutModel)
 def test_chunks_of_one_prompt_do_not_wait_for_each_other(cut: CutModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only what others are in the way for is waiting, not the time in which its own chunk before it was computed."""
     ring = Ring.build(cut, [3], prefill_chunk=16, lanes=2)
-    first, computed = ring.runners[0].stage, ring.runners[0].stage.run
+    computed = Executor.step
 
-    def slowly(*step: Any) -> Any:
-        time.sleep(0.4)
-        return computed(*step)
+    def slowly(executor: Executor, plan: StepPlan) -> Any:
+        if executor.stage.is_first and plan.turns:
+            time.sleep(0.4)
+        return computed(executor, plan)
 
-    monkeypatch.setattr(first, "run", slowly)
+    monkeypatch.setattr(Executor, "step", slowly)
     ring.start(1, random_prompt(48, VOCABULARY, 2), 1)
     ring.finish()
-    computing = [step.times[0] for step in ring.steps if step.slices]
+    computing = [step.times[0] for step in ring.steps if step.pieces]
     assert len(computing) == 3
     assert all(times.compute_us >= 400_000 and times.queue_us < 350_000 for times in computing)
 

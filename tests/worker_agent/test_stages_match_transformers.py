@@ -35,7 +35,7 @@ def test_one_two_and_three_uneven_stages_answer_as_transformers(model_type: str,
         ring.start(99, PROMPTS[2], ANSWER)
         ring.finish()
         assert ring.answer(99) == expected[2], f"alone, cut at {boundaries}"
-        assert all(runner.stage.sequences == 0 for runner in ring.runners), "KV memory is left behind"
+        assert all(runner.info().sequences == 0 for runner in ring.runners), "KV memory is left behind"
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

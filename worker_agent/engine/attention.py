@@ -1,6 +1,7 @@
 """Attention over a ragged batch: many sequences of unlike length, laid end to end in one row of tokens.
 
-Linear layers see all tokens of a step at once; attention goes sequence by sequence over its own rows.
+Linear layers see all tokens of a step at once; attention goes sequence by sequence over its own rows, or, where each
+has one token only, over the rows of many by one call.
 Registered with transformers as an attention implementation, so every architecture that lets its attention
 be replaced gets it. Causality and sliding windows follow from positions, so there is no mask tensor.
 """
@@ -17,7 +18,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from worker_agent.engine.memory.caches import RowCache
+from worker_agent.engine.memory.rows import Pair, RowState
 from worker_agent.wire.errors import CannotSplit
 
 RAGGED = "shardboard_ragged"
@@ -28,27 +29,90 @@ _IGNORED = {"position_ids", "cache_position", "output_attentions", "use_cache", 
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class Segment:
     """The tokens `[start, end)` of the step, which belong to one sequence."""
 
-    cache: RowCache
+    state: RowState
     start: int
     end: int
 
+
+MANY = 4
+"""From so many sequences on with one token each, one call may attend for all of them."""
+
+
+class Batch:
+    """Sequences with one token each, whose slots are attended to by one call.
+
+    The call goes over all slots from the first to the last of them, and over as many rows as the longest has; what is
+    looked at in vain must not cost more than a call for each sequence would.
+    """
+
+    def __init__(self, segments: Sequence[Segment]) -> None:
+        slots = [segment.state.slot for segment in segments]
+        self._lengths = [segment.state.length + 1 for segment in segments]
+        self.pool = segments[0].state.pool
+        self.first, self.span = min(slots), max(slots) - min(slots) + 1
+        self.top = max(self._lengths)
+        self.slots = torch.tensor(slots)
+        self.places = self.slots - self.first
+        """Where in the span each sequence stands."""
+        self.last = torch.tensor(self._lengths) - 1
+        """Where each token goes."""
+        self.fresh = [segment.state for segment in segments if not segment.state.length]
+        """Those whose first token it is: they have no rows yet."""
+        self.in_order = slots == list(range(self.first, self.first + self.span))
+        self._masks: dict[tuple[int | None, torch.dtype], torch.Tensor | None] = {}
+
+    def pays(self, row_elements: int) -> bool:
+        """Whether one call costs less than one for each, by what was measured (benchmarks/kv_layout.py).
+
+        Args:
+            row_elements: numbers in the keys of one token.
+        """
+        each = row_elements * NS_PER_ELEMENT
+        together = self.span * (NS_SLOT + each * self.top)
+        return together < sum(NS_CALL + each * length for length in self._lengths)
+
+    def low(self, window: int | None) -> int:
+        """The first row that any of them sees."""
+        return 0 if window is None else max(0, min(self._lengths) - window)
+
+    def mask(self, window: int | None, dtype: torch.dtype) -> torch.Tensor | None:
+        """What each slot of the span may see: [span, 1, 1, rows from `low` to `top`], or None for all of it."""
+        key = (window, dtype)
+        if key not in self._masks:
+            low = self.low(window)
+            seen = torch.full((self.span,), self.top)  # a slot between them that has nothing to do here sees anything
+            seen[self.places] = self.last
+            rows = torch.arange(low, self.top)[None]
+            hidden = rows > seen[:, None]
+            if window is not None:
+                hidden |= (rows <= seen[:, None] - window) & (seen[:, None] < self.top)
+            mask = torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, -torch.inf)
+            self._masks[key] = mask[:, None, None] if bool(hidden.any()) else None
+        return self._masks[key]
+
+
+NS_CALL, NS_SLOT, NS_PER_ELEMENT = 35_000, 8_000, 0.9
+"""What a call for one sequence costs, what a slot does in a call for many, and a number of a key in either, in ns."""
 
 _running = threading.local()
 
 
 @contextmanager
-def ragged_step(pieces: Sequence[Piece]) -> Iterator[None]:
-    """Within this block the model's attention runs over these pieces; afterwards their caches are longer."""
-    _running.pieces = pieces
+def ragged_step(segments: Sequence[Segment], *, many: int = MANY) -> Iterator[None]:
+    """Within this block the model's attention runs over these segments; afterwards their states are longer."""
+    _running.segments = segments
+    singles = len(segments) >= many and all(segment.end - segment.start == 1 for segment in segments)
+    _running.batch = Batch(segments) if singles and not segments[0].state.pool.grows else None
+    _running.always = many < MANY
     try:
         yield
-        for piece in pieces:
-            piece.cache.length += piece.end - piece.start
+        for segment in segments:
+            segment.state.length += segment.end - segment.start
     finally:
-        _running.pieces = ()
+        _running.segments, _running.batch = (), None
 
 
 def ragged_attention(
@@ -80,10 +144,10 @@ def ragged_attention(
             query, key, value, layer, scaling, sliding_window, softcap, s_aux
         )
         return attended, None
-    return _attend_pieces(query, key, value, layer, scaling, sliding_window, softcap, s_aux), None
+    return _attend_segments(query, key, value, layer, scaling, sliding_window, softcap, s_aux), None
 
 
-def _attend_pieces(
+def _attend_segments(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -93,18 +157,54 @@ def _attend_pieces(
     softcap: float | None,
     sinks: torch.Tensor | None,
 ) -> torch.Tensor:
-    """`ragged_attention` for the pieces of the step under way; also an operator, for layers that were traced."""
-    pieces: Sequence[Piece] = _running.pieces
-    if window is None and softcap is None and sinks is None and len(pieces) == query.shape[2]:
-        return _attend_singles(query, key, value, layer, scaling, pieces)
+    """`ragged_attention` for the segments of the step under way; also an operator, for layers that were recorded."""
+    segments: Sequence[Segment] = _running.segments
+    if softcap is None and sinks is None and len(segments) == query.shape[2]:
+        batch: Batch | None = _running.batch
+        if batch is not None and (_running.always or batch.pays(key.shape[1] * key.shape[3])):
+            for state in batch.fresh:
+                state.hold(layer, key[0], value[0])
+            if (rows := batch.pool.layer(layer)) is not None:
+                return _attend_batch(query, key, value, rows, scaling, window, batch)
+        if window is None:
+            return _attend_singles(query, key, value, layer, scaling, segments)
     queries, new_keys, new_values = query[0], key[0], value[0]
     outputs = []
-    for piece in pieces:
-        keys, values = piece.cache.append(
-            layer, new_keys[:, piece.start : piece.end], new_values[:, piece.start : piece.end]
+    for segment in segments:
+        keys, values = segment.state.append(
+            layer, new_keys[:, segment.start : segment.end], new_values[:, segment.start : segment.end]
         )
-        outputs.append(_attend(queries[:, piece.start : piece.end], keys, values, scaling, window, softcap, sinks))
+        outputs.append(_attend(queries[:, segment.start : segment.end], keys, values, scaling, window, softcap, sinks))
     return torch.cat(outputs)[None]
+
+
+def _attend_batch(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    rows: Pair,
+    scaling: float | None,
+    window: int | None,
+    batch: Batch,
+) -> torch.Tensor:
+    """One token of each sequence, all in one call."""
+    _, heads, tokens, width = query.shape
+    kv_heads = key.shape[1]
+    for into, new in zip(rows, (key, value), strict=True):
+        into[batch.slots, :, batch.last] = new[0].transpose(0, 1)
+    grouped = query[0].transpose(0, 1).reshape(tokens, kv_heads, heads // kv_heads, width)
+    if not batch.in_order:
+        spread = grouped.new_zeros(batch.span, *grouped.shape[1:])
+        spread[batch.places] = grouped
+        grouped = spread
+    low = batch.low(window)
+    keys, values = (each.narrow(0, batch.first, batch.span).narrow(2, low, batch.top - low) for each in rows)
+    output = scaled_dot_product_attention(
+        grouped, keys, values, attn_mask=batch.mask(window, query.dtype), scale=scaling
+    )
+    if not batch.in_order:
+        output = output[batch.places]
+    return output.reshape(1, tokens, heads, value.shape[-1])
 
 
 def _attend_singles(
@@ -113,7 +213,7 @@ def _attend_singles(
     value: torch.Tensor,
     layer: int,
     scaling: float | None,
-    pieces: Sequence[Piece],
+    segments: Sequence[Segment],
 ) -> torch.Tensor:
     """One token of each sequence, which is what decoding is: as few calls per sequence as can be.
 
@@ -124,8 +224,9 @@ def _attend_singles(
     kv_heads = key.shape[1]
     grouped = query[0].transpose(0, 1).reshape(tokens, kv_heads, heads // kv_heads, width).split(1)
     outputs = []
-    for piece, queries, new_key, new_value in zip(pieces, grouped, key[0].unbind(1), value[0].unbind(1), strict=True):
-        keys, values = piece.cache.append_one(layer, new_key, new_value)
+    new = zip(segments, grouped, key[0].unbind(1), value[0].unbind(1), strict=True)
+    for segment, queries, new_key, new_value in new:
+        keys, values = segment.state.append_one(layer, new_key, new_value)
         outputs.append(scaled_dot_product_attention(queries, keys, values, scale=scaling))
     joined = outputs[0] if tokens == 1 else torch.cat(outputs)
     return joined.reshape(1, tokens, heads, value.shape[-1])
@@ -198,4 +299,4 @@ _library.define(
     "attend(Tensor query, Tensor key, Tensor value, int layer, float? scaling, int? window, float? softcap, "
     "Tensor? sinks) -> Tensor"
 )
-_library.impl("attend", _attend_pieces, "CompositeExplicitAutograd")
+_library.impl("attend", _attend_segments, "CompositeExplicitAutograd")

@@ -12,6 +12,7 @@ import copy
 import gc
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import pairwise
@@ -21,21 +22,21 @@ import torch
 from torch import nn
 
 from worker_agent.engine import recorded, trial
-from worker_agent.engine.attention import RAGGED, Piece, ragged_step
-from worker_agent.engine.memory.caches import RowCache
+from worker_agent.engine.attention import RAGGED, Segment, ragged_step
 from worker_agent.engine.memory.heap import give_back, large_blocks_apart
+from worker_agent.engine.memory.rows import RowPool
 from worker_agent.engine.runtime import Runtime, keep_single
 from worker_agent.engine.soundness import overflow
 from worker_agent.engine.stage import DTYPES, Stage, kv_bytes
 from worker_agent.model import rotary
 from worker_agent.model.anatomy import Anatomy, build_empty, examine
-from worker_agent.model.filling import Counter, Filler, Source, weight_bytes
+from worker_agent.model.filling import ByteCounter, Filler, Source, weight_bytes
 from worker_agent.model.linears import fused, packed
 from worker_agent.model.proof import TOLERANCES, difference
 from worker_agent.model.slicing import FAULTS, Slice, describe, dismantle
 from worker_agent.model.ways import Ways
 from worker_agent.wire.errors import AgentError, CannotSplit, NotFinite, OutOfMemory
-from worker_agent.wire.messages import Load, Part, WayName
+from worker_agent.wire.messages import Load, Part, Reuse, WayName
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ def load_stage(
     stage = Stage(load, Slice(model, anatomy, load.start, load.end), device, weights)
     try:
         with large_blocks_apart():
-            source = Source(model, parts, part_path, Counter(parts, progress))
+            source = Source(model, parts, part_path, ByteCounter(parts, progress))
             _Builder(stage, Filler(stage.slice, source, device, dtype)).build()
     except BaseException:
         stage.close()
@@ -125,6 +126,8 @@ class _Builder:
         self._own_attention = "sdpa" if self._model._supports_sdpa else "eager"
         self._batched = self._anatomy.batched
         self._off = _switched_off(stage.device, stage.dtype)
+        self._reusable: Counter[Reuse] = Counter()
+        """Of how many layers that run alone what may be taken over from an earlier prompt."""
         edges = [
             self._cut.start,
             *(c for c in self._anatomy.cuts if self._cut.start < c < self._cut.end),
@@ -163,11 +166,13 @@ class _Builder:
         if self._batched:
             model.set_attn_implementation(RAGGED)
             stage.batched = True
+            self._reuse()
             with trial.trial_of(cut):
                 self._whole(beginning, texts.rows)
             self._record()
         else:
             self._prove_alone(beginning)
+            self._reuse()
             cut.place(*cut.own)
             cut.connect()
 
@@ -365,12 +370,43 @@ class _Builder:
                     stage.ways["pieces"].lost(f"{_named(block)}: {why}", len(block))
                 else:
                     stage.ways["pieces"].used(len(block))
+                    self._reused_alone(expected, texts, block)
                 texts = trial.Texts(expected)
         cut.disconnect()
 
-    def _alone(self, expected: Outputs, texts: trial.Texts, block: range, *, in_pieces: bool) -> str:
-        run = partial(trial.run_alone, self._cut, texts, block, in_pieces=in_pieces)
+    def _alone(
+        self, expected: Outputs, texts: trial.Texts, block: range, *, in_pieces: bool, reuse: Reuse = "no"
+    ) -> str:
+        run = partial(trial.run_alone, self._cut, texts, block, in_pieces=in_pieces, reuse=reuse)
         return self._differs(expected, run, texts.joined)
+
+    def _reused_alone(self, expected: Outputs, texts: trial.Texts, block: range) -> None:
+        """What a prompt may take over of an earlier one's state in these layers."""
+        if not (why := self._alone(expected, texts, block, in_pieces=True, reuse="any")):
+            self._reusable["any"] += len(block)
+        elif not (none := self._alone(expected, texts, block, in_pieces=True, reuse="whole")):
+            self._reusable["whole"] += len(block)
+            self._stage.ways["reused"].why = f"{_named(block)} can only go on from a whole earlier prompt: {why}"
+        else:
+            self._reusable["no"] += len(block)
+            self._stage.ways["reused"].why = f"{_named(block)} cannot go on from an earlier prompt: {none}"
+
+    def _reuse(self) -> None:
+        """Whether prompts may start where an earlier one was that began alike; a way, since it is a speed-up."""
+        stage, tally, layers = self._stage, self._stage.ways["reused"], self._cut.end - self._cut.start
+        if stage.by_length or self._anatomy.restarts_at is not None:
+            tally.lost("its rotary embedding depends on how long each sequence is", layers)
+        elif not stage.in_pieces:
+            tally.lost("a prompt cannot come in several steps", layers)
+        elif stage.batched or self._reusable["any"] == layers:
+            stage.reuse = "any"
+            tally.used(layers)
+        elif self._reusable["no"]:
+            tally.lost("", layers)
+        else:
+            stage.reuse = "whole"
+            tally.used(self._reusable["any"])
+            tally.lost("", self._reusable["whole"])
 
     def _record(self) -> None:
         """Run the stage from a recording, where one can be made and gives the same for two sets of numbers."""
@@ -387,8 +423,8 @@ class _Builder:
         plain = [trial.run_ragged(self._cut, texts) for texts in sets]
         count = 5
         given = sets[0].rows[0][:count]
-        cache = RowCache(count)
-        with torch.inference_mode(), ragged_step([Piece(cache, 0, count)]):
+        state = RowPool(1, count).state()
+        with torch.inference_mode(), ragged_step([Segment(state, 0, count)]):
             places, rows = torch.arange(count)[None], torch.tensor([1, count - 1])
             recording = recorded.record(self._cut, given[None], places, rows)
         if isinstance(recording, str):

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from worker_agent.engine.memory.caches import RaggedCache
+from worker_agent.engine.memory.rows import RaggedCache
 from worker_agent.model.slicing import Slice
 
 

@@ -12,9 +12,11 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
+from worker_agent.engine.executor import Admitted, Executor, StepPlan, Turn
 from worker_agent.engine.gate import Gate, Verdict
 from worker_agent.engine.grammars import Follower, Grammars
 from worker_agent.engine.outgoing import Destination, Outgoing
@@ -22,17 +24,18 @@ from worker_agent.engine.runtime import Runtime
 from worker_agent.engine.sampling import Sampler
 from worker_agent.engine.scheduler import PlannedStep, Scheduler, Sequence, check_whole_prompt
 from worker_agent.engine.soundness import Soundness, overflow
-from worker_agent.engine.stage import Row, Stage
+from worker_agent.engine.stage import Stage
 from worker_agent.engine.tensors import from_frame, to_frame
-from worker_agent.wire.errors import AgentError, Draining, NotFinite, OutOfMemory, OutOfStep, UnknownStage, WireError
+from worker_agent.wire.errors import AgentError, Draining, NotFinite, OutOfMemory, UnknownStage, WireError
 from worker_agent.wire.messages import (
     MAX_FRAME_BYTES,
     Admission,
     Buffer,
     Link,
     Message,
+    Piece,
+    Reuse,
     Scored,
-    Slice,
     StageFault,
     StageInfo,
     StageTime,
@@ -73,6 +76,7 @@ class Runner:
     Args:
         send: takes an Outgoing; called from the compute thread.
         begun: told how many tokens a step holds just before it is computed.
+        aside: a folder for the states of sequences that yield; None keeps them in memory.
     """
 
     def __init__(
@@ -83,9 +87,11 @@ class Runner:
         send: Callable[[Outgoing], None],
         begun: Callable[[int], None] = lambda tokens: None,
         grammars: Grammars | None = None,
+        aside: Path | None = None,
     ) -> None:
         self.stage, self._runtime, self._boot, self._send, self._begun = stage, runtime, boot, send, begun
         self._grammars = grammars or Grammars()
+        self._executor = Executor(stage, aside)
         self._ways = stage.ways.report()
         self.load = stage.load
         self.epoch = stage.load.epoch
@@ -104,7 +110,7 @@ class Runner:
         self._ready: dict[int, float] = {}
         """On the first stage: since when each sequence could go on, but for others."""
 
-    def _new_scheduler(self, *, whole_prompts: bool = False) -> Scheduler:
+    def _new_scheduler(self, *, whole_prompts: bool = False, reuse: Reuse = "no") -> Scheduler:
         load = self.load
         return Scheduler(
             load.kv_tokens,
@@ -112,6 +118,7 @@ class Runner:
             load.prefill_chunk,
             load.lanes,
             whole_prompts=whole_prompts,
+            reuse=reuse,
             restarts_at=self.stage.slice.anatomy.restarts_at,
         )
 
@@ -123,14 +130,14 @@ class Runner:
             raise WireError(f"epoch {message.epoch} is not newer than {self.epoch}")
         self.epoch, self.linked, self.broken = message.epoch, True, False
         self._gate = Gate(self.load.plan, self.epoch)
-        self._scheduler = self._new_scheduler(whole_prompts=message.whole_prompts)
+        self._scheduler = self._new_scheduler(whole_prompts=message.whole_prompts, reuse=message.reuse)
         self._samplers.clear()
         self._soundness.forget_all()
         self._arrived.clear()
         self._unanswered.clear()
         self._outputs.clear()
         self._ready.clear()
-        self.stage.release_all()
+        self._executor.clear()
 
     def start(self, message: Start, payload: tuple[Buffer, ...], draining: bool, received: float | None = None) -> None:
         """Queue a sequence. Raises an AgentError when it can never run here."""
@@ -147,7 +154,9 @@ class Runner:
             raise WireError(f"a token id is outside the vocabulary of {self.stage.vocab_size}")
         if self._scheduler.holds(message.sequence):
             return  # the same Start again: it is queued already
-        sequence = Sequence(message.sequence, tokens, message.prompt_tokens, message.sampling, message.budget)
+        sequence = Sequence(
+            message.sequence, tokens, message.prompt_tokens, message.sampling, message.budget, message.group
+        )
         if sequence.capacity > min(self.load.kv_tokens, self.load.max_context):
             raise OutOfMemory(
                 f"prompt and answer may come to {sequence.capacity} tokens; the deployment holds {self.load.kv_tokens} "
@@ -162,6 +171,10 @@ class Runner:
     def cancel(self, sequence: int) -> None:
         self._scheduler.cancel(sequence)
         self._ready.pop(sequence, None)
+
+    def close(self) -> None:
+        """Let go of what sequences hold. The stage cannot run any more."""
+        self._executor.close()
 
     def drop_sequences(self) -> None:
         self._scheduler.cancel_all()
@@ -241,8 +254,10 @@ class Runner:
             step=planned.number,
             stage=1,
             boot=self._boot,
-            slices=planned.slices,
+            pieces=planned.pieces,
             released=planned.released,
+            kept=planned.kept,
+            aside=planned.aside,
             tensors=(),
             oldest=next(iter(self._unanswered), planned.number),
             alone=alone,
@@ -269,15 +284,15 @@ class Runner:
 
         The shortest wait of its sequences: a step has one figure, and no token may have waited longer than it took.
         """
-        for number in planned.released:
+        for number in (*planned.released, *planned.kept):
             self._ready.pop(number, None)
-        waits = [began - self._ready.get(piece.sequence, began) for piece in planned.slices]
+        waits = [began - self._ready.get(piece.sequence, began) for piece in planned.pieces]
         return max(0.0, min(waits, default=0.0))
 
     def _computed(self, planned: PlannedStep) -> None:
         """The next chunk of a prompt need not wait until this one has come round."""
         now = time.monotonic()
-        for piece in planned.slices:
+        for piece in planned.pieces:
             if piece.sequence in self._ready:
                 self._ready[piece.sequence] = now
 
@@ -310,7 +325,7 @@ class Runner:
         self._keep(step, outputs)
         for outgoing in outputs:
             self._send(outgoing)
-        return sum(piece.count for piece in step.slices) or 1
+        return sum(piece.count for piece in step.pieces) or 1
 
     def _keep(self, step: Step, outputs: tuple[Outgoing, ...]) -> None:
         """Keep what a step brought for as long as it may be asked for again: until it has come round."""
@@ -327,7 +342,7 @@ class Runner:
             return None
         described: tuple[TensorFrame, ...] = ()
         payload: tuple[Buffer, ...] = ()
-        if step.slices:
+        if step.pieces:
             frame, data = to_frame(hidden)
             described, payload = (frame,), (data,)
         onward = Step(
@@ -337,8 +352,10 @@ class Runner:
             step=step.step,
             stage=self.load.stage + 1,
             boot=self._boot,
-            slices=step.slices,
+            pieces=step.pieces,
             released=step.released,
+            kept=step.kept,
+            aside=step.aside,
             tensors=described,
             oldest=step.oldest,
             alone=step.alone,
@@ -356,10 +373,10 @@ class Runner:
         scored: list[Scored] = []
         at = 0
         try:
-            for piece in step.slices:
+            for piece in step.pieces:
                 end = piece.position + piece.count
                 sampler = self._samplers[piece.sequence]
-                wanted = logits[at : at + len(self._row(piece).wanted)]
+                wanted = logits[at : at + len(self._wanted(piece))]
                 at += len(wanted)
                 if piece.sequence in self._soundness.unsound:
                     if piece.sample:
@@ -378,7 +395,7 @@ class Runner:
                 if not piece.sample:
                     prefilled.append((piece.sequence, end))
         except (RuntimeError, ValueError, IndexError) as error:
-            self._fault(error, step.slices)
+            self._fault(error, step.pieces)
             return None
         return Tokens(
             deployment=step.deployment,
@@ -388,12 +405,19 @@ class Runner:
             prefilled=tuple(prefilled),
             times=(*step.times, self._time(began, queued)),
             scored=tuple(scored),
+            cached=tuple(
+                (piece.sequence, piece.admission.shared.tokens)
+                for piece in step.pieces
+                if piece.admission is not None and piece.admission.shared is not None
+            ),
         )
 
-    def _row(self, piece: Slice) -> Row:
-        return Row(piece.sequence, piece.position, piece.count, piece.sample, self._scores(piece))
+    def _wanted(self, piece: Piece) -> range:
+        """After which of a piece's tokens, counted from 0, logits are wanted."""
+        scores = self._scores(piece)
+        return range(0 if scores else piece.count - 1, piece.count if piece.sample or scores else 0)
 
-    def _scores(self, piece: Slice) -> bool:
+    def _scores(self, piece: Piece) -> bool:
         """Whether the log probabilities of a piece of a prompt are wanted here."""
         sampler = self._samplers.get(piece.sequence)
         if sampler is None or sampler.sampling.prompt_logprobs < 0:
@@ -401,38 +425,40 @@ class Runner:
         return piece.position + 1 < sampler.admission.prompt_tokens
 
     def _compute(self, step: Step, given: torch.Tensor) -> torch.Tensor | None:
-        """Free and admit sequences and run the model; None if it failed, which the controller is told."""
+        """Run the model; None if it failed, which the controller is told."""
         try:
-            for number in step.released:
-                self.stage.release(number)
+            for number in (*step.released, *step.kept):
                 self._samplers.pop(number, None)
                 self._soundness.forget(number)
-            for piece in step.slices:
-                self._admit(piece)
-            if not step.slices:
-                return given
-            self._runtime.apply(alone=step.alone)
-            self._begun(len(given))
-            rows = [self._row(piece) for piece in step.slices]
-            output = self.stage.run(rows, given)
-            if found := self._soundness.look(rows, given, output, self.stage.is_last):
+            admitted = tuple(self._admitted(piece) for piece in step.pieces if self._begins(piece, step))
+            if step.pieces:
+                self._runtime.apply(alone=step.alone)
+                self._begun(len(given))
+            turns = tuple(
+                Turn(piece.sequence, piece.position, piece.count, self._wanted(piece)) for piece in step.pieces
+            )
+            output = self._executor.step(StepPlan(turns, given, step.released, step.kept, step.aside, admitted))
+            if turns and (found := self._soundness.look(turns, given, output, self.stage.is_last)):
                 message = overflow(f"layers {self.load.start}-{self.load.end - 1}", self.load.dtype)
                 log.warning("sequences %s of deployment %s: %s", found, self.load.deployment, message)
                 # Their numbers go on as they are, so that the last stage makes no token of them.
                 self._lose(message, found)
             return output
         except (AgentError, RuntimeError, ValueError, TypeError, IndexError, KeyError, MemoryError) as error:
-            self._fault(error, step.slices)
+            self._fault(error, step.pieces)
             return None
 
-    def _admit(self, piece: Slice) -> None:
-        if piece.admission is not None and not self.stage.holds(piece.sequence):
-            self.stage.admit(piece.sequence, piece.admission.capacity, piece.admission.total_tokens)
-            if self.stage.is_last:
-                self._samplers[piece.sequence] = Sampler(piece.admission, follower=self._follower(piece.admission))
-        held = self.stage.length(piece.sequence) if self.stage.holds(piece.sequence) else 0
-        if piece.position != held:
-            raise OutOfStep(f"a step at position {piece.position} came to a KV cache of {held} tokens")
+    def _begins(self, piece: Piece, step: Step) -> bool:
+        """Whether a piece is its sequence's first one here; one that begins anew is released by the same step."""
+        here = piece.sequence in self._executor.memory and piece.sequence not in step.released
+        return piece.admission is not None and not here
+
+    def _admitted(self, piece: Piece) -> Admitted:
+        admission = piece.admission
+        assert admission is not None
+        if self.stage.is_last:
+            self._samplers[piece.sequence] = Sampler(admission, follower=self._follower(admission))
+        return Admitted(piece.sequence, admission.total_tokens, admission.shared)
 
     def _follower(self, admission: Admission) -> Follower | None:
         name = admission.sampling.constraint
@@ -442,7 +468,7 @@ class Runner:
         """Tell the controller that the numbers of these are none any more; the others go on: each has its own rows."""
         self._send(self._out(Destination.CONTROLLER, self._fault_of(NotFinite.kind, message, sequences, goes_on=True)))
 
-    def _fault(self, error: Exception, slices: tuple[Slice, ...]) -> None:
+    def _fault(self, error: Exception, pieces: tuple[Piece, ...]) -> None:
         """Tell the controller and stop until the next Link: after half a step the caches are in doubt."""
         if not isinstance(error, AgentError):
             log.exception("a step of deployment %s failed", self.load.deployment, exc_info=error)
@@ -451,7 +477,7 @@ class Runner:
         self._arrived.clear()
         self._unanswered.clear()
         message = f"{error}"[:4000] or type(error).__name__
-        fault = self._fault_of(kind, message, tuple(piece.sequence for piece in slices))
+        fault = self._fault_of(kind, message, tuple(piece.sequence for piece in pieces))
         self._send(self._out(Destination.CONTROLLER, fault))
 
     def _fault_of(self, kind: str, message: str, sequences: tuple[int, ...], goes_on: bool = False) -> StageFault:
@@ -474,7 +500,7 @@ class Runner:
 
     def info(self) -> StageInfo:
         """What the agent reports of the stage."""
-        load, stage = self.load, self.stage
+        load, stage, memory = self.load, self.stage, self._executor.memory
         return StageInfo(
             deployment=load.deployment,
             plan=load.plan,
@@ -487,8 +513,10 @@ class Runner:
             weight_bytes=stage.weight_bytes,
             kv_bytes=stage.kv_bytes,
             kv_tokens=load.kv_tokens,
-            kv_used_tokens=stage.used_tokens,
-            kv_held_bytes=stage.kv_held_bytes,
-            sequences=stage.sequences,
+            kv_used_tokens=memory.used_tokens,
+            kv_held_bytes=memory.nbytes,
+            sequences=memory.sequences,
             ways=self._ways,
+            reuse=stage.reuse,
+            kv_kept_tokens=memory.kept_tokens,
         )

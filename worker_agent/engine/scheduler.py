@@ -1,19 +1,28 @@
 """Which sequences go into the next step: the first stage's part of the ring, as a pure state machine.
 
-Continuous batching (a sequence joins and leaves between two steps), chunked prefill (a long prompt does
-not hold up the others), admission by KV budget, and as many steps in flight as there are lanes: stages
-that can compute at the same time. Events in, steps out; no clock, no sockets, no tensors.
+Continuous batching (a sequence joins and leaves between two steps), chunked prefill (a long prompt does not hold up the
+others), and as many steps in flight as there are lanes: stages that can compute at the same time. Events in, steps out;
+no clock, no sockets, no tensors.
+
+Admission is by use: a sequence counts with the tokens that it has and those that it will soon have, not with all that
+it might come to. When the pool runs full all the same, first what is kept of earlier prompts goes, then the youngest
+sequence yields: its state is set aside, and it goes on when there is room again. The oldest never yields, and whoever
+yielded is older than whoever waits behind it, so everybody comes to an end.
+
+A prompt that begins as an earlier one did, or as one that is under way, starts where they part (`prefixes.py`). The
+scheduler alone knows and decides what is kept; the stages hear of it with the steps, in order, and so agree.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from dataclasses import dataclass, field
 
 import msgspec
 
+from worker_agent.engine.prefixes import KEPT_SEQUENCES, MIN_SHARED, Candidate, KeptSequences, longest
 from worker_agent.wire.errors import AgentError, OutOfMemory
-from worker_agent.wire.messages import Admission, Budget, Sampling, Slice, Tokens
+from worker_agent.wire.messages import Admission, Budget, Piece, Reuse, Sampling, Shared, Tokens
 
 SCORED_CHUNK = 64
 """Of prompts whose tokens' log probabilities are wanted, so many tokens in one step at most: each needs the logits of
@@ -21,6 +30,12 @@ the whole vocabulary, 40 MB for 64 tokens of a large one."""
 LOOKED_BACK = 150_000
 """Of sequences that one step admits, so many tokens at most go along for the last stage to look back at: they share an
 envelope of 1 MiB."""
+BLOCK = 32
+"""Tokens are counted in blocks of so many: rows take memory by the page, which is 16 to 64 tokens."""
+SOON = 32
+"""Who is admitted finds room for so many tokens more than it has, and leaves as many to each that runs already."""
+TAKEN = 0.75
+"""A kept state is taken over, rather than copied from, if at least this part of it is of use."""
 
 
 @dataclass
@@ -33,10 +48,15 @@ class Sequence:
     prompt_tokens: int
     sampling: Sampling
     budget: Budget
+    group: str = ""
+    """Only sequences of one group share tokens."""
     sent: int = 0
-    """How many of `tokens` have been put into a step."""
+    """How many of `tokens` have been put into a step, or came from another sequence."""
     in_flight: int = 0
     admitted: bool = False
+    arrival: int = 0
+    """Who came before whom."""
+    shared: Shared | None = None
 
     given: int = field(init=False)
     """How many tokens Start brought: the prompt, and in a recovery what was generated before."""
@@ -59,12 +79,26 @@ class Sequence:
         return self.prompt_tokens + self.budget.max_tokens
 
     @property
+    def used(self) -> int:
+        """KV tokens that it takes, when all that it has is computed."""
+        return in_blocks(len(self.tokens))
+
+    @property
+    def soon(self) -> int:
+        """KV tokens that it will take before long."""
+        return in_blocks(min(len(self.tokens) + SOON, self.capacity))
+
+    @property
     def looks_back(self) -> bool:
         """Whether the last stage needs its tokens, and not only those to come."""
         # What was generated before has led some way into the grammar.
         return self.sampling.looks_back or (
             self.sampling.constraint is not None and len(self.tokens) > self.prompt_tokens
         )
+
+
+def in_blocks(tokens: int) -> int:
+    return -(-tokens // BLOCK) * BLOCK
 
 
 def check_whole_prompt(sequence: Sequence, widest: int) -> None:
@@ -83,11 +117,13 @@ def check_whole_prompt(sequence: Sequence, widest: int) -> None:
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """What the next step holds. `tokens` are the ids of all slices, end to end."""
+    """What the next step holds. `tokens` are the ids of all pieces, end to end."""
 
     number: int
-    slices: tuple[Slice, ...]
+    pieces: tuple[Piece, ...]
     released: tuple[int, ...]
+    kept: tuple[int, ...]
+    aside: tuple[int, ...]
     tokens: tuple[int, ...]
     in_flight: int
     """Steps in flight, this one included."""
@@ -103,6 +139,7 @@ class Scheduler:
         lanes: steps that may be in flight at once.
         whole_prompts: a prompt goes into one step, however long it is.
         restarts_at: a sequence that comes to more tokens than this is run anew from its first one, once.
+        reuse: what of an earlier sequence's state a prompt may take over that begins in the same way.
     """
 
     def __init__(
@@ -114,18 +151,25 @@ class Scheduler:
         *,
         whole_prompts: bool = False,
         restarts_at: int | None = None,
+        reuse: Reuse = "no",
     ) -> None:
         self.kv_tokens, self.max_sequences, self.chunk, self.lanes = kv_tokens, max_sequences, chunk, lanes
-        self.whole_prompts, self.restarts_at = whole_prompts, restarts_at
-        self.waiting: deque[Sequence] = deque()
+        self.whole_prompts, self.restarts_at, self.reuse = whole_prompts, restarts_at, reuse
+        self.waiting: OrderedDict[int, Sequence] = OrderedDict()
+        """In the order of their arrival; those that yielded among them."""
         self.running: dict[int, Sequence] = {}
+        self._kept = KeptSequences()
         self._in_flight: dict[int, tuple[int, ...]] = {}
         self._released: list[int] = []
+        self._newly_kept: list[int] = []
+        self._aside: list[int] = []
         self._next_step = 1
+        self._arrivals = 0
 
     @property
-    def reserved(self) -> int:
-        return sum(sequence.capacity for sequence in self.running.values())
+    def used(self) -> int:
+        """KV tokens that running sequences take, and those that are over."""
+        return sum(sequence.used for sequence in self.running.values()) + self._kept_tokens
 
     @property
     def in_flight(self) -> int:
@@ -136,24 +180,24 @@ class Scheduler:
         return not self.waiting and not self.running and not self._in_flight
 
     def add(self, sequence: Sequence) -> None:
-        """Queue a sequence; it starts when the KV budget has room for it."""
-        self.waiting.append(sequence)
+        """Queue a sequence; it starts when the pool has room for it."""
+        self._arrivals += 1
+        sequence.arrival = self._arrivals
+        self.waiting[sequence.number] = sequence
 
     def holds(self, number: int) -> bool:
-        return number in self.running or any(sequence.number == number for sequence in self.waiting)
+        return number in self.running or number in self.waiting
 
     def cancel(self, number: int) -> None:
         """End a sequence now; the next step tells the other stages. Unknown numbers are no error."""
-        for sequence in self.waiting:
-            if sequence.number == number:
-                self.waiting.remove(sequence)
-                return
-        self._end(number)
+        self._end(number, keep=True)
 
     def cancel_all(self) -> None:
-        self.waiting.clear()
-        for number in list(self.running):
-            self._end(number)
+        """End all sequences, and forget what earlier ones have left."""
+        for number in (*self.waiting, *self.running):
+            self._end(number, keep=False)
+        while self._kept:
+            self._released.append(self._kept.pop_oldest())
 
     def returned(self, message: Tokens) -> bool:
         """A step has come round: take its tokens. False if it is not in flight (it came twice, or late)."""
@@ -161,18 +205,21 @@ class Scheduler:
         if carried is None:
             return False
         for number in carried:
-            if number in self.running:
-                self.running[number].in_flight -= 1
+            if (sequence := self._sequence(number)) is not None:
+                sequence.in_flight -= 1
         for token in message.tokens:
-            sequence = self.running.get(token.sequence)
+            sequence = self._sequence(token.sequence)
             if sequence is None or token.position != len(sequence.tokens):
                 continue
             sequence.tokens.append(token.token)
             if token.finish:
-                self._end(token.sequence)
+                self._end(token.sequence, keep=token.finish != "numbers")
             elif len(sequence.tokens) - 1 == self.restarts_at:
                 self._restart(sequence)
         return True
+
+    def _sequence(self, number: int) -> Sequence | None:
+        return self.running.get(number) or self.waiting.get(number)
 
     def _restart(self, sequence: Sequence) -> None:
         """Run a sequence anew with all its tokens, as transformers does for some models when they get that long.
@@ -189,34 +236,32 @@ class Scheduler:
 
         A step that only releases sequences needs no lane.
         """
+        self._make_room()
         self._admit()
         chosen: list[tuple[Sequence, int]] = []
         if len(self._in_flight) < self.lanes:
             chosen = self._choose()
-        if not chosen and not self._released:
+        if not chosen and not self._released and not self._aside and not self._newly_kept:
             return None
         number, self._next_step = self._next_step, self._next_step + 1
-        slices, tokens = [], []
+        pieces, tokens = [], []
         for sequence, count in chosen:
             first = not sequence.admitted
             sequence.admitted = True
             start, end = sequence.sent, sequence.sent + count
-            slices.append(
-                Slice(
-                    sequence.number,
-                    start,
-                    count,
-                    end == len(sequence.tokens),
-                    self._admission(sequence) if first else None,
-                )
-            )
+            admission = self._admission(sequence) if first else None
+            pieces.append(Piece(sequence.number, start, count, end == len(sequence.tokens), admission))
             tokens.extend(sequence.tokens[start:end])
             sequence.sent = end
             sequence.in_flight += 1
-        released, self._released = tuple(self._released), []
-        if slices:
-            self._in_flight[number] = tuple(piece.sequence for piece in slices)
-        return PlannedStep(number, tuple(slices), released, tuple(tokens), max(1, len(self._in_flight)))
+        if pieces:
+            self._in_flight[number] = tuple(piece.sequence for piece in pieces)
+        step = PlannedStep(
+            number, tuple(pieces), tuple(self._released), tuple(self._newly_kept), tuple(self._aside), tuple(tokens),
+            max(1, len(self._in_flight)),
+        )  # fmt: skip
+        self._released, self._newly_kept, self._aside = [], [], []
+        return step
 
     def _choose(self) -> list[tuple[Sequence, int]]:
         """Sequences for one step: decoding ones first, a fair share of them per lane, then prompts up to the chunk."""
@@ -229,15 +274,18 @@ class Scheduler:
             chosen.append((sequence, 1))
             room -= 1
         scored, looked_back = SCORED_CHUNK, 0
+        computed = {number: sequence.sent for number, sequence in self.running.items() if sequence.admitted}
         for sequence in self.running.values():
             if room > 0 and not sequence.is_decoding and sequence.pending:
-                count = sequence.pending if self.whole_prompts else min(sequence.pending, room)
-                if sequence.sampling.prompt_logprobs >= 0 and not self.whole_prompts:
-                    count = min(count, scored)
                 if not sequence.admitted and sequence.looks_back:
                     if looked_back and looked_back + len(sequence.tokens) > LOOKED_BACK:
                         continue
                     looked_back += len(sequence.tokens)
+                if not sequence.admitted:
+                    self._share(sequence, computed)
+                count = sequence.pending if self.whole_prompts else min(sequence.pending, room)
+                if sequence.sampling.prompt_logprobs >= 0 and not self.whole_prompts:
+                    count = min(count, scored)
                 if count:
                     chosen.append((sequence, count))
                     room -= count
@@ -247,17 +295,84 @@ class Scheduler:
             self.running[sequence.number] = self.running.pop(sequence.number)
         return chosen
 
+    # --- memory --------------------------------------------------------------------------------------
+
+    @property
+    def _kept_tokens(self) -> int:
+        return sum(in_blocks(len(candidate.tokens)) for candidate in self._kept)
+
+    def _make_room(self) -> None:
+        """Keep what runs within the pool: what is over goes first, then the youngest yields."""
+        while self.used > self.kv_tokens:
+            if self._kept:
+                self._released.append(self._kept.pop_oldest())
+            elif len(self.running) > 1:
+                self._yield(max(self.running.values(), key=lambda sequence: sequence.arrival))
+            else:
+                return
+
+    def _yield(self, sequence: Sequence) -> None:
+        del self.running[sequence.number]
+        if sequence.admitted:
+            self._aside.append(sequence.number)
+        else:
+            sequence.sent, sequence.shared = 0, None
+        self.waiting[sequence.number] = sequence
+        # It is younger than all that run, but older than what has never run.
+        ordered = sorted(self.waiting.values(), key=lambda each: each.arrival)
+        self.waiting = OrderedDict((each.number, each) for each in ordered)
+
     def _admit(self) -> None:
         while self.waiting and len(self.running) < self.max_sequences:
-            if self.reserved + self.waiting[0].capacity > self.kv_tokens:
+            sequence = next(iter(self.waiting.values()))
+            taken = sum(each.soon for each in self.running.values()) + sequence.soon
+            if self.running and taken > self.kv_tokens:
                 return
-            sequence = self.waiting.popleft()
-            self.running[sequence.number] = sequence
+            if self._kept and (found := self._candidate(sequence, {})) is not None:
+                self._kept.used(found[0].number)
+            while self._kept and taken + self._kept_tokens > self.kv_tokens:
+                self._released.append(self._kept.pop_oldest())
+            self.running[sequence.number] = self.waiting.pop(sequence.number)
 
-    def _end(self, number: int) -> None:
-        sequence = self.running.pop(number, None)
-        if sequence is not None and sequence.admitted:
+    def _candidate(self, sequence: Sequence, computed: dict[int, int]) -> tuple[Candidate, int] | None:
+        """Whose first tokens a sequence may begin with.
+
+        Args:
+            computed: how many tokens of those that run are in the caches before the next step.
+        """
+        if self.reuse == "no" or sequence.sampling.prompt_logprobs >= 0:
+            return None
+        running = [
+            Candidate(number, self.running[number].group, self.running[number].tokens[:count], False)
+            for number, count in computed.items()
+        ]
+        return longest(sequence.tokens, sequence.group, [*self._kept, *running], self.reuse)
+
+    def _share(self, sequence: Sequence, computed: dict[int, int]) -> None:
+        """Have a sequence begin with what an earlier one has left, if there is such a thing."""
+        sequence.sent, sequence.shared = 0, None
+        if (found := self._candidate(sequence, computed)) is None:
+            return
+        candidate, count = found
+        take = candidate.is_over and (self.reuse == "whole" or count >= TAKEN * len(candidate.tokens))
+        if take:
+            self._kept.remove(candidate.number)
+        else:
+            self._kept.used(candidate.number)
+        sequence.sent, sequence.shared = count, Shared(candidate.number, count, take)
+
+    def _end(self, number: int, *, keep: bool) -> None:
+        yielded = self.waiting.pop(number, None)
+        sequence = self.running.pop(number, None) or yielded
+        if sequence is None or not sequence.admitted:
+            return
+        if not keep or yielded is not None or self.reuse == "no" or sequence.sent < MIN_SHARED:
             self._released.append(number)
+            return
+        if len(self._kept) >= KEPT_SEQUENCES:
+            self._released.append(self._kept.pop_oldest())
+        self._kept.add(Candidate(number, sequence.group, sequence.tokens[: sequence.sent], True))
+        self._newly_kept.append(number)
 
     @staticmethod
     def _admission(sequence: Sequence) -> Admission:
@@ -265,7 +380,7 @@ class Scheduler:
             tokens=tuple(sequence.tokens) if sequence.looks_back else (),
             prompt_tokens=sequence.prompt_tokens,
             total_tokens=len(sequence.tokens),
-            capacity=sequence.capacity,
             sampling=sequence.sampling,
             budget=sequence.budget,
+            shared=sequence.shared,
         )

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
-from worker_agent.engine.stage import Row
+from worker_agent.engine.executor import Turn
 
 
 def overflow(where: str, dtype: str) -> str:
@@ -35,27 +35,27 @@ class Soundness:
     def forget_all(self) -> None:
         self.unsound.clear()
 
-    def look(self, rows: Sequence[Row], given: torch.Tensor, output: torch.Tensor, is_last: bool) -> tuple[int, ...]:
+    def look(self, turns: Sequence[Turn], given: torch.Tensor, output: torch.Tensor, is_last: bool) -> tuple[int, ...]:
         """The sequences whose numbers stopped being finite in this step and on this stage.
 
         Args:
             given: token ids [tokens], or hidden states [tokens, hidden].
-            output: hidden states [tokens, hidden], or on the last stage logits [wanted of all rows, vocabulary].
+            output: hidden states [tokens, hidden], or on the last stage logits [wanted of all turns, vocabulary].
         """
         sound = _possible if is_last else _finite
         if sound(output):
             return ()
         start = at = 0
         found = []
-        for row in rows:
-            count = len(row.wanted) if is_last else row.count
-            inner, outer = given[start : start + row.count], output[at : at + count]
-            start, at = start + row.count, at + count
-            if row.sequence in self.unsound or sound(outer):
+        for turn in turns:
+            count = len(turn.wanted) if is_last else turn.count
+            inner, outer = given[start : start + turn.count], output[at : at + count]
+            start, at = start + turn.count, at + count
+            if turn.sequence in self.unsound or sound(outer):
                 continue
-            self.unsound.add(row.sequence)
+            self.unsound.add(turn.sequence)
             if not inner.is_floating_point() or _finite(inner):
-                found.append(row.sequence)  # else the stage where it began has told it
+                found.append(turn.sequence)  # else the stage where it began has told it
         return tuple(found)
 
 

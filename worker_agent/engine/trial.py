@@ -10,13 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
-from worker_agent.engine.attention import Piece, ragged_step
-from worker_agent.engine.memory.caches import OwnCache, RaggedCache, RowCache
+from worker_agent.engine.attention import Segment, ragged_step
+from worker_agent.engine.memory.own import OwnState
+from worker_agent.engine.memory.rows import RaggedCache, RowPool
+from worker_agent.engine.memory.states import SequenceState
 from worker_agent.model import rotary
 from worker_agent.model.slicing import Slice
+from worker_agent.wire.messages import Reuse
 
 TEXTS = (14, 8)
 """Tokens of each text of the trial. Few, since a trial costs as much as computing them four times over."""
@@ -27,7 +31,9 @@ PIECES = (5, 3, 4)
 WINDOW = 5
 """Sliding windows are no wider in the trial."""
 GROWTH = 4
-"""Caches grow by so many tokens in the trial, so that they grow several times."""
+"""Rows that grow by copying grow by so many tokens in the trial, so that they do so several times."""
+COPIED = 3
+"""Before this step of the trial states are copied, as for a prompt that begins as an earlier one did."""
 _WINDOW_NAMES = ("sliding_window", "attention_chunk_size")
 
 
@@ -96,42 +102,77 @@ def run_whole(cut: Slice, texts: Texts) -> tuple[torch.Tensor, ...]:
 def run_ragged(
     cut: Slice, texts: Texts, recording: Callable[..., torch.Tensor] | None = None
 ) -> tuple[torch.Tensor, ...]:
-    """All texts together, in pieces, then token by token; the same shapes as `run_whole`."""
-    caches = [RowCache(length, GROWTH) for length in texts.lengths]
+    """All texts together, in pieces, then token by token; the same shapes as `run_whole`.
+
+    Half way to the answer a text goes on from a copy of its state, as a prompt does that begins as an earlier one did.
+    """
+    pool = RowPool(2 * len(texts.rows), max(texts.lengths), growth=GROWTH)
+    states = [pool.state() for _ in texts.rows]
     outputs: list[list[torch.Tensor]] = [[] for _ in texts.rows]
-    for step in steps(texts.lengths):
-        given = torch.cat([texts.rows[text][start:end] for text, start, end in step])
-        positions = [place for _, start, end in step for place in range(start, end)]
-        places = torch.tensor([positions], device=given.device)
-        pieces, at = [], 0
-        for text, start, end in step:
-            pieces.append(Piece(caches[text], at, at + end - start))
-            at += end - start
-        with ragged_step(pieces):
-            rows = torch.arange(at, device=given.device)
-            if recording is None:
-                output = cut.run(given[None], places, rows, RaggedCache())[0]
-            else:
-                output = recording(given[None], places, rows)[0]
-        for (text, _, _), piece in zip(step, pieces, strict=True):
-            outputs[text].append(output[piece.start : piece.end])
+    try:
+        for number, step in enumerate(steps(texts.lengths)):
+            if number == COPIED:
+                for text, _, _ in step:
+                    states[text] = _copied(states[text], pool.state())
+            given = torch.cat([texts.rows[text][start:end] for text, start, end in step])
+            positions = [place for _, start, end in step for place in range(start, end)]
+            places = torch.tensor([positions], device=given.device)
+            segments, at = [], 0
+            for text, start, end in step:
+                segments.append(Segment(states[text], at, at + end - start))
+                at += end - start
+            with ragged_step(segments, many=2):
+                rows = torch.arange(at, device=given.device)
+                if recording is None:
+                    output = cut.run(given[None], places, rows, RaggedCache())[0]
+                else:
+                    output = recording(given[None], places, rows)[0]
+            for (text, _, _), segment in zip(step, segments, strict=True):
+                outputs[text].append(output[segment.start : segment.end])
+    finally:
+        pool.close()
     return tuple(torch.cat(parts) for parts in outputs)
+
+
+State = TypeVar("State", bound=SequenceState)
+
+
+def _copied(state: State, empty: State) -> State:
+    empty.copy_from(state, state.length)
+    state.release()
+    return empty
 
 
 @torch.inference_mode()
-def run_alone(cut: Slice, texts: Texts, owned: Sequence[int], *, in_pieces: bool) -> tuple[torch.Tensor, ...]:
-    """One text after another with transformers' own cache; the same shapes as `run_whole`."""
-    caches = [OwnCache(cut.model.config, owned) for _ in texts.rows]
+def run_alone(
+    cut: Slice, texts: Texts, owned: Sequence[int], *, in_pieces: bool, reuse: Reuse = "no"
+) -> tuple[torch.Tensor, ...]:
+    """One text after another with transformers' own cache; the same shapes as `run_whole`.
+
+    Args:
+        reuse: what is tried on the way: to go on from a copy, or from one that was cut back by a token.
+    """
+    config = cut.model.config
+    states = [OwnState(config, owned) for _ in texts.rows]
     outputs: list[list[torch.Tensor]] = [[] for _ in texts.rows]
     for step in steps(texts.lengths, in_pieces=in_pieces):
         for text, start, end in step:
-            row = texts.rows[text][start:end]
-            places = torch.arange(start, end, device=row.device)
-            outputs[text].append(
-                cut.run(row[None], places[None], torch.arange(end - start, device=row.device), caches[text])[0]
-            )
-            caches[text].length += end - start
+            state = states[text]
+            if reuse != "no" and end - start == 1 and start > 1:
+                state = states[text] = _copied(state, OwnState(config, owned))
+                if reuse == "any":
+                    state.truncate(start - 1)
+                    _pass(cut, texts.rows[text][start - 1 : start], state)
+            outputs[text].append(_pass(cut, texts.rows[text][start:end], state))
     return tuple(torch.cat(parts) for parts in outputs)
+
+
+def _pass(cut: Slice, row: torch.Tensor, state: OwnState) -> torch.Tensor:
+    """The next tokens of a sequence, alone."""
+    places = torch.arange(state.length, state.length + len(row), device=row.device)
+    output = cut.run(row[None], places[None], torch.arange(len(row), device=row.device), state.cache)[0]
+    state.length += len(row)
+    return output
 
 
 @contextmanager

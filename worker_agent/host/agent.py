@@ -58,7 +58,7 @@ class Agent:
         self._exit_code: int | None = None
         self._complained: dict[str, float] = {}
         self._service = Service(facts, resources, self.post, self._to_owner, self.stop)
-        self._compute = Compute(self._service.send_out, facts.boot, runtime)
+        self._compute = Compute(self._service.send_out, facts.boot, runtime, resources.aside)
         self._service.attach(self._compute)
 
     def post(self, task: Callable[[], None]) -> None:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from worker_agent.engine.grammars import Grammars
 from worker_agent.engine.loading import drop_stage
@@ -48,11 +49,15 @@ class Compute(threading.Thread):
     """Runs the steps of all stages on this agent, one at a time.
 
     Every public method may be called from any thread; those that change something leave a note and return
-    at once. `send` and the reply functions are called from this thread.
+    at once. `send` and the reply functions are called from this thread. `aside` is a folder for the states of sequences
+    that yield to others.
     """
 
-    def __init__(self, send: Callable[[Outgoing], None], boot: str, runtime: Runtime) -> None:
+    def __init__(
+        self, send: Callable[[Outgoing], None], boot: str, runtime: Runtime, aside: Path | None = None
+    ) -> None:
         super().__init__(name="compute", daemon=True)
+        self._aside = aside
         self._send, self._boot, self._runtime = send, boot, runtime
         self._notes: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._runners: dict[tuple[str, int], Runner] = {}
@@ -77,7 +82,9 @@ class Compute(threading.Thread):
 
         def note() -> None:
             key = (stage.load.deployment, stage.load.stage)
-            self._runners[key] = Runner(stage, self._runtime, self._boot, self._send, self._begun, self.grammars)
+            self._runners[key] = Runner(
+                stage, self._runtime, self._boot, self._send, self._begun, self.grammars, self._aside
+            )
             self._refresh()
             if on_added is not None:
                 on_added()
@@ -90,6 +97,7 @@ class Compute(threading.Thread):
         def note() -> None:
             runner = self._runners.pop((deployment, stage), None)
             if runner is not None:
+                runner.close()
                 drop_stage(runner.stage)
             if not any(held == deployment for held, _ in self._runners):
                 self.grammars.forget(deployment)

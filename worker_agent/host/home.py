@@ -42,6 +42,11 @@ class AgentHome:
         return self.root / "parts"
 
     @property
+    def aside(self) -> Path:
+        """States of sequences that yield to others. Of use to one process alone, so nothing stays here."""
+        return self.root / "aside"
+
+    @property
     def log(self) -> Path:
         return self.root / "agent.log"
 

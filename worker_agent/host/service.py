@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import msgspec
 
@@ -102,6 +103,8 @@ class Resources:
     loader: Loader
     telemetry: Telemetry
     peers: Peers
+    aside: Path
+    """A folder for the states of sequences that yield to others."""
 
 
 class Service:
@@ -320,6 +323,7 @@ class Service:
             kv_bytes=stage.kv_bytes,
             seconds=seconds,
             ways=stage.ways.report(),
+            reuse=stage.reuse,
         )
         self._compute.add_stage(stage, lambda: reply(loaded))
 

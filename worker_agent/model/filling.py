@@ -47,7 +47,7 @@ def weight_bytes(parts: Sequence[Part], dtype: torch.dtype) -> int:
     return total
 
 
-class Counter:
+class ByteCounter:
     """Adds up bytes read, from any thread, and reports them."""
 
     def __init__(self, parts: Sequence[Part], progress: Callable[[int, int], None]) -> None:

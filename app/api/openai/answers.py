@@ -18,16 +18,23 @@ class CompletionTokensDetails(BaseModel):
     """Tokens that begin within the thinking or its marks."""
 
 
+class PromptTokensDetails(BaseModel):
+    cached_tokens: int
+    """Tokens that were in memory already, from an earlier prompt that began in the same way."""
+
+
 class Usage(BaseModel):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
     completion_tokens_details: CompletionTokensDetails | None = None
     """Of models that are known to think."""
 
     @classmethod
-    def of(cls, prompt_tokens: int, completion_tokens: int) -> Usage:
+    def of(cls, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> Usage:
         return cls(
+            prompt_tokens_details=PromptTokensDetails(cached_tokens=cached_tokens),
             prompt_tokens=prompt_tokens,
             completion_tokens=completion_tokens,
             total_tokens=prompt_tokens + completion_tokens,

@@ -230,7 +230,8 @@ class ChatForm(AnswerForm):
 
     def _usage(self) -> Usage:
         prompt = len(self._choices[0].run.prompt_token_ids)
-        usage = Usage.of(prompt, sum(len(choice.run.token_ids) for choice in self._choices))
+        answers = sum(len(choice.run.token_ids) for choice in self._choices)
+        usage = Usage.of(prompt, answers, self._choices[0].run.cached_tokens)
         format = self._choices[0].run.format
         if format is not None and format.thinks:
             thought = sum(choice.reasoning_tokens() for choice in self._choices)

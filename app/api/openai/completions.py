@@ -173,7 +173,8 @@ class CompletionForm(AnswerForm):
         """A prompt counts once, however many answers it gets."""
         prompts = sum(len(choice.run.prompt_token_ids) for choice in self._choices[:: self._body.choices])
         answers = 0 if self._hides_answer else sum(len(choice.run.token_ids) for choice in self._choices)
-        return Usage.of(prompts, answers)
+        cached = sum(choice.run.cached_tokens for choice in self._choices[:: self._body.choices])
+        return Usage.of(prompts, answers, cached)
 
 
 def _joined(parts: Sequence[CompletionLogprobs | None]) -> CompletionLogprobs | None:

@@ -68,13 +68,16 @@ class Speed(Struct, forbid_unknown_fields=True, frozen=True):
 Speeds = Annotated[tuple[Speed, ...], Meta(max_length=8)]
 
 
-WayName = Literal["batched", "pieces", "packed", "joined", "norms", "recorded"]
+WayName = Literal["batched", "pieces", "reused", "packed", "joined", "norms", "recorded"]
+
+Reuse = Literal["no", "whole", "any"]
+"""What a prompt may take over from an earlier one that began in the same way: nothing, all of it, or any beginning."""
 
 
 class Way(Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
     """One of the ways to compute faster than transformers' own pass with the same result, as a stage takes it.
 
-    `batched` and `pieces` count layers, `packed`, `joined` and `norms` modules, `recorded` whole stages.
+    `batched`, `pieces` and `reused` count layers, `packed`, `joined` and `norms` modules, `recorded` whole stages.
     """
 
     name: WayName
@@ -103,10 +106,14 @@ class StageInfo(Struct, forbid_unknown_fields=True, frozen=True):
     """Bytes set aside for keys and values."""
     kv_tokens: U63
     kv_used_tokens: U63
+    """Tokens of the sequences that run."""
     kv_held_bytes: U63
     """Bytes that keys and values take at this moment."""
     sequences: U32
     ways: Ways = ()
+    reuse: Reuse = "no"
+    kv_kept_tokens: U63 = 0
+    """Tokens of prompts and answers that are over, kept for prompts that begin in the same way."""
 
 
 class Welcome(Call, tag="welcome", kw_only=True, frozen=True):
@@ -285,6 +292,7 @@ class Loaded(Call, tag="loaded", kw_only=True, frozen=True):
     seconds: Seconds
     ways: Ways
     """How the stage runs. Not `batched`: one sequence at a time; not `pieces`: every prompt in one step."""
+    reuse: Reuse = "no"
 
 
 class Link(Call, tag="link", kw_only=True, frozen=True):
@@ -303,6 +311,8 @@ class Link(Call, tag="link", kw_only=True, frozen=True):
     """Where the last stage sends tokens besides the controller."""
     whole_prompts: bool = False
     """To the first stage: some stage cannot take a prompt in pieces."""
+    reuse: Reuse = "no"
+    """To the first stage: what every stage can take over from an earlier prompt."""
 
 
 class Unload(Call, tag="unload", kw_only=True, frozen=True):

@@ -139,11 +139,11 @@ def check_payload(message: Message, payload: Sequence[Buffer]) -> None:
     match message:
         case Step():
             _check_tensors(message.tensors, payload)
-            count = sum(piece.count for piece in message.slices)
-            if bool(message.slices) != bool(message.tensors) or any(
+            count = sum(piece.count for piece in message.pieces)
+            if bool(message.pieces) != bool(message.tensors) or any(
                 tensor.shape[:1] != (count,) for tensor in message.tensors
             ):
-                raise WireError("a step whose tensors do not hold as many tokens as its slices")
+                raise WireError("a step whose tensors do not hold as many tokens as its pieces")
         case Start():
             _check_tensors((message.tokens,), payload)
             if len(message.tokens.shape) != 1 or message.tokens.dtype is not DType.INT32:

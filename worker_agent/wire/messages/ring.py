@@ -93,6 +93,9 @@ class Start(Call, tag="start", kw_only=True, frozen=True):
     sampling: Sampling
     budget: Budget
     tokens: TensorFrame
+    group: Name = ""
+    """Only prompts of one group may begin with each other's tokens: how long the first token takes tells whether
+    somebody sent these before."""
 
 
 class Cancel(Call, tag="cancel", kw_only=True, frozen=True):
@@ -103,8 +106,17 @@ class Cancel(Call, tag="cancel", kw_only=True, frozen=True):
     sequence: SequenceNumber
 
 
+class Shared(Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
+    """Where the state of a sequence's first tokens comes from: another one that began with the same."""
+
+    sequence: SequenceNumber
+    tokens: Annotated[int, Meta(ge=1, le=2**31 - 1)]
+    take: bool
+    """Whether the other one is over, and its state becomes this one's without being copied."""
+
+
 class Admission(Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
-    """What every later stage must know of a sequence, sent along with its first slice."""
+    """What every later stage must know of a sequence, sent along with its first piece."""
 
     tokens: Annotated[tuple[TokenId, ...], Meta(max_length=150_000)]
     """Token ids that penalties look at; empty when the sampling has no penalty."""
@@ -112,20 +124,19 @@ class Admission(Struct, array_like=True, forbid_unknown_fields=True, frozen=True
     """How long the prompt is; generation position p means token number prompt_tokens + p."""
     total_tokens: Position
     """How many tokens `Start` brought; sampling begins after the last of them."""
-    capacity: Position
-    """KV tokens to set aside: total_tokens + what may still be generated."""
     sampling: Sampling
     budget: Budget
+    shared: Shared | None = None
 
 
-class Slice(Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
-    """The tokens of one sequence in a step: `count` tokens from `position` on."""
+class Piece(Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
+    """The tokens of one sequence in a step: `count` tokens from `position` on. What it had further on is forgotten."""
 
     sequence: SequenceNumber
     position: Position
     count: Annotated[int, Meta(ge=1, le=65536)]
     sample: bool
-    """Whether a token is sampled after this slice (not for an inner chunk of a prompt)."""
+    """Whether a token is sampled after this piece (not for an inner chunk of a prompt)."""
     admission: Admission | None = None
 
 
@@ -152,9 +163,9 @@ class Step(Struct, tag="step", array_like=True, forbid_unknown_fields=True, froz
     """The stage this step is for."""
     boot: Id
     """The sender's boot id."""
-    slices: Annotated[tuple[Slice, ...], Meta(max_length=4096)]
+    pieces: Annotated[tuple[Piece, ...], Meta(max_length=4096)]
     released: Annotated[tuple[SequenceNumber, ...], Meta(max_length=4096)]
-    """Sequences that have ended: free their KV before running. A step may hold nothing else."""
+    """Sequences whose state is of no use any more: free it before running. A step may hold nothing else."""
     tensors: Annotated[tuple[TensorFrame, ...], Meta(max_length=2)]
     oldest: U63 = 0
     """The oldest step that the first stage has not seen come round; what older ones brought may be forgotten."""
@@ -162,6 +173,10 @@ class Step(Struct, tag="step", array_like=True, forbid_unknown_fields=True, froz
     """Whether no other step of this deployment is in flight, so that agents on one machine may lend their cores."""
     times: Annotated[tuple[StageTime, ...], Meta(max_length=1024)] = ()
     """Where the time went on the stages before."""
+    kept: Annotated[tuple[SequenceNumber, ...], Meta(max_length=4096)] = ()
+    """Sequences that have ended; their state stays for prompts that begin with the same tokens."""
+    aside: Annotated[tuple[SequenceNumber, ...], Meta(max_length=4096)] = ()
+    """Sequences that yield to others: their state leaves the pool until a piece of them comes again."""
 
 
 class TopToken(Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
@@ -205,7 +220,7 @@ class Scored(Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
 class Tokens(Struct, tag="tokens", array_like=True, forbid_unknown_fields=True, frozen=True):
     """What a step brought: from the last stage to the first and to the controller.
 
-    `prefilled` tells how many tokens of a prompt are in the cache, for slices that sampled nothing.
+    `prefilled` tells how many tokens of a prompt are in the cache, for pieces that sampled nothing.
     """
 
     deployment: Id
@@ -217,6 +232,8 @@ class Tokens(Struct, tag="tokens", array_like=True, forbid_unknown_fields=True, 
     """Where the time went on every stage."""
     scored: Annotated[tuple[Scored, ...], Meta(max_length=4096)] = ()
     """Of prompts whose log probabilities were asked for."""
+    cached: Annotated[tuple[tuple[SequenceNumber, Position], ...], Meta(max_length=4096)] = ()
+    """Of sequences that began with this step: how many of their tokens an earlier one had left."""
 
 
 class StageFault(Struct, tag="stage_fault", kw_only=True, forbid_unknown_fields=True, frozen=True):

@@ -1,0 +1,256 @@
+"""A state that was cut back, copied, set aside and taken back is what it would have been, whatever its layers keep.
+
+The measure is a state computed from scratch. Real stages of tiny models: rows of the ragged batch, transformers' own
+keys and values, convolutions, recurrent states, and mixtures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.worker_agent.causal_types import make_model as make_type
+from tests.worker_agent.ring import RUNTIME, CutModel, Ring, cut_model, load_message, random_prompt
+from tests.worker_agent.tiny_models import VOCABULARY, greedy, make_model
+from worker_agent.engine.executor import Admitted, Executor, StepPlan, Turn
+from worker_agent.engine.loading import load_stage
+from worker_agent.engine.memory.region import reserve
+from worker_agent.engine.memory.rows import RowPool
+from worker_agent.engine.stage import Stage
+from worker_agent.wire.errors import OutOfStep
+from worker_agent.wire.messages import Shared
+
+TYPES = {
+    "rows": "llama", "rows that grow": "mistral", "own": "bloom", "convolutions": "lfm2", "recurrent": "mamba2",
+    "mixed": "bamba", "whole prompts": "jamba",
+}  # fmt: skip
+
+
+def whole_stage(cut: CutModel, **changes: object) -> Stage:
+    layers = cut.anatomy.num_layers
+    return load_stage(
+        load_message(cut, 0, layers, 0, 1, max_context=256, **changes), cut.config, cut.parts_for(0, layers),
+        lambda digest: cut.folder / digest, RUNTIME, 10**12, lambda done, total: None,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=TYPES)
+def executor(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Executor:
+    folder = tmp_path_factory.mktemp(TYPES[request.param])
+    make: Callable[..., object] = make_model if request.param in ("rows", "rows that grow", "own") else make_type
+    make(TYPES[request.param], folder / "model")
+    made = Executor(whole_stage(cut_model(folder / "model", folder / "parts")), folder / "aside")
+    assert made.stage.batched == request.param.startswith("rows")
+    if request.param == "rows that grow":
+        made._rows = RowPool(128, 256, growth=3, reserved=False)
+    return made
+
+
+class Driver:
+    """Sequences that run through an executor, and what each has been given."""
+
+    def __init__(self, executor: Executor) -> None:
+        self.executor, self.given, self.numbers = executor, dict[int, list[int]](), 0
+
+    def step(self, number: int, position: int, tokens: list[int], **plan: object) -> torch.Tensor:
+        """Logits [vocabulary] after the last of these tokens."""
+        if len(tokens) > 1 and position and not self.executor.stage.in_pieces:
+            self.step(number, position, tokens[:-1], **plan)
+            plan, position, tokens = {}, position + len(tokens) - 1, tokens[-1:]
+        turn = Turn(number, position, len(tokens), range(len(tokens) - 1, len(tokens)))
+        self.given[number] = [*self.given.get(number, [])[:position], *tokens]
+        return self.executor.step(StepPlan((turn,), torch.tensor(tokens), **plan))[-1]  # type: ignore[arg-type]
+
+    def begin(self, tokens: list[int], shared: Shared | None = None) -> tuple[int, torch.Tensor]:
+        """A new sequence of these tokens, of which the first come from another one where they are shared."""
+        self.numbers += 1
+        number, position = self.numbers, 0 if shared is None else shared.tokens
+        if shared is not None:
+            self.given[number] = tokens[:position]
+        admitted = (Admitted(number, len(tokens), shared),)
+        return number, self.step(number, position, tokens[position:], admitted=admitted)
+
+
+ops = st.lists(
+    st.tuples(st.sampled_from(["go on", "cut", "copy", "take", "aside"]), st.integers(0, 2**31), st.integers(1, 9)),
+    min_size=1, max_size=7,
+)  # fmt: skip
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=ops)
+def test_whatever_was_done_to_a_state_it_goes_on_as_one_from_scratch(
+    executor: Executor, steps: list[tuple[str, int, int]]
+) -> None:
+    executor.clear()
+    driver = Driver(executor)
+    number, _ = driver.begin(random_prompt(12, 190, 1))
+    for what, seed, count in steps:
+        held, more = driver.given[number], random_prompt(count, 190, seed)
+        state = executor.memory[number]
+        cut = seed % len(held) if state.can_be_cut(seed % len(held)) else len(held)
+        if what == "cut" and cut < len(held):
+            driver.step(number, cut, more)
+        elif what == "copy" and cut:
+            number, _ = driver.begin([*held[:cut], *more], Shared(number, cut, False))
+        elif what == "take" and cut:
+            number, _ = driver.begin([*held[:cut], *more], Shared(number, cut, True))
+        elif what == "aside":
+            executor.step(StepPlan((), torch.empty(0), aside=(number,)))
+            assert executor.memory.sequences == sum(n != number for n in executor.memory._states)
+            driver.step(number, len(held), more)
+        else:
+            driver.step(number, len(held), more)
+    found = driver.step(number, len(driver.given[number]), [5])
+    _, expected = driver.begin(driver.given[number])
+    torch.testing.assert_close(found, expected, atol=2e-4, rtol=2e-4)
+
+
+def test_a_recurrent_state_is_not_cut_back_without_a_word(tmp_path: Path) -> None:
+    make_type("mamba2", tmp_path / "model")
+    driver = Driver(Executor(whole_stage(cut_model(tmp_path / "model", tmp_path / "parts"))))
+    number, _ = driver.begin(random_prompt(12, 190, 1))
+    with pytest.raises(OutOfStep, match="cannot be cut back from 12 tokens to 5"):
+        driver.step(number, 5, [1, 2])
+    with pytest.raises(OutOfStep, match="came to a KV cache of 12 tokens"):
+        driver.step(number, 20, [1, 2])
+
+
+def test_what_a_sequence_has_left_goes_back_to_the_system(tmp_path: Path) -> None:
+    """Rows take memory page by page, and none when they are released or set aside."""
+    make_model("llama", tmp_path / "model")
+    executor = Executor(whole_stage(cut_model(tmp_path / "model", tmp_path / "parts")), tmp_path / "aside")
+    driver = Driver(executor)
+    number, _ = driver.begin(random_prompt(100, VOCABULARY, 1))
+    held = executor.memory.nbytes
+    assert 100 * 7 * 2 * 32 * 4 <= held < 2**20 < 128 * 256 * 7 * 2 * 32 * 4, "not what it might come to"
+    executor.step(StepPlan((), torch.empty(0), aside=(number,)))
+    assert executor.memory.nbytes == 0
+    assert len(list((tmp_path / "aside").iterdir())) == 1
+    executor.step(StepPlan((), torch.empty(0), released=(number,)))
+    assert not list((tmp_path / "aside").iterdir())
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from /proc")
+def test_address_space_takes_memory_only_where_it_is_written() -> None:
+    began = resident()
+    region = reserve((16, 1024, 1024, 16), torch.float32)
+    assert region is not None
+    assert resident() - began < 8 << 20
+    region.tensor[3].fill_(1.0)
+    assert resident() - began > 56 << 20
+    region.give_back(3 * region.tensor[0].nbytes, region.tensor[0].nbytes)
+    assert resident() - began < 8 << 20
+    assert not region.tensor[3].any()
+
+
+def test_a_state_stays_in_memory_when_the_disk_does_not_take_it(tmp_path: Path) -> None:
+    make_model("llama", tmp_path / "model")
+    (tmp_path / "aside").write_text("a file where the folder should be")
+    executor = Executor(whole_stage(cut_model(tmp_path / "model", tmp_path / "parts")), tmp_path / "aside")
+    driver = Driver(executor)
+    prompt = random_prompt(20, VOCABULARY, 1)
+    number, _ = driver.begin(prompt)
+    executor.step(StepPlan((), torch.empty(0), aside=(number,)))
+    found = driver.step(number, 20, [7])
+    torch.testing.assert_close(found, driver.begin([*prompt, 7])[1])
+
+
+# --- over a ring ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["rows", "own", "recurrent"])
+def test_a_prompt_that_begins_as_an_earlier_one_is_answered_as_if_it_came_first(kind: str, tmp_path: Path) -> None:
+    make = make_model if kind != "recurrent" else make_type
+    model = make(TYPES[kind], tmp_path / "model")
+    cut = cut_model(tmp_path / "model", tmp_path / "parts")
+    ring = Ring.build(cut, [2, 5], prefill_chunk=16)
+    first = random_prompt(50, 190, 1)
+    ring.start(1, first, 12)
+    ring.finish()
+    going_on = [*first, *ring.answer(1), *random_prompt(9, 190, 2)]
+    other = [*first[:30], *random_prompt(20, 190, 3)]
+    for number, prompt in ((2, going_on), (3, other), (4, going_on)):
+        ring.start(number, prompt, 12)
+        ring.finish()
+        assert ring.answer(number) == greedy(model, prompt, 12), f"prompt {number}"
+    assert not ring.faults
+    # A recurrent state serves only what goes on from all of it.
+    cached = {1: 0, 2: 61, 3: 0, 4: 0} if kind == "recurrent" else {1: 0, 2: 61, 3: 30, 4: 70}
+    assert {number: ring.cached.get(number, 0) for number in range(1, 5)} == cached
+
+
+def test_a_prompt_begins_as_one_that_is_under_way(tmp_path: Path) -> None:
+    model = make_model("llama", tmp_path / "model")
+    ring = Ring.build(cut_model(tmp_path / "model", tmp_path / "parts"), [3])
+    first = random_prompt(40, VOCABULARY, 1)
+    ring.start(1, first, 30)
+    for _ in range(9):
+        ring.turn()
+    second = [*first, *random_prompt(3, VOCABULARY, 2)]
+    ring.start(2, second, 12)
+    ring.finish()
+    assert ring.cached == {2: 40}
+    assert ring.answer(1) == greedy(model, first, 30)
+    assert ring.answer(2) == greedy(model, second, 12)
+
+
+def test_chats_that_might_come_to_more_than_there_is_all_run_at_once(tmp_path: Path) -> None:
+    """32 of them in a pool for four, none of which says how long its answer may be."""
+    model = make_model("llama", tmp_path / "model")
+    ring = Ring.build(cut_model(tmp_path / "model", tmp_path / "parts"), [3], kv_tokens=2048, max_context=512)
+    prompts = {number: random_prompt(5 + number % 8, VOCABULARY, number) for number in range(32)}
+    answers = {number: greedy(model, prompt, 12 + number % 5) for number, prompt in prompts.items()}
+    for number, prompt in prompts.items():
+        # The answer ends by a token that the model chooses, not by a limit.
+        ring.start(number, prompt, 512 - len(prompt), stops=(answers[number][-1],))
+    most = 0
+    while ring.turn():
+        most = max(most, ring.runners[0].info().sequences)
+    assert most == 32, "nobody waited for another's end"
+    for number, expected in answers.items():
+        end = expected.index(expected[-1]) + 1
+        assert ring.answer(number) == expected[:end], f"chat {number}"
+    assert not ring.faults
+
+
+@pytest.mark.parametrize("kind", ["rows", "own", "recurrent"])
+def test_who_yields_goes_on_with_the_tokens_that_it_would_have_had(kind: str, tmp_path: Path) -> None:
+    make = make_model if kind != "recurrent" else make_type
+    model = make(TYPES[kind], tmp_path / "model")
+    cut = cut_model(tmp_path / "model", tmp_path / "parts")
+    ring = Ring.build(cut, [3], kv_tokens=512, max_context=400, prefill_chunk=32)
+    prompts = {number: random_prompt(20 + 7 * number, 190, number) for number in range(4)}
+    for number, prompt in prompts.items():
+        ring.start(number, prompt, 200)
+    ring.finish()
+    assert not ring.faults
+    assert any(step.aside for step in ring.steps), "somebody had to yield"
+    for number, prompt in prompts.items():
+        assert ring.answer(number) == greedy(model, prompt, 200), f"sequence {number}"
+    for runner in ring.runners:
+        assert runner.info().sequences == 0
+
+
+def test_half_precision_goes_on_to_the_bit_after_it_yielded(tmp_path: Path) -> None:
+    """Its state was kept, not computed again, so not even rounding differs."""
+    make_model("llama", tmp_path / "model")
+    driver = Driver(
+        Executor(whole_stage(cut_model(tmp_path / "model", tmp_path / "parts"), dtype="bfloat16"), tmp_path / "aside")
+    )
+    prompt = random_prompt(40, VOCABULARY, 1)
+    undisturbed, _ = driver.begin(prompt)
+    yields, _ = driver.begin(prompt)
+    for token in random_prompt(12, VOCABULARY, 2):
+        expected = driver.step(undisturbed, len(driver.given[undisturbed]), [token])
+        driver.executor.step(StepPlan((), torch.empty(0), aside=(yields,)))
+        assert torch.equal(driver.step(yields, len(driver.given[yields]), [token]), expected)

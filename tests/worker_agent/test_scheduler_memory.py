@@ -1,0 +1,222 @@
+"""The first stage's plan of memory: by use, nobody starved, and nothing in a cache that does not belong there."""
+
+from __future__ import annotations
+
+import random
+import zlib
+from array import array
+from dataclasses import dataclass, field
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from worker_agent.engine.scheduler import BLOCK, PlannedStep, Scheduler, Sequence, in_blocks
+from worker_agent.wire.messages import Budget, Finish, Reuse, Sampling, Token, Tokens
+
+EOS = 7
+
+
+@dataclass
+class Stage:
+    """What a stage holds when it does as the steps say: the tokens of each sequence, in memory or aside."""
+
+    held: dict[int, list[int]] = field(default_factory=dict)
+    aside: dict[int, list[int]] = field(default_factory=dict)
+    kept: set[int] = field(default_factory=set)
+    shared: int = 0
+
+    def follow(self, step: PlannedStep) -> None:
+        for number in step.released:
+            self.held.pop(number, None)
+            self.aside.pop(number, None)
+            self.kept.discard(number)
+        self.kept |= {number for number in step.kept if number in self.held}
+        for number in step.aside:
+            if number in self.held:
+                self.aside[number] = self.held.pop(number)
+        at = 0
+        for piece in step.pieces:
+            if piece.admission is not None:
+                assert piece.sequence not in self.held and piece.sequence not in self.aside
+                self.held[piece.sequence] = []
+                if (shared := piece.admission.shared) is not None:
+                    donor = self.held.pop(shared.sequence) if shared.take else self.held[shared.sequence]
+                    self.held[piece.sequence] = donor[: shared.tokens]
+                    self.kept -= {shared.sequence} if shared.take else set()
+                    self.shared += 1
+        for piece in step.pieces:
+            if piece.sequence in self.aside:
+                self.held[piece.sequence] = self.aside.pop(piece.sequence)
+            assert len(self.held[piece.sequence]) == piece.position, "every token once, and in order"
+            self.held[piece.sequence] += step.tokens[at : at + piece.count]
+            at += piece.count
+
+    @property
+    def used(self) -> int:
+        return sum(in_blocks(len(tokens)) for tokens in self.held.values())
+
+
+def next_token(held: list[int]) -> int:
+    """A function of all that came before, so that a wrong cache makes a wrong answer."""
+    return 100 + zlib.crc32(array("i", held)) % 1000
+
+
+def answer_of(prompt: list[int], count: int) -> list[int]:
+    tokens = list(prompt)
+    for _ in range(count):
+        tokens.append(next_token(tokens))
+    return tokens[len(prompt) :]
+
+
+def sampled(stage: Stage, step: PlannedStep, lengths: dict[int, int], prompts: dict[int, list[int]]) -> Tokens:
+    """What the last stage makes of a step, from what it holds."""
+    tokens = []
+    for piece in step.pieces:
+        if piece.sample:
+            held = stage.held[piece.sequence]
+            count = len(held) - len(prompts[piece.sequence]) + 1
+            finish: Finish = "length" if count >= lengths[piece.sequence] else ""
+            tokens.append(Token(piece.sequence, len(held), next_token(held), finish))
+    return Tokens("d", 1, step.number, tuple(tokens))
+
+
+beginnings = st.sampled_from([[], list(range(40)), list(range(40)) + list(range(900, 990))])
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    requests=st.lists(
+        st.tuples(beginnings, st.lists(st.integers(0, 3), min_size=1, max_size=60), st.integers(1, 90), st.booleans()),
+        min_size=1, max_size=12,
+    ),
+    lanes=st.integers(1, 3), chunk=st.integers(1, 64), kv_tokens=st.integers(288, 700),
+    reuse=st.sampled_from(["no", "whole", "any"]), seed=st.integers(0, 2**16),
+)  # fmt: skip
+def test_whoever_yields_or_shares_gets_the_tokens_that_it_would_have_had(
+    requests: list[tuple[list[int], list[int], int, bool]],
+    lanes: int, chunk: int, kv_tokens: int, reuse: Reuse, seed: int,
+) -> None:  # fmt: skip
+    chance = random.Random(seed)
+    scheduler = Scheduler(kv_tokens, 16, chunk, lanes, reuse=reuse)
+    prompts = {number: [*beginning, *end] for number, (beginning, end, _, _) in enumerate(requests)}
+    lengths = {number: length for number, (_, _, length, _) in enumerate(requests)}
+    answers: dict[int, list[int]] = {number: [] for number in prompts}
+    cancelled: set[int] = set()
+    stage, to_come = Stage(), list(prompts)
+    flying: list[tuple[PlannedStep, Tokens]] = []
+    for _ in range(30_000):
+        if to_come and (scheduler.is_idle or chance.random() < 0.5):
+            number = to_come.pop(0)
+            scheduler.add(Sequence(number, list(prompts[number]), len(prompts[number]), Sampling(), Budget(200)))
+        step = scheduler.next_step()
+        if step is not None:
+            stage.follow(step)
+            if step.pieces:
+                flying.append((step, sampled(stage, step, lengths, prompts)))
+            assert stage.used <= in_blocks(kv_tokens) or len(stage.held) == 1
+        elif not flying and not to_come:
+            break
+        if flying and (step is None or chance.random() < 0.5):
+            for token in flying[0][1].tokens:
+                if scheduler.holds(token.sequence):
+                    answers[token.sequence].append(token.token)
+            assert scheduler.returned(flying.pop(0)[1])
+        if step is not None and step.pieces and requests[(victim := step.pieces[0].sequence)][3]:
+            cancelled.add(victim)
+            scheduler.cancel(victim)
+    assert scheduler.is_idle and not stage.aside
+    assert set(stage.held) == stage.kept, "nothing is left but what is kept on purpose"
+    for number in set(prompts) - cancelled:
+        assert answers[number] == answer_of(prompts[number], lengths[number])
+
+
+def run(scheduler: Scheduler, prompts: dict[int, list[int]], lengths: dict[int, int]) -> tuple[list[int], Stage]:
+    """Add everything at once and run it; the sequences in the order of their ends, and what the stage holds then."""
+    stage, ends = Stage(), []
+    for number, prompt in prompts.items():
+        scheduler.add(Sequence(number, list(prompt), len(prompt), Sampling(), Budget(4000)))
+    while (step := scheduler.next_step()) is not None:
+        stage.follow(step)
+        message = sampled(stage, step, lengths, prompts)
+        ends += [token.sequence for token in message.tokens if token.finish]
+        if step.pieces:
+            scheduler.returned(message)
+    return ends, stage
+
+
+def test_short_answers_do_not_wait_for_what_others_might_come_to() -> None:
+    """Each of them may come to all that the pool holds, and none does."""
+    scheduler = Scheduler(4096, 64, 256, 1)
+    for number in range(32):
+        scheduler.add(Sequence(number, list(range(20)), 20, Sampling(), Budget(4000)))
+    scheduler.next_step()
+    assert len(scheduler.running) > 20
+
+
+def test_who_came_first_ends_first_where_only_one_can_run() -> None:
+    scheduler = Scheduler(256, 16, 64, 1)
+    ends, _ = run(scheduler, {n: [n] * 100 for n in range(4)}, dict.fromkeys(range(4), 120))
+    assert ends == [0, 1, 2, 3]
+
+
+def test_a_prompt_that_goes_on_from_an_earlier_one_takes_its_state_over() -> None:
+    scheduler = Scheduler(4096, 16, 256, 1, reuse="any")
+    _, stage = run(scheduler, {1: list(range(100))}, {1: 5})
+    before = len(stage.held[1])
+    scheduler.add(Sequence(2, [*stage.held[1], 1, 2, 3], before + 3, Sampling(), Budget(10)))
+    step = scheduler.next_step()
+    assert step is not None
+    (piece,) = step.pieces
+    assert (piece.position, piece.count) == (before, 3)
+    assert piece.admission is not None and piece.admission.shared is not None and piece.admission.shared.take
+
+
+def test_one_that_only_begins_alike_copies_what_they_share_and_leaves_the_rest() -> None:
+    scheduler = Scheduler(4096, 16, 256, 1, reuse="any")
+    run(scheduler, {1: list(range(100))}, {1: 5})
+    scheduler.add(Sequence(2, [*range(50), 999], 51, Sampling(), Budget(10)))
+    step = scheduler.next_step()
+    assert step is not None and step.pieces[0].position == 50
+    shared = step.pieces[0].admission and step.pieces[0].admission.shared
+    assert shared is not None and not shared.take
+
+
+def test_nothing_is_shared_between_groups() -> None:
+    scheduler = Scheduler(4096, 16, 256, 1, reuse="any")
+    run(scheduler, {1: list(range(100))}, {1: 5})
+    scheduler.add(Sequence(2, [*range(100), 999], 101, Sampling(), Budget(10), group="another key"))
+    step = scheduler.next_step()
+    assert step is not None and step.pieces[0].position == 0
+
+
+def test_what_is_kept_makes_room_for_what_runs() -> None:
+    scheduler = Scheduler(512, 16, 512, 1, reuse="any")
+    run(scheduler, {number: [number] * 100 for number in range(3)}, dict.fromkeys(range(3), 5))
+    _, stage = run(scheduler, {9: [99] * 400}, {9: 50})
+    assert 9 in stage.held and scheduler.used <= 512
+
+
+def test_a_step_is_planned_as_fast_beside_many_that_wait_as_beside_two() -> None:
+    """Counted in what is looked at, not in time: the queue is never walked through."""
+
+    class Counted(Sequence):
+        looked_at = 0
+
+        @property
+        def soon(self) -> int:
+            Counted.looked_at += 1
+            return super().soon
+
+    def looks(waiting: int) -> int:
+        scheduler = Scheduler(BLOCK * 8, 4, 256, 1)
+        for number in range(4 + waiting):
+            scheduler.add(Counted(number, [1] * 10, 10, Sampling(), Budget(200)))
+        Counted.looked_at = 0
+        for _ in range(20):
+            step = scheduler.next_step()
+            assert step is not None
+            tokens = tuple(Token(piece.sequence, piece.position + piece.count, EOS) for piece in step.pieces)
+            scheduler.returned(Tokens("d", 1, step.number, tokens))
+        return Counted.looked_at
+
+    assert looks(256) == looks(2)

@@ -1,0 +1,51 @@
+"""Address space that takes memory only where it is written, and gives it back when asked.
+
+Rows of keys and values grow at their end for as long as a sequence lives, and nobody knows how long that will be. So
+each gets as much address space as it may ever need, and memory comes page by page as it fills: nothing is copied to
+grow, and nothing is taken for tokens that never come. Needs a system that promises memory without having it
+(Linux, macOS); elsewhere, and where the system refuses, `reserve` gives None and rows grow by copying.
+"""
+
+from __future__ import annotations
+
+import mmap
+import sys
+from contextlib import suppress
+
+import torch
+
+_NORESERVE = 0x4000
+"""MAP_NORESERVE on Linux: what is not written is not counted against what the system has promised."""
+
+
+class Region:
+    """A tensor in address space of its own."""
+
+    def __init__(self, space: mmap.mmap, tensor: torch.Tensor) -> None:
+        self._space, self.tensor = space, tensor
+
+    def give_back(self, start: int, nbytes: int) -> None:
+        """The memory behind these bytes goes back to the system; they read as zeros. Both are multiples of a page."""
+        self._space.madvise(mmap.MADV_DONTNEED, start, nbytes)
+
+
+def reserve(shape: tuple[int, ...], dtype: torch.dtype) -> Region | None:
+    """A tensor of zeros that takes no memory yet; None where the system does not do such a thing."""
+    if sys.platform not in ("linux", "darwin"):
+        return None
+    count = 1
+    for extent in shape:
+        count *= extent
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | (_NORESERVE if sys.platform == "linux" else 0)
+    try:
+        space = mmap.mmap(-1, count * dtype.itemsize, flags=flags)
+    except (OSError, ValueError, OverflowError):
+        return None
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        with suppress(OSError):  # a kernel without huge pages
+            space.madvise(mmap.MADV_NOHUGEPAGE)  # one would take 2 MB for the first token of a row
+    return Region(space, torch.frombuffer(space, dtype=dtype).view(shape))
+
+
+def page_bytes() -> int:
+    return mmap.PAGESIZE

@@ -1,0 +1,223 @@
+"""Keys and values of the ragged batch: rows that the attention function writes and reads in place.
+
+A pool has for each layer one tensor of keys and one of values, [slots, kv heads, capacity, width], in a region of
+address space (`region.py`); a sequence has a slot of it. Rows lie one behind the other for each head, since that is
+what attention reads fastest on a CPU, by 1 to 1.5 times over rows that lie one behind the other for each token, and by
+1.2 to 2.7 times over blocks that must be gathered first (benchmarks/kv_layout.py). And the slots of one tensor can be
+attended to by one call for many sequences.
+
+Where memory cannot be promised (other systems, GPUs) each sequence has tensors of its own, which grow by copying.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from typing import Any, cast
+
+import torch
+from transformers import DynamicCache
+
+from worker_agent.engine.memory.region import Region, page_bytes, reserve
+from worker_agent.engine.memory.states import Exported, SequenceState, check_cut
+from worker_agent.wire.errors import OutOfMemory, OutOfStep
+
+GROWTH_TOKENS = 256
+"""Rows that grow by copying do so in steps of at least this many tokens, doubling, so that it stays amortised."""
+
+Pair = tuple[torch.Tensor, torch.Tensor]
+"""Keys and values."""
+
+
+class RaggedCache(DynamicCache):
+    """What a model is given as its cache when the attention function keeps the rows itself: it stores nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return key_states, value_states
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return 0
+
+
+class RowPool:
+    """The rows of all sequences of a stage.
+
+    Args:
+        slots: sequences that may have rows at once.
+        capacity: tokens that a sequence may come to.
+        growth: where rows grow by copying, by so many tokens at least.
+        reserved: whether to take address space for all of them, where the system allows it.
+    """
+
+    def __init__(self, slots: int, capacity: int, *, growth: int = GROWTH_TOKENS, reserved: bool = True) -> None:
+        self.slots, self.capacity, self.growth = slots, capacity, growth
+        self.grows = not reserved
+        """Whether each sequence has tensors of its own, which grow by copying."""
+        self._free = list(range(slots))
+        self._layers: dict[int, Pair] = {}
+        self._regions: list[Region] = []
+
+    def state(self) -> RowState:
+        """The empty state of a new sequence, in the first free slot: those that run stand close together.
+
+        Raises OutOfMemory.
+        """
+        if not self._free:
+            raise OutOfMemory(f"all {self.slots} slots of the KV cache are taken")
+        return RowState(self, heapq.heappop(self._free))
+
+    def layer(self, layer: int) -> Pair | None:
+        """Keys and values [slots, kv heads, capacity, width] of all sequences; None where each has its own."""
+        return self._layers.get(layer)
+
+    def rows(self, layer: int, slot: int, key: torch.Tensor, value: torch.Tensor) -> Pair | None:
+        """The rows [1, kv heads, capacity, width] of a slot; `key` and `value` give heads, widths and type."""
+        if self.grows:
+            return None
+        pair = self._layers.get(layer)
+        if pair is None:
+            pair = self._reserved(key, value)
+            if pair is None:
+                self.grows = True
+                return None
+            self._layers[layer] = pair
+        return pair[0].narrow(0, slot, 1), pair[1].narrow(0, slot, 1)
+
+    def _reserved(self, key: torch.Tensor, value: torch.Tensor) -> Pair | None:
+        if key.device.type != "cpu":
+            return None
+        regions = []
+        for new in (key, value):
+            row = new.shape[-1] * new.dtype.itemsize
+            # A slot is a whole number of pages, so that its memory can be given back by itself.
+            unit = page_bytes() // math.gcd(row, page_bytes())
+            tokens = -(-self.capacity // unit) * unit
+            region = reserve((self.slots, new.shape[0], tokens, new.shape[-1]), new.dtype)
+            if region is None:
+                return None
+            regions.append(region)
+        self._regions += regions
+        return regions[0].tensor, regions[1].tensor
+
+    def free(self, slot: int) -> None:
+        """Give the memory of a slot back to the system, and the slot to the next sequence."""
+        for region in self._regions:
+            nbytes = region.tensor[0].nbytes
+            region.give_back(slot * nbytes, nbytes)
+        heapq.heappush(self._free, slot)
+
+    def close(self) -> None:
+        self._layers.clear()
+        self._regions.clear()
+
+
+class RowState(SequenceState):
+    """Keys and values of one sequence.
+
+    Per layer a pair of tensors [1, kv heads, room, width], of which the first `length` rows are filled.
+    """
+
+    def __init__(self, pool: RowPool, slot: int) -> None:
+        self.pool, self.slot = pool, slot
+        self.length = 0
+        self._touched = 0
+        """Rows that were ever filled: their memory is taken until the end."""
+        self._rows: dict[int, Pair] = {}
+
+    @property
+    def nbytes(self) -> int:
+        if self.pool.grows:
+            return sum(keys.nbytes + values.nbytes for keys, values in self._rows.values())
+        page, touched = page_bytes(), max(self._touched, self.length)
+        rows = (tensor for pair in self._rows.values() for tensor in pair)
+        return sum(
+            tensor.shape[1] * -(-touched * tensor.shape[3] * tensor.dtype.itemsize // page) * page for tensor in rows
+        )
+
+    def can_be_cut(self, length: int) -> bool:
+        return True
+
+    def truncate(self, length: int) -> None:
+        check_cut(self, length)
+        self._touched = max(self._touched, self.length)
+        self.length = length
+
+    def copy_from(self, other: SequenceState, length: int) -> None:
+        check_cut(other, length)
+        for layer, (keys, values) in cast(RowState, other)._rows.items():
+            self._fill(layer, keys[0, :, :length], values[0, :, :length])
+        self.length = length
+
+    def exported(self) -> Exported:
+        found = {}
+        for layer, pair in self._rows.items():
+            for name, tensor in zip(("keys", "values"), pair, strict=True):
+                found[f"{layer}.{name}"] = tensor[0, :, : self.length].contiguous()
+        return found
+
+    def imported(self, tensors: Exported, length: int) -> None:
+        for layer in sorted({int(name.partition(".")[0]) for name in tensors}):
+            keys, values = tensors.get(f"{layer}.keys"), tensors.get(f"{layer}.values")
+            if keys is None or values is None or keys.shape[1] != length:
+                raise OutOfStep(f"what was exported holds no keys and values of {length} tokens for layer {layer}")
+            self._fill(layer, keys, values)
+        self.length = length
+
+    def release(self) -> None:
+        self._rows.clear()
+        self.pool.free(self.slot)
+
+    def append(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> Pair:
+        """Store `key` and `value` [kv heads, tokens, width] after the filled rows.
+
+        Returns all keys and values so far, [1, kv heads, length + tokens, width].
+        """
+        count = key.shape[1]
+        keys, values = self._room(layer, count, key, value)
+        keys[0].narrow(1, self.length, count).copy_(key)
+        values[0].narrow(1, self.length, count).copy_(value)
+        return keys.narrow(2, 0, self.length + count), values.narrow(2, 0, self.length + count)
+
+    def append_one(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> Pair:
+        """`append` for a single token, [kv heads, width]: a decode step calls this for every layer and sequence."""
+        keys, values = self._room(layer, 1, key, value)
+        keys.select(2, self.length).copy_(key)
+        values.select(2, self.length).copy_(value)
+        return keys.narrow(2, 0, self.length + 1), values.narrow(2, 0, self.length + 1)
+
+    def hold(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
+        """Have room for one more token; `key` and `value` [kv heads, any, width] give heads, widths and type."""
+        self._room(layer, 1, key, value)
+
+    def _fill(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Put rows [kv heads, tokens, width] at the beginning."""
+        own = self._room(layer, keys.shape[1], keys, values)
+        own[0][0].narrow(1, 0, keys.shape[1]).copy_(keys)
+        own[1][0].narrow(1, 0, keys.shape[1]).copy_(values)
+
+    def _room(self, layer: int, count: int, key: torch.Tensor, value: torch.Tensor) -> Pair:
+        """The layer's rows, with room for `count` more. `key` and `value` give heads, widths and type."""
+        rows = self._rows.get(layer)
+        if rows is None:
+            rows = self.pool.rows(layer, self.slot, key, value)
+            if rows is not None:
+                self._rows[layer] = rows
+        if rows is None or rows[0].shape[2] < self.length + count:
+            rows = self._rows[layer] = self._grown(rows, key, value, self.length + count)
+        return rows
+
+    def _grown(self, rows: Pair | None, key: torch.Tensor, value: torch.Tensor, end: int) -> Pair:
+        if not self.pool.grows or end > self.pool.capacity:
+            raise OutOfMemory(f"a sequence came to {end} tokens, its rows have room for {self.pool.capacity}")
+        held = 0 if rows is None else rows[0].shape[2]
+        size = max(end, min(self.pool.capacity, max(2 * held, end + self.pool.growth)))
+        grown = tuple(new.new_empty(1, new.shape[0], size, new.shape[-1]) for new in (key, value))
+        if rows is not None:
+            for old, new in zip(rows, grown, strict=True):
+                new[:, :, : self.length] = old[:, :, : self.length]
+        return grown[0], grown[1]
