@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from PySide6.QtCore import Qt, Signal, Slot
 from PySide6.QtGui import QGuiApplication
-from PySide6.QtWidgets import QHeaderView, QSplitter, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QHeaderView, QSplitter, QWidget
 
 from app.registry import EventRecord
+from app.ui import make
 from app.ui.log.event_detail import EventDetail
 from app.ui.log.event_model import EventColumn, EventListing, EventModel, text_line
 from app.ui.log.log_filter import LogFilter
@@ -41,9 +42,7 @@ class EventsPage(QWidget):
         self.splitter.addWidget(self.detail)
         self.splitter.setStretchFactor(0, 1)
         self.splitter.setSizes([500, 18 * SPACING])
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self.splitter)
+        make.column(self.splitter, within=self, spacing=None)
         view = self.panel.view
         view.selected.connect(self._on_selected)
         view.copy_wanted.connect(self.copy_selection)

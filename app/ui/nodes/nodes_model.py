@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 from enum import IntEnum
 from typing import Any
 
-from PySide6.QtCore import QAbstractTableModel, QModelIndex, QObject, QPersistentModelIndex, Qt, QTimer, Slot
+from PySide6.QtCore import QAbstractTableModel, QModelIndex, QObject, QPersistentModelIndex, Qt, Slot
 from PySide6.QtGui import QFont, QGuiApplication
 
+from app.ui import make
 from app.ui.cluster import Cluster
 from app.ui.nodes.node_row import NodeColumn, NodeRow, heartbeat_cell, row_of
 
@@ -54,13 +55,8 @@ class NodesModel(QAbstractTableModel):
         self._rows: list[NodeRow] = []
         self._places: dict[int, int] = {}
         self._stale: set[int] = set()
-        self._flush = QTimer(self)
-        self._flush.setSingleShot(True)
-        self._flush.setInterval(FLUSH_MILLISECONDS)
-        self._flush.timeout.connect(self.flush)
-        self._ageing = QTimer(self)
-        self._ageing.setInterval(AGEING_MILLISECONDS)
-        self._ageing.timeout.connect(self._age)
+        self._flush = make.timer(self, self.flush, FLUSH_MILLISECONDS)
+        self._ageing = make.timer(self, self._age, AGEING_MILLISECONDS, once=False)
         self._figures_font = _with_even_figures()
         cluster.nodes_reset.connect(self._on_reset)
         cluster.nodes_changed.connect(self._on_changed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from PySide6.QtCore import QModelIndex, QObject, QPersistentModelIndex, QSortFilterProxyModel, QTimer, Slot
 
+from app.ui import make
 from app.ui.nodes.nodes_model import NodeRole, NodesModel
 
 RESORT_MILLISECONDS = 2000
@@ -19,10 +20,7 @@ class NodesProxy(QSortFilterProxyModel):
         self.setDynamicSortFilter(False)
         self.setSortRole(NodeRole.SORT)
         self.setSourceModel(model)
-        self._resort = QTimer(self)
-        self._resort.setSingleShot(True)
-        self._resort.setInterval(RESORT_MILLISECONDS)
-        self._resort.timeout.connect(self.refresh)
+        self._resort = make.timer(self, self.refresh, RESORT_MILLISECONDS)
         model.dataChanged.connect(self._on_data)
         model.rowsInserted.connect(self._on_rows)
         model.modelReset.connect(self._on_rows)

@@ -17,11 +17,11 @@ from PySide6.QtCore import (
     QObject,
     QPersistentModelIndex,
     Qt,
-    QTimer,
     Signal,
     Slot,
 )
 
+from app.ui import make
 from app.ui.bridge import Bridge, Call
 from app.ui.paging.listing import Asked, Listing, Page, RowId, Snapshot, look, page_of, read_page, rows_of
 from app.ui.paging.page_cache import PageCache
@@ -83,12 +83,8 @@ class PagedModel(QAbstractTableModel):
         self._duration = 0
         self._since = QElapsedTimer()
         self._since.start()
-        self._timer = QTimer(self)
-        self._timer.setSingleShot(True)
-        self._timer.timeout.connect(self.reload)
-        self._pump = QTimer(self)
-        self._pump.setSingleShot(True)
-        self._pump.timeout.connect(self._read_wanted)
+        self._timer = make.timer(self, self.reload)
+        self._pump = make.timer(self, self._read_wanted)
         bridge.tables_changed.connect(self._on_tables_changed)
 
     # --- what subclasses say ---

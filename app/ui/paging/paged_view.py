@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from PySide6.QtCore import QItemSelectionModel, QModelIndex, Qt, QTimer, Signal, Slot
+from PySide6.QtCore import QItemSelectionModel, QModelIndex, Qt, Signal, Slot
 from PySide6.QtGui import QKeyEvent, QKeySequence, QResizeEvent
-from PySide6.QtWidgets import QAbstractItemView, QHeaderView, QPushButton, QTableView, QWidget
+from PySide6.QtWidgets import QAbstractItemView, QHeaderView, QTableView, QWidget
 
+from app.ui import make
 from app.ui.icons import icon
 from app.ui.paging.listing import RowId
 from app.ui.paging.paged_model import ID_ROLE, PagedModel
@@ -57,16 +58,13 @@ class PagedView(QTableView):
         header.setSelectionModel(QItemSelectionModel(model, header))
         header.setStretchLastSection(False)
         header.setMinimumSectionSize(6 * SPACING)
-        self.pill = QPushButton(self)
-        self.pill.setProperty("role", "primary")
+        self.pill = make.button("", None, self, role="primary")
         self.pill.setIcon(icon("arrow-up", self.palette().highlightedText().color()))
         self.pill.setCursor(Qt.CursorShape.PointingHandCursor)
         self.pill.setFocusPolicy(Qt.FocusPolicy.TabFocus)
         self.pill.hide()
         self.pill.clicked.connect(self.show_newest)
-        self._settle = QTimer(self)
-        self._settle.setSingleShot(True)
-        self._settle.timeout.connect(self._hold_or_follow)
+        self._settle = make.timer(self, self._hold_or_follow)
         self.verticalScrollBar().valueChanged.connect(self._on_scrolled)
         model.counted.connect(self._on_counted)
         model.placed.connect(self._on_placed)

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 from PySide6.QtCore import QSize, Qt
 from PySide6.QtGui import QFontMetrics, QResizeEvent
-from PySide6.QtWidgets import QFrame, QGridLayout, QHBoxLayout, QLabel, QPlainTextEdit, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QFrame, QGridLayout, QLabel, QPlainTextEdit, QWidget
 
 from app.figures import clock
 from app.registry import EventLevel
 from app.runs.run import RunEvent
 from app.runs.telling import Passage, Section, event_text
+from app.ui import make
 from app.ui.icons import icon
 from app.ui.theme import SPACING, ThemeKeeper
 
@@ -33,16 +34,11 @@ class PassageView(QWidget):
     def __init__(self, lines: int, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._lines = lines
-        self.heading = QLabel(self)
-        self.heading.setProperty("role", "heading")
+        self.heading = make.label("", "heading", self)
         self.text = QPlainTextEdit(self)
         self.text.setReadOnly(True)
         self.text.setTabChangesFocus(True)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(SPACING // 2)
-        layout.addWidget(self.heading)
-        layout.addWidget(self.text)
+        make.column(self.heading, self.text, within=self, spacing=SPACING // 2)
 
     def show_passage(self, passage: Passage) -> None:
         self.heading.setText(passage.title)
@@ -73,19 +69,14 @@ class SectionView(QWidget):
         grid.setHorizontalSpacing(2 * SPACING)
         grid.setVerticalSpacing(SPACING // 2)
         grid.setColumnStretch(1, 1)
-        heading = QLabel(section.title, self)
-        heading.setProperty("role", "heading")
+        heading = make.label(section.title, "heading", self)
         grid.addWidget(heading, 0, 0, 1, 2)
         for row, (name, fact) in enumerate(section.facts, start=1):
             value = fact if isinstance(fact, str) else clock(fact)
-            label = QLabel(name, self)
-            label.setProperty("role", "muted")
+            label = make.label(name, "muted", self)
             label.setAlignment(Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignLeft)
             label.setMinimumWidth(label.fontMetrics().horizontalAdvance("Memory at the end"))
-            shown = QLabel(value, self)
-            shown.setTextFormat(Qt.TextFormat.PlainText)
-            shown.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-            shown.setWordWrap(True)
+            shown = make.label(value, "", self, is_plain=True, selectable=True, wraps=True)
             shown.setToolTip(value if len(value) > 40 else "")
             grid.addWidget(label, row, 0)
             grid.addWidget(shown, row, 1)
@@ -100,12 +91,11 @@ class EventsView(QWidget):
 
     def __init__(self, events: Sequence[RunEvent], theme: ThemeKeeper, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(SPACING // 2)
+        layout = make.column(within=self, spacing=SPACING // 2)
         if len(events) > MOST_EVENTS:
-            more = QLabel(f"The last {MOST_EVENTS} of {len(events):,} events; an export has all of them.", self)
-            more.setProperty("role", "muted")
+            more = make.label(
+                f"The last {MOST_EVENTS} of {len(events):,} events; an export has all of them.", "muted", self
+            )
             layout.addWidget(more)
         grid = QGridLayout()
         grid.setHorizontalSpacing(SPACING)
@@ -122,12 +112,8 @@ class EventsView(QWidget):
         mark.setPixmap(icon(name, getattr(theme.colors, color)).pixmap(QSize(16, 16)))
         mark.setToolTip(level.capitalize())
         mark.setAccessibleName(level.capitalize())
-        at = QLabel(clock(event.at), self)
-        at.setProperty("role", "muted")
-        text = QLabel(event_text(event), self)
-        text.setTextFormat(Qt.TextFormat.PlainText)
-        text.setWordWrap(True)
-        text.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        at = make.label(clock(event.at), "muted", self)
+        text = make.label(event_text(event), "", self, is_plain=True, wraps=True, selectable=True)
         for column, widget in enumerate((mark, at, text)):
             grid.addWidget(widget, row, column, Qt.AlignmentFlag.AlignTop)
 
@@ -141,21 +127,16 @@ class ErrorCard(QFrame):
         self.setObjectName("run-error")
         self._mark = QLabel(self)
         self._text = QLabel(self)
-        self._advice = QLabel(self)
-        self._advice.setProperty("role", "muted")
+        self._advice = make.label("", "muted", self)
         for label in (self._text, self._advice):
             label.setTextFormat(Qt.TextFormat.PlainText)
             label.setWordWrap(True)
             label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        words = QVBoxLayout()
-        words.setSpacing(SPACING // 2)
-        words.addWidget(self._text)
-        words.addWidget(self._advice)
-        layout = QHBoxLayout(self)
-        layout.setContentsMargins(int(1.5 * SPACING), SPACING, int(1.5 * SPACING), SPACING)
-        layout.setSpacing(SPACING)
-        layout.addWidget(self._mark, 0, Qt.AlignmentFlag.AlignTop)
-        layout.addLayout(words, 1)
+        words = make.column(self._text, self._advice, spacing=SPACING // 2)
+        make.row(
+            (self._mark, 0, Qt.AlignmentFlag.AlignTop), (words, 1), within=self,
+            margins=(int(1.5 * SPACING), SPACING, int(1.5 * SPACING), SPACING),
+        )  # fmt: skip
         theme.changed.connect(self._paint)
         self._paint()
 

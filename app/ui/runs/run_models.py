@@ -5,11 +5,12 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Any
 
-from PySide6.QtCore import QObject, Qt, QTimer, Slot
+from PySide6.QtCore import QObject, Qt, Slot
 
 from app.figures import clock, duration, short
 from app.registry import DeploymentRecord, DeploymentStatus, JobRecord, RequestLine
 from app.runs.telling import JOB_KINDS, state_word, time_taken
+from app.ui import make
 from app.ui.icons import icon
 from app.ui.paging.paged_model import PagedModel
 from app.ui.runs.state_look import look_of
@@ -26,9 +27,7 @@ class RunModel(PagedModel):
     def __init__(self, workbench: Workbench, parent: QObject | None = None) -> None:
         super().__init__(workbench.bridge, parent)
         self._theme = workbench.theme
-        self._ticking = QTimer(self)
-        self._ticking.setInterval(1000)
-        self._ticking.timeout.connect(self._tick)
+        self._ticking = make.timer(self, self._tick, 1000, once=False)
         self.page_read.connect(self._tick_while_needed)
         workbench.theme.changed.connect(self._on_theme_changed)
 

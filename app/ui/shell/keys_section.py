@@ -7,18 +7,15 @@ from typing import TYPE_CHECKING
 from PySide6.QtCore import Slot
 from PySide6.QtWidgets import (
     QAbstractItemView,
-    QHBoxLayout,
     QHeaderView,
-    QLabel,
     QLineEdit,
-    QPushButton,
     QTableView,
     QWidget,
 )
 
 from app.errors import ShardboardError
+from app.ui import make
 from app.ui.http_server import ServerState
-from app.ui.icons import icon
 from app.ui.nodes.copy_field import CopyField
 from app.ui.shell.keys_model import KeyColumn, KeysModel
 from app.ui.shell.preference_rows import Section
@@ -51,23 +48,12 @@ class KeysSection(Section):
         self.name.setAccessibleName("Name of the new key")
         self.name.setObjectName("key-name")
         self.name.setMaxLength(64)
-        self.add = QPushButton(icon("plus"), "Add a key", self)
-        self.add.setAutoDefault(False)
-        self.remove = QPushButton(icon("trash-2"), "Remove", self)
-        self.remove.setAutoDefault(False)
-        self.confirm = QPushButton(self)
-        self.confirm.setAutoDefault(False)
-        self.confirm.setProperty("role", "danger")
-        row = QHBoxLayout()
-        row.setSpacing(SPACING)
-        row.addWidget(self.name, 1)
-        for button in (self.add, self.remove, self.confirm):
-            row.addWidget(button)
+        self.add = make.button("Add a key", None, self, picture="plus", by_return=False)
+        self.remove = make.button("Remove", None, self, picture="trash-2", by_return=False)
+        self.confirm = make.button("", None, self, role="danger", by_return=False)
+        row = make.row((self.name, 1), self.add, self.remove, self.confirm)
         self.column.addLayout(row)
-        self.error = QLabel(self)
-        self.error.setProperty("role", "error")
-        self.error.setWordWrap(True)
-        self.error.hide()
+        self.error = make.label("", "error", self, wraps=True, hidden=True)
         self.column.addWidget(self.error)
         self.fresh = CopyField("the new API key", self)
         self.once = self.add_words("Copy it now: it is not shown again.")
