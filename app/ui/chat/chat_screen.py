@@ -8,13 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from PySide6.QtCore import Qt, QUrl, Slot
 from PySide6.QtGui import QAction, QDesktopServices, QGuiApplication, QResizeEvent
-from PySide6.QtWidgets import (
-    QMessageBox,
-    QSplitter,
-    QStackedWidget,
-    QToolButton,
-    QWidget,
-)
+from PySide6.QtWidgets import QMessageBox, QSplitter, QStackedWidget, QToolButton, QWidget
 
 from app.errors import ShardboardError
 from app.inference.model_defaults import ModelDefaults

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 
-from PySide6.QtCore import QSize, Qt, Signal, Slot
+from PySide6.QtCore import Qt, Signal, Slot
 from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import QFrame, QLabel, QPlainTextEdit, QWidget
 
 from app.figures import clock
 from app.registry import EventRecord
 from app.ui import make
-from app.ui.icons import icon
-from app.ui.log.event_model import LEVEL_LOOKS
+from app.ui.looks import EVENTS
 from app.ui.paging.export import json_line
 from app.ui.theme import SPACING, monospace
 from app.ui.workbench import Workbench
@@ -68,11 +67,10 @@ class EventDetail(QFrame):
     def _show_look(self) -> None:
         if self.event_record is None:
             return
-        name, word, role = LEVEL_LOOKS[self.event_record.level]
-        color = getattr(self._theme.colors, role)
-        self._mark.setPixmap(icon(name, color).pixmap(QSize(16, 16)))
-        self._level.setText(word)
-        self._level.setStyleSheet(f"color: {color.name()}; font-weight: 600;")
+        look, colors = EVENTS[self.event_record.level], self._theme.colors
+        self._mark.setPixmap(look.mark(colors))
+        self._level.setText(look.word)
+        self._level.setStyleSheet(f"color: {look.of(colors).name()}; font-weight: 600;")
         self._level.setAlignment(Qt.AlignmentFlag.AlignVCenter)
 
     @Slot()

@@ -23,10 +23,10 @@ from app.cluster.node_state import NodeState
 from app.ui import make
 from app.ui.empty_state import EmptyState
 from app.ui.icons import icon
+from app.ui.looks import rank
 from app.ui.nodes.graph_panel import GraphPanel
 from app.ui.nodes.node_actions import NodeActions
 from app.ui.nodes.node_row import NodeColumn
-from app.ui.nodes.node_words import STATES
 from app.ui.nodes.nodes_model import NodesModel
 from app.ui.nodes.nodes_table import NodesTable
 from app.ui.screen import Screen
@@ -229,7 +229,7 @@ class NodesScreen(Screen):
         if self._stack.currentWidget() is not page:
             self._stack.setCurrentWidget(page)
         counts = Counter(view.state for view in cluster.nodes.values())
-        order = sorted(counts, key=lambda state: (state is not NodeState.UP, STATES[state].rank))
+        order = sorted(counts, key=lambda state: (state is not NodeState.UP, rank(state)))
         self._summary.setText(", ".join(f"{counts[state]} {state}" for state in order))
         has_gpu = any(view.report is not None and view.report.gpus for view in cluster.nodes.values())
         self.table.setColumnHidden(NodeColumn.GPU, not has_gpu)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from PySide6.QtCore import QSize, Qt
+from PySide6.QtCore import Qt
 from PySide6.QtGui import QFontMetrics, QResizeEvent
 from PySide6.QtWidgets import QFrame, QGridLayout, QLabel, QPlainTextEdit, QWidget
 
@@ -13,19 +13,12 @@ from app.registry import EventLevel
 from app.runs.run import RunEvent
 from app.runs.telling import Passage, Section, event_text
 from app.ui import make
-from app.ui.icons import icon
+from app.ui.icons import mark
+from app.ui.looks import EVENTS
 from app.ui.theme import SPACING, ThemeKeeper
 
 PROMPT_LINES, ANSWER_LINES = 6, 14
 """A passage grows with its text up to so many lines, then it scrolls."""
-
-LEVEL_ICONS = {
-    EventLevel.DEBUG: ("dot", "muted"),
-    EventLevel.INFO: ("info", "accent"),
-    EventLevel.WARNING: ("triangle-alert", "warning"),
-    EventLevel.ERROR: ("circle-alert", "error"),
-}
-"""Icon and colour of a level."""
 
 
 class PassageView(QWidget):
@@ -106,15 +99,12 @@ class EventsView(QWidget):
         layout.addLayout(grid)
 
     def _add_row(self, grid: QGridLayout, row: int, event: RunEvent, theme: ThemeKeeper) -> None:
-        level = EventLevel(event.level)
-        name, color = LEVEL_ICONS[level]
-        mark = QLabel(self)
-        mark.setPixmap(icon(name, getattr(theme.colors, color)).pixmap(QSize(16, 16)))
-        mark.setToolTip(level.capitalize())
-        mark.setAccessibleName(level.capitalize())
+        look = EVENTS[EventLevel(event.level)]
+        shown = make.dressed(QLabel(self), name=look.word, tip=look.word)
+        shown.setPixmap(look.mark(theme.colors))
         at = make.label(clock(event.at), "muted", self)
         text = make.label(event_text(event), "", self, is_plain=True, wraps=True, selectable=True)
-        for column, widget in enumerate((mark, at, text)):
+        for column, widget in enumerate((shown, at, text)):
             grid.addWidget(widget, row, column, Qt.AlignmentFlag.AlignTop)
 
 
@@ -153,4 +143,4 @@ class ErrorCard(QFrame):
             f"#run-error {{ background: {colors.error_soft.name()}; border: 1px solid {colors.error.name()}; "
             "border-radius: 6px; }"
         )
-        self._mark.setPixmap(icon("circle-alert", colors.error).pixmap(QSize(16, 16)))
+        self._mark.setPixmap(mark("circle-alert", colors.error))

@@ -5,26 +5,18 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Any
 
-from PySide6.QtCore import QSize, Qt, Signal, Slot
+from PySide6.QtCore import Qt, Signal, Slot
 from PySide6.QtGui import QAction, QGuiApplication
-from PySide6.QtWidgets import (
-    QFrame,
-    QLabel,
-    QMenu,
-    QPushButton,
-    QStackedWidget,
-    QTabBar,
-    QWidget,
-)
+from PySide6.QtWidgets import QFrame, QLabel, QMenu, QPushButton, QStackedWidget, QTabBar, QWidget
 
 from app.runs.telling import Telling
 from app.ui import make
-from app.ui.icons import icon
+from app.ui.icons import mark
+from app.ui.looks import run_look
 from app.ui.runs.live_trace import LiveNews
 from app.ui.runs.overview_page import OverviewPage
 from app.ui.runs.run_reader import Reading
 from app.ui.runs.sections_page import SectionsPage
-from app.ui.runs.state_look import look_of
 from app.ui.runs.timeline import Timeline
 from app.ui.runs.tokens_view import TokensView
 from app.ui.runs.waterfall_panel import WaterfallPanel
@@ -195,11 +187,10 @@ class RunDetail(QFrame):
     def _show_look(self) -> None:
         if self.told is None:
             return
-        look = look_of(self.told.run.status)
-        color = look.of(self._theme.colors)
-        self._mark.setPixmap(icon(look.icon, color).pixmap(QSize(16, 16)))
-        self._state.setStyleSheet(f"color: {color.name()}; font-weight: 600;")
-        self._insight_mark.setPixmap(icon("gauge", self._theme.colors.accent).pixmap(QSize(16, 16)))
+        look, colors = run_look(self.told.run.status), self._theme.colors
+        self._mark.setPixmap(look.mark(colors))
+        self._state.setStyleSheet(f"color: {look.of(colors).name()}; font-weight: 600;")
+        self._insight_mark.setPixmap(mark("gauge", colors.accent))
 
     @Slot()
     def _on_theme_changed(self) -> None:

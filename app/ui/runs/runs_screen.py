@@ -6,14 +6,7 @@ from typing import Any
 
 from PySide6.QtCore import QByteArray, QItemSelectionModel, Qt, Slot
 from PySide6.QtGui import QAction, QGuiApplication, QKeySequence
-from PySide6.QtWidgets import (
-    QFrame,
-    QMessageBox,
-    QSplitter,
-    QStackedWidget,
-    QTabBar,
-    QWidget,
-)
+from PySide6.QtWidgets import QFrame, QMessageBox, QSplitter, QStackedWidget, QTabBar, QWidget
 
 from app.errors import ShardboardError
 from app.ui import make

@@ -6,7 +6,7 @@ import platform
 import sys
 
 from PySide6 import __version__ as pyside_version
-from PySide6.QtCore import QSize, Qt, Slot, qVersion
+from PySide6.QtCore import Qt, Slot, qVersion
 from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import QDialog, QFrame, QGridLayout, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
@@ -50,14 +50,14 @@ class AboutDialog(QDialog):
         column.setSizeConstraint(QVBoxLayout.SizeConstraint.SetFixedSize)
 
     def _head(self) -> QHBoxLayout:
-        mark = QLabel(self)
-        mark.setPixmap(icon("boxes", self.palette().accent().color()).pixmap(QSize(40, 40), self.devicePixelRatioF()))
+        emblem = QLabel(self)
+        emblem.setPixmap(mark("boxes", self.palette().accent().color(), 40, self.devicePixelRatioF()))
         name = make.label("Shardboard", "title", self)
         what = make.label(
             "Run a language model that is too big for any one of your machines,\nover all of them.", "muted", self
         )
         words = make.column(name, what, spacing=SPACING // 2)
-        return make.row((mark, 0, Qt.AlignmentFlag.AlignTop), (words, 1), spacing=2 * SPACING)
+        return make.row((emblem, 0, Qt.AlignmentFlag.AlignTop), (words, 1), spacing=2 * SPACING)
 
     def _table(self, title: str, rows: tuple[tuple[str, str], ...], *, selectable: bool = False) -> QFrame:
         card = make.dressed(QFrame(self), "card")

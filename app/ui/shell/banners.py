@@ -7,9 +7,9 @@ from PySide6.QtWidgets import QFrame, QSizePolicy, QToolButton, QVBoxLayout, QWi
 
 from app.ui import make
 from app.ui.icons import icon
+from app.ui.looks import NOTICES, LookIcon
 from app.ui.notices import Notice, Notices
 from app.ui.shell.error_dialog import ErrorDialog
-from app.ui.shell.levels import LevelIcon, LevelLook
 from app.ui.theme import SPACING, ThemeKeeper
 
 MOST_SHOWN = 3
@@ -26,7 +26,7 @@ class Banner(QFrame):
         self.notice = notice
         self._theme = theme
         self.setObjectName("banner")
-        self._icon = LevelIcon(self)
+        self._icon = LookIcon(self)
         row = make.row(
             (self._icon, 0, Qt.AlignmentFlag.AlignVCenter), SPACING // 2, (self._words(), 1), within=self,
             margins=(2 * SPACING, SPACING, SPACING, SPACING),
@@ -68,13 +68,13 @@ class Banner(QFrame):
 
     @Slot()
     def _apply_theme(self) -> None:
-        look = LevelLook.of(self.notice.level, self._theme.colors)
-        self._icon.show_look(look)
+        look, colors = NOTICES[self.notice.level], self._theme.colors
+        self._icon.show_look(look, colors)
         self.setAccessibleName(f"{look.word}: {self.notice.text} {self.notice.advice}".strip())
         # The muted grey is made for surfaces; on a coloured ground the text's own colour is what stays readable.
         self.setStyleSheet(
-            f"#banner {{ background: {look.soft.name()}; border: none; border-left: 3px solid {look.color.name()};"
-            f" border-radius: 0; }} #banner QLabel {{ color: {self._theme.colors.text.name()}; }}"
+            f"#banner {{ background: {look.soft(colors).name()}; border: none; border-radius: 0;"
+            f" border-left: 3px solid {look.of(colors).name()}; }} #banner QLabel {{ color: {colors.text.name()}; }}"
         )
 
 

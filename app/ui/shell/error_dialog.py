@@ -9,8 +9,8 @@ from PySide6.QtWidgets import QDialog, QHBoxLayout, QLabel, QPlainTextEdit, QPus
 from app.errors import ShardboardError
 from app.ui import make
 from app.ui.icons import icon
+from app.ui.looks import NOTICES, LookIcon
 from app.ui.notices import Level, Notice, details_of
-from app.ui.shell.levels import LevelIcon, LevelLook
 from app.ui.theme import SPACING, ThemeKeeper, monospace
 
 
@@ -25,7 +25,7 @@ class ErrorDialog(QDialog):
         self.setWindowTitle("Details")
         self.setObjectName("error-dialog")
         self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        self._icon = LevelIcon(self)
+        self._icon = LookIcon(self)
         title = self._label(what if why else notice.text, "title")
         head = make.row(self._icon, (title, 1), spacing=SPACING + 4)
         column = make.column(head, SPACING, within=self, margins=(3 * SPACING, 3 * SPACING, 3 * SPACING, 2 * SPACING))
@@ -88,4 +88,4 @@ class ErrorDialog(QDialog):
 
     @Slot()
     def _apply_theme(self) -> None:
-        self._icon.show_look(LevelLook.of(self._notice.level, self._theme.colors))
+        self._icon.show_look(NOTICES[self._notice.level], self._theme.colors)

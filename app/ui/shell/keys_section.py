@@ -5,26 +5,27 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from PySide6.QtCore import Slot
-from PySide6.QtWidgets import (
-    QAbstractItemView,
-    QHeaderView,
-    QLineEdit,
-    QTableView,
-    QWidget,
-)
+from PySide6.QtWidgets import QLineEdit, QWidget
 
 from app.errors import ShardboardError
+from app.figures import ago, clock
 from app.ui import make
 from app.ui.http_server import ServerState
 from app.ui.nodes.copy_field import CopyField
-from app.ui.shell.keys_model import KeyColumn, KeysModel
 from app.ui.shell.preference_rows import Section
+from app.ui.tables import Column, RowsModel, Table
 from app.ui.theme import SPACING
 from app.ui.workbench import Workbench
 
 if TYPE_CHECKING:
     from app.registry import Registry
 
+COLUMNS = (
+    Column("Name", lambda key: key.name),
+    Column("Ends in", lambda key: f"…{key.hint}", "Ends in___"),
+    Column("Made", lambda key: clock(key.created_at), "2026-12-30 23:59:59__"),
+    Column("Last used", lambda key: ago(key.last_used_at), "59 min ago____"),
+)
 ROWS = 4
 """The table is so high; more of them scroll."""
 
@@ -38,8 +39,7 @@ class KeysSection(Section):
         self.add_words(
             "A program sends its key with each request: Authorization: Bearer sb-…. Only a hash of it is kept."
         )
-        self.model = KeysModel()
-        self.model.setParent(self)
+        self.model = RowsModel(COLUMNS, self)
         self.table = self._make_table()
         self.column.addWidget(self.table)
         self.none = self.add_words("There are no keys yet.")
@@ -72,38 +72,24 @@ class KeysSection(Section):
         self._calm_down()
         self._read()
 
-    def _make_table(self) -> QTableView:
-        table = QTableView(self)
-        table.setModel(self.model)
-        table.setObjectName("keys-table")
-        table.setAccessibleName("API keys")
-        table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
-        table.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
-        table.setShowGrid(False)
-        table.setTabKeyNavigation(False)
-        table.verticalHeader().hide()
-        line = self.fontMetrics().height() + SPACING
-        table.verticalHeader().setDefaultSectionSize(line)
-        table.setFixedHeight((ROWS + 1) * line + SPACING)
-        header = table.horizontalHeader()
-        header.setHighlightSections(False)
-        header.setSectionResizeMode(KeyColumn.NAME, QHeaderView.ResizeMode.Stretch)
-        for column, text in ((KeyColumn.HINT, "Ends in___"), (KeyColumn.MADE, "2026-12-30 23:59:59__"),
-                             (KeyColumn.USED, "59 min ago____")):  # fmt: skip
-            header.resizeSection(column, self.fontMetrics().horizontalAdvance(text))
+    def _make_table(self) -> Table:
+        table = Table(self.model, self._workbench.theme, "API keys", key="keys-table", parent=self)
+        table.setSelectionMode(Table.SelectionMode.SingleSelection)
+        table.setFixedHeight((ROWS + 1) * table.verticalHeader().defaultSectionSize() + SPACING)
+        table.size_columns(COLUMNS, 0)
         return table
 
     # --- what there is ---
 
     def _read(self) -> None:
         call = self._workbench.bridge.read(lambda registry: tuple(registry.api_keys.list()), "reading the API keys")
-        call.done.connect(self.model.show_keys)
+        call.done.connect(self.model.show_rows)
         call.failed.connect(self._on_failed)
 
     @property
     def chosen(self) -> str | None:
         rows = self.table.selectionModel().selectedRows()
-        return self.model.name(rows[0].row()) if rows else None
+        return str(self.model.rows[rows[0].row()].name) if rows else None
 
     @Slot()
     def _calm_down(self) -> None:

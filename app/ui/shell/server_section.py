@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QSize, Qt, QUrl, Slot
+from PySide6.QtCore import Qt, QUrl, Slot
 from PySide6.QtGui import QDesktopServices
 from PySide6.QtWidgets import QCheckBox, QComboBox, QGridLayout, QLabel, QSpinBox, QWidget
 
 from app.controller_settings import DEFAULT_PORT
 from app.ui import make
 from app.ui.http_server import ServerState
-from app.ui.icons import icon
+from app.ui.icons import mark
 from app.ui.nodes.copy_field import CopyField
 from app.ui.shell.preference_rows import Section
 from app.ui.theme import SPACING
@@ -130,7 +130,7 @@ class ServerSection(Section):
                 name, color, text = "circle-alert", colors.error, str(server.error)
             case _:
                 name, color, text = "power-off", colors.muted, "Off"
-        self._mark.setPixmap(icon(name, color).pixmap(QSize(16, 16)))
+        self._mark.setPixmap(mark(name, color))
         self.told.setText(text)
 
     # --- changing ---

@@ -17,9 +17,9 @@ from PySide6.QtWidgets import (
 
 from app.ui import make
 from app.ui.icons import icon
+from app.ui.looks import NOTICES, LookIcon
 from app.ui.notices import Notice, NoticeAction, Notices
 from app.ui.settings import Settings
-from app.ui.shell.levels import LevelIcon, LevelLook
 from app.ui.theme import SPACING, ThemeKeeper
 
 MOST_SHOWN = 4
@@ -45,7 +45,7 @@ class Toast(QFrame):
         self._theme = theme
         self.setProperty("role", "card")
         self.setObjectName("toast")
-        self._icon = LevelIcon(self)
+        self._icon = LookIcon(self)
         self._text = make.label(notice.text, "", self, wraps=True, is_plain=True)
         self._close = QToolButton(self)
         self._close.setIcon(icon("x"))
@@ -97,8 +97,8 @@ class Toast(QFrame):
 
     @Slot()
     def _apply_theme(self) -> None:
-        look = LevelLook.of(self.notice.level, self._theme.colors)
-        self._icon.show_look(look)
+        look, colors = NOTICES[self.notice.level], self._theme.colors
+        self._icon.show_look(look, colors)
         self.setAccessibleName(f"{look.word}: {self.notice.text}")
 
     def cast_shadow(self) -> None:

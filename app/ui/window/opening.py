@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QSize, Qt, Signal
+from PySide6.QtCore import Qt, Signal
 from PySide6.QtWidgets import QLabel, QVBoxLayout, QWidget
 
 from app.errors import ShardboardError
 from app.ui import make
-from app.ui.icons import icon
+from app.ui.icons import mark
 from app.ui.theme import SPACING
 
 
@@ -40,7 +40,7 @@ class OpeningPage(QWidget):
 
     def show_error(self, error: ShardboardError) -> None:
         """The registry could not be opened."""
-        self._mark.setPixmap(icon("circle-alert").pixmap(QSize(40, 40)))
+        self._mark.setPixmap(mark("circle-alert", side=40))
         self._title.setText("Shardboard could not open its registry")
         self._text.setText(f"{error.message}\n{error.advice}")
         self._again.show()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from PySide6.QtCore import QSize, Slot
+from PySide6.QtCore import Slot
 from PySide6.QtWidgets import QFrame, QLabel, QProgressBar, QPushButton, QWidget
 
 from app.ui import make
 from app.ui.board.panes.giving_way import ElidedLabel, FlowLayout
-from app.ui.icons import icon
+from app.ui.icons import mark
 from app.ui.theme import SPACING
 
 if TYPE_CHECKING:
@@ -63,10 +63,10 @@ class DeployPanel(QFrame):
         self.previous.setVisible(not active and failure is not None and failure.previous is not None)
         colors = self._board.workbench.theme.colors
         if active:
-            self._icon.setPixmap(icon("rocket", colors.accent).pixmap(QSize(16, 16)))
+            self._icon.setPixmap(mark("rocket", colors.accent))
             self._show_progress()
         elif failure is not None:
-            self._icon.setPixmap(icon("circle-alert", colors.error).pixmap(QSize(16, 16)))
+            self._icon.setPixmap(mark("circle-alert", colors.error))
             self.head.say(f"{failure.placement.model_name} could not be deployed")
             advice = f"\n{failure.error.advice}" if failure.error.advice else ""
             self.reason.setText(failure.text + advice)

@@ -7,14 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QModelIndex, QPoint, Qt, Signal, Slot
-from PySide6.QtWidgets import (
-    QFileDialog,
-    QFrame,
-    QMenu,
-    QStackedWidget,
-    QToolButton,
-    QWidget,
-)
+from PySide6.QtWidgets import QFileDialog, QFrame, QMenu, QStackedWidget, QToolButton, QWidget
 
 from app.ui import make
 from app.ui.board.panes.library_menu import LibraryMenu

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from PySide6.QtCore import QSize, Slot
+from PySide6.QtCore import Slot
 from PySide6.QtWidgets import QFrame, QLabel, QWidget
 
 from app.figures import token_rate
@@ -14,7 +14,7 @@ from app.runs.bottleneck import Bottleneck, LiveStep, explain_live
 from app.runs.trace import NodeFacts, Plan, StagePlan
 from app.sharding.plan import stage_memory
 from app.ui import make
-from app.ui.icons import icon
+from app.ui.icons import mark
 from app.ui.theme import SPACING
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class LoadCard(QFrame):
 
     @Slot()
     def _recolour(self) -> None:
-        self._mark.setPixmap(icon("gauge", self._theme.colors.accent).pixmap(QSize(16, 16)))
+        self._mark.setPixmap(mark("gauge", self._theme.colors.accent))
 
 
 def plan_of(cluster: Cluster, view: DeploymentView) -> Plan:

@@ -4,18 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from PySide6.QtCore import QSize, Qt, Slot
+from PySide6.QtCore import Qt, Slot
 from PySide6.QtGui import QAction, QResizeEvent
-from PySide6.QtWidgets import (
-    QComboBox,
-    QFrame,
-    QGridLayout,
-    QLabel,
-    QPushButton,
-    QSpinBox,
-    QToolButton,
-    QWidget,
-)
+from PySide6.QtWidgets import QComboBox, QFrame, QGridLayout, QLabel, QPushButton, QSpinBox, QToolButton, QWidget
 
 from app.errors import ShardboardError
 from app.models.description import COMPUTE_ITEM_BYTES
@@ -23,7 +14,7 @@ from app.serving import Serving
 from app.ui import make
 from app.ui.board.panes.giving_way import ElidedLabel, FlowLayout
 from app.ui.board.panes.plan_words import outlook_text, outlook_tip, single_text, state_text, warning_text
-from app.ui.icons import icon
+from app.ui.icons import mark
 from app.ui.notices import Level
 from app.ui.theme import SPACING
 
@@ -133,7 +124,7 @@ class PlanBar(QFrame):
     @Slot()
     def _recolour(self) -> None:
         color = self._board.workbench.theme.colors.warning
-        self._warning_icon.setPixmap(icon("triangle-alert", color).pixmap(QSize(16, 16)))
+        self._warning_icon.setPixmap(mark("triangle-alert", color))
 
 
 def _tool(action: QAction) -> QToolButton:

@@ -7,12 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from PySide6.QtCore import QAbstractListModel, QByteArray, QMimeData, QModelIndex, QObject, QPoint, Qt, Signal, Slot
-from PySide6.QtWidgets import (
-    QFrame,
-    QSpinBox,
-    QStackedWidget,
-    QWidget,
-)
+from PySide6.QtWidgets import QFrame, QSpinBox, QStackedWidget, QWidget
 
 from app.errors import ShardboardError
 from app.figures import layers_text, size_text

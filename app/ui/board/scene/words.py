@@ -9,16 +9,6 @@ from app.figures import amount_text, data_rate, duration, layers, size_text, tim
 from app.ui.board.state.lanes import BlockKind, LaneView, NodeProgress
 from app.ui.cluster import NodeView
 
-STATE_ICONS = {
-    NodeState.CONNECTING: "loader",
-    NodeState.UP: "circle-check",
-    NodeState.DRAINING: "pause",
-    NodeState.FROZEN: "snowflake",
-    NodeState.DOWN: "unplug",
-    NodeState.STOPPED: "power-off",
-    NodeState.STARTING: "loader",
-}
-
 
 def state_text(view: NodeView) -> str:
     """State and link: up · 2.0 ms."""

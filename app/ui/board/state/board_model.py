@@ -21,11 +21,7 @@ from app.ui import make
 from app.ui.board.deploying import Deploying
 from app.ui.board.state.drafts import Drafts
 from app.ui.board.state.judge import Judge
-from app.ui.board.state.lanes import (
-    LaneView,
-    Selection,
-    Verdict,
-)
+from app.ui.board.state.lanes import LaneView, Selection, Verdict
 from app.ui.board.state.memory import BoardMemory
 from app.ui.board.state.outlook import BestSingle, BoardOutlook
 
