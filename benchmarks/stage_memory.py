@@ -44,9 +44,9 @@ def figure(name: str) -> float:
 
 def measure(folder: Path, dtype: str, layers: int, rounds: int) -> None:
     from tests.worker_agent.ring import RUNTIME, load_message
-    from worker_agent import agent  # noqa: F401  # all that an agent imports belongs to its base
-    from worker_agent.loading import drop_stage, load_stage
-    from worker_agent.messages import decode_parts
+    from worker_agent.engine.loading import drop_stage, load_stage
+    from worker_agent.host import agent  # noqa: F401  # all that an agent imports belongs to its base
+    from worker_agent.wire.messages import decode_parts
 
     parts = decode_parts((folder / "parts.msgpack").read_bytes())
     config = (folder / "model" / "config.json").read_bytes()
@@ -76,7 +76,7 @@ def measure(folder: Path, dtype: str, layers: int, rounds: int) -> None:
 
 def cut(folder: Path) -> None:
     from tests.worker_agent.ring import cut_model
-    from worker_agent.messages import encode_parts
+    from worker_agent.wire.messages import encode_parts
 
     made = cut_model(folder / "model", folder / "parts")
     (folder / "parts.msgpack").write_bytes(bytes(encode_parts(made.parts)))

@@ -22,7 +22,7 @@ from app.paths import Home
 from app.ui.application import Application
 from app.ui.bridge import RequestStream
 from tests.ui.simulated import deployment, fill, health, model
-from worker_agent.messages import StageTime
+from worker_agent.wire.messages import StageTime
 
 NODES = 100
 TOKENS_PER_SECOND = 200

@@ -35,7 +35,7 @@ def test_warnings_and_errors_become_events_of_their_part(registry: Registry, han
     try:
         raise ValueError("broken")
     except ValueError:
-        logging.getLogger("worker_agent.links").exception("a link failed")
+        logging.getLogger("worker_agent.wire.links").exception("a link failed")
     logging.getLogger("zmq").error("nor this")
     handler.close()
     failed, slow = registry.events.list()

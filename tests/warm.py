@@ -26,7 +26,7 @@ from typing import Any
 
 from app.children.starting import child_environment
 from tests.warm_parent import MESSAGE_BYTES, PADDING, READY
-from worker_agent.runtime import WAITING
+from worker_agent.engine.runtime import WAITING
 
 MODULES = frozenset({"worker_agent", "app.models.inspect_process", "app.models.gguf_process"})
 """Those that import torch."""

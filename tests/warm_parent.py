@@ -38,15 +38,15 @@ _ALONE = "OPENBLAS_NUM_THREADS"
 def import_everything() -> None:
     """What agents and inspecting children import, except the module that is their `__main__`."""
     import worker_agent
-    from worker_agent.runtime import wait_passively
+    from worker_agent.engine.runtime import wait_passively
 
     before = dict(os.environ)
     wait_passively()
     os.environ[_ALONE] = "1"  # numpy's OpenBLAS would start a thread per core as it is loaded
-    from worker_agent.imports import import_transformers
+    from worker_agent.model.imports import import_transformers
 
     import_transformers()
-    agents = [found.name for found in pkgutil.iter_modules(worker_agent.__path__, "worker_agent.")]
+    agents = [found.name for found in pkgutil.walk_packages(worker_agent.__path__, "worker_agent.")]
     for name in (
         *agents, "app.models.rehearsal", "app.models.tokenizer_conversion",
         "transformers.models.llama.modeling_llama", "transformers.models.llama.tokenization_llama",

@@ -13,23 +13,24 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worker_agent import __version__
-from worker_agent.errors import AgentError
-from worker_agent.files import write_private
-from worker_agent.home import AgentHome
-from worker_agent.joining import join
-from worker_agent.keys import Invitation, KeyPair
-from worker_agent.log_file import open_log
-from worker_agent.options import BadOption, Options, read_options
+from worker_agent.engine.runtime import Runtime, wait_passively
+from worker_agent.host.home import AgentHome
+from worker_agent.host.joining import join
+from worker_agent.host.log_file import open_log, read_tail
+from worker_agent.host.options import BadOption, Options, read_options
+from worker_agent.host.switchboard import Switchboard
 from worker_agent.process import settle
-from worker_agent.runtime import Runtime, wait_passively
-from worker_agent.switchboard import Switchboard
+from worker_agent.wire.errors import AgentError
+from worker_agent.wire.files import write_private
+from worker_agent.wire.keys import Invitation, KeyPair
 
 if TYPE_CHECKING:
-    from worker_agent.agent import Agent
+    from worker_agent.host.agent import Agent
 
 log = logging.getLogger("worker_agent")
 
@@ -120,17 +121,17 @@ def _choose_runtime(options: Options) -> Runtime:
 
 
 def _make_agent(options: Options, home: AgentHome, board: Switchboard, runtime: Runtime) -> Agent:
-    from worker_agent.imports import import_transformers
+    from worker_agent.model.imports import import_transformers
 
     import_transformers()
-    from worker_agent.agent import Agent
-    from worker_agent.budget import MemoryBudget
-    from worker_agent.callers import Callers
-    from worker_agent.loader import Loader
-    from worker_agent.service import Facts, Resources
-    from worker_agent.shard_store import ShardStore
-    from worker_agent.storekeeper import Storekeeper
-    from worker_agent.telemetry import Telemetry, default_budget
+    from worker_agent.host.agent import Agent
+    from worker_agent.host.budget import MemoryBudget
+    from worker_agent.host.loader import Loader
+    from worker_agent.host.service import Facts, Resources
+    from worker_agent.host.telemetry import Telemetry, default_budget
+    from worker_agent.store.shard_store import ShardStore
+    from worker_agent.store.storekeeper import Storekeeper
+    from worker_agent.wire.callers import Callers
 
     store = ShardStore(home.parts, options.store_limit)
     budget = MemoryBudget(options.memory or default_budget(runtime.device))
@@ -139,7 +140,7 @@ def _make_agent(options: Options, home: AgentHome, board: Switchboard, runtime: 
         callers=Callers(),
         budget=budget,
         store=store,
-        storekeeper=Storekeeper(store, home.log),
+        storekeeper=Storekeeper(store, partial(read_tail, home.log)),
         loader=Loader(store, budget, runtime),
         telemetry=Telemetry(lambda: store.disk_free),
         peers=board.peers,

@@ -27,7 +27,7 @@ from app.registry import (
 )
 from app.runs.ways import Way, is_lost, words_of
 from app.sharding.placement import Placement
-from worker_agent.messages import StageInfo
+from worker_agent.wire.messages import StageInfo
 
 
 class NodeView(BaseModel):

@@ -19,10 +19,10 @@ import zmq.asyncio
 from app.cluster.connection import Connection
 from app.cluster.trouble import Trouble, failed_error, node_error
 from app.errors import NodeError
-from worker_agent.errors import VersionMismatch, WireError
-from worker_agent.keys import KeyPair
-from worker_agent.links import LinkKind
-from worker_agent.messages import (
+from worker_agent.wire.errors import VersionMismatch, WireError
+from worker_agent.wire.keys import KeyPair
+from worker_agent.wire.links import LinkKind
+from worker_agent.wire.messages import (
     MAX_LOG_BYTES,
     OLDEST_WIRE_VERSION,
     WIRE_VERSION,
@@ -58,7 +58,7 @@ from worker_agent.messages import (
     encode,
     encode_parts,
 )
-from worker_agent.messages.fields import Call
+from worker_agent.wire.messages.fields import Call
 
 CONNECT_TIMEOUT = 10.0
 CALL_TIMEOUT = 10.0

@@ -19,9 +19,9 @@ import zmq.asyncio
 from zmq.utils.monitor import recv_monitor_message
 
 from app.cluster.trouble import Trouble, probe
-from worker_agent.keys import KeyPair
-from worker_agent.links import LinkKind, controller_socket
-from worker_agent.messages import Buffer
+from worker_agent.wire.keys import KeyPair
+from worker_agent.wire.links import LinkKind, controller_socket
+from worker_agent.wire.messages import Buffer
 
 PROBE_SECONDS = 5.0
 REDIAL_SECONDS = 3.0

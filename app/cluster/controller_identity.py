@@ -7,7 +7,7 @@ import socket
 from dataclasses import dataclass, field
 
 from app.paths import Home
-from worker_agent.keys import KeyPair
+from worker_agent.wire.keys import KeyPair
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,6 @@ class ControllerIdentity:
     def of(cls, home: Home) -> ControllerIdentity:
         """The identity kept in the home's `keys` folder; the key pair is made at the first call.
 
-        Raises worker_agent.keys.KeyProblem when the key file is damaged.
+        Raises worker_agent.wire.keys.KeyProblem when the key file is damaged.
         """
         return cls(KeyPair.load_or_create(home.keys, "controller"), socket.gethostname()[:200])

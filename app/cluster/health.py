@@ -17,7 +17,7 @@ from app.cluster.memory import MemoryWatch, agreement_text, difference_text
 from app.cluster.node_state import NOTHING, Heard
 from app.cluster.progress import is_suspect, step_limit
 from app.errors import NodeError, RegistryError
-from worker_agent.messages import Health, HealthReport, Welcome
+from worker_agent.wire.messages import Health, HealthReport, Welcome
 
 BEAT_SECONDS = 1.0
 MISSED_BEATS = 3

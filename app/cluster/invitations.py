@@ -22,10 +22,10 @@ import zmq.asyncio
 from app.cluster.controller_identity import ControllerIdentity
 from app.errors import BadInput, NodeError, ShardboardError
 from app.registry import NodeRecord
-from worker_agent.errors import VersionMismatch, WireError
-from worker_agent.keys import Invitation, key_fingerprint
-from worker_agent.links import AddressError, Endpoint, agent_socket, bind
-from worker_agent.messages import (
+from worker_agent.wire.errors import VersionMismatch, WireError
+from worker_agent.wire.keys import Invitation, key_fingerprint
+from worker_agent.wire.links import AddressError, Endpoint, agent_socket, bind
+from worker_agent.wire.messages import (
     MAX_ENVELOPE_BYTES,
     OLDEST_WIRE_VERSION,
     WIRE_VERSION,
@@ -36,7 +36,7 @@ from worker_agent.messages import (
     decode,
     encode,
 )
-from worker_agent.zap import Doorkeeper
+from worker_agent.wire.zap import Doorkeeper
 
 VALID_SECONDS = 600.0
 MOST_OPEN = 100

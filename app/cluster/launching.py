@@ -21,7 +21,7 @@ from app.children.starting import start_child
 from app.cluster.strays import LAUNCHED, clear_abandoned, noted_start
 from app.errors import BadInput, NodeError
 from app.paths import Home
-from worker_agent.files import write_private
+from worker_agent.wire.files import write_private
 
 READY_SECONDS = 120.0
 """An agent imports torch before it is ready, which takes long on a slow disk."""

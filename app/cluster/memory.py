@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from app.figures import size_text
-from worker_agent.messages import HealthReport
+from worker_agent.wire.messages import HealthReport
 
 SHARE = 0.10
 """Of what is believed: a larger difference counts."""

@@ -32,10 +32,10 @@ from app.cluster.memory import AgentMemory
 from app.cluster.node_state import Heard, NodeState, node_state
 from app.errors import BadInput, NodeError, RegistryError, ShardboardError
 from app.registry import EventLevel, NodeRecord, Registry
-from worker_agent.errors import AgentError
-from worker_agent.keys import KeyProblem, check_key
-from worker_agent.links import AddressError, Endpoint
-from worker_agent.messages import Drain, Health, Shutdown, Speed, StageInfo, Unload, Welcome
+from worker_agent.wire.errors import AgentError
+from worker_agent.wire.keys import KeyProblem, check_key
+from worker_agent.wire.links import AddressError, Endpoint
+from worker_agent.wire.messages import Drain, Health, Shutdown, Speed, StageInfo, Unload, Welcome
 
 REMOVAL_SECONDS = 10.0
 """How long a node that is being removed may take to answer; one that is gone is removed all the same."""

@@ -5,7 +5,7 @@ Pure: figures of one health report in, a judgement out. The health monitor calls
 
 from __future__ import annotations
 
-from worker_agent.messages import Progress
+from worker_agent.wire.messages import Progress
 
 SHORTEST_LIMIT = 10.0
 """Seconds that any step may take, however fast the last ones were."""

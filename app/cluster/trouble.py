@@ -9,8 +9,8 @@ from typing import Literal
 
 from app.errors import NodeError
 from app.figures import size_text
-from worker_agent.links import Endpoint
-from worker_agent.messages import Failed
+from worker_agent.wire.links import Endpoint
+from worker_agent.wire.messages import Failed
 
 TroubleKind = Literal["refused", "timeout", "wrong_key", "not_allowed", "version", "lost", "closed"]
 

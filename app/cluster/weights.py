@@ -13,7 +13,7 @@ from typing import Protocol
 
 from app.cluster.agent_link import CHUNK_TIMEOUT, AgentLink
 from app.errors import Cancelled, NodeError
-from worker_agent.messages import CHUNK_BYTES, Chunk, ChunkAck, Offer, Part
+from worker_agent.wire.messages import CHUNK_BYTES, Chunk, ChunkAck, Offer, Part
 
 WINDOW = 4
 """Unanswered chunks on one connection: the protocol's flow control."""

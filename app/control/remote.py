@@ -45,7 +45,7 @@ from app.inference.prompt import Prompt
 from app.paths import Home
 from app.runs.trace import UNKNOWN, Origin
 from worker_agent import __version__
-from worker_agent.links import Endpoint, controller_socket
+from worker_agent.wire.links import Endpoint, controller_socket
 
 log = logging.getLogger(__name__)
 

@@ -43,8 +43,8 @@ from app.inference.parameters import GenerationParameters
 from app.inference.prompt import Prompt
 from app.runs.trace import Origin
 from worker_agent import __version__
-from worker_agent.links import Endpoint, agent_socket, bind
-from worker_agent.zap import Doorkeeper
+from worker_agent.wire.links import Endpoint, agent_socket, bind
+from worker_agent.wire.zap import Doorkeeper
 
 log = logging.getLogger(__name__)
 

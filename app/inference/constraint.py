@@ -14,8 +14,8 @@ from llguidance.gbnf_to_lark import GbnfToLarkError, gbnf_to_lark
 from msgspec import Struct
 
 from app.errors import RequestError
-from worker_agent.messages import MAX_GRAMMAR_CHARACTERS
-from worker_agent.messages import Constraint as WireConstraint
+from worker_agent.wire.messages import MAX_GRAMMAR_CHARACTERS
+from worker_agent.wire.messages import Constraint as WireConstraint
 
 Kind = Literal["json_object", "json_schema", "regex", "lark"]
 

@@ -22,7 +22,7 @@ from app.models.digests import PartDigests
 from app.models.part_bytes import part_bytes
 from app.registry import DeploymentRecord, DeploymentStatus, NodeRecord, Registry
 from app.sharding.placement import Placement
-from worker_agent.messages import MAX_FRAME_BYTES, Load, Loaded, Part, Unload, Way, plan_hash
+from worker_agent.wire.messages import MAX_FRAME_BYTES, Load, Loaded, Part, Unload, Way, plan_hash
 
 log = logging.getLogger(__name__)
 

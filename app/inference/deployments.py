@@ -38,7 +38,7 @@ from app.sharding.placement import (
     whole_on_one,
 )
 from app.sharding.plan import parse_layers
-from worker_agent.messages import Health, HealthReport, StageInfo, Unload
+from worker_agent.wire.messages import Health, HealthReport, StageInfo, Unload
 
 log = logging.getLogger(__name__)
 

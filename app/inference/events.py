@@ -8,7 +8,7 @@ from typing import Protocol
 
 from app.inference.chat_format import ChatFormat
 from app.registry import RequestRecord
-from worker_agent.messages import StageTime
+from worker_agent.wire.messages import StageTime
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from app.registry import DeploymentRecord
 from app.runs.trace import ModelFacts, NodeFacts, NodeMemory, Plan, StagePlan, StageWay, Versions
 from app.sharding.placement import Placement
 from worker_agent import __version__
-from worker_agent.messages import WIRE_VERSION, HealthReport, StageInfo, Welcome
+from worker_agent.wire.messages import WIRE_VERSION, HealthReport, StageInfo, Welcome
 
 PACKAGES = ("tokenizers", "jinja2", "llguidance", "msgspec", "pyzmq", "numpy", "peewee")
 """Of the controller's packages, those that can change what a run brings or how long it takes."""

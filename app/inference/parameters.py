@@ -19,7 +19,7 @@ from app.errors import PromptTooLong, RequestError
 from app.inference.constraint import Constraint
 from app.inference.template_variables import check_variables
 from app.inference.text_stream import TextRules
-from worker_agent.messages import Budget, Sampling
+from worker_agent.wire.messages import Budget, Sampling
 
 DEFAULT_MAX_TOKENS = 512
 MAX_STOP_STRINGS = 32

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from app.cluster.agent_link import AgentLink, RingMessage
 from app.errors import NodeError, RequestError
 from app.inference.events import StepPassed
-from worker_agent.messages import (
+from worker_agent.wire.messages import (
     MAX_FRAME_BYTES,
     MAX_PAYLOAD_FRAMES,
     Budget,

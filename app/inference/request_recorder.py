@@ -20,7 +20,7 @@ from app.runs.trace import (
     TokenTime,
     Versions,
 )
-from worker_agent.messages import StageTime
+from worker_agent.wire.messages import StageTime
 
 
 @dataclass(frozen=True)

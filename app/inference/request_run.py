@@ -23,7 +23,7 @@ from app.inference.text_stream import TextRules, TextStream
 from app.inference.tokenizer import Tokenizer
 from app.registry import Registry, RequestRecord, RequestStatus
 from app.runs.trace import UNKNOWN, ChunkTime, NodeMemory, Origin, RequestTrace, TokenLogprob, TokenTime, pack
-from worker_agent.messages import Scored, StageTime, Token
+from worker_agent.wire.messages import Scored, StageTime, Token
 
 log = logging.getLogger(__name__)
 

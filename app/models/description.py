@@ -12,7 +12,7 @@ from typing import Literal
 from msgspec import Struct
 
 from app.errors import ModelError
-from worker_agent.messages import Part, PartKind, PartTensor
+from worker_agent.wire.messages import Part, PartKind, PartTensor
 
 Source = Literal["folder", "hub", "gguf"]
 
@@ -51,7 +51,7 @@ class TensorSource(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PartSource(Struct, frozen=True, forbid_unknown_fields=True):
-    """A part (`worker_agent.messages.Part`) as it lies in the model's files."""
+    """A part (`worker_agent.wire.messages.Part`) as it lies in the model's files."""
 
     kind: PartKind
     index: int

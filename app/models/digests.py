@@ -17,7 +17,7 @@ from app.children.work import Meter, ProgressCallback
 from app.errors import Cancelled, ModelError
 from app.models.description import FileStamp, ModelDescription, PartSource
 from app.models.part_bytes import part_bytes
-from worker_agent.messages import Part
+from worker_agent.wire.messages import Part
 
 
 class _Stored(msgspec.Struct, frozen=True):

@@ -57,7 +57,7 @@ def outlined(header: GgufHeader, files: Sequence[Path]) -> Iterator[Path]:
 
 def _convert(path: Path, outline: Path, header: GgufHeader, target: Path, report: ProgressCallback) -> ConvertOutcome:
     # Only now: importing torch takes seconds, and most that can be wrong is known without it.
-    from worker_agent.imports import import_transformers
+    from worker_agent.model.imports import import_transformers
 
     import_transformers()
     import torch

@@ -19,12 +19,12 @@ from app.models.checkpoint import TOKENIZER, Checkpoint, read_checkpoint
 from app.models.description import ModelDescription, PartSource, Source, TensorSource, part_order
 from app.models.part_bytes import part_bytes
 from app.models.tokenizer_files import tokenizer_source, tokens_outside
-from worker_agent.messages import PartKind
+from worker_agent.wire.messages import PartKind
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from worker_agent.anatomy import Anatomy
+    from worker_agent.model.anatomy import Anatomy
 
 COMPUTE_DTYPES = {"F32": "float32", "F64": "float32", "BF16": "bfloat16", "F16": "float16"}
 
@@ -48,11 +48,11 @@ def inspect(request: InspectRequest, report: ProgressCallback) -> ModelDescripti
     checkpoint = read_checkpoint(Path(request.folder))
     report(JobProgress("inspecting", 0, 0))
     # Only now: importing torch takes seconds, and most that can be wrong is known without it.
-    from worker_agent.imports import import_transformers
+    from worker_agent.model.imports import import_transformers
 
     import_transformers()
-    from worker_agent.anatomy import assign, build_empty, examine
-    from worker_agent.errors import CannotSplit
+    from worker_agent.model.anatomy import assign, build_empty, examine
+    from worker_agent.wire.errors import CannotSplit
 
     try:
         model = build_empty(checkpoint.config)
@@ -114,7 +114,7 @@ def settle_ends(checkpoint: Checkpoint, model: PreTrainedModel, anatomy: Anatomy
     The first is what transformers does when it loads (`PreTrainedModel.tie_weights`); where it would make up the
     missing end at random, the one that is there is taken. Raises CannotSplit.
     """
-    from worker_agent.anatomy import config_with_ties, end_pairs, parameter_names
+    from worker_agent.model.anatomy import config_with_ties, end_pairs, parameter_names
 
     tensors = {tensor.name: tensor for tensor in checkpoint.tensors}
     held = {target: tensors[name] for name, target in parameter_names(model, tensors).items()}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from app.errors import ModelError
 from app.models.description import PartSource
-from worker_agent.messages import CHUNK_BYTES
+from worker_agent.wire.messages import CHUNK_BYTES
 
 
 def part_bytes(

@@ -1,7 +1,7 @@
 """How fast a placement would be: tokens per second and time to the first token. Pure: figures in, figures out.
 
 A decode step reads every weight once, so a stage takes as long as its weights take to be read; a prompt is
-bound by arithmetic. What each machine reads and computes is measured by its agent (`worker_agent/speed.py`);
+bound by arithmetic. What each machine reads and computes is measured by its agent (`worker_agent/host/speed.py`);
 the constants below were fitted to real runs (benchmarks/prediction.py).
 """
 

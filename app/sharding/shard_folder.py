@@ -16,7 +16,7 @@ from app.models.checkpoint import weight_files
 from app.models.description import PartSource, TensorSource, part_order
 from app.models.part_bytes import part_bytes
 from app.models.safetensors_file import read_header
-from worker_agent.messages import PartKind
+from worker_agent.wire.messages import PartKind
 
 METADATA = "metadata.json"
 

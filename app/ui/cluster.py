@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from app.models.description import ModelDescription
     from app.registry import Registry
     from app.ui.bridge import Bridge
-    from worker_agent.messages import HealthReport, StageInfo, Way
+    from worker_agent.wire.messages import HealthReport, StageInfo, Way
 
 HISTORY = 600
 """Samples kept for each node: ten minutes at one a second."""

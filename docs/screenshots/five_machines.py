@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from app.models.description import ModelDescription
     from app.ui.cluster import DeploymentView
-    from worker_agent.messages import StageInfo
+    from worker_agent.wire.messages import StageInfo
 
 
 def fill_cluster(application: object) -> None:
@@ -22,7 +22,7 @@ def fill_cluster(application: object) -> None:
     from app.ui.application import Application
     from app.ui.cluster import Lists, Sample
     from tests.ui.simulated import MB, deployment, health, model, node_record
-    from worker_agent.messages import StageTime
+    from worker_agent.wire.messages import StageTime
 
     assert isinstance(application, Application)
     cluster = application.workbench.cluster
@@ -72,7 +72,7 @@ def fill_cluster(application: object) -> None:
 
 def held(view: DeploymentView, number: int, model: ModelDescription) -> StageInfo:
     """A stage as its agent would tell it. The last one has no kernels for two of the ways."""
-    from worker_agent.messages import StageInfo, Way
+    from worker_agent.wire.messages import StageInfo, Way
 
     shard = view.shards[number]
     layers = shard.end_layer - shard.start_layer

@@ -15,7 +15,7 @@ from tests.api.serving import CONTEXT, ENDLESS, LAYERS, MODEL, Served, serving
 from tests.e2e.conftest import System
 from tests.waiting import wait_until
 from tests.worker_agent.agent_process import AgentProcess, running_agent
-from worker_agent.keys import KeyPair
+from worker_agent.wire.keys import KeyPair
 
 STATUS, ADD = "/shard/api/nodes/status/", "/shard/api/nodes/add/"
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from app.cli.root import app
 from app.paths import Home
 from app.registry import Registry
-from worker_agent.keys import KeyPair
+from worker_agent.wire.keys import KeyPair
 
 
 @pytest.fixture

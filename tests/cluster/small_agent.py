@@ -12,9 +12,9 @@ import msgspec
 import zmq.asyncio
 
 from app.cluster.agent_link import AgentLink
-from worker_agent.keys import KeyPair
-from worker_agent.links import Endpoint, agent_socket, bind
-from worker_agent.messages import (
+from worker_agent.wire.keys import KeyPair
+from worker_agent.wire.links import Endpoint, agent_socket, bind
+from worker_agent.wire.messages import (
     WIRE_VERSION,
     Chunk,
     ChunkAck,
@@ -37,8 +37,8 @@ from worker_agent.messages import (
     decode,
     encode,
 )
-from worker_agent.messages.fields import Call
-from worker_agent.zap import Doorkeeper
+from worker_agent.wire.messages.fields import Call
+from worker_agent.wire.zap import Doorkeeper
 
 GIB = 2**30
 IDLE = Progress(steps_done=0, busy_seconds=None, busy_tokens=0, step_p99=0.0)

@@ -9,7 +9,7 @@ import pytest
 
 from app.errors import NodeError
 from tests.cluster.small_agent import bench
-from worker_agent.messages import Cancel, Drain, Failed, Health, HealthReport, Load, Loaded, Token, Tokens
+from worker_agent.wire.messages import Cancel, Drain, Failed, Health, HealthReport, Load, Loaded, Token, Tokens
 
 LOAD = Load(
     call=0, deployment="d", plan="p", epoch=1, stage=0, stages=1, start=0, end=2, model="m", dtype="float32",

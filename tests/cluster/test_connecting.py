@@ -10,8 +10,8 @@ import pytest
 from app.cluster.agent_link import AgentLink, LinkChange, LinkDown, LinkUp
 from app.errors import NodeError
 from tests.cluster.small_agent import bench
-from worker_agent.keys import KeyPair
-from worker_agent.messages import Failed, Hello
+from worker_agent.wire.keys import KeyPair
+from worker_agent.wire.messages import Failed, Hello
 
 
 async def failure_of(link: AgentLink, seconds: float = 8.0) -> NodeError:

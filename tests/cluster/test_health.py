@@ -14,7 +14,7 @@ from app.cluster.agent_link import AgentLink
 from app.cluster.health import HealthMonitor, NodeDown, NodeEvent, NodeFrozen, NodeHealth, NodeUp
 from app.cluster.node_state import Heard
 from tests.cluster.small_agent import Bench, SmallAgent, bench
-from worker_agent.messages import Health, Progress
+from worker_agent.wire.messages import Health, Progress
 
 E = TypeVar("E", bound=NodeEvent)
 

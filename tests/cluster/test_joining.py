@@ -1,4 +1,4 @@
-"""Joining by invitation: the agent's own half (`worker_agent.joining`) against the controller's."""
+"""Joining by invitation: the agent's own half (`worker_agent.host.joining`) against the controller's."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from app.errors import BadInput
 from app.paths import Home
 from app.registry import Registry
 from tests.cluster.small_agent import SmallAgent, bench
-from worker_agent.joining import JoinFailed, join
-from worker_agent.keys import Invitation, KeyPair
-from worker_agent.messages import Hello, Joined
+from worker_agent.host.joining import JoinFailed, join
+from worker_agent.wire.keys import Invitation, KeyPair
+from worker_agent.wire.messages import Hello, Joined
 
 
 @dataclass

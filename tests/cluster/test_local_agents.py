@@ -28,8 +28,8 @@ from app.cluster.weights import send_parts
 from app.errors import BadInput, NodeError
 from app.paths import Home
 from app.registry import Registry
-from worker_agent.keys import KeyPair
-from worker_agent.messages import Part, PartTensor
+from worker_agent.wire.keys import KeyPair
+from worker_agent.wire.messages import Part, PartTensor
 
 
 @dataclass

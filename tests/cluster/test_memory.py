@@ -9,7 +9,7 @@ import msgspec
 from app.cluster.health import NodeMemoryJudged
 from app.cluster.memory import LASTING_BEATS, SETTLING_BEATS, MemoryWatch, difference_text
 from tests.cluster.test_health import watched
-from worker_agent.messages import HealthReport, Progress, StageInfo
+from worker_agent.wire.messages import HealthReport, Progress, StageInfo
 
 MB = 1_000_000
 BASE = 300 * MB

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.cluster.progress import is_suspect, step_limit
-from worker_agent.messages import Progress
+from worker_agent.wire.messages import Progress
 
 
 def progress(busy: float | None, *, tokens: int = 1, p99: float = 0.05) -> Progress:

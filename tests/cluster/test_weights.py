@@ -11,7 +11,7 @@ import pytest
 from app.cluster.weights import WINDOW, PartReader, SendProgress, send_parts
 from app.errors import Cancelled, NodeError
 from tests.cluster.small_agent import bench
-from worker_agent.messages import CHUNK_BYTES, Chunk, Failed, Offer, Part, PartTensor
+from worker_agent.wire.messages import CHUNK_BYTES, Chunk, Failed, Offer, Part, PartTensor
 
 MIB = 2**20
 

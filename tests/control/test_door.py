@@ -26,8 +26,8 @@ from app.inference.prompt import TextPrompt, TokenPrompt
 from app.paths import Home
 from app.registry import RequestStatus
 from app.runs.trace import UNKNOWN, Origin
-from worker_agent.keys import KeyPair
-from worker_agent.links import controller_socket
+from worker_agent.wire.keys import KeyPair
+from worker_agent.wire.links import controller_socket
 
 
 @asynccontextmanager

@@ -21,7 +21,7 @@ from tests.e2e.conftest import System
 from tests.inference.tiny_tokenizers import byte_level
 from tests.waiting import wait_until
 from tests.worker_agent.tiny_models import make_model
-from worker_agent.messages import Health, StageFault
+from worker_agent.wire.messages import Health, StageFault
 
 PROMPT = list(range(20, 40))
 END = 401

@@ -19,7 +19,7 @@ from app.registry import DeploymentStatus, RequestStatus
 from app.serving import Serving, ServingWish
 from tests.e2e.conftest import System
 from tests.waiting import wait_until
-from worker_agent.messages import Cancel, Health, Start
+from worker_agent.wire.messages import Cancel, Health, Start
 
 
 @pytest.fixture(scope="module")

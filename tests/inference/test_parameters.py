@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from app.errors import RequestError
 from app.inference.parameters import NEUTRAL, GenerationParameters
-from worker_agent.messages import Budget, Sampling
+from worker_agent.wire.messages import Budget, Sampling
 
 
 def test_the_default_is_greedy_and_needs_no_seed() -> None:

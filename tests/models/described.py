@@ -15,7 +15,7 @@ from app.models.digests import PartDigests
 from app.models.inspect_process import InspectRequest, inspect
 from app.models.part_bytes import part_bytes
 from tests.worker_agent.ring import CutModel
-from worker_agent.anatomy import build_empty, examine
+from worker_agent.model.anatomy import build_empty, examine
 
 
 def described(folder: Path, name: str = "tiny") -> ModelDescription:

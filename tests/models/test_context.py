@@ -13,7 +13,7 @@ from app.serving import Serving
 from app.sharding.placement import NodeCapacity, place
 from tests.models.described import described
 from tests.worker_agent.tiny_models import make_model
-from worker_agent.anatomy import UNLIMITED, build_empty, examine
+from worker_agent.model.anatomy import UNLIMITED, build_empty, examine
 
 TINY = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,

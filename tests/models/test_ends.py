@@ -16,7 +16,7 @@ from app.sharding.shard_folder import assembled_parts
 from tests.models.described import change_json, cut_as_added, described
 from tests.worker_agent.ring import Ring
 from tests.worker_agent.tiny_models import greedy, make_model
-from worker_agent.anatomy import build_empty, config_with_ties, end_pairs, examine
+from worker_agent.model.anatomy import build_empty, config_with_ties, end_pairs, examine
 
 PROMPT, ANSWER = list(range(20, 40)), 12
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"

@@ -13,7 +13,7 @@ from app.inference.events import StepPassed
 from app.runs.bottleneck import LiveStep, explain, explain_live
 from app.runs.trace import ChunkTime, Plan, RequestTrace, StageShare, TokenTime
 from tests.runs.samples import nodes_of, plan_of, prompt_in_chunks, trace_of
-from worker_agent.messages import StageTime
+from worker_agent.wire.messages import StageTime
 
 
 def test_a_stage_on_a_slower_node_is_named_and_told_to_give_layers_away() -> None:

@@ -6,7 +6,7 @@ from typing import get_args
 
 from app.runs.trace import StageWay
 from app.runs.ways import WORDS, lost, lost_text, way_lines, way_text
-from worker_agent.messages import WayName
+from worker_agent.wire.messages import WayName
 
 
 def way(name: str, used: int, possible: int, why: str = "") -> StageWay:

@@ -8,7 +8,7 @@ from app.cluster.health import NodeHealth
 from app.models.description import ModelDescription, PartSource, TensorSource
 from app.registry.records import DeploymentRecord, DeploymentStatus, NodeRecord, ShardRecord
 from app.ui.cluster import Cluster, DeploymentView, Lists
-from worker_agent.messages import HealthReport, Progress, StageInfo, Way
+from worker_agent.wire.messages import HealthReport, Progress, StageInfo, Way
 
 MB = 1_000_000
 START = datetime(2026, 1, 1, tzinfo=UTC)

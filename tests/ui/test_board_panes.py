@@ -26,7 +26,7 @@ from app.ui.bridge import SeenStep
 from app.ui.cluster import Lists
 from app.ui.workbench import Workbench
 from tests.ui.simulated import deployment, fill, model
-from worker_agent.messages import StageTime
+from worker_agent.wire.messages import StageTime
 
 SMALL, LARGE = model("small"), model("large", layers=40)
 

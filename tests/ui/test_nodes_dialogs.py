@@ -18,7 +18,7 @@ from app.ui.nodes.node_dialog import NodeDialog
 from app.ui.nodes.start_dialog import StartAgentsDialog
 from app.ui.workbench import Workbench
 from tests.worker_agent.agent_process import running_agent
-from worker_agent.keys import Invitation, KeyPair
+from worker_agent.wire.keys import Invitation, KeyPair
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from app.ui.nodes.node_words import details_text, process_text
 from app.ui.nodes.nodes_model import NodeRole, NodesModel
 from app.ui.workbench import Workbench
 from tests.ui.simulated import MB, deployment, fill, health, held, model
-from worker_agent.messages import Way
+from worker_agent.wire.messages import Way
 
 SMALL = model("small")
 DEPLOYED = deployment("a", SMALL, [(1, 0, 6), (2, 6, 12)])

@@ -17,9 +17,9 @@ from typing import TypeVar
 
 import zmq
 
-from worker_agent.keys import KeyPair
-from worker_agent.links import Endpoint, LinkEvent, LinkMonitor, controller_socket
-from worker_agent.messages import (
+from worker_agent.wire.keys import KeyPair
+from worker_agent.wire.links import Endpoint, LinkEvent, LinkMonitor, controller_socket
+from worker_agent.wire.messages import (
     WIRE_VERSION,
     Buffer,
     ControlMessage,
@@ -30,7 +30,7 @@ from worker_agent.messages import (
     decode,
     encode,
 )
-from worker_agent.messages.fields import Call
+from worker_agent.wire.messages.fields import Call
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 60.0

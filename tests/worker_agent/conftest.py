@@ -12,7 +12,7 @@ import zmq
 from tests.worker_agent.agent_process import AgentProcess, Client, running_agent
 from tests.worker_agent.ring import CutModel, cut_model
 from tests.worker_agent.tiny_models import make_model
-from worker_agent.keys import KeyPair
+from worker_agent.wire.keys import KeyPair
 
 Connect = Callable[..., Client]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.worker_agent.agent_process import Client
 from tests.worker_agent.ring import CutModel, load_message
-from worker_agent.messages import (
+from worker_agent.wire.messages import (
     CHUNK_BYTES,
     Chunk,
     ChunkAck,

@@ -14,9 +14,12 @@ import blake3
 import numpy as np
 import torch
 
-from worker_agent.anatomy import Anatomy, assign, build_empty, examine
-from worker_agent.loading import load_stage
-from worker_agent.messages import (
+from worker_agent.engine.loading import load_stage
+from worker_agent.engine.outgoing import Destination, Outgoing
+from worker_agent.engine.runner import Runner
+from worker_agent.engine.runtime import Runtime
+from worker_agent.model.anatomy import Anatomy, assign, build_empty, examine
+from worker_agent.wire.messages import (
     Budget,
     DType,
     Link,
@@ -35,9 +38,6 @@ from worker_agent.messages import (
     decode,
     encode,
 )
-from worker_agent.outgoing import Destination, Outgoing
-from worker_agent.runner import Runner
-from worker_agent.runtime import Runtime
 
 RUNTIME = Runtime("cpu", 1, 1)
 

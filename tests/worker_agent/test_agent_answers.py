@@ -19,9 +19,9 @@ from tests.worker_agent.conftest import Connect
 from tests.worker_agent.loading import load, send_parts
 from tests.worker_agent.ring import CutModel
 from worker_agent import __version__
-from worker_agent.keys import KeyPair, key_fingerprint
-from worker_agent.links import LinkEvent
-from worker_agent.messages import (
+from worker_agent.wire.keys import KeyPair, key_fingerprint
+from worker_agent.wire.links import LinkEvent
+from worker_agent.wire.messages import (
     MAX_FRAME_BYTES,
     WIRE_VERSION,
     Budget,
@@ -55,7 +55,7 @@ from worker_agent.messages import (
     encode,
     encode_parts,
 )
-from worker_agent.messages.fields import Call
+from worker_agent.wire.messages.fields import Call
 
 
 def health(client: Client) -> HealthReport:

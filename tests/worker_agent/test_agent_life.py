@@ -19,9 +19,9 @@ from blake3 import blake3
 
 from tests.worker_agent.agent_process import AgentProcess, Client, launch, log_of, running_agent, until
 from tests.worker_agent.conftest import Connect
-from worker_agent.keys import KeyPair
-from worker_agent.links import LinkEvent
-from worker_agent.messages import (
+from worker_agent.wire.keys import KeyPair
+from worker_agent.wire.links import LinkEvent
+from worker_agent.wire.messages import (
     CHUNK_BYTES,
     Chunk,
     ChunkAck,

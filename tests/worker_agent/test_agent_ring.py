@@ -15,8 +15,8 @@ import zmq
 from tests.worker_agent.agent_process import AgentProcess, Client, until
 from tests.worker_agent.loading import load, send_parts
 from tests.worker_agent.ring import CutModel
-from worker_agent.keys import KeyPair
-from worker_agent.messages import (
+from worker_agent.wire.keys import KeyPair
+from worker_agent.wire.messages import (
     Budget,
     Done,
     DType,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from worker_agent.callers import FORGET_SECONDS, SILENCE_SECONDS, Caller, Callers
+from worker_agent.wire.callers import FORGET_SECONDS, SILENCE_SECONDS, Caller, Callers
 
 CONTROL, WEIGHTS = Caller("key", b"control"), Caller("key", b"weights")
 NEWER = Caller("key", b"control of a later process")

@@ -11,8 +11,8 @@ from torch import nn
 from tests.worker_agent.causal_types import WINDOW, make_model
 from tests.worker_agent.ring import Ring, cut_model
 from tests.worker_agent.verdicts import PROMPTS, reference
-from worker_agent import fused
-from worker_agent.ways import Tally
+from worker_agent.model.linears import fused
+from worker_agent.model.ways import Tally
 
 
 def skew(module: nn.Module, _groups: list[list[nn.Linear]], tally: Tally) -> None:

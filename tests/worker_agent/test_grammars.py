@@ -12,9 +12,9 @@ import pytest
 from tests.inference import tiny_tokenizers
 from tests.worker_agent.ring import RUNTIME, Ring, cut_model
 from tests.worker_agent.tiny_models import make_model
-from worker_agent.compute import Compute
-from worker_agent.messages import Constraint
-from worker_agent.outgoing import Outgoing
+from worker_agent.engine.outgoing import Outgoing
+from worker_agent.host.compute import Compute
+from worker_agent.wire.messages import Constraint
 
 WANTED = Constraint("regex", "(yes|no)")
 EOS = (0,)

@@ -16,7 +16,7 @@ import json, logging, sys
 from pathlib import Path
 
 logging.basicConfig(stream=sys.stdout)
-from worker_agent.imports import import_transformers
+from worker_agent.model.imports import import_transformers
 
 import_transformers()
 import torch
@@ -55,7 +55,7 @@ def test_a_transformers_that_needs_them_comes_whole_and_the_log_says_so() -> Non
         """
 import logging, sys
 logging.basicConfig(stream=sys.stdout)
-from worker_agent import imports
+from worker_agent.model import imports
 
 imports._unchanged = None
 imports.import_transformers()

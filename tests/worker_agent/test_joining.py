@@ -12,11 +12,11 @@ import pytest
 import zmq
 
 from tests.worker_agent.agent_process import launch, log_of, running_agent, until
-from worker_agent.joining import JoinFailed, join
-from worker_agent.keys import Invitation, KeyPair, TrustedControllers
-from worker_agent.links import Endpoint, agent_socket, bind, controller_socket
-from worker_agent.messages import ControlMessage, Failed, Health, HealthReport, Join, Joined, decode, encode
-from worker_agent.zap import Doorkeeper
+from worker_agent.host.joining import JoinFailed, join
+from worker_agent.wire.keys import Invitation, KeyPair, TrustedControllers
+from worker_agent.wire.links import Endpoint, agent_socket, bind, controller_socket
+from worker_agent.wire.messages import ControlMessage, Failed, Health, HealthReport, Join, Joined, decode, encode
+from worker_agent.wire.zap import Doorkeeper
 
 AGENT = KeyPair.make()
 

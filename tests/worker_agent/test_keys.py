@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker_agent.keys import Invitation, KeyPair, KeyProblem, TrustedControllers, check_key
+from worker_agent.wire.keys import Invitation, KeyPair, KeyProblem, TrustedControllers, check_key
 
 INVITATION = Invitation.make("tcp://[fe80::1]:7601", KeyPair.make().public)
 TEXT = INVITATION.encode()

@@ -14,11 +14,20 @@ import zmq
 import zmq.asyncio
 
 from tests.worker_agent.agent_process import until
-from worker_agent.keys import KeyPair
-from worker_agent.links import AddressError, Endpoint, LinkEvent, LinkKind, LinkMonitor, PortInUse, agent_socket, bind
-from worker_agent.links import controller_socket as client_socket
-from worker_agent.messages import CHUNK_BYTES
-from worker_agent.zap import Doorkeeper
+from worker_agent.wire.keys import KeyPair
+from worker_agent.wire.links import (
+    AddressError,
+    Endpoint,
+    LinkEvent,
+    LinkKind,
+    LinkMonitor,
+    PortInUse,
+    agent_socket,
+    bind,
+)
+from worker_agent.wire.links import controller_socket as client_socket
+from worker_agent.wire.messages import CHUNK_BYTES
+from worker_agent.wire.zap import Doorkeeper
 
 Context = zmq.Context[zmq.Socket[bytes]]
 HERE = Endpoint("127.0.0.1", 0)

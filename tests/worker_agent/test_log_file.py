@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from worker_agent.log_file import read_tail
+from worker_agent.host.log_file import read_tail
 
 
 @pytest.mark.parametrize(

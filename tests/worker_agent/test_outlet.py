@@ -6,8 +6,8 @@ import threading
 
 import zmq
 
-from worker_agent.mailbox import Mailbox
-from worker_agent.outlet import MAX_WAITING_BYTES, MAX_WAITING_MESSAGES, Frames, Outlet
+from worker_agent.wire.mailbox import Mailbox
+from worker_agent.wire.outlet import MAX_WAITING_BYTES, MAX_WAITING_MESSAGES, Frames, Outlet
 
 
 class Destination:

@@ -11,10 +11,11 @@ from torch.nn.functional import rms_norm
 
 from tests.worker_agent.ring import Ring, cut_model, random_prompt
 from tests.worker_agent.tiny_models import CONFIGS, VOCABULARY, greedy, make_model
-from worker_agent import attention, fused, packed, trial
-from worker_agent.messages import Way
-from worker_agent.proof import TOLERANCES, difference
-from worker_agent.traced import Recording
+from worker_agent.engine import attention, trial
+from worker_agent.engine.recorded import Recording
+from worker_agent.model.linears import fused, packed
+from worker_agent.model.proof import TOLERANCES, difference
+from worker_agent.wire.messages import Way
 
 PROMPTS = [random_prompt(length, VOCABULARY, seed) for seed, length in enumerate((5, 23, 40))]
 ANSWER = 12

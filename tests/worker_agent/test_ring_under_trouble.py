@@ -9,10 +9,10 @@ import pytest
 
 from tests.worker_agent.ring import CutModel, Ring, cut_model, random_prompt
 from tests.worker_agent.tiny_models import VOCABULARY, make_model
-from worker_agent.errors import OutOfMemory, UnknownStage, WireError
-from worker_agent.messages import Link, Slice, Step, TensorFrame
-from worker_agent.outgoing import Destination
-from worker_agent.runner import RESEND_SECONDS
+from worker_agent.engine.outgoing import Destination
+from worker_agent.engine.runner import RESEND_SECONDS
+from worker_agent.wire.errors import OutOfMemory, UnknownStage, WireError
+from worker_agent.wire.messages import Link, Slice, Step, TensorFrame
 
 PROMPTS = [random_prompt(length, VOCABULARY, seed) for seed, length in enumerate((4, 30, 9))]
 
@@ -136,6 +136,6 @@ def test_the_faster_ways_are_taken_and_can_be_switched_off(
 
 
 def _frame() -> TensorFrame:
-    from worker_agent.messages import DType
+    from worker_agent.wire.messages import DType
 
     return TensorFrame(DType.FLOAT32, (1, 64))

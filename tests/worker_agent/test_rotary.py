@@ -11,7 +11,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from tests.worker_agent.ring import Ring, cut_model, random_prompt
 from tests.worker_agent.tiny_models import VOCABULARY, greedy, make_model
-from worker_agent import rotary
+from worker_agent.model import rotary
 
 THRESHOLD = 64
 """Tokens of the context that the models were made for; longer ones are stretched to."""

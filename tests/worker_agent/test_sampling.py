@@ -16,9 +16,9 @@ from transformers.generation.logits_process import (
     TypicalLogitsWarper,
 )
 
-from worker_agent.errors import NotFinite
-from worker_agent.messages import Admission, Budget, Sampling
-from worker_agent.sampling import Sampler, draw, likelihoods, repeating, uniform
+from worker_agent.engine.sampling import Sampler, draw, likelihoods, repeating, uniform
+from worker_agent.wire.errors import NotFinite
+from worker_agent.wire.messages import Admission, Budget, Sampling
 
 LOGITS = torch.tensor([1.0, 4.0, 3.0, -2.0, 3.5])
 

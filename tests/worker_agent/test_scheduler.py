@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker_agent.messages import Budget, Sampling, Token, Tokens
-from worker_agent.scheduler import PlannedStep, Scheduler, Sequence
+from worker_agent.engine.scheduler import PlannedStep, Scheduler, Sequence
+from worker_agent.wire.messages import Budget, Sampling, Token, Tokens
 
 
 def sequence(number: int, prompt: int, answer: int) -> Sequence:

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from blake3 import blake3
 
-from worker_agent.errors import BadWeights
-from worker_agent.shard_store import NoRoom, Received, ShardStore
+from worker_agent.store.shard_store import NoRoom, Received, ShardStore
+from worker_agent.wire.errors import BadWeights
 
 MEGABYTE = 1_000_000
 

@@ -18,14 +18,14 @@ from tests.worker_agent.conftest import Connect
 from tests.worker_agent.loading import load, send_parts
 from tests.worker_agent.ring import RUNTIME, CutModel, cut_model, load_message
 from tests.worker_agent.tiny_models import make_model
-from worker_agent import loader
-from worker_agent.budget import MemoryBudget
-from worker_agent.errors import BadWeights
-from worker_agent.loader import LoadJob
-from worker_agent.loading import drop_stage, load_stage
-from worker_agent.messages import Done, Health, HealthReport, Loaded, Unload
-from worker_agent.shard_store import ShardStore
-from worker_agent.stage import Stage
+from worker_agent.engine.loading import drop_stage, load_stage
+from worker_agent.engine.stage import Stage
+from worker_agent.host import loader
+from worker_agent.host.budget import MemoryBudget
+from worker_agent.host.loader import LoadJob
+from worker_agent.store.shard_store import ShardStore
+from worker_agent.wire.errors import BadWeights
+from worker_agent.wire.messages import Done, Health, HealthReport, Loaded, Unload
 
 MEGABYTE = 1e6
 ROUNDS = 4

@@ -10,9 +10,9 @@ import pytest
 
 from tests.worker_agent.ring import RUNTIME, CutModel, Ring, cut_model, random_prompt
 from tests.worker_agent.tiny_models import VOCABULARY, make_model
-from worker_agent.compute import Compute
-from worker_agent.messages import Link, StageTime, Step, Tokens
-from worker_agent.outgoing import Destination, Outgoing
+from worker_agent.engine.outgoing import Destination, Outgoing
+from worker_agent.host.compute import Compute
+from worker_agent.wire.messages import Link, StageTime, Step, Tokens
 
 PROMPT = random_prompt(5, VOCABULARY, 1)
 

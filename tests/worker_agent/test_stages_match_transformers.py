@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.worker_agent.ring import Ring, cut_model, random_prompt
 from tests.worker_agent.tiny_models import CONFIGS, VOCABULARY, greedy, make_model
-from worker_agent.errors import NotFinite
+from worker_agent.wire.errors import NotFinite
 
 PROMPTS = [random_prompt(length, VOCABULARY, seed) for seed, length in enumerate((1, 5, 23, 60))]
 ANSWER = 12

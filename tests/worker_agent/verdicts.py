@@ -18,8 +18,8 @@ from app.errors import ModelError
 from app.models.inspect_process import InspectRequest, inspect
 from tests.worker_agent.causal_types import VOCABULARY, make_model
 from tests.worker_agent.ring import CutModel, Ring, cut_model, random_prompt
-from worker_agent.errors import AgentError, CannotSplit
-from worker_agent.messages import Sampling
+from worker_agent.wire.errors import AgentError, CannotSplit
+from worker_agent.wire.messages import Sampling
 
 PROMPTS = [random_prompt(length, VOCABULARY, seed) for seed, length in enumerate((1, 5, 23, 60))]
 ANSWER = 12

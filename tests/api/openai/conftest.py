@@ -15,7 +15,7 @@ from app.controller_settings import ServerSettings
 from app.paths import Home
 from app.serving import ServingWish
 from tests.e2e.conftest import System, open_system
-from worker_agent.messages import Health
+from worker_agent.wire.messages import Health
 
 HERMES = """\
 {%- if tools %}<|im_start|>system

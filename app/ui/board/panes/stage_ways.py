@@ -10,7 +10,7 @@ from app.runs.ways import is_lost, way_short, way_text, words_of
 from app.ui.board.panes.page import Fact, Facts, Page
 
 if TYPE_CHECKING:
-    from worker_agent.messages import Way
+    from worker_agent.wire.messages import Way
 
 StageWays = tuple[str, tuple["Way", ...]]
 """How a stage is named, and its ways."""

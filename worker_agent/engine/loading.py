@@ -1,0 +1,425 @@
+"""Building a stage from parts on disk, a layer at a time: read, lay out, compare, keep, let go of the source.
+
+Each layer is put through transformers' own conversion code (renamed and fused weights included), run as transformers
+runs it, laid out for speed, and run again in the way in which it will run from then on (`trial.py`). Only what gives
+the same (`proof.py`) is kept, so that neither the peak nor the end of loading takes more than the weights and one
+matrix besides. What was tried and what came of it is in the stage's `ways`.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from worker_agent.engine import recorded, trial
+from worker_agent.engine.attention import RAGGED, Piece, ragged_step
+from worker_agent.engine.memory.caches import RowCache
+from worker_agent.engine.memory.heap import give_back, large_blocks_apart
+from worker_agent.engine.runtime import Runtime, keep_single
+from worker_agent.engine.soundness import overflow
+from worker_agent.engine.stage import DTYPES, Stage, kv_bytes
+from worker_agent.model import rotary
+from worker_agent.model.anatomy import Anatomy, build_empty, examine
+from worker_agent.model.filling import Counter, Filler, Source, weight_bytes
+from worker_agent.model.linears import fused, packed
+from worker_agent.model.proof import TOLERANCES, difference
+from worker_agent.model.slicing import FAULTS, Slice, describe, dismantle
+from worker_agent.model.ways import Ways
+from worker_agent.wire.errors import AgentError, CannotSplit, NotFinite, OutOfMemory
+from worker_agent.wire.messages import Load, Part, WayName
+
+log = logging.getLogger(__name__)
+
+LAYOUTS: tuple[WayName, ...] = ("norms", "joined", "packed")
+"""The ways that change a layer's modules, in the order in which they are taken."""
+
+Outputs = tuple[torch.Tensor, ...]
+
+
+def load_stage(
+    load: Load,
+    config: bytes,
+    parts: tuple[Part, ...],
+    part_path: Callable[[str], Path],
+    runtime: Runtime,
+    memory_free: int,
+    progress: Callable[[int, int], None],
+) -> Stage:
+    """Build and load a stage from parts on disk.
+
+    Args:
+        part_path: where a complete, verified part of a digest lies.
+        memory_free: bytes that the stage may take, weights and KV together; checked before anything is allocated.
+        progress: called with (bytes read, bytes in all), from any thread.
+
+    Raises:
+        OutOfMemory: it does not fit. CannotSplit: the architecture. BadWeights: tensors are missing or broken.
+        NotFinite: its numbers overflow in the wanted type.
+    """
+    keep_single()
+    began, device, dtype = time.monotonic(), torch.device(runtime.device), DTYPES[load.dtype]
+    model = build_empty(config, dtype)
+    anatomy = examine(model)
+    _check_range(load, anatomy)
+    weights = weight_bytes(parts, dtype)
+    keys_values = kv_bytes(anatomy, load)
+    if weights + keys_values > memory_free:
+        raise OutOfMemory(
+            f"layers {load.start}-{load.end - 1} of {load.model} need {_gb(weights)} for weights and "
+            f"{_gb(keys_values)} for {load.kv_tokens:,} tokens of KV cache, {_gb(weights + keys_values)} in all; "
+            f"{_gb(memory_free)} are free"
+        ).with_figures(weights + keys_values, memory_free)
+    stage = Stage(load, Slice(model, anatomy, load.start, load.end), device, weights)
+    try:
+        with large_blocks_apart():
+            source = Source(model, parts, part_path, Counter(parts, progress))
+            _Builder(stage, Filler(stage.slice, source, device, dtype)).build()
+    except BaseException:
+        stage.close()
+        give_back()
+        raise
+    gc.collect()
+    gc.freeze()  # a model is a hundred thousand objects that no collection needs to look at; unloading undoes it
+    log.info(
+        "loaded layers %d-%d of %s in %.1f s (%s; %s)",
+        load.start, load.end - 1, load.model, time.monotonic() - began, load.dtype, stage.ways,
+    )  # fmt: skip
+    return stage
+
+
+def drop_stage(stage: Stage) -> None:
+    """Free a stage, and return its memory to the system."""
+    stage.close()
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+    give_back()
+    if stage.device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _check_range(load: Load, anatomy: Anatomy) -> None:
+    if not 0 <= load.start < load.end <= anatomy.num_layers:
+        raise CannotSplit(f"layers {load.start}-{load.end - 1} are not within the model's {anatomy.num_layers} layers")
+    for boundary in {load.start, load.end} - {0, anatomy.num_layers}:
+        if boundary not in anatomy.cuts:
+            raise CannotSplit(f"the model cannot be cut before layer {boundary}: {'; '.join(anatomy.cut_notes)}")
+
+
+class _Builder:
+    """Fills a stage, layer by layer, and proves what it does."""
+
+    def __init__(self, stage: Stage, filler: Filler) -> None:
+        self._stage, self._fill = stage, filler
+        self._cut, self._model, self._anatomy = stage.slice, stage.slice.model, stage.slice.anatomy
+        self._device, self._dtype = stage.device, stage.dtype
+        self._own_attention = "sdpa" if self._model._supports_sdpa else "eager"
+        self._batched = self._anatomy.batched
+        self._off = _switched_off(stage.device, stage.dtype)
+        edges = [
+            self._cut.start,
+            *(c for c in self._anatomy.cuts if self._cut.start < c < self._cut.end),
+            self._cut.end,
+        ]
+        self._blocks = [range(start, end) for start, end in pairwise(edges)]
+        """What is proven at a time: single layers, but where more than hidden states passes between some of them."""
+        self._with_head = self._blocks[-1] if self._cut.is_last and len(self._blocks[-1]) > 1 else None
+        """The block that is proven together with what stands behind it: more may pass to that, too."""
+
+    def build(self) -> None:
+        stage, cut, model = self._stage, self._cut, self._model
+        blank_ends = {name: _copied(model.get_submodule(name)) for name in self._anatomy.after if cut.is_last}
+        self._fill.ends()
+        rotary.make_length_aware(model, self._anatomy.max_context - 1)
+        model.set_attn_implementation(self._own_attention)
+        if not self._batched:
+            layers = cut.end - cut.start
+            stage.ways["batched"].lost(f"{self._anatomy.model_type} has layers that mind more than positions", layers)
+        with trial.trial_of(cut):
+            if self._with_head is not None:
+                why = f"what passes to the model's end from {_named(self._with_head)} is more than hidden states"
+                stage.ways["packed"].lost(why)
+            elif cut.is_last:
+                # Before the layers: laying out takes the head twice for a moment, and it is the largest matrix of all.
+                self._head(blank_ends)
+            texts = beginning = trial.make_texts(cut, self._device, self._dtype)
+            for block in self._blocks:
+                texts = trial.Texts(self._block(block, texts))
+            if cut.is_last and self._with_head is None:
+                self._connect_head()
+                texts = trial.Texts(self._expected(texts, "what stands behind the layers"))
+        cut.place(*cut.own)
+        cut.connect()
+        stage.by_length = rotary.is_length_aware(model)
+        if self._batched:
+            model.set_attn_implementation(RAGGED)
+            stage.batched = True
+            with trial.trial_of(cut):
+                self._whole(beginning, texts.rows)
+            self._record()
+        else:
+            self._prove_alone(beginning)
+            cut.place(*cut.own)
+            cut.connect()
+
+    # --- a block of layers ---------------------------------------------------------------------------
+
+    def _block(self, block: range, texts: trial.Texts) -> Outputs:
+        """Load, lay out and prove a block; what it gives for the texts, as transformers runs it."""
+        cut, ways, where = self._cut, self._stage.ways, _named(block)
+        blanks = {index: _copied(cut.own[index]) for index in block}
+        self._stand(block)
+        expected: list[Outputs] = []
+        groups = self._watched(block, lambda: expected.append(self._expected(texts, where)))
+        found = self._laid_out(block, groups, LAYOUTS)
+        why = "" if self._batched and not self._ragged(expected[0], texts) else self._whole_differs(expected[0], texts)
+        if why:
+            log.warning("%s: something else comes out once it is laid out (%s); one way after the other", where, why)
+            found = self._one_by_one(block, blanks, texts, expected[0])
+        ways.add(found)
+        if self._batched:
+            if why := self._ragged(expected[0], texts):
+                ways["batched"].lost(f"{where}: {why}")
+                self._batched = False
+                log.warning("sequences will run one at a time: %s, %s", where, why)
+            else:
+                ways["batched"].used(len(block))
+        cut.disconnect()
+        return expected[0]
+
+    def _stand(self, block: range) -> None:
+        """Fill the layers of a block and have them alone stand in the model, ready to run."""
+        for index in block:
+            layer = self._fill.layer(index)
+            rotary.make_length_aware(layer, self._anatomy.max_context - 1)
+        self._cut.place(*block)
+        self._connect(block)
+
+    def _connect(self, block: range) -> None:
+        self._cut.connect(block.start, block.stop, head=block is self._with_head)
+
+    def _watched(self, block: range, run: Callable[[], object]) -> dict[int, list[list[nn.Linear]]]:
+        """Run something; for each layer of the block, which of its matrices could be joined."""
+        layers = nn.ModuleDict({str(index): self._cut.own[index] for index in block})
+        groups: dict[int, list[list[nn.Linear]]] = {index: [] for index in block}
+        owner = {module: index for index in block for module in self._cut.own[index].modules()}
+        for members in fused.watched(layers, run):
+            groups[owner[members[0]]].append(members)
+        return groups
+
+    def _laid_out(self, block: range, groups: dict[int, list[list[nn.Linear]]], wanted: Sequence[WayName]) -> Ways:
+        found = Ways()
+        for index in block:
+            self._lay_out(self._cut.own[index], groups[index], wanted, found)
+        return found
+
+    def _whole_differs(self, expected: Outputs, texts: trial.Texts) -> str:
+        return self._differs(expected, lambda: trial.run_whole(self._cut, texts), texts.joined)
+
+    def _ragged(self, expected: Outputs, texts: trial.Texts) -> str:
+        """Why something else comes out when sequences share the steps; empty if it does not."""
+        self._model.set_attn_implementation(RAGGED)
+        try:
+            return self._differs(expected, lambda: trial.run_ragged(self._cut, texts), texts.joined)
+        finally:
+            self._model.set_attn_implementation(self._own_attention)
+
+    def _one_by_one(self, block: range, blanks: dict[int, nn.Module], texts: trial.Texts, expected: Outputs) -> Ways:
+        """Take each way that keeps the results, and no other."""
+        kept: list[WayName] = []
+        lost = Ways()
+
+        def again(wanted: Sequence[WayName]) -> Ways:
+            """The block loaded again, as it was before anything was done to it, and laid out so."""
+            for index in block:
+                dismantle(self._cut.own[index])
+                self._cut.own[index] = _copied(blanks[index])
+            self._cut.place()
+            self._stand(block)
+            return self._laid_out(block, self._watched(block, lambda: trial.run_whole(self._cut, texts)), wanted)
+
+        for way in LAYOUTS:
+            found = again((*kept, way))
+            if why := self._whole_differs(expected, texts):
+                lost[way].lost(f"{_named(block)}: {why}", found[way].possible)
+            else:
+                kept.append(way)
+        result = again(kept)
+        result.add(lost)
+        return result
+
+    def _lay_out(
+        self, module: nn.Module, groups: list[list[nn.Linear]], wanted: Iterable[WayName], ways: Ways,
+        keep: Sequence[nn.Module] = (),
+    ) -> None:  # fmt: skip
+        for way in wanted:
+            if self._off[way]:
+                ways[way].why = self._off[way]
+            elif way == "norms":
+                fused.fuse_norms(module, self._dtype, ways[way])
+            elif way == "joined":
+                fused.join_siblings(module, groups, ways[way])
+            else:
+                packed.pack(module, self._dtype, ways[way], keep)
+
+    def _expected(self, texts: trial.Texts, where: str) -> Outputs:
+        """What transformers' own pass gives. Raises CannotSplit, NotFinite."""
+        try:
+            expected = trial.run_whole(self._cut, texts)
+        except FAULTS as error:
+            raise CannotSplit(f"{where} cannot be run by itself ({describe(error)})") from error
+        if not all(bool(torch.isfinite(output).all()) for output in expected):
+            raise NotFinite(overflow(where, self._stage.load.dtype))
+        return expected
+
+    def _differs(
+        self, expected: Outputs, run: Callable[[], Outputs], given: torch.Tensor | None, factor: float = 1.0
+    ) -> str:
+        """Why what `run` gives is not what is expected; empty if it is."""
+        try:
+            found = run()
+        except (*FAULTS, AgentError) as error:
+            return describe(error)
+        return difference(torch.cat(expected), torch.cat(found), self._dtype, given, factor)
+
+    # --- the ends, and the whole ---------------------------------------------------------------------
+
+    def _connect_head(self) -> None:
+        """Have passes begin behind the layers."""
+        self._cut.place()
+        self._cut.connect(self._cut.end - 1, self._cut.end, head=True, inside=True)
+
+    def _head(self, blank_ends: dict[str, nn.Module]) -> None:
+        """Lay out and prove what stands behind the layers."""
+        cut, model = self._cut, self._model
+        self._connect_head()
+        texts = trial.make_texts(cut, self._device, self._dtype, hidden=True)
+        expected = self._expected(texts, "what stands behind the layers")
+        tied = model.get_output_embeddings() if cut.is_first and self._is_tied() else None
+        found = Ways()
+        keep = [] if tied is None else [tied]
+        self._lay_out(model, [], ("norms", "packed"), found, keep)
+        self._connect_head()
+        why = self._differs(expected, lambda: trial.run_whole(cut, texts), None)
+        if why:
+            log.warning("the model's end stays as transformers has it: %s", why)
+            buffers = {name: buffer for name, buffer in model.named_buffers() if not buffer.is_meta}
+            for name, blank in blank_ends.items():
+                cut.replace(name, blank)
+            self._fill.ends()
+            for name, buffer in buffers.items():
+                # What was computed once (rotary frequencies) is not computed again.
+                owner, _, own = name.rpartition(".")
+                model.get_submodule(owner)._buffers[own] = buffer
+            plain = Ways()
+            for way in ("norms", "packed"):
+                plain[way].lost(f"the model's end: {why}", found[way].possible)
+            found = plain
+        self._stage.ways.add(found)
+        cut.disconnect()
+
+    def _is_tied(self) -> bool:
+        """Whether the embedding and the head are one tensor here."""
+        first, last = self._model.get_input_embeddings(), self._model.get_output_embeddings()
+        return last is not None and getattr(first, "weight", None) is getattr(last, "weight", last)
+
+    def _whole(self, beginning: trial.Texts, expected: Outputs) -> None:
+        """All layers one behind the other, as steps will come. Raises CannotSplit."""
+        cut, layers = self._cut, self._cut.end - self._cut.start
+        # Differences of layers add up, and grow on their way; what would be wrong here is wrong altogether.
+        factor = min(6.0 * (layers + 1), 0.5 / TOLERANCES[self._dtype].spread)
+        why = self._differs(expected, lambda: trial.run_ragged(cut, beginning), None, factor)
+        if why:
+            raise CannotSplit(
+                f"layers {cut.start}-{cut.end - 1} together give something else than one after another ({why})"
+            )
+
+    def _prove_alone(self, beginning: trial.Texts) -> None:
+        """Each layer with transformers' own cache, one sequence at a time: in pieces, else prompts as a whole.
+
+        Raises:
+            CannotSplit: it cannot even go on with a text token by token.
+        """
+        cut, stage, texts = self._cut, self._stage, beginning
+        with trial.trial_of(cut):
+            for block in self._blocks:
+                cut.place(*block)
+                self._connect(block)
+                expected = self._expected(texts, _named(block))
+                if why := self._alone(expected, texts, block, in_pieces=True):
+                    if whole := self._alone(expected, texts, block, in_pieces=False):
+                        raise CannotSplit(
+                            f"'{self._anatomy.model_type}' cannot be run here: {_named(block)} gives something else "
+                            f"when it goes on with a text than for the text as a whole ({whole})"
+                        )
+                    stage.in_pieces = False
+                    stage.ways["pieces"].lost(f"{_named(block)}: {why}", len(block))
+                else:
+                    stage.ways["pieces"].used(len(block))
+                texts = trial.Texts(expected)
+        cut.disconnect()
+
+    def _alone(self, expected: Outputs, texts: trial.Texts, block: range, *, in_pieces: bool) -> str:
+        run = partial(trial.run_alone, self._cut, texts, block, in_pieces=in_pieces)
+        return self._differs(expected, run, texts.joined)
+
+    def _record(self) -> None:
+        """Run the stage from a recording, where one can be made and gives the same for two sets of numbers."""
+        stage, tally = self._stage, self._stage.ways["recorded"]
+        why = recorded.why_not()
+        if stage.device.type != "cpu":
+            return
+        if stage.by_length:
+            why = "its rotary embedding depends on how long each sequence is"
+        if why:
+            tally.lost(why)
+            return
+        sets = [trial.make_texts(self._cut, self._device, self._dtype, seed) for seed in (7, 8)]
+        plain = [trial.run_ragged(self._cut, texts) for texts in sets]
+        count = 5
+        given = sets[0].rows[0][:count]
+        cache = RowCache(count)
+        with torch.inference_mode(), ragged_step([Piece(cache, 0, count)]):
+            places, rows = torch.arange(count)[None], torch.tensor([1, count - 1])
+            recording = recorded.record(self._cut, given[None], places, rows)
+        if isinstance(recording, str):
+            tally.lost(recording)
+            return
+        for texts, expected in zip(sets, plain, strict=True):
+            if why := self._differs(expected, lambda: self._recorded(recording, texts), texts.joined):  # noqa: B023
+                tally.lost(f"the recording gives something else: {why}")
+                return
+        stage.recording = recording
+        tally.used()
+
+    def _recorded(self, recording: Callable[..., torch.Tensor], texts: trial.Texts) -> Outputs:
+        return trial.run_ragged(self._cut, texts, recording)
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    """A copy that shares its configs with the model, which tells its modules through them how to compute."""
+    configs = {id(each.config): each.config for each in module.modules() if hasattr(each, "config")}
+    return copy.deepcopy(module, dict(configs))
+
+
+def _switched_off(device: torch.device, dtype: torch.dtype) -> dict[WayName, str]:
+    """For each layout, why it is not taken on this machine; empty where it is."""
+    apart = fused.why_not()
+    return {"norms": apart, "joined": apart, "packed": packed.why_not(device, dtype)}
+
+
+def _named(block: range) -> str:
+    return f"layer {block.start}" if len(block) == 1 else f"layers {block.start}-{block.stop - 1}"
+
+
+def _gb(count: int) -> str:
+    return f"{count / 1e9:.2f} GB"

@@ -1,0 +1,1 @@
+"""What sequences keep on a stage, and memory that comes back."""

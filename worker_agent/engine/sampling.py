@@ -1,0 +1,233 @@
+"""Logits to a token: a pure function of (logits, parameters, seed, position), so that a replay continues alike.
+
+Order of processing: logit bias, ends held back until `min_tokens`, repetition, presence and frequency penalties, what
+may not come (suppressed tokens, repeated n-grams, bad words), the grammar, temperature, top-k, top-p, min-p, typical-p,
+epsilon and eta cutoffs: that of transformers' `generate`, whose logits processors these are. Repetition and n-grams
+look at prompt and answer (as transformers does), presence and frequency at the answer alone (as the OpenAI API does).
+Reported log probabilities are those of the unprocessed logits.
+
+Nothing is chosen from logits that are no numbers: the likeliest of them would be token 0, for ever.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+
+from worker_agent.engine.grammars import Follower
+from worker_agent.wire.errors import NotFinite
+from worker_agent.wire.messages import Admission, Finish, Sampling, ScoredToken, Token, TopToken
+
+
+@dataclass
+class Sampler:
+    """What sampling must remember of one sequence."""
+
+    admission: Admission
+    generated: Counter[int] = field(default_factory=Counter)
+    """How often each token stands in the answer so far."""
+    seen: set[int] = field(default_factory=set)
+    """Tokens of prompt and answer, for the repetition penalty."""
+    follower: Follower | None = None
+    """The way through the grammar that the answer has to follow."""
+    history: list[int] = field(default_factory=list)
+    """Prompt and answer in order, where what may not come again depends on that."""
+
+    def __post_init__(self) -> None:
+        tokens = self.admission.tokens
+        self.history.extend(tokens if self.sampling.needs_order else ())
+        self.seen.update(tokens)
+        self.generated.update(tokens[self.admission.prompt_tokens :])
+        if self.follower is not None:
+            for token in tokens[self.admission.prompt_tokens :]:
+                self.follower.took(token)
+
+    @property
+    def sampling(self) -> Sampling:
+        return self.admission.sampling
+
+    def token(self, sequence: int, position: int, logits: torch.Tensor) -> Token:
+        """Choose token number `position` of a sequence from its logits [vocabulary]. Raises NotFinite."""
+        sampling, budget = self.sampling, self.admission.budget
+        check_finite(logits, f"token {position}")
+        count = position - self.admission.prompt_tokens  # tokens generated before this one
+        scores = self._allowed(self._penalized(logits, count), logits)
+        if float(scores.max()) == -math.inf:
+            return Token(sequence, position, 0, "barred")
+        chosen = int(scores.argmax()) if sampling.temperature == 0 else draw(scores, sampling, position)
+        self.generated[chosen] += 1
+        self.seen.add(chosen)
+        if sampling.needs_order:
+            self.history.append(chosen)
+        finish: Finish = ""
+        if (chosen in budget.eos or chosen in budget.stops) and count >= budget.min_tokens:
+            finish = "eos"
+        elif self.follower is not None and (ended := self._followed(chosen)):
+            finish = ended
+        elif count + 1 >= budget.max_tokens:
+            finish = "length"
+        logprob, top = (None, ()) if sampling.logprobs < 0 else likelihoods(logits, chosen, sampling.logprobs)
+        return Token(sequence, position, chosen, finish, logprob, top)
+
+    def prompt_scores(self, position: int, logits: torch.Tensor) -> tuple[ScoredToken, ...]:
+        """Log probabilities of the prompt's tokens from `position` on; logits [tokens, vocabulary] of those before.
+
+        What comes after the prompt has no say: the last row is left out when it is of the first generated token.
+        Raises NotFinite.
+        """
+        for row, logit in enumerate(logits):
+            check_finite(logit, f"token {position + row}")
+        tokens = self.admission.tokens[position : min(position + len(logits), self.admission.prompt_tokens)]
+        found = (
+            likelihoods(row, token, self.sampling.prompt_logprobs) for row, token in zip(logits, tokens, strict=False)
+        )
+        return tuple(ScoredToken(token, logprob, top) for token, (logprob, top) in zip(tokens, found, strict=True))
+
+    def _allowed(self, scores: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        """Only what the grammar allows. It goes before an end of text that is held back: else nothing might be left."""
+        if self.follower is None or self.follower.failure:
+            return scores
+        narrowed = self.follower.narrow(scores)
+        return narrowed if bool(torch.isfinite(narrowed).any()) else self.follower.narrow(logits.float())
+
+    def _followed(self, chosen: int) -> Finish:
+        """Go on in the grammar; how the answer ends by that, if it does."""
+        assert self.follower is not None
+        self.follower.took(chosen)
+        if self.follower.failure:
+            return "constraint"
+        return "eos" if self.follower.is_complete else ""
+
+    def _penalized(self, logits: torch.Tensor, count: int) -> torch.Tensor:
+        sampling = self.sampling
+        scores = logits.float()
+        barred = set(self._barred(count))
+        plain = sampling.repetition_penalty == 1 and not sampling.presence_penalty and not sampling.frequency_penalty
+        if plain and not sampling.logit_bias and not barred:
+            return scores
+        scores = scores.clone()
+        if sampling.logit_bias:
+            ids = torch.tensor([token for token in sampling.logit_bias if token < len(scores)], device=scores.device)
+            bias = [value for token, value in sampling.logit_bias.items() if token < len(scores)]
+            scores[ids] += torch.tensor(bias, device=scores.device)
+        if sampling.repetition_penalty != 1 and self.seen:
+            ids = torch.tensor(sorted(self.seen), device=scores.device)
+            picked = scores[ids]
+            penalty = sampling.repetition_penalty
+            scores[ids] = torch.where(picked < 0, picked * penalty, picked / penalty)
+        if (sampling.presence_penalty or sampling.frequency_penalty) and self.generated:
+            ids = torch.tensor(list(self.generated), device=scores.device)
+            counts = torch.tensor(list(self.generated.values()), dtype=torch.float32, device=scores.device)
+            scores[ids] -= sampling.presence_penalty + sampling.frequency_penalty * counts
+        if barred := {token for token in barred if token < len(scores)}:
+            scores[torch.tensor(sorted(barred), device=scores.device)] = -torch.inf
+        return scores
+
+    def _barred(self, count: int) -> Iterator[int]:
+        """Tokens that may not come now, `count` tokens after the prompt."""
+        sampling, budget = self.sampling, self.admission.budget
+        if count < budget.min_tokens:
+            yield from (*budget.eos, *budget.stops)
+        yield from sampling.suppress_tokens
+        if count == 0:
+            yield from sampling.begin_suppress_tokens
+        if sampling.no_repeat_ngram_size:
+            yield from repeating(self.history, sampling.no_repeat_ngram_size)
+        for word in sampling.bad_words_ids:
+            before = list(word[:-1])
+            if len(word) <= len(self.history) + 1 and self.history[len(self.history) - len(before) :] == before:
+                yield word[-1]
+
+
+def check_finite(logits: torch.Tensor, what: str) -> None:
+    """Raises NotFinite unless the likeliest of some logits [vocabulary] is a finite number.
+
+    Its logit is NaN when any is, infinite when any is; minus infinity, only when all are, which leaves nothing to
+    choose. A single one at minus infinity is how a model rules a token out.
+    """
+    largest = float(logits.max())
+    if not math.isfinite(largest):
+        found = {math.inf: "infinite", -math.inf: "all minus infinity"}.get(largest, "NaN")
+        raise NotFinite(f"numbers stopped being finite: the logits of {what} are {found}")
+
+
+def repeating(history: list[int], size: int) -> Iterable[int]:
+    """Tokens that would make the last `size` tokens a sequence that was there before.
+
+    transformers' NoRepeatNGramLogitsProcessor.
+    """
+    start = len(history) - size + 1
+    if start < 1:
+        return ()
+    suffix = history[start:]
+    return (history[at + size - 1] for at in range(start) if history[at : at + size - 1] == suffix)
+
+
+def draw(scores: torch.Tensor, sampling: Sampling, position: int) -> int:
+    """Draw a token from processed scores [vocabulary]; the random number belongs to (seed, position) alone."""
+    ranked, order = torch.sort(scores / sampling.temperature, descending=True, stable=True)
+    if 0 < sampling.top_k < len(ranked):
+        ranked = ranked[: int((ranked >= ranked[sampling.top_k - 1]).sum())]  # as likely as the k-th: it stays, too
+    # In float64 and on the CPU, so that the sum does not depend on the device's order of additions.
+    likely = torch.softmax(ranked.double().cpu(), dim=0)
+    if sampling.top_p < 1:
+        before = likely.cumsum(0) - likely
+        likely = likely[: max(1, int((before < sampling.top_p).sum()))]
+    if sampling.min_p > 0:
+        likely = likely[: max(1, int((likely >= sampling.min_p * likely[0]).sum()))]
+    places = torch.arange(len(likely))
+    if sampling.typical_p < 1:
+        places = places[_typical(likely[places], sampling.typical_p)]
+    if sampling.epsilon_cutoff > 0:
+        places = places[_above(likely[places], sampling.epsilon_cutoff)]
+    if sampling.eta_cutoff > 0:
+        shares = likely[places] / likely[places].sum()
+        spread = math.exp(float(torch.special.entr(shares).sum().neg()))
+        cutoff = min(sampling.eta_cutoff, math.sqrt(sampling.eta_cutoff) * spread)
+        places = places[_above(likely[places], cutoff)]
+    running = likely[places].cumsum(0)
+    point = uniform(sampling.seed, position) * float(running[-1])
+    index = int(torch.searchsorted(running, torch.tensor(point, dtype=torch.float64), right=True))
+    return int(order[places[min(index, len(places) - 1)]])
+
+
+def _typical(likely: torch.Tensor, mass: float) -> torch.Tensor:
+    """Which of these stay: those whose surprise is nearest to the entropy, up to this share.
+
+    transformers' TypicalLogitsWarper (Meister et al. 2022).
+    """
+    shares = likely / likely.sum()
+    surprise = -shares.log()
+    away = (surprise - torch.special.entr(shares).sum()).abs()
+    nearest, order = torch.sort(away, stable=True)
+    last = min(int((shares[order].cumsum(0) < mass).sum()), len(shares) - 1)
+    stays: torch.Tensor = away <= nearest[last]
+    stays[order[0]] = True
+    return stays
+
+
+def _above(likely: torch.Tensor, cutoff: float) -> torch.Tensor:
+    """Which of these stay: those with at least this share, and the likeliest in any case."""
+    shares: torch.Tensor = likely / likely.sum()
+    return torch.logical_or(shares >= cutoff, shares == shares.max())
+
+
+def uniform(seed: int, position: int) -> float:
+    """A number in [0, 1) that belongs to (seed, position), the same on every machine."""
+    digest = hashlib.blake2b(f"{seed}:{position}".encode(), digest_size=8).digest()
+    return (int.from_bytes(digest, "little") >> 11) / (1 << 53)
+
+
+def likelihoods(logits: torch.Tensor, chosen: int, count: int) -> tuple[float, tuple[TopToken, ...]]:
+    """Log probability of the chosen token, and the `count` likeliest tokens with theirs."""
+    logprobs = torch.log_softmax(logits.float(), dim=-1)
+    top: tuple[TopToken, ...] = ()
+    if count:
+        values, ids = logprobs.topk(min(count, len(logprobs)))
+        top = tuple(TopToken(int(token), float(value)) for token, value in zip(ids, values, strict=True))
+    return float(logprobs[chosen]), top

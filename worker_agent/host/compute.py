@@ -1,0 +1,256 @@
+"""The compute thread: the one thread that touches models. Others leave it notes and read its figures."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from worker_agent.engine.grammars import Grammars
+from worker_agent.engine.loading import drop_stage
+from worker_agent.engine.memory.heap import large_blocks_apart
+from worker_agent.engine.outgoing import Destination, Outgoing
+from worker_agent.engine.runner import Runner
+from worker_agent.engine.runtime import Runtime
+from worker_agent.engine.stage import Stage
+from worker_agent.host.speed import SpeedMeter
+from worker_agent.wire.errors import AgentError, UnknownStage
+from worker_agent.wire.messages import (
+    Buffer,
+    Cancel,
+    ControlMessage,
+    Done,
+    Failed,
+    Link,
+    Progress,
+    Speed,
+    StageInfo,
+    Start,
+    Step,
+    Tokens,
+)
+
+log = logging.getLogger(__name__)
+
+Reply = Callable[[ControlMessage], None]
+
+IDLE_SECONDS = 0.25
+"""How long the thread waits for a note before it looks whether a step has to be repeated."""
+
+REFRESH_SECONDS = 0.2
+"""How old the figures of stages may grow while steps run one after another."""
+
+
+class Compute(threading.Thread):
+    """Runs the steps of all stages on this agent, one at a time.
+
+    Every public method may be called from any thread; those that change something leave a note and return
+    at once. `send` and the reply functions are called from this thread.
+    """
+
+    def __init__(self, send: Callable[[Outgoing], None], boot: str, runtime: Runtime) -> None:
+        super().__init__(name="compute", daemon=True)
+        self._send, self._boot, self._runtime = send, boot, runtime
+        self._notes: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._runners: dict[tuple[str, int], Runner] = {}
+        self.grammars = Grammars()
+        """What answers of the deployments here have to follow; made ready in other threads."""
+        self._draining = False
+        self._steps_done = 0
+        self._busy: tuple[float, int] | None = None
+        self._durations: deque[float] = deque(maxlen=200)
+        self._infos: tuple[StageInfo, ...] = ()
+        self._refreshed = 0.0
+        self._meter: SpeedMeter | None = SpeedMeter(runtime)
+        """None once it has measured, or cannot."""
+        self._speeds: tuple[Speed, ...] = ()
+        self.failure: BaseException | None = None
+        """Why the thread died, if it did."""
+
+    # --- notes from other threads --------------------------------------------------------------------
+
+    def add_stage(self, stage: Stage, on_added: Callable[[], None] | None = None) -> None:
+        """Take over a loaded stage; it runs after its first Link."""
+
+        def note() -> None:
+            key = (stage.load.deployment, stage.load.stage)
+            self._runners[key] = Runner(stage, self._runtime, self._boot, self._send, self._begun, self.grammars)
+            self._refresh()
+            if on_added is not None:
+                on_added()
+
+        self._notes.put(note)
+
+    def remove_stage(self, deployment: str, stage: int, on_removed: Callable[[], None]) -> None:
+        """Forget a stage and what it holds; nothing happens if it is not there."""
+
+        def note() -> None:
+            runner = self._runners.pop((deployment, stage), None)
+            if runner is not None:
+                drop_stage(runner.stage)
+            if not any(held == deployment for held, _ in self._runners):
+                self.grammars.forget(deployment)
+            self._refresh()
+            on_removed()
+
+        self._notes.put(note)
+
+    def link(self, message: Link, reply: Reply) -> None:
+        self._answered(message.call, reply, lambda: self._runner(message.deployment, message.stage).link(message))
+
+    def start_sequence(self, message: Start, payload: Sequence[Buffer], reply: Reply) -> None:
+        received = time.monotonic()
+        self._answered(
+            message.call,
+            reply,
+            lambda: self._runner(message.deployment, 0).start(message, tuple(payload), self._draining, received),
+        )
+
+    def cancel(self, message: Cancel, reply: Reply) -> None:
+        def cancel() -> None:
+            runner = self._runners.get((message.deployment, 0))
+            if runner is not None and runner.epoch == message.epoch:
+                runner.cancel(message.sequence)
+
+        self._answered(message.call, reply, cancel)
+
+    def step(self, message: Step, payload: Sequence[Buffer]) -> None:
+        received = time.monotonic()  # not when the note is read: that is after the step under way
+
+        def note() -> None:
+            runner = self._runners.get((message.deployment, message.stage))
+            if runner is not None:
+                runner.arrived(message, tuple(payload), received)
+
+        self._notes.put(note)
+        time.sleep(0)  # hand the interpreter over now: the step has waited long enough
+
+    def tokens(self, message: Tokens) -> None:
+        received = time.monotonic()
+
+        def note() -> None:
+            runner = self._runners.get((message.deployment, 0))
+            if runner is not None:
+                runner.came_round(message, received)
+
+        self._notes.put(note)
+        time.sleep(0)
+
+    def drop_sequences(self, deployment: str) -> None:
+        """The deployment's controller has fallen silent: end what it started."""
+
+        def note() -> None:
+            for (name, _), runner in self._runners.items():
+                if name == deployment:
+                    runner.drop_sequences()
+
+        self._notes.put(note)
+
+    def set_draining(self, draining: bool) -> None:
+        self._notes.put(lambda: setattr(self, "_draining", draining))
+
+    def stop(self) -> None:
+        """End the thread after the step under way."""
+        self._notes.put(None)
+
+    # --- figures for other threads -------------------------------------------------------------------
+
+    def progress(self) -> Progress:
+        busy, durations = self._busy, sorted(self._durations)
+        return Progress(
+            steps_done=self._steps_done,
+            busy_seconds=None if busy is None else max(0.0, time.monotonic() - busy[0]),
+            busy_tokens=0 if busy is None else busy[1],
+            step_p99=durations[int(len(durations) * 0.99)] if durations else 0.0,
+        )
+
+    def stages(self) -> tuple[StageInfo, ...]:
+        return self._infos
+
+    def speeds(self) -> tuple[Speed, ...]:
+        """What the device was measured to do; empty in an agent's first moments."""
+        return self._speeds
+
+    # --- the thread ------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        try:
+            while self._take_notes():
+                self._work()
+        except BaseException as error:  # the thread ends here; the agent must say so and leave
+            self.failure = error
+            log.exception("the compute thread died")
+
+    def _take_notes(self) -> bool:
+        """Do what the notes say; wait for one only when no stage has work. False when it is time to end."""
+        wait = not any(runner.has_work for runner in self._runners.values()) and not self._more
+        if wait and not self._runners and self._meter is not None and self._notes.empty():
+            self._measure(self._meter)
+        while True:
+            try:
+                note = self._notes.get(block=wait, timeout=IDLE_SECONDS if wait else None)
+            except queue.Empty:
+                return True
+            if note is None:
+                return False
+            note()
+            wait = False
+
+    _more = False
+    """Whether the last look at the stages found a step, so that there may be another."""
+
+    def _work(self) -> None:
+        self._more = False
+        now = time.monotonic()
+        for runner in list(self._runners.values()):
+            began = time.monotonic()
+            tokens = runner.work()
+            self._busy = None
+            if tokens:
+                self._more = True
+                self._steps_done += 1
+                self._durations.append(time.monotonic() - began)
+            else:
+                runner.repeat_lost(now)
+        if not self._more or now - self._refreshed > REFRESH_SECONDS:
+            self._refresh()
+
+    def _measure(self, meter: SpeedMeter) -> None:
+        try:
+            with large_blocks_apart():
+                self._meter = meter if meter.turn() else None
+            self._speeds = meter.speeds
+        # a figure for planning: an agent that cannot measure it, for want of memory for one, computes all the same
+        except (RuntimeError, MemoryError, OSError) as error:
+            log.warning("the speed of %s could not be measured: %s", self._runtime.device, error)
+            self._meter = None
+
+    def _begun(self, tokens: int) -> None:
+        self._busy = (time.monotonic(), tokens)
+
+    def _refresh(self) -> None:
+        self._refreshed = time.monotonic()
+        self._infos = tuple(runner.info() for runner in self._runners.values())
+
+    def _runner(self, deployment: str, stage: int) -> Runner:
+        runner = self._runners.get((deployment, stage))
+        if runner is None:
+            raise UnknownStage(f"this agent holds no stage {stage} of deployment {deployment}")
+        return runner
+
+    def _answered(self, call: int, reply: Reply, action: Callable[[], None]) -> None:
+        def note() -> None:
+            try:
+                action()
+            except AgentError as error:
+                reply(Failed(call=call, kind=error.kind, message=str(error)))
+            else:
+                reply(Done(call=call))
+
+        self._notes.put(note)
+
+
+__all__ = ["Compute", "Destination", "Outgoing", "Reply"]

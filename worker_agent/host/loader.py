@@ -1,0 +1,120 @@
+"""The thread that builds stages: verifies their parts, then loads them, one at a time."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from worker_agent.engine.loading import drop_stage, load_stage
+from worker_agent.engine.runtime import Runtime
+from worker_agent.engine.stage import Stage
+from worker_agent.host.budget import MemoryBudget
+from worker_agent.store.shard_store import ShardStore
+from worker_agent.wire.errors import AgentError
+from worker_agent.wire.messages import Load, Part
+
+log = logging.getLogger(__name__)
+
+PROGRESS_SECONDS = 0.2
+
+
+class LoadCancelled(AgentError):
+    """The stage was unloaded while it was being loaded."""
+
+    kind = "cancelled"
+
+
+@dataclass(frozen=True)
+class LoadJob:
+    """A stage to build, and whom to tell. All three are called in the loader's thread, one of the last two once."""
+
+    load: Load
+    config: bytes
+    parts: tuple[Part, ...]
+    on_progress: Callable[[int, int], None]
+    on_loaded: Callable[[Stage, float], None]
+    """(stage, seconds it took)"""
+    on_failed: Callable[[BaseException], None]
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+
+class Loader(threading.Thread):
+    """Takes jobs in order. What a stage takes of the memory budget is booked here, before the next one begins."""
+
+    def __init__(self, store: ShardStore, budget: MemoryBudget, runtime: Runtime) -> None:
+        super().__init__(name="loader", daemon=True)
+        self._store = store
+        self._budget = budget
+        self._runtime = runtime
+        self._queue: queue.Queue[LoadJob | None] = queue.Queue()
+        self._current: LoadJob | None = None
+        self._stopping = False
+
+    def submit(self, job: LoadJob) -> None:
+        self._queue.put(job)
+
+    def stop(self) -> None:
+        """End soon: the job under way fails at its next progress report."""
+        self._stopping = True
+        current = self._current
+        if current is not None:
+            current.cancelled.set()
+        self._queue.put(None)
+
+    def run(self) -> None:
+        while (job := self._queue.get()) is not None and not self._stopping:
+            self._current = job
+            self._build(job)
+            self._current = None
+
+    def _build(self, job: LoadJob) -> None:
+        load = job.load
+        begun = time.monotonic()
+        try:
+            report = _Progress(job)
+            report(0, sum(part.nbytes for part in job.parts))
+            for part in job.parts:
+                self._store.verify(part.digest, part.nbytes)
+                report.beat()
+            stage = load_stage(load, job.config, job.parts, self._store.path, self._runtime, self._budget.free, report)
+            if job.cancelled.is_set():  # since the last report: nobody will unload it
+                drop_stage(stage)
+                report.check()
+            self._budget.take(load.deployment, load.stage, stage.weight_bytes + stage.kv_bytes)
+            job.on_loaded(stage, time.monotonic() - begun)
+        except AgentError as error:
+            log.warning("stage %d of %s was not loaded: %s", load.stage, load.deployment, error)
+            job.on_failed(error)
+        # a job begins here; whatever its end, somebody waits for the news
+        except Exception as error:
+            log.exception("stage %d of %s was not loaded", load.stage, load.deployment)
+            job.on_failed(error)
+
+
+class _Progress:
+    """Passes progress on at most every PROGRESS_SECONDS, and ends the job once it was cancelled."""
+
+    def __init__(self, job: LoadJob) -> None:
+        self._job = job
+        self._told = 0.0
+        self._last = (0, 0)
+
+    def __call__(self, done: int, total: int) -> None:
+        self._last = (done, total)
+        self.check()
+        now = time.monotonic()
+        if now - self._told >= PROGRESS_SECONDS:
+            self._told = now
+            self._job.on_progress(done, total)
+
+    def beat(self) -> None:
+        """Still at work, nothing new to tell."""
+        self(*self._last)
+
+    def check(self) -> None:
+        if self._job.cancelled.is_set():
+            raise LoadCancelled("The stage was unloaded, or the agent was stopped, before it was loaded.")

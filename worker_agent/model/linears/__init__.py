@@ -1,0 +1,1 @@
+"""Layouts of matrices that compute the same with fewer or faster kernels."""

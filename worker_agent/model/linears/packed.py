@@ -1,0 +1,112 @@
+"""Weights of linear layers laid out once at load as the CPU's matrix kernels read them fastest.
+
+A decode step reads every weight once, so it is as fast as memory is read. bfloat16 weights and large float32
+ones are packed for oneDNN: up to 1.7 times as fast, and eight rows cost hardly more than one. Smaller float32
+matrices are read faster plain and stay as they are. Switched off by `SHARDBOARD_PACKED=0`;
+benchmarks/decode.py has the figures.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import weakref
+from collections.abc import Collection
+
+import torch
+from torch import nn
+from torch.nn.functional import linear
+
+from worker_agent.model.proof import difference
+from worker_agent.model.ways import Tally
+
+LEAST_ELEMENTS = {torch.bfloat16: 64 * 1024, torch.float32: 4 * 1024 * 1024}
+"""Smaller matrices stay as they are. For float32 the plain kernels read small matrices faster than packed ones."""
+
+ROWS = 8
+"""How many rows of tokens the packed layout is made for; measured best also for one row."""
+
+
+class PackedLinear(nn.Module):
+    """`nn.Linear` over a weight in oneDNN's blocked layout."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), ROWS)
+        self.bias = linear.bias
+        self._handle = next(_handles)
+        _packed[self._handle] = self.packed
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """[..., in] -> [..., out]"""
+        if torch._C._get_tracing_state() is not None:
+            recorded: torch.Tensor = torch.ops.shardboard.packed_linear(rows, self._handle, self.bias)
+            return recorded
+        return _packed_linear(rows, self._handle, self.bias)
+
+
+_packed: weakref.WeakValueDictionary[int, torch.Tensor] = weakref.WeakValueDictionary()
+"""Packed weights by handle: TorchScript cannot hold tensors of this layout, so a recording holds the handle."""
+_handles = itertools.count()
+
+
+def _packed_linear(rows: torch.Tensor, handle: int, bias: torch.Tensor | None) -> torch.Tensor:
+    result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, _packed[handle], bias, "none", [], "")
+    return result
+
+
+_library = torch.library.Library("shardboard", "FRAGMENT")
+_library.define("packed_linear(Tensor rows, int handle, Tensor? bias) -> Tensor")
+_library.impl("packed_linear", _packed_linear, "CompositeExplicitAutograd")
+
+
+def why_not(device: torch.device, dtype: torch.dtype) -> str:
+    """Why weights of this type are not packed on this machine; empty where they are."""
+    if device.type != "cpu":
+        return "only the CPU's kernels read packed weights"
+    if not torch.backends.mkldnn.is_available():
+        return "the build of torch on this node comes without oneDNN"
+    if os.environ.get("SHARDBOARD_PACKED") == "0":
+        return "switched off where this agent runs (SHARDBOARD_PACKED=0)"
+    if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return "the processor of this node has no instructions for bfloat16"
+    if dtype not in LEAST_ELEMENTS:
+        return f"there are no such kernels for {str(dtype).removeprefix('torch.')}"
+    return ""
+
+
+def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether this machine has kernels for packed weights of this type."""
+    return not why_not(device, dtype)
+
+
+def pack(module: nn.Module, dtype: torch.dtype, tally: Tally, keep: Collection[nn.Module] = ()) -> None:
+    """Replace the linear layers below `module` by packed ones, one after another, except those in `keep`.
+
+    Each is compared with the plain one first; the plain weight is let go before the next one's turn.
+    """
+    for name, child in list(module.named_children()):
+        if type(child) is not nn.Linear:
+            pack(child, dtype, tally, keep)
+        elif child not in keep and child.weight.dtype == dtype and child.weight.numel() >= LEAST_ELEMENTS[dtype]:
+            packed = PackedLinear(child)
+            if why := _differs(child, packed):
+                tally.lost(f"a matrix of {child.out_features} x {child.in_features}: {why}")
+                continue
+            setattr(module, name, packed)
+            child.weight = child.bias = None  # type: ignore[assignment]  # whoever still holds the layer
+            tally.used()
+
+
+@torch.inference_mode()
+def _differs(plain: nn.Linear, packed: PackedLinear) -> str:
+    generator = torch.Generator().manual_seed(5)
+    for rows in (1, ROWS + 3):
+        given = torch.randn(rows, plain.in_features, generator=generator).to(plain.weight.dtype)
+        try:
+            if why := difference(linear(given, plain.weight, plain.bias), packed(given), plain.weight.dtype):
+                return why
+        except RuntimeError as error:
+            return str(error).splitlines()[0]
+    return ""

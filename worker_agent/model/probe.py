@@ -1,0 +1,424 @@
+"""One watched run of an empty model on torch's meta device: no weights, no arithmetic, only shapes.
+
+Tells what runs before and after the decoder layers and in which order they do, what a layer returns, what it puts
+into the KV cache and under which name the model takes that, which mask each attention works with, and whether
+anything but the hidden states passes from one layer to another (`provenance.py`).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedModel
+
+from worker_agent.model.provenance import HIDDEN, IDS, Provenance, mark, marks_of, tensors_in
+from worker_agent.wire.errors import CannotSplit
+
+TOKENS = 11
+"""How many tokens the probe runs; no dimension of a real model is that small, and no convolution that wide."""
+
+CACHE_ARGUMENTS = ("cache", "past_key_values", "cache_params")
+"""Names under which models take their cache, the newest first: older ones may be taken, too, and not be heeded."""
+
+FAR = 1 << 24
+"""A position that no window reaches back from to the first token."""
+
+TROUBLE = (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError, NotImplementedError)
+"""What models raise that cannot run without numbers, or do not know an argument."""
+
+
+@dataclass
+class Observation:
+    """What was seen."""
+
+    num_layers: int
+    before: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Modules with weights of their own that ran before the first layer -> their output's shape after [1, tokens]."""
+    after: dict[str, None] = field(default_factory=dict)
+    """Modules with weights of their own that ran after the last layer, in order."""
+    tuple_output: int = 0
+    """How many values a layer returns as a tuple; 0: the hidden states alone."""
+    cache_argument: str = ""
+    """The name under which the model takes its cache."""
+    kept: dict[int, int] = field(default_factory=dict)
+    """Layer -> elements that one token puts into the cache, keys and values together, each time that it runs."""
+    rows: dict[int, int] = field(default_factory=dict)
+    """The same by the layers of the cache."""
+    states: dict[int, int] = field(default_factory=dict)
+    """Layer of the cache -> elements of what it holds besides, states of a fixed size for one."""
+    attended: dict[int, int] = field(default_factory=dict)
+    """Layer -> elements that one token brings to the attention function, for models that let it be replaced."""
+    flows: set[tuple[int, int]] = field(default_factory=set)
+    """(i, j): something that layer i made, besides the hidden states it gave to the next, went into layer j."""
+    token_readers: set[int] = field(default_factory=set)
+    """Layers that compute with something made from the token ids, besides the hidden states."""
+    joints: set[int] = field(default_factory=set)
+    """Layers whose hidden states are not as the layer before gave them: something is done in between."""
+    wide: set[int] = field(default_factory=set)
+    """Layers that are given something else than one vector of the hidden size for each token."""
+    order: list[int] = field(default_factory=list)
+    """Which layers ran, one after the other."""
+    keepers: dict[str, str] = field(default_factory=dict)
+    """Modules of layers that kept something of the tokens in an attribute of their own -> which attribute."""
+    masks: dict[int, bool] = field(default_factory=dict)
+    """Layer -> whether its attention sees what causality and the window that it is told of say; unknown: absent."""
+    looks_ahead: bool = False
+    """Whether some attention sees tokens that come later."""
+    guessed: bool = False
+    """Whether a layer could not run in outline, so that what it would do besides is not known."""
+
+    @property
+    def kv_elements(self) -> tuple[int, ...]:
+        return tuple(self.kept.get(layer, 0) for layer in range(self.num_layers))
+
+
+class _WatchedCache(DynamicCache):
+    """Notes the size of what one token puts into the cache, by its layers and by the model's."""
+
+    def __init__(self, config: Any, seen: Observation, provenance: Provenance) -> None:
+        super().__init__(config=config)
+        self._seen, self._provenance = seen, provenance
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        size = (key_states.numel() + value_states.numel()) // TOKENS
+        self._seen.rows[layer_idx] = size
+        running = self._provenance.layer
+        if running is not None:
+            self._seen.kept[running] = self._seen.kept.get(running, 0) + size
+        return super().update(key_states, value_states, layer_idx, *args, **kwargs)
+
+    def states(self) -> dict[int, int]:
+        """Elements that the layers hold besides keys and values, where they hold any."""
+        found = {}
+        for index, layer in enumerate(self.layers):
+            besides = [value for name, value in vars(layer).items() if name not in ("keys", "values")]
+            if tensors := [each for each in tensors_in(besides) if HIDDEN in marks_of(each)]:
+                found[index] = sum(each.numel() for each in tensors)
+        return found
+
+    def window(self, layer: int) -> int | None:
+        """How many tokens a layer keeps, if not all."""
+        window = getattr(self.layers[layer], "sliding_window", None) if layer < len(self.layers) else None
+        return window if isinstance(window, int) else None
+
+
+@dataclass
+class _Attention:
+    """What the outlined attention was given in the run under way."""
+
+    attended: dict[int, int] = field(default_factory=dict)
+    functions: dict[int, Callable[..., Any]] = field(default_factory=dict)
+    """id of a mask -> which (batch, head, query, key) it lets see."""
+    masks: dict[int, bool] = field(default_factory=dict)
+    windows: dict[int, int | None] = field(default_factory=dict)
+    """Layer -> the window that the attention function was told of."""
+    looks_ahead: bool = False
+    alive: list[torch.Tensor] = field(default_factory=list)
+    """Keeps ids unique during the run."""
+
+
+_attention = _Attention()
+
+
+def _outline_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *_args: Any,
+    sliding_window: int | None = None,
+    **others: Any,
+) -> tuple[torch.Tensor, None]:
+    """Stands in for attention: notes what it was given and returns the right shape, [1, tokens, heads, width]."""
+    for given in tensors_in(others):
+        given.clone()  # attention computes with it, so where it comes from has to be seen
+    layer = getattr(module, "layer_idx", None)
+    if layer is not None:
+        _attention.attended[layer] = (key.numel() + value.numel()) // key.shape[2]
+        _attention.windows[layer] = sliding_window
+        visible = _attention.functions.get(id(attention_mask))
+        known = None if visible is None else is_window(visible, sliding_window)
+        if known is not None:
+            _attention.masks[layer] = _attention.masks.get(layer, True) and known
+        elif visible is None and attention_mask is not None:
+            _attention.masks[layer] = False  # made from more than positions
+    return query.new_empty(query.shape[0], query.shape[2], query.shape[1], value.shape[-1]), None
+
+
+def _outline_mask(
+    batch_size: int, q_length: int, kv_length: int, mask_function: Callable[..., Any], device: Any = "meta", **_: Any
+) -> torch.Tensor:
+    """Stands in for making a mask: remembers by which function."""
+    mask = torch.empty(batch_size, 1, q_length, kv_length, dtype=torch.bool, device=device)
+    _attention.functions[id(mask)] = mask_function
+    _attention.alive.append(mask)
+    _attention.looks_ahead |= _sees(mask_function, 0, 1) is True
+    return mask
+
+
+def is_window(visible: Callable[..., Any], window: int | None) -> bool | None:
+    """Whether a mask lets a token see itself and those before it, within the window if there is one, and no other.
+
+    None where that depends on more than positions.
+    """
+    reach = FAR if window is None else min(window, FAR)
+    seen = [_sees(visible, FAR, FAR - back) for back in (0, 1, reach // 2, reach - 1) if back < reach]
+    hidden = [_sees(visible, FAR, FAR + 1)] + ([] if window is None else [_sees(visible, FAR, FAR - reach)])
+    if None in seen or None in hidden:
+        return None
+    return all(seen) and not any(hidden)
+
+
+def _sees(visible: Callable[..., Any], query: int, key: int) -> bool | None:
+    """Whether the token at `query` sees that at `key`; None where that depends on numbers."""
+    try:
+        return bool(visible(0, 0, torch.tensor(query), torch.tensor(key)))
+    except TROUBLE:
+        return None
+
+
+OUTLINE, MASKED_OUTLINE = "shardboard_outline", "shardboard_masked_outline"
+AttentionInterface.register(OUTLINE, _outline_attention)
+AttentionInterface.register(MASKED_OUTLINE, _outline_attention)
+AttentionMaskInterface.register(MASKED_OUTLINE, _outline_mask)
+
+
+def observe(model: PreTrainedModel, layers_path: str) -> Observation:
+    """Run the model on meta tensors and watch.
+
+    Raises:
+        CannotSplit: the model cannot even be run in outline, or takes no cache.
+    """
+    layers = model.get_submodule(layers_path)
+    assert isinstance(layers, nn.ModuleList)
+    cache_argument = _cache_argument(model)
+    replaceable = bool(model._supports_attention_backend)
+    failures: list[str] = []
+    for implementation in (OUTLINE, MASKED_OUTLINE) if replaceable else (None,):
+        if implementation is not None:
+            model.set_attn_implementation(implementation)
+        # Most models take a mask of ones; some look into it, which an empty tensor does not allow.
+        for masked, tuple_output in product((not replaceable, replaceable), (0, 1, 2, 3)):
+            seen = Observation(len(layers), tuple_output=tuple_output, cache_argument=cache_argument)
+            try:
+                attention = _run(model, layers, layers_path, seen, masked)
+            except TROUBLE as error:
+                failures.append(f"{type(error).__name__}: {error}")
+                continue
+            if implementation == OUTLINE:
+                seen.attended = attention.attended
+                _look_at_masks(model, layers, layers_path, seen)
+            return seen
+    raise CannotSplit(f"'{model.config.model_type}' cannot be run in outline ({failures[0][:300]})")
+
+
+def _cache_argument(model: PreTrainedModel) -> str:
+    """The name under which a model takes its cache. Raises CannotSplit if it takes none."""
+    for module in (model, model.base_model):
+        parameters = inspect.signature(module.forward).parameters
+        for name in CACHE_ARGUMENTS:
+            if name in parameters:
+                return name
+    raise CannotSplit(
+        f"'{model.config.model_type}' keeps nothing of earlier tokens in a cache that could be handed to it, so "
+        "sequences cannot be continued token by token; choose another architecture"
+    )
+
+
+def _run(
+    model: PreTrainedModel,
+    layers: nn.ModuleList,
+    layers_path: str,
+    seen: Observation,
+    masked: bool,
+    *,
+    every_operation: bool = True,
+) -> _Attention:
+    global _attention
+    _attention = attention = _Attention()
+    tokens = torch.zeros(1, TOKENS, dtype=torch.long, device="meta")
+    positions = torch.zeros_like(tokens)
+    mark(tokens, {IDS})
+    watching = _watching(model, layers, layers_path, seen)
+    with torch.no_grad(), _steady_rotations(model), watching as provenance, ExitStack() as stack:
+        if every_operation:
+            stack.enter_context(provenance)
+        cache = _WatchedCache(model.config, seen, provenance)
+        model(
+            input_ids=tokens,
+            attention_mask=torch.ones_like(positions) if masked else None,
+            position_ids=positions,
+            use_cache=True,
+            **{seen.cache_argument: cache},
+        )
+    seen.states = cache.states()
+    for layer, window in attention.windows.items():
+        kept = cache.window(layer)
+        if kept is not None and kept != window:
+            attention.masks[layer] = False  # it looks at what is no longer kept
+    return attention
+
+
+def _look_at_masks(model: PreTrainedModel, layers: nn.ModuleList, layers_path: str, seen: Observation) -> None:
+    """Run once more with masks, which the first run goes without, as the ragged batch does."""
+    other = Observation(seen.num_layers, tuple_output=seen.tuple_output, cache_argument=seen.cache_argument)
+    model.set_attn_implementation(MASKED_OUTLINE)
+    try:
+        # Watching every operation once more takes long; only where a layer failed without a mask is there more to see.
+        attention = _run(model, layers, layers_path, other, False, every_operation=seen.guessed)
+    except TROUBLE:
+        return  # it looks into its masks; the trial when a stage is loaded decides
+    finally:
+        model.set_attn_implementation(OUTLINE)
+    seen.masks, seen.looks_ahead = attention.masks, attention.looks_ahead
+    # What a layer does with a mask that it cannot do without one is seen only now.
+    seen.tuple_output, seen.kept = other.tuple_output, {**other.kept, **seen.kept}
+    seen.states.update(other.states)
+    seen.flows |= other.flows
+    seen.token_readers |= other.token_readers
+    seen.keepers.update(other.keepers)
+
+
+@contextmanager
+def _steady_rotations(model: PreTrainedModel) -> Iterator[None]:
+    """Keep rotary embeddings from looking at how long the sequence is: positions on meta have no values.
+
+    Those of the types dynamic and longrope do (`transformers.modeling_rope_utils.dynamic_rope_update`), and keep
+    what they have made of it.
+    """
+    changed = [(module, module.rope_type) for module in model.modules() if hasattr(module, "rope_type")]
+    for module, kind in changed:
+        fixed = dict.fromkeys(kind, "default") if isinstance(kind, dict) else "default"
+        module.rope_type = fixed  # type: ignore[assignment]  # a module's attributes are typed as tensors
+    try:
+        yield
+    finally:
+        for module, kind in changed:
+            module.rope_type = kind
+
+
+@contextmanager
+def _watching(
+    model: PreTrainedModel, layers: nn.ModuleList, layers_path: str, seen: Observation
+) -> Iterator[Provenance]:
+    handles: list[RemovableHandle] = []
+    started = finished = False
+    provenance = Provenance()
+    given: torch.Tensor | None = None  # the hidden states that the last layer gave
+    width = model.config.get_text_config(decoder=True).hidden_size
+
+    def watch(name: str, module: nn.Module) -> None:
+        def ran(_module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            tensor = output[0] if isinstance(output, tuple) else output
+            if not started and isinstance(tensor, torch.Tensor):
+                seen.before[name] = tuple(tensor.shape[2:]) if tensor.dim() > 2 else tuple(tensor.shape[-1:])
+                for each in tensors_in(output):
+                    # What an embedding gives is not there on later stages, even if no token id went in.
+                    mark(each, marks_of(each) | {IDS})
+            elif finished:
+                seen.after[name] = None
+
+        handles.append(module.register_forward_hook(ran))
+
+    for name, module in model.named_modules():
+        inside = name.startswith(layers_path + ".")
+        if not inside and any(True for _ in module.parameters(recurse=False)):
+            watch(name, module)
+
+    states = _states(layers)
+    outlined = [(module, module.forward) for layer in layers for module in layer.modules() if module is not layer]
+    originals = [layer.forward for layer in layers]
+
+    def outline(index: int) -> Any:
+        def forward(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            nonlocal started, finished, given
+            if started and hidden_states is not given:
+                seen.joints.add(index)
+                seen.flows |= {(other, index) for kind, other in marks_of(hidden_states) if kind in ("layer", "after")}
+            if tuple(hidden_states.shape) != (1, TOKENS, width):
+                seen.wide.add(index)
+            started = True
+            seen.order.append(index)
+            with provenance.inside(index, hidden_states):
+                try:
+                    output = originals[index](hidden_states, *args, **kwargs)
+                    seen.tuple_output = len(output) if isinstance(output, tuple) else 0
+                except TROUBLE:
+                    # On meta a data-dependent step cannot run; what it would return is known all the same.
+                    seen.guessed = True
+                    output = torch.empty_like(hidden_states)
+                    if seen.tuple_output:
+                        output = (output, *[None] * (seen.tuple_output - 1))
+            given = output[0] if isinstance(output, tuple) else output
+            mark(given, {("after", index)})
+            finished = index == len(layers) - 1
+            provenance.ended = index if finished else None
+            return output
+
+        return forward
+
+    for module, original in outlined:
+        module.forward = _or_its_shape(original)
+    for index, layer in enumerate(layers):
+        layer.forward = outline(index)
+    try:
+        yield provenance
+    finally:
+        for module in {id(each): each for each in [*layers, *(module for module, _ in outlined)]}.values():
+            del module.forward  # the instance attribute; the class's own method shows again
+        for handle in handles:
+            handle.remove()
+        seen.flows |= provenance.flows
+        seen.token_readers |= provenance.token_readers
+        _put_back(layers, states, seen)
+
+
+def _or_its_shape(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """A module's forward; where it depends on numbers, as a choice of experts does, something of its input's shape."""
+
+    def outlined(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return forward(*args, **kwargs)
+        except (RuntimeError, NotImplementedError):
+            first = next(tensors_in((args, kwargs)), None)
+            if first is None or not first.is_floating_point():
+                raise
+            return torch.empty_like(first)
+
+    return outlined
+
+
+_States = dict[str, dict[str, Any]]
+
+
+def _states(layers: nn.ModuleList) -> _States:
+    """What the layers' modules hold besides weights and submodules."""
+    return {name: dict(vars(module)) for name, module in layers.named_modules()}
+
+
+def _put_back(layers: nn.ModuleList, states: _States, seen: Observation) -> None:
+    """Undo what the run left in attributes of modules, and note it where it was made from the tokens."""
+    for name, module in layers.named_modules():
+        before = states[name]
+        for attribute, value in list(vars(module).items()):
+            changed = [
+                each for each in tensors_in(value) if all(each is not old for old in tensors_in(before.get(attribute)))
+            ]
+            if any(HIDDEN in marks_of(each) for each in changed):
+                seen.keepers[name] = attribute
+            if value is not before.get(attribute) and list(tensors_in(value)):
+                if attribute in before:
+                    vars(module)[attribute] = before[attribute]
+                else:
+                    del vars(module)[attribute]

@@ -1,0 +1,1 @@
+"""Parts on disk: received, resumed, verified, evicted, and read tensor by tensor."""

@@ -1,0 +1,1 @@
+"""What crosses a socket, and who may: messages, keys, links, the door. The one room that the controller uses too."""

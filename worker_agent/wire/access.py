@@ -1,0 +1,71 @@
+"""Which key may ask an agent for what.
+
+Controllers may do everything. Another agent may only send what a controller has announced in a Load: steps
+for the stage whose upstream it is, and tokens for the first stage whose ring it closes.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+from worker_agent.wire.errors import NotAllowed
+from worker_agent.wire.keys import TrustedControllers
+from worker_agent.wire.messages import Message, Step, Tokens
+
+_FIRST_STAGE = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Announced:
+    upstream: str | None
+    ring: str | None
+
+
+class Access:
+    """The rules, and the peers that they hold for. Any thread may ask."""
+
+    def __init__(self, controllers: TrustedControllers) -> None:
+        self._controllers = controllers
+        self._lock = threading.Lock()
+        self._stages: dict[tuple[str, int], _Announced] = {}
+        self._peers: frozenset[str] = frozenset()
+
+    def announce(self, deployment: str, stage: int, upstream: str | None, ring: str | None) -> None:
+        """Let a stage's neighbours in; a later call for the same stage replaces the earlier one."""
+        with self._lock:
+            self._stages[deployment, stage] = _Announced(upstream, ring)
+            self._peers = self._all_peers()
+
+    def retire(self, deployment: str, stage: int) -> None:
+        """The stage is gone, and with it what its neighbours may do."""
+        with self._lock:
+            self._stages.pop((deployment, stage), None)
+            self._peers = self._all_peers()
+
+    def admits(self, key: str) -> bool:
+        """Whether a key may connect at all."""
+        self._controllers.refresh()
+        return self.is_controller(key) or key in self._peers
+
+    def is_controller(self, key: str) -> bool:
+        return key in self._controllers
+
+    def check(self, key: str, message: Message) -> None:
+        """Raises NotAllowed unless the owner of `key` may send `message`."""
+        if key in self._controllers:
+            return
+        match message:
+            case Step():
+                announced = self._stages.get((message.deployment, message.stage))
+                if announced is not None and announced.upstream == key:
+                    return
+            case Tokens():
+                announced = self._stages.get((message.deployment, _FIRST_STAGE))
+                if announced is not None and announced.ring == key:
+                    return
+        raise NotAllowed(f"the key {key} may not send a {type(message).__name__} here")
+
+    def _all_peers(self) -> frozenset[str]:
+        keys = (key for announced in self._stages.values() for key in (announced.upstream, announced.ring))
+        return frozenset(key for key in keys if key is not None)

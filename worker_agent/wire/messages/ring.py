@@ -1,0 +1,234 @@
+"""Sequences and the data plane: what starts a sequence and what goes round the ring for each step."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from worker_agent.wire.messages.fields import (
+    U32,
+    U63,
+    Call,
+    Digest,
+    Id,
+    Name,
+    Position,
+    SequenceNumber,
+    TensorFrame,
+    Text,
+    TokenId,
+)
+
+
+class Sampling(Struct, forbid_unknown_fields=True, frozen=True, omit_defaults=True):
+    """How the last stage chooses a token. Defaults are greedy. Terms are the OpenAI API's and vLLM's.
+
+    Order: logit bias, repetition, presence and frequency penalties, what may not come, constraint, temperature, top-k,
+    top-p, min-p, typical-p, epsilon and eta cutoffs. Those that the OpenAI API and vLLM lack are transformers'.
+    """
+
+    temperature: Annotated[float, Meta(ge=0, le=100)] = 0.0
+    top_k: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
+    top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    min_p: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    repetition_penalty: Annotated[float, Meta(gt=0, le=100)] = 1.0
+    presence_penalty: Annotated[float, Meta(ge=-100, le=100)] = 0.0
+    frequency_penalty: Annotated[float, Meta(ge=-100, le=100)] = 0.0
+    logit_bias: Annotated[dict[TokenId, float], Meta(max_length=2048)] = msgspec.field(default_factory=dict)
+    seed: U63 = 0
+    logprobs: Annotated[int, Meta(ge=-1, le=100)] = -1
+    """-1: none; 0: the chosen token's; n: besides, those of the n likeliest."""
+    prompt_logprobs: Annotated[int, Meta(ge=-1, le=100)] = -1
+    """The same for the tokens of the prompt, all but the first."""
+    constraint: Digest | None = None
+    """The name of the grammar to follow; `Constrain` has made it known to the last stage's agent."""
+    typical_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    epsilon_cutoff: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    eta_cutoff: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    no_repeat_ngram_size: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
+    suppress_tokens: Annotated[tuple[TokenId, ...], Meta(max_length=2048)] = ()
+    begin_suppress_tokens: Annotated[tuple[TokenId, ...], Meta(max_length=2048)] = ()
+    """Not as the first token of the answer."""
+    bad_words_ids: Annotated[
+        tuple[Annotated[tuple[TokenId, ...], Meta(min_length=1, max_length=64)], ...], Meta(max_length=256)
+    ] = ()
+    """Sequences of tokens that may not be completed."""
+
+    @property
+    def needs_order(self) -> bool:
+        """Whether the tokens so far matter in their order."""
+        return self.no_repeat_ngram_size > 0 or any(len(word) > 1 for word in self.bad_words_ids)
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether the last stage needs the prompt's tokens."""
+        penalized = self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
+        return penalized or self.prompt_logprobs >= 0 or self.needs_order
+
+
+class Budget(Struct, forbid_unknown_fields=True, frozen=True, omit_defaults=True):
+    """When a sequence ends by itself."""
+
+    max_tokens: Annotated[int, Meta(ge=1, le=2**31 - 1)]
+    eos: Annotated[tuple[TokenId, ...], Meta(max_length=256)] = ()
+    """The model's ends of text; a grammar knows them as such."""
+    stops: Annotated[tuple[TokenId, ...], Meta(max_length=256)] = ()
+    """Further tokens that end this answer, whatever they mean elsewhere."""
+    min_tokens: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
+
+
+class Start(Call, tag="start", kw_only=True, frozen=True):
+    """Run a sequence; to the first stage. Payload: frame 0 its token ids (int32).
+
+    `prompt_tokens` of them are the prompt; the rest were generated before (recovery), so that penalties
+    and `position` in sampling go on where they were. Answered by Done when the scheduler has queued it.
+    """
+
+    deployment: Id
+    epoch: U63
+    sequence: SequenceNumber
+    prompt_tokens: Position
+    sampling: Sampling
+    budget: Budget
+    tokens: TensorFrame
+
+
+class Cancel(Call, tag="cancel", kw_only=True, frozen=True):
+    """End a sequence and free its KV on every stage; to the first stage. Answered by Done, also if unknown."""
+
+    deployment: Id
+    epoch: U63
+    sequence: SequenceNumber
+
+
+class Admission(Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
+    """What every later stage must know of a sequence, sent along with its first slice."""
+
+    tokens: Annotated[tuple[TokenId, ...], Meta(max_length=150_000)]
+    """Token ids that penalties look at; empty when the sampling has no penalty."""
+    prompt_tokens: Position
+    """How long the prompt is; generation position p means token number prompt_tokens + p."""
+    total_tokens: Position
+    """How many tokens `Start` brought; sampling begins after the last of them."""
+    capacity: Position
+    """KV tokens to set aside: total_tokens + what may still be generated."""
+    sampling: Sampling
+    budget: Budget
+
+
+class Slice(Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
+    """The tokens of one sequence in a step: `count` tokens from `position` on."""
+
+    sequence: SequenceNumber
+    position: Position
+    count: Annotated[int, Meta(ge=1, le=65536)]
+    sample: bool
+    """Whether a token is sampled after this slice (not for an inner chunk of a prompt)."""
+    admission: Admission | None = None
+
+
+class StageTime(Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
+    """Where one step's time went on one stage, in microseconds."""
+
+    stage: U32
+    queue_us: U63
+    compute_us: U63
+
+
+class Step(Struct, tag="step", array_like=True, forbid_unknown_fields=True, frozen=True):
+    """One ragged batch on its way down the pipeline, from stage k to k + 1.
+
+    Payload: frame 0 the hidden states [tokens, hidden]; frame 1, for the models that need them on every
+    stage, the token ids [tokens] as int32.
+    """
+
+    deployment: Id
+    plan: Id
+    epoch: U63
+    step: U63
+    stage: U32
+    """The stage this step is for."""
+    boot: Id
+    """The sender's boot id."""
+    slices: Annotated[tuple[Slice, ...], Meta(max_length=4096)]
+    released: Annotated[tuple[SequenceNumber, ...], Meta(max_length=4096)]
+    """Sequences that have ended: free their KV before running. A step may hold nothing else."""
+    tensors: Annotated[tuple[TensorFrame, ...], Meta(max_length=2)]
+    oldest: U63 = 0
+    """The oldest step that the first stage has not seen come round; what older ones brought may be forgotten."""
+    alone: bool = False
+    """Whether no other step of this deployment is in flight, so that agents on one machine may lend their cores."""
+    times: Annotated[tuple[StageTime, ...], Meta(max_length=1024)] = ()
+    """Where the time went on the stages before."""
+
+
+class TopToken(Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
+    token: TokenId
+    logprob: float
+
+
+Finish = Literal["", "eos", "length", "constraint", "barred", "numbers"]
+"""How a sequence ends. With `barred` (the parameters leave no token) and `numbers` (the logits are no numbers) none was
+chosen: `Token.token` means nothing then."""
+
+
+class Token(Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
+    """One sampled token of one sequence."""
+
+    sequence: SequenceNumber
+    position: Position
+    """The index of this token in the whole sequence, prompt included."""
+    token: TokenId
+    finish: Finish = ""
+    logprob: float | None = None
+    top: Annotated[tuple[TopToken, ...], Meta(max_length=100)] = ()
+
+
+class ScoredToken(Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
+    """A token of a prompt, its log probability, and the likeliest in its place."""
+
+    token: TokenId
+    logprob: float
+    top: Annotated[tuple[TopToken, ...], Meta(max_length=100)] = ()
+
+
+class Scored(Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
+    """Tokens of a sequence's prompt from `position` on, in order."""
+
+    sequence: SequenceNumber
+    position: Position
+    tokens: Annotated[tuple[ScoredToken, ...], Meta(max_length=4096)]
+
+
+class Tokens(Struct, tag="tokens", array_like=True, forbid_unknown_fields=True, frozen=True):
+    """What a step brought: from the last stage to the first and to the controller.
+
+    `prefilled` tells how many tokens of a prompt are in the cache, for slices that sampled nothing.
+    """
+
+    deployment: Id
+    epoch: U63
+    step: U63
+    tokens: Annotated[tuple[Token, ...], Meta(max_length=4096)]
+    prefilled: Annotated[tuple[tuple[SequenceNumber, Position], ...], Meta(max_length=4096)] = ()
+    times: Annotated[tuple[StageTime, ...], Meta(max_length=1024)] = ()
+    """Where the time went on every stage."""
+    scored: Annotated[tuple[Scored, ...], Meta(max_length=4096)] = ()
+    """Of prompts whose log probabilities were asked for."""
+
+
+class StageFault(Struct, tag="stage_fault", kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """A stage cannot go on with these sequences (all of the deployment's when empty). To the controller.
+
+    With `goes_on` these alone are lost; the stage runs the others as before, and needs no Link.
+    """
+
+    deployment: Id
+    epoch: U63
+    stage: U32
+    kind: Name
+    message: Text
+    sequences: Annotated[tuple[SequenceNumber, ...], Meta(max_length=4096)] = ()
+    goes_on: bool = False
