@@ -12,7 +12,7 @@ from PySide6.QtWidgets import QDialog, QFrame, QGridLayout, QHBoxLayout, QLabel,
 
 import worker_agent
 from app.ui import make
-from app.ui.icons import mark
+from app.ui.icons import icon, mark
 from app.ui.theme import SPACING
 
 LICENCES = (
