@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from app.ui.runs.state_look import look_of
 from PySide6.QtGui import QColor
 from pytestqt.qtbot import QtBot
 
@@ -9,7 +10,6 @@ from app.registry import RequestStatus
 from app.runs.telling import LONGEST_TEXT, Passage, state_word, times_told
 from app.ui.runs.detail_parts import PROMPT_LINES, PassageView
 from app.ui.runs.shares import request_phases
-from app.ui.runs.state_look import look_of
 from app.ui.runs.timing_bar import TimingBar
 from app.ui.theme import LIGHT, ThemeKeeper
 
