@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
-from PySide6.QtCore import QAbstractListModel, QModelIndex, QObject, QPersistentModelIndex, Qt, Slot
+from PySide6.QtCore import QAbstractListModel, QModelIndex, QObject, Qt, Slot
 
 from app.cluster.node_state import NodeState
 from app.models.description import ModelDescription
@@ -15,8 +15,8 @@ from app.serving import ServingWish
 from app.sharding.placement import NodeCapacity, whole_on_one
 from app.ui import make
 from app.ui.cluster import Cluster, DeploymentView, NodeView
+from app.ui.list_delegate import Index
 
-Index = QModelIndex | QPersistentModelIndex
 COALESCE_MILLISECONDS = 500
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QModelIndex, QObject, QPersistentModelIndex, QSortFilterProxyModel, QTimer, Slot
+from PySide6.QtCore import QModelIndex, QObject, QSortFilterProxyModel, QTimer, Slot
 
 from app.ui import make
+from app.ui.list_delegate import Index
 from app.ui.nodes.nodes_model import NodeRole, NodesModel
 
 RESORT_MILLISECONDS = 2000
@@ -36,7 +37,7 @@ class NodesProxy(QSortFilterProxyModel):
     def is_filtered(self) -> bool:
         return bool(self._words)
 
-    def filterAcceptsRow(self, source_row: int, source_parent: QModelIndex | QPersistentModelIndex) -> bool:
+    def filterAcceptsRow(self, source_row: int, source_parent: Index) -> bool:
         if not self._words:
             return True
         found = self.sourceModel().index(source_row, 0, source_parent).data(NodeRole.WORDS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Any
 
 from PySide6.QtCore import Qt, Signal, Slot
 from PySide6.QtGui import QAction, QGuiApplication
@@ -58,12 +57,12 @@ class RunDetail(QFrame):
         self._title = make.label("", "heading", self, is_plain=True)
         self.insight = make.label("", "", self, wraps=True, is_plain=True, selectable=True, name="Where the time went")
         self._insight_mark = QLabel(self)
-        self.copy_answer = self._action("copy", "Copy answer", self._on_copy_answer)
-        self.copy_json = self._action("clipboard-copy", "Copy as JSON", self._on_copy_json)
-        self.copy_details = self._action("clipboard", "Copy details", self._on_copy_details)
-        self.again = self._action("message-square", "Ask again in chat", self._on_again)
-        self.export = self._action("download", "Export…", self.export_wanted)
-        self.remove = self._action("trash-2", "Remove…", self.remove_wanted)
+        self.copy_answer = make.command(self, "copy", "Copy answer", self._on_copy_answer)
+        self.copy_json = make.command(self, "clipboard-copy", "Copy as JSON", self._on_copy_json)
+        self.copy_details = make.command(self, "clipboard", "Copy details", self._on_copy_details)
+        self.again = make.command(self, "message-square", "Ask again in chat", self._on_again)
+        self.export = make.command(self, "download", "Export…", self.export_wanted)
+        self.remove = make.command(self, "trash-2", "Remove…", self.remove_wanted)
         self.tabs = QTabBar(self)
         self.tabs.setDrawBase(False)
         self.tabs.setExpanding(False)
@@ -83,9 +82,6 @@ class RunDetail(QFrame):
         self._build()
         self._theme.changed.connect(self._on_theme_changed)
         self.hide()
-
-    def _action(self, name: str, text: str, run: Any) -> QAction:
-        return make.command(self, name, text, run)
 
     def _build(self) -> None:
         header = make.row(

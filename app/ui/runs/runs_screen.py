@@ -6,7 +6,7 @@ from typing import Any
 
 from PySide6.QtCore import QByteArray, QItemSelectionModel, Qt, Slot
 from PySide6.QtGui import QAction, QGuiApplication, QKeySequence
-from PySide6.QtWidgets import QFrame, QMessageBox, QSplitter, QStackedWidget, QTabBar, QWidget
+from PySide6.QtWidgets import QMessageBox, QSplitter, QStackedWidget, QTabBar, QWidget
 
 from app.errors import ShardboardError
 from app.ui import make
@@ -25,7 +25,7 @@ from app.ui.workbench import Workbench
 
 
 class RunsScreen(Screen):
-    """See the module."""
+    """A tab for each kind of run with its table, and below the run that is chosen."""
 
     key = "runs"
     title = "Runs"
@@ -86,8 +86,6 @@ class RunsScreen(Screen):
         self._splitter.addWidget(self.detail)
         self._splitter.setStretchFactor(0, 1)
         self._splitter.setSizes([400, 300])
-        line = QFrame(self)
-        line.setFrameShape(QFrame.Shape.NoFrame)
         make.column(top, (self._splitter, 1), within=self, spacing=0)
 
     def _connect(self) -> None:
