@@ -30,7 +30,7 @@ BY_USER = "Cancelled by the user."
 
 
 class JobDesk:
-    """See the module.
+    """Has the jobs of one controller, begins them, ends them, and writes them down.
 
     Args:
         runner: runs what blocks: in QThreads where there is a window.

@@ -132,7 +132,7 @@ class JobView:
 
 
 class Job:
-    """See the module. Made by the desk only; belongs to the controller's loop."""
+    """A work under way, with its record. Made by the desk only; belongs to the controller's loop."""
 
     def __init__(self, work: Work[Any], origin: Origin, runner: Runner, on_changed: Callable[[Job], None]) -> None:
         loop = asyncio.get_running_loop()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class JobQueue(QObject):
-    """See the module. What is asked for here goes to the desk; what others ask for there is shown here, too."""
+    """What is asked for here goes to the desk; what others ask for there is shown here, too."""
 
     job_added = Signal(object)
     """The Job, now last of `jobs`."""
