@@ -199,7 +199,7 @@ def test_a_draft_is_deployed_changed_deployed_again_and_taken_down(live: BoardSc
     config.rename(config.with_suffix(".away"))
     click(qtbot, live, "board-propose")
     click(qtbot, live, "board-deploy")
-    assert live.busy_with() == ["the deployment of tiny"]
+    assert [job.view.title for job in live.workbench.jobs.busy()] == ["Deploy tiny on 2 nodes"]
     qtbot.waitUntil(lambda: board.deploying.failure is not None, timeout=60_000)
     assert live.deploy_panel.retry.isVisible() and not live.deploy_panel.previous.isVisible()
     config.with_suffix(".away").rename(config)
