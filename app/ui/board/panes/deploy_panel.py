@@ -8,6 +8,7 @@ from PySide6.QtCore import Slot
 from PySide6.QtWidgets import QFrame, QLabel, QProgressBar, QPushButton, QWidget
 
 from app.ui import make
+from app.ui.board.deploying import progress_text
 from app.ui.board.panes.giving_way import ElidedLabel, FlowLayout
 from app.ui.icons import mark
 from app.ui.theme import SPACING
@@ -74,7 +75,7 @@ class DeployPanel(QFrame):
     def _show_progress(self) -> None:
         overall = self._deploying.overall
         self.head.say(f"Deploying {self._deploying.model_name}")
-        self.text.say("Cancelling…" if self._deploying.is_cancelling else overall.text)
+        self.text.say("Cancelling…" if self._deploying.is_cancelling else progress_text(overall))
         self.cancel.setEnabled(not self._deploying.is_cancelling)
         if overall.total_bytes:
             self.bar.setRange(0, STEPS)
