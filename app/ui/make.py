@@ -134,19 +134,21 @@ def command(
     parent: QObject,
     picture: str,
     text: str,
-    run: Run,
+    run: Run | None = None,
     *,
-    keys: QKeySequence | QKeySequence.StandardKey | str | None = None,
+    keys: QKeySequence | QKeySequence.StandardKey | str = "",
     tip: str = "",
 ) -> QAction:
-    """A command of a screen; its keys work wherever the focus is within the screen."""
+    """A command of a screen; its keys work wherever the focus is within the screen, and stand in its hint."""
     made = QAction(icon(picture), text, parent)
-    if keys is not None:
+    if keys:
         made.setShortcut(QKeySequence(keys))
         made.setShortcutContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
     if tip:
-        made.setToolTip(tip)
-    made.triggered.connect(run)
+        written = made.shortcut().toString(QKeySequence.SequenceFormat.NativeText)
+        made.setToolTip(f"{tip} ({written})" if written else tip)
+    if run is not None:
+        made.triggered.connect(run)
     return made
 
 

@@ -10,7 +10,7 @@ from PySide6.QtGui import QAction
 from PySide6.QtWidgets import QSplitter, QWidget
 
 from app.ui import make
-from app.ui.board.ask import ask
+from app.ui.ask import ask
 from app.ui.board.board_commands import BoardCommands
 from app.ui.board.panes.deploy_panel import DeployPanel
 from app.ui.board.panes.inspector import Inspector

@@ -83,7 +83,7 @@ class NodesScreen(Screen):
         self._look_again = make.timer(self, self._look, _SUMMARY_MILLISECONDS)
         self._find = make.command(
             self, "search", "Filter nodes", self._on_find, keys=QKeySequence.StandardKey.Find,
-            tip="Show only nodes with some words (Ctrl+F)",
+            tip="Show only nodes with some words",
         )  # fmt: skip
         self.addActions(self.commands())
         cluster.nodes_changed.connect(self._on_nodes)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from PySide6.QtCore import QByteArray, QItemSelectionModel, Qt, Slot
 from PySide6.QtGui import QAction, QGuiApplication, QKeySequence
-from PySide6.QtWidgets import QMessageBox, QSplitter, QStackedWidget, QTabBar, QWidget
+from PySide6.QtWidgets import QSplitter, QStackedWidget, QTabBar, QWidget
 
 from app.errors import ShardboardError
 from app.ui import make
+from app.ui.ask import ask
 from app.ui.paging.export import Rows
 from app.ui.paging.listing import RowId
 from app.ui.paging.paged_panel import PagedPanel
@@ -19,7 +21,7 @@ from app.ui.runs.filter_bar import FilterBar, RunFilter
 from app.ui.runs.live_trace import LiveTrace
 from app.ui.runs.run_detail import RunDetail
 from app.ui.runs.run_reader import Reading, RunReader
-from app.ui.runs.run_table import KINDS, make_panel
+from app.ui.runs.run_tables import KINDS, make_panel
 from app.ui.screen import Screen
 from app.ui.theme import SPACING
 from app.ui.workbench import Workbench
@@ -47,8 +49,6 @@ class RunsScreen(Screen):
         self._live = LiveTrace(workbench.bridge, self)
         self.export_dialog: ExportDialog | None = None
         self._shown: tuple[int, RowId, Any] | None = None
-        self._question: QMessageBox | None = None
-        self._removing: tuple[str, tuple[RowId, ...]] = ("", ())
         self._make_commands()
         self._build()
         self._connect()
@@ -290,33 +290,16 @@ class RunsScreen(Screen):
     @Slot()
     def _on_remove(self) -> None:
         kind = KINDS[self._stack.currentIndex()]
-        if kind.noun == "deployment" or self._question is not None:
+        if kind.noun == "deployment":
             return
         ids = self.panel.view.selected_ids()
         if not ids:
             return
         what = f"{len(ids):,} {kind.noun}s" if len(ids) > 1 else f"{kind.noun} {ids[0]}"
-        question = QMessageBox(self)
-        question.setIcon(QMessageBox.Icon.Question)
-        question.setWindowTitle("Remove")
-        question.setText(f"Remove {what}?")
-        question.setInformativeText("The record is gone for good. What is still under way stays.")
-        remove = question.addButton("Remove", QMessageBox.ButtonRole.DestructiveRole)
-        remove.setProperty("role", "danger")
-        question.setDefaultButton(question.addButton(QMessageBox.StandardButton.Cancel))
-        question.finished.connect(self._on_answered)
-        self._question, self._removing = question, (kind.noun, ids)
-        question.open()
-
-    @Slot()
-    def _on_answered(self) -> None:
-        question, self._question = self._question, None
-        if question is None:
-            return
-        button = question.clickedButton()
-        if button is not None and question.buttonRole(button) == QMessageBox.ButtonRole.DestructiveRole:
-            self.remove_runs(*self._removing)
-        question.deleteLater()
+        ask(
+            self, "Remove", f"Remove {what}?", "Remove", partial(self.remove_runs, kind.noun, ids),
+            more="The record is gone for good. What is still under way stays.",
+        )  # fmt: skip
 
     def remove_runs(self, noun: str, ids: tuple[RowId, ...]) -> None:
         """Remove records without asking; what is under way stays."""

@@ -11,9 +11,8 @@ from PySide6.QtWidgets import QSizePolicy, QToolButton, QWidget
 from app.runs.waterfall import Shares
 from app.ui import make
 from app.ui.icons import icon
-from app.ui.runs.shares import token_phases
 from app.ui.runs.timeline import Growth, Timeline
-from app.ui.runs.timing_bar import TimingBar
+from app.ui.runs.timing_bar import TimingBar, token_phases
 from app.ui.runs.waterfall_paint import brush_of
 from app.ui.runs.waterfall_view import WaterfallView
 from app.ui.theme import SPACING, ThemeKeeper
