@@ -50,6 +50,13 @@ WORDS = {
         "layers",
         "every prompt is read in one go",
     ),
+    "reused": WayWords(
+        "Prompts that go on",
+        "A prompt that begins as an earlier one did starts where they part.",
+        "layer",
+        "layers",
+        "every prompt is read from its beginning, or from the end of a whole earlier one",
+    ),
     "packed": WayWords(
         "Packed weights",
         "The weights lie in memory in the order in which this processor reads them fastest.",
@@ -113,7 +120,7 @@ def way_short(way: Way) -> str:
         if way.name == "recorded":
             return "yes"
         return f"all {way.used:,} {words.several}" if way.used > 1 else f"its one {words.one}"
-    if way.name in ("batched", "pieces", "recorded"):  # of a stage as a whole: one layer that cannot is enough
+    if way.name in ("batched", "pieces", "reused", "recorded"):  # of a stage as a whole: one layer that cannot is enough
         return words.lost
     return f"{way.possible - way.used:,} of {way.possible:,} {words.several} {words.lost}"
 

@@ -82,7 +82,7 @@ ops = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=ops)
 def test_whatever_was_done_to_a_state_it_goes_on_as_one_from_scratch(
     executor: Executor, steps: list[tuple[str, int, int]]

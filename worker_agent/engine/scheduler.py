@@ -366,12 +366,15 @@ class Scheduler:
         sequence = self.running.pop(number, None) or yielded
         if sequence is None or not sequence.admitted:
             return
-        if not keep or yielded is not None or self.reuse == "no" or sequence.sent < MIN_SHARED:
+        # Only what has brought a token is known to be sound on all stages.
+        count = min(sequence.sent, len(sequence.tokens) - 1) if len(sequence.tokens) > sequence.given else 0
+        whole = count == sequence.sent or self.reuse == "any"
+        if not keep or yielded is not None or self.reuse == "no" or count < MIN_SHARED or not whole:
             self._released.append(number)
             return
         if len(self._kept) >= KEPT_SEQUENCES:
             self._released.append(self._kept.pop_oldest())
-        self._kept.add(Candidate(number, sequence.group, sequence.tokens[: sequence.sent], True))
+        self._kept.add(Candidate(number, sequence.group, sequence.tokens[:count], True))
         self._newly_kept.append(number)
 
     @staticmethod
