@@ -120,7 +120,12 @@ def way_short(way: Way) -> str:
         if way.name == "recorded":
             return "yes"
         return f"all {way.used:,} {words.several}" if way.used > 1 else f"its one {words.one}"
-    if way.name in ("batched", "pieces", "reused", "recorded"):  # of a stage as a whole: one layer that cannot is enough
+    if way.name in (
+        "batched",
+        "pieces",
+        "reused",
+        "recorded",
+    ):  # of a stage as a whole: one layer that cannot is enough
         return words.lost
     return f"{way.possible - way.used:,} of {way.possible:,} {words.several} {words.lost}"
 

@@ -10,7 +10,7 @@ import pytest
 from tests.worker_agent.ring import CutModel, Ring, cut_model, random_prompt
 from tests.worker_agent.tiny_models import VOCABULARY, make_model
 from worker_agent.engine.outgoing import Destination
-from worker_agent.engine.runner import RESEND_SECONDS
+from worker_agent.engine.ring import RESEND_SECONDS
 from worker_agent.wire.errors import OutOfMemory, UnknownStage, WireError
 from worker_agent.wire.messages import Link, Piece, Step, TensorFrame
 

@@ -1,7 +1,7 @@
 """One stage at work: steps in, steps or tokens out. Lives in the compute thread alone.
 
-The first stage plans its steps (`scheduler.py`), later ones take them as they come (`gate.py`); the last
-one samples (`sampling.py`). A stage of a pipeline of one does all of it, and its tokens never leave the
+The first stage plans its steps (`scheduler.py`), later ones take them as they come (`ring.py`); the last one
+samples (`sampling.py`). A stage of a pipeline of one does all of it, and its tokens never leave the
 process on their way back.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +16,9 @@ from pathlib import Path
 import torch
 
 from worker_agent.engine.executor import Admitted, Executor, StepPlan, Turn
-from worker_agent.engine.gate import Gate, Verdict
 from worker_agent.engine.grammars import Follower, Grammars
 from worker_agent.engine.outgoing import Destination, Outgoing
+from worker_agent.engine.ring import Arrival, RingPlace, Verdict
 from worker_agent.engine.runtime import Runtime
 from worker_agent.engine.sampling import Sampler
 from worker_agent.engine.scheduler import PlannedStep, Scheduler, Sequence, check_whole_prompt
@@ -48,26 +47,13 @@ from worker_agent.wire.messages import (
 
 log = logging.getLogger(__name__)
 
-RESEND_SECONDS = 2.0
-"""A step that has not come round after this long, or 8 times the slowest recent round, is sent once more."""
 
-
-@dataclass(slots=True)
-class Arrived:
-    """A step that waits for its turn."""
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """A step of the stage before, as it came."""
 
     step: Step
     payload: tuple[Buffer, ...]
-    at: float
-
-
-@dataclass(slots=True)
-class Unanswered:
-    """A step of the first stage that has not come round yet."""
-
-    step: Step
-    payload: tuple[Buffer, ...]
-    sent_at: float
 
 
 class Runner:
@@ -94,19 +80,10 @@ class Runner:
         self._executor = Executor(stage, aside)
         self._ways = stage.ways.report()
         self.load = stage.load
-        self.epoch = stage.load.epoch
-        self.linked = False
-        self.broken = False
-        """A step failed in a way that leaves the caches in doubt; nothing runs until the next Link."""
-        self.dropped = 0
-        self._gate = Gate(self.load.plan, self.epoch)
+        self._ring: RingPlace[Incoming, Outgoing] = RingPlace(self.load.plan, self.load.epoch)
         self._scheduler = self._new_scheduler()
         self._samplers: dict[int, Sampler] = {}
         self._soundness = Soundness()
-        self._arrived: deque[Arrived] = deque()
-        self._unanswered: OrderedDict[int, Unanswered] = OrderedDict()
-        self._rounds: deque[float] = deque(maxlen=100)
-        self._outputs: OrderedDict[int, tuple[Outgoing, ...]] = OrderedDict()
         self._ready: dict[int, float] = {}
         """On the first stage: since when each sequence could go on, but for others."""
 
@@ -122,20 +99,29 @@ class Runner:
             restarts_at=self.stage.slice.anatomy.restarts_at,
         )
 
+    @property
+    def epoch(self) -> int:
+        return self._ring.epoch
+
+    @property
+    def dropped(self) -> int:
+        """Messages that came too late, too early, or for nobody."""
+        return self._ring.dropped
+
+    @property
+    def broken(self) -> bool:
+        return self._ring.is_broken
+
     # --- control -----------------------------------------------------------------------------------
 
     def link(self, message: Link) -> None:
         """Begin a new epoch with empty caches. Raises WireError for an epoch that is not newer."""
-        if self.linked and message.epoch <= self.epoch:
+        if self._ring.is_linked and message.epoch <= self.epoch:
             raise WireError(f"epoch {message.epoch} is not newer than {self.epoch}")
-        self.epoch, self.linked, self.broken = message.epoch, True, False
-        self._gate = Gate(self.load.plan, self.epoch)
+        self._ring.link(message.epoch)
         self._scheduler = self._new_scheduler(whole_prompts=message.whole_prompts, reuse=message.reuse)
         self._samplers.clear()
         self._soundness.forget_all()
-        self._arrived.clear()
-        self._unanswered.clear()
-        self._outputs.clear()
         self._ready.clear()
         self._executor.clear()
 
@@ -145,7 +131,7 @@ class Runner:
             raise Draining("the node is being drained and takes no new requests")
         if not self.stage.is_first:
             raise UnknownStage("sequences start on the first stage")
-        if message.epoch != self.epoch or not self.linked or self.broken:
+        if message.epoch != self.epoch or not self._ring.runs:
             raise UnknownStage(f"the deployment is at epoch {self.epoch}, the request was for epoch {message.epoch}")
         tokens = from_frame(message.tokens, payload[0], torch.device("cpu")).tolist()
         if not 1 <= message.prompt_tokens <= len(tokens):
@@ -184,63 +170,44 @@ class Runner:
 
     def arrived(self, step: Step, payload: tuple[Buffer, ...], received: float | None = None) -> None:
         """A step from the stage before. `received` is when it came off the wire: it waits from then on."""
-        if not self.linked or self.broken or step.stage != self.load.stage:
-            self.dropped += 1
-            return
-        waiting = self._arrived[-1].step.step if self._arrived else self._gate.last_step
-        if step.epoch == self.epoch and self._gate.last_step < step.step <= waiting:
-            return  # it is here already and waits for its turn
-        match Gate(self._gate.plan, self._gate.epoch, self._gate.boot, waiting).judge(
-            step.plan, step.epoch, step.boot, step.step
-        ):
-            case Verdict.RUN:
-                self._arrived.append(Arrived(step, payload, time.monotonic() if received is None else received))
-            case Verdict.RESEND:
-                for outgoing in self._outputs.get(step.step, ()):
+        at = time.monotonic() if received is None else received
+        plan = step.plan if step.stage == self.load.stage else ""
+        match self._ring.arrived(plan, step.epoch, step.boot, step.step, Incoming(step, payload), at):
+            case Verdict.AGAIN:
+                for outgoing in self._ring.again(step.step):
                     self._send(outgoing)
             case Verdict.RESTARTED:
                 self._fault(AgentError("the agent before this one was restarted and has forgotten its caches"), ())
-            case Verdict.DROP:
-                self.dropped += 1
 
     def came_round(self, message: Tokens, received: float | None = None) -> None:
         """Tokens from the last stage, on the first. `received` is when they came off the wire."""
-        if message.epoch != self.epoch or not self.linked:
-            self.dropped += 1
+        awaited = self._ring.came_round(message.epoch, message.step, time.monotonic())
+        if awaited is None:
             return
-        unanswered = self._unanswered.pop(message.step, None)
-        if unanswered is not None:
-            self._rounds.append(time.monotonic() - unanswered.sent_at)
         self._can_go_on(message, time.monotonic() if received is None else received)
-        if not self._scheduler.returned(message):
-            self.dropped += unanswered is None
+        if not self._scheduler.returned(message) and not awaited:
+            self._ring.dropped += 1
 
     def work(self) -> int:
         """Run one step if there is one; how many tokens it held, 0 when there was nothing to do."""
-        if not self.linked or self.broken:
+        if not self._ring.runs:
             return 0
         if self.stage.is_first:
             planned = self._scheduler.next_step()
             return self._run_planned(planned) if planned is not None else 0
-        return self._run_arrived(self._arrived.popleft()) if self._arrived else 0
+        arrival = self._ring.take()
+        return 0 if arrival is None else self._run_arrived(arrival)
 
     @property
     def has_work(self) -> bool:
-        return bool(self._arrived)
+        return self._ring.has_waiting
 
     def repeat_lost(self, now: float) -> None:
         """Send again what has not come round for too long: a reconnect may have lost it."""
-        if not self._unanswered or self.stage.is_last:
-            return
-        patience = max(RESEND_SECONDS, 8 * max(self._rounds, default=0.0))
-        if now - next(iter(self._unanswered.values())).sent_at < patience:
-            return
-        log.info(
-            "repeating %d steps of deployment %s that were not answered", len(self._unanswered), self.load.deployment
-        )
-        for unanswered in self._unanswered.values():
-            unanswered.sent_at = now
-            self._send(self._out(Destination.DOWNSTREAM, unanswered.step, unanswered.payload))
+        if overdue := self._ring.overdue(now):
+            log.info("repeating %d steps of deployment %s that were not answered", len(overdue), self.load.deployment)
+        for outgoing in overdue:
+            self._send(outgoing)
 
     # --- running a step ----------------------------------------------------------------------------
 
@@ -259,7 +226,7 @@ class Runner:
             kept=planned.kept,
             aside=planned.aside,
             tensors=(),
-            oldest=next(iter(self._unanswered), planned.number),
+            oldest=self._ring.oldest(planned.number),
             alone=alone,
         )
         given = torch.tensor(planned.tokens, dtype=torch.int64).to(self.stage.device)
@@ -275,8 +242,9 @@ class Runner:
         forwarded = self._compute_inner(step, given, began, queued)
         self._computed(planned)
         if forwarded is not None:
-            self._unanswered[planned.number] = Unanswered(*forwarded, sent_at=time.monotonic())
-            self._send(self._out(Destination.DOWNSTREAM, *forwarded))
+            outgoing = self._out(Destination.DOWNSTREAM, *forwarded)
+            self._ring.sent(planned.number, outgoing, time.monotonic())
+            self._send(outgoing)
         return len(planned.tokens) or 1
 
     def _waited(self, planned: PlannedStep, began: float) -> float:
@@ -302,36 +270,29 @@ class Runner:
             if number in self._ready:
                 self._ready[number] = at
 
-    def _run_arrived(self, arrived: Arrived) -> int:
-        step, began = arrived.step, time.monotonic()
-        self._gate.ran(step.boot, step.step)
+    def _run_arrived(self, arrival: Arrival[Incoming]) -> int:
+        step, began = arrival.given.step, time.monotonic()
         given = torch.empty(0)
         if step.tensors:
-            given = from_frame(step.tensors[0], arrived.payload[0], self.stage.device)
+            given = from_frame(step.tensors[0], arrival.given.payload[0], self.stage.device)
             if given.shape[1:] != (self.stage.hidden_size,) or given.dtype != self.stage.dtype:
                 self._fault(WireError(f"hidden states of shape {tuple(given.shape)} do not fit the stage"), ())
                 return 1
         outputs: tuple[Outgoing, ...]
         if self.stage.is_last:
-            tokens = self._compute_last(step, given, began, began - arrived.at)
+            tokens = self._compute_last(step, given, began, began - arrival.at)
             outputs = (
                 ()
                 if tokens is None
                 else (self._out(Destination.FIRST, tokens), self._out(Destination.CONTROLLER, tokens))
             )
         else:
-            forwarded = self._compute_inner(step, given, began, began - arrived.at)
+            forwarded = self._compute_inner(step, given, began, began - arrival.at)
             outputs = () if forwarded is None else (self._out(Destination.DOWNSTREAM, *forwarded),)
-        self._keep(step, outputs)
+        self._ring.brought(step.step, outputs, step.oldest)
         for outgoing in outputs:
             self._send(outgoing)
         return sum(piece.count for piece in step.pieces) or 1
-
-    def _keep(self, step: Step, outputs: tuple[Outgoing, ...]) -> None:
-        """Keep what a step brought for as long as it may be asked for again: until it has come round."""
-        self._outputs[step.step] = outputs
-        for number in [number for number in self._outputs if number < step.oldest]:
-            del self._outputs[number]
 
     def _compute_inner(
         self, step: Step, given: torch.Tensor, began: float, queued: float
@@ -473,9 +434,7 @@ class Runner:
         if not isinstance(error, AgentError):
             log.exception("a step of deployment %s failed", self.load.deployment, exc_info=error)
         kind = getattr(error, "kind", "memory" if isinstance(error, MemoryError) else "internal")
-        self.broken = True
-        self._arrived.clear()
-        self._unanswered.clear()
+        self._ring.fail()
         message = f"{error}"[:4000] or type(error).__name__
         fault = self._fault_of(kind, message, tuple(piece.sequence for piece in pieces))
         self._send(self._out(Destination.CONTROLLER, fault))

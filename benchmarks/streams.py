@@ -1,0 +1,132 @@
+"""Many streams over two agents on loopback, one code against another: tokens per second, prompts, second turns.
+
+    python benchmarks/streams.py [--against OTHER_CHECKOUT] [--rounds 3] [--tokens 48] [--dtype bfloat16]
+
+Each checkout runs in a process of its own with agents of its own; both stay up, and measure in turns. Prompts are
+random and unlike, so that none begins as another did; but the second turn of a chat begins as its first one ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent.parent
+MODEL = "SmolLM2-135M-Instruct"
+STREAMS = (1, 2, 4, 8, 16, 32)
+LONG, TURN = 500, 2000
+"""Tokens of the prompt that is timed, and of a chat before its second turn."""
+
+
+async def serve(dtype: str, tokens: int) -> None:
+    """Measure a round for each line on standard input; a line of JSON each."""
+    from app.controller import Controller
+    from app.inference.parameters import GenerationParameters
+    from app.inference.prompt import TokenPrompt
+    from app.paths import Home
+    from app.serving import ServingWish
+
+    root = Path(tempfile.mkdtemp(prefix="shardboard-streams-"))
+    models = Path(os.environ.get("MODEL_CACHE_DIR") or root / "models")
+    controller = await Controller.open(Home(root=root / "home", models=models).create())
+    await controller.add_demo_model()
+    nodes = await controller.launch_local(2)
+    chance = random.Random(7)
+
+    def prompt(length: int) -> tuple[int, ...]:
+        return tuple(chance.randrange(100, 40_000) for _ in range(length))
+
+    async def ask(given: tuple[int, ...], count: int) -> Any:
+        parameters = GenerationParameters(max_tokens=count, ignore_eos=True)
+        record = await (await controller.generate(MODEL, TokenPrompt(given), parameters)).wait()
+        assert record.error is None, record.error
+        return record
+
+    try:
+        await controller.deploy(
+            MODEL, nodes=[node.id for node in nodes], serving=ServingWish(dtype=dtype, kv_tokens=16_384)
+        )
+        await ask(prompt(10), 8)
+        print("ready", flush=True)
+        for _ in sys.stdin:
+            figures: dict[str, float] = {}
+            for streams in STREAMS:
+                began = time.perf_counter()
+                await asyncio.gather(*(ask(prompt(10), tokens) for _ in range(streams)))
+                figures[f"{streams} streams, tokens/s"] = streams * tokens / (time.perf_counter() - began)
+            figures[f"prompt of {LONG}, s"] = (await ask(prompt(LONG), 1)).timings["first_token"]
+            chat = prompt(TURN)
+            first = await ask(chat, 2)
+            figures[f"chat of {TURN}, first turn, s"] = first.timings["first_token"]
+            second = await ask((*chat, *first.token_ids, *prompt(20)), 2)
+            figures[f"chat of {TURN}, second turn, s"] = second.timings["first_token"]
+            print(json.dumps(figures), flush=True)
+    finally:
+        for node in nodes:
+            await controller.remove_node(str(node.id))
+        await controller.close()
+
+
+class Checkout:
+    """The code of one folder, ready to measure."""
+
+    def __init__(self, folder: Path, dtype: str, tokens: int) -> None:
+        command = [sys.executable, "-P", str(Path(__file__)), "--serve", "--dtype", dtype, "--tokens", str(tokens)]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(folder)},
+        )  # fmt: skip
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "ready\n"
+
+    def measure(self) -> dict[str, float]:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--against", type=Path)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        asyncio.run(serve(options.dtype, options.tokens))
+        return
+    folders = [HERE, *([options.against.resolve()] if options.against else [])]
+    checkouts = [Checkout(folder, options.dtype, options.tokens) for folder in folders]
+    try:
+        rounds = [[checkout.measure() for checkout in checkouts] for _ in range(options.rounds)]
+    finally:
+        for checkout in checkouts:
+            checkout.close()
+    for name in rounds[0][0]:
+        medians = [statistics.median(each[number][name] for each in rounds) for number in range(len(folders))]
+        line = f"{name}: {medians[0]:.3g}"
+        if len(medians) > 1:
+            ratio = statistics.median(each[0][name] / each[1][name] for each in rounds)
+            line += f", other {medians[1]:.3g}, ratio {ratio:.2f}"
+        print(line)
+
+
+if __name__ == "__main__":
+    main()
