@@ -21,12 +21,17 @@ import torch
 from worker_agent.engine.memory.caches import RaggedCache
 from worker_agent.model.slicing import Slice
 
+NEEDED = ("_create_graph_by_tracing", "_create_function_from_graph")
+"""What of TorchScript a recording is made with: its inner parts, which no release of torch promises to keep."""
+
 
 def why_not() -> str:
     """Why nothing is recorded on this machine; empty where it is."""
-    return (
-        "switched off where this agent runs (SHARDBOARD_TRACED=0)" if os.environ.get("SHARDBOARD_TRACED") == "0" else ""
-    )
+    if os.environ.get("SHARDBOARD_TRACED") == "0":
+        return "switched off where this agent runs (SHARDBOARD_TRACED=0)"
+    if not all(hasattr(torch._C, name) for name in NEEDED):
+        return f"torch {torch.__version__} has no TorchScript any more"
+    return ""
 
 
 class Recording:
