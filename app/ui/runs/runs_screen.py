@@ -6,21 +6,10 @@ from typing import Any
 
 from PySide6.QtCore import QByteArray, QItemSelectionModel, Qt, Slot
 from PySide6.QtGui import QAction, QGuiApplication, QKeySequence
-from PySide6.QtWidgets import (
-    QFrame,
-    QHBoxLayout,
-    QLabel,
-    QMessageBox,
-    QPushButton,
-    QSplitter,
-    QStackedWidget,
-    QTabBar,
-    QVBoxLayout,
-    QWidget,
-)
+from PySide6.QtWidgets import QMessageBox, QSplitter, QStackedWidget, QTabBar, QWidget
 
 from app.errors import ShardboardError
-from app.ui.icons import icon
+from app.ui import make
 from app.ui.paging.export import Rows
 from app.ui.paging.listing import RowId
 from app.ui.paging.paged_panel import PagedPanel
@@ -37,7 +26,7 @@ from app.ui.workbench import Workbench
 
 
 class RunsScreen(Screen):
-    """See the module."""
+    """A tab for each kind of run with its table, and below the run that is chosen."""
 
     key = "runs"
     title = "Runs"
@@ -67,17 +56,13 @@ class RunsScreen(Screen):
     # --- building ---
 
     def _make_commands(self) -> None:
-        self._find = QAction(icon("search"), "Find in runs", self)
-        self._find.setShortcut(QKeySequence(QKeySequence.StandardKey.Find))
-        self._find.setShortcutContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
-        self._find.triggered.connect(self._on_find)
-        self._newest = QAction(icon("arrow-up"), "Show the newest run", self)
-        self._newest.triggered.connect(self._on_newest)
-        self._clear = QAction(icon("funnel"), "Show all runs", self)
-        self._clear.triggered.connect(self.filters.reset)
-        self._export = QAction(icon("download"), "Export runs…", self)
-        self._export.setToolTip("Write the selected rows, or all rows that the filters leave, to a file")
-        self._export.triggered.connect(self._on_export)
+        self._find = make.command(self, "search", "Find in runs", self._on_find, keys=QKeySequence.StandardKey.Find)
+        self._newest = make.command(self, "arrow-up", "Show the newest run", self._on_newest)
+        self._clear = make.command(self, "funnel", "Show all runs", self.filters.reset)
+        self._export = make.command(
+            self, "download", "Export runs…", self._on_export,
+            tip="Write the selected rows, or all rows that the filters leave, to a file",
+        )  # fmt: skip
         self.addAction(self._find)
 
     def commands(self) -> list[QAction]:
@@ -88,40 +73,21 @@ class RunsScreen(Screen):
         ]  # fmt: skip
 
     def _build(self) -> None:
-        title = QLabel(self.title, self)
-        title.setProperty("role", "title")
-        export = QPushButton(icon("download"), "Export…", self)
-        export.setToolTip(self._export.toolTip())
-        export.clicked.connect(self._export.trigger)
-        head = QHBoxLayout()
-        head.addWidget(title)
-        head.addStretch(1)
-        head.addWidget(export)
+        title = make.label(self.title, "title", self)
+        export = make.button("Export…", self._export.trigger, self, picture="download", tip=self._export.toolTip())
+        head = make.row(title, make.STRETCH, export, spacing=None)
         for kind, panel in zip(KINDS, self.panels, strict=True):
             self.tabs.addTab(kind.title)
             self._stack.addWidget(panel)
-        tools = QHBoxLayout()
-        tools.setSpacing(2 * SPACING)
-        tools.addWidget(self.tabs)
-        tools.addWidget(self.filters, 1)
-        top = QVBoxLayout()
-        top.setContentsMargins(2 * SPACING, 2 * SPACING, 2 * SPACING, SPACING)
-        top.setSpacing(SPACING)
-        top.addLayout(head)
-        top.addLayout(tools)
+        tools = make.row(self.tabs, (self.filters, 1), spacing=2 * SPACING)
+        top = make.column(head, tools, margins=(2 * SPACING, 2 * SPACING, 2 * SPACING, SPACING))
         self._splitter = QSplitter(Qt.Orientation.Vertical, self)
         self._splitter.setChildrenCollapsible(False)
         self._splitter.addWidget(self._stack)
         self._splitter.addWidget(self.detail)
         self._splitter.setStretchFactor(0, 1)
         self._splitter.setSizes([400, 300])
-        line = QFrame(self)
-        line.setFrameShape(QFrame.Shape.NoFrame)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(0)
-        layout.addLayout(top)
-        layout.addWidget(self._splitter, 1)
+        make.column(top, (self._splitter, 1), within=self, spacing=0)
 
     def _connect(self) -> None:
         self.tabs.currentChanged.connect(self._on_tab)
