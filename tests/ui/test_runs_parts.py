@@ -10,8 +10,7 @@ from app.registry import RequestStatus
 from app.runs.telling import LONGEST_TEXT, Passage, state_word, times_told
 from app.ui.looks import NODES, rank, run_look
 from app.ui.runs.detail_parts import PROMPT_LINES, PassageView
-from app.ui.runs.shares import request_phases
-from app.ui.runs.timing_bar import TimingBar
+from app.ui.runs.timing_bar import TimingBar, request_phases
 from app.ui.theme import LIGHT, ThemeKeeper
 
 TIMINGS = {"prepare": 1.0, "first_token": 3.0, "decode": 6.0, "total": 9.0, "tokens_per_second": 20.0}

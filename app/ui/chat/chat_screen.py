@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from PySide6.QtCore import Qt, QUrl, Slot
 from PySide6.QtGui import QAction, QDesktopServices, QGuiApplication, QResizeEvent
-from PySide6.QtWidgets import QMessageBox, QSplitter, QStackedWidget, QToolButton, QWidget
+from PySide6.QtWidgets import QToolButton, QWidget
 
 from app.errors import ShardboardError
 from app.inference.model_defaults import ModelDefaults
 from app.ui import make
+from app.ui.ask import ask
 from app.ui.chat.answer import Answer
 from app.ui.chat.chat_actions import ChatActions
 from app.ui.chat.chat_desk import ChatDesk
@@ -77,17 +78,13 @@ class ChatScreen(Screen):
         )
         self.nothing.offer("First steps", self._go_to_welcome, "rocket", primary=True)
         self.nothing.offer("Go to Board", self._go_to_board, "layout-dashboard")
-        self.pages = QStackedWidget()
-        for page in (self.transcript, self.suggestions, self.nothing):
-            self.pages.addWidget(page)
+        self.pages = make.stack(self.transcript, self.suggestions, self.nothing)
         self.strip = ProgressStrip()
         self.composer = Composer(theme)
-        self.splitter = QSplitter(Qt.Orientation.Horizontal)
-        self.splitter.setChildrenCollapsible(False)
-        for part in (self.pane, self._middle(), self.parameters):
-            self.splitter.addWidget(part)
-        self.splitter.setStretchFactor(1, 1)
-        self.splitter.setSizes([LIST_WIDTH, COLUMN, PARAMETERS_WIDTH])
+        self.splitter = make.splitter(
+            Qt.Orientation.Horizontal, self.pane, self._middle(), self.parameters,
+            sizes=(LIST_WIDTH, COLUMN, PARAMETERS_WIDTH), growing=(1,),
+        )  # fmt: skip
         make.row(self.splitter, within=self, spacing=None)
         QWidget.setTabOrder(self.picker, self.composer.input)
         QWidget.setTabOrder(self.composer.input, self.composer.button)
@@ -419,24 +416,9 @@ class ChatScreen(Screen):
         """A link comes from a model: the user sees where it leads before it is opened."""
         if not is_safe(url.toString()):
             return
-        box = QMessageBox(self)
-        box.setObjectName("chat-link")
-        box.setIcon(QMessageBox.Icon.Question)
-        box.setWindowTitle("Open link")
-        box.setTextFormat(Qt.TextFormat.PlainText)
-        box.setText("Open this link in the browser? The model wrote it; it may lead anywhere.")
-        box.setInformativeText(url.toDisplayString())
-        box.setStandardButtons(QMessageBox.StandardButton.Open | QMessageBox.StandardButton.Cancel)
-        box.setDefaultButton(QMessageBox.StandardButton.Cancel)
-        box.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        box.setProperty("url", url)
-        box.accepted.connect(self._open_link)
-        box.open()
-
-    @Slot()
-    def _open_link(self) -> None:
-        if (box := self.sender()) is not None:
-            QDesktopServices.openUrl(box.property("url"))
+        question = "Open this link in the browser? The model wrote it; it may lead anywhere."
+        proceed = partial(QDesktopServices.openUrl, url)
+        ask(self, "Open link", question, "Open", proceed, more=url.toDisplayString(), is_harmless=True)
 
     @Slot()
     def _go_to_board(self) -> None:

@@ -11,8 +11,7 @@ from app.ui import make
 from app.ui.runs.detail_parts import ANSWER_LINES, PROMPT_LINES, ErrorCard, PassageView
 from app.ui.runs.phases_view import PhasesView
 from app.ui.runs.sections_page import SectionsPage
-from app.ui.runs.shares import request_phases
-from app.ui.runs.timing_bar import TimingBar
+from app.ui.runs.timing_bar import TimingBar, request_phases
 from app.ui.theme import SPACING, ThemeKeeper
 
 

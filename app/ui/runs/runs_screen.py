@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from PySide6.QtCore import QByteArray, QItemSelectionModel, Qt, Slot
 from PySide6.QtGui import QAction, QGuiApplication, QKeySequence
-from PySide6.QtWidgets import QMessageBox, QSplitter, QStackedWidget, QTabBar, QWidget
+from PySide6.QtWidgets import QTabBar, QWidget
 
 from app.errors import ShardboardError
 from app.ui import make
+from app.ui.ask import ask
 from app.ui.paging.export import Rows
 from app.ui.paging.listing import RowId
 from app.ui.paging.paged_panel import PagedPanel
@@ -19,7 +21,7 @@ from app.ui.runs.filter_bar import FilterBar, RunFilter
 from app.ui.runs.live_trace import LiveTrace
 from app.ui.runs.run_detail import RunDetail
 from app.ui.runs.run_reader import Reading, RunReader
-from app.ui.runs.run_table import KINDS, make_panel
+from app.ui.runs.run_tables import KINDS, make_panel
 from app.ui.screen import Screen
 from app.ui.theme import SPACING
 from app.ui.workbench import Workbench
@@ -40,15 +42,13 @@ class RunsScreen(Screen):
         self.tabs.setAccessibleName("Kind of run")
         self.filters = FilterBar(self)
         self.panels = [make_panel(workbench, kind) for kind in KINDS]
-        self._stack = QStackedWidget(self)
+        self._stack = make.stack(*self.panels)
         self.detail = RunDetail(workbench, self)
         self.detail.setMinimumHeight(20 * SPACING)
         self._reader = RunReader(workbench.bridge, self)
         self._live = LiveTrace(workbench.bridge, self)
         self.export_dialog: ExportDialog | None = None
         self._shown: tuple[int, RowId, Any] | None = None
-        self._question: QMessageBox | None = None
-        self._removing: tuple[str, tuple[RowId, ...]] = ("", ())
         self._make_commands()
         self._build()
         self._connect()
@@ -76,17 +76,13 @@ class RunsScreen(Screen):
         title = make.label(self.title, "title", self)
         export = make.button("Export…", self._export.trigger, self, picture="download", tip=self._export.toolTip())
         head = make.row(title, make.STRETCH, export, spacing=None)
-        for kind, panel in zip(KINDS, self.panels, strict=True):
+        for kind in KINDS:
             self.tabs.addTab(kind.title)
-            self._stack.addWidget(panel)
         tools = make.row(self.tabs, (self.filters, 1), spacing=2 * SPACING)
         top = make.column(head, tools, margins=(2 * SPACING, 2 * SPACING, 2 * SPACING, SPACING))
-        self._splitter = QSplitter(Qt.Orientation.Vertical, self)
-        self._splitter.setChildrenCollapsible(False)
-        self._splitter.addWidget(self._stack)
-        self._splitter.addWidget(self.detail)
-        self._splitter.setStretchFactor(0, 1)
-        self._splitter.setSizes([400, 300])
+        self._splitter = make.splitter(
+            Qt.Orientation.Vertical, self._stack, self.detail, sizes=(400, 300), growing=(0,), parent=self
+        )
         make.column(top, (self._splitter, 1), within=self, spacing=0)
 
     def _connect(self) -> None:
@@ -290,33 +286,16 @@ class RunsScreen(Screen):
     @Slot()
     def _on_remove(self) -> None:
         kind = KINDS[self._stack.currentIndex()]
-        if kind.noun == "deployment" or self._question is not None:
+        if kind.noun == "deployment":
             return
         ids = self.panel.view.selected_ids()
         if not ids:
             return
         what = f"{len(ids):,} {kind.noun}s" if len(ids) > 1 else f"{kind.noun} {ids[0]}"
-        question = QMessageBox(self)
-        question.setIcon(QMessageBox.Icon.Question)
-        question.setWindowTitle("Remove")
-        question.setText(f"Remove {what}?")
-        question.setInformativeText("The record is gone for good. What is still under way stays.")
-        remove = question.addButton("Remove", QMessageBox.ButtonRole.DestructiveRole)
-        remove.setProperty("role", "danger")
-        question.setDefaultButton(question.addButton(QMessageBox.StandardButton.Cancel))
-        question.finished.connect(self._on_answered)
-        self._question, self._removing = question, (kind.noun, ids)
-        question.open()
-
-    @Slot()
-    def _on_answered(self) -> None:
-        question, self._question = self._question, None
-        if question is None:
-            return
-        button = question.clickedButton()
-        if button is not None and question.buttonRole(button) == QMessageBox.ButtonRole.DestructiveRole:
-            self.remove_runs(*self._removing)
-        question.deleteLater()
+        ask(
+            self, "Remove", f"Remove {what}?", "Remove", partial(self.remove_runs, kind.noun, ids),
+            more="The record is gone for good. What is still under way stays.",
+        )  # fmt: skip
 
     def remove_runs(self, noun: str, ids: tuple[RowId, ...]) -> None:
         """Remove records without asking; what is under way stays."""
