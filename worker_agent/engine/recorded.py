@@ -5,11 +5,12 @@ records (a router that looks at its scores, for one), or cannot record at all, t
 stage checks the recording against the model on two sets of numbers and several lengths (`loading.py`).
 Switched off by `SHARDBOARD_TRACED=0`; benchmarks/decode.py has the figures.
 
-torch calls TorchScript deprecated. Its successors were measured and do not measure up yet (benchmarks/recording.py): a
-graph of `make_fx` or `torch.export` is run by Python, a line for each operator, and gives away a third to a half of
-what a recording gains for a single stream; and making it, with every length a symbol, takes three to four times as
-long as all of loading. What compiles such a graph needs a C++ compiler on the node. Where torch has no TorchScript any
-more, stages run the model as it is, and say so.
+torch calls TorchScript deprecated. Its successors were measured and do not measure up yet (benchmarks/recording.py,
+figures in benchmarks/results): a graph of `make_fx` or `torch.export` is run by Python, a line for each operator, and
+gives away 40 to 100 % of what a recording gains for a single stream; with it, loading a model of many small layers
+takes 1.7 and 2.7 times as long. A compiled graph takes 4.4 times as long even from a cache on disk, holds a tenth more
+memory, and needs a C++ compiler on the node. Where torch has no TorchScript any more, stages run the model as it is,
+and say so.
 
 What `torch.jit.trace` makes of a module stays in torch's own registry for as long as the process lives: 1.8 MB for
 each layer, each time a stage is loaded. So the graph is recorded by itself here, with the weights as its inputs, and
