@@ -187,7 +187,7 @@ def test_a_prompt_that_goes_on_from_an_earlier_one_takes_its_state_over() -> Non
     (piece,) = step.pieces
     assert (piece.position, piece.count) == (before, 3)
     assert piece.admission is not None and piece.admission.shared is not None and piece.admission.shared.take
-    scheduler.add(Sequence(3, [*stage.held[1], 1, 2, 4], before + 3, Sampling(), Budget(10)))
+    scheduler.add(Sequence(3, [*stage.held[1], 9, 8, 7], before + 3, Sampling(), Budget(10)))
     scheduler.returned(Tokens("d", 1, step.number, (Token(2, before + 3, EOS),)))
     step = scheduler.next_step()
     assert step is not None
