@@ -32,7 +32,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 MESSAGE_BYTES = 1_000_000
-PADDING = "." * 4096
+PADDING = "." * 65536
 """An argument that makes room for the command lines of the children: they are written over this process's own."""
 _ALONE = "OPENBLAS_NUM_THREADS"
 
@@ -144,11 +144,14 @@ def become(task: dict[str, Any], descriptors: list[int]) -> None:
     if signal.SIGINT not in ignored:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_SETMASK, task["blocked"])
-    given, said, wrong = (os.fdopen(number, mode, closefd=False) for number, mode in ((0, "rb"), (1, "wb"), (2, "wb")))
     unbuffered = bool(task["env"].get("PYTHONUNBUFFERED"))
+    given = os.fdopen(0, "rb", closefd=False)
+    said, wrong = (os.fdopen(number, "wb", 0 if unbuffered else -1, closefd=False) for number in (1, 2))
     sys.stdin = io.TextIOWrapper(given, sys.stdin.encoding, sys.stdin.errors)
     sys.stdout = io.TextIOWrapper(said, sys.stdout.encoding, sys.stdout.errors, write_through=unbuffered)
-    sys.stderr = io.TextIOWrapper(wrong, sys.stderr.encoding, sys.stderr.errors, line_buffering=True)
+    sys.stderr = io.TextIOWrapper(
+        wrong, sys.stderr.encoding, sys.stderr.errors, line_buffering=True, write_through=unbuffered
+    )
     sys.argv = [task.get("program") or task["module"], *task["arguments"]]
     paths = [path for path in task["env"].get("PYTHONPATH", "").split(os.pathsep) if path]
     found = [path for path in sys.path if Path(path).resolve() not in _OWN_PATHS]
