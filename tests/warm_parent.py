@@ -13,6 +13,7 @@ before each fork.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import gc
 import importlib
@@ -25,6 +26,7 @@ import select
 import signal
 import socket
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -53,6 +55,20 @@ def import_for_agents() -> None:
     ):  # fmt: skip
         if not name.endswith("__main__"):
             importlib.import_module(name)
+    _look_at_a_model()
+
+
+def _look_at_a_model() -> None:
+    """What torch and transformers import and find out at the first model that is built and looked at, no weights."""
+    from transformers import LlamaConfig
+
+    from worker_agent.model.anatomy import build_empty, examine, parameter_names
+
+    model = build_empty(
+        LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2)
+    )
+    examine(model)
+    parameter_names(model, ())
 
 
 def import_for_commands() -> None:
@@ -170,6 +186,30 @@ def show_command(command: list[str]) -> None:
     ctypes.memmove(start, line, len(line))
 
 
+def run(task: dict[str, Any]) -> None:
+    """Run what was asked for, and end as the interpreter would, but for taking hundreds of modules to pieces."""
+    if "agents" in task:
+        importlib.import_module("tests.warm").begin_in_command(task["agents"])
+    try:
+        if "program" in task:
+            runpy.run_path(task["program"], run_name="__main__")
+        else:
+            runpy.run_module(task["module"], run_name="__main__", alter_sys=True)
+        status = 0
+    except SystemExit as end:
+        if not isinstance(end.code, int | None):
+            raise
+        status = end.code or 0
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        sys.exit(status)  # the interpreter says it in its way
+    os._exit(status & 0xFF)
+
+
 _OWN_PATHS = {ROOT, Path(__file__).resolve().parent}
 
 if __name__ == "__main__":
@@ -187,10 +227,4 @@ if __name__ == "__main__":
         job = serve(asked, connecting)
     if job is not None:
         become(*job)
-        job_task = job[0]
-        if "agents" in job_task:
-            importlib.import_module("tests.warm").begin_in_command(job_task["agents"])
-        if "program" in job_task:
-            runpy.run_path(job_task["program"], run_name="__main__")
-        else:
-            runpy.run_module(job_task["module"], run_name="__main__", alter_sys=True)
+        run(job[0])

@@ -158,7 +158,10 @@ def test_stop_tokens_and_special_stop_strings_end_an_answer(client: openai.OpenA
     (paris,) = tokenizer.encode(" the", add_special_tokens=False)
     stopped = ask(client, SHORT, stop_token_ids=[paris], logit_bias={str(paris): 100})
     assert stopped == ""
-    assert ask(client, SHORT, stop_token_ids=[paris], logit_bias={str(paris): 100}, include_stop_str_in_output=True) == " the"
+    assert (
+        ask(client, SHORT, stop_token_ids=[paris], logit_bias={str(paris): 100}, include_stop_str_in_output=True)
+        == " the"
+    )
     end = tokenizer.id_of("<|im_end|>")
     assert end is not None
     told = ask(client, SHORT, ignore_eos=True, stop=["<|im_end|>"])
