@@ -39,6 +39,7 @@ POSSIBLE = sys.platform == "linux" and hasattr(subprocess.Popen, "_execute_child
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = frozenset({ROOT / "main.py"})
 """Started as files; without arguments `main.py` is the window, which starts as ever."""
+HANDED_ON = "SHARDBOARD_TEST_WARM"
 START_SECONDS = 120.0
 """How long a warm process may take until it answers, its own start among it."""
 PYTHON = sys.executable
@@ -279,12 +280,20 @@ def begin_in_command(agents: Mapping[str, Any]) -> None:
     subprocess.Popen = WarmPopen  # type: ignore[misc]
 
 
+def handed_on() -> dict[str, str]:
+    """Variables by which a run of pytest that a test starts has its agents forked by this one's warm process."""
+    return {HANDED_ON: json.dumps(_agents.handed_on())} if POSSIBLE and isinstance(_agents, WarmParent) else {}
+
+
 @contextlib.contextmanager
 def starting_warm() -> Iterator[None]:
     """Agents, inspecting children and commands that are started meanwhile start warm, where that can be done."""
+    global _agents
     if not POSSIBLE:
         yield
         return
+    if HANDED_ON in os.environ:
+        _agents = RemoteParent(**json.loads(os.environ[HANDED_ON]))
     subprocess.Popen = WarmPopen  # type: ignore[misc]
     atexit.register(_stop)
     try:
