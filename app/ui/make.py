@@ -6,12 +6,23 @@ the module's name: `make.row(title, make.STRETCH, export)`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
 from PySide6.QtCore import QObject, Qt, QTimer, SignalInstance
 from PySide6.QtGui import QAction, QKeySequence
-from PySide6.QtWidgets import QBoxLayout, QHBoxLayout, QLabel, QLayout, QPushButton, QVBoxLayout, QWidget
+from PySide6.QtWidgets import (
+    QBoxLayout,
+    QHBoxLayout,
+    QLabel,
+    QLayout,
+    QPushButton,
+    QSplitter,
+    QStackedWidget,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
 
 from app.ui.icons import icon
 from app.ui.theme import SPACING
@@ -128,6 +139,48 @@ def button(
     if run is not None:
         made.clicked.connect(run)
     return dressed(made, role, name=name, tip=tip)
+
+
+def tool(
+    picture: str, tip: str, run: Run | None = None, parent: QWidget | None = None, *, name: str = ""
+) -> QToolButton:
+    """A small button with an icon alone; `name` is what a screen reader calls it, its hint where none is given."""
+    made = QToolButton(parent)
+    made.setIcon(icon(picture))
+    if run is not None:
+        made.clicked.connect(run)
+    return dressed(made, name=name or tip, tip=tip)
+
+
+def stack(*pages: QWidget) -> QStackedWidget:
+    """Pages of which one is shown, the first one at first."""
+    made = QStackedWidget()
+    for page in pages:
+        made.addWidget(page)
+    return made
+
+
+def splitter(
+    direction: Qt.Orientation,
+    *parts: QWidget,
+    sizes: Sequence[int],
+    growing: Sequence[int] = (),
+    parent: QWidget | None = None,
+) -> QSplitter:
+    """Parts whose shares the user may change, down to their smallest size.
+
+    Args:
+        sizes: of the parts at first, in device-independent pixels.
+        growing: numbers of the parts that take the room which a larger window brings; none for all alike.
+    """
+    made = QSplitter(direction, parent)
+    for part in parts:
+        made.addWidget(part)
+    made.setChildrenCollapsible(False)
+    for number in growing:
+        made.setStretchFactor(number, 1)
+    made.setSizes(list(sizes))
+    return made
 
 
 def command(

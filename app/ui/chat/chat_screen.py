@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from PySide6.QtCore import Qt, QUrl, Slot
 from PySide6.QtGui import QAction, QDesktopServices, QGuiApplication, QResizeEvent
-from PySide6.QtWidgets import QSplitter, QStackedWidget, QToolButton, QWidget
+from PySide6.QtWidgets import QToolButton, QWidget
 
 from app.errors import ShardboardError
 from app.inference.model_defaults import ModelDefaults
@@ -78,17 +78,13 @@ class ChatScreen(Screen):
         )
         self.nothing.offer("First steps", self._go_to_welcome, "rocket", primary=True)
         self.nothing.offer("Go to Board", self._go_to_board, "layout-dashboard")
-        self.pages = QStackedWidget()
-        for page in (self.transcript, self.suggestions, self.nothing):
-            self.pages.addWidget(page)
+        self.pages = make.stack(self.transcript, self.suggestions, self.nothing)
         self.strip = ProgressStrip()
         self.composer = Composer(theme)
-        self.splitter = QSplitter(Qt.Orientation.Horizontal)
-        self.splitter.setChildrenCollapsible(False)
-        for part in (self.pane, self._middle(), self.parameters):
-            self.splitter.addWidget(part)
-        self.splitter.setStretchFactor(1, 1)
-        self.splitter.setSizes([LIST_WIDTH, COLUMN, PARAMETERS_WIDTH])
+        self.splitter = make.splitter(
+            Qt.Orientation.Horizontal, self.pane, self._middle(), self.parameters,
+            sizes=(LIST_WIDTH, COLUMN, PARAMETERS_WIDTH), growing=(1,),
+        )  # fmt: skip
         make.row(self.splitter, within=self, spacing=None)
         QWidget.setTabOrder(self.picker, self.composer.input)
         QWidget.setTabOrder(self.composer.input, self.composer.button)

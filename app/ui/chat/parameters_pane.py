@@ -27,7 +27,6 @@ from app.inference.model_defaults import ModelDefaults
 from app.ui import make
 from app.ui.chat.conversation import Options
 from app.ui.chat.parameter_fields import FIELDS, stops_of, stops_text, variables_of, variables_text
-from app.ui.icons import icon
 from app.ui.theme import SPACING
 
 WIDTH = 272
@@ -65,11 +64,7 @@ class ParametersPane(QFrame):
 
     def _header(self) -> QHBoxLayout:
         title = make.label("Parameters", "heading")
-        close = QToolButton()
-        close.setIcon(icon("x"))
-        close.setToolTip("Hide the parameters")
-        close.setAccessibleName("Hide the parameters")
-        close.clicked.connect(self.close_wanted)
+        close = make.tool("x", "Hide the parameters", self.close_wanted)
         return make.row(title, make.STRETCH, close, margins=(2 * SPACING, SPACING, SPACING, SPACING), spacing=None)
 
     def _build(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from PySide6.QtCore import Qt, Signal, Slot
 from PySide6.QtGui import QGuiApplication
-from PySide6.QtWidgets import QSplitter, QWidget
+from PySide6.QtWidgets import QWidget
 
 from app.registry import EventRecord
 from app.ui import make
@@ -35,12 +35,9 @@ class EventsPage(QWidget):
         self.panel = PagedPanel(workbench, self.model, "log-table", "Log")
         self.detail = EventDetail(workbench, self)
         self.exporting = ExportRun(workbench, self)
-        self.splitter = QSplitter(Qt.Orientation.Vertical, self)
-        self.splitter.setChildrenCollapsible(False)
-        self.splitter.addWidget(self.panel)
-        self.splitter.addWidget(self.detail)
-        self.splitter.setStretchFactor(0, 1)
-        self.splitter.setSizes([500, 18 * SPACING])
+        self.splitter = make.splitter(
+            Qt.Orientation.Vertical, self.panel, self.detail, sizes=(500, 18 * SPACING), growing=(0,), parent=self
+        )
         make.column(self.splitter, within=self, spacing=None)
         view = self.panel.view
         view.selected.connect(self._on_selected)

@@ -6,7 +6,7 @@ from typing import Any
 
 from PySide6.QtCore import QByteArray, Slot
 from PySide6.QtGui import QAction, QKeySequence
-from PySide6.QtWidgets import QComboBox, QPushButton, QStackedWidget, QWidget
+from PySide6.QtWidgets import QComboBox, QPushButton, QWidget
 
 from app.ui import make
 from app.ui.icons import icon
@@ -33,9 +33,7 @@ class LogScreen(Screen):
         self.chooser.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToContents)
         self.chooser.addItem(icon("scroll-text"), "Events")
         self._node_ids: list[int | None] = [None]
-        self._stack = QStackedWidget(self)
-        self._stack.addWidget(self.events)
-        self._stack.addWidget(self.agent)
+        self._stack = make.stack(self.events, self.agent)
         self._make_commands()
         self._build()
         self.chooser.currentIndexChanged.connect(self._on_chosen)

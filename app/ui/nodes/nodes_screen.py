@@ -7,17 +7,7 @@ from typing import Any, ClassVar
 
 from PySide6.QtCore import QPoint, Qt, Slot
 from PySide6.QtGui import QAction, QKeySequence
-from PySide6.QtWidgets import (
-    QFrame,
-    QHBoxLayout,
-    QLabel,
-    QLineEdit,
-    QMenu,
-    QSplitter,
-    QStackedWidget,
-    QToolButton,
-    QWidget,
-)
+from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QLineEdit, QMenu, QToolButton, QWidget
 
 from app.cluster.node_state import NodeState
 from app.ui import make
@@ -54,10 +44,8 @@ class NodesScreen(Screen):
         """To be selected as soon as the cluster has them."""
         self._remembered: tuple[int, ...] = ()
         """What was selected the last time; those that are still there are selected when the nodes are read."""
-        self._stack = QStackedWidget()
-        self._waiting = QLabel("Opening the registry …")
+        self._waiting = make.label("Opening the registry …", "muted")
         self._waiting.setAlignment(Qt.AlignmentFlag.AlignCenter)
-        self._waiting.setProperty("role", "muted")
         self._empty = EmptyState(workbench.theme)
         self._empty.say(
             "server",
@@ -68,17 +56,12 @@ class NodesScreen(Screen):
         for action, picture in ((actions.start_here, "rocket"), (actions.add, "plus"), (actions.invite, "link")):
             first = action is actions.start_here
             self._empty.offer(action.text(), action.trigger, picture, primary=first, tip=action.toolTip())
-        self._splitter = QSplitter(Qt.Orientation.Vertical)
-        self._splitter.addWidget(self._make_upper())
         lower = make.dressed(QFrame(), "panel")
         make.column(self.graphs, within=lower, spacing=None)
-        self._splitter.addWidget(lower)
-        self._splitter.setChildrenCollapsible(False)
-        self._splitter.setStretchFactor(0, 1)
-        self._splitter.setStretchFactor(1, 1)
-        self._splitter.setSizes([340, 400])
-        for page in (self._waiting, self._empty, self._splitter):
-            self._stack.addWidget(page)
+        self._splitter = make.splitter(
+            Qt.Orientation.Vertical, self._make_upper(), lower, sizes=(340, 400), growing=(0, 1)
+        )
+        self._stack = make.stack(self._waiting, self._empty, self._splitter)
         make.column(self._make_header(), (self._stack, 1), within=self, spacing=0)
         self._look_again = make.timer(self, self._look, _SUMMARY_MILLISECONDS)
         self._find = make.command(
@@ -184,10 +167,7 @@ class NodesScreen(Screen):
         bar.addStretch(1)
         for name in _IN_BAR:
             bar.addWidget(_button(getattr(self.node_actions, name), f"nodes-{name.replace('_', '-')}"))
-        more = QToolButton()
-        more.setIcon(icon("ellipsis"))
-        more.setToolTip("More that can be done with the selected nodes")
-        more.setAccessibleName("More actions")
+        more = make.tool("ellipsis", "More that can be done with the selected nodes", name="More actions")
         more.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
         more.setStyleSheet("QToolButton::menu-indicator { image: none; }")
         more.setMenu(self._make_menu(more))

@@ -7,7 +7,7 @@ from typing import Any
 
 from PySide6.QtCore import QByteArray, QItemSelectionModel, Qt, Slot
 from PySide6.QtGui import QAction, QGuiApplication, QKeySequence
-from PySide6.QtWidgets import QSplitter, QStackedWidget, QTabBar, QWidget
+from PySide6.QtWidgets import QTabBar, QWidget
 
 from app.errors import ShardboardError
 from app.ui import make
@@ -42,7 +42,7 @@ class RunsScreen(Screen):
         self.tabs.setAccessibleName("Kind of run")
         self.filters = FilterBar(self)
         self.panels = [make_panel(workbench, kind) for kind in KINDS]
-        self._stack = QStackedWidget(self)
+        self._stack = make.stack(*self.panels)
         self.detail = RunDetail(workbench, self)
         self.detail.setMinimumHeight(20 * SPACING)
         self._reader = RunReader(workbench.bridge, self)
@@ -76,17 +76,13 @@ class RunsScreen(Screen):
         title = make.label(self.title, "title", self)
         export = make.button("Export…", self._export.trigger, self, picture="download", tip=self._export.toolTip())
         head = make.row(title, make.STRETCH, export, spacing=None)
-        for kind, panel in zip(KINDS, self.panels, strict=True):
+        for kind in KINDS:
             self.tabs.addTab(kind.title)
-            self._stack.addWidget(panel)
         tools = make.row(self.tabs, (self.filters, 1), spacing=2 * SPACING)
         top = make.column(head, tools, margins=(2 * SPACING, 2 * SPACING, 2 * SPACING, SPACING))
-        self._splitter = QSplitter(Qt.Orientation.Vertical, self)
-        self._splitter.setChildrenCollapsible(False)
-        self._splitter.addWidget(self._stack)
-        self._splitter.addWidget(self.detail)
-        self._splitter.setStretchFactor(0, 1)
-        self._splitter.setSizes([400, 300])
+        self._splitter = make.splitter(
+            Qt.Orientation.Vertical, self._stack, self.detail, sizes=(400, 300), growing=(0,), parent=self
+        )
         make.column(top, (self._splitter, 1), within=self, spacing=0)
 
     def _connect(self) -> None:

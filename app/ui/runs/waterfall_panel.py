@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from PySide6.QtCore import QRectF, QSize, Qt, Slot
 from PySide6.QtGui import QPainter, QPaintEvent, QPen
-from PySide6.QtWidgets import QSizePolicy, QToolButton, QWidget
+from PySide6.QtWidgets import QSizePolicy, QWidget
 
 from app.runs.waterfall import Shares
 from app.ui import make
-from app.ui.icons import icon
 from app.ui.runs.timeline import Growth, Timeline
 from app.ui.runs.timing_bar import TimingBar, token_phases
 from app.ui.runs.waterfall_paint import brush_of
@@ -38,20 +35,12 @@ class WaterfallPanel(QWidget):
             ("zoom-out", "Zoom out (−)", self.view.zoom_out), ("zoom-in", "Zoom in (+)", self.view.zoom_in),
             ("maximize", "Show all of it (0)", self.view.fit),
         ):  # fmt: skip
-            tools.addWidget(self._tool(name, text, run))
+            tools.addWidget(make.tool(name, text, run, self))
         make.column(
             self._average_title, self._average, tools, (self.view, 1), self.figures, within=self,
             margins=(2 * SPACING, SPACING, 2 * SPACING, SPACING),
         )  # fmt: skip
         self.view.pointed.connect(self._on_pointed)
-
-    def _tool(self, name: str, text: str, run: Callable[[], None]) -> QToolButton:
-        button = QToolButton(self)
-        button.setIcon(icon(name))
-        button.setToolTip(text)
-        button.setAccessibleName(text)
-        button.clicked.connect(run)
-        return button
 
     def show_timeline(self, timeline: Timeline, shares: Shares | None, keep_place: bool = False) -> None:
         """Show a request. `keep_place` where it is the one that was shown before."""

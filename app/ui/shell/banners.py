@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from PySide6.QtCore import QSize, Qt, Signal, Slot
-from PySide6.QtWidgets import QFrame, QSizePolicy, QToolButton, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QFrame, QSizePolicy, QVBoxLayout, QWidget
 
 from app.ui import make
 from app.ui.icons import icon
@@ -39,12 +39,8 @@ class Banner(QFrame):
                 "Details", self.show_details, self, role="quiet", tip="All that is known of it, to read or to copy"
             )
             row.addWidget(self.details_button)
-        self.close_button = QToolButton(self)
-        self.close_button.setIcon(icon("x"))
+        self.close_button = make.tool("x", "Close", self._on_close, self, name="Close this banner")
         self.close_button.setIconSize(QSize(16, 16))
-        self.close_button.setToolTip("Close")
-        self.close_button.setAccessibleName("Close this banner")
-        self.close_button.clicked.connect(self._on_close)
         row.addWidget(self.close_button)
         self._apply_theme()
         theme.changed.connect(self._apply_theme)

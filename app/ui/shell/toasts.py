@@ -10,13 +10,11 @@ from PySide6.QtWidgets import (
     QGraphicsDropShadowEffect,
     QGraphicsOpacityEffect,
     QHBoxLayout,
-    QToolButton,
     QVBoxLayout,
     QWidget,
 )
 
 from app.ui import make
-from app.ui.icons import icon
 from app.ui.looks import NOTICES, LookIcon
 from app.ui.notices import Notice, NoticeAction, Notices
 from app.ui.settings import Settings
@@ -47,12 +45,8 @@ class Toast(QFrame):
         self.setObjectName("toast")
         self._icon = LookIcon(self)
         self._text = make.label(notice.text, "", self, wraps=True, is_plain=True)
-        self._close = QToolButton(self)
-        self._close.setIcon(icon("x"))
-        self._close.setAccessibleName("Close this note")
-        self._close.setToolTip("Close")
+        self._close = make.tool("x", "Close", self.leave, self, name="Close this note")
         self._close.setAutoRaise(True)
-        self._close.clicked.connect(self.leave)
         row = make.row(
             (self._icon, 0, Qt.AlignmentFlag.AlignVCenter), (self._text, 1),
             (self._close, 0, Qt.AlignmentFlag.AlignVCenter), spacing=SPACING + SPACING // 2,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from PySide6.QtCore import Qt, Slot
-from PySide6.QtWidgets import QFrame, QScrollArea, QStackedWidget, QWidget
+from PySide6.QtWidgets import QFrame, QScrollArea, QWidget
 
 from app.ui import make
 from app.ui.board.panes.inspector_pages import InspectModel, InspectNode, InspectStage
@@ -34,9 +34,7 @@ class Inspector(QScrollArea):
         self.nothing = make.label("Select a node, a shard or a model to see what is known of it.", "muted", wraps=True)
         self.nothing.setAlignment(Qt.AlignmentFlag.AlignTop)
         self.load = LoadCard(board)
-        self.pages = QStackedWidget()
-        for page in (self.stage, self.node, self.model, self.nothing):
-            self.pages.addWidget(page)
+        self.pages = make.stack(self.stage, self.node, self.model, self.nothing)
         holder = make.dressed(QFrame(), "panel")
         make.column(
             self.load, self.pages, within=holder, margins=(2 * SPACING, SPACING + 4, 2 * SPACING, 2 * SPACING),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QModelIndex, QPoint, Qt, Signal, Slot
-from PySide6.QtWidgets import QFileDialog, QFrame, QMenu, QStackedWidget, QToolButton, QWidget
+from PySide6.QtWidgets import QFileDialog, QFrame, QMenu, QWidget
 
 from app.ui import make
 from app.ui.board.panes.library_menu import LibraryMenu
@@ -34,17 +34,11 @@ class LibraryPane(QFrame):
         self.model = LibraryModel(self._workbench.cluster, self)
         self.list = TwoLineList(self._workbench.theme, self.model, "board-library", "Models", "box")
         self.list.take_files()
-        self.add_button = QToolButton()
-        self.add_button.setIcon(icon("plus"))
-        self.add_button.setToolTip("Add a model")
-        self.add_button.setAccessibleName("Add a model")
+        self.add_button = make.tool("plus", "Add a model", self._on_add)
         self.add_menu = self._make_add_menu()
-        self.add_button.clicked.connect(self._on_add)
         title = make.label("Models", "heading")
         head = make.row((title, 1), self.add_button, margins=(2 * SPACING, SPACING, SPACING, 4), spacing=None)
-        self._pages = QStackedWidget()
-        self._pages.addWidget(self.list)
-        self._pages.addWidget(self._empty_page())
+        self._pages = make.stack(self.list, self._empty_page())
         make.column(head, (self._pages, 1), within=self, spacing=0)
         self.model.rowsInserted.connect(self._on_rows)
         self.model.rowsRemoved.connect(self._on_rows)

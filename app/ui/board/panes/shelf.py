@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from PySide6.QtCore import QAbstractListModel, QByteArray, QMimeData, QModelIndex, QObject, QPoint, Qt, Signal, Slot
-from PySide6.QtWidgets import QFrame, QSpinBox, QStackedWidget, QWidget
+from PySide6.QtWidgets import QFrame, QSpinBox, QWidget
 
 from app.errors import ShardboardError
 from app.figures import layers_text, size_text
@@ -146,9 +146,7 @@ class ShelfPane(QFrame):
         empty = make.label("Choose a model to see its shards.", "muted", wraps=True)
         empty.setAlignment(Qt.AlignmentFlag.AlignTop)
         empty.setContentsMargins(2 * SPACING, SPACING, 2 * SPACING, SPACING)
-        self._pages = QStackedWidget()
-        self._pages.addWidget(self.list)
-        self._pages.addWidget(empty)
+        self._pages = make.stack(self.list, empty)
         make.column(head, (self._pages, 1), within=self, spacing=0)
         self.count.valueChanged.connect(self._on_count)
         self.list.selectionModel().currentChanged.connect(self._on_current)
