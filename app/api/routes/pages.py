@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from app.api.rendering import page, wants_page
 from app.api.routes.inference import recent_requests
-from app.api.routes.jobs import recent_jobs
+from app.api.routes.jobs import job_view, recent_jobs
 from app.api.routes.models import model_views
 from app.api.routes.runs import Kind, live_run
 from app.api.state import TheController, deployment_views, node_views
@@ -88,6 +88,7 @@ async def models(request: Request, controller: TheController) -> Response:
 async def run(
     request: Request, controller: TheController, kind: Kind, run_id: Annotated[str, Path(max_length=100)]
 ) -> Response:
-    """A page with what is recorded of a run and where its time went."""
+    """A page with what is recorded of a run and where its time went; of a job also how far it is."""
     found = await live_run(controller, kind, run_id)
-    return page(request, "run.html", run=found, told=await asyncio.to_thread(tell, found))
+    job = await job_view(controller, int(found.id)) if kind == "job" else None
+    return page(request, "run.html", run=found, told=await asyncio.to_thread(tell, found), job=job)

@@ -168,7 +168,8 @@ def test_a_job_is_begun_followed_cancelled_and_begun_again(tab: Tab, served: Ser
     tab.wait(lambda: [button.text for button in tab.all(f"{item} button")] == ["Retry"])
     tab.click(f"{item} button")
     again = tab.wait(lambda: [one for one in jobs.list() if one.title == job.title and one.id > job.id])[0]
-    item = f".jobs li[data-key='{again.id}']"
-    tab.wait(lambda: [button.text for button in tab.all(f"{item} button")] == ["Cancel"])
-    tab.click(f"{item} button")
-    tab.wait_for("cancelled", f"{item} .badge")
+    tab.open(f"/shard/runs/job/{again.id}/")
+    tab.wait(lambda: [button.text for button in tab.all("#run .tools button")] == ["Cancel"])
+    tab.click("#run .tools button")
+    tab.wait(lambda: [button.text for button in tab.all("#run .tools button")] == ["Retry"])
+    assert jobs.get(again.id).status is JobStatus.CANCELLED
