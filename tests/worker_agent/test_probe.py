@@ -118,6 +118,18 @@ def test_a_model_that_keeps_its_state_in_its_modules_is_refused_and_left_as_it_w
         }, name
 
 
+@pytest.mark.parametrize("model_type", ["cpmant", "prophetnet"])
+def test_a_model_whose_layers_get_more_vectors_than_there_are_tokens_is_refused(model_type: str) -> None:
+    with pytest.raises(CannotSplit, match=r"is given \d+ vectors for \d+ tokens, .* choose another architecture"):
+        examined(model_type)
+
+
+def test_a_cache_that_forgets_what_the_mask_shows_is_refused_where_that_can_happen() -> None:
+    with pytest.raises(CannotSplit, match=r"its cache keeps the last 8, .* correct sliding_window .* at least 512"):
+        examined("moshi", sliding_window=8)
+    assert examined("moshi", sliding_window=512).cuts == EVERYWHERE, "no text is longer than the window"
+
+
 def test_a_model_that_sees_what_comes_later_is_refused() -> None:
     with pytest.raises(CannotSplit, match="looks at tokens that come later"):
         examined("bert", is_decoder=False)

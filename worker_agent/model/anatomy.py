@@ -22,7 +22,7 @@ from transformers.initialization import no_init_weights
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from worker_agent.model.probe import Observation, observe
+from worker_agent.model.probe import TOKENS, Observation, observe
 from worker_agent.wire.errors import CannotSplit
 from worker_agent.wire.messages import PartKind
 
@@ -194,6 +194,8 @@ def examine(model: PreTrainedModel) -> Anatomy:
             "choose another architecture"
         )
     config = model.config.get_text_config(decoder=True)
+    max_context = _max_context(config)
+    _refuse_unlike_answers(model.config.model_type, seen, max_context)
     cuts, notes = _cuts(model, layers_path, seen)
     before = tuple((name, shape) for name, shape in seen.before.items() if name not in seen.after)
     after = tuple(name for name in seen.after if name not in seen.before)
@@ -213,7 +215,7 @@ def examine(model: PreTrainedModel) -> Anatomy:
         batched=_is_batched(seen),
         hidden_size=config.hidden_size,
         vocab_size=config.vocab_size,
-        max_context=_max_context(config),
+        max_context=max_context,
         restarts_at=_restarts_at(model, seen.cache_argument),
     )
     return Anatomy(**{**vars(anatomy), "tied": _across(anatomy, model.all_tied_weights_keys)})
@@ -350,6 +352,22 @@ def _looks_ahead(model: PreTrainedModel) -> NoReturn:
         f"this '{model.config.model_type}' looks at tokens that come later, so it cannot continue a text; "
         "use the weights and config of a causal language model (is_decoder, for one)"
     )
+
+
+def _refuse_unlike_answers(model_type: str, seen: Observation, max_context: int) -> None:
+    """What gives something else for a text token by token than for the same text as a whole. Raises CannotSplit."""
+    for layer, length in sorted(seen.lengths.items()):
+        raise CannotSplit(
+            f"layer {layer} of '{model_type}' is given {length} vectors for {TOKENS} tokens, so that a text cannot be "
+            "continued token by token; choose another architecture"
+        )
+    for layer, kept in sorted(seen.forgotten.items()):
+        if kept < max_context:
+            raise CannotSplit(
+                f"layer {layer} of '{model_type}' looks at all earlier tokens, but its cache keeps the last {kept:,}, "
+                "so that a longer text would be continued as another one; correct sliding_window in config.json (at "
+                f"least {max_context:,}, the model's context), or choose another model"
+            )
 
 
 def _refuse_shared_weights(model: PreTrainedModel, layers_path: str) -> None:

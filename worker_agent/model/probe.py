@@ -62,6 +62,10 @@ class Observation:
     """Layers that compute with something made from the token ids, besides the hidden states."""
     joints: set[int] = field(default_factory=set)
     """Layers whose hidden states are not as the layer before gave them: something is done in between."""
+    lengths: dict[int, int] = field(default_factory=dict)
+    """Layer -> how many vectors it is given where that is another number than that of the tokens."""
+    forgotten: dict[int, int] = field(default_factory=dict)
+    """Layer -> how many tokens its cache keeps, where its mask lets it see earlier ones."""
     wide: set[int] = field(default_factory=set)
     """Layers that are given something else than one vector of the hidden size for each token."""
     order: list[int] = field(default_factory=list)
@@ -120,6 +124,8 @@ class _Attention:
     functions: dict[int, Callable[..., Any]] = field(default_factory=dict)
     """id of a mask -> which (batch, head, query, key) it lets see."""
     masks: dict[int, bool] = field(default_factory=dict)
+    visible: dict[int, Callable[..., Any]] = field(default_factory=dict)
+    """Layer -> the function of its mask."""
     windows: dict[int, int | None] = field(default_factory=dict)
     """Layer -> the window that the attention function was told of."""
     looks_ahead: bool = False
@@ -148,6 +154,8 @@ def _outline_attention(
         _attention.attended[layer] = (key.numel() + value.numel()) // key.shape[2]
         _attention.windows[layer] = sliding_window
         visible = _attention.functions.get(id(attention_mask))
+        if visible is not None:
+            _attention.visible[layer] = visible
         known = None if visible is None else is_window(visible, sliding_window)
         if known is not None:
             _attention.masks[layer] = _attention.masks.get(layer, True) and known
@@ -267,6 +275,8 @@ def _run(
         kept = cache.window(layer)
         if kept is not None and kept != window:
             attention.masks[layer] = False  # it looks at what is no longer kept
+            if layer in attention.visible and _sees(attention.visible[layer], FAR, FAR - kept):
+                seen.forgotten[layer] = kept
     return attention
 
 
@@ -281,7 +291,7 @@ def _look_at_masks(model: PreTrainedModel, layers: nn.ModuleList, layers_path: s
         return  # it looks into its masks; the trial when a stage is loaded decides
     finally:
         model.set_attn_implementation(OUTLINE)
-    seen.masks, seen.looks_ahead = attention.masks, attention.looks_ahead
+    seen.masks, seen.looks_ahead, seen.forgotten = attention.masks, attention.looks_ahead, other.forgotten
     # What a layer does with a mask that it cannot do without one is seen only now.
     seen.tuple_output, seen.kept = other.tuple_output, {**other.kept, **seen.kept}
     seen.states.update(other.states)
@@ -348,6 +358,8 @@ def _watching(
                 seen.flows |= {(other, index) for kind, other in marks_of(hidden_states) if kind in ("layer", "after")}
             if tuple(hidden_states.shape) != (1, TOKENS, width):
                 seen.wide.add(index)
+            if hidden_states.dim() > 1 and hidden_states.shape[1] != TOKENS:
+                seen.lengths[index] = hidden_states.shape[1]
             started = True
             seen.order.append(index)
             with provenance.inside(index, hidden_states):
