@@ -40,6 +40,10 @@ NOT_CAUSAL = (
 UNLIMITED = 2**20
 """Tokens of context for a model whose config names no limit, such as Mamba's or Bloom's."""
 
+OUTLINE_DTYPE = torch.bfloat16
+"""What to build a model in that is only examined: not float32, so that what keeps that dtype whatever the model
+computes in is told from what follows it."""
+
 _LENGTHS = (
     "max_position_embeddings",
     "n_positions",
@@ -71,7 +75,11 @@ class Anatomy:
     tied: tuple[tuple[str, str], ...]
     """Pairs of parameter names that are one tensor, each standing at another end of the model."""
     kv_elements: tuple[int, ...]
-    """Per layer: how many elements one token puts into the cache, keys and values together."""
+    """Per layer: how many elements one token puts into the cache, keys, values and what else grows with the text."""
+    state_elements: tuple[int, ...]
+    """Per layer: how many elements a sequence keeps there however long it is, in the dtype that is computed in."""
+    state_bytes: tuple[int, ...]
+    """Per layer: how many bytes it keeps there besides, in a dtype of their own."""
     cuts: tuple[int, ...]
     """Boundaries b at which the model may be cut, between layer b - 1 and layer b."""
     cut_notes: tuple[str, ...]
@@ -210,6 +218,8 @@ def examine(model: PreTrainedModel) -> Anatomy:
         tuple_output=seen.tuple_output,
         tied=(),
         kv_elements=seen.kv_elements,
+        state_elements=tuple(seen.state_elements.get(layer, 0) for layer in range(seen.num_layers)),
+        state_bytes=tuple(seen.state_bytes.get(layer, 0) for layer in range(seen.num_layers)),
         cuts=cuts,
         cut_notes=notes,
         batched=_is_batched(seen),

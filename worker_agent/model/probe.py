@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 
 from worker_agent.model.provenance import HIDDEN, IDS, Provenance, mark, marks_of, tensors_in
 from worker_agent.wire.errors import CannotSplit
@@ -50,10 +51,18 @@ class Observation:
     """The name under which the model takes its cache."""
     kept: dict[int, int] = field(default_factory=dict)
     """Layer -> elements that one token puts into the cache, keys and values together, each time that it runs."""
+    guessed_rows: dict[int, int] = field(default_factory=dict)
+    """The same where a layer could not run in outline, by what the config says of heads."""
     rows: dict[int, int] = field(default_factory=dict)
     """The same by the layers of the cache."""
-    states: dict[int, int] = field(default_factory=dict)
-    """Layer of the cache -> elements of what it holds besides, states of a fixed size for one."""
+    states: set[int] = field(default_factory=set)
+    """Layers of the cache that hold something else besides, states of a fixed size for one."""
+    besides: dict[int, int] = field(default_factory=dict)
+    """Layer -> elements that one token puts into the cache besides keys and values, keys of an index for one."""
+    state_elements: dict[int, int] = field(default_factory=dict)
+    """Layer -> elements of a fixed size that a sequence keeps there, in the dtype that the model computes in."""
+    state_bytes: dict[int, int] = field(default_factory=dict)
+    """Layer -> bytes of a fixed size that a sequence keeps there, in whatever dtype."""
     attended: dict[int, int] = field(default_factory=dict)
     """Layer -> elements that one token brings to the attention function, for models that let it be replaced."""
     flows: set[tuple[int, int]] = field(default_factory=set)
@@ -81,7 +90,8 @@ class Observation:
 
     @property
     def kv_elements(self) -> tuple[int, ...]:
-        return tuple(self.kept.get(layer, 0) for layer in range(self.num_layers))
+        rows = {**self.guessed_rows, **self.kept}
+        return tuple(rows.get(layer, 0) + self.besides.get(layer, 0) for layer in range(self.num_layers))
 
 
 class _WatchedCache(DynamicCache):
@@ -90,6 +100,8 @@ class _WatchedCache(DynamicCache):
     def __init__(self, config: Any, seen: Observation, provenance: Provenance) -> None:
         super().__init__(config=config)
         self._seen, self._provenance = seen, provenance
+        self._owners: dict[int, int] = {}
+        """Layer of the cache -> the model's layer that puts something there."""
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -98,17 +110,55 @@ class _WatchedCache(DynamicCache):
         self._seen.rows[layer_idx] = size
         running = self._provenance.layer
         if running is not None:
+            self._owners[layer_idx] = running
             self._seen.kept[running] = self._seen.kept.get(running, 0) + size
         return super().update(key_states, value_states, layer_idx, *args, **kwargs)
 
-    def states(self) -> dict[int, int]:
-        """Elements that the layers hold besides keys and values, where they hold any."""
-        found = {}
+    def update_conv_state(self, conv_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> torch.Tensor:
+        self._put_by(layer_idx)
+        return super().update_conv_state(conv_states, layer_idx, *args, **kwargs)
+
+    def update_recurrent_state(
+        self, recurrent_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
+        self._put_by(layer_idx)
+        return super().update_recurrent_state(recurrent_states, layer_idx, *args, **kwargs)
+
+    def _put_by(self, index: int) -> None:
+        if self._provenance.layer is not None:
+            self._owners[index] = self._provenance.layer
+
+    def note_besides(self, dtype: torch.dtype) -> None:
+        """Note what the layers hold besides keys and values: what grows with the tokens, and what does not.
+
+        Args:
+            dtype: what the model computes in.
+        """
+        seen = self._seen
         for index, layer in enumerate(self.layers):
             besides = [value for name, value in vars(layer).items() if name not in ("keys", "values")]
-            if tensors := [each for each in tensors_in(besides) if HIDDEN in marks_of(each)]:
-                found[index] = sum(each.numel() for each in tensors)
-        return found
+            tensors = {id(each): each for each in tensors_in(besides)}
+            if any(HIDDEN in marks_of(each) for each in tensors.values()):
+                seen.states.add(index)
+            owner = self._owners.get(index, min(index, seen.num_layers - 1))
+            for each in tensors.values():
+                if each.numel() < 2:
+                    continue  # a length, not a state
+                if TOKENS in each.shape:
+                    seen.besides[owner] = seen.besides.get(owner, 0) + each.numel() // TOKENS
+                elif each.dtype == dtype:
+                    seen.state_elements[owner] = seen.state_elements.get(owner, 0) + each.numel()
+                else:
+                    seen.state_bytes[owner] = seen.state_bytes.get(owner, 0) + each.nbytes
+
+    def guess_rows(self, config: Any) -> None:
+        """Take keys and values of the config's heads for layers of attention that could not run in outline."""
+        heads = getattr(config, "num_attention_heads", None) or 1
+        groups = getattr(config, "num_key_value_heads", None) or heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // heads
+        for index, layer in enumerate(self.layers[: self._seen.num_layers]):
+            if isinstance(layer, DynamicLayer) and index not in self._seen.rows:
+                self._seen.guessed_rows[index] = 2 * groups * width
 
     def window(self, layer: int) -> int | None:
         """How many tokens a layer keeps, if not all."""
@@ -270,7 +320,9 @@ def _run(
             use_cache=True,
             **{seen.cache_argument: cache},
         )
-    seen.states = cache.states()
+    cache.note_besides(model.dtype)
+    if seen.guessed:
+        cache.guess_rows(model.config.get_text_config(decoder=True))
     for layer, window in attention.windows.items():
         kept = cache.window(layer)
         if kept is not None and kept != window:
@@ -294,7 +346,10 @@ def _look_at_masks(model: PreTrainedModel, layers: nn.ModuleList, layers_path: s
     seen.masks, seen.looks_ahead, seen.forgotten = attention.masks, attention.looks_ahead, other.forgotten
     # What a layer does with a mask that it cannot do without one is seen only now.
     seen.tuple_output, seen.kept = other.tuple_output, {**other.kept, **seen.kept}
-    seen.states.update(other.states)
+    seen.states |= other.states
+    seen.besides = {**other.besides, **seen.besides}
+    seen.state_elements = {**other.state_elements, **seen.state_elements}
+    seen.state_bytes = {**other.state_bytes, **seen.state_bytes}
     seen.flows |= other.flows
     seen.token_readers |= other.token_readers
     seen.keepers.update(other.keepers)
