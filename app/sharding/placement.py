@@ -86,6 +86,15 @@ def sequences_at_once(description: ModelDescription, serving: Serving) -> int:
     return min(MAX_SEQUENCES, max(1, serving.kv_tokens // TOKENS_WITH_STATE))
 
 
+def kept_for(description: ModelDescription, serving: Serving) -> str:
+    """In words, what the memory for keys and values suffices for."""
+    tokens = f"{serving.kv_tokens:,} tokens"
+    if not description.has_states:
+        return tokens
+    count = sequences_at_once(description, serving)
+    return f"{tokens} and the states of {count} sequence{'s' * (count > 1)}"
+
+
 class StageSizes:
     """Bytes that layers [start, end) take. Made once for a model and its serving: every mouse move asks."""
 

@@ -413,8 +413,8 @@ def _watching(
                 seen.flows |= {(other, index) for kind, other in marks_of(hidden_states) if kind in ("layer", "after")}
             if tuple(hidden_states.shape) != (1, TOKENS, width):
                 seen.wide.add(index)
-            if hidden_states.dim() > 1 and hidden_states.shape[1] != TOKENS:
-                seen.lengths[index] = hidden_states.shape[1]
+            if TOKENS not in hidden_states.shape:
+                seen.lengths[index] = hidden_states.shape[-2]
             started = True
             seen.order.append(index)
             with provenance.inside(index, hidden_states):
