@@ -25,7 +25,7 @@ from app.cluster.nodes import NodeDirectory
 from app.controller_settings import ControllerSettings
 from app.errors import BadInput, RegistryError, ShardboardError
 from app.event_log import EventLogHandler
-from app.inference.deployer import Deployed, OnProgress
+from app.inference.deployer import Deployed
 from app.inference.deployments import Deployments
 from app.inference.events import StepPassed
 from app.inference.parameters import GenerationParameters
@@ -34,8 +34,8 @@ from app.inference.request_run import RequestRun
 from app.inference.service import InferenceService
 from app.inference.tokenizer import Tokenizer
 from app.jobs.desk import JobDesk
-from app.jobs.job import Runner, in_python_thread
-from app.jobs.works import AddWork, CutWork, DemoWork, register_model
+from app.jobs.job import Means, Runner, in_python_thread
+from app.jobs.works import AddWork, CutWork, DemoWork, DeployWork, register_model
 from app.models.demo import NAME as DEMO_MODEL
 from app.models.description import ModelDescription
 from app.models.library import ModelLibrary
@@ -82,12 +82,12 @@ class Controller:
         self.runs = RunReader(registry)
         self.identity = ControllerIdentity.of(home)
         self.library = ModelLibrary(home.models)
-        self.jobs = JobDesk(registry, self.library, runner)
         self._context = zmq.asyncio.Context()
         self._listeners: list[Callable[[NodeEvent], None]] = []
         launcher = AgentLauncher(home, self.identity.keys.public)
         self.nodes = NodeDirectory(self._context, self.identity, registry, launcher, self._on_node_event)
         self.deployments = Deployments(registry, self.library, self.nodes)
+        self.jobs = JobDesk(Means(registry, self.library, self.deployments), runner)
         self.inference = InferenceService(registry, self.library, self.deployments, lambda: self.settings.records)
         self._event_log = EventLogHandler(registry)
         self._watching: asyncio.Task[None] | None = None
@@ -356,21 +356,18 @@ class Controller:
         nodes: Sequence[int] | None = None,
         layers: str | None = None,
         serving: ServingWish = ANY_SERVING,
-        on_progress: OnProgress = lambda progress: None,
+        on_progress: ProgressCallback | None = None,
         origin: Origin = UNKNOWN,
     ) -> DeploymentRecord:
-        """Place a model and load it. Cancelling the call cancels the deployment and frees what it loaded."""
+        """Place a model and load it. Cancelling the call cancels the job, which frees what it loaded."""
         placement = await self.plan(model, nodes=nodes, layers=layers, serving=serving)
         return (await self.deploy_placement(placement, on_progress, origin)).record
 
     async def deploy_placement(
-        self, placement: Placement, on_progress: OnProgress = lambda progress: None, origin: Origin = UNKNOWN
+        self, placement: Placement, on_progress: ProgressCallback | None = None, origin: Origin = UNKNOWN
     ) -> Deployed:
-        """Carry out a placement, by hand or by `plan`."""
-        description = await asyncio.to_thread(self.library.get, placement.model_name)
-        cancel = asyncio.Event()
-        work = self.deployments.deploy(description, placement, on_progress, cancel, origin)
-        return await finished(asyncio.ensure_future(work), cancel.set)
+        """Carry out a placement, by hand or by `plan`. Cancelling the call cancels the job."""
+        return await self.jobs.do(DeployWork(placement), origin, on_progress)
 
     async def undeploy(self, deployment_or_model: str) -> list[DeploymentRecord]:
         """Unload a deployment by its id, or all of a model's. Raises RegistryError when there is none."""

@@ -10,8 +10,8 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from app.children.work import ProgressCallback
 from app.controller import Controller
-from app.inference.deployer import OnProgress
 from app.registry import DeploymentRecord, NodeRecord, Registry
 from app.runs.trace import UNKNOWN, Origin
 
@@ -75,7 +75,7 @@ async def deploy_over(
     model: str,
     nodes: Sequence[int],
     *,
-    on_progress: OnProgress = lambda progress: None,
+    on_progress: ProgressCallback | None = None,
     origin: Origin = UNKNOWN,
 ) -> DeploymentRecord:
     """Deploy a model over these nodes, unless it is deployed over them already. Raises as `Controller.deploy`."""

@@ -44,6 +44,27 @@ ERROR_TEXT_BYTES = 4000
 """How much of a crashed child's stderr is read to find out why."""
 
 
+class NodeProgress(msgspec.Struct, frozen=True):
+    """How far one node is, of several that have to get somewhere."""
+
+    phase: str
+    node_id: int | None
+    """None for what the controller itself does for all of them."""
+    node: str
+    """Its name."""
+    done_bytes: int
+    total_bytes: int
+    bytes_per_second: float = 0.0
+    already_bytes: int = 0
+    """Of those that are done, what the node held before."""
+
+    @property
+    def seconds_left(self) -> float | None:
+        """None while nobody can tell."""
+        left = self.total_bytes - self.done_bytes
+        return left / self.bytes_per_second if self.bytes_per_second > 0 else None
+
+
 class JobProgress(msgspec.Struct, frozen=True, tag="progress"):
     """How far a job is."""
 
@@ -54,6 +75,13 @@ class JobProgress(msgspec.Struct, frozen=True, tag="progress"):
     bytes_per_second: float = 0.0
     seconds_left: float | None = None
     """None while nobody can tell."""
+    nodes: tuple[NodeProgress, ...] = ()
+    """How far each of the nodes is that it is about."""
+
+    @property
+    def already_bytes(self) -> int:
+        """Of those that are done, what the nodes held before."""
+        return sum(node.already_bytes for node in self.nodes)
 
 
 ProgressCallback = Callable[[JobProgress], None]

@@ -33,7 +33,7 @@ def run(*, prompt: str, agents: int, model: str | None, keep: bool, as_json: boo
         try:
             names = {node.id: node.hostname for node in taken.nodes}
             with progress_shown(as_json) as progress:
-                deployment = session.ask(deploy_over, name, list(names), on_progress=progress.deployment)
+                deployment = session.ask(deploy_over, name, list(names), on_progress=progress.job, origin=origin())
             for shard in session.registry.shards.list(deployment_id=deployment.id):
                 place = names.get(shard.node_id or 0, "?")
                 say(f"Layers {layers_text(shard.start_layer, shard.end_layer)} are on {place} (node {shard.node_id}).")

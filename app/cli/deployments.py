@@ -9,7 +9,7 @@ import typer
 
 from app.cli.options import Context, DType, Json, KvTokens, Layers, Nodes, read_dtype, read_nodes
 from app.cli.output import note, print_json, print_table, progress_shown
-from app.cli.session import open_controller, open_registry
+from app.cli.session import open_controller, open_registry, origin
 from app.figures import layers, size_text
 from app.registry import DeploymentRecord, DeploymentStatus, Registry, ShardRecord
 from app.runs.trace import DeploymentTrace, Plan, unpack
@@ -68,7 +68,8 @@ def deploy(
                 nodes=chosen,
                 layers=shard_layers,
                 serving=serving,
-                on_progress=progress.deployment,
+                on_progress=progress.job,
+                origin=origin(),
             )
         )
         shards = session.registry.shards.list(deployment_id=deployment.id)

@@ -22,7 +22,6 @@ from rich.text import Text
 
 from app.children.work import JobProgress
 from app.errors import ShardboardError
-from app.inference.deployer import DeployProgress
 
 if TYPE_CHECKING:
     from app.runs.telling import Telling
@@ -136,12 +135,12 @@ class ProgressBars:
         self._tasks: dict[str, TaskID] = {}
 
     def job(self, progress: JobProgress) -> None:
-        """How far reading, downloading, cutting, … is."""
-        self._show(progress.phase, progress.done_bytes, progress.total_bytes)
-
-    def deployment(self, progress: DeployProgress) -> None:
-        """How far a node is with the layers it was given."""
-        self._show(f"{progress.phase} {progress.node_name}".rstrip(), progress.done_bytes, progress.total_bytes)
+        """How far reading, downloading, cutting, … is; each node by itself where several get somewhere."""
+        nodes = [node for node in progress.nodes if node.phase == progress.phase]
+        for node in nodes:
+            self._show(f"{node.phase} {node.node}", node.done_bytes, node.total_bytes)
+        if not nodes:
+            self._show(progress.phase, progress.done_bytes, progress.total_bytes)
 
     def _show(self, label: str, done: int, total: int) -> None:
         if label not in self._tasks:

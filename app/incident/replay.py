@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from msgspec.structs import replace as changed
 
+from app.children.work import JobProgress
 from app.errors import Cancelled, ModelError, RequestError, ShardboardError
 from app.incident.bundle import Bundle
 from app.incident.comparison import (
@@ -26,7 +27,6 @@ from app.incident.comparison import (
 )
 from app.incident.conditions import Conditions, differences, promise
 from app.incident.target import ChosenModel, choose_model, layers_text, nodes_for
-from app.inference.deployer import DeployProgress
 from app.inference.parameters import GenerationParameters
 from app.inference.prompt import TokenPrompt
 from app.inference.request_run import RequestRun
@@ -81,7 +81,7 @@ async def replay(
     """
     bundle.check_replayable()
     chosen = await asyncio.to_thread(choose_model, controller.library, bundle.request, model)
-    record, is_new = await _deployment(controller, bundle, chosen, deploy, on_progress)
+    record, is_new = await _deployment(controller, bundle, chosen, deploy, on_progress, origin)
     try:
         return await _run(controller, bundle, chosen, record, is_new, on_progress, origin)
     finally:
@@ -94,7 +94,12 @@ async def replay(
 
 
 async def _deployment(
-    controller: Controller, bundle: Bundle, chosen: ChosenModel, deploy: bool, on_progress: OnProgress
+    controller: Controller,
+    bundle: Bundle,
+    chosen: ChosenModel,
+    deploy: bool,
+    on_progress: OnProgress,
+    origin: Origin,
 ) -> tuple[DeploymentRecord, bool]:
     """The deployment to run on, and whether it was made for that."""
     plan = bundle.contents.plan
@@ -110,7 +115,7 @@ async def _deployment(
                 "The bundle does not say where the layers were, so they cannot be put there again.",
                 f"Deploy the model as you like and replay without --deploy: deploy {chosen.name}",
             )
-        return await _deploy(controller, plan, chosen, on_progress), True
+        return await _deploy(controller, plan, chosen, on_progress, origin), True
     if roomy:
         return max(roomy, key=lambda record: plan is not None and record.dtype == plan.dtype), False
     if ready:
@@ -124,10 +129,11 @@ async def _deployment(
     )
 
 
-async def _deploy(controller: Controller, plan: Plan, chosen: ChosenModel, on_progress: OnProgress) -> DeploymentRecord:
-    def report(progress: DeployProgress) -> None:
-        text = f"{progress.phase} {progress.node_name}".rstrip()
-        on_progress(ReplayProgress("deploying", text, progress.done_bytes, progress.total_bytes))
+async def _deploy(
+    controller: Controller, plan: Plan, chosen: ChosenModel, on_progress: OnProgress, origin: Origin
+) -> DeploymentRecord:
+    def report(progress: JobProgress) -> None:
+        on_progress(ReplayProgress("deploying", progress.phase, progress.done_bytes, progress.total_bytes))
 
     return await controller.deploy(
         chosen.name,
@@ -135,6 +141,7 @@ async def _deploy(controller: Controller, plan: Plan, chosen: ChosenModel, on_pr
         layers=layers_text(plan),
         serving=ServingWish.of(plan.serving),
         on_progress=report,
+        origin=origin,
     )
 
 

@@ -8,9 +8,9 @@ import secrets
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-from app.children.work import JobProgress
+from app.children.work import JobProgress, NodeProgress
 from app.cluster.agent_link import AgentLink
 from app.cluster.machines import is_loopback, machine_of
 from app.cluster.weights import PartReader, SendProgress, send_parts
@@ -31,34 +31,11 @@ Result = TypeVar("Result")
 PREFILL_CHUNK = 256
 """Prompt tokens in one step at most: small enough that a long prompt does not hold up who is decoding."""
 
-Phase = Literal["hashing", "sending", "loading", "linking", "ready"]
-
-
-@dataclass(frozen=True, slots=True)
-class DeployProgress:
-    """How far one node is.
-
-    `hashing` is the controller's own work and has no node. Then each node is told of by itself: `sending`, at
-    least once, of its parts' stored bytes; `loading` of each of its stages; `linking`; `ready`. The last two come
-    with the bytes of the last phase, all of them done.
-    """
-
-    phase: Phase
-    node_id: int | None
-    node_name: str
-    done_bytes: int
-    total_bytes: int
-    bytes_per_second: float = 0.0
-    already_bytes: int = 0
-    """Of those that are done, what the node held before this deployment. Set while `sending`."""
-
-    @property
-    def seconds_left(self) -> float | None:
-        left = self.total_bytes - self.done_bytes
-        return left / self.bytes_per_second if self.bytes_per_second > 0 else None
-
-
-OnProgress = Callable[[DeployProgress], None]
+OnProgress = Callable[[NodeProgress], None]
+"""Told of the phases of a deployment: `hashing` is the controller's own work and has no node. Then each node is told of
+by itself: `sending`, at least once, of its parts' stored bytes; `loading` of each of its stages; `linking`; `ready`.
+The last two come with the bytes of the last phase, all of them done.
+"""
 
 
 @dataclass(frozen=True)
@@ -168,7 +145,7 @@ class Deployer:
         loop = asyncio.get_running_loop()
 
         def report(progress: JobProgress) -> None:
-            told = DeployProgress(
+            told = NodeProgress(
                 "hashing", None, "", progress.done_bytes, progress.total_bytes, progress.bytes_per_second
             )
             loop.call_soon_threadsafe(on_progress, told)
@@ -197,13 +174,13 @@ class Deployer:
         async def send(seat: Seat) -> int:
             def report(sent: SendProgress) -> None:
                 on_progress(
-                    DeployProgress(
+                    NodeProgress(
                         "sending", seat.node.id, seat.node.hostname, sent.done_bytes, sent.total_bytes,
                         sent.bytes_per_second, sent.already_bytes,
                     )
                 )  # fmt: skip
 
-            return await send_parts(seat.link, wanted[seat.node.id], report, cancel)
+            return await _unless(cancel, send_parts(seat.link, wanted[seat.node.id], report, cancel))
 
         return sum(await _all(send(seat) for seat in links.values()))
 
@@ -246,18 +223,9 @@ class Deployer:
             wanted = [by_key[source.kind, source.index] for source in description.stage_parts(start, end)]
 
             def report(done: int, total: int) -> None:
-                on_progress(DeployProgress("loading", seat.node.id, seat.node.hostname, done, total))
+                on_progress(NodeProgress("loading", seat.node.id, seat.node.hostname, done, total))
 
-            loading = asyncio.ensure_future(seat.link.load(message, config, wanted, report))
-            stopped = asyncio.ensure_future(cancel.wait())
-            try:
-                await asyncio.wait({loading, stopped}, return_when=asyncio.FIRST_COMPLETED)
-                if not loading.done():
-                    raise Cancelled("The deployment was cancelled.")
-                return await loading
-            finally:
-                loading.cancel()
-                stopped.cancel()
+            return await _unless(cancel, seat.link.load(message, config, wanted, report))
 
         return await _all(
             load(stage, seat, start, end)
@@ -292,13 +260,13 @@ def _note_ready(registry: Registry, id: str) -> DeploymentRecord:
     return registry.deployments.update(id, status=DeploymentStatus.READY, error=None)
 
 
-def _tell_all(phase: Phase, seats: Sequence[Seat], weights: Sequence[int], on_progress: OnProgress) -> None:
+def _tell_all(phase: str, seats: Sequence[Seat], weights: Sequence[int], on_progress: OnProgress) -> None:
     """Every node once, whatever it holds of the pipeline."""
     whole: dict[int, int] = {}
     for seat, nbytes in zip(seats, weights, strict=True):
         whole[seat.node.id] = whole.get(seat.node.id, 0) + nbytes
     for node, seat in {seat.node.id: seat for seat in seats}.items():
-        on_progress(DeployProgress(phase, node, seat.node.hostname, whole[node], whole[node]))
+        on_progress(NodeProgress(phase, node, seat.node.hostname, whole[node], whole[node]))
 
 
 def lanes(seats: Sequence[Seat]) -> int:
@@ -332,6 +300,20 @@ def _reader(description: ModelDescription, source: PartSource) -> PartReader:
         return b"".join(part_bytes(description.path, source, offset, length))
 
     return read
+
+
+async def _unless(cancel: asyncio.Event, work: Coroutine[Any, Any, Result]) -> Result:
+    """What something brings. Raises Cancelled once `cancel` is set, whatever it waits for then."""
+    running, stopped = asyncio.ensure_future(work), asyncio.ensure_future(cancel.wait())
+    try:
+        await asyncio.wait({running, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if not running.done():
+            raise Cancelled("The deployment was cancelled.")
+        return await running
+    finally:
+        running.cancel()
+        stopped.cancel()
+        await asyncio.gather(running, stopped, return_exceptions=True)
 
 
 async def _all(work: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from app.children.work import NodeProgress
 from app.errors import ShardboardError
-from app.inference.deployer import DeployProgress, OnProgress
+from app.inference.deployer import OnProgress
 from app.inference.facts import FactFinder, versions
 from app.inference.pipeline import Pipeline
 from app.models.description import ModelDescription
@@ -32,11 +33,11 @@ class DeploymentRecorder:
     def began(self, record: DeploymentRecord) -> None:
         self._record = record
 
-    def progressed(self, progress: DeployProgress) -> None:
+    def progressed(self, progress: NodeProgress) -> None:
         self._phases.note(
             progress.phase,
             node_id=progress.node_id,
-            node=progress.node_name,
+            node=progress.node,
             total_bytes=progress.total_bytes,
             already_bytes=progress.already_bytes,
         )

@@ -11,12 +11,13 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
+from app.children.work import NodeProgress
 from app.cluster.health import NodeDown, NodeEvent, NodeFrozen, NodeUp
 from app.cluster.machines import machine_of
 from app.cluster.nodes import NodeDirectory
 from app.errors import NodeError, PlacementError, RequestError, ShardboardError
 from app.figures import size_text
-from app.inference.deployer import Deployed, Deployer, DeployProgress, OnProgress, Seat
+from app.inference.deployer import Deployed, Deployer, OnProgress, Seat
 from app.inference.deployment_recorder import DeploymentRecorder
 from app.inference.events import StepPassed
 from app.inference.facts import FactFinder, versions
@@ -417,7 +418,7 @@ def _too_small(description: ModelDescription, capacities: Sequence[NodeCapacity]
     return " ".join(lacks)
 
 
-def _tell(progress: DeployProgress, preparing: Callable[[str], None]) -> None:
+def _tell(progress: NodeProgress, preparing: Callable[[str], None]) -> None:
     if progress.total_bytes and progress.phase in ("hashing", "sending"):
         done = 100 * progress.done_bytes // progress.total_bytes
         preparing(f"{progress.phase.capitalize()} weights: {done} %")

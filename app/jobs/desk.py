@@ -16,8 +16,7 @@ from typing import Any, TypeVar
 from app.children.work import ProgressCallback, until_over
 from app.errors import Cancelled, Conflict, ShardboardError
 from app.inference.facts import versions
-from app.jobs.job import Job, JobView, Runner, Work, explained, in_python_thread
-from app.models.library import ModelLibrary
+from app.jobs.job import Job, JobView, Means, Runner, Work, explained, in_python_thread
 from app.registry import JobRecord, JobStatus, Registry
 from app.runs.trace import JobTrace, Origin, pack
 
@@ -31,14 +30,14 @@ BY_USER = "Cancelled by the user."
 
 
 class JobDesk:
-    """See the module.
+    """Has the jobs of one controller, begins them, ends them, and writes them down.
 
     Args:
         runner: runs what blocks: in QThreads where there is a window.
     """
 
-    def __init__(self, registry: Registry, library: ModelLibrary, runner: Runner = in_python_thread) -> None:
-        self._registry, self._library, self._runner = registry, library, runner
+    def __init__(self, means: Means, runner: Runner = in_python_thread) -> None:
+        self._means, self._registry, self._runner = means, means.registry, runner
         self._jobs: list[Job] = []
         self._ended: dict[int, Work[Any]] = {}
         self._lanes: dict[str, asyncio.Lock] = {}
@@ -142,12 +141,16 @@ class JobDesk:
             Conflict: it is done, or not over, or of an earlier start of the controller.
         """
         record = await self.record(id)
-        if not record.status.is_over or record.status is JobStatus.DONE:
+        if not _may_retry(record.status):
             raise Conflict(f"Job {id} is {record.status}.", "Only what failed or was cancelled can be begun again.")
         work = self._ended.get(id)
         if work is None:
             raise Conflict(f"What job {id} was asked for is not known any more.", "Ask for it anew.")
         return _written(await self.submit(work, origin))
+
+    def can_retry(self, record: JobRecord) -> bool:
+        """Whether `retry` would begin it again."""
+        return _may_retry(record.status) and record.id in self._ended
 
     async def cancel_all(self, which: Callable[[Job], bool] = lambda job: True) -> None:
         """End jobs, and wait until all of them have cleaned up."""
@@ -218,7 +221,7 @@ class JobDesk:
             if await until_over(asyncio.ensure_future(self._write(job, JobStatus.RUNNING))):
                 raise asyncio.CancelledError
             self._tell(job)
-            job.outcome = await job.work.do(job, self._library, self._registry)
+            job.outcome = await job.work.do(job, self._means)
             return JobStatus.DONE, None
         except asyncio.CancelledError:
             return JobStatus.CANCELLED, BY_USER
@@ -232,23 +235,25 @@ class JobDesk:
 
     async def _write(self, job: Job, status: JobStatus, reason: str | None = None) -> None:
         """Write down what it has become. That this fails is logged: the work itself must not fail by it."""
-        before, outcome = _written(job), job.outcome
+        before = _written(job)
+        model = before.model_name if job.outcome is None else job.outcome.model
+        details = {**before.details, **job.details}
         trace = _trace(job, reason) if status.is_over else None
 
         def write(known: Registry) -> JobRecord:
             if trace is not None:
                 known.traces.put("job", str(before.id), trace)
-            if outcome is None:
-                return known.jobs.update(before.id, status=status, error=reason)
-            return known.jobs.update(
-                before.id, status=status, error=reason, model_name=outcome.model, details=dict(outcome.details)
-            )
+            return known.jobs.update(before.id, status=status, error=reason, model_name=model, details=details)
 
         try:
             job.record = await self._registry.call(write)
         except ShardboardError as error:
             log.error("job %d could not be written down: %s", before.id, error)
             job.record = replace(before, status=status, error=reason)
+
+
+def _may_retry(status: JobStatus) -> bool:
+    return status.is_over and status is not JobStatus.DONE
 
 
 def _written(job: Job) -> JobRecord:

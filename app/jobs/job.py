@@ -10,13 +10,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from app.children.work import REPORT_SECONDS, JobChain, JobProgress, ProgressCallback, until_over
+from app.children.work import REPORT_SECONDS, JobChain, JobProgress, NodeProgress, ProgressCallback, until_over
 from app.errors import Cancelled, ShardboardError
 from app.registry.records import JobRecord, JobStatus
 from app.runs.phases import PhaseRecorder
 from app.runs.trace import UNKNOWN, Origin
 
 if TYPE_CHECKING:
+    from app.inference.deployments import Deployments
     from app.models.library import ModelLibrary
     from app.registry import Registry
 
@@ -32,12 +33,19 @@ class Outcome(Generic[Covariant]):
     """For the caller who waits for it."""
     model: str
     """The model it was about."""
-    details: Mapping[str, object]
-    """For the registry; JSON only."""
     text: str = ""
     """The same as a sentence."""
     folder: Path | None = None
     """What there is to open."""
+
+
+@dataclass(frozen=True)
+class Means:
+    """What works work with: parts of the controller that has the desk."""
+
+    registry: Registry
+    library: ModelLibrary
+    deployments: Deployments
 
 
 class Work(Protocol[Covariant]):
@@ -61,7 +69,7 @@ class Work(Protocol[Covariant]):
         """The model it is about; empty while that is not known."""
         ...
 
-    async def do(self, job: Job, library: ModelLibrary, registry: Registry) -> Outcome[Covariant]:
+    async def do(self, job: Job, means: Means) -> Outcome[Covariant]:
         """On the controller's loop. Blocking work goes through `job.in_thread`. Raises ShardboardError, Cancelled."""
         ...
 
@@ -93,6 +101,8 @@ class JobView:
     bytes_per_second: float = 0.0
     seconds_left: float | None = None
     """None while nobody can tell."""
+    nodes: tuple[NodeProgress, ...] = ()
+    """How far each of the nodes is that it is about."""
     result: str = ""
     """What came of it, as a sentence."""
     error: ShardboardError | None = None
@@ -103,6 +113,8 @@ class JobView:
     """The model it is about, when it is known."""
     folder: Path | None = None
     """What there is to open when it is done."""
+    details: Mapping[str, object] = field(default_factory=dict)
+    """What the registry has of it once it is over."""
     is_ending: bool = False
     """It was cancelled and is cleaning up behind itself."""
     can_retry: bool = False
@@ -120,7 +132,7 @@ class JobView:
 
 
 class Job:
-    """See the module. Made by the desk only; belongs to the controller's loop."""
+    """A work under way, with its record. Made by the desk only; belongs to the controller's loop."""
 
     def __init__(self, work: Work[Any], origin: Origin, runner: Runner, on_changed: Callable[[Job], None]) -> None:
         loop = asyncio.get_running_loop()
@@ -134,6 +146,8 @@ class Job:
         self.progress: JobProgress | None = None
         self.outcome: Outcome[Any] | None = None
         self.failure: Exception | None = None
+        self.details: dict[str, object] = {}
+        """What the registry is to have of it, however it ends; its work puts it there. JSON only."""
         self.phases = PhaseRecorder()
         self.written: asyncio.Future[None] = loop.create_future()
         """Done once it has its number. Raises what the registry did."""
@@ -163,12 +177,14 @@ class Job:
             total_bytes=now.total_bytes if now is not None else 0,
             bytes_per_second=now.bytes_per_second if now is not None and runs else 0.0,
             seconds_left=now.seconds_left if now is not None and runs else None,
+            nodes=now.nodes if now is not None and runs else (),
             result=done.text if over and done is not None else "",
             error=explained(self.failure) if self.failure is not None else None,
             started_at=None if record is None else record.started_at,
             ended_at=None if record is None else record.completed_at,
             model=done.model if done is not None else self.work.model,
             folder=done.folder if over and done is not None else None,
+            details=dict(self.details) if over else {},
             is_ending=self.is_ending and not over,
             can_retry=over and status is not JobStatus.DONE,
             origin=self.origin,
@@ -191,33 +207,24 @@ class Job:
         def report(progress: JobProgress) -> None:
             loop.call_soon_threadsafe(self.report, progress)
 
-        running = self._runner(lambda: work(report, chain), self.work.kind)
-        if await until_over(running, chain.cancel) and isinstance(running.exception(), Cancelled):
+        return await self.ended(self._runner(lambda: work(report, chain), self.work.kind), chain.cancel)
+
+    async def ended(self, work: asyncio.Future[Result], cancel: Callable[[], None] = lambda: None) -> Result:
+        """Wait for a part of the work, which has `cancel` called and cleans up when the job is cancelled meanwhile.
+
+        Where it was done before it heard of it, the job goes on with its result.
+        """
+        if await until_over(work, cancel) and isinstance(work.exception(), Cancelled):
             raise asyncio.CancelledError
-        return running.result()
+        return work.result()
 
     def past_return(self) -> None:
         """What cannot be undone is done, what is left is quick: who cancels from here on comes too late."""
         self.is_past_return = True
 
-    def report(
-        self,
-        progress: JobProgress,
-        *,
-        phase: str = "",
-        node_id: int | None = None,
-        node: str = "",
-        already_bytes: int = 0,
-    ) -> None:
-        """How far it is.
-
-        Args:
-            phase: its name in the trace, where that of the progress says more than the name.
-        """
-        name = phase or progress.phase
-        self.phases.note(
-            name, node_id=node_id, node=node, total_bytes=progress.total_bytes, already_bytes=already_bytes
-        )
+    def report(self, progress: JobProgress) -> None:
+        """How far it is."""
+        self.phases.note(progress.phase, total_bytes=progress.total_bytes, already_bytes=progress.already_bytes)
         self.progress = progress
         for follower in self.followers:
             follower(progress)

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
-from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from app.children.work import JobChain, JobProgress, ProgressCallback
+from app.children.work import JobChain, JobProgress, NodeProgress, ProgressCallback
 from app.figures import size_text
-from app.inference.deployer import Deployed, DeployProgress, OnProgress
-from app.jobs.job import Job, Outcome
+from app.inference.deployer import Deployed
+from app.jobs.job import Job, Means, Outcome
 from app.models.demo import ensure_demo_model
 from app.models.description import ModelDescription, notes_of
-from app.models.library import ModelLibrary
 from app.registry import EventLevel, Registry
-from app.runs.trace import Origin
 from app.sharding.cut import CutResult, cut_model, register_shards
 from app.sharding.placement import Placement
 from app.sharding.plan import ranges_text
@@ -42,13 +39,15 @@ class AddWork:
         last = self.source.replace("\\", "/").rstrip("/").rpartition("/")[2]
         return f"Add {self.name or last or self.source}"
 
-    async def do(self, job: Job, library: ModelLibrary, registry: Registry) -> Outcome[ModelDescription]:
+    async def do(self, job: Job, means: Means) -> Outcome[ModelDescription]:
+        library = means.library
+
         def add(report: ProgressCallback, chain: JobChain) -> ModelDescription:
             adding = library.add_job(self.source, name=self.name, revision=self.revision, on_progress=report)
             chain.run(adding)
             return library.get(adding.name)
 
-        return await _added(job, registry, await job.in_thread(add), self.source)
+        return await _added(job, means.registry, await job.in_thread(add), self.source)
 
 
 @dataclass(frozen=True)
@@ -60,9 +59,9 @@ class DemoWork:
     title: str = "Fetch the demo model"
     model: str = ""
 
-    async def do(self, job: Job, library: ModelLibrary, registry: Registry) -> Outcome[ModelDescription]:
-        fetch = functools.partial(ensure_demo_model, library)
-        return await _added(job, registry, await job.in_thread(fetch), "")
+    async def do(self, job: Job, means: Means) -> Outcome[ModelDescription]:
+        fetch = functools.partial(ensure_demo_model, means.library)
+        return await _added(job, means.registry, await job.in_thread(fetch), "")
 
 
 async def _added(job: Job, registry: Registry, description: ModelDescription, source: str) -> Outcome[ModelDescription]:
@@ -71,8 +70,8 @@ async def _added(job: Job, registry: Registry, description: ModelDescription, so
     name, nbytes = description.name, description.weight_bytes
     text = f"{name}: {description.num_layers} layers, {size_text(nbytes)}, is in the library"
     text += "".join(f". {note.removesuffix('.')}" for note in description.notes)
-    details = {"source": description.origin or source, "bytes": nbytes, **notes_of(description)}
-    return Outcome(description, name, details, text)
+    job.details.update(source=description.origin or source, bytes=nbytes, **notes_of(description))
+    return Outcome(description, name, text)
 
 
 def register_model(registry: Registry, description: ModelDescription) -> None:
@@ -124,7 +123,8 @@ class CutWork:
             return f"Cut {self.model}"
         return f"Cut {self.model} into {_shards(count)}"
 
-    async def do(self, job: Job, library: ModelLibrary, registry: Registry) -> Outcome[CutResult]:
+    async def do(self, job: Job, means: Means) -> Outcome[CutResult]:
+        library, registry = means.library, means.registry
         if self.register and self.node_id is not None:
             node = self.node_id
             await registry.call(lambda known: known.nodes.get(node))  # before minutes are spent
@@ -140,35 +140,29 @@ class CutWork:
         result = await job.in_thread(cut)
         job.past_return()
         nbytes = sum(shard.nbytes for shard in result.shards)
-        details: dict[str, object] = {
-            "output_dir": str(result.output_dir),
-            "layers": ranges_text([(shard.start_layer, shard.end_layer) for shard in result.shards]),
-            "bytes": nbytes,
-        }
+        ranges = ranges_text([(shard.start_layer, shard.end_layer) for shard in result.shards])
+        job.details.update(output_dir=str(result.output_dir), layers=ranges, bytes=nbytes)
         text = f"{_shards(len(result.shards))}, {size_text(nbytes)}, in {result.output_dir}"
         if self.register:
             model, shards = result.model_name, result.shards
             ids = await registry.call(lambda known: register_shards(known, model, shards, self.node_id))
             result = replace(result, registered=ids)
-            details["registered"] = list(result.registered)
+            job.details.update(registered=list(result.registered))
             text += ", entered in the registry"
-        return Outcome(result, result.model_name, details, text, result.output_dir)
+        return Outcome(result, result.model_name, text, result.output_dir)
 
 
 def _shards(count: int) -> str:
     return f"{count} {'shard' if count == 1 else 'shards'}"
 
 
-DeployPlacement = Callable[[Placement, OnProgress, Origin], Coroutine[Any, Any, Deployed]]
-
-
 @dataclass(frozen=True)
 class DeployWork:
-    """Carry out a placement."""
+    """Carry out a placement: send each node what it lacks, load it there, link the nodes."""
 
     placement: Placement
-    deploy: DeployPlacement
-    """The controller's."""
+    replaces: bool = False
+    """Whether what the model has deployed is taken down before; `replaced` in the job's details says what was."""
     kind: str = "deploy"
 
     @property
@@ -181,17 +175,53 @@ class DeployWork:
 
     @property
     def title(self) -> str:
-        count = len(self.placement.stages)
+        count = len({stage.node.node_id for stage in self.placement.stages})
         return f"Deploy {self.model} on {count} {'node' if count == 1 else 'nodes'}"
 
-    async def do(self, job: Job, library: ModelLibrary, registry: Registry) -> Outcome[Deployed]:
-        def told(told: DeployProgress) -> None:
-            where = f"{told.phase} on {told.node_name}" if told.node_name else told.phase
-            job.report(
-                JobProgress(where, told.done_bytes, told.total_bytes, told.bytes_per_second, told.seconds_left),
-                phase=told.phase, node_id=told.node_id, node=told.node_name, already_bytes=told.already_bytes,
-            )  # fmt: skip
+    async def do(self, job: Job, means: Means) -> Outcome[Deployed]:
+        deployments, cancelled, course = means.deployments, asyncio.Event(), _Course(self.placement)
+        description = await asyncio.to_thread(means.library.get, self.model)
+        if self.replaces:
+            standing = await deployments.ready(self.model)
+            for record in standing:
+                await job.ended(asyncio.ensure_future(deployments.undeploy(record)))
+                job.details["replaced"] = [record.id for record in standing]
+            if job.is_ending:
+                raise asyncio.CancelledError
 
-        deployed = await self.deploy(self.placement, told, job.origin)
-        details = {"deployment": deployed.record.id, "sent_bytes": deployed.sent_bytes}
-        return Outcome(deployed, self.model, details, f"{self.model} is deployed.")
+        def told(progress: NodeProgress) -> None:
+            job.report(course.told(progress))
+
+        deploying = deployments.deploy(description, self.placement, told, cancelled, job.origin)
+        deployed = await job.ended(asyncio.ensure_future(deploying), cancelled.set)
+        job.details.update(deployment=deployed.record.id, sent_bytes=deployed.sent_bytes)
+        return Outcome(deployed, self.model, f"{self.model} is deployed.")
+
+
+class _Course:
+    """Makes one progress of those of the nodes."""
+
+    def __init__(self, placement: Placement) -> None:
+        self._nodes = {
+            stage.node.node_id: NodeProgress("waiting", stage.node.node_id, stage.node.name, 0, 0)
+            for stage in placement.stages
+        }
+
+    def told(self, progress: NodeProgress) -> JobProgress:
+        """How far all of it is, now that one of the nodes is so far, or the controller for all of them."""
+        phase, node = progress.phase, progress.node_id
+        if node is None:
+            parts, whole = [progress], [progress]
+        else:
+            self._nodes[node] = progress
+            parts = [each for each in self._nodes.values() if each.phase == phase]
+            whole = list(self._nodes.values())
+        left = [each.seconds_left for each in parts if each.seconds_left is not None]
+        return JobProgress(
+            phase,
+            sum(each.done_bytes for each in whole),
+            sum(each.total_bytes for each in whole),
+            sum(each.bytes_per_second for each in parts),
+            max(left) if left else None,
+            tuple(self._nodes.values()),
+        )

@@ -185,10 +185,10 @@ class RequestLine:
 
 @dataclass(frozen=True, slots=True)
 class JobRecord:
-    """Long work that a user asked for: cutting a model (`kind` is cut), adding one (add), taking the demo model (demo),
-    and over HTTP deploying one (deploy).
+    """Long work that somebody asked for: cutting a model (`kind` is cut), adding one (add), taking the demo's (demo),
+    deploying one (deploy).
 
-    `details` is what came of it: ranges of layers, the output folder, bytes, seconds.
+    `details` is what came of it: ranges of layers, the output folder, bytes, the deployment.
     """
 
     id: int

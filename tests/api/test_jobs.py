@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Literal
 
 import psutil
 import pytest
 
 from app.api.routes import jobs as routes
+from app.children.work import JobProgress, NodeProgress
+from app.jobs.job import Job, Means, Outcome
 from app.jobs.works import AddWork
 from app.registry import JobStatus
 from app.runs.trace import Origin
@@ -96,6 +100,34 @@ def test_jobs_end_with_the_server_that_began_them_and_stay_in_the_registry(
     assert [record.status for record in records] == [JobStatus.CANCELLED] * 2
     with serving(bare) as second:
         assert second.get(f"/shard/api/jobs/status/{jobs[0]}/")["status"] == "cancelled"
+
+
+@dataclass(frozen=True)
+class OverTwoNodes:
+    """Tells once how far each of two nodes is, and goes on until it is cancelled."""
+
+    kind: str = "deploy"
+    lane: str = "two nodes"
+    title: str = "Deploy tiny on 2 nodes"
+    model: str = "tiny"
+
+    async def do(self, job: Job, means: Means) -> Outcome[None]:
+        nodes = (NodeProgress("sending", 1, "one", 3, 4, 2.0, 1), NodeProgress("waiting", 2, "two", 0, 0))
+        job.report(JobProgress("sending", 3, 4, 2.0, 0.5, nodes))
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+def test_how_far_each_node_of_a_deployment_is_is_told(served: Served) -> None:
+    job = served.system.run(served.system.controller.jobs.submit(OverTwoNodes(), Origin(via="command")))
+    told = served.job(job.id, "running")["progress"]
+    assert (told["phase"], told["done_bytes"], told["total_bytes"], told["seconds_left"]) == ("sending", 3, 4, 0.5)
+    assert [(node["node_id"], node["phase"], node["done_bytes"]) for node in told["nodes"]] == [
+        (1, "sending", 3), (2, "waiting", 0),
+    ]  # fmt: skip
+    assert told["nodes"][0]["already_bytes"] == 1 and told["nodes"][1]["node"] == "two"
+    cancelled = served.post(f"/shard/api/jobs/cancel/{job.id}/")
+    assert (cancelled["status"], cancelled["progress"], cancelled["can_retry"]) == ("cancelled", None, True)
 
 
 def test_a_job_that_nobody_works_on_is_told_and_cannot_be_cancelled(served: Served) -> None:

@@ -14,9 +14,10 @@ from typing import Any
 import psutil
 import pytest
 
+from app.children.work import NodeProgress
 from app.errors import RegistryError
 from app.inference import deployer
-from app.inference.deployer import Deployed, DeployProgress
+from app.inference.deployer import Deployed
 from app.models.description import ModelDescription
 from app.paths import Home
 from app.registry import DeploymentRecord, DeploymentStatus, Registry, RequestStatus
@@ -119,7 +120,7 @@ def test_agents_that_were_stopped_and_started_answer_again_without_a_byte_sent(p
     for id in ids:
         assert pair.run(controller.start_agent(id)).id == id
     assert pair.run(controller.stopped_agents()) == []
-    sent: list[DeployProgress] = []
+    sent: list[NodeProgress] = []
     deploy_with = controller.deployments.deploy
 
     async def watched(description: ModelDescription, placement: Placement, *_: object) -> Deployed:

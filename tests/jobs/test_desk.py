@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from app.children.work import JobChain, JobProgress, ProgressCallback
+from app.controller import Controller
 from app.errors import BadInput, Cancelled, Conflict, RegistryError, ShardboardError
 from app.jobs import desk as desks
 from app.jobs.desk import BY_USER, JobDesk
-from app.jobs.job import Job, JobView, Outcome
+from app.jobs.job import Job, JobView, Means, Outcome
 from app.jobs.works import CutWork
-from app.models.library import ModelLibrary
+from app.paths import Home
 from app.registry import JobStatus, Registry
 from app.runs.reader import RunReader
 from app.runs.trace import Origin
@@ -40,14 +41,15 @@ class Chore:
     told: list[str] = field(default_factory=list)
     error: Exception | None = None
 
-    async def do(self, job: Job, library: ModelLibrary, registry: Registry) -> Outcome[str]:
+    async def do(self, job: Job, means: Means) -> Outcome[str]:
         def work(report: ProgressCallback, chain: JobChain) -> str:
             return chain.run(_Waiting(self, report))
 
         value = await job.in_thread(work)
         job.past_return()
         await asyncio.sleep(0)
-        return Outcome(value, "tiny", {"bytes": 10}, "It is done.")
+        job.details["bytes"] = 10
+        return Outcome(value, "tiny", "It is done.")
 
 
 class _Waiting:
@@ -73,22 +75,16 @@ class _Waiting:
 
 
 @pytest.fixture
-def registry(tmp_path: Path) -> Iterator[Registry]:
-    with Registry.open(tmp_path / "registry.sqlite3") as registry:
-        yield registry
-
-
-@pytest.fixture
-def on_desk(registry: Registry, tmp_path: Path) -> Callable[[Test], None]:
-    """Runs a test's coroutine with a desk."""
+def on_desk(home: Home) -> Callable[[Test], None]:
+    """Runs a test's coroutine with the desk of a controller."""
 
     async def run(test: Test) -> None:
-        desk = JobDesk(registry, ModelLibrary(tmp_path / "models"))
+        controller = await Controller.open(home, monitor=False)
         try:
             async with asyncio.timeout(60):
-                await test(desk, registry)
+                await test(controller.jobs, controller.registry)
         finally:
-            await desk.close()
+            await controller.close()
 
     return lambda test: asyncio.run(run(test))
 
@@ -164,13 +160,13 @@ def test_what_was_done_before_it_heard_of_the_cancellation_is_done(on_desk: Call
     async def test(desk: JobDesk, registry: Registry) -> None:
         @dataclass(frozen=True)
         class Deaf(Chore):
-            async def do(self, job: Job, library: ModelLibrary, registry: Registry) -> Outcome[str]:
+            async def do(self, job: Job, means: Means) -> Outcome[str]:
                 def work(report: ProgressCallback, chain: JobChain) -> str:
                     self.begun.set()
                     assert self.go.wait(20)
                     return "value"
 
-                return Outcome(await job.in_thread(work), "tiny", {})
+                return Outcome(await job.in_thread(work), "tiny")
 
         chore = Deaf()
         job = await desk.submit(chore, WINDOW)

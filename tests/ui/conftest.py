@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from pytestqt.qtbot import QtBot
@@ -13,6 +14,7 @@ os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
 from PySide6.QtWidgets import QApplication
 
+from app.models.library import ModelLibrary
 from app.paths import Home
 from app.ui.bridge import Bridge
 from app.ui.garbage import GuiGarbage
@@ -64,6 +66,17 @@ def workbench(qtbot: QtBot, home: Home, theme: ThemeKeeper) -> Iterator[Workbenc
         bridge.close()
     workbench.deleteLater()
     bridge.deleteLater()
+
+
+@pytest.fixture(scope="package")
+def tiny_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library that holds "tiny", a model of four layers without a tokenizer, inspected once."""
+    from tests.worker_agent.tiny_models import make_model
+
+    folder = tmp_path_factory.mktemp("models")
+    make_model("llama", folder / "tiny", num_hidden_layers=4)
+    ModelLibrary(folder / "library").add(str(folder / "tiny"))
+    return folder / "library"
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import psutil
 
 from app.jobs.job import JobView
+from app.jobs.works import AddWork
 from app.registry.records import JobStatus
 from app.ui.jobs.job import Job
 from app.ui.jobs.job_queue import JobQueue
@@ -18,11 +20,18 @@ from app.ui.jobs.job_queue import JobQueue
 class MadeUpJob(Job):
     """A job that does nothing but be shown."""
 
+    def __init__(self, view: JobView, queue: JobQueue) -> None:
+        super().__init__(AddWork("some/model"), True, queue._bridge, queue._submit, queue)
+        self.view = view
+
     def cancel(self) -> None:
         self.finish(JobStatus.CANCELLED)
 
     def retry(self) -> Job | None:
         return None
+
+    def change(self, **fields: Any) -> None:
+        self.show_view(replace(self.view, **fields))
 
 
 def made_up(queue: JobQueue, id: int, title: str, state: JobStatus = JobStatus.QUEUED, **fields: Any) -> MadeUpJob:

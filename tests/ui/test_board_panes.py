@@ -10,13 +10,14 @@ import pytest
 from PySide6.QtWidgets import QWidget
 from pytestqt.qtbot import QtBot
 
+from app.children.work import NodeProgress
 from app.cluster.node_state import Heard
 from app.errors import NodeError
-from app.inference.deployer import DeployProgress
 from app.inference.events import StepPassed
+from app.registry.records import JobStatus
 from app.serving import Serving
 from app.ui.board.board_commands import BoardCommands
-from app.ui.board.deploying import Failure, TookDown
+from app.ui.board.deploying import Failure
 from app.ui.board.panes.deploy_panel import DeployPanel
 from app.ui.board.panes.inspector import Inspector
 from app.ui.board.panes.inspector_pages import cuts_text
@@ -225,22 +226,23 @@ def test_deploying_shows_how_far_it_is(board: BoardModel, holder: QWidget) -> No
     board.propose()
     board.deploying.start(board.arrangement.to_placement(board.capacities()), None)  # type: ignore[union-attr]
     assert not panel.isHidden() and panel.head.text() == "Deploying small"
-    call = board.deploying._call
-    assert call is not None
-    call.progressed.emit(
-        (
-            DeployProgress("sending", 1, "node-1", 100_000_000, 400_000_000, 50e6, 60_000_000),
-            DeployProgress("sending", 2, "node-2", 300_000_000, 500_000_000, 80e6),
-        )
+    (job,) = board.workbench.jobs.jobs
+    sending = (
+        NodeProgress("sending", 1, "node-1", 100_000_000, 400_000_000, 50e6, 60_000_000),
+        NodeProgress("sending", 2, "node-2", 300_000_000, 500_000_000, 80e6),
     )
+    running = replace(
+        job.view, id=1, status=JobStatus.RUNNING, phase="sending", done_bytes=400_000_000, total_bytes=900_000_000,
+        bytes_per_second=130e6, seconds_left=6.0, nodes=sending,
+    )  # fmt: skip
+    job.show_view(running)
     assert panel.text.text() == "Sending 400 of 900 MB (60 MB were there), 130 MB/s, 6 s left"
     assert panel.bar.value() / panel.bar.maximum() == pytest.approx(4 / 9, abs=0.01)
-    linking = [DeployProgress("linking", node, f"node-{node}", 500_000_000, 500_000_000) for node in (1, 2, 3)]
     progress = board.lanes()[0].progress
     assert progress is not None and (progress.already_bytes, progress.done_bytes) == (60_000_000, 100_000_000)
     assert board.lanes()[2].progress is not None, "the third waits"
     assert not board.judge_shard(0, 2).allowed, "a draft stays while it is being deployed"
-    call.progressed.emit(tuple(linking))
+    job.show_view(replace(running, phase="linking", done_bytes=900_000_000))
     assert panel.bar.value() == panel.bar.maximum(), "all bytes are where they belong while the nodes are linked"
     panel.cancel.click()
     assert panel.text.text() == "Cancelling…" and not panel.cancel.isEnabled()
@@ -253,11 +255,10 @@ def test_a_failure_says_why_and_what_was_lost_with_it(board: BoardModel, holder:
     board.move_shard(0, 2)
     placement = board.arrangement.to_placement(board.capacities())  # type: ignore[union-attr]
     board.deploying.start(placement, before)
-    call = board.deploying._call
-    assert call is not None
-    call.progressed.emit((TookDown(),))
+    job = board.workbench.jobs.jobs[-1]
     error = NodeError("node-2 has no disk space left.", "Free some there.", kind="disk", node="node-2")
-    call.failed.emit(error)
+    failed = {"id": 1, "status": JobStatus.FAILED, "error": error, "details": {"replaced": ["d0"]}}
+    job.show_view(replace(job.view, **failed))
     assert board.deploying.failure == Failure(placement, error, before)
     assert panel.reason.text() == (
         "node-2 has no disk space left. The deployment it replaced was taken down before.\nFree some there."

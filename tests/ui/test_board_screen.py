@@ -16,14 +16,12 @@ from app.controller import Controller
 from app.inference.parameters import GenerationParameters
 from app.inference.prompt import TokenPrompt
 from app.jobs.works import register_model
-from app.models.library import ModelLibrary
 from app.paths import Home
 from app.ui.board.board_screen import BoardScreen
 from app.ui.board.state.lanes import Selection
 from app.ui.notices import Notice
 from app.ui.workbench import Workbench
 from tests.ui.simulated import fill, model
-from tests.worker_agent.tiny_models import make_model
 
 SMALL, LARGE = model("small"), model("large", layers=40)
 
@@ -155,20 +153,10 @@ def test_before_answers_are_interrupted_it_asks(screen: BoardScreen, qtbot: QtBo
 # --- with real agents ---
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A library that holds "tiny", inspected once."""
-    folder = tmp_path_factory.mktemp("models")
-    make_model("llama", folder / "tiny", num_hidden_layers=4)
-    library = ModelLibrary(folder / "library")
-    library.add(str(folder / "tiny"))
-    return folder / "library"
-
-
 @pytest.fixture
-def live(home: Home, tiny: Path, workbench: Workbench, qtbot: QtBot) -> Iterator[BoardScreen]:
+def live(home: Home, tiny_library: Path, workbench: Workbench, qtbot: QtBot) -> Iterator[BoardScreen]:
     """The board over two agents on this machine and the model."""
-    shutil.copytree(tiny / "tiny", home.models / "tiny")
+    shutil.copytree(tiny_library / "tiny", home.models / "tiny")
     bridge, cluster = workbench.bridge, workbench.cluster
 
     async def prepare(controller: Controller, report: object) -> None:
@@ -211,7 +199,7 @@ def test_a_draft_is_deployed_changed_deployed_again_and_taken_down(live: BoardSc
     config.rename(config.with_suffix(".away"))
     click(qtbot, live, "board-propose")
     click(qtbot, live, "board-deploy")
-    assert live.busy_with() == ["the deployment of tiny"]
+    assert [job.view.title for job in live.workbench.jobs.busy()] == ["Deploy tiny on 2 nodes"]
     qtbot.waitUntil(lambda: board.deploying.failure is not None, timeout=60_000)
     assert live.deploy_panel.retry.isVisible() and not live.deploy_panel.previous.isVisible()
     config.with_suffix(".away").rename(config)

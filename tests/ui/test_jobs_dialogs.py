@@ -17,7 +17,7 @@ from app.ui.cluster import Lists
 from app.ui.jobs.add_model_dialog import AddModelDialog, add_paths
 from app.ui.jobs.cut_dialog import CutDialog
 from app.ui.jobs.cut_plan import CutPlan, CutWish, PlannedShard, plan_cut
-from app.ui.jobs.job import DeskJob
+from app.ui.jobs.job import Job
 from app.ui.jobs.model_source import SourceLook
 from app.ui.jobs.planned_shards import PlannedShardsModel
 from app.ui.theme import ThemeKeeper
@@ -121,7 +121,7 @@ def test_accepting_starts_a_job_with_what_was_previewed(cut: CutDialog, qtbot: Q
     cut.form.register.setChecked(False)
     cut.form.cut.click()
     (job,) = workbench.jobs.jobs
-    assert isinstance(job, DeskJob) and job.view.title == "Cut alpha into 2 shards"
+    assert isinstance(job, Job) and job.view.title == "Cut alpha into 2 shards"
     workbench.jobs.close()
     qtbot.waitUntil(lambda: job.is_over, timeout=SECONDS)
     assert not (tmp_path / "out").exists()
@@ -147,7 +147,7 @@ def test_a_folder_that_is_not_in_the_library_can_be_cut(
     assert len(planned(qtbot, dialog).shards) == 2
     dialog.accept()
     (job,) = stocked.jobs.jobs
-    assert isinstance(job, DeskJob) and isinstance(job.work, CutWork)
+    assert isinstance(job, Job) and isinstance(job.work, CutWork)
     assert (job.work.name_or_path, job.work.output_dir) == (str(tiny), tmp_path / "out")
     stocked.jobs.close()
 

@@ -47,8 +47,7 @@ def test_the_model_is_sound_while_jobs_come_change_and_go(
     qtmodeltester.check(model, force_py=force_py)
     jobs = [made_up(queue, number, f"Cut {number}") for number in range(2, 6)]
     assert [model.index(row, 0).data() for row in range(5)] == ["Cut 5", "Cut 4", "Cut 3", "Cut 2", "Cut a"]
-    jobs[1].begin("cutting")
-    jobs[1].change(done_bytes=5, total_bytes=10)
+    jobs[1].change(status=JobStatus.RUNNING, phase="cutting", done_bytes=5, total_bytes=10)
     assert model.index(2, 0).data(JobRole.VIEW).fraction == 0.5
     jobs[2].finish(JobStatus.FAILED, error=FULL)
     queue.remove(jobs[2])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -10,12 +13,16 @@ import pytest
 from pytestqt.qtbot import QtBot
 
 from app.api.server import ApiServer
+from app.cluster.node_state import NodeState
 from app.controller import Controller
 from app.controller_settings import ServerSettings
 from app.errors import Cancelled
+from app.jobs.job import JobView
+from app.jobs.works import register_model
 from app.paths import Home
 from app.registry import JobStatus
 from app.runs.run import Run
+from app.ui.board.state.board_model import BoardModel
 from app.ui.jobs.job import Job
 from app.ui.workbench import Workbench
 from tests.cli.programs import CommandLine
@@ -53,6 +60,28 @@ def web(workbench: Workbench, qtbot: QtBot) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=url, timeout=60, headers={"Accept": "application/json"}) as client:
         yield client
     done(workbench, qtbot, stop)
+
+
+@pytest.fixture
+def board(workbench: Workbench, qtbot: QtBot, home: Home, tiny_library: Path) -> Iterator[BoardModel]:
+    """The board over one agent of this machine, with "tiny" chosen."""
+    shutil.copytree(tiny_library / "tiny", home.models / "tiny")
+
+    async def prepare(controller: Controller, report: object) -> None:
+        await controller.launch_local(1, keep=False)
+        await controller.registry.call(lambda known: register_model(known, controller.library.get("tiny")))
+
+    async def clear(controller: Controller, report: object) -> None:
+        await controller.remove_node("1")
+
+    done(workbench, qtbot, prepare)
+    made, cluster = BoardModel(workbench), workbench.cluster
+    qtbot.waitUntil(lambda: [view.state for view in cluster.nodes.values()] == [NodeState.UP], timeout=SECONDS)
+    qtbot.waitUntil(lambda: cluster.model("tiny") is not None, timeout=SECONDS)
+    made.choose_model("tiny")
+    yield made
+    made.deploying.cancel()
+    done(workbench, qtbot, clear)
 
 
 @pytest.fixture(autouse=True)
@@ -141,3 +170,57 @@ def test_a_job_that_a_command_began_and_waits_for_is_ended_in_the_window(
     qtbot.waitUntil(lambda: job.is_over, timeout=SECONDS)
     (run,) = runs(workbench, qtbot)
     assert (run.id, run.status, run.origin.via) == (str(job.view.id), "cancelled", "command")
+
+
+def test_a_deployment_is_seen_ended_and_begun_again_from_everywhere(
+    workbench: Workbench, qtbot: QtBot, web: httpx.Client, shell: CommandLine, board: BoardModel
+) -> None:
+    async def occupy(controller: Controller, report: object) -> asyncio.Lock:
+        sending = controller.nodes.link(1).sending_weights
+        await sending.acquire()  # as another deployment would that sends this node its layers
+        return sending
+
+    async def let_go(controller: Controller, report: object) -> None:
+        sending.release()
+
+    sending = done(workbench, qtbot, occupy)
+    process = shell.start("deploy", "tiny")
+    first = running(workbench, qtbot)
+    assert (first.view.title, first.is_own, first.view.origin.via) == ("Deploy tiny on 1 node", False, "command")
+    assert board.deploying.model_name == "tiny" and list(board.deploying.nodes) == [1]
+    assert board.can_deploy == (False, "tiny is being deployed.")
+    assert web.post(f"/shard/api/jobs/cancel/{first.view.id}/", json={}).json()["status"] == "cancelled"
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == Cancelled.exit_code and "'Deploy tiny on 1 node' was cancelled." in said
+    qtbot.waitUntil(lambda: not board.is_deploying, timeout=SECONDS)
+
+    again = web.post(f"/shard/api/jobs/retry/{first.view.id}/", json={}).json()["id"]
+    second = running(workbench, qtbot, 1)
+    board.deploying.cancel()
+    qtbot.waitUntil(lambda: second.is_over and not board.is_deploying, timeout=SECONDS)
+    seen = web.get(f"/shard/api/jobs/status/{again}/").json()
+    assert (seen["status"], seen["can_retry"]) == ("cancelled", True)
+
+    board.propose()
+    board.deploy()
+    third = running(workbench, qtbot, 2)
+    assert third.is_own and board.is_deploying
+    assert shell.json("job", "cancel", str(third.view.id))["status"] == "cancelled"
+    qtbot.waitUntil(lambda: third.is_over, timeout=SECONDS)
+    assert workbench.cluster.deployment_of("tiny") is None
+
+    done(workbench, qtbot, let_go)
+    views: list[JobView] = []
+    workbench.jobs.job_changed.connect(lambda job: views.append(job.view))
+    last = shell.json("job", "retry", str(third.view.id))["id"]
+    assert shell.json("job", "follow", str(last))["status"] == "done"
+    qtbot.waitUntil(lambda: board.is_loaded and not board.is_deploying, timeout=SECONDS)
+    told = {view.phase: view for view in views if view.status is JobStatus.RUNNING}
+    assert {"sending", "loading", "linking", "ready"} <= set(told)
+    (node,) = told["linking"].nodes
+    assert node.node_id == 1 and node.done_bytes == node.total_bytes == told["linking"].total_bytes > 0
+    record = web.get(f"/shard/api/jobs/status/{last}/").json()
+    deployment = workbench.cluster.deployment_of("tiny")
+    assert deployment is not None and record["details"]["deployment"] == deployment.record.id
+    ways = [(run.status, run.origin.via) for run in runs(workbench, qtbot)]
+    assert ways == [("cancelled", "command"), ("cancelled", "http"), ("cancelled", "window"), ("done", "command")]

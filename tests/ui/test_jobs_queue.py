@@ -8,13 +8,11 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
 from pytestqt.qtbot import QtBot
 
-from app.children.work import JobProgress
 from app.errors import BadInput, DiskFullError, ModelError
 from app.jobs.job import JobView
 from app.models.description import ModelDescription
@@ -239,51 +237,11 @@ def test_a_job_that_waits_for_a_controller_that_never_opens_can_be_closed(
     assert job.view.status is JobStatus.CANCELLED
 
 
-def test_a_followed_call_is_shown_and_its_maker_retries_it(workbench: Workbench, qtbot: QtBot) -> None:
-    retried: list[str] = []
-
-    async def fail(controller: Any, report: Any) -> None:
-        for number in range(3):
-            report(number)
-            await asyncio.sleep(0.01)
-        raise BadInput("It does not fit.", "Take a smaller one.")
-
-    job = workbench.jobs.follow(
-        "deploy", "Deploy it", workbench.bridge.call(fail, "deploying"),
-        lambda number: JobProgress("sending", number, 10), retry=lambda: retried.append("again"),
-    )  # fmt: skip
-    assert job.view.status is JobStatus.RUNNING and workbench.jobs.busy() == [job]
-    (view,) = finish(qtbot, job)
-    assert (view.status, view.total_bytes, view.can_retry) == (JobStatus.FAILED, 10, True)
-    assert view.error is not None and view.error.advice == "Take a smaller one."
-    job.retry()
-    assert retried == ["again"]
-
-
-def test_cancelling_a_followed_call_cancels_the_call(workbench: Workbench, qtbot: QtBot) -> None:
-    async def wait(controller: Any, report: Any) -> None:
-        report(1)
-        await asyncio.sleep(60)
-
-    call = workbench.bridge.call(wait, "waiting")
-    job = workbench.jobs.follow("deploy", "Deploy it", call, lambda _: JobProgress("sending", 1, 2))
-    with qtbot.waitSignal(call.progressed):
-        pass
-    with qtbot.waitSignal(job.ended):
-        job.cancel()
-    assert (job.view.status, job.view.can_retry) == (JobStatus.CANCELLED, False)
-    assert job.retry() is None
-
-
 def test_what_is_over_can_be_cleared_and_what_runs_stays(workbench: Workbench, qtbot: QtBot, tmp_path: Path) -> None:
-    async def wait(controller: Any, report: Any) -> None:
-        await asyncio.sleep(60)
-
-    failed = workbench.jobs.cut("nothing-like-this", 2, tmp_path)
-    finish(qtbot, failed)
-    followed = workbench.jobs.follow("deploy", "Deploy", workbench.bridge.call(wait, "waiting"), lambda _: None)
+    finish(qtbot, workbench.jobs.cut("nothing-like-this", 2, tmp_path))
+    runs = workbench.jobs.cut("large", 2, tmp_path / "out")
     workbench.jobs.clear_finished()
-    assert workbench.jobs.jobs == [followed]
+    assert workbench.jobs.jobs == [runs] and not runs.is_over
 
 
 def test_what_was_written_stays_in_the_registry(workbench: Workbench, qtbot: QtBot, tmp_path: Path) -> None:

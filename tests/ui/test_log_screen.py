@@ -11,7 +11,8 @@ from pytestqt.qtbot import QtBot
 from app.registry import EventLevel, Registry
 from app.ui.log.event_model import EventListing, text_line
 from app.ui.log.log_screen import LogScreen
-from app.ui.paging.export import Export
+from app.ui.paging.export import Rows
+from app.ui.paging.export_run import Export
 from app.ui.workbench import Workbench
 
 from .simulated import fill
@@ -111,7 +112,7 @@ def test_follow_is_a_button_that_says_what_is(screen: LogScreen, workbench: Work
 def test_the_log_is_exported_as_text(screen: LogScreen, qtbot: QtBot, tmp_path: Path) -> None:
     file = tmp_path / "log.txt"
     with qtbot.waitSignal(screen.events.exporting.ended):
-        screen.events.exporting.start(Export(EventListing(), None, ((0, 3),), file, text_line))
+        screen.events.exporting.start(Export(Rows(EventListing(), None, ((0, 3),)), file, text_line))
     lines = file.read_text().splitlines()
     assert [line.split()[1] for line in lines] == ["ERROR", "WARNING", "INFO", "DEBUG"]
 

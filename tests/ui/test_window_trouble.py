@@ -141,7 +141,8 @@ def test_closing_during_a_deployment_and_a_cut_leaves_nothing_half_done(
     assert not (tmp_path / "shards").exists(), "what was half-written is gone"
     with Registry.open(home.registry) as registry:
         assert {record.status.value for record in registry.deployments.list()} <= {"failed"}
-        assert [record.status.value for record in registry.jobs.list()] == ["cancelled"]
+        ended = sorted((record.kind, record.status.value) for record in registry.jobs.list())
+        assert ended == [("cut", "cancelled"), ("deploy", "cancelled")]
         assert len(registry.nodes.list()) == 2
 
 

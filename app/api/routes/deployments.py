@@ -59,7 +59,7 @@ async def deploy(
 
     When it is done, its details have the deployment's id.
     """
-    work = DeployWork(await _place(controller, body), controller.deploy_placement)
+    work = DeployWork(await _place(controller, body))
     return done(request, await begin_job(controller, work, origin), PAGE, 202)
 
 

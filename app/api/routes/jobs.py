@@ -39,7 +39,7 @@ async def cancel(
 ) -> Response:
     """End a job, whoever began it. What is half done is cleaned up before this answers."""
     await job_record(controller, job_id)
-    return done(request, JobView.of(await controller.cancel_job(job_id)), "/")
+    return done(request, JobView.of(await controller.cancel_job(job_id), controller.jobs), "/")
 
 
 @router.post(
@@ -56,7 +56,8 @@ async def retry(
     """Begins a job that failed or was cancelled, whoever began it, as a new one; a download goes on where it was."""
     await job_record(controller, job_id)
     _check_room(controller)
-    return done(request, JobView.of(await controller.retry_job(job_id, origin)), "/", 202)
+    again = await controller.retry_job(job_id, origin)
+    return done(request, JobView.of(again, controller.jobs), "/", 202)
 
 
 @router.get("/recent/", summary="The newest jobs", responses=errors(422))
@@ -75,7 +76,7 @@ async def begin_job(controller: Controller, work: Work[object], origin: Origin) 
     _check_room(controller)
     job = await controller.jobs.submit(work, origin)
     assert job.record is not None
-    return JobView.of(job.record)
+    return JobView.of(job.record, controller.jobs)
 
 
 def _check_room(controller: Controller) -> None:
@@ -98,7 +99,7 @@ async def job_view(controller: Controller, id: int, kind: str | None = None) -> 
     record = await job_record(controller, id)
     if kind is not None and record.kind != kind:
         raise NotFound(f"Job {id} is none of these.", f"See /shard/api/jobs/status/{id}/.")
-    return JobView.of(record, controller.jobs.find(id))
+    return JobView.of(record, controller.jobs)
 
 
 async def recent_jobs(
@@ -111,4 +112,4 @@ async def recent_jobs(
     records = await controller.registry.call(
         lambda known: known.jobs.list(limit=limit, offset=offset, status=status, kind=kind)
     )
-    return [JobView.of(record, controller.jobs.find(record.id)) for record in records]
+    return [JobView.of(record, controller.jobs) for record in records]

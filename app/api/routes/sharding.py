@@ -60,7 +60,7 @@ async def cancel(
 ) -> Response:
     """What was written so far is removed before this answers."""
     await job_view(controller, job_id, KIND)
-    return done(request, JobView.of(await controller.cancel_job(job_id)), PAGE)
+    return done(request, JobView.of(await controller.cancel_job(job_id), controller.jobs), PAGE)
 
 
 @router.get("/recent/", summary="The newest sharding jobs", responses=errors(422))

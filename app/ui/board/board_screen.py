@@ -87,10 +87,6 @@ class BoardScreen(Screen):
         if draft is not None and draft.is_untouched and self.board.capacities():
             self._commands.attempt(self.board.propose)
 
-    def busy_with(self) -> list[str]:
-        name = self.board.deploying.model_name
-        return [f"the deployment of {name}"] if name is not None else []
-
     def save(self) -> dict[str, Any]:
         selection = self.board.selection
         return {

@@ -1,30 +1,23 @@
-"""A deployment under way, as the board follows it: from taking down the old one to the first token it could make.
+"""A deployment under way, as the board shows it: a job of the desk, whoever began it, and how each node gets on.
 
-The work runs on the controller's loop; here are its progress, its end and what can be done about a failure.
+Of those that this window began it is said how they ended, and what can be done about a failure.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 from PySide6.QtCore import QObject, Signal, Slot
 
+from app.children.work import JobProgress, NodeProgress
 from app.errors import ShardboardError
 from app.figures import amount_text, data_rate, size_text, time_left
+from app.jobs.job import JobView
+from app.registry.records import JobStatus
 from app.sharding.placement import Placement
-from app.ui.board.state.lanes import NodeProgress
-from app.ui.bridge import window_origin
+from app.ui.jobs.job import Job
 from app.ui.notices import Level, NoticeAction
-
-if TYPE_CHECKING:
-    from app.children.work import JobProgress
-    from app.controller import Controller
-    from app.inference.deployer import DeployProgress
-    from app.ui.bridge import Call, Report
-    from app.ui.workbench import Workbench
+from app.ui.workbench import Workbench
 
 PHASES = {
     "hashing": "Reading the weights",
@@ -33,13 +26,6 @@ PHASES = {
     "linking": "Linking",
     "ready": "Ready",
 }
-WITH_BYTES = ("sending", "loading", "linking", "ready")
-"""Phases whose bytes make up how far all of it is; the last two have all of them behind them."""
-
-
-@dataclass(frozen=True)
-class TookDown:
-    """The deployment that stood in the way is gone."""
 
 
 @dataclass(frozen=True)
@@ -67,79 +53,66 @@ class Deploying(QObject):
 
     def __init__(self, workbench: Workbench, parent: QObject | None = None) -> None:
         super().__init__(parent)
-        self.placement: Placement | None = None
-        """What is being deployed."""
         self.failure: Failure | None = None
-        self.is_cancelling = False
         self._workbench = workbench
-        self._call: Call | None = None
+        self._job: Job | None = None
         self._previous: Placement | None = None
-        self._took_down = False
-        self._phase = ""
-        self._nodes: dict[int, NodeProgress] = {}
-        self._hashing: NodeProgress | None = None
+        workbench.jobs.job_added.connect(self._on_added)
+        workbench.jobs.job_changed.connect(self._on_changed)
+        workbench.jobs.job_ended.connect(self._on_ended)
+        self._take_next()
 
     @property
     def is_active(self) -> bool:
-        return self._call is not None
+        return self._job is not None
+
+    @property
+    def is_cancelling(self) -> bool:
+        return self._job is not None and self._job.view.is_ending
+
+    @property
+    def placement(self) -> Placement | None:
+        """What is being deployed."""
+        return _placement(self._job) if self._job is not None else None
 
     @property
     def model_name(self) -> str | None:
         """The model that is being deployed."""
-        return self.placement.model_name if self.is_active and self.placement is not None else None
+        return self._job.view.model if self._job is not None else None
 
     @property
     def nodes(self) -> dict[int, NodeProgress]:
         """How far each node is."""
-        return self._nodes
+        placement = self.placement
+        if placement is None or self._job is None:
+            return {}
+        told = {node.node_id: node for node in self._job.view.nodes}
+        each = {stage.node.node_id: stage.node.name for stage in placement.stages}
+        return {id: told.get(id) or NodeProgress("waiting", id, name, 0, 0) for id, name in each.items()}
 
     @property
-    def overall(self) -> NodeProgress:
+    def overall(self) -> JobProgress:
         """How far all of it is."""
-        if self._hashing is not None and self._phase == "hashing":
-            return self._hashing
-        parts = [part for part in self._nodes.values() if part.phase == self._phase]
-        whole = [part for part in self._nodes.values() if part.phase in WITH_BYTES]
-        done, total = sum(part.done_bytes for part in whole), sum(part.total_bytes for part in whole)
-        speed = sum(part.bytes_per_second for part in parts)
-        left = [part.seconds_left for part in parts if part.seconds_left is not None]
-        phase = "cancelling" if self.is_cancelling else self._phase
-        already = sum(part.already_bytes for part in whole)
-        return progress_of(phase, already, done, total, speed, max(left) if left else None)
+        view = self._job.view if self._job is not None else JobView(0, "deploy", "")
+        return JobProgress(
+            view.phase or "waiting", view.done_bytes, view.total_bytes, view.bytes_per_second, view.seconds_left,
+            view.nodes,
+        )  # fmt: skip
 
     def start(self, placement: Placement, previous: Placement | None) -> None:
         """Take down what the model has deployed, then carry out the placement.
 
         Args:
-            previous: what is deployed of the model now.
+            previous: what is deployed of the model now, to go back to.
         """
-        self.placement, self.failure, self._previous = placement, None, previous
-        self._took_down = self.is_cancelling = False
-        self._phase, self._hashing = "hashing", None
-        self._nodes = {stage.node.node_id: progress_of("waiting", 0, 0, 0, 0.0, None) for stage in placement.stages}
-
-        async def work(controller: Controller, report: Report) -> Any:
-            if await controller.deployments.ready(placement.model_name):
-                await asyncio.shield(controller.undeploy(placement.model_name))
-                report(TookDown())
-            return (await controller.deploy_placement(placement, report, origin=window_origin())).record
-
-        call = self._workbench.bridge.call(work, f"deploying {placement.model_name}")
-        self._call = call
-        call.progressed.connect(self._on_progress)
-        call.done.connect(self._on_done)
-        call.failed.connect(self._on_failed)
-        call.cancelled.connect(self._on_cancelled)
-        self._workbench.notices.withdraw(self._key)
-        self._show_in_jobs(call)
-        self.changed.emit()
+        if not self.is_active:
+            self._previous = previous
+        self._workbench.jobs.deploy(placement)
 
     def cancel(self) -> None:
         """End it; what was loaded is unloaded, what was sent stays on the nodes for the next time."""
-        if self._call is not None and not self.is_cancelling:
-            self.is_cancelling = True
-            self._call.cancel()
-            self.changed.emit()
+        if self._job is not None:
+            self._job.cancel()
 
     def retry(self) -> None:
         """The same placement again; what the nodes have received already is not sent again."""
@@ -154,109 +127,87 @@ class Deploying(QObject):
     def dismiss(self) -> None:
         """The user has read of the failure."""
         if self.failure is not None:
+            self._workbench.notices.withdraw(_key(self.failure.placement.model_name))
             self.failure = None
-            self._workbench.notices.withdraw(self._key)
             self.changed.emit()
 
-    @property
-    def _key(self) -> str:
-        return f"deploy {self.placement.model_name if self.placement is not None else ''}"
-
-    def _show_in_jobs(self, call: Call) -> None:
-        name = self.placement.model_name if self.placement is not None else ""
-        self._workbench.jobs.follow(
-            "deploy", f"Deploy {name}", call, self._job_progress, retry=self.retry,
-            describe=lambda record: f"{name} is deployed.", model=name,
-        )  # fmt: skip
-
-    def _job_progress(self, item: object) -> JobProgress:
-        """All nodes together, for the jobs dock."""
-        from app.children.work import JobProgress
-
-        now = self.overall
-        return JobProgress(now.phase, now.done_bytes, now.total_bytes, now.bytes_per_second, now.seconds_left)
+    @Slot(object)
+    def _on_added(self, job: Job) -> None:
+        if self._job is None and _placement(job) is not None:
+            self._job, self.failure = job, None
+            self._workbench.notices.withdraw(_key(job.view.model))
+            self.changed.emit()
 
     @Slot(object)
-    def _on_progress(self, batch: Iterable[TookDown | DeployProgress]) -> None:
-        for item in batch:
-            if isinstance(item, TookDown):
-                self._took_down = True
-                continue
-            self._phase = item.phase
-            told = progress_of(
-                item.phase, item.already_bytes, item.done_bytes, item.total_bytes, item.bytes_per_second,
-                item.seconds_left,
-            )  # fmt: skip
-            if item.phase == "hashing":
-                self._hashing = told
-            elif item.node_id is not None:
-                if item.phase == "ready":
-                    total = self._nodes[item.node_id].total_bytes if item.node_id in self._nodes else 0
-                    told = progress_of("ready", 0, total, total, 0.0, None)
-                self._nodes[item.node_id] = told
-        self.changed.emit()
+    def _on_changed(self, job: Job) -> None:
+        if job is self._job:
+            self.changed.emit()
 
     @Slot(object)
-    def _on_done(self, record: object) -> None:
-        placement = self.placement
-        assert placement is not None
-        self._end()
-        count = len({stage.node.node_id for stage in placement.stages})
-        name = placement.model_name
-        where = f"on {placement.stages[0].node.name}" if count == 1 else f"on {count} nodes"
-        self._workbench.notices.toast(
-            f"{name} is deployed {where}",
-            Level.SUCCESS,
-            NoticeAction("Open chat", lambda: self._workbench.navigate.emit("chat", name)),
-        )
-
-    @Slot(object)
-    def _on_failed(self, error: ShardboardError) -> None:
-        placement = self.placement
-        assert placement is not None
-        self.failure = Failure(placement, error, self._previous if self._took_down else None)
-        actions = [NoticeAction("Retry", self.retry)]
-        if self.failure.previous is not None:
-            actions.append(NoticeAction("Deploy the previous placement again", self.restore_previous))
-        what = f"{placement.model_name} could not be deployed"
-        if self.failure.previous is not None:
-            what += ", and the deployment it replaced was taken down before"
-        self._workbench.notices.error(what, error, *actions, key=self._key)
-        self._end()
-
-    @Slot()
-    def _on_cancelled(self) -> None:
-        placement, previous = self.placement, self._previous if self._took_down else None
-        name = placement.model_name if placement is not None else ""
-        actions = []
-        if previous is not None:
-            actions.append(NoticeAction("Deploy the previous placement again", lambda: self.start(previous, None)))
-        self._end()
-        self._workbench.notices.toast(
-            f"Deploying {name} was cancelled. What the nodes have received stays there for the next time.",
-            Level.INFO,
-            *actions,
-        )
-
-    def _end(self) -> None:
-        self._call = None
-        self._nodes, self._hashing, self._phase = {}, None, ""
-        self.is_cancelling = False
+    def _on_ended(self, job: Job) -> None:
+        if job is not self._job:
+            return
+        placement, previous = self.placement, self._previous if "replaced" in job.view.details else None
+        self._job = self._previous = None
+        if job.is_own and placement is not None:
+            self._say_end(job.view, placement, previous)
+        self._take_next()
         self.changed.emit()
         self.ended.emit()
 
+    def _take_next(self) -> None:
+        """Show another deployment that is under way, if there is one."""
+        for job in self._workbench.jobs.busy():
+            self._on_added(job)
 
-def progress_of(
-    phase: str, already: int, done: int, total: int, speed: float, seconds_left: float | None
-) -> NodeProgress:
-    """Figures with their line of text: Sending 1.2 of 4 GB (800 MB were there), 110 MB/s, 25 s left."""
-    words = [PHASES.get(phase, phase.capitalize())]
-    if total and phase in ("hashing", "sending", "loading"):
-        words = [f"{words[0]} {amount_text(done, total)}"]
-        if already:
-            words[0] += f" ({size_text(already)} were there)"
-        if speed > 0:
-            words.append(data_rate(speed))
-            if seconds_left is not None:
-                words.append(f"{time_left(seconds_left)} left")
-    return NodeProgress(phase, already, done, total, speed, seconds_left, ", ".join(words))
+    def _say_end(self, view: JobView, placement: Placement, previous: Placement | None) -> None:
+        notices, name = self._workbench.notices, placement.model_name
+        again = "Deploy the previous placement again"
+        if view.status is JobStatus.DONE:
+            count = len({stage.node.node_id for stage in placement.stages})
+            where = f"on {placement.stages[0].node.name}" if count == 1 else f"on {count} nodes"
+            action = NoticeAction("Open chat", lambda: self._workbench.navigate.emit("chat", name))
+            notices.toast(f"{name} is deployed {where}", Level.SUCCESS, action)
+        elif view.error is not None:
+            self.failure = Failure(placement, view.error, previous)
+            actions, what = [NoticeAction("Retry", self.retry)], f"{name} could not be deployed"
+            if previous is not None:
+                actions.append(NoticeAction(again, self.restore_previous))
+                what += ", and the deployment it replaced was taken down before"
+            notices.error(what, view.error, *actions, key=_key(name))
+        else:
+            actions = [] if previous is None else [NoticeAction(again, lambda: self.start(previous, None))]
+            notices.toast(
+                f"Deploying {name} was cancelled. What the nodes have received stays there for the next time.",
+                Level.INFO,
+                *actions,
+            )
+
+
+def _placement(job: Job) -> Placement | None:
+    """What a job deploys; None for any other."""
+    found = getattr(job.work, "placement", None) if job.view.kind == "deploy" else None
+    return found if isinstance(found, Placement) else None
+
+
+def _key(model: str) -> str:
+    return f"deploy {model}"
+
+
+def phase_text(phase: str) -> str:
+    """A phase in a word or two: Sending."""
+    return PHASES.get(phase, phase.capitalize())
+
+
+def progress_text(now: JobProgress | NodeProgress) -> str:
+    """Figures as a line of text: Sending 1.2 of 4 GB (800 MB were there), 110 MB/s, 25 s left."""
+    words = [phase_text(now.phase)]
+    if now.total_bytes and now.phase in ("hashing", "sending", "loading"):
+        words = [f"{words[0]} {amount_text(now.done_bytes, now.total_bytes)}"]
+        if now.already_bytes:
+            words[0] += f" ({size_text(now.already_bytes)} were there)"
+        if now.bytes_per_second > 0:
+            words.append(data_rate(now.bytes_per_second))
+            if now.seconds_left is not None:
+                words.append(f"{time_left(now.seconds_left)} left")
+    return ", ".join(words)

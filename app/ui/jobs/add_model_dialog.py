@@ -36,7 +36,7 @@ HINT = "A folder with safetensors files, a .gguf file, or a Hub id like org/name
 
 
 class AddModelDialog(QDialog):
-    """See the module."""
+    """Asks for a model's source and name, and begins to add it."""
 
     def __init__(self, workbench: Workbench, parent: QWidget | None = None, source: str = "") -> None:
         super().__init__(parent)

@@ -9,7 +9,7 @@ from app.errors import ShardboardError
 
 
 class InlineNote(QLabel):
-    """See the module."""
+    """Says what a field means, or what is wrong with it; `is_error` tells which."""
 
     def __init__(self, name: str, parent: QWidget | None = None) -> None:
         super().__init__(parent)

@@ -1,4 +1,4 @@
-"""The jobs as the window has them: a mirror of the controller's desk, with the calls that the window follows."""
+"""The jobs as the window has them: a mirror of the controller's desk."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from PySide6.QtCore import QObject, Signal, Slot
 
 from app.jobs.job import JobView, Work
 from app.registry.records import JobStatus
-from app.ui.bridge import Bridge, Call, window_origin
-from app.ui.jobs.job import Describe, DeskJob, FollowedJob, Job, Reader, Retry
+from app.ui.bridge import Bridge, window_origin
+from app.ui.jobs.job import Job
 
 if TYPE_CHECKING:
     from app.controller import Controller
+    from app.sharding.placement import Placement
     from app.ui.bridge import Report
 
 
 class JobQueue(QObject):
-    """See the module. What is asked for here goes to the desk; what others ask for there is shown here, too."""
+    """What is asked for here goes to the desk; what others ask for there is shown here, too."""
 
     job_added = Signal(object)
     """The Job, now last of `jobs`."""
@@ -35,7 +36,7 @@ class JobQueue(QObject):
         """Oldest first."""
         self.is_closed = False
         self._bridge = bridge
-        self._known: dict[int, DeskJob] = {}
+        self._known: dict[int, Job] = {}
         """Those that have a number, by it."""
         bridge.jobs_changed.connect(self._on_views)
 
@@ -75,27 +76,11 @@ class JobQueue(QObject):
 
         return self._submit(DemoWork())
 
-    def follow(
-        self,
-        kind: str,
-        title: str,
-        call: Call,
-        read: Reader,
-        *,
-        retry: Retry | None = None,
-        describe: Describe | None = None,
-        model: str = "",
-    ) -> Job:
-        """Show a call that somebody else has just begun.
+    def deploy(self, placement: Placement) -> Job:
+        """Carry out a placement; what the model has deployed is taken down first."""
+        from app.jobs.works import DeployWork
 
-        Args:
-            read: makes a `JobProgress` of an item that the call reported; None for what says nothing.
-            retry: begins it again, and follows that itself; None when that cannot be.
-            describe: makes a sentence of the call's result.
-        """
-        job = FollowedJob(kind, title, call, read, retry=retry, describe=describe, model=model, parent=self)
-        self._take(job)
-        return job
+        return self._submit(DeployWork(placement, replaces=True))
 
     def busy(self) -> list[Job]:
         """What runs or waits."""
@@ -133,20 +118,19 @@ class JobQueue(QObject):
             await controller.jobs.submit(work, window_origin())
 
         call = self._bridge.call(submit, work.title)
-        call.failed.connect(lambda error: job.finish(JobStatus.FAILED, error=error))  # it could not be written down
+        call.failed.connect(lambda error: job.finish(JobStatus.FAILED, error))  # it could not be written down
         call.cancelled.connect(lambda: job.finish(JobStatus.CANCELLED))
         return job
 
-    def _new(self, work: Work[Any], *, own: bool = True) -> DeskJob:
-        job = DeskJob(work, own, self._bridge, self._submit, self)
-        self._take(job)
-        return job
+    def _new(self, work: Work[Any], *, own: bool = True) -> Job:
+        return self._take(Job(work, own, self._bridge, self._submit, self))
 
-    def _take(self, job: Job) -> None:
+    def _take(self, job: Job) -> Job:
         self.jobs.append(job)
         job.changed.connect(self._on_changed)
         job.ended.connect(self._on_ended)
         self.job_added.emit(job)
+        return job
 
     @Slot(object)
     def _on_views(self, views: tuple[JobView, ...]) -> None:
@@ -157,9 +141,9 @@ class JobQueue(QObject):
             if job is not None:
                 job.show_view(view)
 
-    def _own(self, view: JobView) -> DeskJob | None:
+    def _own(self, view: JobView) -> Job | None:
         """The job that was asked for here and has just got its number."""
-        waiting = (job for job in self.jobs if isinstance(job, DeskJob) and not job.view.id and not job.is_over)
+        waiting = (job for job in self.jobs if not job.view.id and not job.is_over)
         return next((job for job in waiting if job.work is view.work), None)
 
     @Slot()

@@ -30,7 +30,7 @@ from app.ui.workbench import Workbench
 
 
 class JobsDock(QDockWidget):
-    """See the module. Also makes the jobs' notices, so there is one dock in a window."""
+    """The list of jobs with what can be done to them. Makes the jobs' notices, so there is one dock in a window."""
 
     summary_changed = Signal(str)
     """For the status bar: 2 jobs, 40 %; empty when nothing is under way."""

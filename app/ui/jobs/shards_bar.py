@@ -15,7 +15,7 @@ NARROWEST = 3.0
 
 
 class ShardsBar(QWidget):
-    """See the module. Empty until `show_shards`."""
+    """A model as a bar, divided into its shards. Empty until `show_shards`."""
 
     def __init__(self, theme: ThemeKeeper, parent: QWidget | None = None) -> None:
         super().__init__(parent)

@@ -10,8 +10,8 @@ from app.registry import EventRecord
 from app.ui.log.event_detail import EventDetail
 from app.ui.log.event_model import EventColumn, EventListing, EventModel, text_line
 from app.ui.log.log_filter import LogFilter
-from app.ui.paging.export import Export, json_line
-from app.ui.paging.export_run import ExportRun
+from app.ui.paging.export import Rows, json_line
+from app.ui.paging.export_run import Export, ExportRun
 from app.ui.paging.paged_panel import PagedPanel
 from app.ui.theme import SPACING
 from app.ui.workbench import Workbench
@@ -161,7 +161,7 @@ class EventsPage(QWidget):
             "shardboard-log.txt",
             ("Text (*.txt *.log)", "JSON Lines (*.jsonl)"),
             lambda file, kind: Export(
-                listing, last, ((0, total - 1),), file,
+                Rows(listing, last, ((0, total - 1),)), file,
                 json_line if "jsonl" in kind or file.suffix == ".jsonl"
                 else lambda record: text_line(record, names.get(record.node_id or 0, "")),
             ),

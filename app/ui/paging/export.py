@@ -1,42 +1,51 @@
-"""Writing many rows to a file in a thread: a page at a time, with progress and cancel, whole or not at all."""
+"""Writing rows of a listing to a file in a thread: one after another, with progress and cancel, whole or not at all."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import threading
-import uuid
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
+from app.atomic_file import open_atomically
+from app.children.work import REPORT_SECONDS, until_over
 from app.errors import BadInput, Cancelled
 from app.ui.bridge import Bridge, Call
 from app.ui.paging.listing import Listing
 
 if TYPE_CHECKING:
+    from app.controller import Controller
     from app.registry import Registry
+    from app.ui.bridge import Report
 
 AT_ONCE = 500
 """Rows read together."""
 
+Item = TypeVar("Item")
+
 
 @dataclass(frozen=True)
-class Export:
-    """What to write: rows of a listing, up to an id, as lines."""
+class Rows:
+    """Rows of a listing up to an id, as ranges of first and last row; the newest row is number 0."""
 
     listing: Listing
     last: int | None
     ranges: tuple[tuple[int, int], ...]
-    """First and last row of each range."""
-    file: Path
-    line_of: Callable[[Any], str]
 
     @property
     def total(self) -> int:
         return sum(last - first + 1 for first, last in self.ranges)
+
+    def records(self, registry: Registry) -> Iterator[Any]:
+        """Those that are still there, as the table shows them. Blocks."""
+        for first, last in self.ranges:
+            for offset in range(first, last + 1, AT_ONCE):
+                yield from self.listing.page(registry, self.last, offset, min(AT_ONCE, last + 1 - offset))
 
 
 def json_line(record: Any) -> str:
@@ -48,47 +57,44 @@ def _plain(value: object) -> object:
     return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
-def begin(bridge: Bridge, export: Export) -> Call:
-    """Write it. `progressed` tells how many rows are written, `done` brings their number."""
-    return bridge.call(lambda controller, report: _run(export, controller.registry, report), "exporting")
+def write(
+    bridge: Bridge,
+    file: Path,
+    items: Callable[[Controller], Iterable[Item]],
+    form: Callable[[Iterator[Item], BinaryIO], int],
+) -> Call:
+    """Write items to a file. `progressed` tells how many are written, `done` brings what `form` returned.
 
+    Args:
+        items: what to write, one at a time; runs in a thread, as `form` does.
+        form: writes them and says how many there were.
+    """
 
-async def _run(export: Export, registry: Registry, report: Callable[[int], None]) -> int:
-    stop = threading.Event()
-    writing = asyncio.ensure_future(asyncio.to_thread(_write, export, registry, report, stop))
-    try:
-        return await asyncio.shield(writing)
-    except asyncio.CancelledError:
-        stop.set()
-        await asyncio.gather(writing, return_exceptions=True)  # it takes its half-written file away
-        raise
+    async def work(controller: Controller, report: Report) -> int:
+        stop = threading.Event()
 
-
-def _write(export: Export, registry: Registry, report: Callable[[int], None], stop: threading.Event) -> int:
-    partial = export.file.with_name(f".{export.file.name}.{uuid.uuid4().hex[:8]}")
-    written = 0
-    try:
-        with partial.open("w", encoding="utf-8", errors="replace", newline="\n") as file:
-            for records in _batches(export, registry):
+        def counted() -> Iterator[Item]:
+            told_at = 0.0
+            for number, item in enumerate(items(controller), start=1):
+                yield item
                 if stop.is_set():
                     raise Cancelled("The export was cancelled.")
-                file.writelines(f"{export.line_of(record)}\n" for record in records)
-                written += len(records)
-                report(written)
-        partial.replace(export.file)
-    except OSError as error:
-        raise BadInput(
-            f"{export.file} cannot be written: {error.strerror or error}.", "Choose another folder, or free some space."
-        ) from error
-    finally:
-        partial.unlink(missing_ok=True)
-    return written
+                if time.monotonic() - told_at >= REPORT_SECONDS:
+                    told_at = time.monotonic()
+                    report(number)
 
+        def run() -> int:
+            try:
+                with open_atomically(file) as output:
+                    return form(counted(), output)
+            except OSError as error:
+                reason = error.strerror or error
+                raise BadInput(
+                    f"{file} cannot be written: {reason}.", "Choose another folder, or free some space."
+                ) from error
 
-def _batches(export: Export, registry: Registry) -> Iterator[Sequence[Any]]:
-    for first, last in export.ranges:
-        for offset in range(first, last + 1, AT_ONCE):
-            records = export.listing.records(registry, export.last, offset, min(AT_ONCE, last + 1 - offset))
-            if not records:
-                return  # rows were removed meanwhile
-            yield records
+        writing = asyncio.ensure_future(asyncio.to_thread(run))
+        await until_over(writing, stop.set)  # when it is cancelled it takes its half-written file away
+        return writing.result()
+
+    return bridge.call(work, "exporting")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from PySide6.QtCore import QObject, Signal, Slot
 from PySide6.QtWidgets import QFileDialog, QProgressDialog, QWidget
@@ -12,8 +13,28 @@ from PySide6.QtWidgets import QFileDialog, QProgressDialog, QWidget
 from app.errors import ShardboardError
 from app.ui.bridge import Call
 from app.ui.notices import Level
-from app.ui.paging.export import Export, begin
+from app.ui.paging.export import Rows, write
 from app.ui.workbench import Workbench
+
+if TYPE_CHECKING:
+    from app.controller import Controller
+
+
+@dataclass(frozen=True)
+class Export:
+    """What to write: rows, a line for each."""
+
+    rows: Rows
+    file: Path
+    line_of: Callable[[Any], str]
+
+    def write(self, records: Iterator[Any], output: BinaryIO) -> int:
+        """How many there were."""
+        written = 0
+        for record in records:
+            output.write(f"{self.line_of(record)}\n".encode(errors="replace"))
+            written += 1
+        return written
 
 
 class ExportRun(QObject):
@@ -61,16 +82,19 @@ class ExportRun(QObject):
 
     def start(self, export: Export) -> None:
         """Write without a question."""
-        self._export = replace(export, ranges=tuple(export.ranges))
-        # Rows are counted once: a progress bar that has no end is none.
-        progress = QProgressDialog("Exporting…", "Cancel", 0, max(1, export.total), self._widget)
+        self._export = export
+        progress = QProgressDialog("Exporting…", "Cancel", 0, max(1, export.rows.total), self._widget)
         progress.setWindowTitle("Export")
         progress.setMinimumDuration(600)
         progress.setAutoClose(False)
         progress.setAutoReset(False)
         progress.canceled.connect(self.cancel)
         self._progress = progress
-        self._call = begin(self._workbench.bridge, export)
+
+        def records(controller: Controller) -> Iterator[Any]:
+            return export.rows.records(controller.registry)
+
+        self._call = write(self._workbench.bridge, export.file, records, export.write)
         self._call.progressed.connect(self._on_progressed)
         self._call.done.connect(self._on_done)
         self._call.failed.connect(self._on_failed)

@@ -37,9 +37,6 @@ class Listing(Protocol):
     def page(self, registry: Registry, last: int | None, offset: int, limit: int) -> Sequence[Any]:
         """Records as the table shows them."""
 
-    def records(self, registry: Registry, last: int | None, offset: int, limit: int) -> Sequence[Any]:
-        """The same rows with everything that is known of them."""
-
 
 @dataclass(frozen=True, slots=True)
 class Page:
@@ -142,8 +139,5 @@ class NumberedListing(ABC):
         return place
 
     def page(self, registry: Registry, last: int | None, offset: int, limit: int) -> Sequence[Any]:
-        return self.records(registry, last, offset, limit)
-
-    def records(self, registry: Registry, last: int | None, offset: int, limit: int) -> Sequence[Any]:
         records: Sequence[Any] = self.table(registry).list(**self.query(), last_id=last, offset=offset, limit=limit)
         return records

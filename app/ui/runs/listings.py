@@ -85,9 +85,6 @@ class DeploymentListing:
     def page(self, registry: Registry, last: int | None, offset: int, limit: int) -> Sequence[Any]:
         return self._all(registry)[offset : offset + limit]
 
-    def records(self, registry: Registry, last: int | None, offset: int, limit: int) -> Sequence[Any]:
-        return self.page(registry, last, offset, limit)
-
     def _all(self, registry: Registry) -> list[DeploymentRecord]:
         found = registry.deployments.list(
             text=self.text, status=self.status, model_name=self.model_name, since=self.since

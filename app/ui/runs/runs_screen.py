@@ -21,6 +21,7 @@ from PySide6.QtWidgets import (
 
 from app.errors import ShardboardError
 from app.ui.icons import icon
+from app.ui.paging.export import Rows
 from app.ui.paging.listing import RowId
 from app.ui.paging.paged_panel import PagedPanel
 from app.ui.runs.export_dialog import ExportDialog
@@ -392,10 +393,10 @@ class RunsScreen(Screen):
         if count:
             id = self.panel.view.current_id() if count == 1 else None
             words = f"The selected {noun}" if count == 1 else f"The {count:,} selected {noun}s"
-            offers.append((words, RowsChosen(noun, model.listing, model.last, chosen, id)))
+            offers.append((words, RowsChosen(noun, Rows(model.listing, model.last, chosen), id)))
         if model.total > 1 or not count:
             left = " that the filters leave" if self.filters.value().is_narrow else ""
-            everything = RowsChosen(noun, model.listing, model.last, ((0, model.total - 1),))
+            everything = RowsChosen(noun, Rows(model.listing, model.last, ((0, model.total - 1),)))
             offers.append((f"All {model.total:,} {noun}s{left}", everything))
         dialog = self.export_dialog = ExportDialog(self.workbench, noun, offers, self)
         if count == 1 and not one and len(offers) > 1:

@@ -161,9 +161,8 @@ class WelcomePage(QScrollArea):
         self.picture.show_state(self._picture())
 
     def busy_with(self) -> list[str]:
-        """What closing the window would interrupt, as screens say it. The model's download is a job and asks itself."""
-        steps = (self.setup.agents, self.setup.split)
-        return [step.what[:1].lower() + step.what[1:] for step in steps if step.state is StepState.RUNNING]
+        """What closing the window would interrupt, as screens say it. The other steps are jobs and ask themselves."""
+        return ["starting the agents"] if self.setup.agents.state is StepState.RUNNING else []
 
     def _picture(self) -> PictureState:
         names = tuple(view.name for view in usable_nodes(self.workbench)[:2])

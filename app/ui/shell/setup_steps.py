@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QObject, Slot
 
+from app.children.work import JobProgress
 from app.cluster.node_state import NodeState
 from app.figures import layers, size_text
 from app.ui.bridge import Call, Report, window_origin
@@ -26,8 +27,8 @@ WORDS = {
     "downloading": "Downloading",
     "converting": "Unpacking the weights",
     "hashing": "Reading the weights",
-    "sending": "Sending layers to",
-    "loading": "Loading layers on",
+    "sending": "Sending layers",
+    "loading": "Loading layers",
     "linking": "Linking",
     "ready": "Ready",
 }
@@ -125,7 +126,6 @@ class SplitStep(CallStep):
     ) -> None:
         super().__init__(workbench, parent)
         self._agents, self._model = agents, model
-        self._per_node: dict[str, tuple[int, int]] = {}
 
     def deployment(self) -> DeploymentView | None:
         """The model where it answers now."""
@@ -153,7 +153,6 @@ class SplitStep(CallStep):
 
     def call(self) -> Call:
         nodes = [view.id for view in usable_nodes(self.workbench)[:AGENTS]]
-        self._per_node = {}
 
         async def work(controller: Controller, report: Report) -> None:
             from app.first_run import deploy_over
@@ -163,14 +162,9 @@ class SplitStep(CallStep):
         return self.workbench.bridge.call(work, "splitting the model")
 
     def read(self, progress: object) -> StepProgress:
-        from app.inference.deployer import DeployProgress
-
-        if not isinstance(progress, DeployProgress):
+        if not isinstance(progress, JobProgress):
             return self.progress
-        words = f"{phase_words(progress.phase)} {progress.node_name}".strip()
-        if progress.phase != "sending" or not progress.total_bytes:
-            return StepProgress(words)
-        # Both agents get their layers at the same time: one bar tells of both.
-        self._per_node[progress.node_name] = (progress.done_bytes, progress.total_bytes)
-        done, total = (sum(column) for column in zip(*self._per_node.values(), strict=True))
-        return StepProgress("Sending layers to the agents", done, total, progress.seconds_left)
+        if progress.phase == "sending" and progress.total_bytes:
+            done, total = progress.done_bytes, progress.total_bytes
+            return StepProgress("Sending layers to the agents", done, total, progress.seconds_left)
+        return StepProgress(phase_words(progress.phase))

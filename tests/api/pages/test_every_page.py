@@ -154,7 +154,7 @@ def test_a_deployment_whose_node_is_away_says_so(tab: Tab, full: Full, page: str
     tab.wait(lambda: away() == [f"{LONG} (down)"])  # on a busy machine another may be taken for gone for a moment
 
 
-def test_a_job_is_begun_followed_and_cancelled(tab: Tab, served: Served) -> None:
+def test_a_job_is_begun_followed_cancelled_and_begun_again(tab: Tab, served: Served) -> None:
     tab.open("/shard/models/")
     tab.click("#cut button")
     tab.wait_for("Begun: see Background work", "#cut")
@@ -164,5 +164,11 @@ def test_a_job_is_begun_followed_and_cancelled(tab: Tab, served: Served) -> None
     tab.wait(lambda: tab.all(f"{item} button"))
     tab.click(f"{item} button")
     tab.wait_for("cancelled", f"{item} .badge")
-    assert not tab.all(f"{item} button")
     assert jobs.get(job.id).status is JobStatus.CANCELLED
+    tab.wait(lambda: [button.text for button in tab.all(f"{item} button")] == ["Retry"])
+    tab.click(f"{item} button")
+    again = tab.wait(lambda: [one for one in jobs.list() if one.title == job.title and one.id > job.id])[0]
+    item = f".jobs li[data-key='{again.id}']"
+    tab.wait(lambda: [button.text for button in tab.all(f"{item} button")] == ["Cancel"])
+    tab.click(f"{item} button")
+    tab.wait_for("cancelled", f"{item} .badge")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from PySide6.QtCore import QSize, Qt, Slot
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
 
+from app.ui.board.deploying import progress_text
 from app.ui.board.panes.giving_way import ElidedLabel, FlowLayout
 from app.ui.icons import icon
 from app.ui.theme import SPACING
@@ -86,7 +87,7 @@ class DeployPanel(QFrame):
     def _show_progress(self) -> None:
         overall = self._deploying.overall
         self.head.say(f"Deploying {self._deploying.model_name}")
-        self.text.say("Cancelling…" if self._deploying.is_cancelling else overall.text)
+        self.text.say("Cancelling…" if self._deploying.is_cancelling else progress_text(overall))
         self.cancel.setEnabled(not self._deploying.is_cancelling)
         if overall.total_bytes:
             self.bar.setRange(0, STEPS)

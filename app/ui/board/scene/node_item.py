@@ -11,10 +11,11 @@ from PySide6.QtWidgets import QGraphicsItem, QStyleOptionGraphicsItem, QWidget
 
 from app.cluster.node_state import NodeState
 from app.figures import size_text
+from app.ui.board.deploying import phase_text
 from app.ui.board.scene.block_item import BlockItem
 from app.ui.board.scene.layout import BarPlaces, CardShape, bar_places
 from app.ui.board.scene.look import Look, faded, mixed, shrunk
-from app.ui.board.scene.words import STATE_ICONS, caption, progress_bytes, progress_pace, progress_phase, state_text
+from app.ui.board.scene.words import STATE_ICONS, caption, progress_bytes, progress_pace, state_text
 from app.ui.board.state.lanes import Block, LaneView, Verdict
 from app.ui.cluster import Sample
 from app.ui.icons import draw_icon
@@ -258,7 +259,7 @@ class NodeItem(QGraphicsItem):
         room = place.width() - look.small_metrics.horizontalAdvance(pace) - 8
         painter.setFont(look.small_bold)
         painter.setPen(colors.text)
-        phase = look.small_bold_metrics.elidedText(progress_phase(progress), Qt.TextElideMode.ElideRight, room)
+        phase = look.small_bold_metrics.elidedText(phase_text(progress.phase), Qt.TextElideMode.ElideRight, room)
         painter.drawText(QRectF(place.left(), place.top(), room, line), LEFT, phase)
         track = QRectF(place.left(), place.top() + line + 3, place.width(), 6)
         painter.setPen(Qt.PenStyle.NoPen)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from app.children.work import NodeProgress
 from app.cluster.node_state import ANSWERING, NodeState
 from app.figures import amount_text, data_rate, duration, layers, size_text, time_left
-from app.ui.board.state.lanes import BlockKind, LaneView, NodeProgress
+from app.ui.board.deploying import progress_text
+from app.ui.board.state.lanes import BlockKind, LaneView
 from app.ui.cluster import NodeView
 
 STATE_ICONS = {
@@ -44,11 +46,6 @@ def taken(lane: LaneView) -> int:
     return max(sum(block.memory for block in lane.blocks), lane.budget + lane.shortage - max(0, lane.free), 0)
 
 
-def progress_phase(progress: NodeProgress) -> str:
-    """The phase in a word or two: Sending."""
-    return progress.phase[:1].upper() + progress.phase[1:] if progress.total_bytes else progress.text
-
-
 def progress_pace(progress: NodeProgress) -> str:
     """120 MB/s · 12 s left"""
     parts = []
@@ -84,7 +81,7 @@ def lane_text(lane: LaneView) -> str:
     holds = ", ".join(parts) or "no layers"
     end = f"{size_text(lane.shortage)} missing" if lane.shortage else f"{size_text(max(0, lane.free))} free"
     state = "" if lane.node.state is NodeState.UP else f" ({lane.node.state.value})"
-    progress = f", {lane.progress.text}" if lane.progress is not None else ""
+    progress = f", {progress_text(lane.progress)}" if lane.progress is not None else ""
     return f"{lane.node.name}{state}: {holds}, {end}{progress}."
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from app.children.work import NodeProgress
 from app.cluster.node_state import NodeState
 from app.figures import size_text
 from app.ui.cluster import NodeView
@@ -46,20 +47,6 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
-class NodeProgress:
-    """How far deploying is on one node. Bytes that the node had before are `already_bytes`, and count as done."""
-
-    phase: str
-    already_bytes: int
-    done_bytes: int
-    total_bytes: int
-    bytes_per_second: float
-    seconds_left: float | None
-    text: str
-    """All of it in a line, for people."""
-
-
-@dataclass(frozen=True, slots=True)
 class LaneView:
     """One node with the draft on it."""
 
@@ -73,6 +60,7 @@ class LaneView:
     available: bool
     """Whether it can take shards now."""
     progress: NodeProgress | None = None
+    """How far deploying is there."""
 
 
 @dataclass(frozen=True, slots=True)

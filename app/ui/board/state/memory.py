@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from app.children.work import NodeProgress
 from app.errors import BadInput, PlacementError
 from app.runs.ways import lost_text
 from app.sharding.arrangement import Arrangement
 from app.sharding.placement import NodeCapacity, StageSizes
 from app.sharding.prediction import NodeSpeed, speed_of
-from app.ui.board.state.lanes import Block, BlockKind, LaneView, NodeProgress, unavailable_because
+from app.ui.board.state.lanes import Block, BlockKind, LaneView, unavailable_because
 from app.ui.cluster import Cluster, DeploymentView, NodeView
 
 
