@@ -1,8 +1,8 @@
 """`python bootstrap COMMAND ARGS…`: prepare the environment for a command, then run it there.
 
-Commands: `run` (main.py), `test` (checks and pytest), `agent` (a worker agent, with only its dependencies),
-`prepare-agent` (its environment alone; prints the path of the Python in it), `agent-unit` (the same, and prints a
-unit for systemd).
+Commands: `run` (main.py), `test` (checks and pytest; with `--newest` as newest.py says), `agent` (a worker agent, with
+only its dependencies), `prepare-agent` (its environment alone; prints the path of the Python in it), `agent-unit` (the
+same, and prints a unit for systemd).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from bootstrap.environment import OLDEST_PYTHON, Environment  # noqa: E402
 from bootstrap.faults import SetupError  # noqa: E402
 from bootstrap.inherited import settle  # noqa: E402
 from bootstrap.machine import Machine  # noqa: E402
+from bootstrap.newest import NEWEST, run_newest  # noqa: E402
 from bootstrap.pip import say  # noqa: E402
 from bootstrap.system_packages import provide_postgresql  # noqa: E402
 from bootstrap.window_packages import (  # noqa: E402
@@ -49,6 +50,9 @@ def main(command: str, arguments: Sequence[str]) -> int:
     if windowed and not has_display(platform.system()):  # said before minutes of setting up, not after them
         print(NO_DISPLAY, file=sys.stderr)
         return 2
+    if command == "test" and NEWEST in arguments:
+        provide_for_tests(Machine.look())
+        return run_newest(ROOT, EXTRAS[command], arguments)
     environment = Environment(ROOT)
     extras = frozenset(EXTRAS[command])
     if not environment.serves(extras):

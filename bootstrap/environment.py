@@ -9,7 +9,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,19 +64,20 @@ class Stamp:
 
 
 class Environment:
-    """`.venv` in the folder `root`, which holds the project (pyproject.toml) or else its wheel.
+    """`.venv`, or another folder of that kind, in `root`, which holds the project (pyproject.toml) or else its wheel.
 
     Nothing is written to a `.venv` that set-up did not make.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, name: str = ".venv") -> None:
         self.root = root
-        self.folder = root / ".venv"
+        self.folder = root / name
         self.python = self.folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
         self._stamp = self.folder / STAMP
-        self._unfinished = root / ".venv.unfinished"
+        self._unfinished = root / f"{name}.unfinished"
         """Stands while the environment is written: found later, that was cut off and may have left halves."""
-        self._log = root / ".venv-setup.log"
+        self._lock = root / f"{name}.lock"
+        self.log = root / f"{name}-setup.log"
 
     @property
     def _ownership(self) -> Ownership:
@@ -102,7 +103,7 @@ class Environment:
             return
         self._ownership.check()
         try:
-            with exclusive(self.root / ".venv.lock", "Another set-up is under way here; waiting for it.") as lock:
+            with exclusive(self._lock, "Another set-up is under way here; waiting for it.") as lock:
                 if not self.serves(wanted):
                     self._bring_up_to_date(wanted, lock)
         except KeyboardInterrupt:
@@ -113,8 +114,7 @@ class Environment:
         except OSError as error:
             if error.errno == errno.EROFS:
                 raise cannot_write(error, self.root) from error
-            free = shutil.disk_usage(self.root).free
-            raise explain(str(error), folder=self.root, free_bytes=free, log=self._log) from error
+            raise explain(str(error), folder=self.root, free_bytes=self.free_bytes(), log=self.log) from error
 
     def serves(self, extras: frozenset[str]) -> bool:
         stamp = Stamp.read(self._stamp)
@@ -141,12 +141,19 @@ class Environment:
             )
         return wheels[-1]
 
-    def _requirement(self, extras: frozenset[str]) -> list[str]:
-        """What pip is asked for: the project, editable, or the wheel."""
+    def requirements(self, machine: Machine, extras: frozenset[str]) -> list[str]:
+        """What pip is asked for: torch as this machine wants it, and the project, editable, or the wheel."""
         suffix = f"[{','.join(sorted(extras))}]" if extras else ""
         if (self.root / "pyproject.toml").exists():
-            return ["--editable", f".{suffix}"]
-        return [f"{self._wheel()}{suffix}"]
+            return [torch_requirement(machine), "--editable", f".{suffix}"]
+        return [torch_requirement(machine), f"{self._wheel()}{suffix}"]
+
+    def space_needed(self, machine: Machine) -> int:
+        """Bytes that the environment and its downloads take, generously."""
+        return space_needed(machine)
+
+    def free_bytes(self) -> int:
+        return shutil.disk_usage(self.root).free
 
     def _bring_up_to_date(self, extras: frozenset[str], lock: int) -> None:
         machine = Machine.look()
@@ -155,7 +162,7 @@ class Environment:
             extras |= before.extras  # what was installed for another command stays up to date too
         if machine.nvidia:
             extras |= {"gpu"}
-        requirement = self._requirement(extras)
+        self._fingerprint()  # where there is nothing to install, that is said before anything is written
         self._ownership.check()  # again: another set-up may have been at it while this one waited
         usable = self._usable()
         self._unfinished.touch()
@@ -165,32 +172,30 @@ class Environment:
             say(f"Bringing the environment in {self.folder} up to date")
         else:
             self._create(machine)
-        code, output = install(
-            self.python,
-            [torch_requirement(machine), *requirement],
-            folder=self.root,
-            log=self._log,
-            keep_open=lock,
-        )
+        requirements = self.requirements(machine, extras)
+        code, output = install(self.python, requirements, folder=self.root, log=self.log, keep_open=lock)
         if code != 0:
             if "Installing collected packages" not in output:
                 self._unfinished.unlink()  # pip had not begun to write: what is there is whole
-            free = shutil.disk_usage(self.root).free
-            raise explain(output, folder=self.root, free_bytes=free, log=self._log)
-        self._check_installed()
+            raise explain(output, folder=self.root, free_bytes=self.free_bytes(), log=self.log)
+        self.check_installed()
         self._unfinished.unlink()
         self.wanted(extras).write(self._stamp)
         say("The environment is ready.")
 
-    def _check_installed(self) -> None:
+    def check_installed(self) -> None:
+        """What was asked for is there. Raises SetupError."""
+        self._check_present(("shardboard", "torch"))
+
+    def _check_present(self, packages: Sequence[str]) -> None:
         """pip can be told to install elsewhere (`target`, `prefix` in its configuration), and then is content."""
-        probe = "from importlib.metadata import version; version('shardboard'), version('torch')"
+        probe = f"from importlib.metadata import version; [version(name) for name in {tuple(packages)!r}]"
         found = subprocess.run([str(self.python), "-I", "-c", probe], capture_output=True, check=False)
         if found.returncode != 0:
             raise SetupError(
-                f"pip installed Shardboard, but not in {self.folder}.",
+                f"pip installed {packages[0]}, but not in {self.folder}.",
                 f"Look for `target`, `prefix` or `root` in what `{self.python} -m pip config list` shows, and take it "
-                f"out. pip's own words: {self._log}",
+                f"out. pip's own words: {self.log}",
             )
 
     def _usable(self) -> bool:
@@ -204,7 +209,7 @@ class Environment:
     def _create(self, machine: Machine) -> None:
         version = ".".join(str(number) for number in sys.version_info[:3])
         say(f"Setting up Shardboard in {self.folder} with Python {version}: once, a minute or a few, mostly downloads")
-        needed, free = space_needed(machine), shutil.disk_usage(self.root).free
+        needed, free = self.space_needed(machine), self.free_bytes()
         if free < needed:
             raise SetupError(
                 f"The disk is too full: the environment and its downloads take up to {needed / 1e9:.0f} GB, "
@@ -222,7 +227,7 @@ class Environment:
             check=False,
         )
         if made.returncode != 0:
-            raise explain(made.stdout + made.stderr, folder=self.root, free_bytes=free, log=self._log)
+            raise explain(made.stdout + made.stderr, folder=self.root, free_bytes=free, log=self.log)
 
 
 def python_version(folder: Path) -> str:

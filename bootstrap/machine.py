@@ -15,12 +15,13 @@ CPU_TORCH = "torch==2.13.0"
 PyTorch publishes its CPU build under the same version with a local label, `2.13.0+cpu`, and `==` accepts any label
 and prefers one to none. So wherever pip has been told of an index that offers CPU builds (PIP_EXTRA_INDEX_URL, or
 `extra-index-url` in pip's configuration), this takes that build, some 200 MB, and needs to name no index itself.
-An open request as `torch>=2.9` would take the newest release from wherever it is, which on Linux brings along
+An open request as `torch>=2.13` would take the newest release from wherever it is, which on Linux brings along
 several GB of CUDA. Where no CPU builds are offered, the default build is installed; it runs on the CPU as well.
 """
 
-DEFAULT_TORCH = "torch>=2.9"
-"""With an NVIDIA GPU on Linux, and on macOS and Windows, the index's default build is the right one."""
+DEFAULT_TORCH = "torch>=2.13,<2.15"
+"""With an NVIDIA GPU on Linux, and on macOS and Windows, the index's default build is the right one. The releases are
+those that pyproject.toml allows."""
 
 
 @dataclass(frozen=True)

@@ -34,29 +34,38 @@ def progress_line(line: str) -> str | None:
     return None
 
 
+def command(python: Path, arguments: Sequence[str]) -> list[str]:
+    """`pip install` in the environment of this Python."""
+    # Isolated (-I): what PYTHONPATH or the current folder offers is not taken for installed. --no-user: a setting of
+    # the user's for their other Pythons must not lead these packages out of the environment.
+    kept = ["--no-input", "--progress-bar", "off", "--disable-pip-version-check", "--no-user"]
+    return [str(python), "-I", "-m", "pip", "install", *kept, *arguments]
+
+
+def variables() -> dict[str, str]:
+    """This process's, less those that tell pip to install elsewhere."""
+    return {name: value for name, value in os.environ.items() if name not in ELSEWHERE}
+
+
 def install(python: Path, requirements: Sequence[str], *, folder: Path, log: Path, keep_open: int) -> tuple[int, str]:
     """`pip install` of the requirements in `folder`. Returns its exit code and all it printed.
 
     The descriptor `keep_open` (the lock) is handed down to pip on POSIX. When this process is interrupted or
     terminated, so is pip.
     """
-    # Isolated (-I): what PYTHONPATH or the current folder offers is not taken for installed. --no-user: a setting of
-    # the user's for their other Pythons must not lead these packages out of the environment.
-    command = [str(python), "-I", "-m", "pip", "install", "--no-input", "--progress-bar", "off"]
-    command += ["--disable-pip-version-check", "--no-user", *requirements]
     inherited = () if sys.platform == "win32" else (keep_open,)
     lines: list[str] = []
     quiet = _QuietReminder()
     with (
         log.open("w", encoding="utf-8") as kept,
         subprocess.Popen(
-            command,
+            command(python, requirements),
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={name: value for name, value in os.environ.items() if name not in ELSEWHERE},
+            env=variables(),
             encoding="utf-8",
             errors="replace",
             pass_fds=inherited,

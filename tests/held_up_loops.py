@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from app.cluster.launching import AgentLauncher
 from app.models.library import ModelLibrary
 from app.registry.store import Store
 
@@ -18,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BLOCKING = [
     *((Store, name) for name in ("read", "write", "run")),
     *((ModelLibrary, name) for name in ("find", "list", "digests")),
+    (AgentLauncher, "launched"),
 ]
 INSIDE = (__file__, str(ROOT / "app" / "registry"), str(ROOT / "app" / "models" / "library.py"))
 """Whoever called these is asked for. A test that asks the registry on its own loop holds up nobody."""

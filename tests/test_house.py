@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import graphlib
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -12,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from bootstrap.machine import CPU_TORCH, DEFAULT_TORCH
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = ("app", "worker_agent", "bootstrap")
@@ -161,6 +164,16 @@ def test_every_module_says_what_it_is() -> None:
 def test_qt_stays_below_the_release_that_dies_on_python_3_11() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert "PySide6-Essentials>=6.11.3,<6.12" in project["optional-dependencies"]["window"]
+
+
+def test_set_up_asks_for_the_torch_that_the_project_allows_and_new_releases_wait_until_they_were_tested() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    [torch] = [each for each in project["dependencies"] if each.startswith("torch")]
+    [transformers] = [each for each in project["dependencies"] if each.startswith("transformers")]
+    assert torch == DEFAULT_TORCH
+    lowest, below = (tuple(map(int, each.split("."))) for each in re.findall(r"\d+\.\d+", torch))
+    assert lowest <= tuple(map(int, CPU_TORCH.partition("==")[2].split(".")[:2])) < below
+    assert re.fullmatch(r"transformers>=\d+\.\d+,<\d+\.\d+", transformers), "bounded by a minor release"
 
 
 def test_what_an_agent_depends_on_holds_none_of_the_controllers_libraries() -> None:

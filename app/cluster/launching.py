@@ -98,7 +98,7 @@ class AgentLauncher:
         """Kept so that those which end while this process lives are reaped."""
 
     def launched(self) -> list[LaunchedAgent]:
-        """All that were launched here and not ended since, whether they run or not."""
+        """All that were launched here and not ended since, whether they run or not. Reads their files."""
         found = []
         for path in sorted(self._home.agents.glob(f"*/{LAUNCHED}")):
             with suppress(OSError, msgspec.DecodeError):
@@ -110,6 +110,7 @@ class AgentLauncher:
         clear_abandoned(self._home.agents)
 
     def find(self, public_key: str) -> LaunchedAgent | None:
+        """The one with this key, None when it was not launched here. Reads files as `launched` does."""
         return next((agent for agent in self.launched() if agent.public_key == public_key), None)
 
     async def start(
@@ -131,10 +132,10 @@ class AgentLauncher:
         """
         if not 1 <= count <= _MOST_AGENTS:
             raise BadInput(f"{count} agents cannot be started; say a number from 1 to {_MOST_AGENTS}.")
-        sharing = count + sum(agent.process() is not None for agent in self.launched())
+        sharing = count + await asyncio.to_thread(self._running)
         threads = threads or max(1, _usable_cores() // sharing)
         memory = memory or int(psutil.virtual_memory().available * MEMORY_SHARE) // sharing
-        folders = [self._new_folder() for _ in range(count)]
+        folders = await asyncio.to_thread(lambda: [self._new_folder() for _ in range(count)])
         starts = [
             asyncio.create_task(self._launch(folder, "127.0.0.1:0", threads, memory, device, keep))
             for folder in folders
@@ -148,7 +149,7 @@ class AgentLauncher:
                 if isinstance(started, LaunchedAgent):
                     await self._make_end(started, 0.0)
             for folder in folders:
-                shutil.rmtree(folder, ignore_errors=True)
+                await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
             raise
 
     async def revive(self, public_key: str, *, keep: bool | None = None) -> LaunchedAgent:
@@ -157,12 +158,12 @@ class AgentLauncher:
         One that runs goes on. `keep` changes what is remembered of it, None leaves that as it is. Raises NodeError
         when it was not launched here or does not start.
         """
-        agent = self._known(public_key)
+        agent = await asyncio.to_thread(self._known, public_key)
         wanted = agent.keep if keep is None else keep
-        if agent.process() is not None:
+        if await asyncio.to_thread(agent.process) is not None:
             if wanted != agent.keep:
                 agent = msgspec.structs.replace(agent, keep=wanted)
-                _remember(agent)
+                await asyncio.to_thread(_remember, agent)
             return agent
         await asyncio.to_thread(self.clear_abandoned)
         folder, settings = Path(agent.folder), (agent.threads, agent.memory, agent.device, wanted)
@@ -176,7 +177,7 @@ class AgentLauncher:
 
         `grace` as for `end`. Raises NodeError when it was not launched here, or its process cannot be ended.
         """
-        await self._make_end(self._known(public_key), grace, STOP_SECONDS)
+        await self._make_end(await asyncio.to_thread(self._known, public_key), grace, STOP_SECONDS)
 
     async def end(self, public_key: str, *, grace: float = 0.0) -> None:
         """End an agent that was launched here, and delete its folder: nothing of it is left.
@@ -185,11 +186,14 @@ class AgentLauncher:
 
         Raises NodeError when its process cannot be ended.
         """
-        agent = self.find(public_key)
+        agent = await asyncio.to_thread(self.find, public_key)
         if agent is None:
             return
         await self._make_end(agent, grace)
         await asyncio.to_thread(shutil.rmtree, agent.folder, ignore_errors=True)
+
+    def _running(self) -> int:
+        return sum(agent.process() is not None for agent in self.launched())
 
     def _known(self, public_key: str) -> LaunchedAgent:
         agent = self.find(public_key)
@@ -234,15 +238,16 @@ class AgentLauncher:
             try:
                 ready = await self._wait_ready(child, ready_file, folder, name)
                 created = psutil.Process(ready.pid).create_time()
+                agent = LaunchedAgent(
+                    str(folder), name, ready.address, ready.public_key, ready.pid, created, threads, memory, device,
+                    keep,
+                )  # fmt: skip
+                await asyncio.to_thread(_remember, agent)
             except BaseException:
                 if child.poll() is None:
                     child.kill()
                 await asyncio.to_thread(child.wait)
                 raise
-            agent = LaunchedAgent(
-                str(folder), name, ready.address, ready.public_key, ready.pid, created, threads, memory, device, keep
-            )
-            _remember(agent)
         return agent
 
     async def _wait_ready(self, child: subprocess.Popen[bytes], ready_file: Path, folder: Path, name: str) -> _Ready:
@@ -251,11 +256,12 @@ class AgentLauncher:
         while not ready_file.exists():
             status = child.poll()
             if status is not None:
-                raise _not_up(name, f"it ended with status {status}", folder)
+                raise await asyncio.to_thread(_not_up, name, f"it ended with status {status}", folder)
             if loop.time() > deadline:
-                raise _not_up(name, f"it was not ready after {self._ready_seconds:.0f} s", folder)
+                why = f"it was not ready after {self._ready_seconds:.0f} s"
+                raise await asyncio.to_thread(_not_up, name, why, folder)
             await asyncio.sleep(_POLL_SECONDS)
-        return msgspec.json.decode(ready_file.read_bytes(), type=_Ready)
+        return msgspec.json.decode(await asyncio.to_thread(ready_file.read_bytes), type=_Ready)
 
     # --- ending ---
 

@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 from app.children.work import JobProgress, NodeProgress
 from app.cluster.agent_link import AgentLink
-from app.cluster.machines import is_loopback, machine_of
 from app.cluster.weights import PartReader, SendProgress, send_parts
 from app.errors import Cancelled, NodeError, PlacementError, ShardboardError
 from app.inference.events import StepPassed
@@ -275,7 +274,7 @@ def lanes(seats: Sequence[Seat]) -> int:
     Agents on one machine share its cores. There, one larger step at a time on all cores is faster than
     several small ones on a share each (benchmarks/decode.py).
     """
-    return len({machine_of(seat.node) for seat in seats})
+    return len({seat.node.machine for seat in seats})
 
 
 def prefill_chunk(description: ModelDescription, dtype: str) -> int:
@@ -285,8 +284,8 @@ def prefill_chunk(description: ModelDescription, dtype: str) -> int:
 
 def _check_addresses(seats: Sequence[Seat]) -> None:
     """A node known by a loopback address can be reached by agents on the same machine alone."""
-    inside = [seat.node for seat in seats if is_loopback(seat.node)]
-    outside = [seat.node for seat in seats if not is_loopback(seat.node)]
+    inside = [seat.node for seat in seats if seat.node.is_loopback]
+    outside = [seat.node for seat in seats if not seat.node.is_loopback]
     if inside and outside:
         raise PlacementError(
             f"{inside[0].hostname} is known by the address {inside[0].ip_address}, where {outside[0].hostname} cannot "

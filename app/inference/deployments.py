@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 
 from app.children.work import NodeProgress
 from app.cluster.health import NodeDown, NodeEvent, NodeFrozen, NodeUp
-from app.cluster.machines import machine_of
 from app.cluster.nodes import NodeDirectory
 from app.errors import NodeError, PlacementError, RequestError, ShardboardError
 from app.figures import size_text
@@ -99,7 +98,7 @@ class Deployments:
             elif node_ids is not None or not isinstance(each, NodeError):
                 raise each
         measured = {node: _read_speed(report, dtype) for node, report in reports.items()}
-        speeds = relative_speeds(measured, {record.id: machine_of(record) for record in records})
+        speeds = relative_speeds(measured, {record.id: record.machine for record in records})
         return [
             NodeCapacity(
                 record.id,

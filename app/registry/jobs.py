@@ -6,9 +6,8 @@ from collections.abc import Collection
 from datetime import datetime
 from typing import TypedDict, Unpack
 
-from peewee import Database, Expression
+from peewee import Expression
 
-from app.errors import RegistryError
 from app.registry.conditions import among, matching, numbered, saying, within
 from app.registry.fields import now
 from app.registry.records import JobRecord, JobStatus
@@ -88,20 +87,7 @@ class Jobs(Table[JobRecord]):
 
         Raises RegistryError when it is over already and would get another status.
         """
-
-        def work(database: Database) -> JobRecord:
-            before = self._by_id(database, id)
-            status = JobStatus(changes.get("status", before.status))
-            if before.status.is_over and status != before.status:
-                raise RegistryError(f"Job {id} is {before.status} already and cannot become {status}.")
-            times: dict[str, object] = {}
-            if status is JobStatus.RUNNING and before.started_at is None:
-                times["started_at"] = now()
-            if status.is_over and before.completed_at is None:
-                times["completed_at"] = now()
-            return self._change(database, id, {**changes, **times})
-
-        return self._write(work)
+        return self._advance(id, changes, JobStatus.RUNNING)
 
     def remove(self, id: int) -> JobRecord:
         """Forget a job and return what it was. Nothing that it made is touched."""

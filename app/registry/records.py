@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from app.controller_settings import is_loopback
 from app.serving import Serving
 
 
@@ -78,6 +79,16 @@ class NodeRecord:
         """The agent's ZeroMQ endpoint; an IPv6 address stands in brackets there."""
         host = f"[{self.ip_address}]" if ":" in self.ip_address else self.ip_address
         return f"tcp://{host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether its address can be reached from its own machine alone."""
+        return is_loopback(self.ip_address)
+
+    @property
+    def machine(self) -> str:
+        """A name that nodes on one machine have in common: they share its cores, and cross no network."""
+        return "this machine" if self.local_pid is not None or self.is_loopback else self.ip_address
 
 
 @dataclass(frozen=True, slots=True)

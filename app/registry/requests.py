@@ -196,20 +196,7 @@ class Requests(Table[RequestRecord]):
         Raises RegistryError when it is over already and would get another status: a late failure must not
         overwrite an answer.
         """
-
-        def work(database: Database) -> RequestRecord:
-            before = self._by_id(database, id)
-            status = RequestStatus(changes.get("status", before.status))
-            if before.status.is_over and status != before.status:
-                raise RegistryError(f"Request {id} is {before.status} already and cannot become {status}.")
-            times: dict[str, object] = {}
-            if status is RequestStatus.PROCESSING and before.started_at is None:
-                times["started_at"] = now()
-            if status.is_over and before.completed_at is None:
-                times["completed_at"] = now()
-            return self._change(database, id, {**changes, **times})
-
-        return self._write(work)
+        return self._advance(id, changes, RequestStatus.PROCESSING)
 
     def remove(self, id: int) -> RequestRecord:
         return self._remove(id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from enum import StrEnum
 from typing import Any, ClassVar, Generic, TypeVar
 
 from peewee import Database, Expression, Field, Model, fn
@@ -141,6 +142,27 @@ class Table(Generic[R]):
 
     def _update(self, id: int | str, changes: Mapping[str, object]) -> R:
         return self._write(lambda database: self._change(database, id, changes))
+
+    def _advance(self, id: int, changes: Mapping[str, object], running: StrEnum) -> R:
+        """Change a row whose status has an end: the times it was started (when it is `running`) and completed follow.
+
+        Raises RegistryError when it is over already and would get another status.
+        """
+
+        def work(database: Database) -> R:
+            before: Any = self._by_id(database, id)
+            status = type(before.status)(changes.get("status", before.status))
+            if before.status.is_over and status != before.status:
+                what = f"{self.noun.capitalize()} {id}"
+                raise RegistryError(f"{what} is {before.status} already and cannot become {status}.")
+            times: dict[str, object] = {}
+            if status is running and before.started_at is None:
+                times["started_at"] = now()
+            if status.is_over and before.completed_at is None:
+                times["completed_at"] = now()
+            return self._change(database, id, {**changes, **times})
+
+        return self._write(work)
 
     def _remove(self, id: int | str) -> R:
         """Remove a row and return what it was. Raises RegistryError when there is none."""

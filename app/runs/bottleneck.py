@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from app.figures import layers, micros, part_of, percent, token_rate
 from app.runs.trace import NodeFacts, Plan, RequestTrace, StageShare
-from app.runs.waterfall import Shares, StageTotals, node_name, shares
+from app.runs.waterfall import Shares, StageTotals, shares, stage_totals
 
 BottleneckKind = Literal["none", "prepare", "prompt", "compute", "queue", "wire", "balanced"]
 
@@ -108,17 +108,7 @@ def explain_live(steps: Sequence[LiveStep], plan: Plan | None = None, nodes: Seq
     totals = []
     for stage in range(count):
         parts = [step.stages[stage] for step, _ in counted if stage < len(step.stages)]
-        planned = plan.stages[stage] if plan is not None and stage < len(plan.stages) else None
-        totals.append(
-            StageTotals(
-                stage=stage,
-                node=node_name(plan, stage),
-                start=0 if planned is None else planned.start,
-                end=0 if planned is None else planned.end,
-                compute_us=sum(part.compute_us for part in parts),
-                queue_us=sum(part.queue_us for part in parts),
-            )
-        )
+        totals.append(stage_totals(plan, stage, parts))
     wire = max(0, elapsed - sum(total.compute_us + total.queue_us for total in totals))
     return _of_answer(_Answer(tuple(totals), elapsed, wire, len(counted), live=True), plan, nodes)
 

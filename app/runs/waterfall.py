@@ -152,19 +152,23 @@ def _stage_totals(trace: RequestTrace) -> tuple[StageTotals, ...]:
     totals = []
     for stage in range(stage_count(trace)):
         answer = [token.stages[stage] for token in trace.tokens[1:] if stage < len(token.stages)]
-        planned = plan.stages[stage] if plan is not None and stage < len(plan.stages) else None
-        totals.append(
-            StageTotals(
-                stage=stage,
-                node=node_name(plan, stage),
-                start=0 if planned is None else planned.start,
-                end=0 if planned is None else planned.end,
-                compute_us=sum(share.compute_us for share in answer),
-                queue_us=sum(share.queue_us for share in answer),
-                prompt_compute_us=sum(part.stages[stage].compute_us for part in prompt if stage < len(part.stages)),
-            )
-        )
+        computed = sum(part.stages[stage].compute_us for part in prompt if stage < len(part.stages))
+        totals.append(stage_totals(plan, stage, answer, computed))
     return tuple(totals)
+
+
+def stage_totals(plan: Plan | None, stage: int, parts: Sequence[StageShare], prompt_compute_us: int = 0) -> StageTotals:
+    """A stage's parts of several steps taken together; its layers where the plan is known."""
+    planned = plan.stages[stage] if plan is not None and stage < len(plan.stages) else None
+    return StageTotals(
+        stage=stage,
+        node=node_name(plan, stage),
+        start=0 if planned is None else planned.start,
+        end=0 if planned is None else planned.end,
+        compute_us=sum(part.compute_us for part in parts),
+        queue_us=sum(part.queue_us for part in parts),
+        prompt_compute_us=prompt_compute_us,
+    )
 
 
 def _overlapping(token: int | None, at: int, took: int, stages: Sequence[StageShare], earliest: int) -> Bar:

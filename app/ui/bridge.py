@@ -19,11 +19,12 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from PySide6.QtCore import QElapsedTimer, QObject, QTimer, Signal, Slot
+from PySide6.QtCore import QElapsedTimer, QObject, Signal, Slot
 
 from app.errors import Cancelled, ShardboardError
 from app.paths import Home
 from app.runs.trace import Origin
+from app.ui import make
 
 if TYPE_CHECKING:
     from app.controller import Controller
@@ -225,9 +226,7 @@ class Bridge(QObject):
         self._job_feed = _Feed(self, lambda batch: self.jobs_changed.emit(tuple(batch)))
         self._step_feed = _Feed(self, self._on_steps)
         self._self_feed = _Feed(self, self._on_own_news)
-        self._timer = QTimer(self)
-        self._timer.setSingleShot(True)
-        self._timer.timeout.connect(self._drain)
+        self._timer = make.timer(self, self._drain)
         self._since = QElapsedTimer()
         self._since.start()
         self._wake.connect(self._on_wake)

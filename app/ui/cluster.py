@@ -11,10 +11,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from PySide6.QtCore import QObject, QTimer, Signal, Slot
+from PySide6.QtCore import QObject, Signal, Slot
 
 from app.cluster.node_state import ANSWERING, NOTHING, Heard, NodeState, node_state
 from app.registry.records import DeploymentRecord, DeploymentStatus, NodeRecord, ShardRecord
+from app.ui import make
 
 if TYPE_CHECKING:
     from app.cluster.health import NodeEvent
@@ -189,10 +190,7 @@ class Cluster(QObject):
         self._stage_nodes: dict[str, tuple[int | None, ...]] = {}
         self._stale: set[str] = set()
         self._loading = False
-        self._reload = QTimer(self)
-        self._reload.setSingleShot(True)
-        self._reload.setInterval(50)
-        self._reload.timeout.connect(self._load)
+        self._reload = make.timer(self, self._load, 50)
         bridge.opened.connect(self._on_opened)
         bridge.node_events.connect(self.take_node_events)
         bridge.tables_changed.connect(self._on_tables_changed)

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 from PySide6.QtCore import QRectF, Qt, Signal, Slot
 from PySide6.QtGui import QPainter, QPaintEvent
-from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QPushButton, QSizePolicy, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QFrame, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
+from app.ui import make
 from app.ui.icons import draw_icon, icon
 from app.ui.theme import SPACING, ThemeKeeper
 
@@ -22,25 +23,18 @@ class EmptyState(QFrame):
         super().__init__(parent)
         self._theme = theme
         self._emblem = _Emblem(theme, self)
-        self._title = QLabel(self)
-        self._title.setProperty("role", "title")
-        self._sentence = QLabel(self)
-        self._sentence.setProperty("role", "muted")
+        self._title = make.label("", "title", self)
+        self._sentence = make.label("", "muted", self)
         self._sentence.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Minimum)
         self._button: QPushButton | None = None
         self._primary: list[tuple[QPushButton, str]] = []
-        self._buttons = QHBoxLayout()
-        self._buttons.setSpacing(SPACING)
-        self._buttons.addStretch()
-        self._buttons.addStretch()
+        self._buttons = make.row(make.STRETCH, make.STRETCH)
         self.column = QVBoxLayout()
         """For what subclasses add below."""
         self.column.setSpacing(SPACING)
-        layout = QVBoxLayout(self)
-        layout.setSpacing(SPACING)
-        layout.setContentsMargins(3 * SPACING, 3 * SPACING, 3 * SPACING, 3 * SPACING)
-        layout.addStretch(2)
-        layout.addWidget(self._emblem, 0, Qt.AlignmentFlag.AlignHCenter)
+        layout = make.column(
+            make.Stretch(2), (self._emblem, 0, Qt.AlignmentFlag.AlignHCenter), within=self, margins=3 * SPACING
+        )
         for label in (self._title, self._sentence):
             label.setAlignment(Qt.AlignmentFlag.AlignHCenter | Qt.AlignmentFlag.AlignTop)
             label.setWordWrap(True)
@@ -68,9 +62,7 @@ class EmptyState(QFrame):
         self, text: str, run: Callable[[], object], picture: str = "", *, primary: bool = False, tip: str = ""
     ) -> QPushButton:
         """Add a button beside those that are there; a primary one is what to begin with."""
-        button = QPushButton(text, self)
-        button.setToolTip(tip)
-        button.clicked.connect(lambda: run())
+        button = make.button(text, lambda: run(), self, tip=tip)
         if primary:
             button.setProperty("role", "primary")
         if picture:

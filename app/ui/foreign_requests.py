@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from PySide6.QtCore import QObject, QTimer, Signal, Slot
+from PySide6.QtCore import QObject, Signal, Slot
 
+from app.ui import make
 from app.ui.bridge import Bridge
 
 if TYPE_CHECKING:
@@ -30,9 +31,7 @@ class ForeignRequests(QObject):
         self._asking = False
         self.http = 0
         self.commands = 0
-        self._timer = QTimer(self)
-        self._timer.setSingleShot(True)
-        self._timer.timeout.connect(self._ask)
+        self._timer = make.timer(self, self._ask)
         bridge.tables_changed.connect(self._on_tables_changed)
 
     def under_way(self) -> list[str]:

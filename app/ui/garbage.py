@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import gc
 
-from PySide6.QtCore import QObject, QTimer, Slot
+from PySide6.QtCore import QObject, Slot
+
+from app.ui import make
 
 EVERY_MS = 250
 
@@ -21,9 +23,7 @@ class GuiGarbage(QObject):
         super().__init__(parent)
         self._thresholds = gc.get_threshold()
         gc.disable()
-        self._timer = QTimer(self)
-        self._timer.setInterval(EVERY_MS)
-        self._timer.timeout.connect(self.collect_due)
+        self._timer = make.timer(self, self.collect_due, EVERY_MS, once=False)
         self._timer.start()
 
     @Slot()

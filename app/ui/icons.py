@@ -61,3 +61,8 @@ def icon(name: str, color: QColor | None = None) -> QIcon:
     """An icon of the set. Without a colour it follows the palette. Raises FileNotFoundError for an unknown name."""
     _source(name)
     return QIcon(_Engine(name, color))
+
+
+def mark(name: str, color: QColor | None = None, side: int = 16, ratio: float = 1.0) -> QPixmap:
+    """An icon as a picture for a label: `side` device-independent pixels on a screen with `ratio` pixels to each."""
+    return icon(name, color).pixmap(QSize(side, side), ratio)

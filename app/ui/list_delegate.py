@@ -26,7 +26,7 @@ class ListDelegate(QStyledItemDelegate):
     def paint(self, painter: QPainter, option: QStyleOptionViewItem, index: Index) -> None:
         painter.save()
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        self._paint_ground(painter, option)
+        self.paint_ground(painter, option)
         self.paint_row(painter, option, index)
         painter.restore()
 
@@ -34,7 +34,8 @@ class ListDelegate(QStyledItemDelegate):
         """Draw what stands in the row. The painter is put back afterwards."""
         raise NotImplementedError
 
-    def _paint_ground(self, painter: QPainter, option: QStyleOptionViewItem) -> None:
+    def paint_ground(self, painter: QPainter, option: QStyleOptionViewItem) -> None:
+        """Show by the row's ground whether it is chosen, under the mouse or in focus."""
         colors, state = self._theme.colors, option.state
         area = QRectF(option.rect).adjusted(self.margin, 1, -self.margin, -1)
         selected = bool(state & QStyle.StateFlag.State_Selected)

@@ -11,7 +11,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent.parent))
 
-from app.runs.export.schema import schema_text  # noqa: E402  (the program's folder has to be known first)
+from app.runs.export.jsonl import schema_text  # noqa: E402  (the program's folder has to be known first)
 from app.runs.run import VERSION  # noqa: E402
 
 if __name__ == "__main__":

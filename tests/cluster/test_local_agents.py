@@ -213,7 +213,7 @@ def test_a_process_that_got_the_number_of_a_dead_agent_is_left_alone(tmp_path: P
             path = Path(agent.folder) / "launch.json"
             genuine = path.read_bytes()
             path.write_bytes(genuine.replace(str(agent.pid).encode(), str(os.getpid()).encode()))
-            impostor = m.launcher.find(agent.public_key)
+            impostor = await asyncio.to_thread(m.launcher.find, agent.public_key)
             assert impostor is not None and impostor.pid == os.getpid() and impostor.process() is None
             path.write_bytes(genuine)
 

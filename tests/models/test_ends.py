@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from app.sharding.job import CuttingJob
 from app.sharding.plan import divide
-from app.sharding.shard_folder import assembled_parts
+from app.sharding.shard_folder import read_metadata
 from tests.models.described import change_json, cut_as_added, described
 from tests.worker_agent.ring import Ring
 from tests.worker_agent.tiny_models import greedy, make_model
@@ -99,8 +99,8 @@ def test_the_shards_of_a_model_say_what_its_files_are(tmp_path: Path) -> None:
     assert [config["tie_word_embeddings"] for config in configs] == [False, False]
     ends = [{name for name in load_file(folder / "model.safetensors") if "layers" not in name} for folder in folders]
     assert ends == [{EMBEDDING}, {HEAD, "model.norm.weight"}]
-    kinds = [part.kind for part in assembled_parts(tmp_path / "shards")]
-    assert kinds == ["first", *["layer"] * 4, "last"]
+    parts = [{(tensor.part, tensor.layer) for tensor in read_metadata(folder).tensors} for folder in folders]
+    assert parts == [{("first", 0), ("layer", 0), ("layer", 1)}, {("layer", 2), ("layer", 3), ("last", 0)}]
 
 
 def test_one_shard_loads_in_transformers_as_the_model_does(tmp_path: Path) -> None:

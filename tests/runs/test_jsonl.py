@@ -13,7 +13,7 @@ import pytest
 from msgspec.structs import replace
 
 from app.runs.export import ExportFormat, export_runs
-from app.runs.export.schema import run_schema, schema_text
+from app.runs.export.jsonl import run_schema, schema_text
 from app.runs.run import VERSION, Run
 from app.runs.trace import TokenLogprob
 from tests.runs.samples import deployment_run, job_run, prompt_in_chunks, request_run, trace_of

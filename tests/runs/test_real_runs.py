@@ -14,7 +14,7 @@ import pytest
 from app.paths import Home
 from app.runs.bottleneck import explain
 from app.runs.export import ExportFormat, export_runs
-from app.runs.export.schema import run_schema
+from app.runs.export.jsonl import run_schema
 from app.runs.run import Run
 from app.runs.telling import tell
 from app.runs.waterfall import bars, shares

@@ -299,13 +299,13 @@ def test_a_link_is_opened_only_after_a_question(
     monkeypatch.setattr("app.ui.chat.chat_screen.QDesktopServices.openUrl", lambda url: opened.append(url.toString()))
     converse(screen, "Where?", "[here](https://example.org/page)")
     screen.transcript.anchorClicked.emit("https://example.org/page")
-    box = screen.findChild(QMessageBox, "chat-link")
+    box = screen.findChild(QMessageBox)
     assert "https://example.org/page" in box.informativeText() and opened == []
     box.button(QMessageBox.StandardButton.Cancel).click()
     assert opened == []
     screen.transcript.anchorClicked.emit("https://example.org/page")
-    box = next(box for box in screen.findChildren(QMessageBox, "chat-link") if box.isVisible())
-    box.button(QMessageBox.StandardButton.Open).click()
+    box = next(box for box in screen.findChildren(QMessageBox) if box.isVisible())
+    next(each for each in box.buttons() if box.buttonRole(each) == QMessageBox.ButtonRole.AcceptRole).click()
     assert opened == ["https://example.org/page"]
 
 

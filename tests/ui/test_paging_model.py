@@ -15,8 +15,8 @@ from app.ui.log.event_model import EventListing, EventModel
 from app.ui.paging.listing import PAGE, Asked, look, page_of, rows_of
 from app.ui.paging.page_cache import KEPT, Page, PageCache
 from app.ui.paging.paged_model import ID_ROLE, PLACEHOLDER
-from app.ui.runs.listings import RequestListing
 from app.ui.runs.run_models import RequestModel
+from app.ui.runs.run_tables import RequestListing
 from app.ui.workbench import Workbench
 
 

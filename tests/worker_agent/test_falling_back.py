@@ -11,7 +11,9 @@ from torch import nn
 from tests.worker_agent.causal_types import WINDOW, make_model
 from tests.worker_agent.ring import Ring, cut_model
 from tests.worker_agent.verdicts import PROMPTS, reference
+from worker_agent.engine import recorded
 from worker_agent.model.linears import fused
+from worker_agent.model.linears.packed import being_recorded
 from worker_agent.model.ways import Tally
 
 
@@ -41,3 +43,30 @@ def test_a_layer_that_is_loaded_again_keeps_its_window_and_its_batching(
     ring.finish()
     assert not ring.faults
     assert [ring.answer(number) for number in range(len(PROMPTS))] == expected
+
+
+@pytest.mark.parametrize("name", recorded.NEEDED)
+def test_a_torch_without_torchscript_runs_the_model_as_it_is_and_says_so(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model("llama", tmp_path / "model")
+    expected = [reference(model, prompt).tokens for prompt in PROMPTS]
+    monkeypatch.delattr(torch._C, name)
+    ring = Ring.build(cut_model(tmp_path / "model", tmp_path / "parts"), [3])
+    for runner in ring.runners:
+        ways = {way.name: way for way in runner.stage.ways.report()}
+        assert (ways["recorded"].used, ways["recorded"].possible) == (0, 1)
+        assert ways["recorded"].why == f"torch {torch.__version__} has no TorchScript any more"
+        assert runner.stage.batched, "all else is as before"
+    for number, prompt in enumerate(PROMPTS):
+        ring.start(number, prompt, 12)
+    ring.finish()
+    assert not ring.faults
+    assert [ring.answer(number) for number in range(len(PROMPTS))] == expected
+
+
+def test_nothing_is_being_recorded_where_torch_cannot_say_whether_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as without:
+        without.delattr(torch._C, "_get_tracing_state")
+        recording = being_recorded()
+    assert not recording

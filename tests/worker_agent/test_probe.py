@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from transformers import Cache, LlamaForCausalLM
 from transformers.masking_utils import (
     bidirectional_mask_function,
     causal_mask_function,
@@ -148,6 +149,36 @@ def test_numbers_that_json_does_not_know_are_read() -> None:
 
 def test_the_cache_is_handed_over_under_the_name_that_the_model_heeds() -> None:
     assert examined("mamba").cache_argument == examined("llama").cache_argument == "cache"
+
+
+class Renamed(LlamaForCausalLM):
+    """Takes its cache under a name that nobody has heard of; under the known one it takes what it does not heed."""
+
+    def forward(
+        self, input_ids: torch.Tensor, *, position_ids: torch.Tensor, attention_mask: torch.Tensor | None = None,
+        cache: object = None, kv_memory: Cache | None = None, use_cache: bool = True,
+    ) -> object:  # fmt: skip
+        return super().forward(input_ids, attention_mask, position_ids, cache=kv_memory, use_cache=use_cache)
+
+
+class Strict(LlamaForCausalLM):
+    """Does not know any other name for its cache than a new one."""
+
+    def forward(
+        self, input_ids: torch.Tensor, *, position_ids: torch.Tensor, attention_mask: torch.Tensor | None = None,
+        kv_memory: Cache | None = None, use_cache: bool = True,
+    ) -> object:  # fmt: skip
+        return super().forward(input_ids, attention_mask, position_ids, cache=kv_memory, use_cache=use_cache)
+
+
+@pytest.mark.parametrize("model_class", [Renamed, Strict])
+def test_a_new_name_for_the_cache_is_found_by_what_the_model_does_with_it(model_class: type[LlamaForCausalLM]) -> None:
+    with torch.device("meta"):
+        model = model_class(tiny_config("llama")).eval()
+    anatomy = examine(model)
+    assert anatomy.cache_argument == "kv_memory"
+    assert anatomy.kv_elements == examined("llama").kv_elements
+    assert anatomy.batched and anatomy.cuts == EVERYWHERE
 
 
 class Skipping(nn.Module):

@@ -18,6 +18,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from worker_agent.engine.memory.caches import RowCache
+from worker_agent.model.linears.packed import being_recorded
 from worker_agent.wire.errors import CannotSplit
 
 RAGGED = "shardboard_ragged"
@@ -75,7 +76,7 @@ def ragged_attention(
     if unknown or attention_mask is not None:
         raise CannotSplit(f"attention with {', '.join(unknown) or 'a mask'} cannot run as a ragged batch")
     layer: int = module.layer_idx  # type: ignore[assignment]
-    if torch._C._get_tracing_state() is not None:
+    if being_recorded():
         attended: torch.Tensor = torch.ops.shardboard.attend(
             query, key, value, layer, scaling, sliding_window, softcap, s_aux
         )

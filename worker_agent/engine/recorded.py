@@ -5,6 +5,13 @@ records (a router that looks at its scores, for one), or cannot record at all, t
 stage checks the recording against the model on two sets of numbers and several lengths (`loading.py`).
 Switched off by `SHARDBOARD_TRACED=0`; benchmarks/decode.py has the figures.
 
+torch calls TorchScript deprecated. Its successors were measured and do not measure up yet (benchmarks/recording.py,
+figures in benchmarks/results): a graph of `make_fx` or `torch.export` is run by Python, a line for each operator, and
+gives away 40 to 100 % of what a recording gains for a single stream; with it, loading a model of many small layers
+takes 1.7 and 2.7 times as long. A compiled graph takes 4.4 times as long even from a cache on disk, holds a tenth more
+memory, and needs a C++ compiler on the node. Where torch has no TorchScript any more, stages run the model as it is,
+and say so.
+
 What `torch.jit.trace` makes of a module stays in torch's own registry for as long as the process lives: 1.8 MB for
 each layer, each time a stage is loaded. So the graph is recorded by itself here, with the weights as its inputs, and
 goes when the stage goes.
@@ -21,12 +28,17 @@ import torch
 from worker_agent.engine.memory.caches import RaggedCache
 from worker_agent.model.slicing import Slice
 
+NEEDED = ("_create_graph_by_tracing", "_create_function_from_graph")
+"""What of TorchScript a recording is made with: its inner parts, which no release of torch promises to keep."""
+
 
 def why_not() -> str:
     """Why nothing is recorded on this machine; empty where it is."""
-    return (
-        "switched off where this agent runs (SHARDBOARD_TRACED=0)" if os.environ.get("SHARDBOARD_TRACED") == "0" else ""
-    )
+    if os.environ.get("SHARDBOARD_TRACED") == "0":
+        return "switched off where this agent runs (SHARDBOARD_TRACED=0)"
+    if not all(hasattr(torch._C, name) for name in NEEDED):
+        return f"torch {torch.__version__} has no TorchScript any more"
+    return ""
 
 
 class Recording:

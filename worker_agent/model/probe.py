@@ -8,6 +8,7 @@ anything but the hidden states passes from one layer to another (`provenance.py`
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -27,7 +28,9 @@ TOKENS = 11
 """How many tokens the probe runs; no dimension of a real model is that small, and no convolution that wide."""
 
 CACHE_ARGUMENTS = ("cache", "past_key_values", "cache_params")
-"""Names under which models take their cache, the newest first: older ones may be taken, too, and not be heeded."""
+"""Names under which models are known to take their cache, the newest first. Which one a model heeds is observed."""
+CACHE_TYPE = re.compile(r"\b\w*Cache\b")
+"""What the type of an argument says that takes a cache under a name that is not known yet."""
 
 FAR = 1 << 24
 """A position that no window reaches back from to the first token."""
@@ -260,9 +263,23 @@ def observe(model: PreTrainedModel, layers_path: str) -> Observation:
     """
     layers = model.get_submodule(layers_path)
     assert isinstance(layers, nn.ModuleList)
-    cache_argument = _cache_argument(model)
-    replaceable = bool(model._supports_attention_backend)
     failures: list[str] = []
+    unheeded: list[Observation] = []
+    for cache_argument in _cache_arguments(model):
+        seen = _observe(model, layers, layers_path, cache_argument, failures)
+        if seen is not None and (seen.rows or seen.states):
+            return seen
+        unheeded += [seen] if seen is not None else []
+    if unheeded:
+        return unheeded[0]
+    raise CannotSplit(f"'{model.config.model_type}' cannot be run in outline ({failures[0][:300]})")
+
+
+def _observe(
+    model: PreTrainedModel, layers: nn.ModuleList, layers_path: str, cache_argument: str, failures: list[str]
+) -> Observation | None:
+    """What is seen when the model is handed its cache under this name; None if it cannot run, and why in `failures`."""
+    replaceable = bool(model._supports_attention_backend)
     for implementation in (OUTLINE, MASKED_OUTLINE) if replaceable else (None,):
         if implementation is not None:
             model.set_attn_implementation(implementation)
@@ -278,16 +295,19 @@ def observe(model: PreTrainedModel, layers_path: str) -> Observation:
                 seen.attended = attention.attended
                 _look_at_masks(model, layers, layers_path, seen)
             return seen
-    raise CannotSplit(f"'{model.config.model_type}' cannot be run in outline ({failures[0][:300]})")
+    return None
 
 
-def _cache_argument(model: PreTrainedModel) -> str:
-    """The name under which a model takes its cache. Raises CannotSplit if it takes none."""
+def _cache_arguments(model: PreTrainedModel) -> list[str]:
+    """Names under which a model may take its cache, the likeliest first. Raises CannotSplit if there is none."""
+    known: list[str] = []
+    typed: list[str] = []
     for module in (model, model.base_model):
         parameters = inspect.signature(module.forward).parameters
-        for name in CACHE_ARGUMENTS:
-            if name in parameters:
-                return name
+        known += [name for name in CACHE_ARGUMENTS if name in parameters]
+        typed += [name for name, each in parameters.items() if CACHE_TYPE.search(str(each.annotation))]
+    if names := list(dict.fromkeys(known + typed)):
+        return names
     raise CannotSplit(
         f"'{model.config.model_type}' keeps nothing of earlier tokens in a cache that could be handed to it, so "
         "sequences cannot be continued token by token; choose another architecture"

@@ -1,14 +1,16 @@
-"""JSON Lines: one run in each line, all that is known of it."""
+"""JSON Lines: one run in each line, all that is known of it; and the JSON Schema of a line, made from the types."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import msgspec
 
 from app.runs.infinities import without_infinities
-from app.runs.run import Run
+from app.runs.run import FORMAT, VERSION, Run
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def write_jsonl(runs: Iterable[Run], output: BinaryIO) -> int:
@@ -18,3 +20,20 @@ def write_jsonl(runs: Iterable[Run], output: BinaryIO) -> int:
         output.write(encoder.encode(without_infinities(run)) + b"\n")
         count += 1
     return count
+
+
+def run_schema() -> dict[str, Any]:
+    """The JSON Schema of one line."""
+    schema = msgspec.json.schema(Run)
+    return {
+        "$schema": DIALECT,
+        "$id": f"urn:shardboard:run:{VERSION}",
+        "title": f"{FORMAT} {VERSION}",
+        "description": "One line of a JSON Lines export. Fields may be added within a version; see docs/formats.md.",
+        **schema,
+    }
+
+
+def schema_text() -> str:
+    """As `docs/schemas/make.py` writes it into a file."""
+    return msgspec.json.format(msgspec.json.encode(run_schema()), indent=2).decode() + "\n"

@@ -10,6 +10,7 @@ from PySide6.QtGui import QAction, QKeySequence
 from PySide6.QtWidgets import QWidget
 
 from app.errors import ShardboardError
+from app.ui import make
 from app.ui.board.state.lanes import Selection
 from app.ui.icons import icon
 from app.ui.notices import Level
@@ -178,9 +179,7 @@ class BoardCommands(QObject):
     # --- making them ---
 
     def _make(self, text: str, picture: str, work: Callable[[], object], keys: str = "") -> QAction:
-        made = QAction(icon(picture), text, self)
-        made.setToolTip(text)
-        made.triggered.connect(lambda: self.attempt(work))
+        made = make.command(self, picture, text, lambda: self.attempt(work), tip=text)
         self._bind(made, keys)
         return made
 

@@ -7,9 +7,10 @@ from typing import Any
 
 from PySide6.QtCore import QPoint, Qt, Slot
 from PySide6.QtGui import QAction
-from PySide6.QtWidgets import QHBoxLayout, QSplitter, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QWidget
 
-from app.ui.board.ask import ask
+from app.ui import make
+from app.ui.ask import ask
 from app.ui.board.board_commands import BoardCommands
 from app.ui.board.panes.deploy_panel import DeployPanel
 from app.ui.board.panes.inspector import Inspector
@@ -43,30 +44,16 @@ class BoardScreen(Screen):
         self.plan_bar = PlanBar(self.board, self._commands)
         self.deploy_panel = DeployPanel(self.board)
         self.inspector = Inspector(self.board, self._commands)
-        self.left = QSplitter(Qt.Orientation.Vertical)
-        self.left.addWidget(self.library)
-        self.left.addWidget(self.shelf)
-        self.left.setSizes([320, 280])
+        self.left = make.splitter(Qt.Orientation.Vertical, self.library, self.shelf, sizes=(320, 280))
         middle = QWidget()
-        column = QVBoxLayout(middle)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(1)
-        column.addWidget(self.plan_bar)
-        column.addWidget(self.deploy_panel)
-        column.addWidget(self.view, 1)
-        self.splitter = QSplitter(Qt.Orientation.Horizontal)
-        for part in (self.left, middle, self.inspector):
-            self.splitter.addWidget(part)
+        make.column(self.plan_bar, self.deploy_panel, (self.view, 1), within=middle, spacing=1)
         self.left.setMinimumWidth(184)
         middle.setMinimumWidth(320)
-        self.splitter.setStretchFactor(1, 1)
-        self.splitter.setSizes(list(WIDTHS))
+        parts = (self.left, middle, self.inspector)
+        self.splitter = make.splitter(Qt.Orientation.Horizontal, *parts, sizes=WIDTHS, growing=(1,))
         for splitter in (self.splitter, self.left):
-            splitter.setChildrenCollapsible(False)
             splitter.setHandleWidth(1)
-        layout = QHBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self.splitter)
+        make.row(self.splitter, within=self, spacing=None)
         self.board.confirm_needed.connect(self._on_confirm)
         self.library.proposed.connect(self._on_proposed)
         self.shelf.menu_wanted.connect(self._on_shard_menu)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QObject, Qt
-from PySide6.QtGui import QAction, QKeySequence
+from PySide6.QtCore import QObject
+from PySide6.QtGui import QAction
 from PySide6.QtWidgets import QWidget
 
-from app.ui.icons import icon
+from app.ui import make
 
 
 class ChatActions(QObject):
@@ -37,11 +37,6 @@ class ChatActions(QObject):
         self.copy.setEnabled(text)
 
     def _make(self, text: str, name: str, key: str, tip: str) -> QAction:
-        action = QAction(icon(name), text, self._screen)
-        if key:
-            action.setShortcut(QKeySequence(key))
-            action.setShortcutContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
-            tip = f"{tip} ({action.shortcut().toString()})"
-        action.setToolTip(tip)
+        action = make.command(self._screen, name, text, keys=key, tip=tip)
         self._screen.addAction(action)
         return action

@@ -8,19 +8,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from PySide6.QtCore import Qt, QUrl, Slot
 from PySide6.QtGui import QAction, QDesktopServices, QGuiApplication, QResizeEvent
-from PySide6.QtWidgets import (
-    QHBoxLayout,
-    QLabel,
-    QMessageBox,
-    QSplitter,
-    QStackedWidget,
-    QToolButton,
-    QVBoxLayout,
-    QWidget,
-)
+from PySide6.QtWidgets import QToolButton, QWidget
 
 from app.errors import ShardboardError
 from app.inference.model_defaults import ModelDefaults
+from app.ui import make
+from app.ui.ask import ask
 from app.ui.chat.answer import Answer
 from app.ui.chat.chat_actions import ChatActions
 from app.ui.chat.chat_desk import ChatDesk
@@ -85,57 +78,35 @@ class ChatScreen(Screen):
         )
         self.nothing.offer("First steps", self._go_to_welcome, "rocket", primary=True)
         self.nothing.offer("Go to Board", self._go_to_board, "layout-dashboard")
-        self.pages = QStackedWidget()
-        for page in (self.transcript, self.suggestions, self.nothing):
-            self.pages.addWidget(page)
+        self.pages = make.stack(self.transcript, self.suggestions, self.nothing)
         self.strip = ProgressStrip()
         self.composer = Composer(theme)
-        self.splitter = QSplitter(Qt.Orientation.Horizontal)
-        self.splitter.setChildrenCollapsible(False)
-        for part in (self.pane, self._middle(), self.parameters):
-            self.splitter.addWidget(part)
-        self.splitter.setStretchFactor(1, 1)
-        self.splitter.setSizes([LIST_WIDTH, COLUMN, PARAMETERS_WIDTH])
-        layout = QHBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self.splitter)
+        self.splitter = make.splitter(
+            Qt.Orientation.Horizontal, self.pane, self._middle(), self.parameters,
+            sizes=(LIST_WIDTH, COLUMN, PARAMETERS_WIDTH), growing=(1,),
+        )  # fmt: skip
+        make.row(self.splitter, within=self, spacing=None)
         QWidget.setTabOrder(self.picker, self.composer.input)
         QWidget.setTabOrder(self.composer.input, self.composer.button)
 
     def _middle(self) -> QWidget:
         middle = QWidget()
         middle.setMinimumWidth(320)
-        header = QHBoxLayout()
-        header.setContentsMargins(2 * SPACING, SPACING, SPACING, SPACING)
-        header.setSpacing(SPACING)
-        self.where = QLabel()
-        self.where.setProperty("role", "muted")
+        self.where = make.label("", "muted")
         self.where.setSizePolicy(self.sizePolicy().horizontalPolicy().Ignored, self.sizePolicy().verticalPolicy())
         toggle = QToolButton()
         toggle.setDefaultAction(self.actions_.parameters)
         toggle.setAccessibleName("Parameters")
-        header.addWidget(self.picker)
-        header.addWidget(self.where, 1)
-        header.addWidget(toggle)
-        column = QVBoxLayout()
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(SPACING // 2)
-        column.addWidget(self.strip)
-        column.addWidget(self.composer)
-        bottom = QHBoxLayout()
-        bottom.setContentsMargins(2 * SPACING, 0, 2 * SPACING, 2 * SPACING)
+        header = make.row(self.picker, (self.where, 1), toggle, margins=(2 * SPACING, SPACING, SPACING, SPACING))
+        column = make.column(self.strip, self.composer, spacing=SPACING // 2)
+        bottom = make.row(margins=(2 * SPACING, 0, 2 * SPACING, 2 * SPACING), spacing=None)
         self._foot = QWidget()
         self._foot.setLayout(column)
         self._foot.setMaximumWidth(COLUMN + 2 * SPACING)
         bottom.addStretch(1)
         bottom.addWidget(self._foot, 1000)
         bottom.addStretch(1)
-        layout = QVBoxLayout(middle)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(0)
-        layout.addLayout(header)
-        layout.addWidget(self.pages, 1)
-        layout.addLayout(bottom)
+        make.column(header, (self.pages, 1), bottom, within=middle, spacing=0)
         return middle
 
     def _connect(self) -> None:
@@ -445,24 +416,9 @@ class ChatScreen(Screen):
         """A link comes from a model: the user sees where it leads before it is opened."""
         if not is_safe(url.toString()):
             return
-        box = QMessageBox(self)
-        box.setObjectName("chat-link")
-        box.setIcon(QMessageBox.Icon.Question)
-        box.setWindowTitle("Open link")
-        box.setTextFormat(Qt.TextFormat.PlainText)
-        box.setText("Open this link in the browser? The model wrote it; it may lead anywhere.")
-        box.setInformativeText(url.toDisplayString())
-        box.setStandardButtons(QMessageBox.StandardButton.Open | QMessageBox.StandardButton.Cancel)
-        box.setDefaultButton(QMessageBox.StandardButton.Cancel)
-        box.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        box.setProperty("url", url)
-        box.accepted.connect(self._open_link)
-        box.open()
-
-    @Slot()
-    def _open_link(self) -> None:
-        if (box := self.sender()) is not None:
-            QDesktopServices.openUrl(box.property("url"))
+        question = "Open this link in the browser? The model wrote it; it may lead anywhere."
+        proceed = partial(QDesktopServices.openUrl, url)
+        ask(self, "Open link", question, "Open", proceed, more=url.toDisplayString(), is_harmless=True)
 
     @Slot()
     def _go_to_board(self) -> None:

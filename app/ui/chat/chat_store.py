@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PySide6.QtCore import QElapsedTimer, QObject, QTimer, Signal, Slot
+from PySide6.QtCore import QElapsedTimer, QObject, Signal, Slot
 
 from app.atomic_file import write_atomically
 from app.errors import BadInput, DiskFullError, ShardboardError
+from app.ui import make
 from app.ui.bridge import Bridge, Call
 from app.ui.chat.conversation import Conversation, Summary, from_json, summary_from_json, to_json
 from app.ui.settings import Settings
@@ -63,9 +64,7 @@ class ChatStore(QObject):
         self._writing: set[str] = set()
         self._deleted: set[str] = set()
         self._since = QElapsedTimer()
-        self._timer = QTimer(self)
-        self._timer.setSingleShot(True)
-        self._timer.timeout.connect(self.flush)
+        self._timer = make.timer(self, self.flush)
 
     # --- reading ---
 

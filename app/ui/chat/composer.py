@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from PySide6.QtCore import QSize, Qt, Signal, Slot
 from PySide6.QtGui import QFocusEvent, QKeyEvent, QResizeEvent
-from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QPlainTextEdit, QPushButton, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QFrame, QPlainTextEdit, QPushButton, QWidget
 
+from app.ui import make
 from app.ui.icons import icon
 from app.ui.theme import RADIUS, SPACING, ThemeKeeper
 
@@ -78,23 +79,21 @@ class Composer(QFrame):
         self._theme = theme
         self._streaming = self._editing = False
         self._can_send = True
-        outer = QVBoxLayout(self)
-        outer.setContentsMargins(SPACING + 4, SPACING, SPACING, SPACING)
-        outer.setSpacing(SPACING // 2)
-        self._editing_label = QLabel("Editing your last question. Sending replaces it and its answer; Esc leaves it.")
-        self._editing_label.setProperty("role", "muted")
-        self._editing_label.setWordWrap(True)
-        self._editing_label.hide()
-        outer.addWidget(self._editing_label)
-        row = QHBoxLayout()
-        row.setSpacing(SPACING)
+        self._editing_label = make.label(
+            "Editing your last question. Sending replaces it and its answer; Esc leaves it.",
+            "muted",
+            wraps=True,
+            hidden=True,
+        )
+        outer = make.column(
+            self._editing_label, within=self, margins=(SPACING + 4, SPACING, SPACING, SPACING), spacing=SPACING // 2
+        )
         self.input = InputBox()
         self.input.setStyleSheet("QPlainTextEdit { border: none; background: transparent; padding: 0; }")
         self.button = QPushButton()
         self.button.setObjectName("chat-send")
         self.button.setIconSize(QSize(18, 18))
-        row.addWidget(self.input, 1, Qt.AlignmentFlag.AlignVCenter)
-        row.addWidget(self.button, 0, Qt.AlignmentFlag.AlignBottom)
+        row = make.row((self.input, 1, Qt.AlignmentFlag.AlignVCenter), (self.button, 0, Qt.AlignmentFlag.AlignBottom))
         outer.addLayout(row)
         self.input.sent.connect(self._on_sent)
         self.input.escaped.connect(self._on_escaped)
@@ -180,10 +179,7 @@ class Composer(QFrame):
             self.button.setText("Send")
             self.button.setToolTip("Send (Enter); Shift+Enter begins a new line")
         role = "" if self._streaming else "primary"
-        if self.button.property("role") != role:
-            self.button.setProperty("role", role)
-            self.button.style().unpolish(self.button)
-            self.button.style().polish(self.button)
+        make.change_role(self.button, role)
 
     @Slot()
     def _paint_frame(self) -> None:

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any
 
-from PySide6.QtCore import QAbstractListModel, QModelIndex, QObject, QPersistentModelIndex, Qt, Signal
+from PySide6.QtCore import QAbstractListModel, QModelIndex, QObject, Qt, Signal
 
 from app.figures import ago, clock
 from app.ui.chat.conversation import Summary
-
-Index = QModelIndex | QPersistentModelIndex
+from app.ui.list_delegate import Index
 
 
 class ListRole(IntEnum):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QModelIndex, QPoint, Qt, QTimer, Signal, Slot
+from PySide6.QtCore import QModelIndex, QPoint, Qt, Signal, Slot
 from PySide6.QtGui import QAction, QKeySequence
-from PySide6.QtWidgets import QFrame, QLabel, QListView, QMenu, QPushButton, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QFrame, QListView, QMenu, QWidget
 
+from app.ui import make
 from app.ui.chat.conversation_delegate import ConversationDelegate
 from app.ui.chat.conversation_list import ConversationList, ListRole
 from app.ui.icons import icon
@@ -28,17 +29,8 @@ class ConversationPane(QFrame):
         self.setProperty("role", "panel")
         self.setMinimumWidth(180)
         self._list = conversations
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(SPACING, SPACING, SPACING, SPACING)
-        layout.setSpacing(SPACING)
-        button = QPushButton("New chat")
-        button.setIcon(icon("plus"))
-        button.setToolTip(f"{new.text()} ({new.shortcut().toString()})")
-        button.clicked.connect(new.trigger)
-        layout.addWidget(button)
-        self.view = QListView()
-        self.view.setObjectName("chat-conversations")
-        self.view.setAccessibleName("Conversations")
+        button = make.button("New chat", new.trigger, picture="plus", tip=f"{new.text()} ({new.shortcut().toString()})")
+        self.view = make.dressed(QListView(), key="chat-conversations", name="Conversations")
         self.view.setModel(conversations)
         self.view.setItemDelegate(ConversationDelegate(theme, self.view))
         self.view.setUniformItemSizes(True)
@@ -48,17 +40,12 @@ class ConversationPane(QFrame):
         self.view.setContextMenuPolicy(Qt.ContextMenuPolicy.CustomContextMenu)
         self.view.customContextMenuRequested.connect(self._on_menu)
         self.view.selectionModel().currentChanged.connect(self._on_current)
-        layout.addWidget(self.view, 1)
-        self.note = QLabel("Conversations are kept on this computer only.")
-        self.note.setProperty("role", "muted")
-        self.note.setWordWrap(True)
-        layout.addWidget(self.note)
+        self.note = make.label("Conversations are kept on this computer only.", "muted", wraps=True)
+        make.column(button, (self.view, 1), self.note, within=self, margins=SPACING)
         self.rename_action = self._action("Rename", "pencil", QKeySequence(), self._rename)
         self.delete_action = self._action("Delete", "trash-2", QKeySequence(Qt.Key.Key_Delete), self._delete)
         self._selecting = False
-        self._timer = QTimer(self)
-        self._timer.setInterval(REFRESH_MILLISECONDS)
-        self._timer.timeout.connect(conversations.refresh_times)
+        self._timer = make.timer(self, conversations.refresh_times, REFRESH_MILLISECONDS, once=False)
 
     def _action(self, text: str, name: str, key: QKeySequence, run: object) -> QAction:
         action = QAction(icon(name), text, self.view)

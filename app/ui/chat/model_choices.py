@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
-from PySide6.QtCore import QAbstractListModel, QModelIndex, QObject, QPersistentModelIndex, Qt, QTimer, Slot
+from PySide6.QtCore import QAbstractListModel, QModelIndex, QObject, Qt, Slot
 
 from app.cluster.node_state import NodeState
 from app.models.description import ModelDescription
 from app.serving import ServingWish
 from app.sharding.placement import NodeCapacity, whole_on_one
+from app.ui import make
 from app.ui.cluster import Cluster, DeploymentView, NodeView
+from app.ui.list_delegate import Index
 
-Index = QModelIndex | QPersistentModelIndex
 COALESCE_MILLISECONDS = 500
 
 
@@ -80,10 +81,7 @@ class ModelChoices(QAbstractListModel):
         super().__init__(parent)
         self._cluster = cluster
         self._rows: tuple[Choice, ...] = ()
-        self._timer = QTimer(self)
-        self._timer.setSingleShot(True)
-        self._timer.setInterval(COALESCE_MILLISECONDS)
-        self._timer.timeout.connect(self.refresh)
+        self._timer = make.timer(self, self.refresh, COALESCE_MILLISECONDS)
         self.is_live = False
         cluster.loaded.connect(self.refresh)
         cluster.models_changed.connect(self.refresh)

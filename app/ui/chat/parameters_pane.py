@@ -17,18 +17,16 @@ from PySide6.QtWidgets import (
     QLabel,
     QLineEdit,
     QPlainTextEdit,
-    QPushButton,
     QScrollArea,
     QToolButton,
-    QVBoxLayout,
     QWidget,
 )
 
 from app.errors import RequestError
 from app.inference.model_defaults import ModelDefaults
+from app.ui import make
 from app.ui.chat.conversation import Options
 from app.ui.chat.parameter_fields import FIELDS, stops_of, stops_text, variables_of, variables_text
-from app.ui.icons import icon
 from app.ui.theme import SPACING
 
 WIDTH = 272
@@ -50,19 +48,14 @@ class ParametersPane(QFrame):
         self._options = Options()
         self._edits: dict[str, QLineEdit] = {}
         self._errors: dict[str, QLabel] = {}
-        outer = QVBoxLayout(self)
-        outer.setContentsMargins(0, 0, 0, 0)
-        outer.setSpacing(0)
-        outer.addLayout(self._header())
+        outer = make.column(self._header(), within=self, spacing=0)
         scroll = QScrollArea()
         scroll.setWidgetResizable(True)
         scroll.setFrameShape(QFrame.Shape.NoFrame)
         scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         scroll.setStyleSheet("QScrollArea, QScrollArea > QWidget > QWidget { background: transparent; }")
         inside = QWidget()
-        self._rows = QVBoxLayout(inside)
-        self._rows.setContentsMargins(2 * SPACING, SPACING, 2 * SPACING, 2 * SPACING)
-        self._rows.setSpacing(SPACING)
+        self._rows = make.column(within=inside, margins=(2 * SPACING, SPACING, 2 * SPACING, 2 * SPACING))
         self._build()
         scroll.setWidget(inside)
         outer.addWidget(scroll)
@@ -70,23 +63,12 @@ class ParametersPane(QFrame):
         self.show_defaults(ModelDefaults())
 
     def _header(self) -> QHBoxLayout:
-        row = QHBoxLayout()
-        row.setContentsMargins(2 * SPACING, SPACING, SPACING, SPACING)
-        title = QLabel("Parameters")
-        title.setProperty("role", "heading")
-        close = QToolButton()
-        close.setIcon(icon("x"))
-        close.setToolTip("Hide the parameters")
-        close.setAccessibleName("Hide the parameters")
-        close.clicked.connect(self.close_wanted)
-        row.addWidget(title)
-        row.addStretch()
-        row.addWidget(close)
-        return row
+        title = make.label("Parameters", "heading")
+        close = make.tool("x", "Hide the parameters", self.close_wanted)
+        return make.row(title, make.STRETCH, close, margins=(2 * SPACING, SPACING, SPACING, SPACING), spacing=None)
 
     def _build(self) -> None:
-        modes = QHBoxLayout()
-        modes.setSpacing(SPACING // 2)
+        modes = make.row(spacing=SPACING // 2)
         self._modes = QButtonGroup(self)
         self.chat_mode = self._mode("Chat", "Answer with the model's chat template.", 0, modes)
         self.raw_mode = self._mode("Completion", "Continue a text just as it is.", 1, modes)
@@ -102,9 +84,7 @@ class ParametersPane(QFrame):
         for number, field in enumerate(FIELDS):
             label = self._label(field.label)
             label.setToolTip(field.tip)
-            edit = QLineEdit()
-            edit.setObjectName(f"chat-{field.name}")
-            edit.setAccessibleName(field.label)
+            edit = make.dressed(QLineEdit(), key=f"chat-{field.name}", name=field.label)
             edit.setAccessibleDescription(field.tip)
             edit.setToolTip(field.tip)
             edit.setFixedWidth(FIELD_WIDTH)
@@ -131,9 +111,7 @@ class ParametersPane(QFrame):
         self.notes = self._label("")
         self.notes.setWordWrap(True)
         self._rows.addWidget(self.notes)
-        reset = QPushButton("Reset to defaults")
-        reset.setIcon(icon("rotate-ccw"))
-        reset.clicked.connect(self._on_reset)
+        reset = make.button("Reset to defaults", self._on_reset, picture="rotate-ccw")
         self._rows.addWidget(reset)
         self._rows.addStretch()
 
@@ -150,16 +128,10 @@ class ParametersPane(QFrame):
         return button
 
     def _label(self, text: str) -> QLabel:
-        label = QLabel(text)
-        label.setProperty("role", "muted")
-        return label
+        return make.label(text, "muted")
 
     def _error(self) -> QLabel:
-        label = QLabel()
-        label.setProperty("role", "error")
-        label.setWordWrap(True)
-        label.hide()
-        return label
+        return make.label("", "error", wraps=True, hidden=True)
 
     def _text_box(self, name: str, placeholder: str, lines: int) -> QPlainTextEdit:
         box = QPlainTextEdit()

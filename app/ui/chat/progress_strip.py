@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QTimer, Signal, Slot
-from PySide6.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QPushButton, QSizePolicy, QVBoxLayout, QWidget
+from PySide6.QtCore import Signal, Slot
+from PySide6.QtWidgets import QProgressBar, QSizePolicy, QWidget
 
 from app.figures import duration, token_rate
+from app.ui import make
 from app.ui.chat.answer import Answer, Phase, Progress
 from app.ui.chat.conversation import Message
 from app.ui.chat.message_writer import figures_text
@@ -24,9 +25,7 @@ class ProgressStrip(QWidget):
         super().__init__(parent)
         self._answer: Answer | None = None
         self._request: int | None = None
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(SPACING // 2)
+        layout = make.column(within=self, spacing=SPACING // 2)
         self.bar = QProgressBar()
         self.bar.setTextVisible(False)
         self.bar.setAccessibleName("Progress of the prompt")
@@ -34,24 +33,15 @@ class ProgressStrip(QWidget):
         keeps.setRetainSizeWhenHidden(True)
         self.bar.setSizePolicy(keeps)
         self.bar.setStyleSheet("QProgressBar { min-height: 3px; max-height: 3px; border-radius: 1px; }")
-        self.text = QLabel()
-        self.text.setProperty("role", "muted")
+        self.text = make.label("", "muted")
         self.text.setObjectName("chat-figures")
         self.text.setAccessibleName("Progress of the answer")
         self.text.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
-        self.show_run = QPushButton("Show run")
-        self.show_run.setProperty("role", "link")
-        self.show_run.setToolTip("See where each token's time went")
-        self.show_run.clicked.connect(self._on_show_run)
-        row = QHBoxLayout()
-        row.setContentsMargins(SPACING // 2, 0, SPACING // 2, 0)
-        row.addWidget(self.text, 1)
-        row.addWidget(self.show_run)
+        self.show_run = make.button("Show run", self._on_show_run, role="link", tip="See where each token's time went")
+        row = make.row((self.text, 1), self.show_run, margins=(SPACING // 2, 0, SPACING // 2, 0), spacing=None)
         layout.addWidget(self.bar)
         layout.addLayout(row)
-        self._timer = QTimer(self)
-        self._timer.setInterval(UPDATE_MILLISECONDS)
-        self._timer.timeout.connect(self._update)
+        self._timer = make.timer(self, self._update, UPDATE_MILLISECONDS, once=False)
         self.rest(None)
 
     def follow(self, answer: Answer) -> None:

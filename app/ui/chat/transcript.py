@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from PySide6.QtCore import QElapsedTimer, QRectF, Qt, QTimer, QUrl, Signal, Slot
+from PySide6.QtCore import QElapsedTimer, QRectF, Qt, QUrl, Signal, Slot
 from PySide6.QtGui import (
     QContextMenuEvent,
     QFont,
@@ -25,6 +25,7 @@ from PySide6.QtGui import (
 )
 from PySide6.QtWidgets import QFrame, QTextBrowser, QWidget
 
+from app.ui import make
 from app.ui.chat.conversation import Conversation, Message, Outcome
 from app.ui.chat.message_writer import COLUMN, SURFACE, MessageWriter, Surface, frame_format
 from app.ui.chat.segments import code_blocks
@@ -88,9 +89,7 @@ class Transcript(QTextBrowser):
         self._is_writing = False
         self._writes_above = False
         self._column = 0.0
-        self._timer = QTimer(self)
-        self._timer.setInterval(0)
-        self._timer.timeout.connect(self._write_on)
+        self._timer = make.timer(self, self._write_on, 0, once=False)
         self.anchorClicked.connect(self._on_anchor)
         self.verticalScrollBar().rangeChanged.connect(self._on_range_changed)
         self.verticalScrollBar().valueChanged.connect(self._on_scrolled)

@@ -7,6 +7,7 @@ from functools import partial
 from PySide6.QtCore import Qt, Signal, Slot
 from PySide6.QtWidgets import QPushButton, QWidget
 
+from app.ui import make
 from app.ui.empty_state import EmptyState
 from app.ui.theme import ThemeKeeper
 
@@ -46,9 +47,7 @@ class Suggestions(EmptyState):
                 widget.setParent(None)
                 widget.deleteLater()
         for text in texts:
-            chip = QPushButton(text)
-            chip.setToolTip("Ask this")
-            chip.clicked.connect(partial(self._ask, text))
+            chip = make.button(text, partial(self._ask, text), tip="Ask this")
             self.column.addWidget(chip, 0, Qt.AlignmentFlag.AlignHCenter)
 
     @Slot()

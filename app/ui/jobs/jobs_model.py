@@ -5,13 +5,12 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Any
 
-from PySide6.QtCore import QAbstractListModel, QModelIndex, QObject, QPersistentModelIndex, Qt, Signal, Slot
+from PySide6.QtCore import QAbstractListModel, QModelIndex, QObject, Qt, Signal, Slot
 
 from app.ui.jobs.job import Job
 from app.ui.jobs.job_queue import JobQueue
 from app.ui.jobs.job_words import details_text, spoken_text, summary_text
-
-Index = QModelIndex | QPersistentModelIndex
+from app.ui.list_delegate import Index
 
 
 class JobRole(IntEnum):

@@ -5,16 +5,16 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Any
 
-from PySide6.QtCore import QAbstractTableModel, QModelIndex, QObject, QPersistentModelIndex, QRect, Qt, Slot
+from PySide6.QtCore import QAbstractTableModel, QObject, QRect, Qt, Slot
 from PySide6.QtGui import QPainter, QPixmap
 from PySide6.QtWidgets import QApplication
 
 from app.figures import layers_text, size_text
 from app.ui.jobs.cut_plan import PlannedShard
 from app.ui.jobs.shards_bar import shard_text
+from app.ui.list_delegate import Index
 from app.ui.theme import ThemeKeeper
 
-Index = QModelIndex | QPersistentModelIndex
 TITLES = ("Shard", "Layers", "Size")
 
 

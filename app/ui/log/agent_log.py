@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import Qt, Slot
+from PySide6.QtCore import Slot
 from PySide6.QtGui import QTextCursor
-from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QLineEdit, QPlainTextEdit, QPushButton, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QFrame, QLineEdit, QPlainTextEdit, QWidget
 
 from app.errors import ShardboardError
+from app.ui import make
 from app.ui.bridge import Call
-from app.ui.icons import icon
 from app.ui.theme import SPACING, monospace
 from app.ui.workbench import Workbench
 
@@ -30,33 +30,17 @@ class AgentLogPage(QFrame):
         self.search.setAccessibleName("Filter the agent's log")
         self.search.setClearButtonEnabled(True)
         self.search.textChanged.connect(self._show_lines)
-        self.refresh = QPushButton(icon("refresh-cw"), "Refresh", self)
-        self.refresh.clicked.connect(self.read)
-        self._note = QLabel(self)
-        self._note.setProperty("role", "muted")
-        self._error = QLabel(self)
-        self._error.setProperty("role", "error")
-        self._error.setWordWrap(True)
-        self._error.setTextFormat(Qt.TextFormat.PlainText)
-        self._error.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        self._error.hide()
+        self.refresh = make.button("Refresh", self.read, self, picture="refresh-cw")
+        self._note = make.label("", "muted", self)
+        self._error = make.label("", "error", self, wraps=True, is_plain=True, selectable=True, hidden=True)
         self.text = QPlainTextEdit(self)
         self.text.setReadOnly(True)
         self.text.setTabChangesFocus(True)
         self.text.setLineWrapMode(QPlainTextEdit.LineWrapMode.NoWrap)
         self.text.setFont(monospace())
         self.text.setAccessibleName("The agent's log")
-        tools = QHBoxLayout()
-        tools.setSpacing(SPACING)
-        tools.addWidget(self.search, 1)
-        tools.addWidget(self._note)
-        tools.addWidget(self.refresh)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(2 * SPACING, 2 * SPACING, 2 * SPACING, 2 * SPACING)
-        layout.setSpacing(SPACING)
-        layout.addLayout(tools)
-        layout.addWidget(self._error)
-        layout.addWidget(self.text, 1)
+        tools = make.row((self.search, 1), self._note, self.refresh)
+        make.column(tools, self._error, (self.text, 1), within=self, margins=2 * SPACING)
 
     def show_node(self, id: int | None) -> None:
         """Show another agent's log; None forgets it."""

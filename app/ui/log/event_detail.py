@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 
-from PySide6.QtCore import QSize, Qt, Signal, Slot
-from PySide6.QtGui import QAction, QGuiApplication
-from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QPlainTextEdit, QPushButton, QVBoxLayout, QWidget
+from PySide6.QtCore import Qt, Signal, Slot
+from PySide6.QtGui import QGuiApplication
+from PySide6.QtWidgets import QFrame, QLabel, QPlainTextEdit, QWidget
 
 from app.figures import clock
 from app.registry import EventRecord
-from app.ui.icons import icon
-from app.ui.log.event_model import LEVEL_LOOKS
+from app.ui import make
+from app.ui.looks import EVENTS
 from app.ui.paging.export import json_line
 from app.ui.theme import SPACING, monospace
 from app.ui.workbench import Workbench
@@ -31,32 +31,17 @@ class EventDetail(QFrame):
         self.event_record: EventRecord | None = None
         self._mark = QLabel(self)
         self._level = QLabel(self)
-        self._about = QLabel(self)
-        self._about.setProperty("role", "muted")
+        self._about = make.label("", "muted", self)
         self.text = QPlainTextEdit(self)
         self.text.setReadOnly(True)
         self.text.setTabChangesFocus(True)
         self.text.setFont(monospace())
         self.text.setAccessibleName("The event in full")
-        self.copy = QAction(icon("copy"), "Copy event as JSON", self)
-        self.copy.triggered.connect(self._on_copy)
-        button = QPushButton(icon("copy"), "Copy", self)
-        button.setToolTip(self.copy.text())
-        button.clicked.connect(self.copy.trigger)
-        self._request = QPushButton("Show request", self)
-        self._request.clicked.connect(self._on_request)
-        header = QHBoxLayout()
-        header.setSpacing(SPACING)
-        for widget in (self._mark, self._level, self._about):
-            header.addWidget(widget)
-        header.addStretch(1)
-        header.addWidget(self._request)
-        header.addWidget(button)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(2 * SPACING, SPACING, 2 * SPACING, SPACING)
-        layout.setSpacing(SPACING)
-        layout.addLayout(header)
-        layout.addWidget(self.text, 1)
+        self.copy = make.command(self, "copy", "Copy event as JSON", self._on_copy)
+        button = make.button("Copy", self.copy.trigger, self, picture="copy", tip=self.copy.text())
+        self._request = make.button("Show request", self._on_request, self)
+        header = make.row(self._mark, self._level, self._about, make.STRETCH, self._request, button)
+        make.column(header, (self.text, 1), within=self, margins=(2 * SPACING, SPACING, 2 * SPACING, SPACING))
         self._theme.changed.connect(self._show_look)
         self.hide()
 
@@ -82,11 +67,10 @@ class EventDetail(QFrame):
     def _show_look(self) -> None:
         if self.event_record is None:
             return
-        name, word, role = LEVEL_LOOKS[self.event_record.level]
-        color = getattr(self._theme.colors, role)
-        self._mark.setPixmap(icon(name, color).pixmap(QSize(16, 16)))
-        self._level.setText(word)
-        self._level.setStyleSheet(f"color: {color.name()}; font-weight: 600;")
+        look, colors = EVENTS[self.event_record.level], self._theme.colors
+        self._mark.setPixmap(look.mark(colors))
+        self._level.setText(look.word)
+        self._level.setStyleSheet(f"color: {look.of(colors).name()}; font-weight: 600;")
         self._level.setAlignment(Qt.AlignmentFlag.AlignVCenter)
 
     @Slot()

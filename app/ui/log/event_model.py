@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
-from PySide6.QtCore import QObject, Qt, Slot
+from PySide6.QtCore import QObject, Slot
 
 from app.figures import clock, short
 from app.registry import EventLevel, EventRecord
-from app.ui.icons import icon
+from app.ui.looks import EVENTS
 from app.ui.paging.listing import NumberedListing
 from app.ui.paging.paged_model import PagedModel
+from app.ui.tables import Column, Role
 from app.ui.workbench import Workbench
 
 if TYPE_CHECKING:
     from app.registry import Registry
-
-Role = Qt.ItemDataRole
-
-LEVEL_LOOKS = {
-    EventLevel.DEBUG: ("dot", "Debug", "muted"),
-    EventLevel.INFO: ("info", "Info", "accent"),
-    EventLevel.WARNING: ("triangle-alert", "Warning", "warning"),
-    EventLevel.ERROR: ("circle-alert", "Error", "error"),
-}
-"""Icon, word and colour of each level."""
 
 
 @dataclass(frozen=True)
@@ -53,23 +43,24 @@ class EventListing(NumberedListing):
         return {"text": self.text, "at_least": self.at_least, "source": self.source, "node_id": self.node_id}
 
 
-class EventColumn(IntEnum):
-    LEVEL = 0
-    TIME = 1
-    SOURCE = 2
-    NODE = 3
-    MESSAGE = 4
+LEVEL, MESSAGE = 0, 4
+"""Columns."""
 
 
 class EventModel(PagedModel):
     """Events, newest first."""
 
-    headers = ("Level", "Time", "Source", "Node", "Message")
-
     def __init__(self, workbench: Workbench, parent: QObject | None = None) -> None:
         super().__init__(workbench.bridge, parent)
         self._theme = workbench.theme
         self._cluster = workbench.cluster
+        self.columns = (
+            Column("Level", lambda event: EVENTS[event.level].word, "Warning____"),
+            Column("Time", lambda event: clock(event.at), "2026-12-30 23:59:59"),
+            Column("Source", lambda event: event.source, "deployments"),
+            Column("Node", lambda event: self.node_name(event.node_id), "a-long-node-name"),
+            Column("Message", lambda event: short(event.message, 400), hint=lambda event: short(event.message, 600)),
+        )
         workbench.theme.changed.connect(self._repaint)
         workbench.cluster.nodes_reset.connect(self._repaint)
 
@@ -81,31 +72,14 @@ class EventModel(PagedModel):
         return view.name if view is not None else f"node {id}"
 
     def cell(self, record: EventRecord, column: int, role: int) -> Any:
-        if role == Role.DisplayRole or role == Role.AccessibleTextRole:
-            return self._text(record, column)
-        if role == Role.DecorationRole and column == EventColumn.LEVEL:
-            name, _, color = LEVEL_LOOKS[record.level]
-            return icon(name, getattr(self._theme.colors, color))
+        if role == Role.DecorationRole and column == LEVEL:
+            return EVENTS[record.level].drawn(self._theme.colors)
         if role == Role.ForegroundRole:
-            if column == EventColumn.LEVEL:
-                return getattr(self._theme.colors, LEVEL_LOOKS[record.level][2])
-            if column != EventColumn.MESSAGE or record.level is EventLevel.DEBUG:
+            if column == LEVEL:
+                return EVENTS[record.level].of(self._theme.colors)
+            if column != MESSAGE or record.level is EventLevel.DEBUG:
                 return self._theme.colors.muted
-        if role == Role.ToolTipRole and column == EventColumn.MESSAGE:
-            return short(record.message, 600)
-        return None
-
-    def _text(self, record: EventRecord, column: int) -> str:
-        match column:
-            case EventColumn.LEVEL:
-                return LEVEL_LOOKS[record.level][1]
-            case EventColumn.TIME:
-                return clock(record.at)
-            case EventColumn.SOURCE:
-                return record.source
-            case EventColumn.NODE:
-                return self.node_name(record.node_id)
-        return short(record.message, 400)
+        return super().cell(record, column, role)
 
     @Slot()
     def _repaint(self) -> None:

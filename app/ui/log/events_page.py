@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from PySide6.QtCore import Qt, Signal, Slot
 from PySide6.QtGui import QGuiApplication
-from PySide6.QtWidgets import QHeaderView, QSplitter, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QWidget
 
 from app.registry import EventRecord
+from app.ui import make
 from app.ui.log.event_detail import EventDetail
-from app.ui.log.event_model import EventColumn, EventListing, EventModel, text_line
+from app.ui.log.event_model import EventListing, EventModel, text_line
 from app.ui.log.log_filter import LogFilter
 from app.ui.paging.export import Rows, json_line
 from app.ui.paging.export_run import Export, ExportRun
@@ -34,16 +35,10 @@ class EventsPage(QWidget):
         self.panel = PagedPanel(workbench, self.model, "log-table", "Log")
         self.detail = EventDetail(workbench, self)
         self.exporting = ExportRun(workbench, self)
-        self._size_columns()
-        self.splitter = QSplitter(Qt.Orientation.Vertical, self)
-        self.splitter.setChildrenCollapsible(False)
-        self.splitter.addWidget(self.panel)
-        self.splitter.addWidget(self.detail)
-        self.splitter.setStretchFactor(0, 1)
-        self.splitter.setSizes([500, 18 * SPACING])
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self.splitter)
+        self.splitter = make.splitter(
+            Qt.Orientation.Vertical, self.panel, self.detail, sizes=(500, 18 * SPACING), growing=(0,), parent=self
+        )
+        make.column(self.splitter, within=self, spacing=None)
         view = self.panel.view
         view.selected.connect(self._on_selected)
         view.copy_wanted.connect(self.copy_selection)
@@ -55,16 +50,6 @@ class EventsPage(QWidget):
         self.detail.request_wanted.connect(self._on_request_wanted)
         workbench.bridge.tables_changed.connect(self._on_tables_changed)
         workbench.cluster.nodes_reset.connect(self._show_nodes)
-
-    def _size_columns(self) -> None:
-        header, metrics = self.panel.view.horizontalHeader(), self.panel.view.fontMetrics()
-        for column, text in (
-            (EventColumn.LEVEL, "Warning____"), (EventColumn.TIME, "2026-12-30 23:59:59"),
-            (EventColumn.SOURCE, "deployments"), (EventColumn.NODE, "a-long-node-name"),
-        ):  # fmt: skip
-            header.setSectionResizeMode(column, QHeaderView.ResizeMode.Interactive)
-            header.resizeSection(column, metrics.horizontalAdvance(text) + 3 * SPACING)
-        header.setSectionResizeMode(EventColumn.MESSAGE, QHeaderView.ResizeMode.Stretch)
 
     def set_live(self, live: bool) -> None:
         if live:

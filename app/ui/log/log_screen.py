@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from PySide6.QtCore import QByteArray, Qt, Slot
+from PySide6.QtCore import QByteArray, Slot
 from PySide6.QtGui import QAction, QKeySequence
-from PySide6.QtWidgets import QComboBox, QHBoxLayout, QLabel, QPushButton, QStackedWidget, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QComboBox, QPushButton, QWidget
 
+from app.ui import make
 from app.ui.icons import icon
 from app.ui.log.agent_log import AgentLogPage
 from app.ui.log.events_page import EventsPage
@@ -32,9 +33,7 @@ class LogScreen(Screen):
         self.chooser.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToContents)
         self.chooser.addItem(icon("scroll-text"), "Events")
         self._node_ids: list[int | None] = [None]
-        self._stack = QStackedWidget(self)
-        self._stack.addWidget(self.events)
-        self._stack.addWidget(self.agent)
+        self._stack = make.stack(self.events, self.agent)
         self._make_commands()
         self._build()
         self.chooser.currentIndexChanged.connect(self._on_chosen)
@@ -43,30 +42,24 @@ class LogScreen(Screen):
         self._show_nodes()
 
     def _make_commands(self) -> None:
-        self._find = QAction(icon("search"), "Find in the log", self)
-        self._find.setShortcut(QKeySequence(QKeySequence.StandardKey.Find))
-        self._find.setShortcutContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
-        self._find.triggered.connect(self._on_find)
+        self._find = make.command(self, "search", "Find in the log", self._on_find, keys=QKeySequence.StandardKey.Find)
         self.follow = QAction(icon("arrow-up"), "Follow", self)
         self.follow.setCheckable(True)
         self.follow.setChecked(True)
         self.follow.setToolTip("Show new events as they come")
         self.follow.triggered.connect(self._on_follow)
-        self._copy = QAction(icon("copy"), "Copy the selected events", self)
-        self._copy.triggered.connect(self.events.copy_selection)
-        self._export = QAction(icon("download"), "Export log…", self)
-        self._export.setToolTip("Write all events that the filters leave to a file")
-        self._export.triggered.connect(self.events.export)
-        self._all = QAction(icon("funnel"), "Show all events", self)
-        self._all.triggered.connect(self.events.filters.reset)
+        self._copy = make.command(self, "copy", "Copy the selected events", self.events.copy_selection)
+        self._export = make.command(
+            self, "download", "Export log…", self.events.export, tip="Write all events that the filters leave to a file"
+        )
+        self._all = make.command(self, "funnel", "Show all events", self.events.filters.reset)
         self.addAction(self._find)
 
     def commands(self) -> list[QAction]:
         return [self._find, self.follow, self._all, self._copy, self.events.detail.copy, self._export]
 
     def _build(self) -> None:
-        title = QLabel(self.title, self)
-        title.setProperty("role", "title")
+        title = make.label(self.title, "title", self)
         self._follow_button = QPushButton(self.follow.icon(), self.follow.text(), self)
         self._follow_button.setCheckable(True)
         self._follow_button.setChecked(True)
@@ -76,30 +69,13 @@ class LogScreen(Screen):
         export = QPushButton(self._export.icon(), "Export…", self)
         export.setToolTip(self._export.toolTip())
         export.clicked.connect(self._export.trigger)
-        head = QHBoxLayout()
-        head.setSpacing(SPACING)
-        head.addWidget(title)
-        head.addStretch(1)
         self._event_buttons = (self._follow_button, export)
-        for button in self._event_buttons:
-            head.addWidget(button)
-        tools = QHBoxLayout()
-        tools.setSpacing(2 * SPACING)
-        tools.addWidget(self.chooser)
-        tools.addWidget(self.events.filters, 1)
+        head = make.row(title, make.STRETCH, *self._event_buttons)
         self._gap = QWidget(self)
         self._gap.hide()
-        tools.addWidget(self._gap, 1)
-        top = QVBoxLayout()
-        top.setContentsMargins(2 * SPACING, 2 * SPACING, 2 * SPACING, SPACING)
-        top.setSpacing(SPACING)
-        top.addLayout(head)
-        top.addLayout(tools)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(0)
-        layout.addLayout(top)
-        layout.addWidget(self._stack, 1)
+        tools = make.row(self.chooser, (self.events.filters, 1), (self._gap, 1), spacing=2 * SPACING)
+        top = make.column(head, tools, margins=(2 * SPACING, 2 * SPACING, 2 * SPACING, SPACING))
+        make.column(top, (self._stack, 1), within=self, spacing=0)
 
     # --- a screen's life ---
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
-from PySide6.QtCore import QEvent, QSize, Qt, QTimer, Slot
+from PySide6.QtCore import QEvent, QSize, Qt, Slot
 from PySide6.QtGui import QGuiApplication, QResizeEvent, QTextOption
-from PySide6.QtWidgets import QFrame, QHBoxLayout, QPushButton, QSizePolicy, QTextEdit, QWidget
+from PySide6.QtWidgets import QFrame, QSizePolicy, QTextEdit, QWidget
 
+from app.ui import make
 from app.ui.icons import icon
 from app.ui.theme import SPACING, monospace
 
@@ -22,20 +23,12 @@ class CopyField(QFrame):
         self.setProperty("role", "sunken")
         self._shown = _Shown()
         self._shown.setAccessibleName(name[:1].upper() + name[1:])
-        self._button = QPushButton("Copy")
-        self._button.setIcon(icon("copy"))
-        self._button.setAutoDefault(False)
-        self._button.setAccessibleName(f"Copy {name}")
-        self._button.clicked.connect(self._on_copy)
-        self._back = QTimer(self)
-        self._back.setSingleShot(True)
-        self._back.setInterval(_SAID_MILLISECONDS)
-        self._back.timeout.connect(self._on_back)
-        row = QHBoxLayout(self)
-        row.setContentsMargins(SPACING + SPACING // 2, SPACING, SPACING, SPACING)
-        row.setSpacing(SPACING)
-        row.addWidget(self._shown, 1)
-        row.addWidget(self._button, 0, Qt.AlignmentFlag.AlignTop)
+        self._button = make.button("Copy", self._on_copy, picture="copy", by_return=False, name=f"Copy {name}")
+        self._back = make.timer(self, self._on_back, _SAID_MILLISECONDS)
+        make.row(
+            (self._shown, 1), (self._button, 0, Qt.AlignmentFlag.AlignTop), within=self,
+            margins=(SPACING + SPACING // 2, SPACING, SPACING, SPACING),
+        )  # fmt: skip
         self.set_text("")
 
     @property

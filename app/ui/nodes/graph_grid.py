@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import pyqtgraph as pg
-from PySide6.QtCore import QEvent, QPointF, QTimer, Signal, Slot
+from PySide6.QtCore import QEvent, QPointF, Signal, Slot
 from PySide6.QtGui import QFont
-from PySide6.QtWidgets import QVBoxLayout, QWidget
+from PySide6.QtWidgets import QWidget
 
 from app.figures import duration
+from app.ui import make
 from app.ui.cluster import Sample
 from app.ui.nodes.graph_plot import LOOKS, MOST_CURVES, GraphPlot
 from app.ui.nodes.graph_series import Figure, NodeSeries
@@ -59,12 +60,8 @@ class GraphGrid(QWidget):
         self._view.setMinimumHeight(_LINES * self.fontMetrics().height())
         self.plots = {figure: GraphPlot(figure, font) for figure in Figure}
         self._arranged: tuple[Figure, ...] = ()
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self._view)
-        self._timer = QTimer(self)
-        self._timer.setInterval(TURN_MILLISECONDS)
-        self._timer.timeout.connect(self.turn)
+        make.column(self._view, within=self, spacing=None)
+        self._timer = make.timer(self, self.turn, TURN_MILLISECONDS, once=False)
         for plot in self.plots.values():
             plot.on_zoom = self._on_zoom
         self._view.scene().sigMouseMoved.connect(self._on_moved)

@@ -8,10 +8,11 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from PySide6.QtCore import Qt, QTimer, Slot
+from PySide6.QtCore import Qt, Slot
 from PySide6.QtGui import QAction
-from PySide6.QtWidgets import QButtonGroup, QHBoxLayout, QLabel, QToolButton, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QButtonGroup, QHBoxLayout, QToolButton, QWidget
 
+from app.ui import make
 from app.ui.cluster import Cluster
 from app.ui.icons import icon
 from app.ui.nodes.graph_legend import GraphLegend
@@ -37,33 +38,21 @@ class GraphPanel(QWidget):
         self._live = False
         self.grid: GraphGrid | None = None
         self.legend = GraphLegend(theme)
-        self._over = QLabel()
-        self._over.setProperty("role", "muted")
-        self._body = QVBoxLayout(self)
-        self._body.setContentsMargins(2 * SPACING, SPACING, 2 * SPACING, SPACING)
-        self._body.setSpacing(SPACING // 2)
-        self._body.addLayout(self._make_bar())
-        self._body.addWidget(self.legend)
-        self._waiting = QLabel("Loading the graphs …")
-        self._waiting.setProperty("role", "muted")
+        self._over = make.label("", "muted")
+        self._waiting = make.label("Loading the graphs …", "muted")
         self._waiting.setAlignment(Qt.AlignmentFlag.AlignCenter)
-        self._body.addWidget(self._waiting, 1)
+        self._body = make.column(
+            self._make_bar(), self.legend, (self._waiting, 1), within=self,
+            margins=(2 * SPACING, SPACING, 2 * SPACING, SPACING), spacing=SPACING // 2,
+        )  # fmt: skip
         self._loading: threading.Thread | None = None
-        self._look = QTimer(self)
-        self._look.setInterval(_LOOK_MILLISECONDS)
-        self._look.timeout.connect(self._on_look)
+        self._look = make.timer(self, self._on_look, _LOOK_MILLISECONDS, once=False)
         self.setAccessibleName("Graphs")
 
     def _make_bar(self) -> QHBoxLayout:
-        row = QHBoxLayout()
-        row.setSpacing(SPACING // 2)
-        title = QLabel("Last 10 minutes")
-        title.setProperty("role", "heading")
+        title = make.label("Last 10 minutes", "heading")
         self._title = title
-        row.addWidget(title)
-        row.addSpacing(SPACING)
-        row.addWidget(self._over)
-        row.addStretch(1)
+        row = make.row(title, SPACING, self._over, make.STRETCH, spacing=SPACING // 2)
         self._ranges = QButtonGroup(self)
         for minutes in RANGES:
             button = QToolButton()
@@ -79,9 +68,7 @@ class GraphPanel(QWidget):
         self.pause.setCheckable(True)
         self.pause.setToolTip("Hold the graphs still; figures go on being kept")
         self.pause.toggled.connect(self._on_pause)
-        self.reset = QAction(icon("rotate-ccw"), "Reset graphs", self)
-        self.reset.setToolTip("Undo zooming and panning")
-        self.reset.triggered.connect(self._on_reset)
+        self.reset = make.command(self, "rotate-ccw", "Reset graphs", self._on_reset, tip="Undo zooming and panning")
         for action, text in ((self.pause, "Pause"), (self.reset, "Reset")):
             action.setIconText(text)
             button = QToolButton()

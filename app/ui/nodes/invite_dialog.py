@@ -7,10 +7,11 @@ import socket
 from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QElapsedTimer, Signal, Slot
-from PySide6.QtWidgets import QComboBox, QFormLayout, QTabWidget, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QComboBox, QFormLayout, QTabWidget, QWidget
 
 from app.errors import ShardboardError
 from app.registry.records import NodeRecord
+from app.ui import make
 from app.ui.bridge import Report
 from app.ui.nodes.copy_field import CopyField
 from app.ui.nodes.node_dialog import NodeDialog, wrapped
@@ -56,12 +57,11 @@ class InviteDialog(NodeDialog):
         self.commands: dict[str, CopyField] = {}
         for system in _SYSTEMS:
             page = QWidget()
-            layout = QVBoxLayout(page)
-            layout.setContentsMargins(0, SPACING + SPACING // 2, 0, 0)
             self.commands[system] = CopyField(f"the command for {system}")
-            layout.addWidget(self.commands[system])
-            layout.addWidget(wrapped(_HINTS[system]))
-            layout.addStretch(1)
+            make.column(
+                self.commands[system], wrapped(_HINTS[system]), make.STRETCH, within=page,
+                margins=(0, SPACING + SPACING // 2, 0, 0), spacing=None,
+            )  # fmt: skip
             self.tabs.addTab(page, system)
         self.body.addLayout(form)
         self.body.addWidget(self.tabs)

@@ -7,15 +7,15 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QObject, Qt, Signal, Slot
-from PySide6.QtGui import QAction, QGuiApplication, QKeySequence
+from PySide6.QtGui import QAction, QGuiApplication
 from PySide6.QtWidgets import QDialog, QWidget
 
 from app.cluster.node_state import ANSWERING, Heard, NodeState
 from app.errors import ShardboardError
 from app.registry.records import NodeRecord
+from app.ui import make
 from app.ui.bridge import Call
 from app.ui.cluster import NodeView
-from app.ui.icons import icon
 from app.ui.nodes.node_words import address_of, details_text, listed
 from app.ui.notices import Level
 from app.ui.workbench import Workbench
@@ -208,14 +208,8 @@ class NodeActions(QObject):
         return [view for view in self._views() if test(view)]
 
     def _make(self, text: str, icon_name: str, run: Callable[[], object], shortcut: str, tip: str) -> QAction:
-        action = QAction(icon(icon_name), text, self)
+        action = make.command(self, icon_name, text, run, keys=shortcut, tip=tip)
         action.setIconText(text.rstrip("…"))
-        if shortcut:
-            action.setShortcut(QKeySequence(shortcut))
-            action.setShortcutContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
-            tip = f"{tip} ({action.shortcut().toString(QKeySequence.SequenceFormat.NativeText)})"
-        action.setToolTip(tip)
-        action.triggered.connect(run)
         return action
 
 

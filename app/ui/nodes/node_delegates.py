@@ -2,56 +2,41 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QObject, QRect, QRectF, Qt
+from PySide6.QtCore import QRect, QRectF, Qt
 from PySide6.QtGui import QPainter
-from PySide6.QtWidgets import QApplication, QStyle, QStyledItemDelegate, QStyleOptionViewItem
+from PySide6.QtWidgets import QStyleOptionViewItem
 
 from app.ui.icons import draw_icon
 from app.ui.list_delegate import Index, write
+from app.ui.looks import NODES
 from app.ui.nodes.node_row import NodeRow
-from app.ui.nodes.node_words import STATES
 from app.ui.nodes.nodes_model import NodeRole
-from app.ui.theme import SPACING, ThemeKeeper
+from app.ui.tables import CellDelegate
+from app.ui.theme import SPACING
 
 
-class _CellDelegate(QStyledItemDelegate):
-    """Draws the background as every other cell has it, and leaves the rest to its subclasses."""
+class _NodeDelegate(CellDelegate):
+    """A cell that shows something of the whole NodeRow."""
 
-    def __init__(self, theme: ThemeKeeper, parent: QObject | None = None) -> None:
-        super().__init__(parent)
-        self._theme = theme
-
-    def paint(self, painter: QPainter, option: QStyleOptionViewItem, index: Index) -> None:
-        shown = QStyleOptionViewItem(option)
-        self.initStyleOption(shown, index)
-        text, shown.text = shown.text, ""
-        style = shown.widget.style() if shown.widget is not None else QApplication.style()
-        style.drawControl(QStyle.ControlElement.CE_ItemViewItem, shown, painter, shown.widget)
+    def paint_row(self, painter: QPainter, option: QStyleOptionViewItem, index: Index) -> None:
         row = index.data(NodeRole.ROW)
-        if not isinstance(row, NodeRow):
-            return
-        painter.save()
-        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        painter.setFont(shown.font)
-        rect: QRect = shown.rect
-        self.draw(painter, rect.adjusted(SPACING, 0, -SPACING, 0), row, str(text))
-        painter.restore()
+        if isinstance(row, NodeRow):
+            painter.setFont(index.data(Qt.ItemDataRole.FontRole) or option.font)
+            self.draw(painter, option.rect.adjusted(SPACING, 0, -SPACING, 0), row, str(index.data()))
 
     def draw(self, painter: QPainter, rect: QRect, row: NodeRow, text: str) -> None:
         raise NotImplementedError
 
 
-class StateDelegate(_CellDelegate):
+class StateDelegate(_NodeDelegate):
     """Icon, word, and the reason where something is wrong."""
 
     def draw(self, painter: QPainter, rect: QRect, row: NodeRow, text: str) -> None:
         colors = self._theme.colors
-        look = STATES[row.state]
+        look = NODES[row.state]
         side = painter.fontMetrics().height()
-        draw_icon(
-            painter, look.icon, QRectF(rect.left(), rect.center().y() - side / 2 + 0.5, side, side),
-            look.color_in(colors),
-        )  # fmt: skip
+        spot = QRectF(rect.left(), rect.center().y() - side / 2 + 0.5, side, side)
+        draw_icon(painter, look.icon, spot, look.of(colors))
         place = rect.adjusted(side + SPACING * 3 // 4, 0, 0, 0)
         write(painter, place, text, painter.font(), colors.text)
         if row.reason:
@@ -59,7 +44,7 @@ class StateDelegate(_CellDelegate):
             write(painter, place, row.reason, painter.font(), colors.muted)
 
 
-class MemoryDelegate(_CellDelegate):
+class MemoryDelegate(_NodeDelegate):
     """A bar to scale beside the figures."""
 
     def draw(self, painter: QPainter, rect: QRect, row: NodeRow, text: str) -> None:

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QElapsedTimer, QEvent, QTimer, Slot
+from PySide6.QtCore import QElapsedTimer, QEvent, Slot
 from PySide6.QtGui import QResizeEvent
-from PySide6.QtWidgets import (
-    QDialog,
-    QHBoxLayout,
-    QLabel,
-    QProgressBar,
-    QPushButton,
-    QSizePolicy,
-    QVBoxLayout,
-    QWidget,
-)
+from PySide6.QtWidgets import QDialog, QHBoxLayout, QLabel, QProgressBar, QSizePolicy, QWidget
 
 from app.errors import ShardboardError
+from app.ui import make
 from app.ui.bridge import Call
 from app.ui.nodes.problem_card import ProblemCard
 from app.ui.theme import SPACING
@@ -57,24 +49,15 @@ class NodeDialog(FittedDialog):
         self._call: Call | None = None
         self._doing = ""
         self._since = QElapsedTimer()
-        self._ticker = QTimer(self)
-        self._ticker.setInterval(1000)
-        self._ticker.timeout.connect(self._tick)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(3 * SPACING, 3 * SPACING, 3 * SPACING, 2 * SPACING)
-        layout.setSpacing(2 * SPACING)
-        heading = QLabel(title)
-        heading.setProperty("role", "title")
-        layout.addWidget(heading)
-        layout.addWidget(wrapped(introduction))
-        self.body = QVBoxLayout()
-        self.body.setSpacing(2 * SPACING)
-        layout.addLayout(self.body)
+        self._ticker = make.timer(self, self._tick, 1000, once=False)
+        heading = make.label(title, "title")
+        self.body = make.column(spacing=2 * SPACING)
         self.problem = ProblemCard(workbench.theme)
-        layout.addWidget(self.problem)
-        layout.addStretch(1)
-        layout.addWidget(self._make_busy())
-        layout.addLayout(self._make_buttons(accept_text))
+        make.column(
+            heading, wrapped(introduction), self.body, self.problem, make.STRETCH, self._make_busy(),
+            self._make_buttons(accept_text), within=self,
+            margins=(3 * SPACING, 3 * SPACING, 3 * SPACING, 2 * SPACING), spacing=2 * SPACING,
+        )  # fmt: skip
         self.setMinimumWidth(self.fontMetrics().averageCharWidth() * 84)
 
     @property
@@ -125,34 +108,21 @@ class NodeDialog(FittedDialog):
 
     def _make_busy(self) -> QWidget:
         self.busy = QWidget()
-        row = QVBoxLayout(self.busy)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.setSpacing(SPACING // 2)
-        self._busy_text = QLabel()
-        self._busy_text.setProperty("role", "muted")
+        self._busy_text = make.label("", "muted")
         bar = QProgressBar()
         bar.setRange(0, 0 if self.workbench.settings.get("appearance/animations") else 1)
         bar.setTextVisible(False)
         bar.setAccessibleName("Work is under way")
-        row.addWidget(self._busy_text)
-        row.addWidget(bar)
+        make.column(self._busy_text, bar, within=self.busy, spacing=SPACING // 2)
         self.busy.hide()
         return self.busy
 
     def _make_buttons(self, accept_text: str) -> QHBoxLayout:
-        row = QHBoxLayout()
-        row.setSpacing(SPACING)
-        row.addStretch(1)
-        self.cancel_button = QPushButton("Cancel")
-        self.cancel_button.setAutoDefault(False)
-        self.cancel_button.clicked.connect(self.reject)
-        self.accept_button = QPushButton(accept_text)
-        self.accept_button.setProperty("role", "primary")
+        self.cancel_button = make.button("Cancel", self.reject, by_return=False)
+        self.accept_button = make.button(accept_text, role="primary")
         self.accept_button.setDefault(True)
         self.accept_button.clicked.connect(self.begin)
-        row.addWidget(self.cancel_button)
-        row.addWidget(self.accept_button)
-        return row
+        return make.row(make.STRETCH, self.cancel_button, self.accept_button)
 
     def _show_busy(self, busy: bool) -> None:
         self.busy.setVisible(busy)
@@ -188,8 +158,6 @@ class NodeDialog(FittedDialog):
 
 def wrapped(text: str, role: str = "muted") -> QLabel:
     """A label of as many lines as its text needs."""
-    label = QLabel(text)
-    label.setProperty("role", role)
-    label.setWordWrap(True)
+    label = make.label(text, role, wraps=True)
     label.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Preferred)
     return label

@@ -9,7 +9,8 @@ from enum import IntEnum
 from app.cluster.node_state import ANSWERING, NodeState
 from app.figures import ago, clock, duration, size_text
 from app.ui.cluster import DeploymentView, NodeView, Sample
-from app.ui.nodes.node_words import STATES, TROUBLED, address_of, gpu_text, memory_text, process_text, shards_text
+from app.ui.looks import rank
+from app.ui.nodes.node_words import TROUBLED, address_of, gpu_text, memory_text, process_text, shards_text
 
 
 class NodeColumn(IntEnum):
@@ -64,7 +65,6 @@ def row_of(
     """
     alive = view.state in ANSWERING
     report = view.report if alive else None
-    look = STATES[view.state]
     reason = view.reason if view.state in TROUBLED else ""
     heard = heartbeat_of(view, latest)
     shards = shards_text(view.id, deployments)
@@ -75,7 +75,9 @@ def row_of(
     cells = (
         NodeCell(view.name, view.name.casefold(), f"{view.name}\n{view.chip}"),
         NodeCell(address_of(view), _address_key(view), address_of(view) + ("\nStarted here" if view.is_here else "")),
-        NodeCell(view.state.capitalize(), look.rank, f"{view.state.capitalize()}. {reason or view.state.meaning}"),
+        NodeCell(
+            view.state.capitalize(), rank(view.state), f"{view.state.capitalize()}. {reason or view.state.meaning}"
+        ),
         heartbeat_cell(heard, now),
         NodeCell(f"{report.cpu_percent:.0f} %", report.cpu_percent, f"{report.cpu_percent:.1f} % of all cores")
         if report

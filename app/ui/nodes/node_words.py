@@ -1,41 +1,13 @@
-"""How a node is put into words and icons: its state, address, memory, layers; and all of it as text to copy."""
+"""How a node is put into words: its state, address, memory, layers; and all of it as text to copy."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-
-from PySide6.QtGui import QColor
 
 from app.cluster.node_state import ANSWERING, NodeState
 from app.figures import amount_text, layers, size_text
 from app.ui.cluster import DeploymentView, NodeView
-from app.ui.theme import Colors
 
-
-@dataclass(frozen=True)
-class StateLook:
-    """A state's icon, and the colour by name, which never stands alone."""
-
-    icon: str
-    color: str
-    rank: int
-    """Order when sorted by state: what needs attention first."""
-
-    def color_in(self, colors: Colors) -> QColor:
-        color: QColor = getattr(colors, self.color)
-        return color
-
-
-STATES: dict[NodeState, StateLook] = {
-    NodeState.DOWN: StateLook("circle-x", "error", 0),
-    NodeState.FROZEN: StateLook("snowflake", "warning", 1),
-    NodeState.STARTING: StateLook("loader", "accent", 2),
-    NodeState.CONNECTING: StateLook("loader", "muted", 3),
-    NodeState.DRAINING: StateLook("unplug", "warning", 4),
-    NodeState.STOPPED: StateLook("power-off", "muted", 5),
-    NodeState.UP: StateLook("circle-check", "ok", 6),
-}
 TROUBLED = frozenset({NodeState.DOWN, NodeState.FROZEN, NodeState.STOPPED})
 """States whose reason is worth a place in the row."""
 

@@ -7,34 +7,39 @@ from datetime import UTC, datetime
 from enum import IntEnum
 from typing import Any
 
-from PySide6.QtCore import QAbstractTableModel, QModelIndex, QObject, QPersistentModelIndex, Qt, QTimer, Slot
+from PySide6.QtCore import QModelIndex, QObject, Qt, Slot
 from PySide6.QtGui import QFont, QGuiApplication
 
+from app.ui import make
 from app.ui.cluster import Cluster
+from app.ui.list_delegate import Index
 from app.ui.nodes.node_row import NodeColumn, NodeRow, heartbeat_cell, row_of
+from app.ui.tables import Column, Role, RowsModel
 
 FLUSH_MILLISECONDS = 100
 AGEING_MILLISECONDS = 1000
 """How often the time since the last heartbeat is written anew."""
 
-Index = QModelIndex | QPersistentModelIndex
 
-HEADERS: dict[NodeColumn, tuple[str, str]] = {
-    NodeColumn.NAME: ("Name", "The machine's name"),
-    NodeColumn.ADDRESS: ("Address", "Where its agent listens"),
-    NodeColumn.STATE: ("State", "How the agent is, and why"),
-    NodeColumn.HEARTBEAT: ("Heard of", "When the last health beat was answered"),
-    NodeColumn.CPU: ("CPU", "Load of all cores"),
-    NodeColumn.MEMORY: ("Memory", "What stages take of what they may take"),
-    NodeColumn.GPU: ("GPU", "Load of the busiest GPU, and memory of all"),
-    NodeColumn.TOKENS: ("Tokens/s", "Tokens per second through this node"),
-    NodeColumn.ROUND_TRIP: ("Round trip", "From a health beat's question to its answer"),
-    NodeColumn.SHARDS: ("Shards", "The layers it runs"),
-}
-FIGURES = frozenset({NodeColumn.CPU, NodeColumn.TOKENS, NodeColumn.ROUND_TRIP})
-"""Columns of plain figures, set flush right."""
-_RIGHT = Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
-_LEFT = Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter
+def _column(place: NodeColumn, title: str, tip: str, is_figure: bool = False) -> Column:
+    """A column of NodeRows; plain figures are set flush right."""
+    return Column(
+        title, lambda row: row.cells[place].text, "", is_figure, lambda row: row.cells[place].tip or None, tip
+    )
+
+
+COLUMNS = (
+    _column(NodeColumn.NAME, "Name", "The machine's name"),
+    _column(NodeColumn.ADDRESS, "Address", "Where its agent listens"),
+    _column(NodeColumn.STATE, "State", "How the agent is, and why"),
+    _column(NodeColumn.HEARTBEAT, "Heard of", "When the last health beat was answered"),
+    _column(NodeColumn.CPU, "CPU", "Load of all cores", True),
+    _column(NodeColumn.MEMORY, "Memory", "What stages take of what they may take"),
+    _column(NodeColumn.GPU, "GPU", "Load of the busiest GPU, and memory of all"),
+    _column(NodeColumn.TOKENS, "Tokens/s", "Tokens per second through this node", True),
+    _column(NodeColumn.ROUND_TRIP, "Round trip", "From a health beat's question to its answer", True),
+    _column(NodeColumn.SHARDS, "Shards", "The layers it runs"),
+)
 
 
 class NodeRole(IntEnum):
@@ -45,22 +50,16 @@ class NodeRole(IntEnum):
     """What the filter looks in."""
 
 
-class NodesModel(QAbstractTableModel):
+class NodesModel(RowsModel):
     """Rows are in the registry's order. Changes are gathered and told per changed row."""
 
     def __init__(self, cluster: Cluster, parent: QObject | None = None) -> None:
-        super().__init__(parent)
+        super().__init__(COLUMNS, parent)
         self._cluster = cluster
-        self._rows: list[NodeRow] = []
         self._places: dict[int, int] = {}
         self._stale: set[int] = set()
-        self._flush = QTimer(self)
-        self._flush.setSingleShot(True)
-        self._flush.setInterval(FLUSH_MILLISECONDS)
-        self._flush.timeout.connect(self.flush)
-        self._ageing = QTimer(self)
-        self._ageing.setInterval(AGEING_MILLISECONDS)
-        self._ageing.timeout.connect(self._age)
+        self._flush = make.timer(self, self.flush, FLUSH_MILLISECONDS)
+        self._ageing = make.timer(self, self._age, AGEING_MILLISECONDS, once=False)
         self._figures_font = _with_even_figures()
         cluster.nodes_reset.connect(self._on_reset)
         cluster.nodes_changed.connect(self._on_changed)
@@ -77,53 +76,27 @@ class NodesModel(QAbstractTableModel):
 
     # --- what views ask ---
 
-    def rowCount(self, parent: Index = QModelIndex()) -> int:  # noqa: B008 - Qt's own default
-        return 0 if parent.isValid() else len(self._rows)
-
-    def columnCount(self, parent: Index = QModelIndex()) -> int:  # noqa: B008
-        return 0 if parent.isValid() else len(NodeColumn)
-
-    def data(self, index: Index, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
+    def data(self, index: Index, role: int = Role.DisplayRole) -> Any:
         if not index.isValid():
             return None
-        row = self._rows[index.row()]
-        cell = row.cells[index.column()]
+        row = self.rows[index.row()]
         match role:
-            case Qt.ItemDataRole.DisplayRole:
-                return cell.text
             case NodeRole.SORT:
-                return cell.sort
+                return row.cells[index.column()].sort
             case NodeRole.ROW:
                 return row
             case NodeRole.WORDS:
                 return row.words
-            case Qt.ItemDataRole.ToolTipRole:
-                return cell.tip or None
-            case Qt.ItemDataRole.TextAlignmentRole:
-                return _RIGHT if index.column() in FIGURES else _LEFT
-            case Qt.ItemDataRole.FontRole:
+            case Role.FontRole:
                 return self._figures_font if NodeColumn.HEARTBEAT <= index.column() < NodeColumn.SHARDS else None
-            case Qt.ItemDataRole.AccessibleTextRole:
-                title = HEADERS[NodeColumn(index.column())][0]
-                return f"{title}: {cell.text} {row.reason if index.column() == NodeColumn.STATE else ''}".rstrip()
-        return None
-
-    def headerData(self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
-        if orientation is not Qt.Orientation.Horizontal or not 0 <= section < len(NodeColumn):
-            return None
-        title, tip = HEADERS[NodeColumn(section)]
-        match role:
-            case Qt.ItemDataRole.DisplayRole:
-                return title
-            case Qt.ItemDataRole.ToolTipRole:
-                return tip
-            case Qt.ItemDataRole.TextAlignmentRole:
-                return _RIGHT if section in FIGURES else _LEFT
-        return None
+            case Role.AccessibleTextRole:
+                reason = row.reason if index.column() == NodeColumn.STATE else ""
+                return f"{COLUMNS[index.column()].title}: {row.cells[index.column()].text} {reason}".rstrip()
+        return super().data(index, role)
 
     def node_at(self, row: int) -> int:
         """The id of the node in a row."""
-        return self._rows[row].id
+        return int(self.rows[row].id)
 
     def place_of(self, node: int) -> int | None:
         """The row of a node."""
@@ -136,21 +109,21 @@ class NodesModel(QAbstractTableModel):
         """Take rows out and put rows in one by one where the order allows it, so that a selection stays."""
         wanted = list(self._cluster.nodes)
         known = set(self._places)
-        if [row.id for row in self._rows if row.id in self._cluster.nodes] != [id for id in wanted if id in known]:
+        if [row.id for row in self.rows if row.id in self._cluster.nodes] != [id for id in wanted if id in known]:
             self.beginResetModel()
-            self._rows = [self._row(id) for id in wanted]
+            self.rows = [self._row(id) for id in wanted]
             self._number()
             self.endResetModel()
             return
-        for place in reversed(range(len(self._rows))):
-            if self._rows[place].id not in self._cluster.nodes:
+        for place in reversed(range(len(self.rows))):
+            if self.rows[place].id not in self._cluster.nodes:
                 self.beginRemoveRows(QModelIndex(), place, place)
-                del self._rows[place]
+                del self.rows[place]
                 self.endRemoveRows()
         for place, id in enumerate(wanted):
-            if place >= len(self._rows) or self._rows[place].id != id:
+            if place >= len(self.rows) or self.rows[place].id != id:
                 self.beginInsertRows(QModelIndex(), place, place)
-                self._rows.insert(place, self._row(id))
+                self.rows.insert(place, self._row(id))
                 self.endInsertRows()
         self._number()
         self._on_changed(frozenset(wanted))
@@ -177,7 +150,7 @@ class NodesModel(QAbstractTableModel):
     @Slot()
     def _age(self) -> None:
         now = datetime.now(UTC)
-        for place, row in enumerate(self._rows):
+        for place, row in enumerate(self.rows):
             cell = heartbeat_cell(row.heartbeat, now)
             if cell.text != row.cells[NodeColumn.HEARTBEAT].text:
                 cells = (*row.cells[: NodeColumn.HEARTBEAT], cell, *row.cells[NodeColumn.HEARTBEAT + 1 :])
@@ -191,10 +164,10 @@ class NodesModel(QAbstractTableModel):
 
     def _put(self, place: int, row: NodeRow) -> None:
         """Replace a row and tell of the columns that look different now; a beat alone shows nothing new."""
-        before = self._rows[place]
+        before = self.rows[place]
         if row == before:
             return
-        self._rows[place] = row
+        self.rows[place] = row
         changed = [column for column in NodeColumn if row.cells[column].text != before.cells[column].text]
         if row.reason != before.reason and NodeColumn.STATE not in changed:
             changed.append(NodeColumn.STATE)
@@ -202,7 +175,7 @@ class NodesModel(QAbstractTableModel):
             self.dataChanged.emit(self.index(place, min(changed)), self.index(place, max(changed)))
 
     def _number(self) -> None:
-        self._places = {row.id: place for place, row in enumerate(self._rows)}
+        self._places = {row.id: place for place, row in enumerate(self.rows)}
 
 
 def _with_even_figures() -> QFont:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QModelIndex, QObject, QPersistentModelIndex, QSortFilterProxyModel, QTimer, Slot
+from PySide6.QtCore import QModelIndex, QObject, QSortFilterProxyModel, QTimer, Slot
 
+from app.ui import make
+from app.ui.list_delegate import Index
 from app.ui.nodes.nodes_model import NodeRole, NodesModel
 
 RESORT_MILLISECONDS = 2000
@@ -19,10 +21,7 @@ class NodesProxy(QSortFilterProxyModel):
         self.setDynamicSortFilter(False)
         self.setSortRole(NodeRole.SORT)
         self.setSourceModel(model)
-        self._resort = QTimer(self)
-        self._resort.setSingleShot(True)
-        self._resort.setInterval(RESORT_MILLISECONDS)
-        self._resort.timeout.connect(self.refresh)
+        self._resort = make.timer(self, self.refresh, RESORT_MILLISECONDS)
         model.dataChanged.connect(self._on_data)
         model.rowsInserted.connect(self._on_rows)
         model.modelReset.connect(self._on_rows)
@@ -38,7 +37,7 @@ class NodesProxy(QSortFilterProxyModel):
     def is_filtered(self) -> bool:
         return bool(self._words)
 
-    def filterAcceptsRow(self, source_row: int, source_parent: QModelIndex | QPersistentModelIndex) -> bool:
+    def filterAcceptsRow(self, source_row: int, source_parent: Index) -> bool:
         if not self._words:
             return True
         found = self.sourceModel().index(source_row, 0, source_parent).data(NodeRole.WORDS)

@@ -5,28 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, ClassVar
 
-from PySide6.QtCore import QPoint, Qt, QTimer, Slot
+from PySide6.QtCore import QPoint, Qt, Slot
 from PySide6.QtGui import QAction, QKeySequence
-from PySide6.QtWidgets import (
-    QFrame,
-    QHBoxLayout,
-    QLabel,
-    QLineEdit,
-    QMenu,
-    QSplitter,
-    QStackedWidget,
-    QToolButton,
-    QVBoxLayout,
-    QWidget,
-)
+from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QLineEdit, QMenu, QToolButton, QWidget
 
 from app.cluster.node_state import NodeState
+from app.ui import make
 from app.ui.empty_state import EmptyState
 from app.ui.icons import icon
+from app.ui.looks import rank
 from app.ui.nodes.graph_panel import GraphPanel
 from app.ui.nodes.node_actions import NodeActions
 from app.ui.nodes.node_row import NodeColumn
-from app.ui.nodes.node_words import STATES
 from app.ui.nodes.nodes_model import NodesModel
 from app.ui.nodes.nodes_table import NodesTable
 from app.ui.screen import Screen
@@ -54,10 +44,8 @@ class NodesScreen(Screen):
         """To be selected as soon as the cluster has them."""
         self._remembered: tuple[int, ...] = ()
         """What was selected the last time; those that are still there are selected when the nodes are read."""
-        self._stack = QStackedWidget()
-        self._waiting = QLabel("Opening the registry …")
+        self._waiting = make.label("Opening the registry …", "muted")
         self._waiting.setAlignment(Qt.AlignmentFlag.AlignCenter)
-        self._waiting.setProperty("role", "muted")
         self._empty = EmptyState(workbench.theme)
         self._empty.say(
             "server",
@@ -68,34 +56,18 @@ class NodesScreen(Screen):
         for action, picture in ((actions.start_here, "rocket"), (actions.add, "plus"), (actions.invite, "link")):
             first = action is actions.start_here
             self._empty.offer(action.text(), action.trigger, picture, primary=first, tip=action.toolTip())
-        self._splitter = QSplitter(Qt.Orientation.Vertical)
-        self._splitter.addWidget(self._make_upper())
-        lower = QFrame()
-        lower.setProperty("role", "panel")
-        inside = QVBoxLayout(lower)
-        inside.setContentsMargins(0, 0, 0, 0)
-        inside.addWidget(self.graphs)
-        self._splitter.addWidget(lower)
-        self._splitter.setChildrenCollapsible(False)
-        self._splitter.setStretchFactor(0, 1)
-        self._splitter.setStretchFactor(1, 1)
-        self._splitter.setSizes([340, 400])
-        for page in (self._waiting, self._empty, self._splitter):
-            self._stack.addWidget(page)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(0)
-        layout.addLayout(self._make_header())
-        layout.addWidget(self._stack, 1)
-        self._look_again = QTimer(self)
-        self._look_again.setSingleShot(True)
-        self._look_again.setInterval(_SUMMARY_MILLISECONDS)
-        self._look_again.timeout.connect(self._look)
-        self._find = QAction(icon("search"), "Filter nodes", self)
-        self._find.setShortcut(QKeySequence(QKeySequence.StandardKey.Find))
-        self._find.setShortcutContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
-        self._find.setToolTip("Show only nodes with some words (Ctrl+F)")
-        self._find.triggered.connect(self._on_find)
+        lower = make.dressed(QFrame(), "panel")
+        make.column(self.graphs, within=lower, spacing=None)
+        self._splitter = make.splitter(
+            Qt.Orientation.Vertical, self._make_upper(), lower, sizes=(340, 400), growing=(0, 1)
+        )
+        self._stack = make.stack(self._waiting, self._empty, self._splitter)
+        make.column(self._make_header(), (self._stack, 1), within=self, spacing=0)
+        self._look_again = make.timer(self, self._look, _SUMMARY_MILLISECONDS)
+        self._find = make.command(
+            self, "search", "Filter nodes", self._on_find, keys=QKeySequence.StandardKey.Find,
+            tip="Show only nodes with some words",
+        )  # fmt: skip
         self.addActions(self.commands())
         cluster.nodes_changed.connect(self._on_nodes)
         cluster.nodes_reset.connect(self._look)
@@ -166,17 +138,12 @@ class NodesScreen(Screen):
     # --- building ---
 
     def _make_header(self) -> QHBoxLayout:
-        row = QHBoxLayout()
-        row.setContentsMargins(2 * SPACING, SPACING + SPACING // 2, 2 * SPACING, SPACING + SPACING // 2)
-        row.setSpacing(SPACING)
-        title = QLabel(self.title)
-        title.setProperty("role", "title")
-        self._summary = QLabel()
-        self._summary.setProperty("role", "muted")
-        row.addWidget(title)
-        row.addSpacing(SPACING)
-        row.addWidget(self._summary)
-        row.addStretch(1)
+        title = make.label(self.title, "title")
+        self._summary = make.label("", "muted")
+        row = make.row(
+            title, SPACING, self._summary, make.STRETCH,
+            margins=(2 * SPACING, SPACING + SPACING // 2, 2 * SPACING, SPACING + SPACING // 2),
+        )  # fmt: skip
         for name, action in (
             ("nodes-start", self.node_actions.start_here),
             ("nodes-add", self.node_actions.add),
@@ -186,14 +153,9 @@ class NodesScreen(Screen):
         return row
 
     def _make_upper(self) -> QWidget:
-        upper = QFrame()
-        upper.setProperty("role", "panel")
-        layout = QVBoxLayout(upper)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(0)
-        bar = QHBoxLayout()
-        bar.setContentsMargins(2 * SPACING, SPACING, 2 * SPACING, SPACING)
-        bar.setSpacing(SPACING // 2)
+        upper = make.dressed(QFrame(), "panel")
+        layout = make.column(within=upper, spacing=0)
+        bar = make.row(margins=(2 * SPACING, SPACING, 2 * SPACING, SPACING), spacing=SPACING // 2)
         self.filter = QLineEdit()
         self.filter.setPlaceholderText("Filter by name, address, state or model")
         self.filter.setAccessibleName("Filter nodes")
@@ -205,10 +167,7 @@ class NodesScreen(Screen):
         bar.addStretch(1)
         for name in _IN_BAR:
             bar.addWidget(_button(getattr(self.node_actions, name), f"nodes-{name.replace('_', '-')}"))
-        more = QToolButton()
-        more.setIcon(icon("ellipsis"))
-        more.setToolTip("More that can be done with the selected nodes")
-        more.setAccessibleName("More actions")
+        more = make.tool("ellipsis", "More that can be done with the selected nodes", name="More actions")
         more.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
         more.setStyleSheet("QToolButton::menu-indicator { image: none; }")
         more.setMenu(self._make_menu(more))
@@ -219,9 +178,7 @@ class NodesScreen(Screen):
         self._nothing.setProperty("role", "muted")
         self._nothing.hide()
         layout.addWidget(self._nothing, 1)
-        framed = QHBoxLayout()
-        framed.setContentsMargins(SPACING, 0, SPACING, 0)
-        framed.addWidget(self.table)
+        framed = make.row(self.table, margins=(SPACING, 0, SPACING, 0), spacing=None)
         layout.addLayout(framed, 4)
         return upper
 
@@ -252,7 +209,7 @@ class NodesScreen(Screen):
         if self._stack.currentWidget() is not page:
             self._stack.setCurrentWidget(page)
         counts = Counter(view.state for view in cluster.nodes.values())
-        order = sorted(counts, key=lambda state: (state is not NodeState.UP, STATES[state].rank))
+        order = sorted(counts, key=lambda state: (state is not NodeState.UP, rank(state)))
         self._summary.setText(", ".join(f"{counts[state]} {state}" for state in order))
         has_gpu = any(view.report is not None and view.report.gpus for view in cluster.nodes.values())
         self.table.setColumnHidden(NodeColumn.GPU, not has_gpu)

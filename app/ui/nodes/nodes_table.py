@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from PySide6.QtCore import QEvent, QItemSelection, QItemSelectionModel, QPoint, Qt, Signal, Slot
-from PySide6.QtWidgets import QAbstractItemView, QHeaderView, QTableView, QWidget
+from PySide6.QtWidgets import QAbstractItemView, QHeaderView, QWidget
 
 from app.ui.icons import RESOURCES
 from app.ui.nodes.node_delegates import MemoryDelegate, StateDelegate
 from app.ui.nodes.node_row import NodeColumn
 from app.ui.nodes.nodes_model import NodesModel
 from app.ui.nodes.nodes_proxy import NodesProxy
+from app.ui.tables import Table
 from app.ui.theme import ThemeKeeper
 
 _WIDTHS = {
@@ -32,7 +33,7 @@ _ARROWS = "".join(
 )
 
 
-class NodesTable(QTableView):
+class NodesTable(Table):
     """Shows a NodesModel through a NodesProxy."""
 
     selection_changed = Signal()
@@ -40,30 +41,18 @@ class NodesTable(QTableView):
     """In global coordinates."""
 
     def __init__(self, model: NodesModel, theme: ThemeKeeper, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self.nodes = model
-        self.proxy = NodesProxy(model, self)
-        self.setObjectName("nodes-table")
-        self.setAccessibleName("Nodes")
-        self.setModel(self.proxy)
+        proxy = NodesProxy(model)
+        super().__init__(proxy, theme, "Nodes", key="nodes-table", parent=parent)
+        proxy.setParent(self)
+        self.nodes, self.proxy = model, proxy
         self.setItemDelegateForColumn(NodeColumn.STATE, StateDelegate(theme, self))
         self.setItemDelegateForColumn(NodeColumn.MEMORY, MemoryDelegate(theme, self))
-        self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
-        self.setShowGrid(False)
-        self.setWordWrap(False)
-        self.setTabKeyNavigation(False)
-        self.setTextElideMode(Qt.TextElideMode.ElideRight)
-        self.setVerticalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
-        self.setHorizontalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
         self.setContextMenuPolicy(Qt.ContextMenuPolicy.CustomContextMenu)
         self.customContextMenuRequested.connect(self._on_menu)
-        self.verticalHeader().hide()
-        self.verticalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Fixed)
         header = self.horizontalHeader()
         header.setSectionResizeMode(QHeaderView.ResizeMode.Interactive)
         header.setStretchLastSection(True)
-        header.setHighlightSections(False)
         # At the right, where the style draws it, the arrow would lie on the titles that are set flush right.
         header.setStyleSheet(_ARROWS)
         header.setSectionsMovable(True)

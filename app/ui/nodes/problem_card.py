@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from PySide6.QtCore import QRectF, Qt
 from PySide6.QtGui import QPainter, QPaintEvent
-from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QSizePolicy, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QFrame, QLabel, QSizePolicy, QWidget
 
 from app.errors import ShardboardError
+from app.ui import make
 from app.ui.icons import icon
 from app.ui.theme import SPACING, ThemeKeeper
 
@@ -33,19 +34,18 @@ class ProblemCard(QFrame):
         self._icon = QLabel()
         self._title, self._message, self._advice = QLabel(), QLabel(), QLabel()
         self._title.setProperty("role", "heading")
-        texts = QVBoxLayout()
-        texts.setSpacing(SPACING // 2)
+        texts = make.column(spacing=SPACING // 2)
         for label in (self._title, self._message, self._advice):
             label.setWordWrap(True)
             label.setTextFormat(Qt.TextFormat.PlainText)
             label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
             label.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Preferred)
             texts.addWidget(label)
-        row = QHBoxLayout(self)
-        row.setContentsMargins(2 * SPACING, SPACING + SPACING // 2, 2 * SPACING, SPACING + SPACING // 2)
-        row.setSpacing(SPACING + SPACING // 2)
-        row.addWidget(self._icon, 0, Qt.AlignmentFlag.AlignTop)
-        row.addLayout(texts, 1)
+        make.row(
+            (self._icon, 0, Qt.AlignmentFlag.AlignTop), (texts, 1), within=self,
+            margins=(2 * SPACING, SPACING + SPACING // 2, 2 * SPACING, SPACING + SPACING // 2),
+            spacing=SPACING + SPACING // 2,
+        )  # fmt: skip
         self.kind = ""
         self.hide()
 

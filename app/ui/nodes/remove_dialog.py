@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from PySide6.QtWidgets import QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QPushButton, QWidget
 
+from app.ui import make
 from app.ui.cluster import Cluster, NodeView
 from app.ui.nodes.node_dialog import FittedDialog, wrapped
 from app.ui.nodes.node_words import listed, models_of
@@ -25,18 +26,14 @@ class RemoveNodesDialog(FittedDialog):
         title = f"Remove {names}?" if len(nodes) == 1 else f"Remove {len(nodes)} nodes?"
         self.setWindowTitle("Remove nodes" if len(nodes) > 1 else "Remove node")
         self.setModal(True)
-        heading = QLabel(title)
-        heading.setProperty("role", "title")
-        heading.setWordWrap(True)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(3 * SPACING, 3 * SPACING, 3 * SPACING, 2 * SPACING)
-        layout.setSpacing(2 * SPACING)
-        layout.addWidget(heading)
+        heading = make.label(title, "title", wraps=True)
+        layout = make.column(
+            heading, within=self, margins=(3 * SPACING, 3 * SPACING, 3 * SPACING, 2 * SPACING), spacing=2 * SPACING
+        )
         self.consequences = "\n".join(_consequences(cluster, nodes))
         layout.addWidget(wrapped(self.consequences, ""))
         layout.addStretch(1)
-        row = QHBoxLayout()
-        row.addStretch(1)
+        row = make.row(make.STRETCH, spacing=None)
         cancel, self.remove = QPushButton("Cancel"), QPushButton("Remove")
         self.remove.setProperty("role", "danger")
         self.remove.setAutoDefault(False)

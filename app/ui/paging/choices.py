@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from PySide6.QtCore import QSignalBlocker, QTimer, Signal, Slot
+from PySide6.QtCore import QSignalBlocker, Signal, Slot
 from PySide6.QtGui import QAction
-from PySide6.QtWidgets import QComboBox, QHBoxLayout, QLineEdit, QWidget
+from PySide6.QtWidgets import QComboBox, QLineEdit, QWidget
 
+from app.ui import make
 from app.ui.icons import icon
-from app.ui.theme import SPACING
 
 TYPING_MILLISECONDS = 250
 """After the last key, so that not every letter is searched for."""
@@ -52,14 +52,8 @@ class SearchRow(QWidget):
         self.search.setAccessibleName(name)
         self.search.setClearButtonEnabled(True)
         self.search.addAction(QAction(icon("search"), "", self.search), QLineEdit.ActionPosition.LeadingPosition)
-        self._row = QHBoxLayout(self)
-        self._row.setContentsMargins(0, 0, 0, 0)
-        self._row.setSpacing(SPACING)
-        self._row.addWidget(self.search, 1)
-        self._typing = QTimer(self)
-        self._typing.setSingleShot(True)
-        self._typing.setInterval(TYPING_MILLISECONDS)
-        self._typing.timeout.connect(self._on_edited)
+        self._row = make.row((self.search, 1), within=self)
+        self._typing = make.timer(self, self._on_edited, TYPING_MILLISECONDS)
         self.search.textChanged.connect(self._on_typed)
         self.search.returnPressed.connect(self._on_edited)
 

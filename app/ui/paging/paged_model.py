@@ -10,26 +10,17 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from PySide6.QtCore import (
-    QAbstractTableModel,
-    QElapsedTimer,
-    QModelIndex,
-    QObject,
-    QPersistentModelIndex,
-    Qt,
-    QTimer,
-    Signal,
-    Slot,
-)
+from PySide6.QtCore import QElapsedTimer, QModelIndex, QObject, Qt, Signal, Slot
 
+from app.ui import make
 from app.ui.bridge import Bridge, Call
+from app.ui.list_delegate import Index
 from app.ui.paging.listing import Asked, Listing, Page, RowId, Snapshot, look, page_of, read_page, rows_of
 from app.ui.paging.page_cache import PageCache
+from app.ui.tables import ColumnsModel, Role
 
 if TYPE_CHECKING:
     from app.registry import Registry
-
-Index = QModelIndex | QPersistentModelIndex
 
 RELOAD_MILLISECONDS = 500
 """At most so often what is shown is read again because the registry changed."""
@@ -43,8 +34,8 @@ ID_ROLE = Qt.ItemDataRole.UserRole + 1
 """The id of a row, None while it is being read."""
 
 
-class PagedModel(QAbstractTableModel):
-    """Subclasses say what a record's cells are; see the module."""
+class PagedModel(ColumnsModel):
+    """Rows of a listing; subclasses say what a record's cells look like."""
 
     counted = Signal()
     """`total` or `newer` is another."""
@@ -54,11 +45,6 @@ class PagedModel(QAbstractTableModel):
     """More rows are at hand, or rows changed."""
     failed = Signal(object)
     """A ShardboardError: the registry could not be read."""
-
-    headers: tuple[str, ...] = ()
-    """A title for each column."""
-    numeric: frozenset[int] = frozenset()
-    """Columns of figures, which are aligned at the right."""
 
     def __init__(self, bridge: Bridge, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -83,19 +69,18 @@ class PagedModel(QAbstractTableModel):
         self._duration = 0
         self._since = QElapsedTimer()
         self._since.start()
-        self._timer = QTimer(self)
-        self._timer.setSingleShot(True)
-        self._timer.timeout.connect(self.reload)
-        self._pump = QTimer(self)
-        self._pump.setSingleShot(True)
-        self._pump.timeout.connect(self._read_wanted)
+        self._timer = make.timer(self, self.reload)
+        self._pump = make.timer(self, self._read_wanted)
         bridge.tables_changed.connect(self._on_tables_changed)
 
     # --- what subclasses say ---
 
     def cell(self, record: Any, column: int, role: int) -> Any:
-        """What a view asks of a record."""
-        raise NotImplementedError
+        """What a view asks of a record; its text and its hint are those of the column."""
+        if role == Role.DisplayRole or role == Role.AccessibleTextRole:
+            return self.columns[column].text(record)
+        hint = self.columns[column].hint
+        return hint(record) if role == Role.ToolTipRole and hint is not None else None
 
     def id_of(self, record: Any) -> RowId:
         id: RowId = record.id
@@ -298,27 +283,11 @@ class PagedModel(QAbstractTableModel):
     def rowCount(self, parent: Index = QModelIndex()) -> int:  # noqa: B008 - Qt's own signature
         return 0 if parent.isValid() else self.total
 
-    def columnCount(self, parent: Index = QModelIndex()) -> int:  # noqa: B008 - Qt's own signature
-        return 0 if parent.isValid() else len(self.headers)
-
-    def headerData(self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
-        if orientation is not Qt.Orientation.Horizontal or not 0 <= section < len(self.headers):
-            return None
-        if role == Qt.ItemDataRole.DisplayRole:
-            return self.headers[section]
-        if role == Qt.ItemDataRole.TextAlignmentRole:
-            return self._alignment(section)
-        return None
-
-    def _alignment(self, column: int) -> Qt.AlignmentFlag:
-        side = Qt.AlignmentFlag.AlignRight if column in self.numeric else Qt.AlignmentFlag.AlignLeft
-        return side | Qt.AlignmentFlag.AlignVCenter
-
     def data(self, index: Index, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
         if not index.isValid() or role in _NEVER:
             return None
         if role == Qt.ItemDataRole.TextAlignmentRole:
-            return self._alignment(index.column())
+            return self.columns[index.column()].alignment
         record = self.record(index.row())
         if role == ID_ROLE:
             return None if record is None else self.id_of(record)

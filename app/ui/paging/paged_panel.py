@@ -23,9 +23,7 @@ class PagedPanel(QWidget):
         self._notices = workbench.notices
         self._title = title
         self.model = model
-        self.view = PagedView(model, workbench.theme, self)
-        self.view.setObjectName(name)
-        self.view.setAccessibleName(title)
+        self.view = PagedView(model, workbench.theme, title, name, self)
         self.empty = EmptyState(workbench.theme, self)
         self.empty.setProperty("role", "panel")
         self._blank = QWidget(self)

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from PySide6.QtCore import QItemSelectionModel, QModelIndex, Qt, QTimer, Signal, Slot
+from PySide6.QtCore import QItemSelectionModel, QModelIndex, Qt, Signal, Slot
 from PySide6.QtGui import QKeyEvent, QKeySequence, QResizeEvent
-from PySide6.QtWidgets import QAbstractItemView, QHeaderView, QPushButton, QTableView, QWidget
+from PySide6.QtWidgets import QAbstractItemView, QWidget
 
+from app.ui import make
 from app.ui.icons import icon
 from app.ui.paging.listing import RowId
 from app.ui.paging.paged_model import ID_ROLE, PagedModel
-from app.ui.paging.row_delegate import RowDelegate
+from app.ui.tables import Table
 from app.ui.theme import SPACING, ThemeKeeper
 
 KEPT_IDS = 30
 """Selected rows that are found again after rows went; each costs a look into an index."""
 
 
-class PagedView(QTableView):
+class PagedView(Table):
     """Rows are selected whole. Enter, Ctrl+C and Del become signals: the screen knows what they mean for its rows."""
 
     opened = Signal()
@@ -29,44 +30,31 @@ class PagedView(QTableView):
     following_changed = Signal(bool)
     """Whether new rows are shown as they come: while the newest are in sight."""
 
-    def __init__(self, model: PagedModel, theme: ThemeKeeper, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(
+        self, model: PagedModel, theme: ThemeKeeper, name: str = "", key: str = "", parent: QWidget | None = None
+    ) -> None:
+        super().__init__(model, theme, name, key=key, air=2 * SPACING, parent=parent)
         self.paged = model
         self._placing = False
         self._wanted_id: RowId | None = None
-        self.setModel(model)
         model.kept_ids = self.kept_ids
-        self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
-        self.setVerticalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
-        self.setHorizontalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
         self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
-        self.setShowGrid(False)
-        self.setWordWrap(False)
-        self.setTabKeyNavigation(False)
-        self.setCornerButtonEnabled(False)
-        self.setItemDelegate(RowDelegate(theme, self))
-        self.verticalHeader().hide()
-        self.verticalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Fixed)
-        self.verticalHeader().setDefaultSectionSize(self.fontMetrics().height() + 2 * SPACING)
         header = self.horizontalHeader()
-        header.setHighlightSections(False)
         header.setSectionsClickable(False)
         # With the table's own, painting the header asks of each column whether all of its rows are selected: a second
         # or two after "select all" among 100,000 rows.
         header.setSelectionModel(QItemSelectionModel(model, header))
         header.setStretchLastSection(False)
         header.setMinimumSectionSize(6 * SPACING)
-        self.pill = QPushButton(self)
-        self.pill.setProperty("role", "primary")
+        self.size_columns(model.columns)
+        self.pill = make.button("", None, self, role="primary")
         self.pill.setIcon(icon("arrow-up", self.palette().highlightedText().color()))
         self.pill.setCursor(Qt.CursorShape.PointingHandCursor)
         self.pill.setFocusPolicy(Qt.FocusPolicy.TabFocus)
         self.pill.hide()
         self.pill.clicked.connect(self.show_newest)
-        self._settle = QTimer(self)
-        self._settle.setSingleShot(True)
-        self._settle.timeout.connect(self._hold_or_follow)
+        self._settle = make.timer(self, self._hold_or_follow)
         self.verticalScrollBar().valueChanged.connect(self._on_scrolled)
         model.counted.connect(self._on_counted)
         model.placed.connect(self._on_placed)

@@ -4,27 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from PySide6.QtCore import QSize, Qt
+from PySide6.QtCore import Qt
 from PySide6.QtGui import QFontMetrics, QResizeEvent
-from PySide6.QtWidgets import QFrame, QGridLayout, QHBoxLayout, QLabel, QPlainTextEdit, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QFrame, QGridLayout, QLabel, QPlainTextEdit, QWidget
 
 from app.figures import clock
 from app.registry import EventLevel
 from app.runs.run import RunEvent
 from app.runs.telling import Passage, Section, event_text
-from app.ui.icons import icon
+from app.ui import make
+from app.ui.icons import mark
+from app.ui.looks import EVENTS
 from app.ui.theme import SPACING, ThemeKeeper
 
 PROMPT_LINES, ANSWER_LINES = 6, 14
 """A passage grows with its text up to so many lines, then it scrolls."""
-
-LEVEL_ICONS = {
-    EventLevel.DEBUG: ("dot", "muted"),
-    EventLevel.INFO: ("info", "accent"),
-    EventLevel.WARNING: ("triangle-alert", "warning"),
-    EventLevel.ERROR: ("circle-alert", "error"),
-}
-"""Icon and colour of a level."""
 
 
 class PassageView(QWidget):
@@ -33,16 +27,11 @@ class PassageView(QWidget):
     def __init__(self, lines: int, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._lines = lines
-        self.heading = QLabel(self)
-        self.heading.setProperty("role", "heading")
+        self.heading = make.label("", "heading", self)
         self.text = QPlainTextEdit(self)
         self.text.setReadOnly(True)
         self.text.setTabChangesFocus(True)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(SPACING // 2)
-        layout.addWidget(self.heading)
-        layout.addWidget(self.text)
+        make.column(self.heading, self.text, within=self, spacing=SPACING // 2)
 
     def show_passage(self, passage: Passage) -> None:
         self.heading.setText(passage.title)
@@ -73,19 +62,14 @@ class SectionView(QWidget):
         grid.setHorizontalSpacing(2 * SPACING)
         grid.setVerticalSpacing(SPACING // 2)
         grid.setColumnStretch(1, 1)
-        heading = QLabel(section.title, self)
-        heading.setProperty("role", "heading")
+        heading = make.label(section.title, "heading", self)
         grid.addWidget(heading, 0, 0, 1, 2)
         for row, (name, fact) in enumerate(section.facts, start=1):
             value = fact if isinstance(fact, str) else clock(fact)
-            label = QLabel(name, self)
-            label.setProperty("role", "muted")
+            label = make.label(name, "muted", self)
             label.setAlignment(Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignLeft)
             label.setMinimumWidth(label.fontMetrics().horizontalAdvance("Memory at the end"))
-            shown = QLabel(value, self)
-            shown.setTextFormat(Qt.TextFormat.PlainText)
-            shown.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-            shown.setWordWrap(True)
+            shown = make.label(value, "", self, is_plain=True, selectable=True, wraps=True)
             shown.setToolTip(value if len(value) > 40 else "")
             grid.addWidget(label, row, 0)
             grid.addWidget(shown, row, 1)
@@ -100,12 +84,11 @@ class EventsView(QWidget):
 
     def __init__(self, events: Sequence[RunEvent], theme: ThemeKeeper, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(SPACING // 2)
+        layout = make.column(within=self, spacing=SPACING // 2)
         if len(events) > MOST_EVENTS:
-            more = QLabel(f"The last {MOST_EVENTS} of {len(events):,} events; an export has all of them.", self)
-            more.setProperty("role", "muted")
+            more = make.label(
+                f"The last {MOST_EVENTS} of {len(events):,} events; an export has all of them.", "muted", self
+            )
             layout.addWidget(more)
         grid = QGridLayout()
         grid.setHorizontalSpacing(SPACING)
@@ -116,19 +99,12 @@ class EventsView(QWidget):
         layout.addLayout(grid)
 
     def _add_row(self, grid: QGridLayout, row: int, event: RunEvent, theme: ThemeKeeper) -> None:
-        level = EventLevel(event.level)
-        name, color = LEVEL_ICONS[level]
-        mark = QLabel(self)
-        mark.setPixmap(icon(name, getattr(theme.colors, color)).pixmap(QSize(16, 16)))
-        mark.setToolTip(level.capitalize())
-        mark.setAccessibleName(level.capitalize())
-        at = QLabel(clock(event.at), self)
-        at.setProperty("role", "muted")
-        text = QLabel(event_text(event), self)
-        text.setTextFormat(Qt.TextFormat.PlainText)
-        text.setWordWrap(True)
-        text.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        for column, widget in enumerate((mark, at, text)):
+        look = EVENTS[EventLevel(event.level)]
+        shown = make.dressed(QLabel(self), name=look.word, tip=look.word)
+        shown.setPixmap(look.mark(theme.colors))
+        at = make.label(clock(event.at), "muted", self)
+        text = make.label(event_text(event), "", self, is_plain=True, wraps=True, selectable=True)
+        for column, widget in enumerate((shown, at, text)):
             grid.addWidget(widget, row, column, Qt.AlignmentFlag.AlignTop)
 
 
@@ -141,21 +117,16 @@ class ErrorCard(QFrame):
         self.setObjectName("run-error")
         self._mark = QLabel(self)
         self._text = QLabel(self)
-        self._advice = QLabel(self)
-        self._advice.setProperty("role", "muted")
+        self._advice = make.label("", "muted", self)
         for label in (self._text, self._advice):
             label.setTextFormat(Qt.TextFormat.PlainText)
             label.setWordWrap(True)
             label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        words = QVBoxLayout()
-        words.setSpacing(SPACING // 2)
-        words.addWidget(self._text)
-        words.addWidget(self._advice)
-        layout = QHBoxLayout(self)
-        layout.setContentsMargins(int(1.5 * SPACING), SPACING, int(1.5 * SPACING), SPACING)
-        layout.setSpacing(SPACING)
-        layout.addWidget(self._mark, 0, Qt.AlignmentFlag.AlignTop)
-        layout.addLayout(words, 1)
+        words = make.column(self._text, self._advice, spacing=SPACING // 2)
+        make.row(
+            (self._mark, 0, Qt.AlignmentFlag.AlignTop), (words, 1), within=self,
+            margins=(int(1.5 * SPACING), SPACING, int(1.5 * SPACING), SPACING),
+        )  # fmt: skip
         theme.changed.connect(self._paint)
         self._paint()
 
@@ -172,4 +143,4 @@ class ErrorCard(QFrame):
             f"#run-error {{ background: {colors.error_soft.name()}; border: 1px solid {colors.error.name()}; "
             "border-radius: 6px; }"
         )
-        self._mark.setPixmap(icon("circle-alert", colors.error).pixmap(QSize(16, 16)))
+        self._mark.setPixmap(mark("circle-alert", colors.error))

@@ -15,18 +15,17 @@ from PySide6.QtWidgets import (
     QDialog,
     QFileDialog,
     QGridLayout,
-    QHBoxLayout,
     QLabel,
     QLineEdit,
     QProgressBar,
     QPushButton,
     QRadioButton,
-    QVBoxLayout,
     QWidget,
 )
 
 from app.errors import ShardboardError
 from app.runs.run import RunKind
+from app.ui import make
 from app.ui.bridge import Call
 from app.ui.notices import Level, NoticeAction
 from app.ui.runs.export_work import Chosen, Form, RowsChosen, TimeChosen, begin
@@ -74,14 +73,11 @@ class ExportDialog(QDialog):
         self._group = QButtonGroup(self)
         self.file = QLineEdit()
         self.file.setAccessibleName("File")
-        self.note = QLabel()
-        self.note.setWordWrap(True)
-        self.note.setProperty("role", "muted")
+        self.note = make.label("", "muted", wraps=True)
         self.bar = QProgressBar()
         self.bar.setAccessibleName("Progress of the export")
         self.bar.setTextVisible(False)
-        self.go = QPushButton("Export")
-        self.go.setProperty("role", "primary")
+        self.go = make.button("Export", role="primary")
         self.go.setDefault(True)
         self.cancel = QPushButton("Cancel")
         self._settings = QWidget()
@@ -103,13 +99,8 @@ class ExportDialog(QDialog):
         return made
 
     def _build(self) -> None:
-        column = QVBoxLayout(self._settings)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(SPACING)
-        column.addWidget(_heading("What", self.what))
-        column.addWidget(self.what)
-        row = QHBoxLayout(self._range)
-        row.setContentsMargins(0, 0, 0, 0)
+        column = make.column(_heading("What", self.what), self.what, within=self._settings)
+        row = make.row(within=self._range, spacing=None)
         for text, field in (("From", self.since), ("to", self.until)):
             row.addWidget(QLabel(text))
             row.addWidget(field)
@@ -125,9 +116,7 @@ class ExportDialog(QDialog):
             button = QRadioButton(title)
             button.setObjectName(f"export-{form.value}")
             button.setAccessibleDescription(sentence)
-            words = QLabel(sentence)
-            words.setWordWrap(True)
-            words.setProperty("role", "muted")
+            words = make.label(sentence, "muted", wraps=True)
             self.forms[form] = button
             self._group.addButton(button, number)
             grid.addWidget(button, number, 0, Qt.AlignmentFlag.AlignTop)
@@ -135,23 +124,14 @@ class ExportDialog(QDialog):
         column.addLayout(grid)
         column.addSpacing(SPACING)
         column.addWidget(_heading("File", self.file))
-        place = QHBoxLayout()
-        browse = QPushButton("Browse…")
-        browse.clicked.connect(self._on_browse)
-        place.addWidget(self.file, 1)
-        place.addWidget(browse)
+        browse = make.button("Browse…", self._on_browse)
+        place = make.row((self.file, 1), browse, spacing=None)
         column.addLayout(place)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(3 * SPACING, 3 * SPACING, 3 * SPACING, 2 * SPACING)
-        layout.setSpacing(SPACING)
-        layout.addWidget(self._settings)
-        layout.addWidget(self.note)
-        layout.addWidget(self.bar)
-        layout.addStretch(1)
-        buttons = QHBoxLayout()
-        buttons.addStretch(1)
-        buttons.addWidget(self.cancel)
-        buttons.addWidget(self.go)
+        layout = make.column(
+            self._settings, self.note, self.bar, make.STRETCH, within=self,
+            margins=(3 * SPACING, 3 * SPACING, 3 * SPACING, 2 * SPACING),
+        )  # fmt: skip
+        buttons = make.row(make.STRETCH, self.cancel, self.go, spacing=None)
         layout.addLayout(buttons)
         self.bar.hide()
         self.setMinimumWidth(self.fontMetrics().averageCharWidth() * 96)
@@ -258,9 +238,7 @@ class ExportDialog(QDialog):
         self._call.cancelled.connect(self._on_cancelled)
 
     def _say(self, words: str, role: str = "muted") -> None:
-        self.note.setProperty("role", role)
-        self.note.style().unpolish(self.note)
-        self.note.style().polish(self.note)
+        make.change_role(self.note, role)
         self.note.setText(words)
         self.note.show()
 
@@ -312,8 +290,7 @@ class ExportDialog(QDialog):
 
 
 def _heading(text: str, buddy: QWidget | None = None) -> QLabel:
-    label = QLabel(text)
-    label.setProperty("role", "heading")
+    label = make.label(text, "heading")
     if buddy is not None:
         label.setBuddy(buddy)
     return label

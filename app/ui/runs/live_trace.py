@@ -6,11 +6,12 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from PySide6.QtCore import QObject, QTimer, Signal, Slot
+from PySide6.QtCore import QObject, Signal, Slot
 
 from app.runs.bottleneck import explain
 from app.runs.trace import RequestTrace
 from app.runs.waterfall import Shares, shares
+from app.ui import make
 from app.ui.bridge import Bridge
 from app.ui.runs.timeline import Growth
 
@@ -43,9 +44,7 @@ class LiveTrace(QObject):
         self.request: int | None = None
         self._chunks = self._tokens = 0
         self._asking = False
-        self._timer = QTimer(self)
-        self._timer.setInterval(EVERY_MILLISECONDS)
-        self._timer.timeout.connect(self._ask)
+        self._timer = make.timer(self, self._ask, EVERY_MILLISECONDS, once=False)
 
     def follow(self, request: int) -> None:
         """From its beginning."""

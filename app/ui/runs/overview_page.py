@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QFrame, QLabel, QScrollArea, QSplitter, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QFrame, QScrollArea, QSplitter, QVBoxLayout, QWidget
 
 from app.runs.telling import Telling, times_of
 from app.runs.waterfall import Shares
+from app.ui import make
 from app.ui.runs.detail_parts import ANSWER_LINES, PROMPT_LINES, ErrorCard, PassageView
 from app.ui.runs.phases_view import PhasesView
 from app.ui.runs.sections_page import SectionsPage
-from app.ui.runs.shares import request_phases
-from app.ui.runs.timing_bar import TimingBar
+from app.ui.runs.timing_bar import TimingBar, request_phases
 from app.ui.theme import SPACING, ThemeKeeper
 
 
@@ -22,23 +22,16 @@ class OverviewPage(QSplitter):
         super().__init__(Qt.Orientation.Horizontal, parent)
         self._error = ErrorCard(theme)
         self._passages = [PassageView(PROMPT_LINES), PassageView(ANSWER_LINES)]
-        self._heading = QLabel("Where the time went")
-        self._heading.setProperty("role", "heading")
+        self._heading = make.label("Where the time went", "heading")
         self._timing = TimingBar(theme)
         self._phases = PhasesView(theme)
-        left = QVBoxLayout()
-        left.setContentsMargins(2 * SPACING, SPACING, 2 * SPACING, 2 * SPACING)
-        left.setSpacing(2 * SPACING)
-        for widget in (self._error, *self._passages):
-            left.addWidget(widget)
-        left.addStretch(1)
+        left = make.column(
+            self._error, *self._passages, make.STRETCH, margins=(2 * SPACING, SPACING, 2 * SPACING, 2 * SPACING),
+            spacing=2 * SPACING,
+        )  # fmt: skip
         self._texts = _scrolled(left)
         times = QWidget()
-        column = QVBoxLayout(times)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(SPACING)
-        for widget in (self._heading, self._timing, self._phases):
-            column.addWidget(widget)
+        make.column(self._heading, self._timing, self._phases, within=times)
         self._facts = SectionsPage()
         self._facts.column.insertWidget(0, times)
         self.setChildrenCollapsible(False)
@@ -76,8 +69,7 @@ class OverviewPage(QSplitter):
 
 
 def _scrolled(content: QVBoxLayout) -> QScrollArea:
-    inner = QFrame()
-    inner.setProperty("role", "panel")
+    inner = make.dressed(QFrame(), "panel")
     inner.setLayout(content)
     area = QScrollArea()
     area.setFrameShape(QFrame.Shape.NoFrame)

@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Any
 
-from PySide6.QtCore import QSize, Qt, Signal, Slot
+from PySide6.QtCore import Qt, Signal, Slot
 from PySide6.QtGui import QAction, QGuiApplication
-from PySide6.QtWidgets import (
-    QFrame,
-    QHBoxLayout,
-    QLabel,
-    QMenu,
-    QPushButton,
-    QStackedWidget,
-    QTabBar,
-    QVBoxLayout,
-    QWidget,
-)
+from PySide6.QtWidgets import QFrame, QLabel, QMenu, QPushButton, QStackedWidget, QTabBar, QWidget
 
 from app.runs.telling import Telling
-from app.ui.icons import icon
+from app.ui import make
+from app.ui.icons import mark
+from app.ui.looks import run_look
 from app.ui.runs.live_trace import LiveNews
 from app.ui.runs.overview_page import OverviewPage
 from app.ui.runs.run_reader import Reading
 from app.ui.runs.sections_page import SectionsPage
-from app.ui.runs.state_look import look_of
 from app.ui.runs.timeline import Timeline
 from app.ui.runs.tokens_view import TokensView
 from app.ui.runs.waterfall_panel import WaterfallPanel
@@ -64,21 +54,15 @@ class RunDetail(QFrame):
         """The request under way whose waterfall grows."""
         self._mark = QLabel(self)
         self._state = QLabel(self)
-        self._title = QLabel(self)
-        self._title.setProperty("role", "heading")
-        self._title.setTextFormat(Qt.TextFormat.PlainText)
-        self.insight = QLabel(self)
-        self.insight.setWordWrap(True)
-        self.insight.setTextFormat(Qt.TextFormat.PlainText)
-        self.insight.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        self.insight.setAccessibleName("Where the time went")
+        self._title = make.label("", "heading", self, is_plain=True)
+        self.insight = make.label("", "", self, wraps=True, is_plain=True, selectable=True, name="Where the time went")
         self._insight_mark = QLabel(self)
-        self.copy_answer = self._action("copy", "Copy answer", self._on_copy_answer)
-        self.copy_json = self._action("clipboard-copy", "Copy as JSON", self._on_copy_json)
-        self.copy_details = self._action("clipboard", "Copy details", self._on_copy_details)
-        self.again = self._action("message-square", "Ask again in chat", self._on_again)
-        self.export = self._action("download", "Export…", self.export_wanted)
-        self.remove = self._action("trash-2", "Remove…", self.remove_wanted)
+        self.copy_answer = make.command(self, "copy", "Copy answer", self._on_copy_answer)
+        self.copy_json = make.command(self, "clipboard-copy", "Copy as JSON", self._on_copy_json)
+        self.copy_details = make.command(self, "clipboard", "Copy details", self._on_copy_details)
+        self.again = make.command(self, "message-square", "Ask again in chat", self._on_again)
+        self.export = make.command(self, "download", "Export…", self.export_wanted)
+        self.remove = make.command(self, "trash-2", "Remove…", self.remove_wanted)
         self.tabs = QTabBar(self)
         self.tabs.setDrawBase(False)
         self.tabs.setExpanding(False)
@@ -99,21 +83,12 @@ class RunDetail(QFrame):
         self._theme.changed.connect(self._on_theme_changed)
         self.hide()
 
-    def _action(self, name: str, text: str, run: Any) -> QAction:
-        action = QAction(icon(name), text, self)
-        action.triggered.connect(run)
-        return action
-
     def _build(self) -> None:
-        header = QHBoxLayout()
-        header.setContentsMargins(2 * SPACING, SPACING, 2 * SPACING, 0)
-        header.setSpacing(SPACING)
-        for widget in (self._mark, self._state, self._title):
-            header.addWidget(widget)
-        header.addStretch(1)
+        header = make.row(
+            self._mark, self._state, self._title, make.STRETCH, margins=(2 * SPACING, SPACING, 2 * SPACING, 0)
+        )
         self.buttons = [self._button(action) for action in (self.copy_answer, self.again)]
-        more = QPushButton("More", self)
-        more.setAccessibleName("More about this run")
+        more = make.button("More", None, self, name="More about this run")
         menu = QMenu(more)
         menu.addActions([self.copy_json, self.copy_details])
         menu.addSeparator()
@@ -122,22 +97,12 @@ class RunDetail(QFrame):
         for button in (*self.buttons, more):
             header.addWidget(button)
         self._insight_row = QWidget(self)
-        row = QHBoxLayout(self._insight_row)
-        row.setContentsMargins(2 * SPACING, SPACING // 2, 2 * SPACING, 0)
-        row.setSpacing(SPACING)
-        row.addWidget(self._insight_mark, 0, Qt.AlignmentFlag.AlignTop)
-        row.addWidget(self.insight, 1)
-        tabs = QHBoxLayout()
-        tabs.setContentsMargins(SPACING, 0, SPACING, 0)
-        tabs.addWidget(self.tabs)
-        tabs.addStretch(1)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(0)
-        layout.addLayout(header)
-        layout.addWidget(self._insight_row)
-        layout.addLayout(tabs)
-        layout.addWidget(self._pages, 1)
+        make.row(
+            (self._insight_mark, 0, Qt.AlignmentFlag.AlignTop), (self.insight, 1), within=self._insight_row,
+            margins=(2 * SPACING, SPACING // 2, 2 * SPACING, 0),
+        )  # fmt: skip
+        tabs = make.row(self.tabs, make.STRETCH, margins=(SPACING, 0, SPACING, 0), spacing=None)
+        make.column(header, self._insight_row, tabs, (self._pages, 1), within=self, spacing=0)
 
     def _button(self, action: QAction) -> QPushButton:
         button = QPushButton(action.icon(), action.text(), self)
@@ -218,11 +183,10 @@ class RunDetail(QFrame):
     def _show_look(self) -> None:
         if self.told is None:
             return
-        look = look_of(self.told.run.status)
-        color = look.of(self._theme.colors)
-        self._mark.setPixmap(icon(look.icon, color).pixmap(QSize(16, 16)))
-        self._state.setStyleSheet(f"color: {color.name()}; font-weight: 600;")
-        self._insight_mark.setPixmap(icon("gauge", self._theme.colors.accent).pixmap(QSize(16, 16)))
+        look, colors = run_look(self.told.run.status), self._theme.colors
+        self._mark.setPixmap(look.mark(colors))
+        self._state.setStyleSheet(f"color: {look.of(colors).name()}; font-weight: 600;")
+        self._insight_mark.setPixmap(mark("gauge", colors.accent))
 
     @Slot()
     def _on_theme_changed(self) -> None:

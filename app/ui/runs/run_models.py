@@ -2,64 +2,48 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
 from typing import Any
 
-from PySide6.QtCore import QObject, Qt, QTimer, Slot
+from PySide6.QtCore import QObject, Slot
 
 from app.figures import clock, duration, short
 from app.registry import DeploymentRecord, DeploymentStatus, JobRecord, RequestLine
 from app.runs.telling import JOB_KINDS, state_word, time_taken
-from app.ui.icons import icon
+from app.ui import make
+from app.ui.looks import run_look
 from app.ui.paging.paged_model import PagedModel
-from app.ui.runs.state_look import look_of
+from app.ui.tables import Column, Role
 from app.ui.workbench import Workbench
-
-Role = Qt.ItemDataRole
 
 
 class RunModel(PagedModel):
     """What the tables share: a state in the first column, and times that go on while something runs."""
 
     state_column = 0
+    time_column: int
+    """The one that goes on."""
 
     def __init__(self, workbench: Workbench, parent: QObject | None = None) -> None:
         super().__init__(workbench.bridge, parent)
         self._theme = workbench.theme
-        self._ticking = QTimer(self)
-        self._ticking.setInterval(1000)
-        self._ticking.timeout.connect(self._tick)
+        self._ticking = make.timer(self, self._tick, 1000, once=False)
         self.page_read.connect(self._tick_while_needed)
         workbench.theme.changed.connect(self._on_theme_changed)
-
-    time_column: int
-    """The one that goes on."""
-
-    def text(self, record: Any, column: int) -> str:
-        raise NotImplementedError
 
     def is_under_way(self, record: Any) -> bool:
         raise NotImplementedError
 
-    def hint(self, record: Any, column: int) -> str | None:
-        return None
-
     def cell(self, record: Any, column: int, role: int) -> Any:
-        if role == Role.DisplayRole or role == Role.AccessibleTextRole:
-            return self.text(record, column)
-        if role == Role.ToolTipRole:
-            return self.hint(record, column)
         if role == Role.DecorationRole and column == self.state_column:
-            look = look_of(record.status)
-            return icon(look.icon, look.of(self._theme.colors))
+            return run_look(record.status).drawn(self._theme.colors)
         if role == Role.ForegroundRole:
             return self._foreground(record, column)
-        return None
+        return super().cell(record, column, role)
 
     def _foreground(self, record: Any, column: int) -> Any:
         colors = self._theme.colors
         if column == self.state_column:
-            return look_of(record.status).of(colors)
+            return run_look(record.status).of(colors)
         return colors.muted if column == self.time_column - 1 else None
 
     def set_live(self, live: bool) -> None:
@@ -93,134 +77,64 @@ class RunModel(PagedModel):
             )  # fmt: skip
 
 
-class RequestColumn(IntEnum):
-    STATE = 0
-    MODEL = 1
-    PROMPT = 2
-    STARTED = 3
-    TIME = 4
-    PROMPT_TOKENS = 5
-    TOKENS = 6
-    RATE = 7
-    FIRST_TOKEN = 8
-
-
 class RequestModel(RunModel):
     """Requests, from their lines."""
 
-    headers = ("State", "Model", "Prompt", "Asked", "Time", "Prompt tokens", "Tokens", "Tokens/s", "First token")
-    numeric = frozenset(
-        {
-            RequestColumn.TIME, RequestColumn.PROMPT_TOKENS, RequestColumn.TOKENS, RequestColumn.RATE,
-            RequestColumn.FIRST_TOKEN,
-        }
-    )  # fmt: skip
-    time_column = RequestColumn.TIME
+    columns = (
+        Column("State", lambda run: state_word(run.status), "Cancelled____", hint=lambda run: run.error),
+        Column("Model", lambda run: run.model_name, "SmolLM2-135M-Instruct", hint=lambda run: run.model_name),
+        Column("Prompt", lambda run: short(run.prompt, 200), hint=lambda run: short(run.prompt, 400)),
+        Column("Asked", lambda run: clock(run.created_at), "2026-12-30 23:59"),
+        Column("Time", lambda run: time_taken(run.created_at, run.completed_at), "00 min 00 s", True),
+        Column("Prompt tokens", lambda run: _count(run.prompt_tokens), "Prompt tokens", True),
+        Column("Tokens", lambda run: _count(run.completion_tokens), "Tokens", True),
+        Column("Tokens/s", lambda run: _rate(run.timings.get("tokens_per_second")), "Tokens/s", True),
+        Column("First token", lambda run: duration(run.timings.get("first_token")), "First token", True),
+    )
+    time_column = 4
 
     def is_under_way(self, record: RequestLine) -> bool:
         return not record.status.is_over
 
-    def text(self, record: RequestLine, column: int) -> str:
-        match column:
-            case RequestColumn.STATE:
-                return state_word(record.status)
-            case RequestColumn.MODEL:
-                return record.model_name
-            case RequestColumn.PROMPT:
-                return short(record.prompt, 200)
-            case RequestColumn.STARTED:
-                return clock(record.created_at)
-            case RequestColumn.TIME:
-                return time_taken(record.created_at, record.completed_at)
-            case RequestColumn.PROMPT_TOKENS:
-                return f"{record.prompt_tokens:,}" if record.prompt_tokens else "–"
-            case RequestColumn.TOKENS:
-                return f"{record.completion_tokens:,}" if record.completion_tokens else "–"
-            case RequestColumn.RATE:
-                rate = record.timings.get("tokens_per_second")
-                return "–" if rate is None else f"{rate:.1f}"
-        return duration(record.timings.get("first_token"))
 
-    def hint(self, record: RequestLine, column: int) -> str | None:
-        if column == RequestColumn.STATE:
-            return record.error
-        if column == RequestColumn.PROMPT:
-            return short(record.prompt, 400)
-        return record.model_name if column == RequestColumn.MODEL else None
+def _count(tokens: int | None) -> str:
+    return f"{tokens:,}" if tokens else "–"
 
 
-class JobColumn(IntEnum):
-    STATE = 0
-    KIND = 1
-    TITLE = 2
-    MODEL = 3
-    STARTED = 4
-    TIME = 5
+def _rate(rate: float | None) -> str:
+    return "–" if rate is None else f"{rate:.1f}"
 
 
 class JobModel(RunModel):
     """Jobs."""
 
-    headers = ("State", "Kind", "Job", "Model", "Asked", "Time")
-    numeric = frozenset({JobColumn.TIME})
-    time_column = JobColumn.TIME
+    columns = (
+        Column("State", lambda job: state_word(job.status), "Cancelled____", hint=lambda job: job.error),
+        Column("Kind", lambda job: JOB_KINDS.get(job.kind, job.kind), "Cut into shards__"),
+        Column("Job", lambda job: short(job.title, 200), hint=lambda job: job.title),
+        Column("Model", lambda job: job.model_name or "–", "SmolLM2-135M-Instruct"),
+        Column("Asked", lambda job: clock(job.created_at), "2026-12-30 23:59:59"),
+        Column("Time", lambda job: time_taken(job.started_at, job.completed_at), "00 min 00 s", True),
+    )
+    time_column = 5
 
     def is_under_way(self, record: JobRecord) -> bool:
         return not record.status.is_over
-
-    def text(self, record: JobRecord, column: int) -> str:
-        match column:
-            case JobColumn.STATE:
-                return state_word(record.status)
-            case JobColumn.KIND:
-                return JOB_KINDS.get(record.kind, record.kind)
-            case JobColumn.TITLE:
-                return short(record.title, 200)
-            case JobColumn.MODEL:
-                return record.model_name or "–"
-            case JobColumn.STARTED:
-                return clock(record.created_at)
-        return time_taken(record.started_at, record.completed_at)
-
-    def hint(self, record: JobRecord, column: int) -> str | None:
-        return record.error if column == JobColumn.STATE else record.title if column == JobColumn.TITLE else None
-
-
-class DeploymentColumn(IntEnum):
-    STATE = 0
-    MODEL = 1
-    ID = 2
-    DTYPE = 3
-    CONTEXT = 4
-    STARTED = 5
-    CHANGED = 6
 
 
 class DeploymentModel(RunModel):
     """Deployments."""
 
-    headers = ("State", "Model", "Deployment", "Type", "Context", "Asked", "Changed")
-    numeric = frozenset({DeploymentColumn.CONTEXT})
-    time_column = DeploymentColumn.CHANGED
+    columns = (
+        Column("State", lambda run: state_word(run.status), "Cancelled____", hint=lambda run: run.error),
+        Column("Model", lambda run: run.model_name),
+        Column("Deployment", lambda run: run.id, "Deployment"),
+        Column("Type", lambda run: run.dtype, "bfloat16_"),
+        Column("Context", lambda run: f"{run.context:,}", "0,000,000", True),
+        Column("Asked", lambda run: clock(run.created_at), "2026-12-30 23:59:59"),
+        Column("Changed", lambda run: clock(run.updated_at), "2026-12-30 23:59:59"),
+    )
+    time_column = 6
 
     def is_under_way(self, record: DeploymentRecord) -> bool:
         return record.status is DeploymentStatus.LOADING
-
-    def text(self, record: DeploymentRecord, column: int) -> str:
-        match column:
-            case DeploymentColumn.STATE:
-                return state_word(record.status)
-            case DeploymentColumn.MODEL:
-                return record.model_name
-            case DeploymentColumn.ID:
-                return record.id
-            case DeploymentColumn.DTYPE:
-                return record.dtype
-            case DeploymentColumn.CONTEXT:
-                return f"{record.context:,}"
-            case DeploymentColumn.STARTED:
-                return clock(record.created_at)
-        return clock(record.updated_at)
-
-    def hint(self, record: DeploymentRecord, column: int) -> str | None:
-        return record.error if column == DeploymentColumn.STATE else None

@@ -15,7 +15,7 @@ from app.runs.waterfall import Shares, shares
 from app.ui.bridge import Bridge
 from app.ui.paging.listing import RowId
 from app.ui.runs.timeline import Timeline
-from app.ui.runs.tokens_model import TokenRow
+from app.ui.runs.tokens_view import TokenRow
 
 if TYPE_CHECKING:
     from app.controller import Controller
@@ -118,5 +118,6 @@ def token_rows(run: Run, spell: Spell) -> tuple[TokenRow, ...]:
     for number, id in enumerate(facts.token_ids[:MOST_TOKENS]):
         time = trace.tokens[number] if trace is not None and number < len(trace.tokens) else None
         logprob = trace.logprobs[number] if trace is not None and number < len(trace.logprobs) else None
-        rows.append(TokenRow(id, text_of(id), time, logprob, others(logprob.top, id) if logprob is not None else ()))
+        likely = others(logprob.top, id) if logprob is not None else ()
+        rows.append(TokenRow(number, id, text_of(id), time, logprob, likely))
     return tuple(rows)

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from PySide6.QtCore import QByteArray, QItemSelectionModel, Qt, Slot
 from PySide6.QtGui import QAction, QGuiApplication, QKeySequence
-from PySide6.QtWidgets import (
-    QFrame,
-    QHBoxLayout,
-    QLabel,
-    QMessageBox,
-    QPushButton,
-    QSplitter,
-    QStackedWidget,
-    QTabBar,
-    QVBoxLayout,
-    QWidget,
-)
+from PySide6.QtWidgets import QTabBar, QWidget
 
 from app.errors import ShardboardError
-from app.ui.icons import icon
+from app.ui import make
+from app.ui.ask import ask
 from app.ui.paging.export import Rows
 from app.ui.paging.listing import RowId
 from app.ui.paging.paged_panel import PagedPanel
@@ -30,14 +21,14 @@ from app.ui.runs.filter_bar import FilterBar, RunFilter
 from app.ui.runs.live_trace import LiveTrace
 from app.ui.runs.run_detail import RunDetail
 from app.ui.runs.run_reader import Reading, RunReader
-from app.ui.runs.run_table import KINDS, make_panel
+from app.ui.runs.run_tables import KINDS, make_panel
 from app.ui.screen import Screen
 from app.ui.theme import SPACING
 from app.ui.workbench import Workbench
 
 
 class RunsScreen(Screen):
-    """See the module."""
+    """A tab for each kind of run with its table, and below the run that is chosen."""
 
     key = "runs"
     title = "Runs"
@@ -51,15 +42,13 @@ class RunsScreen(Screen):
         self.tabs.setAccessibleName("Kind of run")
         self.filters = FilterBar(self)
         self.panels = [make_panel(workbench, kind) for kind in KINDS]
-        self._stack = QStackedWidget(self)
+        self._stack = make.stack(*self.panels)
         self.detail = RunDetail(workbench, self)
         self.detail.setMinimumHeight(20 * SPACING)
         self._reader = RunReader(workbench.bridge, self)
         self._live = LiveTrace(workbench.bridge, self)
         self.export_dialog: ExportDialog | None = None
         self._shown: tuple[int, RowId, Any] | None = None
-        self._question: QMessageBox | None = None
-        self._removing: tuple[str, tuple[RowId, ...]] = ("", ())
         self._make_commands()
         self._build()
         self._connect()
@@ -67,17 +56,13 @@ class RunsScreen(Screen):
     # --- building ---
 
     def _make_commands(self) -> None:
-        self._find = QAction(icon("search"), "Find in runs", self)
-        self._find.setShortcut(QKeySequence(QKeySequence.StandardKey.Find))
-        self._find.setShortcutContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
-        self._find.triggered.connect(self._on_find)
-        self._newest = QAction(icon("arrow-up"), "Show the newest run", self)
-        self._newest.triggered.connect(self._on_newest)
-        self._clear = QAction(icon("funnel"), "Show all runs", self)
-        self._clear.triggered.connect(self.filters.reset)
-        self._export = QAction(icon("download"), "Export runs…", self)
-        self._export.setToolTip("Write the selected rows, or all rows that the filters leave, to a file")
-        self._export.triggered.connect(self._on_export)
+        self._find = make.command(self, "search", "Find in runs", self._on_find, keys=QKeySequence.StandardKey.Find)
+        self._newest = make.command(self, "arrow-up", "Show the newest run", self._on_newest)
+        self._clear = make.command(self, "funnel", "Show all runs", self.filters.reset)
+        self._export = make.command(
+            self, "download", "Export runs…", self._on_export,
+            tip="Write the selected rows, or all rows that the filters leave, to a file",
+        )  # fmt: skip
         self.addAction(self._find)
 
     def commands(self) -> list[QAction]:
@@ -88,40 +73,17 @@ class RunsScreen(Screen):
         ]  # fmt: skip
 
     def _build(self) -> None:
-        title = QLabel(self.title, self)
-        title.setProperty("role", "title")
-        export = QPushButton(icon("download"), "Export…", self)
-        export.setToolTip(self._export.toolTip())
-        export.clicked.connect(self._export.trigger)
-        head = QHBoxLayout()
-        head.addWidget(title)
-        head.addStretch(1)
-        head.addWidget(export)
-        for kind, panel in zip(KINDS, self.panels, strict=True):
+        title = make.label(self.title, "title", self)
+        export = make.button("Export…", self._export.trigger, self, picture="download", tip=self._export.toolTip())
+        head = make.row(title, make.STRETCH, export, spacing=None)
+        for kind in KINDS:
             self.tabs.addTab(kind.title)
-            self._stack.addWidget(panel)
-        tools = QHBoxLayout()
-        tools.setSpacing(2 * SPACING)
-        tools.addWidget(self.tabs)
-        tools.addWidget(self.filters, 1)
-        top = QVBoxLayout()
-        top.setContentsMargins(2 * SPACING, 2 * SPACING, 2 * SPACING, SPACING)
-        top.setSpacing(SPACING)
-        top.addLayout(head)
-        top.addLayout(tools)
-        self._splitter = QSplitter(Qt.Orientation.Vertical, self)
-        self._splitter.setChildrenCollapsible(False)
-        self._splitter.addWidget(self._stack)
-        self._splitter.addWidget(self.detail)
-        self._splitter.setStretchFactor(0, 1)
-        self._splitter.setSizes([400, 300])
-        line = QFrame(self)
-        line.setFrameShape(QFrame.Shape.NoFrame)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(0)
-        layout.addLayout(top)
-        layout.addWidget(self._splitter, 1)
+        tools = make.row(self.tabs, (self.filters, 1), spacing=2 * SPACING)
+        top = make.column(head, tools, margins=(2 * SPACING, 2 * SPACING, 2 * SPACING, SPACING))
+        self._splitter = make.splitter(
+            Qt.Orientation.Vertical, self._stack, self.detail, sizes=(400, 300), growing=(0,), parent=self
+        )
+        make.column(top, (self._splitter, 1), within=self, spacing=0)
 
     def _connect(self) -> None:
         self.tabs.currentChanged.connect(self._on_tab)
@@ -324,33 +286,16 @@ class RunsScreen(Screen):
     @Slot()
     def _on_remove(self) -> None:
         kind = KINDS[self._stack.currentIndex()]
-        if kind.noun == "deployment" or self._question is not None:
+        if kind.noun == "deployment":
             return
         ids = self.panel.view.selected_ids()
         if not ids:
             return
         what = f"{len(ids):,} {kind.noun}s" if len(ids) > 1 else f"{kind.noun} {ids[0]}"
-        question = QMessageBox(self)
-        question.setIcon(QMessageBox.Icon.Question)
-        question.setWindowTitle("Remove")
-        question.setText(f"Remove {what}?")
-        question.setInformativeText("The record is gone for good. What is still under way stays.")
-        remove = question.addButton("Remove", QMessageBox.ButtonRole.DestructiveRole)
-        remove.setProperty("role", "danger")
-        question.setDefaultButton(question.addButton(QMessageBox.StandardButton.Cancel))
-        question.finished.connect(self._on_answered)
-        self._question, self._removing = question, (kind.noun, ids)
-        question.open()
-
-    @Slot()
-    def _on_answered(self) -> None:
-        question, self._question = self._question, None
-        if question is None:
-            return
-        button = question.clickedButton()
-        if button is not None and question.buttonRole(button) == QMessageBox.ButtonRole.DestructiveRole:
-            self.remove_runs(*self._removing)
-        question.deleteLater()
+        ask(
+            self, "Remove", f"Remove {what}?", "Remove", partial(self.remove_runs, kind.noun, ids),
+            more="The record is gone for good. What is still under way stays.",
+        )  # fmt: skip
 
     def remove_runs(self, noun: str, ids: tuple[RowId, ...]) -> None:
         """Remove records without asking; what is under way stays."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QFrame, QScrollArea, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QFrame, QScrollArea, QWidget
 
 from app.runs.run import RunEvent
 from app.runs.telling import Section
+from app.ui import make
 from app.ui.runs.detail_parts import EventsView, SectionView
 from app.ui.theme import SPACING, ThemeKeeper
 
@@ -18,11 +19,10 @@ class SectionsPage(QScrollArea):
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        inner = QFrame()
-        inner.setProperty("role", "panel")
-        self.column = QVBoxLayout(inner)
-        self.column.setContentsMargins(2 * SPACING, SPACING, 2 * SPACING, 2 * SPACING)
-        self.column.setSpacing(2 * SPACING)
+        inner = make.dressed(QFrame(), "panel")
+        self.column = make.column(
+            within=inner, margins=(2 * SPACING, SPACING, 2 * SPACING, 2 * SPACING), spacing=2 * SPACING
+        )
         self._views: list[QWidget] = []
         self._sections: tuple[Section, ...] = ()
         self.setFrameShape(QFrame.Shape.NoFrame)

@@ -72,7 +72,7 @@ class Growth:
 
 
 class Timeline:
-    """See the module. Belongs to one thread."""
+    """The stretches of one request, for drawing. Belongs to one thread."""
 
     def __init__(self) -> None:
         self.prepare_us = 0

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from PySide6.QtCore import QRectF, QSize, Qt, Slot
 from PySide6.QtGui import QPainter, QPaintEvent, QPen
-from PySide6.QtWidgets import QHBoxLayout, QLabel, QSizePolicy, QToolButton, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QSizePolicy, QWidget
 
 from app.runs.waterfall import Shares
-from app.ui.icons import icon
-from app.ui.runs.shares import token_phases
+from app.ui import make
 from app.ui.runs.timeline import Growth, Timeline
-from app.ui.runs.timing_bar import TimingBar
+from app.ui.runs.timing_bar import TimingBar, token_phases
 from app.ui.runs.waterfall_paint import brush_of
 from app.ui.runs.waterfall_view import WaterfallView
 from app.ui.theme import SPACING, ThemeKeeper
@@ -27,46 +24,23 @@ class WaterfallPanel(QWidget):
         super().__init__(parent)
         self.view = WaterfallView(theme, self)
         self._average = TimingBar(theme, self)
-        self._average_title = QLabel("An average token of the answer", self)
-        self._average_title.setProperty("role", "heading")
-        title = QLabel("Each token, stage by stage", self)
-        title.setProperty("role", "heading")
-        self.figures = QLabel(HINT, self)
-        self.figures.setProperty("role", "muted")
-        self.figures.setWordWrap(True)
-        self.figures.setTextFormat(Qt.TextFormat.PlainText)
-        self.figures.setAccessibleName("Figures of the token")
+        self._average_title = make.label("An average token of the answer", "heading", self)
+        title = make.label("Each token, stage by stage", "heading", self)
+        self.figures = make.label(HINT, "muted", self, wraps=True, is_plain=True, name="Figures of the token")
         # Two lines whatever is pointed at: the picture must not jump under the mouse.
         self.figures.setMinimumHeight(2 * self.figures.fontMetrics().lineSpacing())
         self.figures.setAlignment(Qt.AlignmentFlag.AlignTop)
-        tools = QHBoxLayout()
-        tools.setSpacing(SPACING // 2)
-        tools.addWidget(title)
-        tools.addStretch(1)
-        tools.addWidget(_Legend(theme, self))
-        tools.addSpacing(SPACING)
+        tools = make.row(title, make.STRETCH, _Legend(theme, self), SPACING, spacing=SPACING // 2)
         for name, text, run in (
             ("zoom-out", "Zoom out (−)", self.view.zoom_out), ("zoom-in", "Zoom in (+)", self.view.zoom_in),
             ("maximize", "Show all of it (0)", self.view.fit),
         ):  # fmt: skip
-            tools.addWidget(self._tool(name, text, run))
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(2 * SPACING, SPACING, 2 * SPACING, SPACING)
-        layout.setSpacing(SPACING)
-        layout.addWidget(self._average_title)
-        layout.addWidget(self._average)
-        layout.addLayout(tools)
-        layout.addWidget(self.view, 1)
-        layout.addWidget(self.figures)
+            tools.addWidget(make.tool(name, text, run, self))
+        make.column(
+            self._average_title, self._average, tools, (self.view, 1), self.figures, within=self,
+            margins=(2 * SPACING, SPACING, 2 * SPACING, SPACING),
+        )  # fmt: skip
         self.view.pointed.connect(self._on_pointed)
-
-    def _tool(self, name: str, text: str, run: Callable[[], None]) -> QToolButton:
-        button = QToolButton(self)
-        button.setIcon(icon(name))
-        button.setToolTip(text)
-        button.setAccessibleName(text)
-        button.clicked.connect(run)
-        return button
 
     def show_timeline(self, timeline: Timeline, shares: Shares | None, keep_place: bool = False) -> None:
         """Show a request. `keep_place` where it is the one that was shown before."""

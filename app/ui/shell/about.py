@@ -6,12 +6,13 @@ import platform
 import sys
 
 from PySide6 import __version__ as pyside_version
-from PySide6.QtCore import QSize, Qt, Slot, qVersion
+from PySide6.QtCore import Qt, Slot, qVersion
 from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import QDialog, QFrame, QGridLayout, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
 import worker_agent
-from app.ui.icons import icon
+from app.ui import make
+from app.ui.icons import icon, mark
 from app.ui.theme import SPACING
 
 LICENCES = (
@@ -41,47 +42,35 @@ class AboutDialog(QDialog):
         self.setWindowTitle("About Shardboard")
         self.setObjectName("about")
         self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        column = QVBoxLayout(self)
-        column.setContentsMargins(3 * SPACING, 3 * SPACING, 3 * SPACING, 2 * SPACING)
-        column.setSpacing(2 * SPACING)
-        column.addLayout(self._head())
-        column.addWidget(self._table("Versions", versions(), selectable=True))
-        column.addWidget(self._table("Licences", LICENCES))
-        column.addLayout(self._buttons())
+        column = make.column(
+            self._head(), self._table("Versions", versions(), selectable=True), self._table("Licences", LICENCES),
+            self._buttons(), within=self, margins=(3 * SPACING, 3 * SPACING, 3 * SPACING, 2 * SPACING),
+            spacing=2 * SPACING,
+        )  # fmt: skip
         column.setSizeConstraint(QVBoxLayout.SizeConstraint.SetFixedSize)
 
     def _head(self) -> QHBoxLayout:
-        mark = QLabel(self)
-        mark.setPixmap(icon("boxes", self.palette().accent().color()).pixmap(QSize(40, 40), self.devicePixelRatioF()))
-        name = QLabel("Shardboard", self)
-        name.setProperty("role", "title")
-        what = QLabel("Run a language model that is too big for any one of your machines,\nover all of them.", self)
-        what.setProperty("role", "muted")
-        words = QVBoxLayout()
-        words.setSpacing(SPACING // 2)
-        words.addWidget(name)
-        words.addWidget(what)
-        row = QHBoxLayout()
-        row.setSpacing(2 * SPACING)
-        row.addWidget(mark, 0, Qt.AlignmentFlag.AlignTop)
-        row.addLayout(words, 1)
-        return row
+        emblem = QLabel(self)
+        emblem.setPixmap(mark("boxes", self.palette().accent().color(), 40, self.devicePixelRatioF()))
+        name = make.label("Shardboard", "title", self)
+        what = make.label(
+            "Run a language model that is too big for any one of your machines,\nover all of them.", "muted", self
+        )
+        words = make.column(name, what, spacing=SPACING // 2)
+        return make.row((emblem, 0, Qt.AlignmentFlag.AlignTop), (words, 1), spacing=2 * SPACING)
 
     def _table(self, title: str, rows: tuple[tuple[str, str], ...], *, selectable: bool = False) -> QFrame:
-        card = QFrame(self)
-        card.setProperty("role", "card")
+        card = make.dressed(QFrame(self), "card")
         grid = QGridLayout(card)
         grid.setContentsMargins(2 * SPACING, SPACING + 4, 2 * SPACING, SPACING + 4)
         grid.setHorizontalSpacing(3 * SPACING)
         grid.setVerticalSpacing(SPACING // 2 + 2)
         grid.setColumnStretch(1, 1)
         grid.setColumnMinimumWidth(0, self.fontMetrics().averageCharWidth() * 22)
-        heading = QLabel(title, card)
-        heading.setProperty("role", "heading")
+        heading = make.label(title, "heading", card)
         grid.addWidget(heading, 0, 0, 1, 2)
         for number, (name, value) in enumerate(rows, start=1):
-            left = QLabel(name, card)
-            left.setProperty("role", "muted")
+            left = make.label(name, "muted", card)
             right = QLabel(value, card)
             if selectable:
                 right.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
@@ -90,16 +79,11 @@ class AboutDialog(QDialog):
         return card
 
     def _buttons(self) -> QHBoxLayout:
-        self.copy_button = QPushButton(icon("copy"), "Copy versions", self)
-        self.copy_button.clicked.connect(self.copy)
+        self.copy_button = make.button("Copy versions", self.copy, self, picture="copy")
         close = QPushButton("Close", self)
         close.setDefault(True)
         close.clicked.connect(self.accept)
-        row = QHBoxLayout()
-        row.addWidget(self.copy_button)
-        row.addStretch(1)
-        row.addWidget(close)
-        return row
+        return make.row(self.copy_button, make.STRETCH, close, spacing=None)
 
     @Slot()
     def copy(self) -> None:

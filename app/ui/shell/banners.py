@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from PySide6.QtCore import QSize, Qt, Signal, Slot
-from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QPushButton, QSizePolicy, QToolButton, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QFrame, QSizePolicy, QVBoxLayout, QWidget
 
+from app.ui import make
 from app.ui.icons import icon
+from app.ui.looks import NOTICES, LookIcon
 from app.ui.notices import Notice, Notices
 from app.ui.shell.error_dialog import ErrorDialog
-from app.ui.shell.levels import LevelIcon, LevelLook
 from app.ui.theme import SPACING, ThemeKeeper
 
 MOST_SHOWN = 3
@@ -25,44 +26,31 @@ class Banner(QFrame):
         self.notice = notice
         self._theme = theme
         self.setObjectName("banner")
-        self._icon = LevelIcon(self)
-        row = QHBoxLayout(self)
-        row.setContentsMargins(2 * SPACING, SPACING, SPACING, SPACING)
-        row.setSpacing(SPACING)
-        row.addWidget(self._icon, 0, Qt.AlignmentFlag.AlignVCenter)
-        row.addSpacing(SPACING // 2)
-        row.addLayout(self._words(), 1)
+        self._icon = LookIcon(self)
+        row = make.row(
+            (self._icon, 0, Qt.AlignmentFlag.AlignVCenter), SPACING // 2, (self._words(), 1), within=self,
+            margins=(2 * SPACING, SPACING, SPACING, SPACING),
+        )  # fmt: skip
         for action in notice.actions:
-            button = QPushButton(action.text, self)
-            button.clicked.connect(action.run)
+            button = make.button(action.text, action.run, self)
             row.addWidget(button)
         if notice.details:
-            self.details_button = QPushButton("Details", self)
-            self.details_button.setProperty("role", "quiet")
-            self.details_button.setToolTip("All that is known of it, to read or to copy")
-            self.details_button.clicked.connect(self.show_details)
+            self.details_button = make.button(
+                "Details", self.show_details, self, role="quiet", tip="All that is known of it, to read or to copy"
+            )
             row.addWidget(self.details_button)
-        self.close_button = QToolButton(self)
-        self.close_button.setIcon(icon("x"))
+        self.close_button = make.tool("x", "Close", self._on_close, self, name="Close this banner")
         self.close_button.setIconSize(QSize(16, 16))
-        self.close_button.setToolTip("Close")
-        self.close_button.setAccessibleName("Close this banner")
-        self.close_button.clicked.connect(self._on_close)
         row.addWidget(self.close_button)
         self._apply_theme()
         theme.changed.connect(self._apply_theme)
 
     def _words(self) -> QVBoxLayout:
-        column = QVBoxLayout()
-        column.setSpacing(2)
+        column = make.column(spacing=2)
         for text, role in ((self.notice.text, "heading"), (self.notice.advice, "muted")):
             if not text:
                 continue
-            label = QLabel(text, self)
-            label.setProperty("role", role)
-            label.setWordWrap(True)
-            label.setTextFormat(Qt.TextFormat.PlainText)
-            label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+            label = make.label(text, role, self, wraps=True, is_plain=True, selectable=True)
             column.addWidget(label)
         return column
 
@@ -76,13 +64,13 @@ class Banner(QFrame):
 
     @Slot()
     def _apply_theme(self) -> None:
-        look = LevelLook.of(self.notice.level, self._theme.colors)
-        self._icon.show_look(look)
+        look, colors = NOTICES[self.notice.level], self._theme.colors
+        self._icon.show_look(look, colors)
         self.setAccessibleName(f"{look.word}: {self.notice.text} {self.notice.advice}".strip())
         # The muted grey is made for surfaces; on a coloured ground the text's own colour is what stays readable.
         self.setStyleSheet(
-            f"#banner {{ background: {look.soft.name()}; border: none; border-left: 3px solid {look.color.name()};"
-            f" border-radius: 0; }} #banner QLabel {{ color: {self._theme.colors.text.name()}; }}"
+            f"#banner {{ background: {look.soft(colors).name()}; border: none; border-radius: 0;"
+            f" border-left: 3px solid {look.of(colors).name()}; }} #banner QLabel {{ color: {colors.text.name()}; }}"
         )
 
 
@@ -97,13 +85,8 @@ class BannerBar(QWidget):
         self.setObjectName("banners")
         self.setAccessibleName("Banners")
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
-        self._column = QVBoxLayout(self)
-        self._column.setContentsMargins(0, 0, 0, 0)
-        self._column.setSpacing(1)
-        self.more = QPushButton(self)
-        self.more.setProperty("role", "quiet")
-        self.more.clicked.connect(self._on_more)
-        self._column.addWidget(self.more, 0, Qt.AlignmentFlag.AlignHCenter)
+        self.more = make.button("", self._on_more, self, role="quiet")
+        self._column = make.column((self.more, 0, Qt.AlignmentFlag.AlignHCenter), within=self, spacing=1)
         notices.banners_changed.connect(self._show)
         self._show()
 

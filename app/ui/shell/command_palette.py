@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from PySide6.QtCore import QEvent, QModelIndex, QObject, Qt, Slot
 from PySide6.QtGui import QKeyEvent
-from PySide6.QtWidgets import QDialog, QFrame, QHBoxLayout, QLabel, QLineEdit, QListView, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QDialog, QFrame, QLabel, QLineEdit, QListView, QWidget
 
+from app.ui import make
 from app.ui.icons import icon
 from app.ui.shell.palette_delegate import PaletteDelegate
 from app.ui.shell.palette_model import PaletteEntry, PaletteModel, PaletteProxy
@@ -47,26 +48,15 @@ class CommandPalette(QDialog):
         self.list.setAccessibleName("Commands")
         self.list.entered.connect(self.list.setCurrentIndex)
         self.list.clicked.connect(self._on_chosen)
-        self.empty = QLabel("No command is called that.", self)
-        self.empty.setProperty("role", "muted")
+        self.empty = make.label("No command is called that.", "muted", self)
         self.empty.setAlignment(Qt.AlignmentFlag.AlignCenter)
         self.empty.setContentsMargins(0, 2 * SPACING, 0, 2 * SPACING)
-        card = QFrame(self)
-        card.setProperty("role", "card")
-        column = QVBoxLayout(card)
-        column.setContentsMargins(SPACING, SPACING, SPACING, SPACING)
-        column.setSpacing(SPACING)
-        column.addWidget(self.input)
-        column.addWidget(self.list, 1)
-        column.addWidget(self.empty)
-        column.addWidget(self._help())
-        outer = QHBoxLayout(self)
-        outer.setContentsMargins(0, 0, 0, 0)
-        outer.addWidget(card)
+        card = make.dressed(QFrame(self), "card")
+        make.column(self.input, (self.list, 1), self.empty, self._help(), within=card, margins=SPACING)
+        make.row(card, within=self, spacing=None)
 
     def _help(self) -> QLabel:
-        label = QLabel("↑ ↓ to choose    Enter to run    Esc to close", self)
-        label.setProperty("role", "muted")
+        label = make.label("↑ ↓ to choose    Enter to run    Esc to close", "muted", self)
         label.setContentsMargins(SPACING, 0, SPACING, 0)
         return label
 

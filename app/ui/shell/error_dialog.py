@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from PySide6.QtCore import Qt, Slot
 from PySide6.QtGui import QGuiApplication
-from PySide6.QtWidgets import QDialog, QHBoxLayout, QLabel, QPlainTextEdit, QPushButton, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QDialog, QHBoxLayout, QLabel, QPlainTextEdit, QPushButton, QWidget
 
 from app.errors import ShardboardError
+from app.ui import make
 from app.ui.icons import icon
+from app.ui.looks import NOTICES, LookIcon
 from app.ui.notices import Level, Notice, details_of
-from app.ui.shell.levels import LevelIcon, LevelLook
 from app.ui.theme import SPACING, ThemeKeeper, monospace
 
 
@@ -24,17 +25,10 @@ class ErrorDialog(QDialog):
         self.setWindowTitle("Details")
         self.setObjectName("error-dialog")
         self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        self._icon = LevelIcon(self)
+        self._icon = LookIcon(self)
         title = self._label(what if why else notice.text, "title")
-        head = QHBoxLayout()
-        head.setSpacing(SPACING + 4)
-        head.addWidget(self._icon)
-        head.addWidget(title, 1)
-        column = QVBoxLayout(self)
-        column.setContentsMargins(3 * SPACING, 3 * SPACING, 3 * SPACING, 2 * SPACING)
-        column.setSpacing(SPACING)
-        column.addLayout(head)
-        column.addSpacing(SPACING)
+        head = make.row(self._icon, (title, 1), spacing=SPACING + 4)
+        column = make.column(head, SPACING, within=self, margins=(3 * SPACING, 3 * SPACING, 3 * SPACING, 2 * SPACING))
         if why:
             column.addWidget(self._label("What happened", "muted"))
             column.addWidget(self._label(why))
@@ -67,25 +61,19 @@ class ErrorDialog(QDialog):
         return cls(Notice(0, Level.ERROR, text, error.advice, details_of(what, error)), theme, parent)
 
     def _label(self, text: str, role: str = "") -> QLabel:
-        label = QLabel(text, self)
-        label.setWordWrap(True)
-        label.setTextFormat(Qt.TextFormat.PlainText)
-        label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        label = make.label(text, "", self, wraps=True, is_plain=True, selectable=True)
         if role:
             label.setProperty("role", role)
         return label
 
     def _buttons(self) -> QHBoxLayout:
-        self.copy_button = QPushButton(icon("copy"), "Copy", self)
-        self.copy_button.setToolTip("Copy everything that is written here")
-        self.copy_button.clicked.connect(self.copy)
+        self.copy_button = make.button(
+            "Copy", self.copy, self, picture="copy", tip="Copy everything that is written here"
+        )
         close = QPushButton("Close", self)
         close.setDefault(True)
         close.clicked.connect(self.accept)
-        row = QHBoxLayout()
-        row.addWidget(self.copy_button)
-        row.addStretch(1)
-        row.addWidget(close)
+        row = make.row(self.copy_button, make.STRETCH, close, spacing=None)
         close.setFocus()
         return row
 
@@ -100,4 +88,4 @@ class ErrorDialog(QDialog):
 
     @Slot()
     def _apply_theme(self) -> None:
-        self._icon.show_look(LevelLook.of(self._notice.level, self._theme.colors))
+        self._icon.show_look(NOTICES[self._notice.level], self._theme.colors)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from PySide6.QtCore import Qt, Slot
 from PySide6.QtGui import QResizeEvent, QShowEvent
-from PySide6.QtWidgets import QBoxLayout, QFrame, QHBoxLayout, QLabel, QPushButton, QScrollArea, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QBoxLayout, QFrame, QHBoxLayout, QLabel, QPushButton, QScrollArea, QWidget
 
+from app.ui import make
 from app.ui.icons import icon
 from app.ui.shell.pipeline_picture import LAYERS, PictureState, PipelinePicture
 from app.ui.shell.setup import Setup, SetupState
@@ -59,8 +60,7 @@ class WelcomePage(QScrollArea):
         self.primary.clicked.connect(self._on_primary)
         self.cancel.setToolTip("Stop here; what is done stays")
         self.cancel.clicked.connect(self.setup.cancel)
-        self.note = QLabel()
-        self.note.setProperty("role", "muted")
+        self.note = make.label("", "muted")
         self.note.setAlignment(Qt.AlignmentFlag.AlignHCenter)
         self.note.setWordWrap(True)
         self._cards_row = QBoxLayout(QBoxLayout.Direction.LeftToRight)
@@ -69,36 +69,31 @@ class WelcomePage(QScrollArea):
         self.refresh()
 
     def _build(self) -> None:
-        title = QLabel("One model, several machines")
-        title.setProperty("role", "title")
+        title = make.label("One model, several machines", "title")
         font = title.font()
         font.setPointSizeF(22)
         font.setWeight(font.Weight.DemiBold)
         title.setFont(font)
         title.setStyleSheet("font-size: 22pt;")
         title.setAlignment(Qt.AlignmentFlag.AlignHCenter)
-        lead = QLabel(
-            "Shardboard cuts a language model into parts and runs them as a pipeline. "
-            "Try it here first: two agents on this machine share a small model, and you talk to it."
+        lead = make.dressed(
+            QLabel(
+                "Shardboard cuts a language model into parts and runs them as a pipeline. "
+                "Try it here first: two agents on this machine share a small model, and you talk to it."
+            ),
+            "muted",
         )
-        lead.setProperty("role", "muted")
         lead.setWordWrap(True)
         lead.setAlignment(Qt.AlignmentFlag.AlignHCenter)
         self._cards_row.setSpacing(2 * SPACING)
         for card in self.cards:
             self._cards_row.addWidget(card, 1)
-        buttons = QHBoxLayout()
-        buttons.setSpacing(SPACING)
-        buttons.addStretch(1)
-        buttons.addWidget(self.primary)
-        buttons.addWidget(self.cancel)
-        buttons.addStretch(1)
+        buttons = make.row(make.STRETCH, self.primary, self.cancel, make.STRETCH)
         inside = QWidget()
         inside.setMaximumWidth(WIDEST)
-        column = QVBoxLayout(inside)
-        column.setContentsMargins(3 * SPACING, 4 * SPACING, 3 * SPACING, 3 * SPACING)
-        column.setSpacing(0)
-        column.addStretch(1)
+        column = make.column(
+            make.STRETCH, within=inside, margins=(3 * SPACING, 4 * SPACING, 3 * SPACING, 3 * SPACING), spacing=0
+        )
         for part, space in ((title, 1), (lead, 4), (self.picture, 3)):
             column.addWidget(part)
             column.addSpacing(space * SPACING)
@@ -111,21 +106,13 @@ class WelcomePage(QScrollArea):
         column.addLayout(self._links())
         column.addStretch(2)
         outer = QWidget()
-        row = QHBoxLayout(outer)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.addStretch(1)
-        row.addWidget(inside, 100)
-        row.addStretch(1)
+        make.row(make.STRETCH, (inside, 100), make.STRETCH, within=outer, spacing=None)
         self.setWidget(outer)
 
     def _links(self) -> QHBoxLayout:
-        own = QPushButton("I have machines and a model already")
-        own.clicked.connect(self._on_own)
-        invite = QPushButton("Invite another machine")
-        invite.clicked.connect(self._on_invite)
-        row = QHBoxLayout()
-        row.setSpacing(3 * SPACING)
-        row.addStretch(1)
+        own = make.button("I have machines and a model already", self._on_own)
+        invite = make.button("Invite another machine", self._on_invite)
+        row = make.row(make.STRETCH, spacing=3 * SPACING)
         for link, name in ((own, "welcome-own"), (invite, "welcome-invite")):
             link.setProperty("role", "link")
             link.setObjectName(name)

@@ -5,29 +5,27 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from PySide6.QtCore import Slot
-from PySide6.QtWidgets import (
-    QAbstractItemView,
-    QHBoxLayout,
-    QHeaderView,
-    QLabel,
-    QLineEdit,
-    QPushButton,
-    QTableView,
-    QWidget,
-)
+from PySide6.QtWidgets import QLineEdit, QWidget
 
 from app.errors import ShardboardError
+from app.figures import ago, clock
+from app.ui import make
 from app.ui.http_server import ServerState
-from app.ui.icons import icon
 from app.ui.nodes.copy_field import CopyField
-from app.ui.shell.keys_model import KeyColumn, KeysModel
 from app.ui.shell.preference_rows import Section
+from app.ui.tables import Column, RowsModel, Table
 from app.ui.theme import SPACING
 from app.ui.workbench import Workbench
 
 if TYPE_CHECKING:
     from app.registry import Registry
 
+COLUMNS = (
+    Column("Name", lambda key: key.name),
+    Column("Ends in", lambda key: f"…{key.hint}", "Ends in___"),
+    Column("Made", lambda key: clock(key.created_at), "2026-12-30 23:59:59__"),
+    Column("Last used", lambda key: ago(key.last_used_at), "59 min ago____"),
+)
 ROWS = 4
 """The table is so high; more of them scroll."""
 
@@ -41,8 +39,7 @@ class KeysSection(Section):
         self.add_words(
             "A program sends its key with each request: Authorization: Bearer sb-…. Only a hash of it is kept."
         )
-        self.model = KeysModel()
-        self.model.setParent(self)
+        self.model = RowsModel(COLUMNS, self)
         self.table = self._make_table()
         self.column.addWidget(self.table)
         self.none = self.add_words("There are no keys yet.")
@@ -51,23 +48,12 @@ class KeysSection(Section):
         self.name.setAccessibleName("Name of the new key")
         self.name.setObjectName("key-name")
         self.name.setMaxLength(64)
-        self.add = QPushButton(icon("plus"), "Add a key", self)
-        self.add.setAutoDefault(False)
-        self.remove = QPushButton(icon("trash-2"), "Remove", self)
-        self.remove.setAutoDefault(False)
-        self.confirm = QPushButton(self)
-        self.confirm.setAutoDefault(False)
-        self.confirm.setProperty("role", "danger")
-        row = QHBoxLayout()
-        row.setSpacing(SPACING)
-        row.addWidget(self.name, 1)
-        for button in (self.add, self.remove, self.confirm):
-            row.addWidget(button)
+        self.add = make.button("Add a key", None, self, picture="plus", by_return=False)
+        self.remove = make.button("Remove", None, self, picture="trash-2", by_return=False)
+        self.confirm = make.button("", None, self, role="danger", by_return=False)
+        row = make.row((self.name, 1), self.add, self.remove, self.confirm)
         self.column.addLayout(row)
-        self.error = QLabel(self)
-        self.error.setProperty("role", "error")
-        self.error.setWordWrap(True)
-        self.error.hide()
+        self.error = make.label("", "error", self, wraps=True, hidden=True)
         self.column.addWidget(self.error)
         self.fresh = CopyField("the new API key", self)
         self.once = self.add_words("Copy it now: it is not shown again.")
@@ -86,38 +72,24 @@ class KeysSection(Section):
         self._calm_down()
         self._read()
 
-    def _make_table(self) -> QTableView:
-        table = QTableView(self)
-        table.setModel(self.model)
-        table.setObjectName("keys-table")
-        table.setAccessibleName("API keys")
-        table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
-        table.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
-        table.setShowGrid(False)
-        table.setTabKeyNavigation(False)
-        table.verticalHeader().hide()
-        line = self.fontMetrics().height() + SPACING
-        table.verticalHeader().setDefaultSectionSize(line)
-        table.setFixedHeight((ROWS + 1) * line + SPACING)
-        header = table.horizontalHeader()
-        header.setHighlightSections(False)
-        header.setSectionResizeMode(KeyColumn.NAME, QHeaderView.ResizeMode.Stretch)
-        for column, text in ((KeyColumn.HINT, "Ends in___"), (KeyColumn.MADE, "2026-12-30 23:59:59__"),
-                             (KeyColumn.USED, "59 min ago____")):  # fmt: skip
-            header.resizeSection(column, self.fontMetrics().horizontalAdvance(text))
+    def _make_table(self) -> Table:
+        table = Table(self.model, self._workbench.theme, "API keys", key="keys-table", parent=self)
+        table.setSelectionMode(Table.SelectionMode.SingleSelection)
+        table.setFixedHeight((ROWS + 1) * table.verticalHeader().defaultSectionSize() + SPACING)
+        table.size_columns(COLUMNS, 0)
         return table
 
     # --- what there is ---
 
     def _read(self) -> None:
         call = self._workbench.bridge.read(lambda registry: tuple(registry.api_keys.list()), "reading the API keys")
-        call.done.connect(self.model.show_keys)
+        call.done.connect(self.model.show_rows)
         call.failed.connect(self._on_failed)
 
     @property
     def chosen(self) -> str | None:
         rows = self.table.selectionModel().selectedRows()
-        return self.model.name(rows[0].row()) if rows else None
+        return str(self.model.rows[rows[0].row()].name) if rows else None
 
     @Slot()
     def _calm_down(self) -> None:

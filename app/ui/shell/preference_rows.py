@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from PySide6.QtCore import Qt, Slot
-from PySide6.QtWidgets import QCheckBox, QComboBox, QFrame, QHBoxLayout, QLabel, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QCheckBox, QComboBox, QFrame, QLabel, QWidget
 
+from app.ui import make
 from app.ui.settings import Settings
 from app.ui.theme import SPACING
 
@@ -17,17 +18,14 @@ class Section(QFrame):
     def __init__(self, title: str, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.setProperty("role", "card")
-        self.column = QVBoxLayout(self)
-        self.column.setContentsMargins(2 * SPACING + 4, 2 * SPACING, 2 * SPACING + 4, 2 * SPACING)
-        self.column.setSpacing(SPACING + 4)
-        heading = QLabel(title, self)
-        heading.setProperty("role", "heading")
-        self.column.addWidget(heading)
+        heading = make.label(title, "heading", self)
+        self.column = make.column(
+            heading, within=self, margins=(2 * SPACING + 4, 2 * SPACING, 2 * SPACING + 4, 2 * SPACING),
+            spacing=SPACING + 4,
+        )  # fmt: skip
 
     def add_words(self, text: str) -> QLabel:
-        label = QLabel(text, self)
-        label.setProperty("role", "muted")
-        label.setWordWrap(True)
+        label = make.label(text, "muted", self, wraps=True)
         self.column.addWidget(label)
         return label
 
@@ -43,15 +41,9 @@ class Switch(QWidget):
         self.box.setAccessibleDescription(meaning)
         self.box.setChecked(bool(settings.get(key)))
         self.box.toggled.connect(self._on_toggled)
-        words = QLabel(meaning, self)
-        words.setProperty("role", "muted")
-        words.setWordWrap(True)
+        words = make.label(meaning, "muted", self, wraps=True)
         words.setContentsMargins(self.box.iconSize().width() + SPACING, 0, 0, 0)
-        column = QVBoxLayout(self)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(2)
-        column.addWidget(self.box)
-        column.addWidget(words)
+        make.column(self.box, words, within=self, spacing=2)
         settings.changed.connect(self._on_changed)
 
     @Slot(bool)
@@ -78,26 +70,17 @@ class Choice(QWidget):
     ) -> None:
         super().__init__(parent)
         self._settings, self._key = settings, key
-        self.box = QComboBox(self)
-        self.box.setObjectName(f"preference-{key}")
-        self.box.setAccessibleName(text)
+        self.box = make.dressed(QComboBox(self), key=f"preference-{key}", name=text)
         for value, words in options:
             self.box.addItem(words, value)
         self._show()
         self.box.currentIndexChanged.connect(self._on_chosen)
         label = QLabel(text, self)
         label.setBuddy(self.box)
-        row = QHBoxLayout()
-        row.addWidget(label, 1)
-        row.addWidget(self.box, 0, Qt.AlignmentFlag.AlignRight)
-        column = QVBoxLayout(self)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(2)
-        column.addLayout(row)
+        row = make.row((label, 1), (self.box, 0, Qt.AlignmentFlag.AlignRight), spacing=None)
+        column = make.column(row, within=self, spacing=2)
         if meaning:
-            note = QLabel(meaning, self)
-            note.setProperty("role", "muted")
-            note.setWordWrap(True)
+            note = make.label(meaning, "muted", self, wraps=True)
             self.box.setAccessibleDescription(meaning)
             column.addWidget(note)
         settings.changed.connect(self._on_changed)

@@ -3,18 +3,9 @@
 from __future__ import annotations
 
 from PySide6.QtCore import Qt, Slot
-from PySide6.QtWidgets import (
-    QDialog,
-    QFrame,
-    QHBoxLayout,
-    QLabel,
-    QPushButton,
-    QScrollArea,
-    QTabWidget,
-    QVBoxLayout,
-    QWidget,
-)
+from PySide6.QtWidgets import QDialog, QFrame, QHBoxLayout, QPushButton, QScrollArea, QTabWidget, QWidget
 
+from app.ui import make
 from app.ui.shell.keys_section import KeysSection
 from app.ui.shell.preference_rows import Choice, Section, Switch
 from app.ui.shell.records_section import RecordsSection
@@ -47,22 +38,17 @@ class PreferencesDialog(QDialog):
         self._add("Server", ServerSection(workbench), KeysSection(workbench))
         self._add("Records", RecordsSection(workbench))
         self._add("Storage", StorageSection(workbench))
-        column = QVBoxLayout(self)
-        column.setContentsMargins(0, SPACING, 0, 2 * SPACING)
-        column.addWidget(self.pages, 1)
-        column.addLayout(self._foot())
+        make.column((self.pages, 1), self._foot(), within=self, margins=(0, SPACING, 0, 2 * SPACING), spacing=None)
         em = self.fontMetrics()
         self.resize(em.averageCharWidth() * 104, em.lineSpacing() * 44)
         workbench.settings.changed.connect(self._on_changed)
 
     def _add(self, title: str, *sections: Section) -> None:
         inside = QWidget()
-        page = QVBoxLayout(inside)
-        page.setContentsMargins(3 * SPACING, 2 * SPACING, 3 * SPACING, SPACING)
-        page.setSpacing(2 * SPACING)
-        for section in sections:
-            page.addWidget(section)
-        page.addStretch(1)
+        make.column(
+            *sections, make.STRETCH, within=inside, margins=(3 * SPACING, 2 * SPACING, 3 * SPACING, SPACING),
+            spacing=2 * SPACING,
+        )  # fmt: skip
         area = QScrollArea()
         area.setWidgetResizable(True)
         area.setFrameShape(QFrame.Shape.NoFrame)
@@ -121,16 +107,11 @@ class PreferencesDialog(QDialog):
         section.column.addWidget(Switch(self._workbench.settings, key, text, meaning))
 
     def _foot(self) -> QHBoxLayout:
-        note = QLabel("Changes take effect at once.", self)
-        note.setProperty("role", "muted")
+        note = make.label("Changes take effect at once.", "muted", self)
         close = QPushButton("Close", self)
         close.setDefault(True)
         close.clicked.connect(self.accept)
-        row = QHBoxLayout()
-        row.setContentsMargins(3 * SPACING, 0, 3 * SPACING, 0)
-        row.addWidget(note, 1)
-        row.addWidget(close)
-        return row
+        return make.row((note, 1), close, margins=(3 * SPACING, 0, 3 * SPACING, 0), spacing=None)
 
     @Slot(str)
     def _on_changed(self, key: str) -> None:

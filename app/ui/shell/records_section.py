@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 from PySide6.QtCore import Slot
-from PySide6.QtWidgets import QCheckBox, QGridLayout, QHBoxLayout, QLabel, QPushButton, QSpinBox, QWidget
+from PySide6.QtWidgets import QCheckBox, QGridLayout, QLabel, QPushButton, QSpinBox, QWidget
 
 from app.controller_settings import GIB, RecordSettings
 from app.errors import ShardboardError
 from app.figures import size_text
-from app.ui.icons import icon
+from app.ui import make
 from app.ui.notices import Level
 from app.ui.shell.preference_rows import Section
 from app.ui.theme import SPACING
@@ -69,19 +69,13 @@ class RecordsSection(Section):
             "Without it there is no waterfall and no explanation of what took the time.",
         )  # fmt: skip
         self.used = self.add_words("Counting…")
-        self.prune = QPushButton(icon("trash-2"), "Prune now…", self)
+        self.prune = make.button("Prune now…", None, self, picture="trash-2")
         self.prune.setObjectName("records-prune")
-        self.confirm = QPushButton(self)
-        self.confirm.setObjectName("records-prune-confirm")
-        self.confirm.setProperty("role", "danger")
+        self.confirm = make.dressed(QPushButton(self), "danger", key="records-prune-confirm")
         self.keep = QPushButton("Keep it", self)
         for button in (self.prune, self.confirm, self.keep):
             button.setAutoDefault(False)
-        row = QHBoxLayout()
-        row.setSpacing(SPACING)
-        row.addWidget(self.used, 1)
-        for button in (self.prune, self.confirm, self.keep):
-            row.addWidget(button)
+        row = make.row((self.used, 1), self.prune, self.confirm, self.keep)
         self.column.addLayout(row)
         self.days.valueChanged.connect(self._on_changed)
         self.limit.valueChanged.connect(self._on_changed)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QSize, Qt, QUrl, Slot
+from PySide6.QtCore import Qt, QUrl, Slot
 from PySide6.QtGui import QDesktopServices
-from PySide6.QtWidgets import QCheckBox, QComboBox, QGridLayout, QHBoxLayout, QLabel, QPushButton, QSpinBox, QWidget
+from PySide6.QtWidgets import QCheckBox, QComboBox, QGridLayout, QLabel, QSpinBox, QWidget
 
 from app.controller_settings import DEFAULT_PORT
+from app.ui import make
 from app.ui.http_server import ServerState
-from app.ui.icons import icon
+from app.ui.icons import mark
 from app.ui.nodes.copy_field import CopyField
 from app.ui.shell.preference_rows import Section
 from app.ui.theme import SPACING
@@ -32,28 +33,16 @@ class ServerSection(Section):
         self.enabled.clicked.connect(self._on_enabled)
         self.column.addWidget(self.enabled)
         self._mark = QLabel(self)
-        self.told = QLabel(self)
-        self.told.setWordWrap(True)
-        self.told.setTextFormat(Qt.TextFormat.PlainText)
-        self.told.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        self.told.setAccessibleName("State of the server")
-        self.again = QPushButton("Try again", self)
-        self.again.clicked.connect(self._server.try_again)
-        row = QHBoxLayout()
-        row.setSpacing(SPACING)
-        row.addWidget(self._mark, 0, Qt.AlignmentFlag.AlignTop)
-        row.addWidget(self.told, 1)
-        row.addWidget(self.again, 0, Qt.AlignmentFlag.AlignTop)
+        self.told = make.label("", "", self, wraps=True, is_plain=True, selectable=True, name="State of the server")
+        self.again = make.button("Try again", self._server.try_again, self)
+        row = make.row(
+            (self._mark, 0, Qt.AlignmentFlag.AlignTop), (self.told, 1), (self.again, 0, Qt.AlignmentFlag.AlignTop)
+        )
         self.column.addLayout(row)
         self.url = CopyField("the server's address", self)
-        self.browse = QPushButton(icon("external-link"), "Open in browser", self)
-        self.browse.clicked.connect(self._on_browse)
+        self.browse = make.button("Open in browser", self._on_browse, self, picture="external-link")
         self._place = QWidget(self)
-        place = QHBoxLayout(self._place)
-        place.setContentsMargins(0, 0, 0, 0)
-        place.setSpacing(SPACING)
-        place.addWidget(self.url, 1)
-        place.addWidget(self.browse, 0, Qt.AlignmentFlag.AlignVCenter)
+        make.row((self.url, 1), (self.browse, 0, Qt.AlignmentFlag.AlignVCenter), within=self._place)
         self.column.addWidget(self._place)
         self.column.addLayout(self._fields())
         self.demand = QCheckBox("Demand an API key on this machine, too", self)
@@ -141,7 +130,7 @@ class ServerSection(Section):
                 name, color, text = "circle-alert", colors.error, str(server.error)
             case _:
                 name, color, text = "power-off", colors.muted, "Off"
-        self._mark.setPixmap(icon(name, color).pixmap(QSize(16, 16)))
+        self._mark.setPixmap(mark(name, color))
         self.told.setText(text)
 
     # --- changing ---

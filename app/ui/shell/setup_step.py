@@ -6,9 +6,10 @@ import time
 from dataclasses import dataclass
 from enum import StrEnum
 
-from PySide6.QtCore import QObject, QTimer, Signal, Slot
+from PySide6.QtCore import QObject, Signal, Slot
 
 from app.errors import ShardboardError
+from app.ui import make
 from app.ui.bridge import Call
 from app.ui.workbench import Workbench
 
@@ -52,10 +53,7 @@ class SetupStep(QObject):
         self.error: ShardboardError | None = None
         self._is_running = False
         self._began = 0.0
-        self._arrival = QTimer(self)
-        self._arrival.setSingleShot(True)
-        self._arrival.setInterval(ARRIVAL_MILLISECONDS)
-        self._arrival.timeout.connect(self._on_missing)
+        self._arrival = make.timer(self, self._on_missing, ARRIVAL_MILLISECONDS)
 
     @property
     def state(self) -> StepState:

@@ -19,6 +19,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
+from app.ui import make
 from app.ui.icons import icon
 from app.ui.theme import SPACING
 
@@ -54,15 +55,11 @@ class ShortcutsDialog(QDialog):
         close = QPushButton("Close", self)
         close.setDefault(True)
         close.clicked.connect(self.accept)
-        foot = QHBoxLayout()
-        foot.addStretch(1)
-        foot.addWidget(close)
-        column = QVBoxLayout(self)
-        column.setContentsMargins(3 * SPACING, 3 * SPACING, 3 * SPACING, 2 * SPACING)
-        column.setSpacing(2 * SPACING)
-        column.addWidget(self.search)
-        column.addWidget(self._area, 1)
-        column.addLayout(foot)
+        foot = make.row(make.STRETCH, close, spacing=None)
+        make.column(
+            self.search, (self._area, 1), foot, within=self,
+            margins=(3 * SPACING, 3 * SPACING, 3 * SPACING, 2 * SPACING), spacing=2 * SPACING,
+        )  # fmt: skip
         em = self.fontMetrics()
         self.resize(em.averageCharWidth() * 116, em.lineSpacing() * 34)
         self._show("")
@@ -83,13 +80,10 @@ class ShortcutsDialog(QDialog):
         for entry in self.shown:
             groups.setdefault(entry.group, []).append(entry)
         inside = QWidget()
-        row = QHBoxLayout(inside)
-        row.setContentsMargins(0, 0, SPACING, 0)
-        row.setSpacing(2 * SPACING)
+        row = make.row(within=inside, margins=(0, 0, SPACING, 0), spacing=2 * SPACING)
         sides: list[tuple[int, QVBoxLayout]] = []
         for _ in range(2):
-            side = QVBoxLayout()
-            side.setSpacing(2 * SPACING)
+            side = make.column(spacing=2 * SPACING)
             row.addLayout(side, 1)
             sides.append((0, side))
         for group, entries in groups.items():
@@ -99,8 +93,7 @@ class ShortcutsDialog(QDialog):
             side.addWidget(_card(group, entries, inside))
             sides[which] = (height + len(entries) + 2, side)
         if not groups:
-            none = QLabel("There is no such shortcut.", inside)
-            none.setProperty("role", "muted")
+            none = make.label("There is no such shortcut.", "muted", inside)
             sides[0][1].addWidget(none)
         for _, side in sides:
             side.addStretch(1)
@@ -108,34 +101,26 @@ class ShortcutsDialog(QDialog):
 
 
 def _card(title: str, entries: Sequence[ShortcutEntry], parent: QWidget) -> QFrame:
-    card = QFrame(parent)
-    card.setProperty("role", "card")
+    card = make.dressed(QFrame(parent), "card")
     grid = QGridLayout(card)
     grid.setContentsMargins(2 * SPACING, SPACING + 4, 2 * SPACING, SPACING + 4)
     grid.setVerticalSpacing(SPACING // 2 + 2)
     grid.setColumnStretch(0, 1)
-    heading = QLabel(title, card)
-    heading.setProperty("role", "heading")
+    heading = make.label(title, "heading", card)
     grid.addWidget(heading, 0, 0, 1, 2)
     for number, entry in enumerate(entries, start=1):
-        text = QLabel(entry.text, card)
-        text.setWordWrap(True)
+        text = make.label(entry.text, "", card, wraps=True)
         grid.addWidget(text, number, 0)
         grid.addLayout(_keys(entry.keys, card), number, 1)
     return card
 
 
 def _keys(keys: str, parent: QWidget) -> QHBoxLayout:
-    row = QHBoxLayout()
-    row.setSpacing(SPACING // 2)
-    row.addStretch(1)
+    row = make.row(make.STRETCH, spacing=SPACING // 2)
     for key in keys.replace("++", "+Plus").split("+"):
-        cap = QFrame(parent)
-        cap.setProperty("role", "sunken")
-        inside = QHBoxLayout(cap)
-        inside.setContentsMargins(SPACING, 2, SPACING, 2)
+        cap = make.dressed(QFrame(parent), "sunken")
         label = QLabel("+" if key == "Plus" else key, cap)
         label.setAlignment(Qt.AlignmentFlag.AlignCenter)
-        inside.addWidget(label)
+        make.row(label, within=cap, margins=(SPACING, 2, SPACING, 2), spacing=None)
         row.addWidget(cap)
     return row

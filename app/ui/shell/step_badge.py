@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QRectF, QSize, Qt, QTimer, Slot
+from PySide6.QtCore import QRectF, QSize, Qt, Slot
 from PySide6.QtGui import QHideEvent, QPainter, QPaintEvent, QPen, QShowEvent
 from PySide6.QtWidgets import QWidget
 
+from app.ui import make
 from app.ui.icons import draw_icon
 from app.ui.shell.setup_step import StepState
 from app.ui.theme import ThemeKeeper
@@ -22,9 +23,7 @@ class StepBadge(QWidget):
         self._number, self._theme, self._animated = number, theme, animated
         self._state = StepState.WAITING
         self._angle = 90
-        self._clock = QTimer(self)
-        self._clock.setInterval(FRAME_MILLISECONDS)
-        self._clock.timeout.connect(self._turn)
+        self._clock = make.timer(self, self._turn, FRAME_MILLISECONDS, once=False)
         theme.changed.connect(self.update)
         self.setFixedSize(self.sizeHint())
 

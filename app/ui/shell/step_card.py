@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import Qt, QTimer, Signal, Slot
+from PySide6.QtCore import Qt, Signal, Slot
 from PySide6.QtGui import QHideEvent, QShowEvent
-from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QProgressBar, QPushButton, QSizePolicy, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QFrame, QLabel, QProgressBar, QPushButton, QSizePolicy, QWidget
 
 from app.figures import amount_text, time_left
+from app.ui import make
 from app.ui.icons import icon
 from app.ui.shell.error_dialog import ErrorDialog
 from app.ui.shell.setup_step import SetupStep, StepState
@@ -34,15 +35,11 @@ class StepCard(QFrame):
         self.setObjectName(f"welcome-step-{number}")
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
         self.badge = StepBadge(number, theme, animated, self)
-        title = QLabel(step.title, self)
-        title.setProperty("role", "heading")
+        title = make.label(step.title, "heading", self)
         font = title.font()
         font.setPointSizeF(font.pointSizeF() * 1.15)
         title.setFont(font)
-        head = QHBoxLayout()
-        head.setSpacing(SPACING + 4)
-        head.addWidget(self.badge)
-        head.addWidget(title, 1)
+        head = make.row(self.badge, (title, 1), spacing=SPACING + 4)
         self._description = self._words(description, "muted")
         self.status = self._words("", "")
         self.status.setMinimumHeight(2 * self.fontMetrics().lineSpacing())
@@ -53,37 +50,22 @@ class StepCard(QFrame):
         self.button = QPushButton(button, self)
         self.button.setObjectName(f"welcome-step-{number}-button")
         self.button.clicked.connect(self._on_pressed)
-        self.details = QPushButton("Details", self)
-        self.details.setProperty("role", "quiet")
-        self.details.clicked.connect(self._show_details)
+        self.details = make.button("Details", self._show_details, self, role="quiet")
         for part in (self.bar, self.button):  # the card keeps its height while they come and go
             policy = part.sizePolicy()
             policy.setRetainSizeWhenHidden(True)
             part.setSizePolicy(policy)
-        foot = QHBoxLayout()
-        foot.setSpacing(SPACING)
-        foot.addWidget(self.button)
-        foot.addWidget(self.details)
-        foot.addStretch(1)
-        column = QVBoxLayout(self)
-        column.setContentsMargins(2 * SPACING + 4, 2 * SPACING + 4, 2 * SPACING + 4, 2 * SPACING + 4)
-        column.setSpacing(SPACING + 4)
-        column.addLayout(head)
-        column.addWidget(self._description)
-        column.addStretch(1)
-        column.addWidget(self.status)
-        column.addWidget(self.bar)
-        column.addLayout(foot)
-        self._clock = QTimer(self)
-        self._clock.setInterval(1000)
-        self._clock.timeout.connect(self.refresh)
+        foot = make.row(self.button, self.details, make.STRETCH)
+        make.column(
+            head, self._description, make.STRETCH, self.status, self.bar, foot, within=self, margins=2 * SPACING + 4,
+            spacing=SPACING + 4,
+        )  # fmt: skip
+        self._clock = make.timer(self, self.refresh, 1000, once=False)
         theme.changed.connect(self.refresh)
         self.refresh()
 
     def _words(self, text: str, role: str) -> QLabel:
-        label = QLabel(text, self)
-        label.setWordWrap(True)
-        label.setTextFormat(Qt.TextFormat.PlainText)
+        label = make.label(text, "", self, wraps=True, is_plain=True)
         if role:
             label.setProperty("role", role)
         return label
@@ -129,10 +111,7 @@ class StepCard(QFrame):
         return ""
 
     def _paint_status(self, role: str) -> None:
-        if self.status.property("role") != role:
-            self.status.setProperty("role", role)
-            self.status.style().unpolish(self.status)
-            self.status.style().polish(self.status)
+        make.change_role(self.status, role)
 
     def _run_clock(self) -> None:
         wanted = self.step.state is StepState.RUNNING and self.isVisible()

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 from PySide6.QtCore import Qt, QUrl, Slot
 from PySide6.QtGui import QDesktopServices
-from PySide6.QtWidgets import QGridLayout, QLabel, QPushButton, QWidget
+from PySide6.QtWidgets import QGridLayout, QLabel, QWidget
 
 from app.errors import ShardboardError
 from app.figures import size_text
 from app.paths import Home
-from app.ui.icons import icon
+from app.ui import make
 from app.ui.shell.preference_rows import Section
 from app.ui.theme import SPACING
 from app.ui.workbench import Workbench
@@ -57,8 +57,7 @@ class StorageSection(Section):
         call.failed.connect(self._on_failed)
 
     def _row(self, grid: QGridLayout, number: int, name: str, folder: Path, figure: str) -> None:
-        label = QLabel(name, self)
-        label.setProperty("role", "muted")
+        label = make.label(name, "muted", self)
         place = QLabel(self)
         place.setText(place.fontMetrics().elidedText(str(folder), Qt.TextElideMode.ElideMiddle, 340))
         place.setToolTip(str(folder))
@@ -67,10 +66,9 @@ class StorageSection(Section):
         size.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
         if figure:
             self._sizes[figure] = size
-        button = QPushButton(icon("folder-open"), "Open", self)
-        button.setProperty("role", "quiet")
-        button.setAccessibleName(f"Open the folder: {name}")
-        button.clicked.connect(_opener(folder))
+        button = make.button(
+            "Open", _opener(folder), self, picture="folder-open", role="quiet", name=f"Open the folder: {name}"
+        )
         for column, widget in enumerate((label, place, size, button)):
             grid.addWidget(widget, number, column)
 

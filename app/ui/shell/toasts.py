@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QEvent, QObject, Qt, QTimer, QVariantAnimation, Signal, Slot
+from PySide6.QtCore import QEvent, QObject, Qt, QVariantAnimation, Signal, Slot
 from PySide6.QtGui import QAccessible, QAccessibleEvent, QColor
 from PySide6.QtWidgets import (
     QApplication,
@@ -10,17 +10,14 @@ from PySide6.QtWidgets import (
     QGraphicsDropShadowEffect,
     QGraphicsOpacityEffect,
     QHBoxLayout,
-    QLabel,
-    QPushButton,
-    QToolButton,
     QVBoxLayout,
     QWidget,
 )
 
-from app.ui.icons import icon
+from app.ui import make
+from app.ui.looks import NOTICES, LookIcon
 from app.ui.notices import Notice, NoticeAction, Notices
 from app.ui.settings import Settings
-from app.ui.shell.levels import LevelIcon, LevelLook
 from app.ui.theme import SPACING, ThemeKeeper
 
 MOST_SHOWN = 4
@@ -46,41 +43,26 @@ class Toast(QFrame):
         self._theme = theme
         self.setProperty("role", "card")
         self.setObjectName("toast")
-        self._icon = LevelIcon(self)
-        self._text = QLabel(notice.text, self)
-        self._text.setWordWrap(True)
-        self._text.setTextFormat(Qt.TextFormat.PlainText)
-        self._close = QToolButton(self)
-        self._close.setIcon(icon("x"))
-        self._close.setAccessibleName("Close this note")
-        self._close.setToolTip("Close")
+        self._icon = LookIcon(self)
+        self._text = make.label(notice.text, "", self, wraps=True, is_plain=True)
+        self._close = make.tool("x", "Close", self.leave, self, name="Close this note")
         self._close.setAutoRaise(True)
-        self._close.clicked.connect(self.leave)
-        row = QHBoxLayout()
-        row.setSpacing(SPACING + SPACING // 2)
-        row.addWidget(self._icon, 0, Qt.AlignmentFlag.AlignVCenter)
-        row.addWidget(self._text, 1)
-        row.addWidget(self._close, 0, Qt.AlignmentFlag.AlignVCenter)
-        column = QVBoxLayout(self)
-        column.setContentsMargins(MARGIN, SPACING + 4, SPACING, SPACING + 4)
-        column.setSpacing(SPACING)
-        column.addLayout(row)
+        row = make.row(
+            (self._icon, 0, Qt.AlignmentFlag.AlignVCenter), (self._text, 1),
+            (self._close, 0, Qt.AlignmentFlag.AlignVCenter), spacing=SPACING + SPACING // 2,
+        )  # fmt: skip
+        column = make.column(row, within=self, margins=(MARGIN, SPACING + 4, SPACING, SPACING + 4))
         if notice.actions:
             column.addLayout(self._buttons(notice.actions))
-        self._timer = QTimer(self)
-        self._timer.setSingleShot(True)
-        self._timer.timeout.connect(self._on_time)
+        self._timer = make.timer(self, self._on_time)
         self._timer.start(int(1000 * (SECONDS_WITH_ACTIONS if notice.actions else SECONDS)))
         self._apply_theme()
         theme.changed.connect(self._apply_theme)
 
     def _buttons(self, actions: tuple[NoticeAction, ...]) -> QHBoxLayout:
-        row = QHBoxLayout()
-        row.setContentsMargins(self._icon.width() + SPACING + SPACING // 2, 0, 0, 0)
-        row.setSpacing(SPACING)
+        row = make.row(margins=(self._icon.width() + SPACING + SPACING // 2, 0, 0, 0))
         for action in actions:
-            button = QPushButton(action.text, self)
-            button.clicked.connect(action.run)
+            button = make.button(action.text, action.run, self)
             button.clicked.connect(self.leave)
             row.addWidget(button)
         row.addStretch(1)
@@ -109,8 +91,8 @@ class Toast(QFrame):
 
     @Slot()
     def _apply_theme(self) -> None:
-        look = LevelLook.of(self.notice.level, self._theme.colors)
-        self._icon.show_look(look)
+        look, colors = NOTICES[self.notice.level], self._theme.colors
+        self._icon.show_look(look, colors)
         self.setAccessibleName(f"{look.word}: {self.notice.text}")
 
     def cast_shadow(self) -> None:

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from PySide6.QtCore import QObject, Qt, QTimer, Signal, Slot
-from PySide6.QtWidgets import QDialog, QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
+from PySide6.QtCore import QObject, Signal, Slot
+from PySide6.QtWidgets import QDialog, QLabel, QProgressBar, QPushButton, QWidget
 
+from app.ui import make
 from app.ui.theme import SPACING
 from app.ui.workbench import Workbench
 
@@ -38,26 +39,18 @@ class AskDialog(QDialog):
         self.answer = Answer.STAY
         self.setWindowTitle("Work is under way")
         self.setObjectName("closing-ask")
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(3 * SPACING, 3 * SPACING, 3 * SPACING, 2 * SPACING)
-        layout.setSpacing(SPACING)
-        title = QLabel("Work is under way")
-        title.setProperty("role", "title")
-        layout.addWidget(title)
-        listed = QLabel("\n".join(f"•  {text}" for text in under_way))
-        listed.setWordWrap(True)
-        listed.setTextFormat(Qt.TextFormat.PlainText)
-        layout.addWidget(listed)
+        title = make.label("Work is under way", "title")
+        listed = make.label("\n".join(f"•  {text}" for text in under_way), wraps=True, is_plain=True)
         note = QLabel(
             "If you stop it: answers keep the text they have, weights that were sent stay on their nodes, downloads go "
             "on where they were, half-written shard folders are removed."
         )
         note.setWordWrap(True)
         note.setProperty("role", "muted")
-        layout.addWidget(note)
-        layout.addSpacing(SPACING)
-        buttons = QHBoxLayout()
-        buttons.addStretch(1)
+        layout = make.column(
+            title, listed, note, SPACING, within=self, margins=(3 * SPACING, 3 * SPACING, 3 * SPACING, 2 * SPACING)
+        )
+        buttons = make.row(make.STRETCH, spacing=None)
         for text, answer, name in (
             ("Stop it and close", Answer.STOP, "closing-stop"),
             ("Close when it is done", Answer.WAIT, "closing-wait"),
@@ -89,15 +82,14 @@ class ClosingDialog(QDialog):
         super().__init__(parent)
         self.setWindowTitle("Closing")
         self.setModal(True)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(3 * SPACING, 2 * SPACING, 3 * SPACING, 3 * SPACING)
         self._text = QLabel("Closing")
-        layout.addWidget(self._text)
         bar = QProgressBar()
         bar.setRange(0, 0)
         bar.setTextVisible(False)
         bar.setAccessibleName("Closing")
-        layout.addWidget(bar)
+        make.column(
+            self._text, bar, within=self, margins=(3 * SPACING, 2 * SPACING, 3 * SPACING, 3 * SPACING), spacing=None
+        )
         self.setMinimumWidth(320)
 
     def say(self, text: str) -> None:
@@ -124,9 +116,7 @@ class Closing(QObject):
         """Cancel all jobs; the rest follows when they have cleaned up behind themselves."""
         self.step.emit("Ending jobs")
         jobs = self._workbench.jobs
-        self._patience = QTimer(self)
-        self._patience.setSingleShot(True)
-        self._patience.timeout.connect(self._jobs_ended)
+        self._patience = make.timer(self, self._jobs_ended)
         self._patience.start(JOBS_MILLISECONDS)
         jobs.job_ended.connect(self._on_job_ended)
         for job in jobs.busy():

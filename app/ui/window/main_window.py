@@ -5,11 +5,12 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from PySide6.QtCore import QByteArray, Qt, QTimer, QUrl, Signal, Slot
+from PySide6.QtCore import QByteArray, Qt, QUrl, Signal, Slot
 from PySide6.QtGui import QActionGroup, QCloseEvent, QDesktopServices, QKeySequence
-from PySide6.QtWidgets import QDockWidget, QHBoxLayout, QMainWindow, QStackedWidget, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QDockWidget, QMainWindow, QStackedWidget, QWidget
 
 from app.errors import ShardboardError
+from app.ui import make
 from app.ui.icons import icon
 from app.ui.screen import Screen
 from app.ui.shell.banners import BannerBar
@@ -88,17 +89,9 @@ class MainWindow(QMainWindow):
         self.pages.addWidget(self.opening)
         self._banners = BannerBar(workbench.notices, workbench.theme)
         middle = QWidget()
-        column = QVBoxLayout(middle)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(0)
-        column.addWidget(self._banners)
-        column.addWidget(self.pages, 1)
+        make.column(self._banners, (self.pages, 1), within=middle, spacing=0)
         central = QWidget()
-        row = QHBoxLayout(central)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.setSpacing(0)
-        row.addWidget(self.rail)
-        row.addWidget(middle, 1)
+        make.row(self.rail, (middle, 1), within=central, spacing=0)
         self.setCentralWidget(central)
         self._toasts = ToastArea(workbench.notices, workbench.theme, central, workbench.settings)
         self.status = StatusBar(workbench)
@@ -107,9 +100,7 @@ class MainWindow(QMainWindow):
         self.menus = Menus(self.menuBar())
         self._fill_menus()
 
-        self._later = QTimer(self)
-        self._later.setInterval(500)
-        self._later.timeout.connect(self._close_when_idle)
+        self._later = make.timer(self, self._close_when_idle, 500, once=False)
         workbench.navigate.connect(self.open_screen)
         workbench.cluster.loaded.connect(self._on_loaded)
         workbench.bridge.open_failed.connect(self._on_open_failed)

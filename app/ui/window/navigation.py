@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from PySide6.QtCore import QSize, Qt, Signal, Slot
 from PySide6.QtGui import QAction
-from PySide6.QtWidgets import QAbstractButton, QButtonGroup, QFrame, QSizePolicy, QToolButton, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QAbstractButton, QButtonGroup, QFrame, QSizePolicy, QToolButton, QWidget
 
+from app.ui import make
 from app.ui.icons import icon
 from app.ui.theme import SPACING
 
@@ -26,9 +27,7 @@ class NavigationRail(QFrame):
         self._group = QButtonGroup(self)
         self._group.setExclusive(True)
         self._buttons: dict[str, QToolButton] = {}
-        self._layout = QVBoxLayout(self)
-        self._layout.setContentsMargins(SPACING, SPACING, SPACING, SPACING)
-        self._layout.setSpacing(SPACING // 2)
+        self._layout = make.column(within=self, margins=SPACING, spacing=SPACING // 2)
         for number, (key, title, icon_name) in enumerate(entries, start=1):
             button = self._button(title, icon_name)
             button.setCheckable(True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QSize, Qt, Signal
-from PySide6.QtWidgets import QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
+from PySide6.QtCore import Qt, Signal
+from PySide6.QtWidgets import QLabel, QVBoxLayout, QWidget
 
 from app.errors import ShardboardError
-from app.ui.icons import icon
+from app.ui import make
+from app.ui.icons import mark
 from app.ui.theme import SPACING
 
 
@@ -22,22 +23,15 @@ class OpeningPage(QWidget):
         layout.setSpacing(SPACING)
         self._mark = QLabel()
         self._mark.setAlignment(Qt.AlignmentFlag.AlignCenter)
-        self._title = QLabel()
-        self._title.setProperty("role", "title")
+        self._title = make.label("", "title")
         self._title.setAlignment(Qt.AlignmentFlag.AlignCenter)
-        self._text = QLabel()
-        self._text.setWordWrap(True)
+        self._text = make.label(wraps=True)
         self._text.setMaximumWidth(560)
         self._text.setMinimumWidth(420)
         self._text.setAlignment(Qt.AlignmentFlag.AlignCenter)
         self._text.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        self._again = QPushButton("Try again")
-        self._again.setProperty("role", "primary")
-        self._again.clicked.connect(self.try_again)
-        buttons = QHBoxLayout()
-        buttons.addStretch(1)
-        buttons.addWidget(self._again)
-        buttons.addStretch(1)
+        self._again = make.button("Try again", self.try_again, role="primary")
+        buttons = make.row(make.STRETCH, self._again, make.STRETCH, spacing=None)
         for widget in (self._mark, self._title, self._text):
             layout.addWidget(widget, 0, Qt.AlignmentFlag.AlignHCenter)
         layout.addSpacing(SPACING)
@@ -46,7 +40,7 @@ class OpeningPage(QWidget):
 
     def show_error(self, error: ShardboardError) -> None:
         """The registry could not be opened."""
-        self._mark.setPixmap(icon("circle-alert").pixmap(QSize(40, 40)))
+        self._mark.setPixmap(mark("circle-alert", side=40))
         self._title.setText("Shardboard could not open its registry")
         self._text.setText(f"{error.message}\n{error.advice}")
         self._again.show()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from PySide6.QtCore import Qt, QTimer, Slot
+from PySide6.QtCore import Qt, Slot
 from PySide6.QtWidgets import QPushButton, QStatusBar, QWidget
 
 from app.cluster.node_state import NodeState
 from app.figures import token_rate
+from app.ui import make
 from app.ui.http_server import ServerState
 from app.ui.workbench import Workbench
 
@@ -28,9 +29,7 @@ class StatusBar(QStatusBar):
         self._speed = self._figure("nodes", "Tokens per second of all deployments together")
         self.server = self._figure("preferences", "The HTTP server of this window")
         self.server.setProperty("page", "Server")
-        self._refresh = QTimer(self)
-        self._refresh.setInterval(500)
-        self._refresh.timeout.connect(self._show_speed)
+        self._refresh = make.timer(self, self._show_speed, 500, once=False)
         cluster = workbench.cluster
         cluster.nodes_reset.connect(self._show_nodes)
         cluster.nodes_changed.connect(self._show_nodes)
@@ -44,8 +43,7 @@ class StatusBar(QStatusBar):
         self._show_server()
 
     def _figure(self, screen: str, meaning: str) -> QPushButton:
-        button = QPushButton(self)
-        button.setProperty("role", "quiet")
+        button = make.button("", None, self, role="quiet")
         button.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         button.setToolTip(meaning)
         button.setProperty("screen", screen)
@@ -55,9 +53,7 @@ class StatusBar(QStatusBar):
 
     def show_jobs(self, dock: JobsDock) -> None:
         """Tell at the right what the jobs dock says in short; a click shows the dock."""
-        button = QPushButton(dock.summary, self)
-        button.setObjectName("status-jobs")
-        button.setProperty("role", "quiet")
+        button = make.dressed(QPushButton(dock.summary, self), "quiet", key="status-jobs")
         button.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         button.setToolTip("Jobs (Ctrl+J)")
         button.setVisible(bool(dock.summary))

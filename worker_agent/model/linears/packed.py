@@ -27,6 +27,12 @@ ROWS = 8
 """How many rows of tokens the packed layout is made for; measured best also for one row."""
 
 
+def being_recorded() -> bool:
+    """Whether what this thread computes is being recorded as TorchScript; never where torch has none any more."""
+    state = getattr(torch._C, "_get_tracing_state", None)
+    return state is not None and state() is not None
+
+
 class PackedLinear(nn.Module):
     """`nn.Linear` over a weight in oneDNN's blocked layout."""
 
@@ -40,7 +46,7 @@ class PackedLinear(nn.Module):
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """[..., in] -> [..., out]"""
-        if torch._C._get_tracing_state() is not None:
+        if being_recorded():
             recorded: torch.Tensor = torch.ops.shardboard.packed_linear(rows, self._handle, self.bias)
             return recorded
         return _packed_linear(rows, self._handle, self.bias)

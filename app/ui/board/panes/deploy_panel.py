@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from PySide6.QtCore import QSize, Qt, Slot
-from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
+from PySide6.QtCore import Slot
+from PySide6.QtWidgets import QFrame, QLabel, QProgressBar, QPushButton, QWidget
 
+from app.ui import make
 from app.ui.board.deploying import progress_text
 from app.ui.board.panes.giving_way import ElidedLabel, FlowLayout
-from app.ui.icons import icon
+from app.ui.icons import mark
 from app.ui.theme import SPACING
 
 if TYPE_CHECKING:
@@ -25,17 +26,12 @@ class DeployPanel(QFrame):
         super().__init__(parent)
         self.setProperty("role", "panel")
         self._board, self._deploying = board, board.deploying
-        self.head = ElidedLabel()
-        self.head.setProperty("role", "heading")
+        self.head = make.dressed(ElidedLabel(), "heading")
         self.bar = QProgressBar()
         self.bar.setTextVisible(False)
         self.bar.setAccessibleName("Progress of the deployment")
-        self.text = ElidedLabel()
-        self.text.setProperty("role", "muted")
-        self.reason = QLabel()
-        self.reason.setWordWrap(True)
-        self.reason.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        self.reason.setTextFormat(Qt.TextFormat.PlainText)
+        self.text = make.dressed(ElidedLabel(), "muted")
+        self.reason = make.label(wraps=True, selectable=True, is_plain=True)
         self._icon = QLabel()
         self.cancel = _button("Cancel", self._deploying.cancel)
         self.cancel.setObjectName("board-cancel")
@@ -43,22 +39,14 @@ class DeployPanel(QFrame):
         self.retry.setToolTip("What the nodes have received already is not sent again.")
         self.previous = _button("Deploy the previous placement again", self._deploying.restore_previous)
         self.dismiss = _button("Dismiss", self._deploying.dismiss)
-        head = QHBoxLayout()
-        head.setSpacing(SPACING)
-        head.addWidget(self._icon)
-        head.addWidget(self.head, 1)
-        head.addWidget(self.cancel)
+        head = make.row(self._icon, (self.head, 1), self.cancel)
         foot = FlowLayout(SPACING)
         for button in (self.retry, self.previous, self.dismiss):
             foot.addWidget(button)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(2 * SPACING, SPACING, 2 * SPACING, SPACING + 4)
-        layout.setSpacing(SPACING)
-        layout.addLayout(head)
-        layout.addWidget(self.bar)
-        layout.addWidget(self.text)
-        layout.addWidget(self.reason)
-        layout.addLayout(foot)
+        make.column(
+            head, self.bar, self.text, self.reason, foot, within=self,
+            margins=(2 * SPACING, SPACING, 2 * SPACING, SPACING + 4),
+        )  # fmt: skip
         self._deploying.changed.connect(self.show_state)
         board.workbench.theme.changed.connect(self.show_state)
         self.show_state()
@@ -76,10 +64,10 @@ class DeployPanel(QFrame):
         self.previous.setVisible(not active and failure is not None and failure.previous is not None)
         colors = self._board.workbench.theme.colors
         if active:
-            self._icon.setPixmap(icon("rocket", colors.accent).pixmap(QSize(16, 16)))
+            self._icon.setPixmap(mark("rocket", colors.accent))
             self._show_progress()
         elif failure is not None:
-            self._icon.setPixmap(icon("circle-alert", colors.error).pixmap(QSize(16, 16)))
+            self._icon.setPixmap(mark("circle-alert", colors.error))
             self.head.say(f"{failure.placement.model_name} could not be deployed")
             advice = f"\n{failure.error.advice}" if failure.error.advice else ""
             self.reason.setText(failure.text + advice)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from PySide6.QtCore import Qt, Slot
-from PySide6.QtWidgets import QFrame, QLabel, QScrollArea, QStackedWidget, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QFrame, QScrollArea, QWidget
 
+from app.ui import make
 from app.ui.board.panes.inspector_pages import InspectModel, InspectNode, InspectStage
 from app.ui.board.panes.load_card import LoadCard
 from app.ui.theme import SPACING
@@ -30,21 +31,15 @@ class Inspector(QScrollArea):
         self.stage = InspectStage(board, commands)
         self.node = InspectNode(board)
         self.model = InspectModel(board, commands)
-        self.nothing = QLabel("Select a node, a shard or a model to see what is known of it.")
-        self.nothing.setWordWrap(True)
-        self.nothing.setProperty("role", "muted")
+        self.nothing = make.label("Select a node, a shard or a model to see what is known of it.", "muted", wraps=True)
         self.nothing.setAlignment(Qt.AlignmentFlag.AlignTop)
         self.load = LoadCard(board)
-        self.pages = QStackedWidget()
-        for page in (self.stage, self.node, self.model, self.nothing):
-            self.pages.addWidget(page)
-        holder = QFrame()
-        holder.setProperty("role", "panel")
-        layout = QVBoxLayout(holder)
-        layout.setContentsMargins(2 * SPACING, SPACING + 4, 2 * SPACING, 2 * SPACING)
-        layout.setSpacing(2 * SPACING)
-        layout.addWidget(self.load)
-        layout.addWidget(self.pages)
+        self.pages = make.stack(self.stage, self.node, self.model, self.nothing)
+        holder = make.dressed(QFrame(), "panel")
+        make.column(
+            self.load, self.pages, within=holder, margins=(2 * SPACING, SPACING + 4, 2 * SPACING, 2 * SPACING),
+            spacing=2 * SPACING,
+        )  # fmt: skip
         self.setWidget(holder)
         self.setMinimumWidth(max(220, holder.minimumSizeHint().width() + self.verticalScrollBar().sizeHint().width()))
         board.changed.connect(self.show_selection)

@@ -10,7 +10,7 @@ from PySide6.QtGui import QAction
 from PySide6.QtWidgets import QMenu, QWidget
 
 from app.errors import ShardboardError
-from app.ui.board.ask import ask
+from app.ui.ask import ask
 from app.ui.board.state.lanes import Selection
 from app.ui.icons import icon
 from app.ui.notices import Level

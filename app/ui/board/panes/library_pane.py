@@ -7,19 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QModelIndex, QPoint, Qt, Signal, Slot
-from PySide6.QtWidgets import (
-    QFileDialog,
-    QFrame,
-    QHBoxLayout,
-    QLabel,
-    QMenu,
-    QPushButton,
-    QStackedWidget,
-    QToolButton,
-    QVBoxLayout,
-    QWidget,
-)
+from PySide6.QtWidgets import QFileDialog, QFrame, QMenu, QWidget
 
+from app.ui import make
 from app.ui.board.panes.library_menu import LibraryMenu
 from app.ui.board.panes.library_model import LibraryModel
 from app.ui.board.panes.two_lines import Row, TwoLineList
@@ -44,26 +34,12 @@ class LibraryPane(QFrame):
         self.model = LibraryModel(self._workbench.cluster, self)
         self.list = TwoLineList(self._workbench.theme, self.model, "board-library", "Models", "box")
         self.list.take_files()
-        self.add_button = QToolButton()
-        self.add_button.setIcon(icon("plus"))
-        self.add_button.setToolTip("Add a model")
-        self.add_button.setAccessibleName("Add a model")
+        self.add_button = make.tool("plus", "Add a model", self._on_add)
         self.add_menu = self._make_add_menu()
-        self.add_button.clicked.connect(self._on_add)
-        title = QLabel("Models")
-        title.setProperty("role", "heading")
-        head = QHBoxLayout()
-        head.setContentsMargins(2 * SPACING, SPACING, SPACING, 4)
-        head.addWidget(title, 1)
-        head.addWidget(self.add_button)
-        self._pages = QStackedWidget()
-        self._pages.addWidget(self.list)
-        self._pages.addWidget(self._empty_page())
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(0)
-        layout.addLayout(head)
-        layout.addWidget(self._pages, 1)
+        title = make.label("Models", "heading")
+        head = make.row((title, 1), self.add_button, margins=(2 * SPACING, SPACING, SPACING, 4), spacing=None)
+        self._pages = make.stack(self.list, self._empty_page())
+        make.column(head, (self._pages, 1), within=self, spacing=0)
         self.model.rowsInserted.connect(self._on_rows)
         self.model.rowsRemoved.connect(self._on_rows)
         self.model.modelReset.connect(self._on_rows)
@@ -86,21 +62,16 @@ class LibraryPane(QFrame):
 
     def _empty_page(self) -> QWidget:
         page = QWidget()
-        text = QLabel("No model yet. Add one from a folder, a GGUF file or the Hub, drop it here, or try a small one.")
-        text.setWordWrap(True)
-        text.setProperty("role", "muted")
-        demo = QPushButton("Get the demo model")
-        demo.setProperty("role", "primary")
-        demo.clicked.connect(self.add_demo)
-        other = QPushButton("Add a model…")
-        other.clicked.connect(self.add_from_hub)
-        layout = QVBoxLayout(page)
-        layout.setContentsMargins(2 * SPACING, SPACING, 2 * SPACING, 2 * SPACING)
-        layout.setSpacing(SPACING)
-        layout.addWidget(text)
-        layout.addWidget(demo)
-        layout.addWidget(other)
-        layout.addStretch(1)
+        text = make.label(
+            "No model yet. Add one from a folder, a GGUF file or the Hub, drop it here, or try a small one.",
+            "muted",
+            wraps=True,
+        )
+        demo = make.button("Get the demo model", self.add_demo, role="primary")
+        other = make.button("Add a model…", self.add_from_hub)
+        make.column(
+            text, demo, other, make.STRETCH, within=page, margins=(2 * SPACING, SPACING, 2 * SPACING, 2 * SPACING)
+        )
         return page
 
     # --- adding ---

@@ -6,14 +6,15 @@ from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from PySide6.QtCore import QSize, Qt, QTimer, Slot
-from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QVBoxLayout, QWidget
+from PySide6.QtCore import Slot
+from PySide6.QtWidgets import QFrame, QLabel, QWidget
 
 from app.figures import token_rate
 from app.runs.bottleneck import Bottleneck, LiveStep, explain_live
 from app.runs.trace import NodeFacts, Plan, StagePlan
 from app.sharding.plan import stage_memory
-from app.ui.icons import icon
+from app.ui import make
+from app.ui.icons import mark
 from app.ui.theme import SPACING
 
 if TYPE_CHECKING:
@@ -40,29 +41,15 @@ class LoadCard(QFrame):
         self._deployment = ""
         self._steps: deque[LiveStep] = deque(maxlen=STEPS)
         self._plan: Plan | None = None
-        self.heading = QLabel()
-        self.heading.setProperty("role", "heading")
-        self.sentence = QLabel()
-        self.sentence.setWordWrap(True)
-        self.sentence.setTextFormat(Qt.TextFormat.PlainText)
-        self.sentence.setAccessibleName("Why it is no faster")
+        self.heading = make.label("", "heading")
+        self.sentence = make.label(wraps=True, is_plain=True, name="Why it is no faster")
         self._mark = QLabel()
-        head = QHBoxLayout()
-        head.setSpacing(SPACING)
-        head.addWidget(self._mark)
-        head.addWidget(self.heading, 1)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(SPACING + 4, SPACING, SPACING + 4, SPACING)
-        layout.setSpacing(SPACING // 2)
-        layout.addLayout(head)
-        layout.addWidget(self.sentence)
-        self._refresh = QTimer(self)
-        self._refresh.setInterval(EVERY_MILLISECONDS)
-        self._refresh.timeout.connect(self.show_load)
-        self._gone = QTimer(self)
-        self._gone.setSingleShot(True)
-        self._gone.setInterval(round(IDLE_SECONDS * 1000))
-        self._gone.timeout.connect(self._on_idle)
+        head = make.row(self._mark, (self.heading, 1))
+        make.column(
+            head, self.sentence, within=self, margins=(SPACING + 4, SPACING, SPACING + 4, SPACING), spacing=SPACING // 2
+        )
+        self._refresh = make.timer(self, self.show_load, EVERY_MILLISECONDS, once=False)
+        self._gone = make.timer(self, self._on_idle, round(IDLE_SECONDS * 1000))
         board.workbench.bridge.seen_steps.connect(self.take_steps)
         board.changed.connect(self._on_board)
         self._theme.changed.connect(self._recolour)
@@ -119,7 +106,7 @@ class LoadCard(QFrame):
 
     @Slot()
     def _recolour(self) -> None:
-        self._mark.setPixmap(icon("gauge", self._theme.colors.accent).pixmap(QSize(16, 16)))
+        self._mark.setPixmap(mark("gauge", self._theme.colors.accent))
 
 
 def plan_of(cluster: Cluster, view: DeploymentView) -> Plan:

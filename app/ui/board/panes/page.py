@@ -6,8 +6,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QAction
-from PySide6.QtWidgets import QGridLayout, QHBoxLayout, QLabel, QPushButton, QSizePolicy, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QGridLayout, QLabel, QPushButton, QSizePolicy, QWidget
 
+from app.ui import make
 from app.ui.board.panes.giving_way import ElidedLabel
 from app.ui.theme import SPACING
 
@@ -20,22 +21,14 @@ class Page(QWidget):
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self.title = ElidedLabel()
-        self.title.setProperty("role", "title")
-        self.subtitle = QLabel()
-        self.subtitle.setProperty("role", "muted")
-        self.subtitle.setWordWrap(True)
-        self.column = QVBoxLayout(self)
-        self.column.setContentsMargins(0, 0, 0, 0)
-        self.column.setSpacing(SPACING)
-        self.column.addWidget(self.title)
-        self.column.addWidget(self.subtitle)
+        self.title = make.dressed(ElidedLabel(), "title")
+        self.subtitle = make.label("", "muted", wraps=True)
+        self.column = make.column(self.title, self.subtitle, within=self)
         self._headings: dict[Facts, QLabel] = {}
 
     def section(self, heading: str) -> Facts:
         """Facts under a heading."""
-        label = QLabel(heading)
-        label.setProperty("role", "heading")
+        label = make.label(heading, "heading")
         facts = Facts()
         self.column.addSpacing(SPACING)
         self.column.addWidget(label)
@@ -49,23 +42,19 @@ class Page(QWidget):
         self._headings[facts].setVisible(shown)
 
     def button(self, text: str, run: Callable[[], object]) -> QPushButton:
-        made = QPushButton(text)
-        made.clicked.connect(run)
+        made = make.button(text, run)
         self.column.addWidget(made)
         return made
 
     def commands(self, *actions: tuple[str, QAction]) -> None:
         """Buttons for commands of the screen side by side, each with its short text."""
-        row = QHBoxLayout()
-        row.setSpacing(SPACING)
+        row = make.row()
         for text, action in actions:
             row.addWidget(self._command(text, action), 1)
         self.column.addLayout(row)
 
     def _command(self, text: str, action: QAction) -> QPushButton:
-        made = QPushButton(text)
-        made.setAccessibleName(action.text())
-        made.clicked.connect(action.trigger)
+        made = make.button(text, action.trigger, name=action.text())
 
         def follow() -> None:
             made.setEnabled(action.isEnabled())
@@ -119,10 +108,7 @@ class Facts(QWidget):
             name.setToolTip(tip)
             value.setToolTip(tip)
             role = "warning" if fact[0] in marked else None
-            if value.property("role") != role:
-                value.setProperty("role", role)
-                value.style().unpolish(value)
-                value.style().polish(value)
+            make.change_role(value, role)
 
     def value(self, name: str) -> str:
         """What is shown beside a name. Raises KeyError when it is not shown."""

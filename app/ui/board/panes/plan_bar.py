@@ -4,27 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from PySide6.QtCore import QSize, Qt, Slot
+from PySide6.QtCore import Qt, Slot
 from PySide6.QtGui import QAction, QResizeEvent
-from PySide6.QtWidgets import (
-    QComboBox,
-    QFrame,
-    QGridLayout,
-    QHBoxLayout,
-    QLabel,
-    QPushButton,
-    QSpinBox,
-    QToolButton,
-    QVBoxLayout,
-    QWidget,
-)
+from PySide6.QtWidgets import QComboBox, QFrame, QGridLayout, QLabel, QPushButton, QSpinBox, QToolButton, QWidget
 
 from app.errors import ShardboardError
 from app.models.description import COMPUTE_ITEM_BYTES
 from app.serving import Serving
+from app.ui import make
 from app.ui.board.panes.giving_way import ElidedLabel, FlowLayout
 from app.ui.board.panes.plan_words import outlook_text, outlook_tip, single_text, state_text, warning_text
-from app.ui.icons import icon
+from app.ui.icons import mark
 from app.ui.notices import Level
 from app.ui.theme import SPACING
 
@@ -45,19 +35,11 @@ class PlanBar(QFrame):
         super().__init__(parent)
         self.setProperty("role", "panel")
         self._board = board
-        self.name = ElidedLabel("", Qt.TextElideMode.ElideMiddle)
-        self.name.setProperty("role", "title")
-        self.state = QLabel()
-        self.state.setProperty("role", "muted")
-        self.outlook = ElidedLabel()
-        self.outlook.setProperty("role", "heading")
-        self.outlook.setObjectName("board-prediction")
-        self.single = ElidedLabel()
-        self.single.setProperty("role", "muted")
-        self.warning = QLabel()
-        self.warning.setProperty("role", "warning")
-        self.warning.setWordWrap(True)
-        self.warning.setAccessibleName("Warning")
+        self.name = make.dressed(ElidedLabel("", Qt.TextElideMode.ElideMiddle), "title")
+        self.state = make.label("", "muted")
+        self.outlook = make.dressed(ElidedLabel(), "heading", key="board-prediction")
+        self.single = make.dressed(ElidedLabel(), "muted")
+        self.warning = make.label("", "warning", wraps=True, name="Warning")
         self._warning_icon = QLabel()
         self.propose = self._button(commands.propose, "Propose", "board-propose")
         self.deploy = self._button(commands.deploy, "Deploy", "board-deploy", "primary")
@@ -66,19 +48,12 @@ class PlanBar(QFrame):
         self._top = QGridLayout()
         self._top.setSpacing(SPACING)
         self._top.setColumnStretch(0, 1)
-        names = QVBoxLayout()
-        names.setSpacing(0)
-        names.addWidget(self.name)
-        names.addWidget(self.state)
+        names = make.column(self.name, self.state, spacing=0)
         self._top.addLayout(names, 0, 0)
         self._buttons = QWidget()
-        buttons = QHBoxLayout(self._buttons)
-        buttons.setContentsMargins(0, 0, 0, 0)
-        buttons.setSpacing(SPACING)
-        buttons.addWidget(_tool(commands.undo))
-        buttons.addWidget(_tool(commands.redo))
-        for button in (self.propose, self.undeploy, self.deploy):
-            buttons.addWidget(button)
+        make.row(
+            _tool(commands.undo), _tool(commands.redo), self.propose, self.undeploy, self.deploy, within=self._buttons
+        )
         self._is_narrow = False
         self._top.addWidget(self._buttons, 0, 1)
         figures = QGridLayout()
@@ -87,18 +62,11 @@ class PlanBar(QFrame):
         figures.addWidget(self.outlook, 0, 0)
         figures.addWidget(self.single, 1, 0)
         self._warning_row = QWidget()
-        row = QHBoxLayout(self._warning_row)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.setSpacing(SPACING)
-        row.addWidget(self._warning_icon, 0, Qt.AlignmentFlag.AlignTop)
-        row.addWidget(self.warning, 1)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(2 * SPACING, SPACING + 4, 2 * SPACING, SPACING + 4)
-        layout.setSpacing(SPACING)
-        layout.addLayout(self._top)
-        layout.addWidget(self.serving)
-        layout.addLayout(figures)
-        layout.addWidget(self._warning_row)
+        make.row((self._warning_icon, 0, Qt.AlignmentFlag.AlignTop), (self.warning, 1), within=self._warning_row)
+        make.column(
+            self._top, self.serving, figures, self._warning_row, within=self,
+            margins=(2 * SPACING, SPACING + 4, 2 * SPACING, SPACING + 4),
+        )  # fmt: skip
         board.changed.connect(self.show_draft)
         board.workbench.theme.changed.connect(self._recolour)
         self._recolour()
@@ -156,7 +124,7 @@ class PlanBar(QFrame):
     @Slot()
     def _recolour(self) -> None:
         color = self._board.workbench.theme.colors.warning
-        self._warning_icon.setPixmap(icon("triangle-alert", color).pixmap(QSize(16, 16)))
+        self._warning_icon.setPixmap(mark("triangle-alert", color))
 
 
 def _tool(action: QAction) -> QToolButton:
@@ -174,9 +142,11 @@ class ServingRow(QWidget):
     def __init__(self, board: BoardModel, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._board = board
-        self.dtype = QComboBox()
-        self.dtype.setAccessibleName("Compute dtype")
-        self.dtype.setToolTip("What the stages compute in. Half precision takes half the memory of float32.")
+        self.dtype = make.dressed(
+            QComboBox(),
+            name="Compute dtype",
+            tip="What the stages compute in. Half precision takes half the memory of float32.",
+        )
         self.dtype.addItems(list(COMPUTE_ITEM_BYTES))
         self.context = self._spin("Context", "The longest prompt and answer together, in tokens")
         self.kv_tokens = self._spin(
@@ -185,15 +155,10 @@ class ServingRow(QWidget):
         self.kv_tokens.setMaximum(MOST_KV_TOKENS)
         layout = FlowLayout(SPACING, self)
         for text, field in (("Dtype", self.dtype), ("Context", self.context), ("KV tokens", self.kv_tokens)):
-            label = QLabel(text)
-            label.setProperty("role", "muted")
+            label = make.label(text, "muted")
             label.setBuddy(field)
             pair = QWidget()
-            row = QHBoxLayout(pair)
-            row.setContentsMargins(0, 0, SPACING, 0)
-            row.setSpacing(SPACING)
-            row.addWidget(label)
-            row.addWidget(field)
+            make.row(label, field, within=pair, margins=(0, 0, SPACING, 0))
             layout.addWidget(pair)
         self.dtype.activated.connect(self._on_edited)
         self.context.valueChanged.connect(self._on_edited)
@@ -202,9 +167,7 @@ class ServingRow(QWidget):
         self.show_draft()
 
     def _spin(self, name: str, tip: str) -> QSpinBox:
-        made = QSpinBox()
-        made.setAccessibleName(name)
-        made.setToolTip(tip)
+        made = make.dressed(QSpinBox(), name=name, tip=tip)
         made.setRange(1, 1)
         made.setSingleStep(1024)
         made.setGroupSeparatorShown(True)

@@ -7,18 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from PySide6.QtCore import QAbstractListModel, QByteArray, QMimeData, QModelIndex, QObject, QPoint, Qt, Signal, Slot
-from PySide6.QtWidgets import (
-    QFrame,
-    QHBoxLayout,
-    QLabel,
-    QSpinBox,
-    QStackedWidget,
-    QVBoxLayout,
-    QWidget,
-)
+from PySide6.QtWidgets import QFrame, QSpinBox, QWidget
 
 from app.errors import ShardboardError
 from app.figures import layers_text, size_text
+from app.ui import make
 from app.ui.board.panes.two_lines import Row, TwoLineList
 from app.ui.board.state.lanes import MIME_SHARD, Selection
 from app.ui.list_delegate import Index
@@ -143,32 +136,18 @@ class ShelfPane(QFrame):
         self._board = board
         self.model = ShelfModel(board, self)
         self.list = TwoLineList(board.workbench.theme, self.model, "board-shelf", "Shards", "layers")
-        self.count = QSpinBox()
-        self.count.setAccessibleName("Number of shards")
-        self.count.setToolTip("Cut the model anew into so many shards")
+        self.count = make.dressed(QSpinBox(), name="Number of shards", tip="Cut the model anew into so many shards")
         self.count.setKeyboardTracking(False)
         self.count.setMinimum(1)
         self.count.lineEdit().setTextMargins(4, 0, 0, 0)
-        title = QLabel("Shards")
-        title.setProperty("role", "heading")
+        title = make.label("Shards", "heading")
         title.setBuddy(self.count)
-        head = QHBoxLayout()
-        head.setContentsMargins(2 * SPACING, SPACING, SPACING, 4)
-        head.addWidget(title, 1)
-        head.addWidget(self.count)
-        empty = QLabel("Choose a model to see its shards.")
-        empty.setWordWrap(True)
-        empty.setProperty("role", "muted")
+        head = make.row((title, 1), self.count, margins=(2 * SPACING, SPACING, SPACING, 4), spacing=None)
+        empty = make.label("Choose a model to see its shards.", "muted", wraps=True)
         empty.setAlignment(Qt.AlignmentFlag.AlignTop)
         empty.setContentsMargins(2 * SPACING, SPACING, 2 * SPACING, SPACING)
-        self._pages = QStackedWidget()
-        self._pages.addWidget(self.list)
-        self._pages.addWidget(empty)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(0)
-        layout.addLayout(head)
-        layout.addWidget(self._pages, 1)
+        self._pages = make.stack(self.list, empty)
+        make.column(head, (self._pages, 1), within=self, spacing=0)
         self.count.valueChanged.connect(self._on_count)
         self.list.selectionModel().currentChanged.connect(self._on_current)
         self.list.clicked.connect(self._on_clicked)

@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from PySide6.QtCore import QElapsedTimer, QObject, QPointF, QRectF, Qt, QTimer, Slot
+from PySide6.QtCore import QElapsedTimer, QObject, QPointF, QRectF, Qt, Slot
 from PySide6.QtGui import QBrush, QColor, QPainter, QPainterPath, QPen, QPolygonF
 from PySide6.QtWidgets import QGraphicsItem, QStyleOptionGraphicsItem, QWidget
 
+from app.ui import make
 from app.ui.board.scene.layout import Grid
 from app.ui.board.scene.look import Look, faded, mixed
 
@@ -210,13 +211,8 @@ class Pulse(QObject):
         self.animated = True
         """Else the arrows are only lit."""
         self._arrows = arrows
-        self._frames = QTimer(self)
-        self._frames.setInterval(FRAME_MILLISECONDS)
-        self._frames.timeout.connect(self._on_frame)
-        self._end = QTimer(self)
-        self._end.setSingleShot(True)
-        self._end.setInterval(LINGER_MILLISECONDS)
-        self._end.timeout.connect(self.stop)
+        self._frames = make.timer(self, self._on_frame, FRAME_MILLISECONDS, once=False)
+        self._end = make.timer(self, self.stop, LINGER_MILLISECONDS)
         self._time = QElapsedTimer()
 
     @property

@@ -15,10 +15,11 @@ from app.ui.board.deploying import phase_text
 from app.ui.board.scene.block_item import BlockItem
 from app.ui.board.scene.layout import BarPlaces, CardShape, bar_places
 from app.ui.board.scene.look import Look, faded, mixed, shrunk
-from app.ui.board.scene.words import STATE_ICONS, caption, progress_bytes, progress_pace, state_text
+from app.ui.board.scene.words import caption, progress_bytes, progress_pace, state_text
 from app.ui.board.state.lanes import Block, LaneView, Verdict
 from app.ui.cluster import Sample
 from app.ui.icons import draw_icon
+from app.ui.looks import NODES
 from app.ui.nodes.node_words import process_text
 from app.ui.theme import RADIUS
 
@@ -208,26 +209,15 @@ class NodeItem(QGraphicsItem):
         state = self.lane.node.state
         side = min(16.0, places.header.height())
         icon = QRectF(places.header.left(), places.header.center().y() - side / 2, side, side)
-        draw_icon(painter, STATE_ICONS[state], icon, self._state_color())
+        shown = NODES[state]
+        draw_icon(painter, shown.icon, icon, shown.of(colors))
         painter.setFont(look.bold)
         painter.setPen(colors.text)
         painter.drawText(places.header.adjusted(24, 0, 0, 0), LEFT, self._texts.name)
         if not places.details.isEmpty():
             painter.setFont(look.small)
-            painter.setPen(colors.muted if state in (NodeState.UP, NodeState.STOPPED) else self._state_color())
+            painter.setPen(colors.muted if state in (NodeState.UP, NodeState.STOPPED) else shown.of(colors))
             painter.drawText(places.details, LEFT, self._texts.details)
-
-    def _state_color(self) -> QColor:
-        colors = self._look.colors
-        match self.lane.node.state:
-            case NodeState.UP:
-                return colors.ok
-            case NodeState.DRAINING | NodeState.FROZEN:
-                return colors.warning
-            case NodeState.DOWN:
-                return colors.error
-            case _:
-                return colors.muted
 
     def _paint_load(self, painter: QPainter) -> None:
         look, colors, place = self._look, self._look.colors, self._places.sparkline

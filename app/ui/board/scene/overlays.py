@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import partial
 
 from PySide6.QtCore import QPoint, QRect, Qt
-from PySide6.QtWidgets import QFrame, QLabel, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QFrame, QLabel, QWidget
 
+from app.ui import make
 from app.ui.empty_state import EmptyState
 from app.ui.workbench import Workbench
 
@@ -38,9 +39,7 @@ class Bubble(QFrame):
         self.head.setProperty("role", "heading")
         self.body.setProperty("role", "muted")
         self.verdict.setProperty("role", "error")
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(12, 8, 12, 8)
-        layout.setSpacing(2)
+        layout = make.column(within=self, margins=(12, 8, 12, 8), spacing=2)
         for label in (self.head, self.body, self.verdict):
             label.setTextFormat(Qt.TextFormat.PlainText)
             layout.addWidget(label)

@@ -11,16 +11,6 @@ from app.ui.board.deploying import progress_text
 from app.ui.board.state.lanes import BlockKind, LaneView
 from app.ui.cluster import NodeView
 
-STATE_ICONS = {
-    NodeState.CONNECTING: "loader",
-    NodeState.UP: "circle-check",
-    NodeState.DRAINING: "pause",
-    NodeState.FROZEN: "snowflake",
-    NodeState.DOWN: "unplug",
-    NodeState.STOPPED: "power-off",
-    NodeState.STARTING: "loader",
-}
-
 
 def state_text(view: NodeView) -> str:
     """State and link: up · 2.0 ms."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from PySide6.QtCore import QObject, QTimer, Signal, Slot
+from PySide6.QtCore import QObject, Signal, Slot
 from PySide6.QtGui import QUndoCommand, QUndoStack
 
 from app.errors import BadInput, PlacementError, ShardboardError
@@ -17,14 +17,11 @@ from app.serving import Serving
 from app.sharding.arrangement import Arrangement
 from app.sharding.placement import NodeCapacity, Placement
 from app.sharding.prediction import Prediction
+from app.ui import make
 from app.ui.board.deploying import Deploying
 from app.ui.board.state.drafts import Drafts
 from app.ui.board.state.judge import Judge
-from app.ui.board.state.lanes import (
-    LaneView,
-    Selection,
-    Verdict,
-)
+from app.ui.board.state.lanes import LaneView, Selection, Verdict
 from app.ui.board.state.memory import BoardMemory
 from app.ui.board.state.outlook import BestSingle, BoardOutlook
 
@@ -61,10 +58,7 @@ class BoardModel(QObject):
         self.drafts = Drafts(self._cluster, self.memory, workbench.settings)
         self._judge = Judge(self._cluster, self.drafts, self.memory, self.deploying)
         self._lanes: tuple[LaneView, ...] | None = None
-        self._figures = QTimer(self)
-        self._figures.setSingleShot(True)
-        self._figures.setInterval(FIGURES_MILLISECONDS)
-        self._figures.timeout.connect(self._refresh)
+        self._figures = make.timer(self, self._refresh, FIGURES_MILLISECONDS)
         self._cluster.nodes_reset.connect(self._on_nodes_reset)
         self._cluster.nodes_changed.connect(self._on_nodes_changed)
         self._cluster.models_changed.connect(self._on_lists_changed)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from app.cluster.machines import machine_of
 from app.errors import BadInput
 from app.sharding.arrangement import Arrangement
 from app.sharding.prediction import NodeSpeed, Prediction, predict
@@ -62,7 +61,7 @@ class BoardOutlook:
                 for piece, speed in zip(draft.pieces, speeds, strict=True)
                 if speed is not None
             ]
-            machines = [machine_of(view.record) for view in views]
+            machines = [view.record.machine for view in views]
             local = tuple(one == other for one, other in zip(machines, [*machines[1:], machines[0]], strict=True))
             known = _predicted(draft, stages, local) if len(stages) == len(draft.pieces) else None
             self._known = (key, known)
