@@ -15,7 +15,8 @@ from transformers.masking_utils import (
 
 from tests.worker_agent.causal_types import LAYERS, tiny_config
 from worker_agent.model.anatomy import Anatomy, build_empty, examine, find_layers, read_config
-from worker_agent.model.probe import is_window, observe
+from worker_agent.model.outlined_attention import is_window
+from worker_agent.model.probe import observe
 from worker_agent.wire.errors import CannotSplit
 
 EVERYWHERE = tuple(range(1, LAYERS))
