@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -15,12 +15,14 @@ from rich.console import Console
 from rich.text import Text
 
 from app.cli.options import Json, read_ids
-from app.cli.output import note, print_json, printable
+from app.cli.output import note, print_json, printable, stderr
 from app.cli.session import Session, open_controller, origin
 from app.errors import BadInput, Cancelled, RequestError
 from app.figures import duration, token_rate
+from app.inference.answer_parts import AnswerPart
+from app.inference.chat_format import AnswerReader, divided
 from app.inference.constraint import Constraint, grammar_constraint
-from app.inference.events import Finished, Preparing, PromptProgress, RequestEvent, TextDelta
+from app.inference.events import Finished, Preparing, PromptProgress, RequestEvent, Started, TextDelta
 from app.inference.parameters import DEFAULT_MAX_TOKENS, GenerationParameters
 from app.inference.prompt import ChatPrompt, Prompt, TextPrompt, TokenPrompt
 from app.registry import Registry, RequestRecord, RequestStatus
@@ -100,7 +102,10 @@ def generate(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Answer a prompt. The text streams to stdout; Ctrl-C cancels and keeps what has come."""
+    """Answer a prompt. The text streams to stdout; Ctrl-C cancels and keeps what has come.
+
+    What the model thinks before it answers goes to stderr, dimmed on a terminal.
+    """
     constraint = _read_constraint(json_object, json_schema, regex, grammar)
     parameters = GenerationParameters(
         temperature=_or_unset(temperature),
@@ -187,7 +192,7 @@ def _show_record(session: Session, events: Iterator[RequestEvent]) -> RequestRec
 def _show_text(events: Iterator[RequestEvent]) -> RequestRecord:
     began = time.monotonic()
     first = last = 0.0
-    end = ""
+    shown = _Answer()
     with _Waiting() as waiting:
         for event in events:
             match event:
@@ -195,24 +200,58 @@ def _show_text(events: Iterator[RequestEvent]) -> RequestRecord:
                     waiting.show(what)
                 case PromptProgress(done, total) if total >= LONG_PROMPT and not first:
                     waiting.show(f"Reading the prompt: {done} of {total} tokens")
+                case Started(format=format) if format is not None:
+                    shown.reader = format.reader()
                 case TextDelta(text=text) if text:
                     waiting.end()
                     last = time.monotonic()
                     first = first or last
-                    end = printable(text)[-1:] or end
-                    _write(printable(text))
+                    shown.feed(text)
                 case Finished(record):
                     waiting.end()
-                    if end not in ("", "\n"):
-                        _write("\n")
+                    shown.finish()
                     note(_figures(record, began, first, last))
                     return record
     raise RequestError("The request ended without a result.", "See: request list")
 
 
-def _write(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
+class _Answer:
+    """The answer on stdout as it comes, what was thought before it on stderr; each ends with its line."""
+
+    def __init__(self) -> None:
+        self.reader: AnswerReader | None = None
+        """Tells thinking from answer; None where nothing is known of how the answer is written."""
+        self._thoughts = stderr()
+        self._thought = self._said = ""
+        """The last character of either, until its line is ended."""
+
+    def feed(self, text: str) -> None:
+        self._show([text] if self.reader is None else self.reader.feed(text))
+
+    def finish(self) -> None:
+        self._show([] if self.reader is None else self.reader.finish())
+        self._end_thought()
+        if self._said not in ("", "\n"):
+            self._say("\n")
+
+    def _show(self, parts: Sequence[AnswerPart]) -> None:
+        thinking, text = divided(parts)
+        if thinking := printable(thinking):
+            self._thought = thinking[-1]
+            self._thoughts.print(Text(thinking, style="dim"), end="", soft_wrap=True)
+        if text := printable(text):
+            self._end_thought()
+            self._say(text)
+
+    def _end_thought(self) -> None:
+        if self._thought not in ("", "\n"):
+            self._thoughts.print()
+        self._thought = ""
+
+    def _say(self, text: str) -> None:
+        self._said = text[-1]
+        sys.stdout.write(text)
+        sys.stdout.flush()
 
 
 class _Waiting:

@@ -89,6 +89,7 @@ def _show(description: ModelDescription, as_json: bool) -> None:
         return
     sizes = [part.nbytes for part in description.layers]
     defaults = ModelDefaults.shown(description.path)
+    state = description.state_bytes_per_sequence(description.dtype)
     print_fields(
         [
             ("Name", description.name),
@@ -99,6 +100,7 @@ def _show(description: ModelDescription, as_json: bool) -> None:
             ("Bytes per layer", _span(sizes)),
             ("Context", f"{description.max_context} tokens"),
             ("KV per token", size_text(description.kv_bytes_per_token(description.dtype))),
+            *((("State per sequence", size_text(state)),) if state else ()),
             ("Cuts", _cuts(description)),
             *(("", text) for text in description.cut_notes),
             ("Tokenizer", "yes" if description.has_tokenizer else "none: takes raw token ids only"),

@@ -100,12 +100,12 @@ def print_telling(told: Telling) -> None:
 def note(text: str) -> None:
     """A remark to stderr. Where that cannot be written to (a terminal that was closed) the work goes on without."""
     with suppress(OSError):
-        _stderr().print(Text(printable(text), style="dim"))
+        stderr().print(Text(printable(text), style="dim"))
 
 
 def show_error(error: ShardboardError) -> None:
     """What failed in red, what to do about it below, to stderr."""
-    console = _stderr()
+    console = stderr()
     with suppress(OSError):
         console.print(Text(printable(error.message), style="red"))
         if error.advice:
@@ -115,7 +115,7 @@ def show_error(error: ShardboardError) -> None:
 @contextmanager
 def progress_shown(quiet: bool = False) -> Iterator[ProgressBars]:
     """Bars on stderr while the block runs, when that is a terminal."""
-    console = _stderr()
+    console = stderr()
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -160,5 +160,6 @@ def _cell(value: Cell) -> Text:
     return Text(printable(value))
 
 
-def _stderr() -> Console:
+def stderr() -> Console:
+    """For what is not the result itself."""
     return Console(stderr=True, highlight=False)

@@ -24,6 +24,7 @@ from app.inference.chat_format import ChatFormat
 from app.inference.prompt import Message
 from app.inference.template_guard import Bounds, GuardedEnvironment, guard
 from app.inference.tokenizer import Tokenizer, read_json
+from app.models.checkpoint import MORE_CHAT_TEMPLATES
 
 """`role`, `content` (text, or a list of parts with a `type`), and whatever else the template knows."""
 
@@ -46,7 +47,7 @@ class ChatTemplate:
         `tokenizer_config.json`, then `chat_template.json`. Raises ModelError when one of them cannot be read.
         """
         files = {"default": folder / "chat_template.jinja"}
-        files |= {path.stem: path for path in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
+        files |= {path.stem: path for path in sorted((folder / MORE_CHAT_TEMPLATES).glob("*.jinja"))}
         try:
             sources = {name: path.read_text("utf-8") for name, path in files.items() if path.is_file()}
         except (OSError, UnicodeDecodeError) as error:

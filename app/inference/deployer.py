@@ -20,7 +20,7 @@ from app.models.description import COMPUTE_ITEM_BYTES, ModelDescription, PartSou
 from app.models.digests import PartDigests
 from app.models.part_bytes import part_bytes
 from app.registry import DeploymentRecord, DeploymentStatus, NodeRecord, Registry
-from app.sharding.placement import Placement
+from app.sharding.placement import Placement, sequences_at_once
 from worker_agent.wire.messages import MAX_FRAME_BYTES, Load, Loaded, Part, StageInfo, Unload, plan_hash
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,6 @@ Result = TypeVar("Result")
 
 PREFILL_CHUNK = 256
 """Prompt tokens in one step at most: small enough that a long prompt does not hold up who is decoding."""
-MAX_SEQUENCES = 256
 
 OnProgress = Callable[[NodeProgress], None]
 """Told of the phases of a deployment: `hashing` is the controller's own work and has no node. Then each node is told of
@@ -214,7 +213,7 @@ class Deployer:
                 dtype=serving.dtype,  # type: ignore[arg-type]  # checked where the placement was made
                 kv_tokens=serving.kv_tokens,
                 max_context=serving.context,
-                max_sequences=MAX_SEQUENCES,
+                max_sequences=sequences_at_once(description, serving),
                 prefill_chunk=prefill_chunk(description, serving.dtype),
                 lanes=lanes(seats),
                 upstream_key=None if upstream is None or upstream.node.id == seat.node.id else upstream.node.public_key,

@@ -152,8 +152,10 @@ class AddingJob:
 
 
 def _make_durable(folder: Path) -> None:
-    for path in folder.iterdir():
+    for path in folder.rglob("*"):
         if path.is_file():
             with path.open("rb+") as file:
                 os.fsync(file.fileno())
+        else:
+            sync_folder(path)
     sync_folder(folder)

@@ -18,6 +18,8 @@ INDEX = "model.safetensors.index.json"
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 CHAT_TEMPLATES = ("chat_template.jinja", "chat_template.json")
+MORE_CHAT_TEMPLATES = "additional_chat_templates"
+"""Folder of chat templates besides the usual one, each a `.jinja` file by its name: for tools, for one."""
 TOKENIZER_FILES = (
     TOKENIZER,
     TOKENIZER_CONFIG,

@@ -106,6 +106,10 @@ class ModelDescription(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     vocab_size: int
     kv_elements: tuple[int, ...]
     """Per layer: elements of K and V per token."""
+    state_elements: tuple[int, ...] = ()
+    """Per layer: elements that a sequence keeps however long it is; empty when none does."""
+    state_bytes: tuple[int, ...] = ()
+    """Per layer: bytes that it keeps besides, whatever the compute dtype; empty when none does."""
     cuts: tuple[int, ...]
     """Allowed boundaries b: a cut between layer b - 1 and layer b."""
     cut_notes: tuple[str, ...] = ()
@@ -172,6 +176,15 @@ class ModelDescription(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     def kv_bytes_per_token(self, dtype: str, start: int = 0, end: int | None = None) -> int:
         """Bytes that one token puts into the KV cache of layers [start, end)."""
         return sum(self.kv_elements[start:end]) * COMPUTE_ITEM_BYTES[dtype]
+
+    @property
+    def has_states(self) -> bool:
+        """Whether a sequence keeps something that does not grow with it."""
+        return bool(self.state_elements or self.state_bytes)
+
+    def state_bytes_per_sequence(self, dtype: str, start: int = 0, end: int | None = None) -> int:
+        """Bytes that a sequence keeps in layers [start, end) however long it is."""
+        return sum(self.state_elements[start:end]) * COMPUTE_ITEM_BYTES[dtype] + sum(self.state_bytes[start:end])
 
     def changed_files(self) -> tuple[str, ...]:
         """Weight files, and the config, that are gone or not what they were when the model was inspected."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +39,7 @@ from app.models.checkpoint import (
     CONFIG,
     GENERATION_CONFIG,
     INDEX,
+    MORE_CHAT_TEMPLATES,
     PICKLED,
     REFUSE_PICKLE,
     REFUSE_REMOTE_CODE,
@@ -50,6 +52,7 @@ from app.models.checkpoint import (
 from app.models.hub import DownloadOutcome, DownloadRequest
 
 PARTIAL = ".partial"
+_MORE_TEMPLATES = re.compile(MORE_CHAT_TEMPLATES + r"/[\w-][\w.-]*\.jinja")
 TIMEOUT = 30.0
 SPARE_BYTES = 64 * 1024 * 1024
 
@@ -78,7 +81,8 @@ def download(request: DownloadRequest, report: ProgressCallback) -> DownloadOutc
         if INDEX in repository.files:
             repository.fetch([INDEX], None)
         weights = repository.weights()
-        wanted = [name for name in (*TOKENIZER_FILES, GENERATION_CONFIG) if name in repository.files] + weights
+        wanted = [name for name in (*TOKENIZER_FILES, GENERATION_CONFIG) if name in repository.files]
+        wanted += [*filter(_MORE_TEMPLATES.fullmatch, repository.files), *weights]
         repository.check_space(wanted)
         repository.fetch(wanted, Meter(report, "downloading", repository.size(wanted)))
     return DownloadOutcome(str(repository.folder), repository.commit)
@@ -180,7 +184,9 @@ class _Repository:
         metadata = get_hf_file_metadata(url, timeout=TIMEOUT, headers=headers, retry_on_errors=True)
         if urlsplit(metadata.location).netloc != urlsplit(url).netloc:
             headers.pop("authorization", None)  # signed addresses of a content network take no token
-        partial = self._partial(file.name)
+        partial, whole = self._partial(file.name), self.folder / file.name
+        for folder in (partial.parent, whole.parent):
+            folder.mkdir(parents=True, exist_ok=True)
         with partial.open("ab") as out:
             done = out.tell()
             if meter is not None:
@@ -199,7 +205,7 @@ class _Repository:
         if file.sha256 is not None and _sha256(partial) != file.sha256:
             partial.unlink()
             raise ModelError(f"'{file.name}' of '{self._id}' arrived damaged and was thrown away.", "Try again.")
-        partial.replace(self.folder / file.name)
+        partial.replace(whole)
 
     def _partial(self, name: str) -> Path:
         return self.folder / PARTIAL / name

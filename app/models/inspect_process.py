@@ -51,14 +51,14 @@ def inspect(request: InspectRequest, report: ProgressCallback) -> ModelDescripti
     from worker_agent.model.imports import import_transformers
 
     import_transformers()
-    from worker_agent.model.anatomy import assign, build_empty, examine
+    from worker_agent.model.anatomy import OUTLINE_DTYPE, assign, build_empty, examine
     from worker_agent.wire.errors import CannotSplit
 
     try:
-        model = build_empty(checkpoint.config)
+        model = build_empty(checkpoint.config, OUTLINE_DTYPE)
         ends = settle_ends(checkpoint, model, examine(model))
         if ends.config is not None:
-            model = build_empty(ends.config)
+            model = build_empty(ends.config, OUTLINE_DTYPE)
         anatomy = examine(model)
         tensors = tuple(tensor for tensor in checkpoint.tensors if tensor.name not in ends.doubled)
         assigned = assign(model, anatomy, [tensor.name for tensor in tensors])
@@ -84,6 +84,8 @@ def inspect(request: InspectRequest, report: ProgressCallback) -> ModelDescripti
         hidden_size=anatomy.hidden_size,
         vocab_size=anatomy.vocab_size,
         kv_elements=anatomy.kv_elements,
+        state_elements=anatomy.state_elements if any(anatomy.state_elements) else (),
+        state_bytes=anatomy.state_bytes if any(anatomy.state_bytes) else (),
         cuts=anatomy.cuts,
         cut_notes=anatomy.cut_notes,
         batched=anatomy.batched,

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, GPT2Tokenizer, TokenizersBackend
 from transformers.utils import logging
 from transformers.utils.import_utils import is_protobuf_available, is_sentencepiece_available
 
-from app.models.checkpoint import CHAT_TEMPLATES, TOKENIZER_CONFIG, TOKENIZER_FILES, read_json
+from app.models.checkpoint import CHAT_TEMPLATES, MORE_CHAT_TEMPLATES, TOKENIZER_CONFIG, TOKENIZER_FILES, read_json
 from app.models.tokenizer_files import MERGES, SENTENCEPIECE, VOCABULARY, WORDS, tokenizer_source
 
 GPT2_SPECIAL = "<|endoftext|>"
@@ -60,6 +60,10 @@ def convert_tokenizer(folder: Path, target: Path) -> str:
         for name in CHAT_TEMPLATES:
             if (folder / name).is_file() and not (target / name).exists():
                 shutil.copyfile(folder / name, target / name)
+        if (folder / MORE_CHAT_TEMPLATES).is_dir():
+            for path in sorted((folder / MORE_CHAT_TEMPLATES).glob("*.jinja")):
+                (target / MORE_CHAT_TEMPLATES).mkdir(exist_ok=True)
+                shutil.copyfile(path, target / MORE_CHAT_TEMPLATES / path.name)
         return ""
     return f"The tokenizer in {source} cannot be read: {reasons[0][:300]}."
 

@@ -15,6 +15,12 @@ from app.sharding.plan import Range, check_ranges, partition, range_text, stage_
 
 INFINITE = float("inf")
 
+MAX_SEQUENCES = 256
+"""Sequences that a deployment runs at once, at most."""
+TOKENS_WITH_STATE = 1024
+"""Where sequences keep states, one for so many KV tokens runs at once: each state may be as large as thousands of
+tokens' keys and values, and all of them are set aside."""
+
 
 @dataclass(frozen=True)
 class NodeCapacity:
@@ -73,19 +79,41 @@ def _levels(ascending: Sequence[float]) -> dict[float, float]:
     return levels
 
 
+def sequences_at_once(description: ModelDescription, serving: Serving) -> int:
+    """How many sequences a deployment runs at once; more wait."""
+    if not description.has_states:
+        return MAX_SEQUENCES
+    return min(MAX_SEQUENCES, max(1, serving.kv_tokens // TOKENS_WITH_STATE))
+
+
+def kept_for(description: ModelDescription, serving: Serving) -> str:
+    """In words, what the memory for keys and values suffices for."""
+    tokens = f"{serving.kv_tokens:,} tokens"
+    if not description.has_states:
+        return tokens
+    count = sequences_at_once(description, serving)
+    return f"{tokens} and the states of {count} sequence{'s' * (count > 1)}"
+
+
 class StageSizes:
     """Bytes that layers [start, end) take. Made once for a model and its serving: every mouse move asks."""
 
     def __init__(self, description: ModelDescription, serving: Serving) -> None:
         self._weights = stage_memory(description, serving.dtype)
-        item = COMPUTE_ITEM_BYTES[serving.dtype]
-        self._kv = [0, *accumulate(elements * item * serving.kv_tokens for elements in description.kv_elements)]
+        sequences = sequences_at_once(description, serving)
+        each = (
+            description.kv_bytes_per_token(serving.dtype, layer, layer + 1) * serving.kv_tokens
+            + description.state_bytes_per_sequence(serving.dtype, layer, layer + 1) * sequences
+            for layer in range(description.num_layers)
+        )
+        self._kv = [0, *accumulate(each)]
 
     def weights(self, start: int, end: int) -> int:
         """In the compute dtype."""
         return self._weights(start, end)
 
     def kv(self, start: int, end: int) -> int:
+        """Keys and values, and the states of as many sequences as run at once."""
         return self._kv[end] - self._kv[start]
 
     def memory(self, start: int, end: int) -> int:

@@ -69,6 +69,8 @@ class _Work:
     layers: int
     kv_bytes: int
     """Keys and values of one token."""
+    state_bytes: int
+    """What a sequence keeps besides, which each of its tokens reads."""
 
 
 def predict(
@@ -156,11 +158,12 @@ def _work(description: ModelDescription, start: int, end: int, dtype: str) -> _W
         parameters=sum(layers) // COMPUTE_ITEM_BYTES[dtype],
         layers=end - start,
         kv_bytes=description.kv_bytes_per_token(dtype, start, end),
+        state_bytes=description.state_bytes_per_sequence(dtype, start, end),
     )
 
 
 def _decode_seconds(work: _Work, speed: NodeSpeed, context: int) -> float:
-    read = (work.read_bytes + work.kv_bytes * context) / speed.read_bytes_per_second
+    read = (work.read_bytes + work.kv_bytes * context + work.state_bytes) / speed.read_bytes_per_second
     return read + work.layers * LAYER_SECONDS + STAGE_SECONDS
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,3 +76,22 @@ def test_a_form_that_cannot_be_used_is_refused_before_anything_runs(
     errors = shell.run("generate", "tiny", "Hello", *options, code=code)
     assert says in errors and "Traceback" not in errors
     assert shell.json("request", "list") == before
+
+
+def test_what_a_model_thinks_goes_apart_from_its_answer_and_without_its_marks(
+    shell: CommandLine, folder: Path, tmp_path: Path
+) -> None:
+    thinker = Path(shutil.copytree(folder, tmp_path / "thinker"))
+    (thinker / "chat_template.jinja").write_text(
+        "{% for message in messages %}{{ message.content }}{% endfor %}{# <think> … </think> before the answer #}"
+    )
+    shell.run("model", "add", str(thinker), "--name", "thinker")
+    process = shell.start("generate", "thinker", "Why?", "--regex", "<think>\nmust be so\n</think>\n\nIt is so!")
+    answer, others = process.communicate(timeout=120)
+    assert answer == "It is so!\n"
+    assert "must be so\n" in others and "think>" not in others
+    record = shell.json("request", "list", "--limit", "1")[0]
+    shown = shell.json("request", "show", str(record["id"]))
+    assert shown["text"].startswith("<think>"), "the record keeps what the model wrote"
+    raw = shell.run("generate", "thinker", "Why?", "--raw", "--regex", "<think>so</think>It is so!")
+    assert raw == "<think>so</think>It is so!\n", "a text that is no chat is shown as it is"

@@ -54,7 +54,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if match := re.fullmatch(r"/api/models/([^/]+/[^/?]+)(?:/revision/([^/?]+))?(?:\?.*)?", self.path):
             self._info(match[1], match[2])
-        elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/([^/?]+)", self.path):
+        elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/([^?]+)", self.path):
             self._file(match[1], match[3], body)
         else:
             self._fail(404, "EntryNotFound")
@@ -67,9 +67,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._fail(404, "RevisionNotFound")
         else:
             siblings = []
-            for path in sorted(folder.iterdir()):
-                content = path.read_bytes()
-                entry: dict[str, Any] = {"rfilename": path.name, "size": len(content), "blobId": "0"}
+            for path in sorted(each for each in folder.rglob("*") if each.is_file()):
+                content, name = path.read_bytes(), path.relative_to(folder).as_posix()
+                entry: dict[str, Any] = {"rfilename": name, "size": len(content), "blobId": "0"}
                 if len(content) >= LARGE:
                     sha256 = hashlib.sha256(content).hexdigest()
                     entry["lfs"] = {"size": len(content), "sha256": sha256, "pointerSize": 100}

@@ -11,6 +11,7 @@ import pytest
 
 from app.children.work import JobProgress
 from app.errors import BadInput, ModelError
+from app.inference.chat_template import ChatTemplate
 from app.models.hub import DownloadOutcome, download_job
 from app.models.library import ModelLibrary
 from tests.models.described import tensors_of
@@ -59,6 +60,23 @@ def test_a_model_is_downloaded_described_and_held_by_the_library(hub: HubStandIn
     downloading = [progress for progress in seen if progress.phase == "downloading"]
     assert downloading[-1].done_bytes == downloading[-1].total_bytes > description.weight_bytes
     assert list((tmp_path / "library" / ".incoming").glob("tiny/*")) == []
+
+
+def test_chat_templates_besides_the_usual_one_come_along(hub: HubStandIn, tmp_path: Path) -> None:
+    files = hub.repositories["some/tiny"]
+    (files / "chat_template.jinja").write_text("usual")
+    more = files / "additional_chat_templates"
+    (more / "older").mkdir(parents=True)
+    (more / "tool_use.jinja").write_text("with tools")
+    (more / "README.md").write_text("nobody needs this")
+    (more / "older" / "tool_use.jinja").write_text("nor this")
+    description = ModelLibrary(tmp_path / "library").add("some/tiny")
+    found = {path.relative_to(description.path).as_posix() for path in description.path.rglob("*.*")}
+    assert {"chat_template.jinja", "additional_chat_templates/tool_use.jinja"} == {
+        name for name in found if "README" in name or "jinja" in name
+    }
+    template = ChatTemplate.open(description.path, {})
+    assert template is not None and template.sources == {"default": "usual", "tool_use": "with tools"}
 
 
 def test_an_interrupted_download_goes_on_where_it_was(hub: HubStandIn, tmp_path: Path) -> None:

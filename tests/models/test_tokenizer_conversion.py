@@ -113,6 +113,16 @@ def test_a_chat_template_in_a_file_of_its_own_is_kept(name: str, folder: Path) -
     assert template.source() == CHAT
 
 
+def test_chat_templates_besides_the_usual_one_are_kept(folder: Path) -> None:
+    byte_level().model.save(str(folder))
+    (folder / "additional_chat_templates").mkdir()
+    for name in ("chat_template.jinja", "additional_chat_templates/tool_use.jinja"):
+        (folder / name).write_text(name)
+    converted(folder)
+    template = ChatTemplate.open(folder.parent / "tokenizer", {})
+    assert template is not None and set(template.sources) == {"default", "tool_use"}
+
+
 @pytest.mark.parametrize("name", ["tokenizer.model", "spiece.model"])
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
 def test_a_sentencepiece_model_gives_its_own_ids_whatever_its_name(kind: str, name: str, folder: Path) -> None:

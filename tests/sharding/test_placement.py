@@ -5,10 +5,22 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from app.errors import BadInput, PlacementError
 from app.serving import Serving
-from app.sharding.placement import NodeCapacity, check_fits, place, place_ranges, relative_speeds, whole_on_one
+from app.sharding.placement import (
+    MAX_SEQUENCES,
+    TOKENS_WITH_STATE,
+    NodeCapacity,
+    StageSizes,
+    check_fits,
+    place,
+    place_ranges,
+    relative_speeds,
+    sequences_at_once,
+    whole_on_one,
+)
 from tests.models.described import invented
 
 PLENTY = 10**12
@@ -35,6 +47,16 @@ def test_memory_is_weights_in_the_compute_dtype_and_kv() -> None:
     assert stage.weight_bytes == 4 * (5 + 5 + 7)
     assert stage.kv_bytes == 30 * 4 * (10 + 10)
     assert stage.memory == stage.weight_bytes + stage.kv_bytes
+
+
+def test_states_are_set_aside_for_each_sequence_that_runs_at_once() -> None:
+    stateful = structs.replace(invented([5, 5]), state_elements=(0, 1000), state_bytes=(0, 7))
+    few, many = Serving("float32", 10, 30), Serving("float32", 10, 4 * TOKENS_WITH_STATE + 1)
+    assert [sequences_at_once(stateful, serving) for serving in (few, many)] == [1, 4]
+    assert [sequences_at_once(invented([5, 5]), serving) for serving in (few, many)] == [MAX_SEQUENCES] * 2
+    sizes = StageSizes(stateful, many)
+    assert sizes.kv(0, 1) == many.kv_tokens * 4 * 10
+    assert sizes.kv(1, 2) == sizes.kv(0, 1) + 4 * (4 * 1000 + 7)
 
 
 def test_a_tied_embedding_counts_on_both_ends() -> None:

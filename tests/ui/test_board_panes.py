@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from PySide6.QtWidgets import QWidget
@@ -191,6 +192,24 @@ def test_a_models_page_tells_what_was_found_out_when_it_was_added(inspector: Ins
     fill(board.workbench.cluster, models=(noted,))
     inspector.model.show_model("noted")
     assert inspector.model.source.value("Note") == "It has two heads. One is used."
+
+
+def test_a_models_page_tells_what_its_own_parameters_ask_for_in_vain(
+    qtbot: QtBot, workbench: Workbench, holder: QWidget, tmp_path: Path
+) -> None:
+    from msgspec.structs import replace as altered
+
+    (tmp_path / "generation_config.json").write_text('{"num_beams": 4}')
+    fill(workbench.cluster, models=(altered(SMALL, folder=str(tmp_path), notes=("It has two heads.",)),))
+    board = BoardModel(workbench, workbench)
+    board.choose_model("small")
+    inspector = Inspector(board, BoardCommands(board, holder), holder)
+
+    def told() -> bool:
+        note = inspector.model.source.value("Note")
+        return note.startswith("It has two heads. num_beams 4 is not applied")
+
+    qtbot.waitUntil(told, timeout=10_000)
 
 
 def test_places_to_cut_in_words() -> None:

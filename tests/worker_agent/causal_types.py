@@ -161,6 +161,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
         "layer_types": ["full_attention", "minimax_m3_sparse"], "index_n_heads": 2, "index_block_size": 4,
         "index_topk_blocks": 2,
     },
+    "moshi": {"sliding_window": 512},  # as wide as its context, as in the weights that there are
     "qwen4_exp_text": {
         "indexer_kv_heads": 1, "indexer_budget": 4, "indexer_compress_ratio": 2, "hc_lowrank": 8,
     },

@@ -15,7 +15,8 @@ from transformers.masking_utils import (
 
 from tests.worker_agent.causal_types import LAYERS, tiny_config
 from worker_agent.model.anatomy import Anatomy, build_empty, examine, find_layers, read_config
-from worker_agent.model.probe import is_window, observe
+from worker_agent.model.outlined_attention import is_window
+from worker_agent.model.probe import observe
 from worker_agent.wire.errors import CannotSplit
 
 EVERYWHERE = tuple(range(1, LAYERS))
@@ -68,7 +69,7 @@ def test_a_mask_is_told_from_the_window_that_attention_is_told_of() -> None:
         ("inkling2_text", "token ids"),
         ("roformer", "token ids"),
         ("deepseek_v4", "one vector"),
-        ("prophetnet", "one vector"),
+        ("gemma3n_text", "one vector"),
         ("zaya", "more than the hidden states"),
     ],
 )
@@ -117,6 +118,18 @@ def test_a_model_that_keeps_its_state_in_its_modules_is_refused_and_left_as_it_w
         assert {key: id(value) for key, value in vars(module).items()} == {
             key: id(value) for key, value in before[name].items()
         }, name
+
+
+@pytest.mark.parametrize("model_type", ["cpmant", "prophetnet"])
+def test_a_model_whose_layers_get_more_vectors_than_there_are_tokens_is_refused(model_type: str) -> None:
+    with pytest.raises(CannotSplit, match=r"is given \d+ vectors for \d+ tokens, .* choose another architecture"):
+        examined(model_type)
+
+
+def test_a_cache_that_forgets_what_the_mask_shows_is_refused_where_that_can_happen() -> None:
+    with pytest.raises(CannotSplit, match=r"its cache keeps the last 8, .* correct sliding_window .*at least 512,"):
+        examined("moshi", sliding_window=8)
+    assert examined("moshi", sliding_window=512).cuts == EVERYWHERE, "no text is longer than the window"
 
 
 def test_a_model_that_sees_what_comes_later_is_refused() -> None:

@@ -244,3 +244,18 @@ def test_a_step_is_planned_as_fast_beside_many_that_wait_as_beside_two() -> None
         return Counted.looked_at
 
     assert looks(256) == looks(2)
+
+
+def test_states_that_take_the_same_for_any_length_are_no_more_than_sequences_may_run() -> None:
+    """Memory was set aside for so many of them, whether they run or are kept."""
+    scheduler = Scheduler(4096, 2, 256, 1, reuse="whole")
+    stage = Stage(reuse="whole")
+    prompts = {number: [number] * 40 for number in range(5)}
+    for number, prompt in prompts.items():
+        scheduler.add(Sequence(number, prompt, 40, Sampling(), Budget(10)))
+    while (step := scheduler.next_step()) is not None:
+        stage.follow(step)
+        assert len(stage.held) <= 2
+        if step.pieces:
+            scheduler.returned(sampled(stage, step, dict.fromkeys(prompts, 5), prompts))
+    assert stage.kept

@@ -361,7 +361,7 @@ class _Builder:
                 self._connect(block)
                 expected = self._expected(texts, _named(block))
                 if why := self._alone(expected, texts, block, in_pieces=True):
-                    if whole := self._alone(expected, texts, block, in_pieces=False):
+                    if whole := self._prompts_whole(expected, texts, block):
                         raise CannotSplit(
                             f"'{self._anatomy.model_type}' cannot be run here: {_named(block)} gives something else "
                             f"when it goes on with a text than for the text as a whole ({whole})"
@@ -373,6 +373,15 @@ class _Builder:
                     self._reused_alone(expected, texts, block)
                 texts = trial.Texts(expected)
         cut.disconnect()
+
+    def _prompts_whole(self, expected: Outputs, texts: trial.Texts, block: range) -> str:
+        """Why not even prompts that come as a whole can be gone on with; empty if they can."""
+        if not (why := self._alone(expected, texts, block, in_pieces=False)):
+            return ""
+        with trial.time_steps_unbounded(self._cut) as bounded:
+            if not bounded:
+                return why
+            return self._alone(self._expected(texts, _named(block)), texts, block, in_pieces=False)
 
     def _alone(
         self, expected: Outputs, texts: trial.Texts, block: range, *, in_pieces: bool, reuse: Reuse = "no"

@@ -330,9 +330,14 @@ class Scheduler:
                 return
             if self._kept and (found := self._candidate(sequence, {})) is not None:
                 self._kept.used(found[0].number)
-            while self._kept and taken + self._kept_tokens > self.kv_tokens:
+            while self._kept and (taken + self._kept_tokens > self.kv_tokens or self._holds_all_states):
                 self._released.append(self._kept.pop_oldest())
             self.running[sequence.number] = self.waiting.pop(sequence.number)
+
+    @property
+    def _holds_all_states(self) -> bool:
+        """Whether one more would be too many: states that cannot be cut back take the same memory for any length."""
+        return self.reuse == "whole" and len(self.running) + len(self._kept) >= self.max_sequences
 
     def _candidate(self, sequence: Sequence, computed: dict[int, int]) -> tuple[Candidate, int] | None:
         """Whose first tokens a sequence may begin with.

@@ -73,6 +73,10 @@ class Stage:
 
 
 def kv_bytes(anatomy: Anatomy, load: Load) -> int:
-    """Bytes of keys and values that a stage sets aside."""
-    elements = sum(anatomy.kv_elements[load.start : load.end])
-    return elements * load.kv_tokens * DTYPES[load.dtype].itemsize
+    """Bytes that a stage sets aside for what its sequences keep.
+
+    Keys and values of so many tokens, and of as many sequences as may run at once what does not grow with the tokens.
+    """
+    own, item = slice(load.start, load.end), DTYPES[load.dtype].itemsize
+    state = sum(anatomy.state_elements[own]) * item + sum(anatomy.state_bytes[own])
+    return sum(anatomy.kv_elements[own]) * load.kv_tokens * item + state * load.max_sequences

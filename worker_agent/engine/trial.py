@@ -7,6 +7,7 @@ are thousands of tokens wide, so for the trial they are made small: the code tha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ GROWTH = 4
 """Rows that grow by copying grow by so many tokens in the trial, so that they do so several times."""
 COPIED = 3
 """Before this step of the trial states are copied, as for a prompt that begins as an earlier one did."""
+_TIME_STEPS = "time_step_limit"
+"""What modules call the range within which they keep the time steps of a prompt (Mamba's second kind)."""
 _WINDOW_NAMES = ("sliding_window", "attention_chunk_size")
 
 
@@ -184,8 +187,10 @@ def trial_of(cut: Slice) -> Iterator[None]:
     """
     config = cut.model.config
     configs = {id(each): each for each in (config, config.get_text_config(decoder=True))}
+    # A window as wide as the context is never seen, whatever the layers do with it.
+    narrowed = range(WINDOW + 1, cut.anatomy.max_context)
     changed = [
-        (each, name, value) for each in configs.values() for name, value in _windows(each) if value > WINDOW
+        (each, name, value) for each in configs.values() for name, value in _windows(each) if value in narrowed
     ]  # fmt: skip
     # The slice's layers may stand in the model now, or wait outside; one may be made anew in the meantime.
     parts: dict[int | None, torch.nn.Module] = {index: layer for index, layer in cut.own.items()}
@@ -195,7 +200,7 @@ def trial_of(cut: Slice) -> Iterator[None]:
         for index, part in parts.items()
         for path, module in part.named_modules()
         for name, value in _windows(module)
-        if value > WINDOW
+        if value in narrowed
     ]
     for holder, name, _ in changed:
         setattr(holder, name, WINDOW)
@@ -212,6 +217,25 @@ def trial_of(cut: Slice) -> Iterator[None]:
             module = dict(part.named_modules()).get(path) if part is not None else None
             if module is not None and name in vars(module):
                 setattr(module, name, value)
+
+
+@contextmanager
+def time_steps_unbounded(cut: Slice) -> Iterator[bool]:
+    """Within this block time steps are not kept within a range; gives whether any were.
+
+    transformers bounds those of a prompt, and not those of the tokens that come one by one after it: an answer goes on
+    so there, and here as well, but nothing that goes on token by token is then as a text is as a whole.
+    """
+    modules = [module for layer in cut.own.values() for module in layer.modules()]
+    bounded = [(module, vars(module)[_TIME_STEPS]) for module in modules if _TIME_STEPS in vars(module)]
+    bounded = [(module, limits) for module, limits in bounded if tuple(limits) != (0.0, math.inf)]
+    for module, _ in bounded:
+        setattr(module, _TIME_STEPS, (0.0, math.inf))
+    try:
+        yield bool(bounded)
+    finally:
+        for module, limits in bounded:
+            setattr(module, _TIME_STEPS, limits)
 
 
 def _windows(holder: object) -> list[tuple[str, int]]:

@@ -22,7 +22,7 @@ from transformers.initialization import no_init_weights
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from worker_agent.model.probe import Observation, observe
+from worker_agent.model.probe import TOKENS, Observation, observe
 from worker_agent.wire.errors import CannotSplit
 from worker_agent.wire.messages import PartKind
 
@@ -39,6 +39,10 @@ NOT_CAUSAL = (
 
 UNLIMITED = 2**20
 """Tokens of context for a model whose config names no limit, such as Mamba's or Bloom's."""
+
+OUTLINE_DTYPE = torch.bfloat16
+"""What to build a model in that is only examined: not float32, so that what keeps that dtype whatever the model
+computes in is told from what follows it."""
 
 _LENGTHS = (
     "max_position_embeddings",
@@ -71,7 +75,11 @@ class Anatomy:
     tied: tuple[tuple[str, str], ...]
     """Pairs of parameter names that are one tensor, each standing at another end of the model."""
     kv_elements: tuple[int, ...]
-    """Per layer: how many elements one token puts into the cache, keys and values together."""
+    """Per layer: how many elements one token puts into the cache, keys, values and what else grows with the text."""
+    state_elements: tuple[int, ...]
+    """Per layer: how many elements a sequence keeps there however long it is, in the dtype that is computed in."""
+    state_bytes: tuple[int, ...]
+    """Per layer: how many bytes it keeps there besides, in a dtype of their own."""
     cuts: tuple[int, ...]
     """Boundaries b at which the model may be cut, between layer b - 1 and layer b."""
     cut_notes: tuple[str, ...]
@@ -194,6 +202,8 @@ def examine(model: PreTrainedModel) -> Anatomy:
             "choose another architecture"
         )
     config = model.config.get_text_config(decoder=True)
+    max_context = _max_context(config)
+    _refuse_unlike_answers(model.config.model_type, seen, max_context)
     cuts, notes = _cuts(model, layers_path, seen)
     before = tuple((name, shape) for name, shape in seen.before.items() if name not in seen.after)
     after = tuple(name for name in seen.after if name not in seen.before)
@@ -208,12 +218,14 @@ def examine(model: PreTrainedModel) -> Anatomy:
         tuple_output=seen.tuple_output,
         tied=(),
         kv_elements=seen.kv_elements,
+        state_elements=tuple(seen.state_elements.get(layer, 0) for layer in range(seen.num_layers)),
+        state_bytes=tuple(seen.state_bytes.get(layer, 0) for layer in range(seen.num_layers)),
         cuts=cuts,
         cut_notes=notes,
         batched=_is_batched(seen),
         hidden_size=config.hidden_size,
         vocab_size=config.vocab_size,
-        max_context=_max_context(config),
+        max_context=max_context,
         restarts_at=_restarts_at(model, seen.cache_argument),
     )
     return Anatomy(**{**vars(anatomy), "tied": _across(anatomy, model.all_tied_weights_keys)})
@@ -350,6 +362,22 @@ def _looks_ahead(model: PreTrainedModel) -> NoReturn:
         f"this '{model.config.model_type}' looks at tokens that come later, so it cannot continue a text; "
         "use the weights and config of a causal language model (is_decoder, for one)"
     )
+
+
+def _refuse_unlike_answers(model_type: str, seen: Observation, max_context: int) -> None:
+    """What gives something else for a text token by token than for the same text as a whole. Raises CannotSplit."""
+    for layer, length in sorted(seen.lengths.items()):
+        raise CannotSplit(
+            f"layer {layer} of '{model_type}' is given {length} vectors for {TOKENS} tokens, so that a text cannot be "
+            "continued token by token; choose another architecture"
+        )
+    for layer, kept in sorted(seen.forgotten.items()):
+        if kept < max_context:
+            raise CannotSplit(
+                f"layer {layer} of '{model_type}' looks at all earlier tokens, but its cache keeps the last {kept:,}, "
+                "so that a longer text would be continued as another one; correct sliding_window in config.json (at "
+                f"least {max_context:,}, the model's context), or choose another model"
+            )
 
 
 def _refuse_shared_weights(model: PreTrainedModel, layers_path: str) -> None:

@@ -118,7 +118,8 @@ class Filler:
             if not [*parent.parameters(recurse=False), *parent.buffers(recurse=False)]:
                 parent._is_hf_initialized = True  # type: ignore[assignment]  # a flag of transformers' own
         try:
-            model._finalize_model_loading(model, settings, info)
+            with cut.standing_alone():
+                model._finalize_model_loading(model, settings, info)
         except FAULTS as error:
             kind = self._anatomy.model_type
             raise CannotSplit(f"'{kind}' cannot be prepared without its layers ({describe(error)})") from error
@@ -154,7 +155,12 @@ class Filler:
                     module._buffers[name] = torch.full_like(buffer, unknown, device=self._device)
         with torch.no_grad(), guard_torch_init_functions():
             # What is computed rather than stored (masks, frequencies); weights that were loaded are left alone.
-            layer.smart_apply(self._owner()._initialize_weights, False)  # type: ignore[operator]
+            owner = self._owner()
+            layer.smart_apply(owner._initialize_weights, False)  # type: ignore[operator]
+            if any(bool(buffer.isnan().any()) for buffer in layer.buffers() if buffer.is_floating_point()):
+                # What no module of the layer has made itself, the model that holds it may make (Falcon-H1).
+                with self._cut.standing_alone(index):
+                    owner._init_weights(owner)
         layer.eval()
         self._check_whole(layer, prefix)
         return layer

@@ -18,8 +18,18 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
-from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 
+from worker_agent.model.outlined_attention import (
+    FAR,
+    MASKED_OUTLINE,
+    OUTLINE,
+    TROUBLE,
+    SeenAttention,
+    sees,
+    watch_attention,
+)
 from worker_agent.model.provenance import HIDDEN, IDS, Provenance, mark, marks_of, tensors_in
 from worker_agent.wire.errors import CannotSplit
 
@@ -30,12 +40,6 @@ CACHE_ARGUMENTS = ("cache", "past_key_values", "cache_params")
 """Names under which models are known to take their cache, the newest first. Which one a model heeds is observed."""
 CACHE_TYPE = re.compile(r"\b\w*Cache\b")
 """What the type of an argument says that takes a cache under a name that is not known yet."""
-
-FAR = 1 << 24
-"""A position that no window reaches back from to the first token."""
-
-TROUBLE = (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError, NotImplementedError)
-"""What models raise that cannot run without numbers, or do not know an argument."""
 
 
 @dataclass
@@ -53,10 +57,18 @@ class Observation:
     """The name under which the model takes its cache."""
     kept: dict[int, int] = field(default_factory=dict)
     """Layer -> elements that one token puts into the cache, keys and values together, each time that it runs."""
+    guessed_rows: dict[int, int] = field(default_factory=dict)
+    """The same where a layer could not run in outline, by what the config says of heads."""
     rows: dict[int, int] = field(default_factory=dict)
     """The same by the layers of the cache."""
-    states: dict[int, int] = field(default_factory=dict)
-    """Layer of the cache -> elements of what it holds besides, states of a fixed size for one."""
+    states: set[int] = field(default_factory=set)
+    """Layers of the cache that hold something else besides, states of a fixed size for one."""
+    besides: dict[int, int] = field(default_factory=dict)
+    """Layer -> elements that one token puts into the cache besides keys and values, keys of an index for one."""
+    state_elements: dict[int, int] = field(default_factory=dict)
+    """Layer -> elements of a fixed size that a sequence keeps there, in the dtype that the model computes in."""
+    state_bytes: dict[int, int] = field(default_factory=dict)
+    """Layer -> bytes of a fixed size that a sequence keeps there, in whatever dtype."""
     attended: dict[int, int] = field(default_factory=dict)
     """Layer -> elements that one token brings to the attention function, for models that let it be replaced."""
     flows: set[tuple[int, int]] = field(default_factory=set)
@@ -65,6 +77,10 @@ class Observation:
     """Layers that compute with something made from the token ids, besides the hidden states."""
     joints: set[int] = field(default_factory=set)
     """Layers whose hidden states are not as the layer before gave them: something is done in between."""
+    lengths: dict[int, int] = field(default_factory=dict)
+    """Layer -> how many vectors it is given where that is another number than that of the tokens."""
+    forgotten: dict[int, int] = field(default_factory=dict)
+    """Layer -> how many tokens its cache keeps, where its mask lets it see earlier ones."""
     wide: set[int] = field(default_factory=set)
     """Layers that are given something else than one vector of the hidden size for each token."""
     order: list[int] = field(default_factory=list)
@@ -80,7 +96,8 @@ class Observation:
 
     @property
     def kv_elements(self) -> tuple[int, ...]:
-        return tuple(self.kept.get(layer, 0) for layer in range(self.num_layers))
+        rows = {**self.guessed_rows, **self.kept}
+        return tuple(rows.get(layer, 0) + self.besides.get(layer, 0) for layer in range(self.num_layers))
 
 
 class _WatchedCache(DynamicCache):
@@ -89,6 +106,8 @@ class _WatchedCache(DynamicCache):
     def __init__(self, config: Any, seen: Observation, provenance: Provenance) -> None:
         super().__init__(config=config)
         self._seen, self._provenance = seen, provenance
+        self._owners: dict[int, int] = {}
+        """Layer of the cache -> the model's layer that puts something there."""
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -97,104 +116,60 @@ class _WatchedCache(DynamicCache):
         self._seen.rows[layer_idx] = size
         running = self._provenance.layer
         if running is not None:
+            self._owners[layer_idx] = running
             self._seen.kept[running] = self._seen.kept.get(running, 0) + size
         return super().update(key_states, value_states, layer_idx, *args, **kwargs)
 
-    def states(self) -> dict[int, int]:
-        """Elements that the layers hold besides keys and values, where they hold any."""
-        found = {}
+    def update_conv_state(self, conv_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> torch.Tensor:
+        self._put_by(layer_idx)
+        return super().update_conv_state(conv_states, layer_idx, *args, **kwargs)
+
+    def update_recurrent_state(
+        self, recurrent_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
+        self._put_by(layer_idx)
+        return super().update_recurrent_state(recurrent_states, layer_idx, *args, **kwargs)
+
+    def _put_by(self, index: int) -> None:
+        if self._provenance.layer is not None:
+            self._owners[index] = self._provenance.layer
+
+    def note_besides(self, dtype: torch.dtype) -> None:
+        """Note what the layers hold besides keys and values: what grows with the tokens, and what does not.
+
+        Args:
+            dtype: what the model computes in.
+        """
+        seen = self._seen
         for index, layer in enumerate(self.layers):
             besides = [value for name, value in vars(layer).items() if name not in ("keys", "values")]
-            if tensors := [each for each in tensors_in(besides) if HIDDEN in marks_of(each)]:
-                found[index] = sum(each.numel() for each in tensors)
-        return found
+            tensors = {id(each): each for each in tensors_in(besides)}
+            if any(HIDDEN in marks_of(each) for each in tensors.values()):
+                seen.states.add(index)
+            owner = self._owners.get(index, min(index, seen.num_layers - 1))
+            for each in tensors.values():
+                if each.numel() < 2:
+                    continue  # a length, not a state
+                if TOKENS in each.shape:
+                    seen.besides[owner] = seen.besides.get(owner, 0) + each.numel() // TOKENS
+                elif each.dtype == dtype:
+                    seen.state_elements[owner] = seen.state_elements.get(owner, 0) + each.numel()
+                else:
+                    seen.state_bytes[owner] = seen.state_bytes.get(owner, 0) + each.nbytes
+
+    def guess_rows(self, config: Any) -> None:
+        """Take keys and values of the config's heads for layers of attention that could not run in outline."""
+        heads = getattr(config, "num_attention_heads", None) or 1
+        groups = getattr(config, "num_key_value_heads", None) or heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // heads
+        for index, layer in enumerate(self.layers[: self._seen.num_layers]):
+            if isinstance(layer, DynamicLayer) and index not in self._seen.rows:
+                self._seen.guessed_rows[index] = 2 * groups * width
 
     def window(self, layer: int) -> int | None:
         """How many tokens a layer keeps, if not all."""
         window = getattr(self.layers[layer], "sliding_window", None) if layer < len(self.layers) else None
         return window if isinstance(window, int) else None
-
-
-@dataclass
-class _Attention:
-    """What the outlined attention was given in the run under way."""
-
-    attended: dict[int, int] = field(default_factory=dict)
-    functions: dict[int, Callable[..., Any]] = field(default_factory=dict)
-    """id of a mask -> which (batch, head, query, key) it lets see."""
-    masks: dict[int, bool] = field(default_factory=dict)
-    windows: dict[int, int | None] = field(default_factory=dict)
-    """Layer -> the window that the attention function was told of."""
-    looks_ahead: bool = False
-    alive: list[torch.Tensor] = field(default_factory=list)
-    """Keeps ids unique during the run."""
-
-
-_attention = _Attention()
-
-
-def _outline_attention(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    *_args: Any,
-    sliding_window: int | None = None,
-    **others: Any,
-) -> tuple[torch.Tensor, None]:
-    """Stands in for attention: notes what it was given and returns the right shape, [1, tokens, heads, width]."""
-    for given in tensors_in(others):
-        given.clone()  # attention computes with it, so where it comes from has to be seen
-    layer = getattr(module, "layer_idx", None)
-    if layer is not None:
-        _attention.attended[layer] = (key.numel() + value.numel()) // key.shape[2]
-        _attention.windows[layer] = sliding_window
-        visible = _attention.functions.get(id(attention_mask))
-        known = None if visible is None else is_window(visible, sliding_window)
-        if known is not None:
-            _attention.masks[layer] = _attention.masks.get(layer, True) and known
-        elif visible is None and attention_mask is not None:
-            _attention.masks[layer] = False  # made from more than positions
-    return query.new_empty(query.shape[0], query.shape[2], query.shape[1], value.shape[-1]), None
-
-
-def _outline_mask(
-    batch_size: int, q_length: int, kv_length: int, mask_function: Callable[..., Any], device: Any = "meta", **_: Any
-) -> torch.Tensor:
-    """Stands in for making a mask: remembers by which function."""
-    mask = torch.empty(batch_size, 1, q_length, kv_length, dtype=torch.bool, device=device)
-    _attention.functions[id(mask)] = mask_function
-    _attention.alive.append(mask)
-    _attention.looks_ahead |= _sees(mask_function, 0, 1) is True
-    return mask
-
-
-def is_window(visible: Callable[..., Any], window: int | None) -> bool | None:
-    """Whether a mask lets a token see itself and those before it, within the window if there is one, and no other.
-
-    None where that depends on more than positions.
-    """
-    reach = FAR if window is None else min(window, FAR)
-    seen = [_sees(visible, FAR, FAR - back) for back in (0, 1, reach // 2, reach - 1) if back < reach]
-    hidden = [_sees(visible, FAR, FAR + 1)] + ([] if window is None else [_sees(visible, FAR, FAR - reach)])
-    if None in seen or None in hidden:
-        return None
-    return all(seen) and not any(hidden)
-
-
-def _sees(visible: Callable[..., Any], query: int, key: int) -> bool | None:
-    """Whether the token at `query` sees that at `key`; None where that depends on numbers."""
-    try:
-        return bool(visible(0, 0, torch.tensor(query), torch.tensor(key)))
-    except TROUBLE:
-        return None
-
-
-OUTLINE, MASKED_OUTLINE = "shardboard_outline", "shardboard_masked_outline"
-AttentionInterface.register(OUTLINE, _outline_attention)
-AttentionInterface.register(MASKED_OUTLINE, _outline_attention)
-AttentionMaskInterface.register(MASKED_OUTLINE, _outline_mask)
 
 
 def observe(model: PreTrainedModel, layers_path: str) -> Observation:
@@ -264,9 +239,8 @@ def _run(
     masked: bool,
     *,
     every_operation: bool = True,
-) -> _Attention:
-    global _attention
-    _attention = attention = _Attention()
+) -> SeenAttention:
+    attention = watch_attention()
     tokens = torch.zeros(1, TOKENS, dtype=torch.long, device="meta")
     positions = torch.zeros_like(tokens)
     mark(tokens, {IDS})
@@ -282,11 +256,15 @@ def _run(
             use_cache=True,
             **{seen.cache_argument: cache},
         )
-    seen.states = cache.states()
+    cache.note_besides(model.dtype)
+    if seen.guessed:
+        cache.guess_rows(model.config.get_text_config(decoder=True))
     for layer, window in attention.windows.items():
         kept = cache.window(layer)
         if kept is not None and kept != window:
             attention.masks[layer] = False  # it looks at what is no longer kept
+            if layer in attention.visible and sees(attention.visible[layer], FAR, FAR - kept):
+                seen.forgotten[layer] = kept
     return attention
 
 
@@ -301,10 +279,13 @@ def _look_at_masks(model: PreTrainedModel, layers: nn.ModuleList, layers_path: s
         return  # it looks into its masks; the trial when a stage is loaded decides
     finally:
         model.set_attn_implementation(OUTLINE)
-    seen.masks, seen.looks_ahead = attention.masks, attention.looks_ahead
+    seen.masks, seen.looks_ahead, seen.forgotten = attention.masks, attention.looks_ahead, other.forgotten
     # What a layer does with a mask that it cannot do without one is seen only now.
     seen.tuple_output, seen.kept = other.tuple_output, {**other.kept, **seen.kept}
-    seen.states.update(other.states)
+    seen.states |= other.states
+    seen.besides = {**other.besides, **seen.besides}
+    seen.state_elements = {**other.state_elements, **seen.state_elements}
+    seen.state_bytes = {**other.state_bytes, **seen.state_bytes}
     seen.flows |= other.flows
     seen.token_readers |= other.token_readers
     seen.keepers.update(other.keepers)
@@ -368,6 +349,8 @@ def _watching(
                 seen.flows |= {(other, index) for kind, other in marks_of(hidden_states) if kind in ("layer", "after")}
             if tuple(hidden_states.shape) != (1, TOKENS, width):
                 seen.wide.add(index)
+            if TOKENS not in hidden_states.shape:
+                seen.lengths[index] = hidden_states.shape[-2]
             started = True
             seen.order.append(index)
             with provenance.inside(index, hidden_states):

@@ -8,7 +8,8 @@ but the last. Hidden states are put in at the first owned layer and taken out af
 from __future__ import annotations
 
 import weakref
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from types import NoneType
 from typing import Any
 
@@ -158,6 +159,19 @@ class Slice:
             elif not isinstance(layers[index], PassThrough):
                 layers[index] = PassThrough(layers[index], self.anatomy.tuple_output)
 
+    @contextmanager
+    def standing_alone(self, *wanted: int) -> Iterator[None]:
+        """Within this block the model has these of the slice's layers and no other, not even pass-throughs.
+
+        For code of the model's that does something to each of its layers, whose insides pass-throughs have not.
+        """
+        layers = self.layers
+        self.replace(self.anatomy.layers_path, Layers(self.own[index] for index in wanted))
+        try:
+            yield
+        finally:
+            self.replace(self.anatomy.layers_path, layers)
+
     def connect(
         self, first: int | None = None, last: int | None = None, *, head: bool | None = None, inside: bool = False
     ) -> None:
@@ -238,7 +252,8 @@ class Slice:
     def _pick_rows(self, _head: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         if self.sampled_rows is None:
             return None
-        return (args[0][:, self.sampled_rows], *args[1:])
+        # Some heads are given several streams, [1, streams, tokens, hidden].
+        return (args[0].index_select(-2, self.sampled_rows), *args[1:])
 
 
 def dismantle(module: nn.Module) -> None:

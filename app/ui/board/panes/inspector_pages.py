@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -10,8 +13,9 @@ from PySide6.QtWidgets import QWidget
 
 from app.errors import ShardboardError
 from app.figures import ago, count_text, data_rate, duration, layers, layers_text, size_text
+from app.inference.model_defaults import ModelDefaults
 from app.models.description import ModelDescription
-from app.sharding.placement import StageSizes
+from app.sharding.placement import StageSizes, kept_for
 from app.ui.board.panes.page import Fact, Page
 from app.ui.board.panes.stage_ways import StageWays, show_ways
 from app.ui.board.state.lanes import BlockKind, LaneView, unavailable_because
@@ -19,6 +23,7 @@ from app.ui.cluster import Cluster, DeploymentView, NodeView
 from app.ui.notices import Level
 
 if TYPE_CHECKING:
+    from app.controller import Controller
     from app.ui.board.board_commands import BoardCommands
     from app.ui.board.state.board_model import BoardModel
 
@@ -54,7 +59,7 @@ class InspectModel(Page):
             self.needs.show_facts(
                 (
                     ("Weights", f"{size_text(sizes.weights(0, end))} in {draft.serving.dtype}"),
-                    ("KV", f"{size_text(sizes.kv(0, end))} for {draft.serving.kv_tokens:,} tokens"),
+                    ("KV", f"{size_text(sizes.kv(0, end))} for {kept_for(model, draft.serving)}"),
                     ("Together", size_text(sizes.memory(0, end))),
                     ("A layer", _layer_sizes(model, sizes)),
                 )
@@ -77,18 +82,37 @@ class InspectModel(Page):
             )
         )
         self.cuts.show_facts((("Allowed", cuts_text(model)), ("Because", " ".join(model.cut_notes))))
+        self._show_source(model, ())
+        # What its generation_config.json asks for in vain is found by reading files, which this thread does not.
+        call = board.workbench.bridge.call(partial(_vain_wishes, model), "reading the model's parameters")
+        call.done.connect(self._on_notes)
+
+    def _show_source(self, model: ModelDescription, notes: Sequence[str]) -> None:
         self.source.show_facts(
             (
                 ("From", model.origin or model.source),
                 ("Folder", model.folder),
-                ("Note", " ".join(model.notes)),
+                ("Note", " ".join((*model.notes, *notes))),
             )
         )
+
+    @Slot(object)
+    def _on_notes(self, told: tuple[ModelDescription, Sequence[str]]) -> None:
+        model, notes = told
+        if model is self._shown and notes:
+            self._show_source(model, notes)
 
     @Slot()
     def _on_chat(self) -> None:
         if self._shown is not None:
             self._board.workbench.navigate.emit("chat", self._shown.name)
+
+
+async def _vain_wishes(
+    model: ModelDescription, _controller: Controller, _report: object
+) -> tuple[ModelDescription, Sequence[str]]:
+    defaults = await asyncio.to_thread(ModelDefaults.shown, model.path)
+    return model, defaults.notes
 
 
 def _stage_ways(cluster: Cluster, view: DeploymentView) -> list[StageWays]:
@@ -285,7 +309,7 @@ class InspectStage(Page):
         self.memory.show_facts(
             (
                 ("Weights", f"{size_text(draft.weights(stage))} in {draft.serving.dtype}"),
-                ("KV", f"{size_text(draft.kv(stage))} for {draft.serving.kv_tokens:,} tokens"),
+                ("KV", f"{size_text(draft.kv(stage))} for {kept_for(draft.description, draft.serving)}"),
                 ("Together", size_text(draft.memory(stage))),
             )
         )

@@ -1,0 +1,53 @@
+"""What sequences keep is what was set aside for them: keys and values, and states that do not grow with the text."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+
+from app.serving import Serving
+from app.sharding.placement import StageSizes
+from tests.models.described import described
+from tests.worker_agent.causal_types import VOCABULARY, make_model
+from tests.worker_agent.ring import RUNTIME, cut_model, load_message
+from worker_agent.engine.executor import Admitted, Executor, StepPlan, Turn
+from worker_agent.engine.loading import load_stage
+from worker_agent.wire.messages import DType
+
+TOKENS = 40
+TYPES = {
+    "mamba": "states alone",
+    "nemotron_h": "states and attention in turn",
+    "falcon_h1": "both in each layer",
+    "glm_moe_dsa": "the keys of an index beside keys and values",
+    "llama": "keys and values alone",
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("model_type", TYPES)
+def test_what_is_set_aside_is_what_a_sequence_keeps(model_type: str, dtype: DType, tmp_path: Path) -> None:
+    make_model(model_type, tmp_path / "model")
+    cut, description = cut_model(tmp_path / "model", tmp_path / "parts"), described(tmp_path / "model")
+    sizes = StageSizes(description, Serving(dtype, TOKENS, TOKENS))
+    edges = [0, *([3] if 3 in cut.anatomy.cuts else []), cut.anatomy.num_layers]
+    given = torch.randint(0, VOCABULARY, (TOKENS,))
+    for number, (start, end) in enumerate(pairwise(edges)):
+        message = load_message(
+            cut, start, end, number, len(edges) - 1, dtype=dtype, kv_tokens=TOKENS, max_context=TOKENS, max_sequences=1
+        )
+        stage = load_stage(
+            message, cut.config, cut.parts_for(start, end), lambda digest: cut.folder / digest, RUNTIME, 10**12,
+            lambda done, total: None,
+        )  # fmt: skip
+        executor = Executor(stage)
+        given = executor.step(StepPlan((Turn(1, 0, TOKENS, range(0)),), given, admitted=(Admitted(1, TOKENS),)))
+        state = executor.memory[1]
+        # Rows are counted without the rest of the pages that they end in.
+        kept = sum(tensor.nbytes for tensor in state.exported().values()) if stage.batched else state.nbytes
+        assert kept == stage.kv_bytes == sizes.kv(start, end), f"layers {start}-{end - 1}"
+        executor.close()
+        stage.close()
