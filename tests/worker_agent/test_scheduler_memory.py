@@ -252,7 +252,7 @@ def test_states_that_take_the_same_for_any_length_are_no_more_than_sequences_may
     stage = Stage(reuse="whole")
     prompts = {number: [number] * 40 for number in range(5)}
     for number, prompt in prompts.items():
-        scheduler.add(Sequence(number, prompt, 40, Sampling(), Budget(10)))
+        scheduler.add(Sequence(number, list(prompt), 40, Sampling(), Budget(10)))
     while (step := scheduler.next_step()) is not None:
         stage.follow(step)
         assert len(stage.held) <= 2
