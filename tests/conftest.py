@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +19,8 @@ from tests.warm import starting_cold, starting_warm
 
 CACHE = Path(os.environ.get("SHARDBOARD_TEST_CACHE") or Path(__file__).parent.parent / ".cache" / "tests")
 """Kept between runs, so that the demo's model is fetched once."""
+INDEX = "model.safetensors.index.json"
+SHORT = 6
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -76,6 +80,29 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
 def smollm() -> Path:
     """The folder of SmolLM2-135M-Instruct as Hugging Face files (float32, from the demo's GGUF)."""
     return ensure_demo_model(ModelLibrary(CACHE / "models")).path
+
+
+@pytest.fixture(scope="session")
+def short_smollm(smollm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first six of its layers as a model: real text and its pace, for tests that do not read what it says."""
+    folder = tmp_path_factory.mktemp("short") / "short-smollm"
+    folder.mkdir()
+    index = json.loads((smollm / INDEX).read_text())
+    kept = {name: file for name, file in index["weight_map"].items() if layer_of(name) < SHORT}
+    for path in smollm.iterdir():
+        if path.name in kept.values():
+            (folder / path.name).symlink_to(path)
+        elif path.suffix != ".safetensors":
+            shutil.copy(path, folder)
+    (folder / INDEX).write_text(json.dumps({**index, "weight_map": kept}))
+    settings = json.loads((smollm / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**settings, "num_hidden_layers": SHORT}))
+    return folder
+
+
+def layer_of(tensor: str) -> int:
+    """The number in a tensor's name; -1 for what stands at an end of the model."""
+    return next((int(part) for part in tensor.split(".") if part.isdecimal()), -1)
 
 
 @pytest.fixture

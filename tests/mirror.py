@@ -1,4 +1,7 @@
-"""A program that tells what it is, for the tests of how the others are started: `python -m tests.mirror HOW…`."""
+"""A program that tells what it is, for the tests of how the others are started: `python -m tests.mirror HOW…`.
+
+`python tests/mirror.py HOW…` is the same as a program that is a file, as commands are.
+"""
 
 from __future__ import annotations
 
@@ -44,12 +47,45 @@ def facts() -> dict[str, Any]:
     }
 
 
+def children() -> dict[str, Any]:
+    """How children of this process come and go, as it sees them."""
+    from tests import warm
+
+    warm.MODULES |= {"tests.mirror"}
+
+    def start(how: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "tests.mirror", how], text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
+
+    told, failed, waiting, killed = start("tell"), start("fail"), start("wait"), start("wait")
+    heard = json.loads(told.communicate()[0])
+    assert heard["pid"] == heard["session"] == told.pid
+    assert waiting.stdout is not None and waiting.stdout.readline() == "ready\n"
+    assert waiting.poll() is None
+    waiting.terminate()
+    killed.kill()
+    return {
+        "warm": start("warm").communicate()[0] == "True\n",
+        "wrong": failed.communicate()[1].splitlines()[-1],
+        "statuses": [child.wait(30) for child in (told, failed, waiting, killed)],
+        "polled": [child.poll() for child in (told, failed, waiting, killed)],
+        "left": [child.pid for child in (told, failed, waiting, killed) if Path(f"/proc/{child.pid}").exists()],
+        "folder": heard["folder"], "descriptors": heard["descriptors"], "environment": heard["environment"],
+    }  # fmt: skip
+
+
 if __name__ == "__main__":
     match sys.argv[1]:
         case "tell":
             print(json.dumps(facts()))
             print("said to the error stream", file=sys.stderr)
             sys.exit(7)
+        case "children":
+            print(json.dumps(children()))
+        case "light":
+            print("app.cli.root" in sys.modules)
         case "warm":
             print("torch" in sys.modules)
         case "fail":

@@ -21,10 +21,14 @@ from tests.warm import starting_cold
 
 pytestmark = pytest.mark.skipif(not warm.POSSIBLE, reason="children are forked from a warm parent on Linux only")
 
+PROGRAM = warm.ROOT / "tests" / "mirror.py"
+"""The mirror as commands are: a file."""
+
 
 @pytest.fixture(autouse=True)
 def mirror_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(warm, "MODULES", warm.MODULES | {"tests.mirror"})
+    monkeypatch.setattr(warm, "PROGRAMS", warm.PROGRAMS | {PROGRAM})
 
 
 @pytest.fixture(params=["warm", "cold"])
@@ -33,9 +37,17 @@ def way(request: pytest.FixtureRequest) -> Iterator[str]:
         yield request.param
 
 
-def start(how: str, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+@pytest.fixture(params=[("-m", "tests.mirror"), (str(PROGRAM),)], ids=["module", "program"])
+def mirror(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    found: tuple[str, ...] = request.param
+    return found
+
+
+def start(
+    how: str, *arguments: str, mirror: tuple[str, ...] = ("-m", "tests.mirror"), **options: Any
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.mirror", how, *arguments], text=True,
+        [sys.executable, *mirror, how, *arguments], text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
     )  # fmt: skip
 
@@ -54,9 +66,11 @@ def told(cold: bool, **options: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("session", [True, False])
-def test_a_child_of_the_warm_parent_is_as_one_that_was_started_anew(tmp_path: Path, session: bool) -> None:
+def test_a_child_of_the_warm_parent_is_as_one_that_was_started_anew(
+    tmp_path: Path, session: bool, mirror: tuple[str, ...]
+) -> None:
     environment = {**os.environ, "MIRRORED": "yes", "PYTHONPATH": str(warm.ROOT)}
-    options = {"cwd": tmp_path, "env": environment, "start_new_session": session}
+    options = {"cwd": tmp_path, "env": environment, "start_new_session": session, "mirror": mirror}
     forked = told(cold=False, **options)
     assert forked == told(cold=True, **options)
     assert forked["handed_on"] == "yes\n" and forked["folder"] == str(tmp_path)
@@ -99,8 +113,8 @@ def test_an_error_ends_it_as_it_ends_any_program(way: str) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_signal_ends_it_and_is_its_status(way: str, number: signal.Signals) -> None:
-    with start("wait") as process:
+def test_a_signal_ends_it_and_is_its_status(way: str, number: signal.Signals, mirror: tuple[str, ...]) -> None:
+    with start("wait", mirror=mirror) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         process.send_signal(number)
@@ -108,8 +122,8 @@ def test_a_signal_ends_it_and_is_its_status(way: str, number: signal.Signals) ->
         assert process.returncode == -number, wrong
 
 
-def test_an_interrupt_is_heard_as_one(way: str) -> None:
-    with start("wait") as process:
+def test_an_interrupt_is_heard_as_one(way: str, mirror: tuple[str, ...]) -> None:
+    with start("wait", mirror=mirror) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGINT)
@@ -145,3 +159,22 @@ def test_what_takes_seconds_to_import_is_there_already(
 def test_another_program_in_pythons_place_is_what_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/echo")
     assert start("warm").communicate(timeout=60)[0] == "-m tests.mirror warm\n"
+
+
+def test_what_commands_import_is_there_already_and_torch_is_not(way: str) -> None:
+    said = [start(how, mirror=(str(PROGRAM),)).communicate(timeout=60) for how in ("light", "warm")]
+    assert said == [("True\n" if way == "warm" else "False\n", ""), ("False\n", "")]
+
+
+def test_a_commands_own_children_start_warm_too_and_end_as_it_sees_any_end() -> None:
+    found = []
+    for cold in (False, True):
+        with starting_cold() if cold else nullcontext():
+            process = start("children", mirror=(str(PROGRAM),), env=dict(os.environ))
+        said, wrong = process.communicate(timeout=120)
+        assert wrong == ""
+        found.append(json.loads(said))
+    assert [facts.pop("warm") for facts in found] == [True, False]
+    assert found[0] == found[1]
+    assert found[0]["statuses"] == found[0]["polled"] == [7, 1, -signal.SIGTERM, -signal.SIGKILL]
+    assert found[0]["left"] == []

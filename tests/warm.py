@@ -1,8 +1,9 @@
-"""Agents and inspecting children of the tests start in a moment: they are forked by a process that stays warm.
+"""Agents, other children and commands of the tests start in a moment: they are forked by processes that stay warm.
 
-While `starting_warm` is on, `subprocess.Popen` has a child of these modules forked by `warm_parent.py`, whoever starts
-it: the tests themselves or the controller in their process. It is a real process of its own in every respect, a child
-of the one that started it. Where that cannot be done (not on Linux, a command that is not one of these, an environment
+While `starting_warm` is on, `subprocess.Popen` has a child of ours forked by `warm_parent.py`, whoever starts it: the
+tests themselves, the controller in their process, or a command that was itself forked so. It is a real process of its
+own in every respect, a child of the one that started it (a command's children alone have another parent, which waits
+for them in its place). Where that cannot be done (not on Linux, a command line that is none of these, an environment
 that would change what the imports do), it is started as ever, and `starting_cold` has everything started as ever.
 """
 
@@ -15,6 +16,8 @@ import inspect
 import json
 import locale
 import os
+import secrets
+import select
 import signal
 import socket
 import subprocess
@@ -25,14 +28,20 @@ from pathlib import Path
 from typing import Any
 
 from app.children.starting import child_environment
-from tests.warm_parent import MESSAGE_BYTES, PADDING, READY
+from tests.warm_parent import MESSAGE_BYTES, PADDING
 from worker_agent.engine.runtime import WAITING
 
 MODULES = frozenset({"worker_agent", "app.models.inspect_process", "app.models.gguf_process"})
 """Those that import torch."""
+LIGHT_MODULES = frozenset({"app.sharding.cut_process"})
+"""Those that do not, and import much of `app`."""
 POSSIBLE = sys.platform == "linux" and hasattr(subprocess.Popen, "_execute_child")
 ROOT = Path(__file__).resolve().parent.parent
+PROGRAMS = frozenset({ROOT / "main.py"})
+"""Started as files; without arguments `main.py` is the window, which starts as ever."""
+HANDED_ON = "SHARDBOARD_TEST_WARM"
 START_SECONDS = 120.0
+"""How long a warm process may take until it answers, its own start among it."""
 PYTHON = sys.executable
 """Kept, since a test may put another program in its place."""
 PR_SET_CHILD_SUBREAPER = 36
@@ -46,35 +55,41 @@ _READ_LATER = frozenset({"HF_DEACTIVATE_ASYNC_LOAD", "PYTHONPATH", "PYTHONUNBUFF
 
 
 class WarmParent:
-    """The warm process, started when the first child is asked for. Thread-safe."""
+    """A warm process, started when its first child is asked for; `holds` says what it has imported. Thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, holds: str) -> None:
+        self._holds = holds
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
-        self._environment: dict[str, str] = {}
-        self._limits: object = None
+        self._address = ""
+        self._conditions: object = None
 
     def serves(self, environment: Mapping[str, str]) -> bool:
         """Whether a child with this environment would be as one that was started anew."""
         with self._lock:
             self._start()
-            return _read_by_imports(environment) == self._environment and _limits() == self._limits
+            return _conditions(environment) == self._conditions
 
-    def fork(self, task: dict[str, object], descriptors: list[int]) -> int:
+    def fork(self, task: dict[str, object], descriptors: list[int]) -> tuple[int, None]:
         """Have a child forked; its process id. It is a child of this process."""
         with self._lock:
             self._start()
-            assert self._control is not None
+        with _adopting, _asked(self._address, {**task, "adopted": True}, descriptors) as answering:
             # On for a moment only: the orphans of other programs are not this process's to collect.
             _adopt(True)
             try:
-                socket.send_fds(self._control, [json.dumps(task).encode()], descriptors)
-                answer = self._control.recv(MESSAGE_BYTES)
+                pid = _number(answering)
+                answering.recv(1)  # it hangs up when the child is this process's
+                return pid, None
             finally:
                 _adopt(False)
-        assert answer, "the warm parent has ended"
-        return int(answer)
+
+    def handed_on(self) -> dict[str, object]:
+        """What a `RemoteParent` is made of in another process."""
+        with self._lock:
+            self._start()
+            return {"address": self._address, "conditions": self._conditions}
 
     def stop(self) -> None:
         with self._lock:
@@ -87,46 +102,66 @@ class WarmParent:
         if self._process is not None:
             return
         environment = child_environment()
-        self._environment, self._limits = _read_by_imports(environment), _limits()
+        self._conditions = _conditions(environment)
+        self._address = f"\0shardboard-warm-{secrets.token_hex(8)}"  # abstract: it is gone with the process
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
+        with theirs, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
+            listening.bind(self._address)
+            listening.listen()
+            given = [theirs.fileno(), listening.fileno()]
             program = Path(__file__).with_name("warm_parent.py")
             self._process = _RealPopen(
-                [PYTHON, str(program), str(theirs.fileno()), PADDING],
-                pass_fds=[theirs.fileno()],
+                [PYTHON, str(program), self._holds, *map(str, given), PADDING],
+                pass_fds=given,
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
             )
-        ours.settimeout(START_SECONDS)
-        assert ours.recv(MESSAGE_BYTES) == READY, "the warm parent did not come up"
         self._control = ours
 
 
+class RemoteParent:
+    """The warm process of the tests, seen from a command that was forked: none of its children can be the command's.
+
+    Another process is their parent, which lives as long as they do and says how they have ended.
+    """
+
+    def __init__(self, address: str, conditions: object) -> None:
+        self._address, self._given = address, conditions
+
+    def serves(self, environment: Mapping[str, str]) -> bool:
+        return _conditions(environment) == self._given
+
+    def fork(self, task: dict[str, object], descriptors: list[int]) -> tuple[int, socket.socket]:
+        """Have a child forked; its process id, and where its status will come."""
+        answering = _asked(self._address, {**task, "adopted": False}, descriptors)
+        return _number(answering), answering
+
+
 _RealPopen = subprocess.Popen
-_parent = WarmParent()
+_agents: WarmParent | RemoteParent = WarmParent("agents")
+_commands: WarmParent | None = WarmParent("commands")
+_adopting = threading.Lock()
 _cold = threading.Event()
 
 
 class WarmPopen(subprocess.Popen[Any]):
-    """`subprocess.Popen`, except in how a child of `MODULES` comes to be."""
+    """`subprocess.Popen`, except in how a child of ours comes to be."""
+
+    _ending: socket.socket | None = None
+    """Where the status comes of a child that is not this process's to wait for."""
 
     def _execute_child(self, *values: Any) -> None:
         given = _named(*values)
-        if _cold.is_set() or not _is_ours(given):
+        start = None if _cold.is_set() else _start_of(given)
+        environment = dict(os.environ if given["env"] is None else given["env"])
+        parent = None if start is None else _commands if start["light"] else _agents
+        if start is None or parent is None or not parent.serves(environment):
             super()._execute_child(*values)  # type: ignore[misc]  # not in the types, since it is private
             return
-        command = [os.fspath(argument) for argument in given["args"]]
-        environment = dict(os.environ if given["env"] is None else given["env"])
-        if not _parent.serves(environment):
-            super()._execute_child(*values)  # type: ignore[misc]
-            return
-        at = command.index("-m")
         task: dict[str, object] = {
-            "module": command[at + 1],
-            "arguments": command[at + 2 :],
-            "safe": at == 2,
-            "shown": command,
+            **start,
+            "shown": [os.fspath(argument) for argument in given["args"]],
             "cwd": os.fspath(given["cwd"] or Path.cwd()),
             "env": environment,
             "session": given["start_new_session"],
@@ -137,11 +172,51 @@ class WarmPopen(subprocess.Popen[Any]):
             ],
             "blocked": [int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, ())],
         }  # fmt: skip
+        if start["light"] and isinstance(_agents, WarmParent):
+            task["agents"] = _agents.handed_on()
         pipes = [given[name] for name in ("p2cread", "c2pwrite", "errwrite")]
-        self.pid = _parent.fork(task, [number if pipe == -1 else pipe for number, pipe in enumerate(pipes)])
+        descriptors = [number if pipe == -1 else pipe for number, pipe in enumerate(pipes)]
+        self.pid, self._ending = parent.fork(task, descriptors)
         self._child_created = True
         ends = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
         self._close_pipe_fds(*(given[name] for name in ends))  # type: ignore[attr-defined]
+
+    def _internal_poll(self, _deadstate: Any = None, **given: Any) -> int | None:
+        if self._ending is not None:
+            given["_waitpid"] = self._waited
+        code: int | None = super()._internal_poll(_deadstate, **given)  # type: ignore[misc]
+        return code
+
+    def _try_wait(self, wait_flags: int) -> tuple[int, int]:
+        if self._ending is not None:
+            return self._waited(self.pid, wait_flags)
+        ended: tuple[int, int] = super()._try_wait(wait_flags)  # type: ignore[misc]
+        return ended
+
+    def _waited(self, pid: int, flags: int) -> tuple[int, int]:
+        """As `os.waitpid`."""
+        assert self._ending is not None
+        self._ending.settimeout(None)
+        if flags & os.WNOHANG and not select.select([self._ending], [], [], 0)[0]:
+            return 0, 0
+        status = _number(self._ending)
+        self._ending.close()
+        return pid, status
+
+
+def _asked(address: str, task: dict[str, object], descriptors: list[int]) -> socket.socket:
+    """The connection on which a child was asked for."""
+    asking = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    asking.settimeout(START_SECONDS)
+    asking.connect(address)
+    socket.send_fds(asking, [json.dumps(task).encode()], descriptors)
+    return asking
+
+
+def _number(answering: socket.socket) -> int:
+    answer = answering.recv(MESSAGE_BYTES)
+    assert answer, "the warm parent has ended"
+    return int(answer)
 
 
 def _named(*values: Any) -> dict[str, Any]:
@@ -149,34 +224,36 @@ def _named(*values: Any) -> dict[str, Any]:
     return inspect.signature(_RealPopen._execute_child).bind(None, *values).arguments  # type: ignore[attr-defined]
 
 
-def _is_ours(given: Mapping[str, Any]) -> bool:
-    """Whether it is `python -m MODULE …` with no wishes that a fork does not meet."""
-    command = given["args"]
+def _start_of(given: Mapping[str, Any]) -> dict[str, object] | None:
+    """What the child is to run, where that is ours and there are no wishes that a fork does not meet."""
     unusual = ("executable", "preexec_fn", "pass_fds", "shell", "gid", "gids", "uid")
-    if not isinstance(command, list | tuple) or command[0] != PYTHON:
-        return False
-    options = list(command[1:3] if command[1:2] == ["-P"] else command[1:2])
-    return (
-        options in (["-m"], ["-P", "-m"])
-        and command[len(options) + 1] in MODULES
-        and not any(given[name] for name in unusual)
-        and given["umask"] < 0
-    )
+    command = given["args"]
+    if not isinstance(command, list | tuple) or command[0] != PYTHON or len(command) < 3:
+        return None
+    if any(given[name] for name in unusual) or given["umask"] >= 0:
+        return None
+    words = [os.fspath(word) for word in command[1:]]
+    if words[0].endswith(".py") and Path(given["cwd"] or "", words[0]).absolute() in PROGRAMS:
+        return {"light": True, "program": words[0], "arguments": words[1:], "safe": False}
+    safe = words[0] == "-P"
+    words = words[1:] if safe else words
+    if len(words) < 2 or words[0] != "-m" or words[1] not in MODULES | LIGHT_MODULES:
+        return None
+    return {"light": words[1] in LIGHT_MODULES, "module": words[1], "arguments": words[2:], "safe": safe}
 
 
-def _read_by_imports(environment: Mapping[str, str]) -> dict[str, str]:
+def _conditions(environment: Mapping[str, str]) -> object:
+    """What a process that was started with this environment would have been shaped by; as JSON has it."""
+    import resource  # not on Windows
+
     given = {**WAITING, **environment}  # an agent sets these itself before it imports torch
     if locale.getencoding().lower() == "utf-8":
         given.setdefault("PYTHONUTF8", "1")  # it changes nothing then
-    return {
+    read = {
         name: value for name, value in given.items() if name.startswith(_READ_BY_IMPORTS) and name not in _READ_LATER
     }
-
-
-def _limits() -> object:
-    import resource  # not on Windows
-
-    return [resource.getrlimit(getattr(resource, name)) for name in dir(resource) if name.startswith("RLIMIT_")]
+    limits = [list(resource.getrlimit(getattr(resource, name))) for name in dir(resource) if name.startswith("RLIMIT_")]
+    return [read, limits]
 
 
 def _umask() -> int:
@@ -196,19 +273,40 @@ def _adopt(orphans: bool) -> None:
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, int(orphans), 0, 0, 0)
 
 
+def begin_in_command(agents: Mapping[str, Any]) -> None:
+    """In a command that was forked: its agents and inspecting children start warm as well."""
+    global _agents, _commands
+    _agents, _commands = RemoteParent(**agents), None
+    subprocess.Popen = WarmPopen  # type: ignore[misc]
+
+
+def handed_on() -> dict[str, str]:
+    """Variables by which a run of pytest that a test starts has its agents forked by this one's warm process."""
+    return {HANDED_ON: json.dumps(_agents.handed_on())} if POSSIBLE and isinstance(_agents, WarmParent) else {}
+
+
 @contextlib.contextmanager
 def starting_warm() -> Iterator[None]:
-    """Agents and inspecting children that are started meanwhile start warm, where that can be done."""
+    """Agents, inspecting children and commands that are started meanwhile start warm, where that can be done."""
+    global _agents
     if not POSSIBLE:
         yield
         return
+    if HANDED_ON in os.environ:
+        _agents = RemoteParent(**json.loads(os.environ[HANDED_ON]))
     subprocess.Popen = WarmPopen  # type: ignore[misc]
-    atexit.register(_parent.stop)
+    atexit.register(_stop)
     try:
         yield
     finally:
         subprocess.Popen = _RealPopen  # type: ignore[misc]
-        _parent.stop()
+        _stop()
+
+
+def _stop() -> None:
+    for parent in (_agents, _commands):
+        if isinstance(parent, WarmParent):
+            parent.stop()
 
 
 @contextlib.contextmanager

@@ -1,9 +1,11 @@
-"""A process that imports torch, transformers and the agent once, and forks the agents and children of the tests.
+"""A process that imports once what takes long, and forks the agents, children and commands of the tests.
 
-Run as a program by `tests.warm`, with the number of a socket's descriptor; each message on it asks for one child. The
-child goes on as `python -m MODULE …` would from here: its own process id, parent, session, descriptors, signals,
-working directory, environment, command line and exit status are those of a process that was started anew. What it
-saves is the three seconds and more that the imports take.
+Run as a program by `tests.warm`, with what it is to hold (`agents`: torch, transformers and the agent; `commands`: the
+controller and the command line) and two descriptors: a socket that is open for as long as it is needed, and one that
+listens; each message on a connection to that asks for one child. The child goes on as `python -m MODULE …` or
+`python PROGRAM …` would from here: its own process id, parent, session, descriptors, signals, working directory,
+environment, command line and exit status are those of a process that was started anew. What it saves is the second, or
+three and more, that the imports take.
 
 Forking is safe because nothing here has a second thread: neither OpenMP nor OpenBLAS has run, and it is looked up
 before each fork.
@@ -11,6 +13,7 @@ before each fork.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import gc
 import importlib
@@ -19,9 +22,11 @@ import json
 import os
 import pkgutil
 import runpy
+import select
 import signal
 import socket
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -29,20 +34,17 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 MESSAGE_BYTES = 1_000_000
-PADDING = "." * 4096
+PADDING = "." * 65536
 """An argument that makes room for the command lines of the children: they are written over this process's own."""
-READY = b"ready"
 _ALONE = "OPENBLAS_NUM_THREADS"
 
 
-def import_everything() -> None:
+def import_for_agents() -> None:
     """What agents and inspecting children import, except the module that is their `__main__`."""
     import worker_agent
     from worker_agent.engine.runtime import wait_passively
 
-    before = dict(os.environ)
     wait_passively()
-    os.environ[_ALONE] = "1"  # numpy's OpenBLAS would start a thread per core as it is loaded
     from worker_agent.model.imports import import_transformers
 
     import_transformers()
@@ -53,44 +55,88 @@ def import_everything() -> None:
     ):  # fmt: skip
         if not name.endswith("__main__"):
             importlib.import_module(name)
-    os.environ.clear()
-    os.environ.update(before)
+    _look_at_a_model()
+
+
+def _look_at_a_model() -> None:
+    """What torch and transformers import and find out at the first model that is built and looked at, no weights."""
+    from transformers import LlamaConfig
+
+    from worker_agent.model.anatomy import build_empty, examine, parameter_names
+
+    model = build_empty(
+        LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2)
+    )
+    examine(model)
+    parameter_names(model, ())
+
+
+def import_for_commands() -> None:
+    """What commands import, and the child that cuts; no torch, which no process of the controller's has."""
+    for name in (
+        "app.api.server", "app.cli.root", "app.control.remote", "app.control.server", "app.runs.export.report",
+        "app.sharding.arrangement", "app.sharding.cut_process", "tests.warm",
+    ):  # fmt: skip
+        importlib.import_module(name)
+    assert "torch" not in sys.modules
 
 
 def threads() -> int:
     return len(list(Path("/proc/self/task").iterdir()))
 
 
-def serve(control: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
+def serve(control: socket.socket, listening: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
     """Fork a child for each message. Returns in each child with what it is to do, and here when the tests have ended.
 
-    The child is a grandchild at first: as its parent in between is gone, it becomes a child of the tests' process,
-    which has asked the system for that (`PR_SET_CHILD_SUBREAPER`).
+    The child is a grandchild at first. As its parent in between is gone, it becomes a child of the tests' process,
+    which has asked the system for that (`PR_SET_CHILD_SUBREAPER`). Where another process asks, the parent in between
+    stays, and says how the child has ended.
     """
-    while True:
-        message, descriptors, _, _ = socket.recv_fds(control, MESSAGE_BYTES, 3)
-        if not message:
-            return None
+    while control not in (ready := select.select([control, listening], [], [])[0]):
+        _collect()
+        assert ready
+        asking, _ = listening.accept()
+        message, descriptors, _, _ = socket.recv_fds(asking, MESSAGE_BYTES, 3)
+        task = json.loads(message)
         assert threads() == 1, "a fork would leave the other threads' locks locked"
-        reading, writing = os.pipe()
         between = os.fork()
         if between == 0:
             parent_at_first = os.getpid()
             child = os.fork()
             if child == 0:
-                while os.getppid() == parent_at_first:  # what asks for its parent is to find the one that it stays with
+                # What asks for its parent is to find the one that it stays with.
+                while task["adopted"] and os.getppid() == parent_at_first:
                     time.sleep(0.0005)
-                for descriptor in (reading, writing, control.fileno()):
-                    os.close(descriptor)
-                control.detach()
-                return json.loads(message), descriptors
-            os.write(writing, str(child).encode())
+                for used in (asking, control, listening):
+                    used.close()
+                return task, descriptors
+            asking.send(str(child).encode())
+            if not task["adopted"]:
+                _wait_for(child, asking, [control.fileno(), listening.fileno(), *descriptors])
             os._exit(0)
-        os.close(writing)
-        os.waitpid(between, 0)
-        control.send(os.read(reading, 32))
-        for descriptor in (reading, *descriptors):
+        if task["adopted"]:
+            os.waitpid(between, 0)
+        asking.close()
+        for descriptor in descriptors:
             os.close(descriptor)
+    return None
+
+
+def _wait_for(child: int, asking: socket.socket, others: list[int]) -> None:
+    """Stay until a child has ended and say its status, if anybody still wants to know; in a session of its own."""
+    for descriptor in (0, 1, 2, *others):
+        os.close(descriptor)
+    os.setsid()
+    _, status = os.waitpid(child, 0)
+    with suppress(OSError):
+        asking.send(str(status).encode())
+
+
+def _collect() -> None:
+    """Those in between that have ended."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def become(task: dict[str, Any], descriptors: list[int]) -> None:
@@ -114,15 +160,19 @@ def become(task: dict[str, Any], descriptors: list[int]) -> None:
     if signal.SIGINT not in ignored:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_SETMASK, task["blocked"])
-    given, said, wrong = (os.fdopen(number, mode, closefd=False) for number, mode in ((0, "rb"), (1, "wb"), (2, "wb")))
     unbuffered = bool(task["env"].get("PYTHONUNBUFFERED"))
+    given = os.fdopen(0, "rb", closefd=False)
+    said, wrong = (os.fdopen(number, "wb", 0 if unbuffered else -1, closefd=False) for number in (1, 2))
     sys.stdin = io.TextIOWrapper(given, sys.stdin.encoding, sys.stdin.errors)
     sys.stdout = io.TextIOWrapper(said, sys.stdout.encoding, sys.stdout.errors, write_through=unbuffered)
-    sys.stderr = io.TextIOWrapper(wrong, sys.stderr.encoding, sys.stderr.errors, line_buffering=True)
-    sys.argv = [task["module"], *task["arguments"]]
+    sys.stderr = io.TextIOWrapper(
+        wrong, sys.stderr.encoding, sys.stderr.errors, line_buffering=True, write_through=unbuffered
+    )
+    sys.argv = [task.get("program") or task["module"], *task["arguments"]]
     paths = [path for path in task["env"].get("PYTHONPATH", "").split(os.pathsep) if path]
     found = [path for path in sys.path if Path(path).resolve() not in _OWN_PATHS]
-    sys.path[:] = [*([] if task["safe"] else [task["cwd"]]), *paths, *found]
+    first = [str(Path(task["program"]).parent.absolute())] if "program" in task else [task["cwd"]]
+    sys.path[:] = [*([] if task["safe"] else first), *paths, *found]
     show_command(task["shown"])
 
 
@@ -136,17 +186,45 @@ def show_command(command: list[str]) -> None:
     ctypes.memmove(start, line, len(line))
 
 
+def run(task: dict[str, Any]) -> None:
+    """Run what was asked for, and end as the interpreter would, but for taking hundreds of modules to pieces."""
+    if "agents" in task:
+        importlib.import_module("tests.warm").begin_in_command(task["agents"])
+    try:
+        if "program" in task:
+            runpy.run_path(task["program"], run_name="__main__")
+        else:
+            runpy.run_module(task["module"], run_name="__main__", alter_sys=True)
+        status = 0
+    except SystemExit as end:
+        if not isinstance(end.code, int | None):
+            raise
+        status = end.code or 0
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        sys.exit(status)  # the interpreter says it in its way
+    os._exit(status & 0xFF)
+
+
 _OWN_PATHS = {ROOT, Path(__file__).resolve().parent}
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the tests' to hear; they end, and so does this
     sys.path[0] = str(ROOT)
-    with socket.socket(fileno=int(sys.argv[1])) as asked:
-        import_everything()
+    holds, control_number, listening_number = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    with socket.socket(fileno=control_number) as asked, socket.socket(fileno=listening_number) as connecting:
+        before = dict(os.environ)
+        os.environ[_ALONE] = "1"  # numpy's OpenBLAS would start a thread per core as it is loaded
+        import_for_agents() if holds == "agents" else import_for_commands()
+        os.environ.clear()
+        os.environ.update(before)
         gc.collect()
         gc.freeze()  # a child's collections leave these pages alone, which it shares with its siblings
-        asked.send(READY)
-        job = serve(asked)
+        job = serve(asked, connecting)
     if job is not None:
         become(*job)
-        runpy.run_module(job[0]["module"], run_name="__main__", alter_sys=True)
+        run(job[0])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -38,7 +40,9 @@ class ShardboardGroup(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:  # typer keeps its Context type to itself
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            sys.stdout.flush()  # here it can still be told that there is no room for it
+            return result
         except KeyboardInterrupt:
             error: ShardboardError = Cancelled("Cancelled.")
         except ShardboardError as raised:
@@ -49,9 +53,20 @@ class ShardboardGroup(TyperGroup):
         raise typer.Exit(error.exit_code)
 
 
+def _give_output_up() -> None:
+    """What is still to be written to stdout goes nowhere, so that the interpreter does not fail at it once more."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
 def _explained(error: OSError) -> ShardboardError:
     """What the system refused, where that is nobody's mistake of ours. Raises `error` itself otherwise."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        _give_output_up()
         return DiskFullError(f"The disk is full, so nothing more can be written: {error}.", "Free some space.")
     try:
         Path.cwd()

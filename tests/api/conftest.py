@@ -1,4 +1,5 @@
-"""A controller with two agents and a tiny model over both, the server in front, and one without any agents."""
+"""Controllers: with two agents and a tiny model over both and the server in front, with SmolLM2 over two agents, and
+one without any agents."""
 
 from __future__ import annotations
 
@@ -42,6 +43,22 @@ def api(cluster: System) -> Iterator[Served]:
     with serving(cluster) as served:
         yield served
         assert 'status="500"' not in served.client.get("/metrics").text, "something was the server's fault"
+
+
+@pytest.fixture(scope="package")
+def smollm_system(tmp_path_factory: pytest.TempPathFactory, smollm: Path) -> Iterator[System]:
+    """Two agents that hold a model that makes sense, for tests that leave nodes, models and deployments so."""
+    root = tmp_path_factory.mktemp("smollm")
+    home = Home(root=root, models=root / "models").create()
+    with open_system(home) as system:
+        nodes = [node.id for node in system.launch(2)]
+        system.run(system.controller.add_model(str(smollm), name="smollm"))
+        system.run(
+            system.controller.deploy(
+                "smollm", nodes=nodes, layers="0-14,15-29", serving=ServingWish(context=2048, kv_tokens=8192)
+            )
+        )
+        yield system
 
 
 @pytest.fixture(scope="package")

@@ -162,12 +162,18 @@ def test_a_quick_run_says_what_it_left_out(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_every_test_belongs_to_exactly_one_group() -> None:
-    """What lies in no group's folders is the last one's, which takes everything but these."""
-    folders = [path for group in GROUPS for path in group.paths]
-    assert all((ROOT / path).is_dir() for path in folders)
-    assert not any(one != other and f"{other}/".startswith(f"{one}/") for one in folders for other in folders)
-    [others] = [task for task in tasks() if any(argument.startswith("--ignore=") for argument in task.command)]
-    assert {argument.removeprefix("--ignore=") for argument in others.command[2:]} == set(folders)
+    def takes(task: Task, file: str) -> bool:
+        arguments = task.command[2:]
+        left_out = [argument.removeprefix("--ignore=") for argument in arguments if argument.startswith("--ignore=")]
+        folders = [argument for argument in arguments if not argument.startswith("--ignore=")] or ["tests"]
+        return any(file.startswith(f"{folder}/") for folder in folders) and not any(
+            file.startswith(f"{folder}/") for folder in left_out
+        )
+
+    assert all((ROOT / path).is_dir() for group in GROUPS for path in group.paths)
+    files = [path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("test_*.py")]
+    for file in files:
+        assert len([task for task in tasks() if task.tests and takes(task, file)]) == 1, file
 
 
 def test_what_a_quick_run_leaves_out_is_there_to_be_left_out() -> None:

@@ -167,6 +167,7 @@ def test_shards_are_written_with_the_options_spelt_either_way(shell: CommandLine
     assert [(shard["start_layer"], shard["end_layer"]) for shard in result["shards"]] == [(0, 1), (1, 3)]
 
 
+@pytest.mark.cold
 def test_the_demo_answers_with_agents_of_its_own_and_leaves_none(shell: CommandLine) -> None:
     before = {node["id"] for node in shell.json("node", "list")}
     record = shell.json("--headless", "--model", "tiny", "--agents", "2", "--prompt", "Hello")

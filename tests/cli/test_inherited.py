@@ -46,17 +46,20 @@ def test_a_relative_path_in_a_folder_that_is_gone_is_named(folder: Path, tmp_pat
     assert "has been removed" in done.stderr and "Go to another folder" in done.stderr
 
 
-def test_a_full_disk_behind_the_output_is_told_in_a_sentence(tmp_path: Path) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_behind_the_output_is_told_in_a_sentence(tmp_path: Path, unbuffered: str) -> None:
     full = Path("/dev/full")
     if not full.exists():
         pytest.skip("this system has no device that is always full")
     with full.open("w") as out:
         done = subprocess.run(
-            [sys.executable, MAIN, "node", "list", "--json"], env=variables(tmp_path), stdout=out,
-            stderr=subprocess.PIPE, text=True, check=False,
+            [sys.executable, MAIN, "node", "list", "--json"],
+            env={**variables(tmp_path), "PYTHONUNBUFFERED": unbuffered}, stdout=out, stderr=subprocess.PIPE, text=True,
+            check=False,
         )  # fmt: skip
     assert done.returncode == 1
-    assert "The disk is full" in done.stderr and "Traceback" not in done.stderr
+    assert "The disk is full" in done.stderr
+    assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
 
 
 @pytest.mark.signals

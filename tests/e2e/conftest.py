@@ -20,6 +20,7 @@ from app.inference.prompt import ChatPrompt, Prompt, TextPrompt, TokenPrompt
 from app.inference.request_run import RequestRun
 from app.paths import Home
 from app.registry import NodeRecord, RequestRecord
+from app.serving import ServingWish
 
 Result = TypeVar("Result")
 
@@ -118,6 +119,19 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     with open_system(home) as system:
         system.launch(3)
         yield system
+
+
+@pytest.fixture(scope="package")
+def sensible(shared: System, smollm: Path) -> Iterator[str]:
+    """The name of a real model, in float32 over the first two of the three agents, in two uneven stages."""
+    name = "SmolLM2"
+    shared.run(shared.controller.add_model(str(smollm), name=name))
+    nodes = [node.id for node in shared.nodes[:2]]
+    wish = ServingWish(dtype="float32", context=1024, kv_tokens=8192)
+    shared.run(shared.controller.deploy(name, nodes=nodes, layers="0-10,11-29", serving=wish))
+    yield name
+    shared.run(shared.controller.undeploy(name))
+    shared.run(shared.controller.remove_model(name))
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ PROMPTS = [
     "def fibonacci(n):\n    # returns the n-th Fibonacci number\n",
     "Here is a story. " + "The old man walked along the shore and counted the boats that came home. " * 45,
 ]
-ANSWER = 24
+ANSWER = 16
 
 
 @pytest.fixture(scope="module")
@@ -52,24 +52,36 @@ def tokens(record: RequestRecord) -> list[int]:
     return list(record.token_ids)
 
 
+def compare(system: System, name: str, reference: list[tuple[list[int], list[int]]]) -> None:
+    """All prompts at once, then each alone."""
+    chats = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
+    together = system.answers(name, chats, max_tokens=ANSWER)
+    assert [list(record.prompt_token_ids) for record in together] == [ids for ids, _ in reference]
+    assert [tokens(record) for record in together] == [answer for _, answer in reference], "all at once"
+    alone = [system.answer(name, chat, max_tokens=ANSWER) for chat in chats]
+    assert [tokens(record) for record in alone] == [answer for _, answer in reference], "alone"
+
+
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("agents", [2, 3])
-def test_smollm_over_agents_equals_transformers_alone_and_all_at_once(
-    shared: System, smollm: Path, reference: list[tuple[list[int], list[int]]], agents: int
+def test_smollm_over_two_agents_equals_transformers_alone_and_all_at_once(
+    shared: System, sensible: str, reference: list[tuple[list[int], list[int]]]
 ) -> None:
-    name = f"smollm-{agents}"
-    shared.run(shared.controller.add_model(str(smollm), name=name))
-    nodes = [node.id for node in shared.nodes[:agents]]
-    shared.run(shared.controller.deploy(name, nodes=nodes, serving=ServingWish(dtype="float32")))
+    compare(shared, sensible, reference)
+
+
+@pytest.mark.timeout(400)
+def test_smollm_over_three_agents_equals_transformers_alone_and_all_at_once(
+    shared: System, smollm: Path, reference: list[tuple[list[int], list[int]]]
+) -> None:
+    """Cut as the controller itself would."""
+    shared.run(shared.controller.add_model(str(smollm), name="over-three"))
+    nodes = [node.id for node in shared.nodes]
+    shared.run(shared.controller.deploy("over-three", nodes=nodes, serving=ServingWish(dtype="float32")))
     try:
-        chats = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
-        together = shared.answers(name, chats, max_tokens=ANSWER)
-        assert [list(record.prompt_token_ids) for record in together] == [ids for ids, _ in reference]
-        assert [tokens(record) for record in together] == [answer for _, answer in reference], "all at once"
-        alone = [shared.answer(name, chat, max_tokens=ANSWER) for chat in chats]
-        assert [tokens(record) for record in alone] == [answer for _, answer in reference], "alone"
+        compare(shared, "over-three", reference)
     finally:
-        shared.run(shared.controller.undeploy(name))
+        shared.run(shared.controller.undeploy("over-three"))
+        shared.run(shared.controller.remove_model("over-three"))
 
 
 def test_a_seed_gives_the_same_answer_again_alone_and_in_company(shared: System, tiny: Path) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from PySide6.QtCore import QPoint
 
+from tests.warm import handed_on
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 SCREEN = "-screen 0 1440x900x24"
 
@@ -21,7 +23,7 @@ def run_scenario(name: str, seconds: float) -> None:
         pytest.skip("Xvfb and xdotool are programs of Linux")
     missing = [program for program in ("xvfb-run", "xauth", "xdotool") if shutil.which(program) is None]
     assert not missing, f"missing programs: {missing}; ./test installs them where it may"
-    environment = {**os.environ, "QT_QPA_PLATFORM": "xcb", "QT_SCALE_FACTOR": "1"}
+    environment = {**os.environ, **handed_on(), "QT_QPA_PLATFORM": "xcb", "QT_SCALE_FACTOR": "1"}
     environment.pop("WAYLAND_DISPLAY", None)
     command = [
         "xvfb-run", "-a", "-s", SCREEN, sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider",

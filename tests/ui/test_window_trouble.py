@@ -15,21 +15,29 @@ from PySide6.QtWidgets import QApplication
 from pytestqt.qtbot import QtBot
 
 from app.cluster.node_state import NodeState
+from app.models.library import ModelLibrary
 from app.paths import Home
 from app.registry import Registry, RequestStatus
 from app.ui.application import Application
 from app.ui.chat.conversation import from_json
 from app.ui.window.closing import AskDialog
-from tests.conftest import CACHE
 from tests.ui.jobs_support import children
 
-MODEL = "SmolLM2-135M-Instruct"
+MODEL = "short-smollm"
+
+
+@pytest.fixture(scope="module")
+def shelf(short_smollm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library."""
+    folder = tmp_path_factory.mktemp("models")
+    ModelLibrary(folder).add(str(short_smollm))
+    return folder
 
 
 @pytest.fixture
-def application(qtbot: QtBot, qapp: QApplication, home: Home, smollm: Path) -> Iterator[Application]:
-    """The window with the demo's model on two agents of this machine."""
-    made = Application(qapp, Home(home.root, CACHE / "models").create())
+def application(qtbot: QtBot, qapp: QApplication, home: Home, shelf: Path) -> Iterator[Application]:
+    """The window with a model in its library and two agents of this machine."""
+    made = Application(qapp, Home(home.root, shelf).create())
     with qtbot.waitSignal(made.window.usable, timeout=30_000):
         made.start()
     launch = made.bridge.call(lambda controller, report: controller.launch_local(2, keep=False), "starting agents")
@@ -51,7 +59,7 @@ def states(application: Application) -> list[NodeState]:
 
 def deploy(application: Application, qtbot: QtBot) -> None:
     call = application.bridge.call(
-        lambda controller, report: controller.deploy(MODEL, layers="0-14,15-29", nodes=[1, 2]), "deploying"
+        lambda controller, report: controller.deploy(MODEL, layers="0-2,3-5", nodes=[1, 2]), "deploying"
     )
     with qtbot.waitSignal(call.done, timeout=90_000):
         pass
@@ -156,7 +164,7 @@ def test_what_does_not_fit_and_a_full_disk_are_said_with_figures(
     qtbot.waitUntil(lambda: board.model_name == MODEL)
     board.propose(MODEL)
     # More tokens to keep than the memory of this machine can hold.
-    board.set_serving(replace(board.arrangement.serving, kv_tokens=2 * 10**6))
+    board.set_serving(replace(board.arrangement.serving, kv_tokens=10**7))
     proposed = board.arrangement
     verdict = board.judge_model(MODEL, 1)
     assert not verdict.allowed and re.search(r"needs [\d.]+ GB.*[\d.]+ GB free", verdict.text)

@@ -242,9 +242,11 @@ def make_model(model_type: str, folder: Path) -> PreTrainedModel:
     the last token, and where they shout, all tokens become alike; both would hide what is wrong.
     """
     config = tiny_config(model_type)
-    best, most = SCALES[0], -1
+    _refuse_large(config)
+    best, most, saved = SCALES[0], -1, SCALES[0]
     for scales in SCALES:
-        model = _fill(config, *scales)
+        model, saved = _fill(config, *scales), scales
+        model.save_pretrained(folder)  # before it has run
         try:
             variety = _variety(model)
         except Exception:
@@ -253,7 +255,8 @@ def make_model(model_type: str, folder: Path) -> PreTrainedModel:
             best, most = scales, variety
         if variety >= ENOUGH:
             break
-    _fill(config, *best).save_pretrained(folder)
+    if saved != best:
+        _fill(config, *best).save_pretrained(folder)
     loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     return loaded.eval()
 
@@ -265,12 +268,15 @@ ENOUGH = 16
 """Different tokens in two answers of 12."""
 
 
-def _fill(config: PreTrainedConfig, scale: float, embedding: float) -> PreTrainedModel:
-    torch.manual_seed(11)
+def _refuse_large(config: PreTrainedConfig) -> None:
     with torch.device("meta"):
         parameters = AutoModelForCausalLM.from_config(copy.deepcopy(config)).num_parameters()
     if parameters > MOST_PARAMETERS:
         raise ValueError(f"the model would have {parameters:,} parameters; its config is not tiny")
+
+
+def _fill(config: PreTrainedConfig, scale: float, embedding: float) -> PreTrainedModel:
+    torch.manual_seed(11)
     model: PreTrainedModel = AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=torch.float32).eval()
     persistent, ends = set(model.state_dict()), {id(model.get_input_embeddings().weight)}
     with torch.no_grad():

@@ -12,9 +12,10 @@ import pytest
 
 from app.api.server import ApiServer
 from app.controller_settings import ServerSettings
-from app.paths import Home
 from app.serving import ServingWish
-from tests.e2e.conftest import System, open_system
+from tests.api.serving import CONTEXT
+from tests.e2e.conftest import System
+from tests.models.described import change_json
 from worker_agent.wire.messages import Health
 
 HERMES = """\
@@ -69,23 +70,13 @@ def serve(system: System) -> Served:
 
 
 @pytest.fixture(scope="package")
-def served(tmp_path_factory: pytest.TempPathFactory, smollm: Path) -> Iterator[Served]:
+def served(smollm_system: System) -> Iterator[Served]:
     """For tests that leave nothing behind."""
-    root = tmp_path_factory.mktemp("openai")
-    home = Home(root=root, models=root / "models").create()
-    with open_system(home) as system:
-        nodes = [node.id for node in system.launch(2)]
-        system.run(system.controller.add_model(str(smollm), name="smollm"))
-        system.run(
-            system.controller.deploy(
-                "smollm", nodes=nodes, layers="0-14,15-29", serving=ServingWish(context=2048, kv_tokens=8192)
-            )
-        )
-        served = serve(system)
-        try:
-            yield served
-        finally:
-            system.run(served.server.stop(deadline=1.0))
+    served = serve(smollm_system)
+    try:
+        yield served
+    finally:
+        smollm_system.run(served.server.stop(deadline=1.0))
 
 
 @pytest.fixture(scope="package")
@@ -95,23 +86,18 @@ def client(served: Served) -> Iterator[openai.OpenAI]:
 
 
 @pytest.fixture(scope="package")
-def toolsmith(served: Served, smollm: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The same weights with a chat template that knows tools."""
-    folder = tmp_path_factory.mktemp("models") / "toolsmith"
-    folder.mkdir()
-    for path in smollm.iterdir():
-        if path.suffix == ".safetensors":
-            (folder / path.name).symlink_to(path)
-        elif path.is_file():
-            shutil.copy(path, folder)
-    (folder / "chat_template.jinja").write_text(HERMES, encoding="utf-8")
+def toolsmith(served: Served, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A tiny model with a chat template that knows tools."""
+    folder = shutil.copytree(tiny_folder, tmp_path_factory.mktemp("models") / "toolsmith")
+    change_json(folder / "tokenizer_config.json", chat_template=HERMES)
     system = served.system
     system.run(system.controller.add_model(str(folder), name="toolsmith"))
     nodes = [node.id for node in system.nodes]
     system.run(
         system.controller.deploy(
-            "toolsmith", nodes=nodes, layers="0-14,15-29", serving=ServingWish(context=2048, kv_tokens=2048)
+            "toolsmith", nodes=nodes, layers="0-1,2-3", serving=ServingWish(context=CONTEXT, kv_tokens=CONTEXT)
         )
     )
     yield "toolsmith"
     system.run(system.controller.undeploy("toolsmith"))
+    system.run(system.controller.remove_model("toolsmith"))

@@ -88,6 +88,7 @@ def models(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     yield names
     for name in names:
         system.run(system.controller.undeploy(name))
+        system.run(system.controller.remove_model(name))
 
 
 def ask(client: openai.OpenAI, model: str, number: int, **options: Any) -> Any:

@@ -17,6 +17,7 @@ from app.controller_settings import ServerSettings
 from app.paths import Home
 from app.serving import ServingWish
 from tests.api.openai.conftest import Served, serve
+from tests.api.serving import CONTEXT, MODEL
 from tests.e2e.conftest import open_system
 from tests.waiting import wait_until
 
@@ -180,17 +181,14 @@ def test_no_body_breaks_the_server(served: Served, path: str, content: str, stat
 
 
 @pytest.fixture
-def fragile(tmp_path: Path, smollm: Path) -> Iterator[Served]:
-    """A system of its own, to be broken."""
+def fragile(tmp_path: Path, tiny_folder: Path) -> Iterator[Served]:
+    """A system of its own with a tiny model, to be broken."""
     home = Home(root=tmp_path, models=tmp_path / "models").create()
     with open_system(home) as system:
         nodes = [node.id for node in system.launch(2)]
-        system.run(system.controller.add_model(str(smollm), name="smollm"))
-        system.run(
-            system.controller.deploy(
-                "smollm", nodes=nodes, layers="0-14,15-29", serving=ServingWish(context=2048, kv_tokens=4096)
-            )
-        )
+        system.run(system.controller.add_model(str(tiny_folder), name=MODEL))
+        wish = ServingWish(context=CONTEXT, kv_tokens=2 * CONTEXT)
+        system.run(system.controller.deploy(MODEL, nodes=nodes, layers="0-1,2-3", serving=wish))
         served = serve(system)
         try:
             yield served
@@ -200,7 +198,7 @@ def fragile(tmp_path: Path, smollm: Path) -> Iterator[Served]:
 
 def test_an_agent_killed_in_mid_answer_surfaces_as_an_error(fragile: Served) -> None:
     """Two clients wait when it is killed: one for a stream, one, which would try again, for a whole answer."""
-    options: dict[str, Any] = {"model": "smollm", "messages": HELLO, "extra_body": {"ignore_eos": True}}
+    options: dict[str, Any] = {"model": MODEL, "messages": HELLO, "extra_body": {"ignore_eos": True}}
     system, whole = fragile.system, _Waiting(fragile, options)
     text = ""
     with fragile.client() as client, pytest.raises(openai.APIError, match="was lost") as caught:
@@ -220,7 +218,7 @@ def test_an_agent_killed_in_mid_answer_surfaces_as_an_error(fragile: Served) -> 
     # Before anything is computed a client may try again, and is told when.
     wait_until(lambda: not system.controller.nodes.link(system.nodes[1].id).is_up)
     with fragile.client() as client, pytest.raises(openai.InternalServerError) as before:
-        client.chat.completions.create(model="smollm", messages=HELLO, max_tokens=2)
+        client.chat.completions.create(model=MODEL, messages=HELLO, max_tokens=2)
     assert before.value.status_code == 503
     assert int(before.value.response.headers["retry-after"]) > 0
     assert "x-should-retry" not in before.value.response.headers

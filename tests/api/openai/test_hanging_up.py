@@ -80,7 +80,7 @@ def narrow(served: Served) -> Iterator[Served]:
 
 
 def test_a_client_that_never_reads_slows_nobody_and_its_answer_ends(narrow: Served, client: openai.OpenAI) -> None:
-    body = ENDLESS | {"stream": True, "max_tokens": 60, "n": 2, "logprobs": True, "top_logprobs": 20}
+    body = ENDLESS | {"stream": True, "max_tokens": 30, "n": 2, "logprobs": True, "top_logprobs": 20}
     with posted(narrow, body, receive_buffer=2048):
         wait_until(lambda: computing(narrow), 30)
         answer = client.chat.completions.create(model="smollm", messages=ENDLESS["messages"], max_tokens=4)
@@ -91,7 +91,7 @@ def test_a_client_that_never_reads_slows_nobody_and_its_answer_ends(narrow: Serv
             (_, *records) = narrow.system.controller.registry.requests.list(limit=3)
             return [(record.status, record.completion_tokens) for record in records]
 
-        wait_until(lambda: written() == [(RequestStatus.COMPLETED, 60)] * 2)
+        wait_until(lambda: written() == [(RequestStatus.COMPLETED, 30)] * 2)
         assert narrow.server.streams == 1  # what was not read is still to be written
     wait_until(lambda: narrow.server.streams == 0, SOON)
 

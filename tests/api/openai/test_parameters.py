@@ -17,6 +17,8 @@ from tests.e2e.test_meanings import half, make
 from tests.waiting import wait_until
 
 QUESTION: list[Any] = [{"role": "user", "content": "Name a planet and how many moons it has."}]
+SHORT: list[Any] = [{"role": "user", "content": "What is the capital of France?"}]
+"""Answered in eight tokens."""
 SCHEMA = {
     "type": "object",
     "properties": {"name": {"type": "string", "maxLength": 12}, "moons": {"type": "integer", "maximum": 200}},
@@ -26,9 +28,9 @@ SCHEMA = {
 GBNF = 'root ::= "Mars" | "Venus"\n'
 
 
-def ask(client: openai.OpenAI, **extra: Any) -> str:
+def ask(client: openai.OpenAI, question: list[Any] = QUESTION, **extra: Any) -> str:
     answer = client.chat.completions.create(
-        model="smollm", messages=QUESTION, max_tokens=80, temperature=0, extra_body=extra
+        model="smollm", messages=question, max_tokens=80, temperature=0, extra_body=extra
     )
     return answer.choices[0].message.content or ""
 
@@ -152,17 +154,20 @@ def test_what_changes_nothing_is_accepted_and_so_is_what_asks_for_nothing(client
 
 def test_stop_tokens_and_special_stop_strings_end_an_answer(client: openai.OpenAI, served: Served) -> None:
     tokenizer = served.system.run(served.system.controller.tokenizer("smollm"))
-    whole = ask(client, stop=[])
+    whole = ask(client, SHORT, stop=[])
     (paris,) = tokenizer.encode(" the", add_special_tokens=False)
-    stopped = ask(client, stop_token_ids=[paris], logit_bias={str(paris): 100})
+    stopped = ask(client, SHORT, stop_token_ids=[paris], logit_bias={str(paris): 100})
     assert stopped == ""
-    assert ask(client, stop_token_ids=[paris], logit_bias={str(paris): 100}, include_stop_str_in_output=True) == " the"
+    assert (
+        ask(client, SHORT, stop_token_ids=[paris], logit_bias={str(paris): 100}, include_stop_str_in_output=True)
+        == " the"
+    )
     end = tokenizer.id_of("<|im_end|>")
     assert end is not None
-    told = ask(client, ignore_eos=True, stop=["<|im_end|>"])
+    told = ask(client, SHORT, ignore_eos=True, stop=["<|im_end|>"])
     assert told == whole
     shown = ask(
-        client, ignore_eos=True, stop=["<|im_end|>"], skip_special_tokens=False, include_stop_str_in_output=True
+        client, SHORT, ignore_eos=True, stop=["<|im_end|>"], skip_special_tokens=False, include_stop_str_in_output=True
     )
     assert shown == f"{whole}<|im_end|>"
 

@@ -41,8 +41,8 @@ def test_a_call_that_must_be_made_follows_its_schema(client: openai.OpenAI, tool
         tools=[WEATHER],  # type: ignore[list-item]
         tool_choice=tool_choice,
         parallel_tool_calls=False,
-        temperature=0,
-        max_tokens=80,
+        seed=3,
+        max_tokens=400,
     )
     (choice,) = answer.choices
     assert choice.finish_reason == "tool_calls"
@@ -57,7 +57,7 @@ def test_a_call_that_must_be_made_follows_its_schema(client: openai.OpenAI, tool
 def test_a_call_is_streamed_piece_by_piece(client: openai.OpenAI, toolsmith: str) -> None:
     options: dict[str, Any] = {
         "model": toolsmith, "messages": QUESTION, "tools": [WEATHER, CLOCK], "tool_choice": CHOSEN,
-        "temperature": 0, "max_tokens": 80,
+        "seed": 3, "max_tokens": 400,
     }  # fmt: skip
     whole = client.chat.completions.create(**options).choices[0].message
     chunks = [chunk.choices[0] for chunk in client.chat.completions.create(**options, stream=True)]

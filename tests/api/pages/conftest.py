@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
@@ -15,11 +14,9 @@ import pytest
 from app.api.keys import make_key
 from app.api.server import ApiServer
 from app.controller_settings import ServerSettings
-from app.paths import Home
 from app.registry import NodeRecord
-from app.serving import ServingWish
 from tests.api.pages.tab import Tab
-from tests.e2e.conftest import System, open_system
+from tests.e2e.conftest import System
 from tests.runs.chromium import BROWSER, DRIVER, Browser, open_browser
 from tests.worker_agent.agent_process import AgentProcess, running_agent
 
@@ -76,22 +73,13 @@ def start(system: System, settings: ServerSettings) -> ApiServer:
 
 
 @pytest.fixture(scope="package")
-def served(tmp_path_factory: pytest.TempPathFactory, smollm: Path) -> Iterator[Served]:
-    root = tmp_path_factory.mktemp("pages")
-    home = Home(root=root, models=root / "models").create()
-    with open_system(home) as system:
-        nodes = [node.id for node in system.launch(2)]
-        system.run(system.controller.add_model(str(smollm), name="smollm"))
-        deployed = system.run(
-            system.controller.deploy(
-                "smollm", nodes=nodes, layers="0-14,15-29", serving=ServingWish(context=2048, kv_tokens=8192)
-            )
-        )
-        server = start(system, ServerSettings(port=0))
-        try:
-            yield Served(system, server, deployed.id)
-        finally:
-            system.run(server.stop(deadline=1.0))
+def served(smollm_system: System) -> Iterator[Served]:
+    (deployment,) = smollm_system.run(smollm_system.controller.deployments.ready("smollm"))
+    server = start(smollm_system, ServerSettings(port=0))
+    try:
+        yield Served(smollm_system, server, deployment.id)
+    finally:
+        smollm_system.run(server.stop(deadline=1.0))
 
 
 @pytest.fixture(scope="package")
