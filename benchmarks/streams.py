@@ -52,6 +52,17 @@ async def serve(dtype: str, tokens: int) -> None:
         assert record.error is None, record.error
         return record
 
+    async def beside() -> float:
+        endless = GenerationParameters(max_tokens=None, ignore_eos=True)
+        long = await controller.generate(MODEL, TokenPrompt(prompt(10)), endless)
+        while not long.token_ids:
+            await asyncio.sleep(0.005)
+        short = asyncio.ensure_future(ask(prompt(10), 4))
+        # Where all memory is set aside for the long one, the short one begins when that has ended.
+        await asyncio.wait({short}, timeout=20.0)
+        await long.cancel()
+        return float((await short).timings["first_token"])
+
     try:
         await controller.deploy(
             MODEL, nodes=[node.id for node in nodes], serving=ServingWish(dtype=dtype, kv_tokens=16_384)
@@ -70,6 +81,7 @@ async def serve(dtype: str, tokens: int) -> None:
             figures[f"chat of {TURN}, first turn, s"] = first.timings["first_token"]
             second = await ask((*chat, *first.token_ids, *prompt(20)), 2)
             figures[f"chat of {TURN}, second turn, s"] = second.timings["first_token"]
+            figures["short chat beside one without a limit, first token, s"] = await beside()
             print(json.dumps(figures), flush=True)
     finally:
         for node in nodes:

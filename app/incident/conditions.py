@@ -45,8 +45,9 @@ class Conditions:
 
     @property
     def prompt_parts(self) -> tuple[int, ...]:
-        """Where the prompt was cut into parts."""
-        return tuple(chunk.done for chunk in self.trace.chunks)
+        """Where the prompt was cut into parts; the first may have come from an earlier prompt."""
+        cached = self.trace.cached_tokens
+        return (*([cached] if cached else []), *(chunk.done for chunk in self.trace.chunks))
 
 
 def differences(then: Conditions, now: Conditions) -> tuple[str, ...]:

@@ -164,6 +164,7 @@ async def _run(
         _parameters(bundle),
         origin=changed(origin, client=origin.client or f"replay of request {request.id}"),
         deployment=record.id,
+        apart=True,
     )
     try:
         await _follow(run, request.token_ids, on_progress)

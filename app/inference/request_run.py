@@ -66,6 +66,8 @@ class RequestRun:
         """One for each token, when they were asked for."""
         self.prompt_logprobs: list[TokenLogprob | None] = []
         """One for each token of the prompt, when they were asked for; nothing can be said of the first."""
+        self.apart = False
+        """Whether it begins with its first token, whatever earlier prompts have left in memory."""
         self.format: ChatFormat | None = None
         """How the answer is written, if it is a chat's and has begun."""
         self.error: ShardboardError | None = None

@@ -62,12 +62,14 @@ class InferenceService:
         *,
         origin: Origin = UNKNOWN,
         deployment: str | None = None,
+        apart: bool = False,
     ) -> RequestRun:
         """Begin a request, which then goes on by itself.
 
         Args:
             origin: who asks, for the record.
             deployment: the one to use, by its id; None takes the newest that answers.
+            apart: compute all of the prompt, whatever earlier ones have left in memory.
 
         Raises RequestError or ModelError for what can be told before anything runs; all else ends in the record.
         """
@@ -88,6 +90,7 @@ class InferenceService:
             origin=origin, keep_text=kept.keep_text, keep_times=kept.keep_token_times,
         )  # fmt: skip
         run.recorder.notes = defaults.notes
+        run.apart = apart
         self._running[run.id] = run
         run.on_over = lambda: self._over(run)
         work = self._run(run, description, prompt, parameters, deployment)
@@ -99,6 +102,8 @@ class InferenceService:
     def _group(self, run: RequestRun) -> str:
         """Whose prompts may begin with each other's tokens: a key's own, and the owner's, whatever way they come."""
         origin = run.recorder.origin
+        if run.apart:
+            return f"request {run.id}"
         return f"key {origin.user}" if origin.via == "http" and origin.user and not self.shares_prompts() else ""
 
     def _over(self, run: RequestRun) -> None:

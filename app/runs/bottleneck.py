@@ -238,6 +238,7 @@ def _prompt(found: Shares, trace: RequestTrace, prompt_tokens: int | None) -> Bo
     read, us = prompt_tokens, found.prompt_us
     if read is None and trace.chunks:
         read, us = trace.chunks[-1].done, trace.chunks[-1].at_us - trace.first_step_us
+    read = read and read - trace.cached_tokens
     speed = f": {read:,} tokens at {token_rate(read / us * 1e6)}" if read and us > 0 else ""
     computed = top is not None and top.prompt_compute_us > MOST * found.prompt_us
     where = f", most of it computing on {_place(top)}" if computed and top is not None and len(found.stages) > 1 else ""
