@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
 
-from worker_agent.host.log_file import read_tail
+from worker_agent.host.log_file import OneLine, read_tail
 
 
 @pytest.mark.parametrize(
@@ -26,3 +27,10 @@ def test_a_log_that_was_just_begun_anew_is_filled_up_from_the_one_before(tmp_pat
     assert read_tail(log, 10) == b"second\n"
     log.write_bytes(b"third\n")
     assert read_tail(log, 13) == b"second\nthird\n"
+
+
+def test_what_a_peer_sent_neither_ends_a_line_nor_moves_the_cursor() -> None:
+    record = logging.LogRecord("a", logging.WARNING, "", 0, "no such type '%s'", ("x\x0b\x1b[2J\u2028\r\ny",), None)
+    line = OneLine().format(record)
+    assert line.splitlines() == [line] and line.isprintable()
+    assert "no such type 'x ⏎ \\x1b[2J" in line and line.endswith("y'")

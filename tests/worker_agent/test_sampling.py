@@ -25,7 +25,7 @@ LOGITS = torch.tensor([1.0, 4.0, 3.0, -2.0, 3.5])
 
 def sampler(sampling: Sampling, tokens: tuple[int, ...] = (), prompt: int = 2, **budget: object) -> Sampler:
     limits = Budget(**{"max_tokens": 10, **budget})  # type: ignore[arg-type]
-    return Sampler(Admission(tokens, prompt, prompt, prompt + 10, sampling, limits))
+    return Sampler(Admission(tokens, prompt, prompt, sampling, limits))
 
 
 def test_greedy_takes_the_likeliest() -> None:

@@ -13,13 +13,17 @@ _KEPT_FILES = 3
 
 
 class OneLine(logging.Formatter):
-    """An event stays one line, its traceback included, so that a log can be searched line by line."""
+    """An event stays one line, its traceback included, so that a log can be searched line by line.
+
+    What a peer sent may stand in it: whatever would move a terminal's cursor, or end a line elsewhere, is written out.
+    """
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(threadName)s %(name)s: %(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
-        return super().format(record).replace("\r", "").replace("\n", " ⏎ ")
+        line = " ⏎ ".join(super().format(record).splitlines())
+        return line if line.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
 
 
 def open_log(path: Path, level: str) -> None:
