@@ -102,7 +102,7 @@ def test_window_report_page_and_command_tell_a_run_in_the_same_words(
     output = io.BytesIO()
     export_runs([run], ExportFormat.HTML, output)
     report = _Page(output.getvalue().decode())
-    page = _Page(render("run.html", run=run, told=told, path="", token="", has_log_out=False))
+    page = _Page(render("run.html", run=run, told=told, job=None, path="", token="", has_log_out=False))
     for rendered in (report, page):
         assert _said(rendered.pairs) == facts
         text = re.sub(r"\s+", " ", rendered.text)
