@@ -170,7 +170,7 @@ def test_a_commands_own_children_start_warm_too_and_end_as_it_sees_any_end() -> 
     found = []
     for cold in (False, True):
         with starting_cold() if cold else nullcontext():
-            process = start("children", mirror=(str(PROGRAM),), env=dict(os.environ))
+            process = start("children", mirror=(str(PROGRAM),), env={**os.environ, "PYTHONPATH": str(warm.ROOT)})
         said, wrong = process.communicate(timeout=120)
         assert wrong == ""
         found.append(json.loads(said))
