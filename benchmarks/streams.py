@@ -59,7 +59,7 @@ async def serve(dtype: str, tokens: int) -> None:
             await asyncio.sleep(0.005)
         short = asyncio.ensure_future(ask(prompt(10), 4))
         # Where all memory is set aside for the long one, the short one begins when that has ended.
-        await asyncio.wait({short}, timeout=20.0)
+        await asyncio.wait({short}, timeout=8.0)
         await long.cancel()
         return float((await short).timings["first_token"])
 
@@ -127,7 +127,10 @@ def main() -> None:
     folders = [HERE, *([options.against.resolve()] if options.against else [])]
     checkouts = [Checkout(folder, options.dtype, options.tokens) for folder in folders]
     try:
-        rounds = [[checkout.measure() for checkout in checkouts] for _ in range(options.rounds)]
+        rounds = []
+        for number in range(options.rounds):
+            rounds.append([checkout.measure() for checkout in checkouts])
+            print(f"round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
     finally:
         for checkout in checkouts:
             checkout.close()

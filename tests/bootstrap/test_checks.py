@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -202,3 +203,9 @@ def test_arguments_go_to_pytest_alone(tmp_path: Path) -> None:
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     assert run_checks(Path(sys.executable), tmp_path, ["-p", "no:cacheprovider", "-k", "bad"]) == 1
     assert run_checks(Path(sys.executable), tmp_path, ["--quick", "-p", "no:cacheprovider"]) == 0
+
+
+def test_what_ci_runs_besides_is_there() -> None:
+    """A file that was moved would end a whole run with a failure, at its very end."""
+    named = re.findall(r"tests/[\w/.]+", (ROOT / ".ci" / "run").read_text(encoding="utf-8"))
+    assert named and all((ROOT / path).exists() for path in named), named
