@@ -47,7 +47,7 @@ class Served:
         return f"{self.server.url}/v1"
 
     def client(self, **options: object) -> openai.OpenAI:
-        return openai.OpenAI(base_url=self.url, api_key="unused", **{"max_retries": 0, "timeout": 60.0, **options})  # type: ignore[arg-type]
+        return openai.OpenAI(base_url=self.url, **{"api_key": "unused", "max_retries": 0, "timeout": 60.0, **options})  # type: ignore[arg-type]
 
     def sequences_held(self) -> int:
         """Sequences that the agents hold memory for, on all stages together."""
