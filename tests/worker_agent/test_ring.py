@@ -25,7 +25,12 @@ class LossyRing(RuleBasedStateMachine):
         self.ran: list[list[int]] = [[], [], []]
         self.relink()
 
-    @rule()
+    @rule(chance=st.integers(0, 19))
+    def link_anew(self, chance: int) -> None:
+        """Rarely: every new epoch forgets what went wrong in the one before."""
+        if not chance:
+            self.relink()
+
     def relink(self) -> None:
         for place in self.places:
             place.link(self.places[0].epoch + 1 if place is self.places[0] else self.places[0].epoch)
