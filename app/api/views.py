@@ -184,6 +184,7 @@ class DeploymentView(BaseModel):
     dtype: str
     context: int
     kv_tokens: int
+    quantize: str
     plan_hash: str
     epoch: int
     created_at: datetime
@@ -241,6 +242,7 @@ class PlanView(BaseModel):
     dtype: str
     context: int
     kv_tokens: int
+    quantize: str
     stages: list[PlannedStageView]
     processes: list[PlannedProcessView]
     left_out: list[str] = Field(description="nodes that would get nothing")

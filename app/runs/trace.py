@@ -98,6 +98,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     dtype: str
     context: int
     kv_tokens: int
+    quantize: str = "none"
     epoch: int
     stages: tuple[StagePlan, ...] = ()
 
@@ -115,7 +116,7 @@ class Plan(Struct, frozen=True, kw_only=True):
 
     @property
     def serving(self) -> Serving:
-        return Serving(self.dtype, self.context, self.kv_tokens)
+        return Serving.kept(self)
 
 
 class ModelFacts(Struct, frozen=True, kw_only=True):

@@ -95,7 +95,12 @@ def pack(module: nn.Module, dtype: torch.dtype, tally: Tally, keep: Collection[n
     for name, child in list(module.named_children()):
         if type(child) is not nn.Linear:
             pack(child, dtype, tally, keep)
-        elif child not in keep and child.weight.dtype == dtype and child.weight.numel() >= LEAST_ELEMENTS[dtype]:
+        elif (
+            vars(child).get("blocks") is None
+            and child not in keep
+            and child.weight.dtype == dtype
+            and child.weight.numel() >= LEAST_ELEMENTS[dtype]
+        ):
             packed = PackedLinear(child)
             if why := _differs(child, packed):
                 tally.lost(f"a matrix of {child.out_features} x {child.in_features}: {why}")
