@@ -18,6 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from app.models.demo import ensure_demo_model
 from app.controller import Controller
 from app.inference.parameters import GenerationParameters
 from app.inference.prompt import TokenPrompt
@@ -85,7 +86,7 @@ async def run(rounds: int, tokens: int, prompt: int) -> None:
     controller = await Controller.open(home)
     nodes: list[NodeRecord] = []
     try:
-        await controller.add_demo_model()
+        await asyncio.to_thread(ensure_demo_model, controller.library, dequantize=True)
         nodes = await controller.launch_local(2, keep=False)
         await asyncio.sleep(MEASURING_SECONDS)
         for node in controller.registry.nodes.list():

@@ -66,6 +66,9 @@ class AddModel(Strict):
     revision: str | None = Field(
         default=None, min_length=1, max_length=200, description="of a Hub id: branch, tag or commit"
     )
+    dequantize: bool = Field(
+        default=False, description="of a GGUF file: turn its matrices into floats, not keep them in blocks"
+    )
 
 
 class CutModel(Strict):

@@ -7,7 +7,18 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from app.cli.options import Context, DType, Json, KvTokens, Layers, Nodes, read_dtype, read_nodes
+from app.cli.options import (
+    Context,
+    DType,
+    Json,
+    KvTokens,
+    Layers,
+    Nodes,
+    Quantize,
+    read_dtype,
+    read_nodes,
+    read_quantize,
+)
 from app.cli.output import note, print_json, print_table, progress_shown
 from app.cli.session import open_controller, open_registry, origin
 from app.figures import layers, size_text

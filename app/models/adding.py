@@ -106,7 +106,7 @@ class AddingJob:
         target = self._incoming / FILES
         target.mkdir(parents=True)
         try:
-            self._do(convert_job(source.file, target, self._on_progress))
+            self._do(convert_job(source.file, target, self._on_progress, dequantize=source.dequantize))
             return self._inspect(target, "gguf", str(source.file))
         except BaseException:
             shutil.rmtree(self._incoming, ignore_errors=True)

@@ -137,7 +137,7 @@ def _tool(action: QAction) -> QToolButton:
 
 
 class ServingRow(QWidget):
-    """Dtype, quantizing, context and KV tokens, which decide how much memory a layer takes. Each change can be undone."""
+    """Dtype, quantizing, context and KV tokens: how much memory a layer takes. Each change can be undone."""
 
     def __init__(self, board: BoardModel, parent: QWidget | None = None) -> None:
         super().__init__(parent)
