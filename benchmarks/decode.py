@@ -24,10 +24,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from app.models.demo import ensure_demo_model
 from app.controller import Controller
 from app.inference.parameters import GenerationParameters
 from app.inference.prompt import TokenPrompt
+from app.models.demo import ensure_demo_model
 from app.paths import Home
 from app.registry import NodeRecord, RequestRecord
 from app.serving import ServingWish

@@ -14,8 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from app.models.demo import ensure_demo_model
 from app.controller import Controller
+from app.models.demo import ensure_demo_model
 from app.paths import Home
 from app.registry import NodeRecord
 from benchmarks.decode import MODEL

@@ -105,8 +105,8 @@ def variants(model: str, folder: Path, dtype: str) -> Iterator[tuple[str, Path, 
                     ((dtype, "none"), ("int8", "int8"), ("int4", "int4")))  # fmt: skip
         yield from ((name, make_gguf(folder / f"{name}.gguf", name), "none", False) for name in ("Q4_0", "Q4_K_M"))
         return
-    from app.models.demo import _from_package
     from app.children.work import JobChain
+    from app.models.demo import _from_package
 
     file = _from_package(folder, None, JobChain())
     yield from ((name, file, quantize, True) for name, quantize in

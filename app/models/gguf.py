@@ -24,6 +24,8 @@ class ConvertOutcome(Struct, frozen=True):
     files: int
     tokenizer_note: str = ""
     """Why there is no tokenizer; empty when there is one."""
+    notes: tuple[str, ...] = ()
+    """What a user should know of the result."""
 
 
 PIECE = re.compile(r"(?P<name>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)

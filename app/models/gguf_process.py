@@ -25,6 +25,7 @@ import msgspec
 
 from app.children.work import Meter, ProgressCallback, serve_job
 from app.errors import DiskFullError, ModelError
+from app.figures import size_text
 from app.models.checkpoint import INDEX
 from app.models.gguf import ConvertOutcome, ConvertRequest, model_files, model_name
 from app.models.gguf_header import GgufHeader, read_gguf, write_outline
@@ -110,7 +111,20 @@ def _convert(
             ) from error
         raise
     del torch
-    return ConvertOutcome(reader.architecture, len(set(weight_map.values())), note)
+    notes = () if request.dequantize else _notes(reader.unfolded(), sum(sizes.values()), total)
+    return ConvertOutcome(reader.architecture, len(set(weight_map.values())), note, notes)
+
+
+def _notes(unfolded: dict[str, str], before: int, after: int) -> tuple[str, ...]:
+    """What a user should know of matrices that could not stay in their blocks: name to format."""
+    if not unfolded:
+        return ()
+    count = "a matrix" if len(unfolded) == 1 else f"{len(unfolded)} matrices"
+    return (
+        f"Of {count} of the file, {next(iter(unfolded))} for one, floats were made, and {size_text(before)} became "
+        f"{size_text(after)}: agents do not compute with its format ({', '.join(sorted(set(unfolded.values())))}), or "
+        "the model has another tensor there.",
+    )
 
 
 def undo(request: ConvertRequest) -> None:
@@ -161,6 +175,7 @@ class _Reader:
 
     def _keep_packed(self) -> None:
         """Have transformers leave in blocks what its own mapping says can stay so, for layers that have no experts."""
+        import torch
         from transformers.integrations.gguf.utils import get_gguf_plan, replace_with_gguf_modules
 
         class AnyBlocks:
@@ -170,7 +185,8 @@ class _Reader:
         quantizer: Any = self._quantizer
         _, packable, permuted = get_gguf_plan(quantizer.header, quantizer.mapping)
         wanted = {name: kind for name, kind in packable.items() if name not in permuted and ".experts." not in name}
-        quantizer.packed_modules = replace_with_gguf_modules(self._model, wanted, AnyBlocks(), self._quantizer.dtype)
+        with torch.device("meta"):
+            quantizer.packed_modules = replace_with_gguf_modules(self._model, wanted, AnyBlocks(), quantizer.dtype)
 
     def convert(self, names: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, str]]:
         """GGUF tensors of these names as `save_pretrained` would name and store them, and which of them are in blocks:
@@ -205,6 +221,10 @@ class _Reader:
         formats = {name: format_ for name, format_ in formats.items() if name in saved or name in kept}
         return saved | kept, formats
 
+    def unfolded(self) -> dict[str, str]:
+        """Matrices that are in blocks in the file and were given out as floats: name to format."""
+        return self._state.unfolded()
+
     def save_configs(self, target: Path) -> None:
         """config.json and generation_config.json as `save_pretrained` writes them."""
         config = self._model.config
@@ -231,6 +251,10 @@ class _GgufState:
         """Those of the tensors that stay in their blocks, by their names in the model, and their formats."""
         return {}, {}
 
+    def unfolded(self) -> dict[str, str]:
+        """Matrices in blocks that were given out as floats, and their formats."""
+        raise NotImplementedError
+
 
 class _Packed(_GgufState):
     """Architectures that transformers reads through its newer path: lazy tensors, converted while loading."""
@@ -240,6 +264,7 @@ class _Packed(_GgufState):
         from transformers.integrations.gguf.reader import load_gguf_state_dict
 
         super().__init__()
+        self._quantizer = quantizer
         self._tensors = load_gguf_state_dict(quantizer.header)
         contents = {tensor.file: np.memmap(tensor.file, mode="r", dtype=np.uint8) for tensor in header.tensors}
         for tensor in header.tensors:  # in the files themselves: the header may be that of an outline
@@ -247,6 +272,16 @@ class _Packed(_GgufState):
 
     def read(self, names: tuple[str, ...]) -> dict[str, Any]:
         return {name: self._tensors[name] for name in names}
+
+    def unfolded(self) -> dict[str, str]:
+        from transformers.integrations.gguf.dequant import GGML_NAME
+
+        packed = self._quantizer.packed_modules
+        return {
+            name: GGML_NAME.get(kind, str(kind))
+            for name, kind in self._quantizer.quantized.items()
+            if name not in packed
+        }
 
 
 class _Legacy(_GgufState):
@@ -319,6 +354,14 @@ class _Legacy(_GgufState):
             found[target], formats[target] = torch.from_numpy(np.array(rows)), format_
             self.done.add(name)
         return found, formats
+
+    def unfolded(self) -> dict[str, str]:
+        plain = {"F32", "F16", "BF16", "F64"}
+        return {
+            name: tensor.tensor_type.name
+            for name, tensor in self._tensors.items()
+            if name not in self.done and tensor.tensor_type.name not in plain and name in self._names
+        }
 
     def _rows(self, name: str, shape: tuple[int, int]) -> Any:
         """In which order a matrix's rows stand in the model: numbers of rows, or ... for as they are.

@@ -7,10 +7,13 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.functional import linear
 
+from worker_agent.model.linears.blocks import layers
 from worker_agent.model.linears.blocks.formats import Blocks
 from worker_agent.model.linears.blocks.layers import BlockEmbedding, BlockLinear
 from worker_agent.model.linears.blocks.making import error_of, made
+from worker_agent.model.proof import difference
 from worker_agent.model.ways import Tally
 from worker_agent.store.lazy_tensors import LazyTensor
 from worker_agent.wire.errors import BadWeights
@@ -105,7 +108,7 @@ class Quantizer:
 def lay_out(module: nn.Module, dtype: torch.dtype, tally: Tally, kind: type[nn.Module] = nn.Module) -> None:
     """Replace the linear layers and embeddings below `module` that have blocks by such as compute with them.
 
-    The plain weights go. `kind`: one of the two alone.
+    The plain weights go. Each product is compared with the plain one first. `kind`: one of the two alone.
     """
     for name, child in list(module.named_children()):
         blocks = blocks_of(child)
@@ -115,13 +118,31 @@ def lay_out(module: nn.Module, dtype: torch.dtype, tally: Tally, kind: type[nn.M
             lay_out(child, dtype, tally, kind)
             continue
         if isinstance(child, nn.Linear):
-            setattr(module, name, BlockLinear(blocks, child.bias, dtype))
+            layer = BlockLinear(blocks, child.bias, dtype)
+            if why := _differs(child, blocks, dtype):
+                tally.lost(f"a matrix of {blocks.rows} x {blocks.columns} in {blocks.format}: {why}")
+                vars(child).pop("blocks")
+                continue
+            setattr(module, name, layer)
             child.bias = None  # type: ignore[assignment]
         else:
             setattr(module, name, BlockEmbedding(blocks, dtype))
         child.weight = None  # type: ignore[assignment]  # whoever still holds the layer
         vars(child).pop("blocks")
         tally.used()
+
+
+@torch.inference_mode()
+def _differs(plain: nn.Linear, blocks: Blocks, dtype: torch.dtype) -> str:
+    """Why the blocks' product, for few rows or for many, is not that of the plain weights; empty if it is."""
+    generator = torch.Generator().manual_seed(5)
+    for rows in (1, 11):
+        given = torch.randn(rows, blocks.columns, generator=generator).to(dtype)
+        wanted = linear(given, plain.weight)
+        for way in (layers.times, layers.times_unfolded):
+            if why := difference(wanted, way(blocks, given), dtype):
+                return why
+    return ""
 
 
 def loadable(lazy: LazyTensor) -> LazyTensor | LazyBlocks:
