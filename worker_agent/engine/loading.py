@@ -32,7 +32,6 @@ from worker_agent.model import rotary
 from worker_agent.model.anatomy import Anatomy, build_empty, examine
 from worker_agent.model.filling import ByteCounter, Filler, Source, weight_bytes
 from worker_agent.model.linears import fused, packed
-from worker_agent.model.linears.blocks import building
 from worker_agent.model.linears.blocks import reading as blocks
 from worker_agent.model.proof import TOLERANCES, difference
 from worker_agent.model.slicing import FAULTS, Slice, describe, dismantle
@@ -169,7 +168,7 @@ class _Builder:
             for block in self._blocks:
                 texts = trial.Texts(self._block(block, texts))
                 self._check_room(block)
-            self._tell_of_blocks()
+            self._fill.tell(stage.ways["blocks"])
             if cut.is_last and self._with_head is None:
                 self._connect_head()
                 texts = trial.Texts(self._expected(texts, "what stands behind the layers"))
@@ -191,20 +190,13 @@ class _Builder:
 
     def _check_room(self, block: range) -> None:
         """Raises OutOfMemory when what could not stay in blocks, or could not be quantized, takes too much."""
-        if self._fill.extra_bytes > max(0, self._spare):
-            load = self._stage.load
+        more, load = self._fill.extra_bytes, self._stage.load
+        if more > max(0, self._spare):
+            why = next(iter(self._fill.unfolded), "not all of its matrices can be quantized")
             raise OutOfMemory(
-                f"layers {load.start}-{load.end - 1} of {load.model} take more than was reckoned with: up to "
-                f"{_named(block)} {_gb(self._fill.extra_bytes)} more, since "
-                f"{next(iter(self._fill.unfolded), 'not all of its matrices can be quantized')}"
-            ).with_figures(self._stage.weight_bytes + self._fill.extra_bytes, self._stage.weight_bytes)
-
-    def _tell_of_blocks(self) -> None:
-        tally = self._stage.ways["blocks"]
-        for why in self._fill.unfolded:
-            tally.lost(why)
-        if tally.taken and (slow := building.why_not()):
-            tally.why = tally.why or f"multiplied without compiled kernels, much slower: {slow}"
+                f"layers {load.start}-{load.end - 1} of {load.model} take {_gb(more)} more than was reckoned with, "
+                f"up to {_named(block)}: {why}"
+            ).with_figures(self._stage.weight_bytes + more, self._stage.weight_bytes)
 
     # --- a block of layers ---------------------------------------------------------------------------
 

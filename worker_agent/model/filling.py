@@ -25,9 +25,10 @@ from transformers.modeling_utils import LoadStateDictConfig
 from transformers.utils.loading_report import LoadStateDictInfo
 from transformers.utils.logging import disable_progress_bar
 
-from worker_agent.model.linears.blocks import reading
+from worker_agent.model.linears.blocks import building, reading
 from worker_agent.model.linears.blocks.reading import LazyBlocks, Quantizer
 from worker_agent.model.slicing import FAULTS, Slice, describe
+from worker_agent.model.ways import Tally
 from worker_agent.store.lazy_tensors import LazyTensor, tensors_of
 from worker_agent.wire.errors import AgentError, BadWeights, CannotSplit
 from worker_agent.wire.messages import Part, Quantize
@@ -210,6 +211,13 @@ class Filler:
             lazy.blocks = None
             if not done:
                 self.unfolded.append(f"{stored} became another tensor of the model than the file has")
+
+    def tell(self, tally: Tally) -> None:
+        """Add to the tally of matrices in blocks those that could not stay so, and why they are slow if they are."""
+        for why in self.unfolded:
+            tally.lost(why)
+        if tally.taken and (slow := building.why_not()):
+            tally.why = tally.why or f"multiplied without compiled kernels, much slower: {slow}"
 
     def _owner(self) -> PreTrainedModel:
         """The innermost of transformers' models that holds the layers: it knows how to initialise them."""

@@ -78,7 +78,8 @@ Reuse = Literal["no", "whole", "any"]
 class Way(Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
     """One of the ways to compute faster than transformers' own pass with the same result, as a stage takes it.
 
-    `batched`, `pieces` and `reused` count layers, `blocks`, `packed`, `joined` and `norms` modules, `recorded` whole stages.
+    `batched`, `pieces` and `reused` count layers, `blocks`, `packed`, `joined` and `norms` modules, `recorded` whole
+    stages.
     """
 
     name: WayName
