@@ -224,9 +224,9 @@ def main() -> None:
     parser.add_argument("--into", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     ways = options.ways.split(",")
-    from worker_agent.engine.runtime import wait_passively
+    from worker_agent.engine.runtime import set_up_kernels
 
-    wait_passively()
+    set_up_kernels()
     if options.only == "speeds":
         speeds(options.folder, options.dtype, ways, options.rounds, options.tokens)
         return

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worker_agent import __version__
-from worker_agent.engine.runtime import Runtime, wait_passively
+from worker_agent.engine.runtime import Runtime, set_up_kernels
 from worker_agent.host.home import AgentHome
 from worker_agent.host.joining import join
 from worker_agent.host.log_file import open_log, read_tail
@@ -80,7 +80,7 @@ def _serve(options: Options, home: AgentHome, board: Switchboard) -> int:
     for key in options.trust:
         board.controllers.add(key)
     sys.setswitchinterval(SWITCH_SECONDS)
-    wait_passively()
+    set_up_kernels()
     stopping = _Stopping()
     runtime = _choose_runtime(options)
     agent = _make_agent(options, home, board, runtime)

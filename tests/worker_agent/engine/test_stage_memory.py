@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +15,7 @@ import psutil
 import pytest
 import torch
 
+from app.children.starting import child_environment
 from tests.worker_agent.agent_process import AgentProcess, until
 from tests.worker_agent.conftest import Connect
 from tests.worker_agent.loading import load, send_parts
@@ -99,6 +102,38 @@ def test_a_stage_that_is_cancelled_when_it_is_whole_is_freed(tmp_path: Path, mon
     loader.Loader(ShardStore(tmp_path / "store"), budget, RUNTIME)._build(job)
     assert isinstance(failed[0], loader.LoadCancelled) and budget.used == 0
     assert kept and not [each for each in kept if each() is not None]
+
+
+PROMPTS_OF_MANY_LENGTHS = """
+import psutil
+from worker_agent.engine.runtime import set_up_kernels
+
+set_up_kernels()
+import torch
+from worker_agent.model.linears.packed import PackedLinear, can_pack
+
+with torch.inference_mode():
+    if can_pack(torch.device("cpu"), torch.float32):
+        torch.set_num_threads(1)
+        layer = PackedLinear(torch.nn.Linear(256, 256))
+        for rows in range(1, 21):
+            layer(torch.zeros(rows, 256))
+        before = psutil.Process().memory_info().rss
+        for rows in range(21, 141):
+            layer(torch.zeros(rows, 256))
+        print(psutil.Process().memory_info().rss - before)
+"""
+
+
+def test_prompts_of_many_lengths_leave_no_programs_behind() -> None:
+    """oneDNN writes one for each count of rows, some tens of megabytes for so many, and would keep a thousand."""
+    said = subprocess.run(
+        [sys.executable, "-c", PROMPTS_OF_MANY_LENGTHS], env=child_environment(), capture_output=True, text=True,
+        timeout=100, check=True,
+    ).stdout  # fmt: skip
+    if not said:
+        pytest.skip("this machine has no kernels for packed weights")
+    assert int(said) < 10 * MEGABYTE
 
 
 @pytest.fixture(scope="module")
