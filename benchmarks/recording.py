@@ -171,8 +171,8 @@ def resident() -> float:
 
 def loading(folder: Path, dtype: str, way: str) -> None:
     """Print what loading by this way takes: seconds, MB."""
-    from worker_agent.engine.memory.heap import give_back
     from worker_agent.host import agent  # noqa: F401  # all that an agent imports belongs to its base
+    from worker_agent.model.heap import give_back
 
     began = time.perf_counter()
     os.environ["SHARDBOARD_TRACED"] = "0"  # it is recorded below

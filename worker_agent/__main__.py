@@ -137,14 +137,15 @@ def _make_agent(options: Options, home: AgentHome, board: Switchboard, runtime: 
     shutil.rmtree(home.aside, ignore_errors=True)  # what an agent that was killed has left
     store = ShardStore(home.parts, options.store_limit)
     budget = MemoryBudget(options.memory or default_budget(runtime.device))
+    telemetry = Telemetry(lambda: store.disk_free)
     resources = Resources(
         access=board.access,
         callers=Callers(),
         budget=budget,
         store=store,
         storekeeper=Storekeeper(store, partial(read_tail, home.log)),
-        loader=Loader(store, budget, runtime),
-        telemetry=Telemetry(lambda: store.disk_free),
+        loader=Loader(store, budget, runtime, telemetry.settled_memory),
+        telemetry=telemetry,
         peers=board.peers,
         aside=home.aside,
     )
