@@ -59,7 +59,9 @@ class Ways:
         return ", ".join(f"{name} {tally.taken}/{tally.possible}" for name, tally in self._tallies.items())
 
     def report(self) -> tuple[Way, ...]:
-        """As it is told to the controller."""
+        """As it is told to the controller. Of blocks only stages speak that have matrices in some."""
         return tuple(
-            Way(name, tally.taken, tally.possible, tally.why[:MAX_REASON]) for name, tally in self._tallies.items()
+            Way(name, tally.taken, tally.possible, tally.why[:MAX_REASON])
+            for name, tally in self._tallies.items()
+            if name != "blocks" or tally.possible
         )
