@@ -1,6 +1,6 @@
 """Weights in blocks over two agents on loopback: tokens per second and memory, against floats, in one run.
 
-    python benchmarks/quantized.py [--model llama|smollm] [--rounds 3] [--tokens 32] [--dtype bfloat16]
+    python benchmarks/quantized.py [--model llama|smollm] [--rounds 3] [--tokens 32] [--dtype bfloat16] [--streams 1 8 32]
 
 `llama` is a Llama shape of 1.17 B parameters with random weights; `smollm` the demo's model. Each is deployed from
 floats in the compute dtype, quantized to int8 and int4, and from GGUF files (Q4_0, and the mixture called Q4_K_M; the
@@ -27,7 +27,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import psutil
 
 HIDDEN, INNER, LAYERS, HEADS, KV_HEADS, VOCABULARY = 2048, 5632, 22, 32, 4, 49_152
-STREAMS = (1, 8, 32)
 PROMPT = 512
 
 
@@ -157,7 +156,7 @@ async def run(options: argparse.Namespace) -> None:
             print(f"| {name} | {size:.0f} | {reckoned:.0f} | {held() - before:.0f} | {seconds:.1f} |", flush=True)
         figures: dict[str, dict[str, list[float]]] = {name: {} for name in names}
         for number in range(options.rounds):
-            for streams in STREAMS:
+            for streams in options.streams:
                 for name in names:
                     began = time.perf_counter()
                     await asyncio.gather(*(ask(name, 10, options.tokens) for _ in range(streams)))
@@ -189,6 +188,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--streams", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--folder", type=Path, default=Path(os.environ.get("TMPDIR") or tempfile.gettempdir()))
     asyncio.run(run(parser.parse_args()))
 
