@@ -29,7 +29,7 @@ from worker_agent.engine.runtime import Runtime, keep_single
 from worker_agent.engine.soundness import overflow
 from worker_agent.engine.stage import DTYPES, Stage, kv_bytes
 from worker_agent.model import rotary
-from worker_agent.model.anatomy import Anatomy, build_empty, examine
+from worker_agent.model.anatomy import Anatomy, build_empty, examine_once
 from worker_agent.model.filling import ByteCounter, Filler, Source, weight_bytes
 from worker_agent.model.linears import fused, packed
 from worker_agent.model.proof import TOLERANCES, difference
@@ -69,7 +69,7 @@ def load_stage(
     keep_single()
     began, device, dtype = time.monotonic(), torch.device(runtime.device), DTYPES[load.dtype]
     model = build_empty(config, dtype)
-    anatomy = examine(model)
+    anatomy = examine_once(model, config, dtype)
     _check_range(load, anatomy)
     weights = weight_bytes(parts, dtype)
     keys_values = kv_bytes(anatomy, load)
