@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from app.controller import Controller
 from app.inference.parameters import GenerationParameters
 from app.inference.prompt import TokenPrompt
+from app.models.demo import ensure_demo_model
 from app.paths import Home
 from app.registry import NodeRecord, RequestRecord
 from app.serving import ServingWish
@@ -123,7 +124,7 @@ def make_large(folder: Path) -> None:
 async def add_model(controller: Controller, root: Path, *, large: bool) -> str:
     """The name of the model that is measured, which the library has from then on."""
     if not large:
-        await controller.add_demo_model()
+        await asyncio.to_thread(ensure_demo_model, controller.library, dequantize=True)
         return MODEL
     # In a process of its own, which torch leaves with it.
     process = multiprocessing.get_context("spawn").Process(target=make_large, args=(root / "large",))
