@@ -68,7 +68,7 @@ class Speed(Struct, forbid_unknown_fields=True, frozen=True):
 Speeds = Annotated[tuple[Speed, ...], Meta(max_length=8)]
 
 
-WayName = Literal["batched", "pieces", "reused", "packed", "joined", "norms", "recorded"]
+WayName = Literal["batched", "lockstep", "pieces", "reused", "packed", "joined", "norms", "recorded"]
 
 Reuse = Literal["no", "whole", "any"]
 """What a prompt may take over from an earlier one that began in the same way: nothing, all of it, or any beginning."""
@@ -77,7 +77,8 @@ Reuse = Literal["no", "whole", "any"]
 class Way(Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
     """One of the ways to compute faster than transformers' own pass with the same result, as a stage takes it.
 
-    `batched`, `pieces` and `reused` count layers, `packed`, `joined` and `norms` modules, `recorded` whole stages.
+    `batched`, `lockstep`, `pieces` and `reused` count layers, `packed`, `joined` and `norms` modules, `recorded` whole
+    stages.
     """
 
     name: WayName
