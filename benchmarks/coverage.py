@@ -38,7 +38,7 @@ def work() -> None:
     import torch
     import transformers
 
-    from tests.worker_agent.verdicts import judge
+    from tests.worker_agent.engine.verdicts import judge
 
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()

@@ -22,9 +22,11 @@ NEWEST = "--newest"
 FOLLOWED = ("torch", "transformers")
 """Packages whose newest releases are tried, whatever pyproject.toml allows."""
 EXACTNESS = (
-    "tests/worker_agent/test_stages_match_transformers.py", "tests/worker_agent/test_every_architecture.py",
-    "tests/worker_agent/test_probe.py", "tests/worker_agent/test_proof.py", "tests/worker_agent/test_rotary.py",
-    "tests/worker_agent/test_falling_back.py", "tests/worker_agent/test_imports.py", "tests/e2e/test_exactness.py",
+    "tests/worker_agent/engine/test_stages_match_transformers.py",
+    "tests/worker_agent/engine/test_every_architecture.py", "tests/worker_agent/engine/test_falling_back.py",
+    "tests/worker_agent/model/test_probe.py", "tests/worker_agent/model/test_proof.py",
+    "tests/worker_agent/model/test_rotary.py", "tests/worker_agent/model/test_imports.py",
+    "tests/e2e/test_exactness.py",
 )  # fmt: skip
 """Tests that compare what stages compute with what transformers does, and that look into transformers' models."""
 

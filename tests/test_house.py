@@ -152,6 +152,14 @@ def test_no_file_is_longer_than_one_can_read() -> None:
     assert {name: length for name, length in lengths.items() if length > LONGEST_FILE} == {}
 
 
+def test_the_agents_tests_lie_in_the_rooms_that_they_test() -> None:
+    code, tests = ROOT / "worker_agent", ROOT / "tests" / "worker_agent"
+    rooms = {path.parent.name for path in code.glob("*/__init__.py")}
+    assert {path.parent.name for path in tests.glob("*/test_*.py")} == rooms
+    outside_rooms = {path.name.removeprefix("test_") for path in tests.glob("test_*.py")}
+    assert outside_rooms <= {path.name for path in code.glob("*.py")}, "of modules that lie in no room themselves"
+
+
 def test_every_module_says_what_it_is() -> None:
     silent = [
         named(path)

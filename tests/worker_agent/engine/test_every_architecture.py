@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.worker_agent.causal_types import CAUSAL_TYPES, QUARTER
-from tests.worker_agent.verdicts import judge
+from tests.worker_agent.engine.verdicts import judge
 
 TABLE: dict[str, dict[str, str]] = json.loads(
     (Path(__file__).with_name("every_architecture.json")).read_text(encoding="utf-8")

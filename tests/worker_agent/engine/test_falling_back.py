@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from tests.worker_agent.causal_types import WINDOW, make_model
+from tests.worker_agent.engine.verdicts import PROMPTS, reference
 from tests.worker_agent.ring import Ring, cut_model
-from tests.worker_agent.verdicts import PROMPTS, reference
 from worker_agent.engine import recorded
 from worker_agent.model.linears import fused
 from worker_agent.model.linears.packed import being_recorded
