@@ -3,8 +3,8 @@
     python benchmarks/lockstep.py [falcon bloom …] [--dtype float32] [--rounds 5] [--tokens 16] [--threads 2]
 
 A model of some 110 million random parameters runs whole in this process, as one stage. Before: each sequence of a step
-has a pass by itself. After: they go side by side and share what treats each token by itself (`engine/lockstep.py`). Both
-take turns within a round; what is told is the median of the rounds, and of the rounds' ratios.
+has a pass by itself. After: they go side by side and share what treats each token by itself (`engine/lockstep.py`).
+Both take turns within a round; what is told is the median of the rounds, and of the rounds' ratios.
 """
 
 from __future__ import annotations
@@ -94,7 +94,11 @@ def main() -> None:
     options = parser.parse_args()
     from worker_agent.engine.lockstep import Lockstep
 
-    print("| type | sequences | alone, tokens/s | lockstep, tokens/s | ratio |", "| --- | --- | --- | --- | --- |", sep="\n")
+    print(
+        "| type | sequences | alone, tokens/s | lockstep, tokens/s | ratio |",
+        "| --- | --- | --- | --- | --- |",
+        sep="\n",
+    )
     for model_type in options.types or SHAPES:
         stage = loaded(model_type, options.dtype, options.threads)
         together, alone = stage.lockstep, Lockstep()

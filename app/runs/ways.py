@@ -41,6 +41,13 @@ WORDS = {
         "Several answers share each step, so that many of them cost little more time than one.",
         "layer",
         "layers",
+        "each answer has a pass of its own",
+    ),
+    "lockstep": WayWords(
+        "Lockstep",
+        "Answers that have each a pass of their own go side by side, and the weights are read once for all of them.",
+        "layer",
+        "layers",
         "one answer at a time",
     ),
     "pieces": WayWords(

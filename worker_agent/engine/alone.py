@@ -14,7 +14,7 @@ from functools import partial
 
 from torch import nn
 
-from worker_agent.engine import trial
+from worker_agent.engine import lockstep, trial
 from worker_agent.engine.stage import Stage
 from worker_agent.model import rowwise
 from worker_agent.wire.errors import CannotSplit
@@ -61,7 +61,7 @@ class Alone:
                 stage.ways["pieces"].lost(f"{trial.named(block)}: {why}", len(block))
             self._in_lockstep(texts, block, in_pieces)
             texts = trial.Texts(expected)
-        if cut.is_last and self._with_head is None:
+        if cut.is_last and self._with_head is None and len(stage.lockstep):
             self._head_in_lockstep()
         cut.place(*cut.own)
         cut.connect()
@@ -100,8 +100,10 @@ class Alone:
     def _in_lockstep(self, texts: trial.Texts, block: range, in_pieces: bool) -> None:
         """Have the passes of several sequences meet in these layers, if that gives what each of them gives alone."""
         cut, stage, tally = self._cut, self._stage, self._stage.ways["lockstep"]
-        layers = {index: list(cut.own[index].children()) for index in block}
-        roots = [child for children in layers.values() for child in children]
+        if why := lockstep.why_not():
+            tally.lost(why, len(block))
+            return
+        roots = [child for index in block for child in cut.own[index].children()]
         if block.start == 0:
             roots += self._ends(name for name, _ in cut.anatomy.before)
         if block is self._with_head:
@@ -135,13 +137,15 @@ class Alone:
         if not tally.taken:
             stage.lockstep.end()
             return
-        run = partial(trial.run_alone, cut, beginning, range(cut.start, cut.end), in_pieces=stage.in_pieces)
+        run = partial(
+            trial.run_alone, cut, beginning, range(cut.start, cut.end), in_pieces=stage.in_pieces, last_alone=True
+        )
         together = partial(run, lockstep=stage.lockstep)
         if why := trial.differs(stage, run(), together, None, trial.whole_factor(stage)):
             stage.lockstep.end()
             tally.taken = 0
             tally.why = f"layers {cut.start}-{cut.end - 1} together: {why}"
-            log.warning("sequences will run one at a time: %s", tally.why)
+            log.warning("passes of several sequences will go one after another: %s", tally.why)
 
     def _ends(self, names: Iterable[str]) -> list[nn.Module]:
         return [self._cut.model.get_submodule(name) for name in names]

@@ -191,7 +191,7 @@ class _Builder:
             if why := self._ragged(expected[0], texts):
                 ways["batched"].lost(f"{where}: {why}")
                 self._batched = False
-                log.warning("sequences will run one at a time: %s, %s", where, why)
+                log.warning("each sequence will have a pass of its own: %s, %s", where, why)
             else:
                 ways["batched"].used(len(block))
         cut.disconnect()

@@ -8,10 +8,12 @@ stands between those modules, attention and recurrences among it, sees its own s
 and cache that transformers makes for it.
 
 Greenlets share a thread and switch only when they are told to, at these modules, so nothing runs at the same time.
+Switched off by `SHARDBOARD_LOCKSTEP=0`; benchmarks/lockstep.py has the figures.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -24,6 +26,16 @@ from worker_agent.model import rowwise
 from worker_agent.model.rowwise import Arguments, Dimensions, RowWise
 
 T = TypeVar("T")
+
+
+def why_not() -> str:
+    """Why passes go one after another on this machine; empty where they do not."""
+    return (
+        "switched off where this agent runs (SHARDBOARD_LOCKSTEP=0)"
+        if os.environ.get("SHARDBOARD_LOCKSTEP") == "0"
+        else ""
+    )
+
 
 _running = threading.local()
 

@@ -65,7 +65,7 @@ class Stage:
         return DTYPES[self.load.dtype]
 
     def own_state(self) -> OwnState:
-        """An empty state for a sequence that runs alone."""
+        """An empty state for a sequence that has a pass of its own."""
         return OwnState(self.slice.model.config, range(self.slice.start, self.slice.end))
 
     def close(self) -> None:

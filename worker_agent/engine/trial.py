@@ -157,13 +157,14 @@ def _copied(state: State, empty: State) -> State:
 @torch.inference_mode()
 def run_alone(
     cut: Slice, texts: Texts, owned: Sequence[int], *, in_pieces: bool, reuse: Reuse = "no",
-    lockstep: Lockstep | None = None,
+    lockstep: Lockstep | None = None, last_alone: bool = False,
 ) -> Outputs:  # fmt: skip
     """One text after another with transformers' own cache; the same shapes as `run_whole`.
 
     Args:
         reuse: what is tried on the way: to go on from a copy, or from one that was cut back by a token.
         lockstep: goes through the texts of a step side by side.
+        last_alone: of each text's tokens in a step, logits are wanted of the last one only.
     """
     lockstep = lockstep or Lockstep()
     config = cut.model.config
@@ -178,16 +179,17 @@ def run_alone(
                 if reuse == "any":
                     state.truncate(start - 1)
                     _pass(cut, texts.rows[text][start - 1 : start], state)
-            passes.append(partial(_pass, cut, texts.rows[text][start:end], state))
+            passes.append(partial(_pass, cut, texts.rows[text][start:end], state, last_alone=last_alone))
         for (text, _, _), output in zip(step, lockstep.run(passes), strict=True):
             outputs[text].append(output)
     return tuple(torch.cat(parts) for parts in outputs)
 
 
-def _pass(cut: Slice, row: torch.Tensor, state: OwnState) -> torch.Tensor:
+def _pass(cut: Slice, row: torch.Tensor, state: OwnState, *, last_alone: bool = False) -> torch.Tensor:
     """The next tokens of a sequence, alone."""
+    wanted = torch.arange(len(row) - 1 if last_alone else 0, len(row), device=row.device)
     places = torch.arange(state.length, state.length + len(row), device=row.device)
-    output = cut.run(row[None], places[None], torch.arange(len(row), device=row.device), state.cache)[0]
+    output = cut.run(row[None], places[None], wanted, state.cache)[0]
     state.length += len(row)
     return output
 

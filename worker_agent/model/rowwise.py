@@ -126,8 +126,8 @@ def find(roots: Sequence[nn.Module], runs: Sequence[Run], dtype: torch.dtype) ->
     for root in roots:
         for each in _picked(root, lengths, calls, dtype):
             found.setdefault(each.module, each)
-    order = list(calls[0])
-    return sorted(found.values(), key=lambda each: order.index(each.module))
+    inside = {part for module in found for part in module.modules() if part is not module}
+    return [found[module] for module in calls[0] if module in found and module not in inside]
 
 
 def has_weights(module: nn.Module) -> bool:
@@ -179,7 +179,7 @@ def _kept(value: Any) -> Any:
 
 def _row_wise(module: nn.Module, lengths: list[int], calls: list[Calls], dtype: torch.dtype) -> RowWise | None:
     first, second = (each.get(module, []) for each in calls)
-    if not first or len(first) != len(second):
+    if not first or len(first) != len(second) or any(map(_is_watched, list(module.modules())[1:])):
         return None
     found = RowWise(module)
     for pair in zip(first, second, strict=True):
@@ -232,6 +232,11 @@ def _long_as(one: torch.Tensor, other: torch.Tensor, lengths: list[int]) -> int 
     if len(unlike) != 1 or [one.shape[unlike[0]], other.shape[unlike[0]]] != lengths:
         return None
     return unlike[0]
+
+
+def _is_watched(module: nn.Module) -> bool:
+    """Whether something of a single pass hangs in a module, such as which tokens need logits."""
+    return bool(module._forward_pre_hooks or module._forward_hooks)
 
 
 @torch.inference_mode()

@@ -292,7 +292,7 @@ class Loaded(Call, tag="loaded", kw_only=True, frozen=True):
     kv_bytes: U63
     seconds: Seconds
     ways: Ways
-    """How the stage runs. Not `batched`: one sequence at a time; not `pieces`: every prompt in one step."""
+    """How the stage runs. Not `batched`: a pass for each sequence; not `pieces`: every prompt in one step."""
     reuse: Reuse = "no"
 
 
