@@ -17,7 +17,6 @@ import torch
 from torch import nn
 
 from worker_agent.model.linears.fused import Sibling
-from worker_agent.model.linears.packed import PackedLinear
 from worker_agent.model.proof import difference
 from worker_agent.model.slicing import FAULTS
 
@@ -132,8 +131,9 @@ def find(roots: Sequence[nn.Module], runs: Sequence[Run], dtype: torch.dtype) ->
 
 def has_weights(module: nn.Module) -> bool:
     """Whether a module multiplies with anything of its own, in whatever layout it has that."""
+    # In some layouts a matrix is no parameter any more, or another module's.
     return any(True for _ in module.parameters()) or any(
-        isinstance(each, (PackedLinear, Sibling)) for each in module.modules()
+        isinstance(each, Sibling) or hasattr(each, "in_features") for each in module.modules()
     )
 
 
