@@ -171,8 +171,8 @@ def resident() -> float:
 
 def loading(folder: Path, dtype: str, way: str) -> None:
     """Print what loading by this way takes: seconds, MB."""
-    from worker_agent.engine.memory.heap import give_back
     from worker_agent.host import agent  # noqa: F401  # all that an agent imports belongs to its base
+    from worker_agent.model.heap import give_back
 
     began = time.perf_counter()
     os.environ["SHARDBOARD_TRACED"] = "0"  # it is recorded below
@@ -224,9 +224,9 @@ def main() -> None:
     parser.add_argument("--into", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     ways = options.ways.split(",")
-    from worker_agent.engine.runtime import wait_passively
+    from worker_agent.engine.runtime import set_up_kernels
 
-    wait_passively()
+    set_up_kernels()
     if options.only == "speeds":
         speeds(options.folder, options.dtype, ways, options.rounds, options.tokens)
         return

@@ -29,7 +29,7 @@ from typing import Any
 
 from app.children.starting import child_environment
 from tests.warm_parent import MESSAGE_BYTES, PADDING
-from worker_agent.engine.runtime import WAITING
+from worker_agent.engine.runtime import KERNEL_SETTINGS
 
 MODULES = frozenset({"worker_agent", "app.models.inspect_process", "app.models.gguf_process"})
 """Those that import torch."""
@@ -46,8 +46,8 @@ PYTHON = sys.executable
 """Kept, since a test may put another program in its place."""
 PR_SET_CHILD_SUBREAPER = 36
 _READ_BY_IMPORTS = (
-    "CUDA", "GLIBC_TUNABLES", "GOMP_", "HF_", "KMP_", "LANG", "LC_", "LD_", "MALLOC_", "MKL_", "OMP_", "OPENBLAS_",
-    "PYTHON", "PYTORCH_", "TORCH", "TRANSFORMERS_",
+    "CUDA", "GLIBC_TUNABLES", "GOMP_", "HF_", "KMP_", "LANG", "LC_", "LD_", "LRU_", "MALLOC_", "MKL_", "OMP_",
+    "ONEDNN_", "OPENBLAS_", "PYTHON", "PYTORCH_", "TORCH", "TRANSFORMERS_",
 )  # fmt: skip
 """Beginnings of the names of variables that Python, torch, transformers or the C library read as they are loaded."""
 _READ_LATER = frozenset({"HF_DEACTIVATE_ASYNC_LOAD", "PYTHONPATH", "PYTHONUNBUFFERED"})
@@ -246,7 +246,7 @@ def _conditions(environment: Mapping[str, str]) -> object:
     """What a process that was started with this environment would have been shaped by; as JSON has it."""
     import resource  # not on Windows
 
-    given = {**WAITING, **environment}  # an agent sets these itself before it imports torch
+    given = {**KERNEL_SETTINGS, **environment}  # an agent sets these itself before it imports torch
     if locale.getencoding().lower() == "utf-8":
         given.setdefault("PYTHONUTF8", "1")  # it changes nothing then
     read = {

@@ -42,9 +42,9 @@ _ALONE = "OPENBLAS_NUM_THREADS"
 def import_for_agents() -> None:
     """What agents and inspecting children import, except the module that is their `__main__`."""
     import worker_agent
-    from worker_agent.engine.runtime import wait_passively
+    from worker_agent.engine.runtime import set_up_kernels
 
-    wait_passively()
+    set_up_kernels()
     from worker_agent.model.imports import import_transformers
 
     import_transformers()

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worker_agent import __version__
-from worker_agent.engine.runtime import Runtime, wait_passively
+from worker_agent.engine.runtime import Runtime, set_up_kernels
 from worker_agent.host.home import AgentHome
 from worker_agent.host.joining import join
 from worker_agent.host.log_file import open_log, read_tail
@@ -80,7 +80,7 @@ def _serve(options: Options, home: AgentHome, board: Switchboard) -> int:
     for key in options.trust:
         board.controllers.add(key)
     sys.setswitchinterval(SWITCH_SECONDS)
-    wait_passively()
+    set_up_kernels()
     stopping = _Stopping()
     runtime = _choose_runtime(options)
     agent = _make_agent(options, home, board, runtime)
@@ -137,14 +137,15 @@ def _make_agent(options: Options, home: AgentHome, board: Switchboard, runtime: 
     shutil.rmtree(home.aside, ignore_errors=True)  # what an agent that was killed has left
     store = ShardStore(home.parts, options.store_limit)
     budget = MemoryBudget(options.memory or default_budget(runtime.device))
+    telemetry = Telemetry(lambda: store.disk_free)
     resources = Resources(
         access=board.access,
         callers=Callers(),
         budget=budget,
         store=store,
         storekeeper=Storekeeper(store, partial(read_tail, home.log)),
-        loader=Loader(store, budget, runtime),
-        telemetry=Telemetry(lambda: store.disk_free),
+        loader=Loader(store, budget, runtime, telemetry.settled_memory),
+        telemetry=telemetry,
         peers=board.peers,
         aside=home.aside,
     )

@@ -16,15 +16,16 @@ SHARE = 0.10
 """Of what is believed: a larger difference counts."""
 CALM_SHARE = 0.06
 """A difference below it is over. Between the two everything stays as it is."""
-FLOOR = 160_000_000
-"""Smaller differences never count: code that is read when it is needed first, and what the allocator keeps, are some
-tens of megabytes: with a first stage 70 MB of code come."""
+FLOOR = 64_000_000
+"""Smaller differences never count: code that one architecture needs, programs that oneDNN writes, parts on their way
+and what the allocator keeps are some tens of megabytes (12 to 20 with a first stage, measured)."""
 LASTING_BEATS = 8
 """For how many beats a difference, or its end, has to last."""
 SETTLING_BEATS = 8
 """So many beats after a stage came or went nothing is judged."""
-BASE_SLACK = 128_000_000
-"""An agent's base may grow by so much over what it was when it was first heard of: code is read when it is needed."""
+BASE_SLACK = 96_000_000
+"""An agent's base may grow by so much over what it was when it was first heard of: code is read when it is needed,
+30 MB of it before the first stage."""
 LARGE_STEP_TOKENS = 32
 """A step of more tokens is part of a prompt: its activations are large, and gone with it."""
 

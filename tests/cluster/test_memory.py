@@ -79,7 +79,8 @@ def test_a_swing_that_does_not_last_is_no_difference() -> None:
 def test_a_small_agent_may_move_by_some_tens_of_megabytes() -> None:
     small = stage(weights=10 * MB)
     watch = settled(small)
-    assert changes(watch, report(BASE + 90 * MB, small), 100) == 0, "a quarter of it, and still nothing to tell"
+    assert changes(watch, report(BASE + 60 * MB, small), 100) == 0, "a sixth of it, and still nothing to tell"
+    assert changes(watch, report(BASE + 80 * MB, small), LASTING_BEATS) == 1, "the first stage's code is in the base"
 
 
 def test_nothing_is_judged_while_a_stage_is_loaded_or_has_just_come_or_gone() -> None:

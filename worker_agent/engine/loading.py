@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import gc
 import logging
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -24,13 +23,13 @@ from torch import nn
 from worker_agent.engine import recorded, trial
 from worker_agent.engine.alone import Alone
 from worker_agent.engine.attention import RAGGED, Segment, ragged_step
-from worker_agent.engine.memory.heap import give_back, large_blocks_apart
 from worker_agent.engine.memory.rows import RowPool
 from worker_agent.engine.runtime import Runtime, keep_single
 from worker_agent.engine.stage import DTYPES, Stage, kv_bytes
 from worker_agent.model import rotary
 from worker_agent.model.anatomy import Anatomy, build_empty, examine
 from worker_agent.model.filling import ByteCounter, Filler, Source, weight_bytes
+from worker_agent.model.heap import give_back, large_blocks_apart
 from worker_agent.model.linears import fused, packed
 from worker_agent.model.slicing import Slice, dismantle
 from worker_agent.model.ways import Ways
@@ -64,7 +63,7 @@ def load_stage(
         NotFinite: its numbers overflow in the wanted type.
     """
     keep_single()
-    began, device, dtype = time.monotonic(), torch.device(runtime.device), DTYPES[load.dtype]
+    device, dtype = torch.device(runtime.device), DTYPES[load.dtype]
     model = build_empty(config, dtype)
     anatomy = examine(model)
     _check_range(load, anatomy)
@@ -87,10 +86,6 @@ def load_stage(
         raise
     gc.collect()
     gc.freeze()  # a model is a hundred thousand objects that no collection needs to look at; unloading undoes it
-    log.info(
-        "loaded layers %d-%d of %s in %.1f s (%s; %s)",
-        load.start, load.end - 1, load.model, time.monotonic() - began, load.dtype, stage.ways,
-    )  # fmt: skip
     return stage
 
 

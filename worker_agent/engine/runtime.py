@@ -2,10 +2,14 @@
 
 Two agents on one machine each own a share of the cores. Only one of them computes while a single step is
 in flight, so for such a step it borrows the others' idle cores (`borrowed`); with several steps in flight
-each keeps to its share. OpenMP threads spin only for a moment (`WAITING`): long enough to stay awake from
+each keeps to its share. OpenMP threads spin only for a moment (`KERNEL_SETTINGS`): long enough to stay awake from
 one matrix to the next, too short to take the core from the other agent. And only the compute thread has
 OpenMP threads at all (`keep_single`): with more of them than cores, GNU's OpenMP stops spinning altogether,
 which costs a third of the speed.
+
+For packed weights oneDNN writes a program for each shape of a matrix and each count of rows, half a megabyte each, and
+by default keeps the last thousand: prompts of many lengths came to several hundred megabytes. A decode step needs one
+for each shape of matrix, a handful; writing one takes a millisecond.
 """
 
 from __future__ import annotations
@@ -17,13 +21,17 @@ from dataclasses import dataclass
 
 from worker_agent.wire.messages import Numerics
 
-WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "50000", "KMP_BLOCKTIME": "1"}
-"""How OpenMP threads wait for work; must stand in the environment before torch is imported."""
+KERNEL_SETTINGS = {
+    "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "50000", "KMP_BLOCKTIME": "1",
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "16", "LRU_CACHE_CAPACITY": "16",
+}  # fmt: skip
+"""How OpenMP threads wait for work; how many of its programs oneDNN keeps, and torch's binding to it in each thread.
+They must stand in the environment before torch is imported."""
 
 
-def wait_passively(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Set WAITING, except what the user has set."""
-    for name, value in WAITING.items():
+def set_up_kernels(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Set KERNEL_SETTINGS, except what the user has set."""
+    for name, value in KERNEL_SETTINGS.items():
         environment.setdefault(name, value)
 
 

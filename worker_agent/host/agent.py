@@ -58,8 +58,11 @@ class Agent:
         self._exit_code: int | None = None
         self._complained: dict[str, float] = {}
         self._service = Service(facts, resources, self.post, self._to_owner, self.stop)
-        self._compute = Compute(self._service.send_out, facts.boot, runtime, resources.aside)
+        self._compute = Compute(
+            self._service.send_out, facts.boot, runtime, resources.aside, lambda: resources.loader.is_busy
+        )
         self._service.attach(self._compute)
+        resources.telemetry.is_measuring = lambda: self._compute.is_measuring
 
     def post(self, task: Callable[[], None]) -> None:
         """Run `task` in the I/O thread soon. Any thread, and a signal handler, may call it."""

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from worker_agent.engine.grammars import Grammars
 from worker_agent.engine.loading import drop_stage
-from worker_agent.engine.memory.heap import large_blocks_apart
 from worker_agent.engine.outgoing import Destination, Outgoing
 from worker_agent.engine.runner import Runner
 from worker_agent.engine.runtime import Runtime
 from worker_agent.engine.stage import Stage
 from worker_agent.host.speed import SpeedMeter
+from worker_agent.model.heap import large_blocks_apart
 from worker_agent.wire.errors import AgentError, UnknownStage
 from worker_agent.wire.messages import (
     Buffer,
@@ -50,13 +50,20 @@ class Compute(threading.Thread):
 
     Every public method may be called from any thread; those that change something leave a note and return
     at once. `send` and the reply functions are called from this thread. `aside` is a folder for the states of sequences
-    that yield to others.
+    that yield to others. While `is_loading`, the machine's speed is not measured: a stage needs the memory, and the
+    figures would be those of a busy machine.
     """
 
     def __init__(
-        self, send: Callable[[Outgoing], None], boot: str, runtime: Runtime, aside: Path | None = None
+        self,
+        send: Callable[[Outgoing], None],
+        boot: str,
+        runtime: Runtime,
+        aside: Path | None = None,
+        is_loading: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__(name="compute", daemon=True)
+        self._is_loading = is_loading
         self._aside = aside
         self._send, self._boot, self._runtime = send, boot, runtime
         self._notes: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -72,6 +79,8 @@ class Compute(threading.Thread):
         self._meter: SpeedMeter | None = SpeedMeter(runtime)
         """None once it has measured, or cannot."""
         self._speeds: tuple[Speed, ...] = ()
+        self.is_measuring = False
+        """Whether it measures at this moment."""
         self.failure: BaseException | None = None
         """Why the thread died, if it did."""
 
@@ -195,7 +204,7 @@ class Compute(threading.Thread):
     def _take_notes(self) -> bool:
         """Do what the notes say; wait for one only when no stage has work. False when it is time to end."""
         wait = not any(runner.has_work for runner in self._runners.values()) and not self._more
-        if wait and not self._runners and self._meter is not None and self._notes.empty():
+        if wait and not self._runners and self._meter is not None and self._notes.empty() and not self._is_loading():
             self._measure(self._meter)
         while True:
             try:
@@ -227,6 +236,7 @@ class Compute(threading.Thread):
             self._refresh()
 
     def _measure(self, meter: SpeedMeter) -> None:
+        self.is_measuring = True
         try:
             with large_blocks_apart():
                 self._meter = meter if meter.turn() else None
@@ -235,6 +245,8 @@ class Compute(threading.Thread):
         except (RuntimeError, MemoryError, OSError) as error:
             log.warning("the speed of %s could not be measured: %s", self._runtime.device, error)
             self._meter = None
+        finally:
+            self.is_measuring = False
 
     def _begun(self, tokens: int) -> None:
         self._busy = (time.monotonic(), tokens)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from worker_agent.engine.loading import drop_stage, load_stage
 from worker_agent.engine.runtime import Runtime
 from worker_agent.engine.stage import Stage
+from worker_agent.engine.warming import warm_up
 from worker_agent.host.budget import MemoryBudget
 from worker_agent.store.shard_store import ShardStore
 from worker_agent.wire.errors import AgentError
@@ -20,6 +21,8 @@ from worker_agent.wire.messages import Load, Part
 log = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 0.2
+IDLE_SECONDS = 2.0
+"""After so long without a job the loader gets ready for the first one."""
 
 
 class LoadCancelled(AgentError):
@@ -43,16 +46,32 @@ class LoadJob:
 
 
 class Loader(threading.Thread):
-    """Takes jobs in order. What a stage takes of the memory budget is booked here, before the next one begins."""
+    """Takes jobs in order. What a stage takes of the memory budget is booked here, before the next one begins.
 
-    def __init__(self, store: ShardStore, budget: MemoryBudget, runtime: Runtime) -> None:
+    Args:
+        process_memory: gives the bytes that this process holds; it may wait for a moment.
+    """
+
+    def __init__(
+        self, store: ShardStore, budget: MemoryBudget, runtime: Runtime, process_memory: Callable[[], int]
+    ) -> None:
         super().__init__(name="loader", daemon=True)
         self._store = store
         self._budget = budget
         self._runtime = runtime
+        self._process_memory = process_memory
         self._queue: queue.Queue[LoadJob | None] = queue.Queue()
         self._current: LoadJob | None = None
         self._stopping = False
+        self.ready_memory = 0
+        """Bytes that the process held when it had become ready, before its first stage."""
+        self.ready_since = 0.0
+        """When the code that stages need had come into memory, by the monotonic clock; 0 before that."""
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a stage is being loaded, or about to be."""
+        return self._current is not None or not self._queue.empty()
 
     def submit(self, job: LoadJob) -> None:
         self._queue.put(job)
@@ -66,10 +85,29 @@ class Loader(threading.Thread):
         self._queue.put(None)
 
     def run(self) -> None:
-        while (job := self._queue.get()) is not None and not self._stopping:
+        job = self._first()
+        while job is not None and not self._stopping:
             self._current = job
             self._build(job)
             self._current = None
+            job = self._queue.get()
+
+    def _first(self) -> LoadJob | None:
+        """The first job. Before it, or while none comes, the process takes in what any stage needs."""
+        job, waiting = None, False
+        try:
+            job = self._queue.get(timeout=IDLE_SECONDS)
+        except queue.Empty:
+            waiting = True
+        if not self._stopping:
+            try:
+                warm_up(self._runtime)
+            # what is wrong with this machine is told when a stage is to be loaded
+            except Exception:
+                log.exception("no stage could be loaded for a trial")
+            self.ready_memory = self._process_memory()
+            self.ready_since = time.monotonic()
+        return self._queue.get() if waiting else job
 
     def _build(self, job: LoadJob) -> None:
         load = job.load
@@ -84,6 +122,10 @@ class Loader(threading.Thread):
             if job.cancelled.is_set():  # since the last report: nobody will unload it
                 drop_stage(stage)
                 report.check()
+            log.info(
+                "loaded layers %d-%d of %s in %.1f s (%s; %s)",
+                load.start, load.end - 1, load.model, time.monotonic() - begun, load.dtype, stage.ways,
+            )  # fmt: skip
             self._budget.take(load.deployment, load.stage, stage.weight_bytes + stage.kv_bytes)
             job.on_loaded(stage, time.monotonic() - begun)
         except AgentError as error:

@@ -137,6 +137,8 @@ class Service:
         self._memory_base = resources.telemetry.latest.process_memory
         self._empty_since = 0.0
         """Since when there has been no stage, by the monotonic clock."""
+        self._base_since = 0.0
+        """Since when the base is the least that was seen."""
         self.dropped = 0
 
     def attach(self, compute: Compute) -> None:
@@ -238,9 +240,17 @@ class Service:
         )
 
     def _base(self, sample: Sample) -> int:
-        """What the process holds besides stages: what it held when it last had none."""
-        if not self._stages and sample.at > self._empty_since:
-            self._memory_base = sample.process_memory
+        """What the process holds besides stages: the least since it had none, and all that they need was there.
+
+        More is there for moments: parts that arrive, matrices by which its speed is measured.
+        """
+        loader, held = self._resources.loader, sample.process_memory
+        if loader.ready_since > self._base_since:
+            self._memory_base, self._base_since = loader.ready_memory, loader.ready_since
+        since = max(self._empty_since, self._base_since)
+        if not self._stages and sample.process_memory_at > since:
+            self._memory_base = held if since > self._base_since else min(self._memory_base, held)
+            self._base_since = since
         return self._memory_base
 
     # --- stages ---

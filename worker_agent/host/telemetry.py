@@ -22,6 +22,7 @@ from worker_agent.wire.messages import Gpu
 log = logging.getLogger(__name__)
 
 SAMPLE_SECONDS = 1.0
+SETTLING_SECONDS = 5.0
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -44,8 +45,8 @@ class Sample:
     process_memory: int
     disk_free: int
     gpus: tuple[Gpu, ...]
-    at: float
-    """When, by the monotonic clock."""
+    process_memory_at: float
+    """When it held that, by the monotonic clock."""
 
 
 def cpu_name() -> str:
@@ -163,6 +164,9 @@ class Telemetry(threading.Thread):
         self._process = psutil.Process()
         self._gpus = GpuReader()
         self._stopping = threading.Event()
+        self.is_measuring: Callable[[], bool] = lambda: False
+        """Whether the machine's speed is measured at this moment, with memory that is taken for that alone."""
+        self._held = (0, 0.0)
         self.latest = self._sample()
 
     def run(self) -> None:
@@ -176,8 +180,16 @@ class Telemetry(threading.Thread):
     def stop(self) -> None:
         self._stopping.set()
 
+    def settled_memory(self) -> int:
+        """Bytes that the process holds now. Waits, some tenths of a second, while its speed is measured."""
+        deadline = time.monotonic() + SETTLING_SECONDS
+        while self.is_measuring() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        held: int = self._process.memory_info().rss
+        return held
+
     def _sample(self) -> Sample:
-        began = time.monotonic()
+        held, at = self._process_memory()
         try:
             load_1m = os.getloadavg()[0]
         except (AttributeError, OSError):
@@ -187,8 +199,15 @@ class Telemetry(threading.Thread):
             process_cpu_percent=max(0.0, self._process.cpu_percent()),
             load_1m=load_1m,
             memory=read_memory(),
-            process_memory=self._process.memory_info().rss,
+            process_memory=held,
             disk_free=self._disk_free(),
             gpus=self._gpus.read(),
-            at=began,
+            process_memory_at=at,
         )
+
+    def _process_memory(self) -> tuple[int, float]:
+        """What the process holds, and when; while its speed is measured, what it held before."""
+        was_measuring, at, held = self.is_measuring(), time.monotonic(), self._process.memory_info().rss
+        if not (was_measuring or self.is_measuring()):
+            self._held = held, at
+        return self._held

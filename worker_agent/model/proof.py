@@ -41,6 +41,8 @@ TOLERANCES = {
     torch.float16: Tolerance(spread=4.1e-3, lean=1.5e-4, outliers=0.08),
 }
 """Half a percent, which is what a skewed norm was tried with, is 60, 4 and 33 times what is allowed."""
+NUMBERS_AT_A_TIME = 64 * 1024
+"""What is compared at a time; in double precision, several times over."""
 
 
 def difference(
@@ -61,32 +63,58 @@ def difference(
     if expected.shape != found.shape:
         return f"it gives {tuple(found.shape)} instead of {tuple(expected.shape)}"
     tolerance, eps = TOLERANCES[dtype], torch.finfo(dtype).eps
-    wanted, got = expected.detach().double(), found.detach().double()
-    if not torch.isfinite(got).all():
-        return "its numbers stop being finite"
     through = given is not None and given.shape == expected.shape
-    added = wanted - given.detach().double() if through and given is not None else wanted
-    apart = got - wanted
-    size = added.square().mean(-1).sqrt()
+    sums = _Sums.of(expected, found, given if through else None)
+    if not bool(torch.isfinite(sums.found).all()):
+        return "its numbers stop being finite"
+    width = expected.shape[-1]
+    size = (sums.added / width).sqrt()
     # What passes through is rounded to a step of its own size, which may be large beside what was added.
-    step = eps * wanted.square().mean(-1).sqrt()
+    step = eps * (sums.wanted / width).sqrt()
     allowed = factor * tolerance.spread * size + 2 * step + torch.finfo(torch.float32).tiny
-    excess = apart.square().mean(-1).sqrt() / allowed
+    apart = (sums.apart / width).sqrt()
+    excess = apart / allowed
     ordinary = excess <= 1
     if int((~ordinary).sum()) > tolerance.outliers * len(excess):
         worst = int(excess.argmax())
-        share = float(apart[worst].square().mean().sqrt() / size[worst].clamp_min(1e-300))
+        share = float(apart[worst] / size[worst].clamp_min(1e-300))
         return f"token {worst} differs by {share:.2g} of what is added, allowed are {tolerance.spread * factor:.2g}"
-    if not bool(ordinary.any()):
-        return ""
-    added, apart, step = added[ordinary], apart[ordinary], step[ordinary]
-    power = float(added.square().sum())
+    power = float(sums.added[ordinary].sum())
     if not power:
         return ""
-    lean = float((apart * added).sum()) / power
+    lean = float(sums.along[ordinary].sum()) / power
     # What rounding alone makes of the lean of so many numbers, five times over.
-    noise = 5 * float(((apart * added).square().sum()).sqrt()) / power
+    noise = 5 * float(sums.along_squared[ordinary].sum().sqrt()) / power
     bound = factor * tolerance.lean + noise
     if abs(lean) > bound:
         return f"its numbers lean {100 * lean:+.3f} % to one side, allowed are {100 * bound:.3f} %"
     return ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Sums:
+    """Sums over the numbers of each token, [tokens], in double precision."""
+
+    found: torch.Tensor
+    wanted: torch.Tensor
+    """Of squares, as the next two."""
+    added: torch.Tensor
+    apart: torch.Tensor
+    along: torch.Tensor
+    """How far what is found stands from what is wanted, times what is added."""
+    along_squared: torch.Tensor
+
+    @classmethod
+    def of(cls, expected: torch.Tensor, found: torch.Tensor, given: torch.Tensor | None) -> _Sums:
+        """Of a few tokens at a time: all of them are hundreds of MB where a vocabulary is large."""
+        rows = max(1, NUMBERS_AT_A_TIME // max(1, expected.shape[-1]))
+        sums = []
+        for start in range(0, len(expected), rows):
+            part = slice(start, start + rows)
+            wanted, got = expected[part].detach().double(), found[part].detach().double()
+            added = wanted if given is None else wanted - given[part].detach().double()
+            apart = got - wanted
+            along = apart * added
+            squares = (wanted.square(), added.square(), apart.square(), along, along.square())
+            sums.append(torch.stack([each.sum(-1) for each in (got, *squares)]))
+        return cls(*torch.cat(sums, dim=-1))

@@ -1,4 +1,4 @@
-"""An agent has no use for torch's compiler, distributed tensors and training, and does without them."""
+"""An agent has no use for torch's compiler, distributed tensors, symbols and training, and does without them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 from app.children.starting import child_environment
 from tests.worker_agent.tiny_models import make_model
 
-UNUSED = ("torch._dynamo", "torch.distributed.tensor", "accelerate", "scipy")
+SYMBOLS = ("sympy", "torch.fx.experimental.symbolic_shapes")
+UNUSED = ("torch._dynamo", "torch.distributed.tensor", "accelerate", "scipy", *SYMBOLS)
 PROGRAM = """
 import json, logging, sys
 from pathlib import Path
@@ -65,3 +66,26 @@ print(torch._dynamo.allow_in_graph is not None)
     )
     assert "imported with all that it may use: TypeError: 'NoneType' object is not callable" in said
     assert said.splitlines()[-1] == "True"
+
+
+def test_sizes_that_are_symbols_are_computed_as_ever() -> None:
+    said = told(
+        """
+import json, sys
+from worker_agent.model.imports import import_transformers
+
+import_transformers()
+import torch
+from torch.fx.experimental.symbolic_shapes import sym_eq, sym_or
+
+numbers = [sym_eq((2, 3), torch.Size([2, 3])), sym_eq([2, [3]], [2, [4]]), sym_or(False, True)]
+early = [name for name in json.loads(sys.argv[1]) if hasattr(sys.modules[name], "__file__")]
+from torch.fx.experimental.proxy_tensor import make_fx
+
+graph = make_fx(lambda given: given @ given.T, tracing_mode="symbolic")(torch.ones(5, 3)).graph
+rows = next(iter(graph.nodes)).meta["val"].shape[0]
+print(json.dumps([numbers, early, type(rows).__name__, bool(sym_eq(rows, 5))]))
+""",
+        json.dumps(SYMBOLS),
+    )
+    assert json.loads(said) == [[True, False, True], [], "SymInt", True]

@@ -54,13 +54,17 @@ class SiblingGroup:
 
 
 def _joint(members: list[nn.Linear]) -> nn.Linear:
-    """One linear layer that computes all of them."""
-    weight = torch.cat([member.weight.detach() for member in members])
-    bias = None if members[0].bias is None else torch.cat([member.bias.detach() for member in members])
-    joint = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    joint.weight = nn.Parameter(weight, requires_grad=False)
-    if bias is not None:
-        joint.bias = nn.Parameter(bias, requires_grad=False)
+    """One linear layer that computes all of them. The members' weights are parts of its own from then on."""
+    first, height = members[0], sum(member.out_features for member in members)
+    joint = nn.Linear(first.in_features, height, bias=first.bias is not None, device="meta")
+    for name in ("weight",) if first.bias is None else ("weight", "bias"):
+        whole, start = getattr(first, name).new_empty(getattr(joint, name).shape), 0
+        for member in members:  # one after another: only one of them lies twice in memory
+            part = whole[start : start + member.out_features]
+            part.copy_(getattr(member, name).detach())
+            setattr(member, name, nn.Parameter(part, requires_grad=False))
+            start += member.out_features
+        setattr(joint, name, nn.Parameter(whole, requires_grad=False))
     return joint
 
 
@@ -106,8 +110,9 @@ def join_siblings(module: nn.Module, groups: list[list[nn.Linear]], tally: Tally
     """
     names: dict[nn.Module, str] = {each: name for name, each in module.named_modules() if type(each) is nn.Linear}
     for members in groups:
+        apart = _apart(members)
         joint = _joint(members)
-        if why := _differ(members, joint):
+        if why := _differ(apart, joint):
             tally.lost(f"{len(members)} matrices, {names[members[0]]} for one: {why}", len(members))
             continue
         group = SiblingGroup([member.out_features for member in members])
@@ -122,12 +127,19 @@ def join_siblings(module: nn.Module, groups: list[list[nn.Linear]], tally: Tally
 
 
 @torch.inference_mode()
-def _differ(members: list[nn.Linear], joint: nn.Linear) -> str:
-    generator, dtype = torch.Generator().manual_seed(6), members[0].weight.dtype
-    for rows in (1, 11):
-        given = torch.randn(rows, joint.in_features, generator=generator).to(joint.weight.device, dtype)
-        apart = torch.cat([linear(given, member.weight, member.bias) for member in members], dim=-1)
-        if why := difference(apart, joint(given), dtype):
+def _apart(members: list[nn.Linear]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Random rows, and what the members give for them."""
+    generator, like = torch.Generator().manual_seed(6), members[0].weight
+    given = [torch.randn(rows, like.shape[1], generator=generator).to(like.device, like.dtype) for rows in (1, 11)]
+    return [
+        (rows, torch.cat([linear(rows, member.weight, member.bias) for member in members], dim=-1)) for rows in given
+    ]
+
+
+@torch.inference_mode()
+def _differ(apart: list[tuple[torch.Tensor, torch.Tensor]], joint: nn.Linear) -> str:
+    for given, expected in apart:
+        if why := difference(expected, joint(given), expected.dtype):
             return why
     return ""
 

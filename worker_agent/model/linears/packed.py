@@ -2,8 +2,9 @@
 
 A decode step reads every weight once, so it is as fast as memory is read. bfloat16 weights and large float32
 ones are packed for oneDNN: up to 1.7 times as fast, and eight rows cost hardly more than one. Smaller float32
-matrices are read faster plain and stay as they are. Switched off by `SHARDBOARD_PACKED=0`;
-benchmarks/decode.py has the figures.
+matrices are read faster plain and stay as they are. What is larger than `PIECE_BYTES`, a head as a rule, is packed
+in pieces, so that it never lies twice in memory. Switched off by `SHARDBOARD_PACKED=0`; benchmarks/decode.py has the
+figures.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ from __future__ import annotations
 import itertools
 import os
 import weakref
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import nn
 from torch.nn.functional import linear
 
+from worker_agent.model.heap import let_go
 from worker_agent.model.proof import difference
 from worker_agent.model.ways import Tally
 
@@ -25,6 +28,10 @@ LEAST_ELEMENTS = {torch.bfloat16: 64 * 1024, torch.float32: 4 * 1024 * 1024}
 
 ROWS = 8
 """How many rows of tokens the packed layout is made for; measured best also for one row."""
+
+
+PIECE_BYTES = 64 * 1024 * 1024
+"""How much of a matrix is packed at a time."""
 
 
 def being_recorded() -> bool:
@@ -50,6 +57,18 @@ class PackedLinear(nn.Module):
             recorded: torch.Tensor = torch.ops.shardboard.packed_linear(rows, self._handle, self.bias)
             return recorded
         return _packed_linear(rows, self._handle, self.bias)
+
+
+class PackedPieces(nn.Module):
+    """`nn.Linear` over a weight in oneDNN's blocked layout, in pieces of its outputs."""
+
+    def __init__(self, pieces: Sequence[PackedLinear]) -> None:
+        super().__init__()
+        self.pieces = nn.ModuleList(pieces)
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """[..., in] -> [..., out]"""
+        return torch.cat([piece(rows) for piece in self.pieces], dim=-1)
 
 
 _packed: weakref.WeakValueDictionary[int, torch.Tensor] = weakref.WeakValueDictionary()
@@ -92,17 +111,57 @@ def pack(module: nn.Module, dtype: torch.dtype, tally: Tally, keep: Collection[n
 
     Each is compared with the plain one first; the plain weight is let go before the next one's turn.
     """
-    for name, child in list(module.named_children()):
-        if type(child) is not nn.Linear:
-            pack(child, dtype, tally, keep)
-        elif child not in keep and child.weight.dtype == dtype and child.weight.numel() >= LEAST_ELEMENTS[dtype]:
-            packed = PackedLinear(child)
-            if why := _differs(child, packed):
-                tally.lost(f"a matrix of {child.out_features} x {child.in_features}: {why}")
-                continue
-            setattr(module, name, packed)
-            child.weight = child.bias = None  # type: ignore[assignment]  # whoever still holds the layer
-            tally.used()
+    holders = Counter(id(weight) for _, weight in module.named_parameters(remove_duplicate=False))
+    for name, plain in list(module.named_modules()):
+        if type(plain) is not nn.Linear or plain in keep:
+            continue
+        if plain.weight.dtype != dtype or plain.weight.numel() < LEAST_ELEMENTS[dtype]:
+            continue
+        alone = holders[id(plain.weight)] == 1
+        packed = _pack(plain, alone=alone)
+        if isinstance(packed, str):
+            tally.lost(f"a matrix of {plain.out_features} x {plain.in_features}: {packed}")
+            continue
+        parent, _, child = name.rpartition(".")
+        setattr(module.get_submodule(parent), child, packed)
+        if alone:
+            plain.weight = plain.bias = None  # type: ignore[assignment]  # whoever still holds the layer
+        tally.used()
+
+
+def _pack(plain: nn.Linear, *, alone: bool) -> nn.Module | str:
+    """A packed layer that gives the same; else in which way it does not, and the plain one is as it was.
+
+    Args:
+        alone: nobody else has its weight, so that what of it is packed can be let go.
+    """
+    made: list[PackedLinear] = []
+    pieces = _pieces(plain)
+    for piece in pieces:
+        packed = PackedLinear(piece)
+        if why := _differs(piece, packed):
+            for earlier, done in zip(pieces, made, strict=False):
+                earlier.weight.copy_(done.packed.to_dense())
+            return why
+        made.append(packed)
+        if alone:
+            let_go(piece.weight)
+    return made[0] if len(made) == 1 else PackedPieces(made)
+
+
+def _pieces(plain: nn.Linear) -> list[nn.Linear]:
+    """The layer as layers of some of its outputs each, over the same memory."""
+    weight, bias, count = plain.weight.detach(), plain.bias, -(-plain.weight.nbytes // PIECE_BYTES)
+    if count == 1:
+        return [plain]
+    pieces = []
+    for part in torch.arange(plain.out_features).chunk(count):
+        start, end = int(part[0]), int(part[-1]) + 1
+        piece = nn.Linear(plain.in_features, end - start, bias=bias is not None, device="meta")
+        piece.weight = nn.Parameter(weight[start:end], requires_grad=False)
+        piece.bias = None if bias is None else nn.Parameter(bias.detach()[start:end], requires_grad=False)
+        pieces.append(piece)
+    return pieces
 
 
 @torch.inference_mode()

@@ -10,11 +10,14 @@ a prompt's activations come and go a thousand times a second. Elsewhere than on 
 from __future__ import annotations
 
 import ctypes
+import mmap
 import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+import torch
 
 LARGE = 128 * 1024
 _USUAL = 32 * 1024 * 1024
@@ -29,6 +32,7 @@ def _glibc() -> Any:
         library = ctypes.CDLL("libc.so.6")
         library.mallopt.argtypes, library.mallopt.restype = (ctypes.c_int, ctypes.c_int), ctypes.c_int
         library.malloc_trim.argtypes, library.malloc_trim.restype = (ctypes.c_size_t,), ctypes.c_int
+        library.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
     except (OSError, AttributeError):
         return None
     return library
@@ -41,6 +45,20 @@ def give_back() -> None:
     """Return freed memory to the system now. Takes some milliseconds."""
     if _library is not None:
         _library.malloc_trim(0)
+
+
+def let_go(tensor: torch.Tensor) -> None:
+    """The memory behind a tensor that nobody reads any more goes back to the system, before its storage is freed.
+
+    For the part of a matrix that has been laid out while others have not. Its numbers are undefined from then on.
+    """
+    if _library is None or tensor.device.type != "cpu" or not tensor.is_contiguous():
+        return
+    page = mmap.PAGESIZE
+    start = -(-tensor.data_ptr() // page) * page
+    end = (tensor.data_ptr() + tensor.nbytes) // page * page
+    if end > start:
+        _library.madvise(start, end - start, mmap.MADV_DONTNEED)
 
 
 @contextmanager
