@@ -170,11 +170,12 @@ class Controller:
         *,
         name: str | None = None,
         revision: str | None = None,
+        dequantize: bool = False,
         on_progress: ProgressCallback | None = None,
         origin: Origin = UNKNOWN,
     ) -> ModelDescription:
         """Add a model from a folder, a Hub id or a GGUF file. Cancelling the call cancels the job."""
-        return await self.jobs.do(AddWork(source, name, revision), origin, on_progress)
+        return await self.jobs.do(AddWork(source, name, revision, dequantize), origin, on_progress)
 
     async def add_demo_model(
         self, on_progress: ProgressCallback | None = None, origin: Origin = UNKNOWN

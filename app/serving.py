@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 DEFAULT_CONTEXT = 8192
 DEFAULT_KV_TOKENS = 8192
+QUANTIZE = ("none", "int8", "int4")
+"""What a deployment may ask for (`worker_agent.wire.messages.Quantize`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +21,18 @@ class Serving:
     """The longest sequence, in tokens."""
     kv_tokens: int
     """For how many tokens in all each stage keeps keys and values."""
+    quantize: str = "none"
+    """Into what the float matrices of the layers are put (`QUANTIZE`); what is stored in blocks stays so anyway."""
+
+    @classmethod
+    def kept(cls, stored: Any) -> Serving:
+        """Of an object's fields of these names, as records and traces have them."""
+        return cls(**{name: getattr(stored, name) for name in cls.__slots__})
+
+    @property
+    def numbers(self) -> str:
+        """In words, in what numbers it is computed: bfloat16; float32, weights in int4."""
+        return self.dtype if self.quantize == "none" else f"{self.dtype}, weights in {self.quantize}"
 
     @property
     def longest(self) -> int:
@@ -32,6 +47,7 @@ class ServingWish:
     dtype: str | None = None
     context: int | None = None
     kv_tokens: int | None = None
+    quantize: str | None = None
 
     @classmethod
     def of(cls, serving: Serving) -> ServingWish:
@@ -46,4 +62,5 @@ class ServingWish:
             max_context: the longest sequence that the model reads, in tokens.
         """
         context = self.context or min(max_context, DEFAULT_CONTEXT)
-        return Serving(self.dtype or dtype, context, self.kv_tokens or max(context, DEFAULT_KV_TOKENS))
+        kv_tokens = self.kv_tokens or max(context, DEFAULT_KV_TOKENS)
+        return Serving(self.dtype or dtype, context, kv_tokens, self.quantize or "none")

@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from app.controller import Controller
 from app.inference.parameters import GenerationParameters
 from app.inference.prompt import TokenPrompt
+from app.models.demo import ensure_demo_model
 from app.paths import Home
 from app.registry import NodeRecord, RequestRecord
 from app.serving import ServingWish
@@ -170,7 +171,7 @@ async def run(rounds: int, tokens: int) -> list[DecodeFigures]:
     controller = await Controller.open(home)
     nodes: list[NodeRecord] = []
     try:
-        await controller.add_demo_model()
+        await asyncio.to_thread(ensure_demo_model, controller.library, dequantize=True)
         nodes = await controller.launch_local(2)
         return [await measure(controller, nodes, dtype, rounds, tokens) for dtype in ("float32", "bfloat16")]
     finally:

@@ -15,6 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from app.controller import Controller
+from app.models.demo import ensure_demo_model
 from app.paths import Home
 from app.registry import NodeRecord
 from benchmarks.decode import MODEL
@@ -38,7 +39,7 @@ async def run() -> MovingFigures:
     controller = await Controller.open(home)
     nodes: list[NodeRecord] = []
     try:
-        description = await controller.add_demo_model()
+        description = await asyncio.to_thread(ensure_demo_model, controller.library, dequantize=True)
         nodes = await controller.launch_local(2)
 
         async def sent(layers: str) -> int:

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from app.controller import Controller
 from app.inference.parameters import GenerationParameters
 from app.inference.prompt import TokenPrompt
+from app.models.demo import ensure_demo_model
 from app.paths import Home
 from app.registry import NodeRecord, RequestRecord
 from app.serving import ServingWish
@@ -85,7 +86,7 @@ async def run(rounds: int, tokens: int, prompt: int) -> None:
     controller = await Controller.open(home)
     nodes: list[NodeRecord] = []
     try:
-        await controller.add_demo_model()
+        await asyncio.to_thread(ensure_demo_model, controller.library, dequantize=True)
         nodes = await controller.launch_local(2, keep=False)
         await asyncio.sleep(MEASURING_SECONDS)
         for node in controller.registry.nodes.list():

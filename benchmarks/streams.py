@@ -33,13 +33,14 @@ async def serve(dtype: str, tokens: int) -> None:
     from app.controller import Controller
     from app.inference.parameters import GenerationParameters
     from app.inference.prompt import TokenPrompt
+    from app.models.demo import ensure_demo_model
     from app.paths import Home
     from app.serving import ServingWish
 
     root = Path(tempfile.mkdtemp(prefix="shardboard-streams-"))
     models = Path(os.environ.get("MODEL_CACHE_DIR") or root / "models")
     controller = await Controller.open(Home(root=root / "home", models=models).create())
-    await controller.add_demo_model()
+    await asyncio.to_thread(ensure_demo_model, controller.library, dequantize=True)
     nodes = await controller.launch_local(2)
     chance = random.Random(7)
 

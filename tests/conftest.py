@@ -79,7 +79,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
 @pytest.fixture(scope="session")
 def smollm() -> Path:
     """The folder of SmolLM2-135M-Instruct as Hugging Face files (float32, from the demo's GGUF)."""
-    return ensure_demo_model(ModelLibrary(CACHE / "models")).path
+    return ensure_demo_model(ModelLibrary(CACHE / "models"), dequantize=True).path
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ from app.serving import ServingWish
 Body = TypeVar("Body", bound="Strict")
 
 DType = Literal["float32", "bfloat16", "float16"]
+Quantize = Literal["none", "int8", "int4"]
 Tokens = Field(default=None, ge=1, le=2**31 - 1)
 Layers = Field(default=None, min_length=1, max_length=2000, description="ranges, ends included: 0-9,10-29")
 Name = Field(min_length=1, max_length=200)
@@ -65,6 +66,9 @@ class AddModel(Strict):
     revision: str | None = Field(
         default=None, min_length=1, max_length=200, description="of a Hub id: branch, tag or commit"
     )
+    dequantize: bool = Field(
+        default=False, description="of a GGUF file: turn its matrices into floats, not keep them in blocks"
+    )
 
 
 class CutModel(Strict):
@@ -92,10 +96,13 @@ class Deploy(Strict):
     dtype: DType | None = None
     context: int | None = Tokens
     kv_tokens: int | None = Tokens
+    quantize: Quantize | None = Field(
+        default=None, description="into what the layers' float matrices are put while they are loaded"
+    )
 
     @property
     def serving(self) -> ServingWish:
-        return ServingWish(self.dtype, self.context, self.kv_tokens)
+        return ServingWish(self.dtype, self.context, self.kv_tokens, self.quantize)
 
 
 class LogIn(Strict):

@@ -134,7 +134,7 @@ class ModelList(BaseModel):
 class WayView(BaseModel):
     """A way to compute faster with the same result: in how many places a stage takes it, out of how many."""
 
-    name: str = Field(description="batched, lockstep, pieces, reused, packed, joined, norms or recorded")
+    name: str = Field(description="batched, lockstep, pieces, reused, blocks, packed, joined, norms or recorded")
     title: str
     used: int
     possible: int
@@ -184,6 +184,7 @@ class DeploymentView(BaseModel):
     dtype: str
     context: int
     kv_tokens: int
+    quantize: str
     plan_hash: str
     epoch: int
     created_at: datetime
@@ -241,6 +242,7 @@ class PlanView(BaseModel):
     dtype: str
     context: int
     kv_tokens: int
+    quantize: str
     stages: list[PlannedStageView]
     processes: list[PlannedProcessView]
     left_out: list[str] = Field(description="nodes that would get nothing")

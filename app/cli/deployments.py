@@ -7,7 +7,18 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from app.cli.options import Context, DType, Json, KvTokens, Layers, Nodes, read_dtype, read_nodes
+from app.cli.options import (
+    Context,
+    DType,
+    Json,
+    KvTokens,
+    Layers,
+    Nodes,
+    Quantize,
+    read_dtype,
+    read_nodes,
+    read_quantize,
+)
 from app.cli.output import note, print_json, print_table, progress_shown
 from app.cli.session import open_controller, open_registry, origin
 from app.figures import layers, size_text
@@ -37,10 +48,12 @@ def plan(
     dtype: DType = None,
     context: Context = None,
     kv_tokens: KvTokens = None,
+    quantize: Quantize = None,
     as_json: Json = False,
 ) -> None:
     """Show which layers would go to which node, and what memory that takes. Loads nothing."""
-    chosen, serving = read_nodes(nodes), ServingWish(read_dtype(dtype), context, kv_tokens)
+    chosen = read_nodes(nodes)
+    serving = ServingWish(read_dtype(dtype), context, kv_tokens, read_quantize(quantize))
     with open_controller() as session:
         placement = session.run(session.controller.plan(model, nodes=chosen, layers=shard_layers, serving=serving))
     if as_json:
@@ -57,10 +70,12 @@ def deploy(
     dtype: DType = None,
     context: Context = None,
     kv_tokens: KvTokens = None,
+    quantize: Quantize = None,
     as_json: Json = False,
 ) -> None:
     """Send a model's layers to the nodes that lack them, load them, and make the model answer requests."""
-    chosen, serving = read_nodes(nodes), ServingWish(read_dtype(dtype), context, kv_tokens)
+    chosen = read_nodes(nodes)
+    serving = ServingWish(read_dtype(dtype), context, kv_tokens, read_quantize(quantize))
     with open_controller() as session, progress_shown(as_json) as progress:
         deployment = session.run(
             session.controller.deploy(
@@ -150,7 +165,7 @@ def _process_facts(process: AgentProcess) -> dict[str, Any]:
 def _show_placement(placement: Placement) -> None:
     serving = placement.serving
     print_table(
-        f"{placement.model_name}: {serving.dtype}, context {serving.context}, KV for {serving.kv_tokens} tokens",
+        f"{placement.model_name}: {serving.numbers}, context {serving.context}, KV for {serving.kv_tokens} tokens",
         ("Stage", "Node", "Layers", "Weights", "KV", "Together", "Free", "Fits"),
         [
             (
@@ -191,7 +206,10 @@ def _show_deployments(deployments: list[DeploymentRecord], shards: list[ShardRec
     print_table(
         "Deployments",
         ("Id", "Model", "State", "Computes in", "Context", "Layers on nodes", "Error"),
-        [(d.id, d.model_name, d.status.value, d.dtype, d.context, _places(d.id, shards), d.error) for d in deployments],
+        [
+            (d.id, d.model_name, d.status.value, d.serving.numbers, d.context, _places(d.id, shards), d.error)
+            for d in deployments
+        ],
         "Nothing is deployed; load a model with: deploy MODEL",
     )
 

@@ -22,13 +22,16 @@ def add_model(
     source: Annotated[str, typer.Argument(help="A folder, a Hub id (owner/name) or a GGUF file.")],
     name: Annotated[str | None, typer.Option(help="What to call it.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")] = None,
+    dequantize: Annotated[
+        bool, typer.Option("--dequantize", help="Turn a GGUF file's matrices into floats, not keep them in blocks.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Take a model into the library: fetch it where needed, and inspect it."""
     with open_controller(monitor=False) as session, progress_shown(as_json) as progress:
         description = session.run(
             session.controller.add_model(
-                source, name=name, revision=revision, on_progress=progress.job, origin=origin()
+                source, name=name, revision=revision, dequantize=dequantize, on_progress=progress.job, origin=origin()
             )
         )
     _show(description, as_json)

@@ -8,12 +8,19 @@ from typing import Annotated
 import typer
 
 from app.errors import BadInput
+from app.serving import QUANTIZE
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Nodes = Annotated[str | None, typer.Option("--nodes", help="Ids of the nodes to use, in order: 1,2,…")]
 Layers = Annotated[str | None, typer.Option("--layers", help="The layers of each shard, ends included: 0-9,10-20,…")]
 DType = Annotated[
     str | None, typer.Option("--dtype", help="What to compute with: float32, bfloat16 or float16. [default: as stored]")
+]
+Quantize = Annotated[
+    str | None,
+    typer.Option(
+        "--quantize", help="Put the layers' matrices into int8 or int4 while loading, at the cost of some accuracy."
+    ),
 ]
 Context = Annotated[int | None, typer.Option("--context", min=1, help="Longest sequence to serve, in tokens.")]
 KvTokens = Annotated[
@@ -48,6 +55,13 @@ def read_dtype(text: str | None) -> str | None:
     """One of DTYPES. Raises BadInput."""
     if text is not None and text not in DTYPES:
         raise BadInput(f"--dtype is '{text}'; it can be {', '.join(DTYPES)}.")
+    return text
+
+
+def read_quantize(text: str | None) -> str | None:
+    """One of QUANTIZE. Raises BadInput."""
+    if text is not None and text not in QUANTIZE:
+        raise BadInput(f"--quantize is '{text}'; it can be {', '.join(QUANTIZE)}.")
     return text
 
 

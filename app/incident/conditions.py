@@ -75,9 +75,9 @@ def promise(then: Conditions, now: Conditions) -> tuple[Promise, str]:
         return Promise.NONE, "The weights are others, so nothing is promised."
     if then.plan is None or now.plan is None:
         return Promise.NONE, "What the request ran on is not recorded, so nothing is promised."
-    if then.plan.dtype != now.plan.dtype:
+    if _numbers(then.plan) != _numbers(now.plan):
         return Promise.NONE, (
-            f"It was computed in {then.plan.dtype} and now in {now.plan.dtype}, so nothing is promised."
+            f"It was computed in {_numbers(then.plan)} and now in {_numbers(now.plan)}, so nothing is promised."
         )
     alike = _same_numerics(then, now)
     if then.plan.dtype == EXACT_DTYPE:
@@ -101,6 +101,10 @@ def promise(then: Conditions, now: Conditions) -> tuple[Promise, str]:
     )
 
 
+def _numbers(plan: Plan) -> str:
+    return plan.serving.numbers
+
+
 def _same_numerics(then: Conditions, now: Conditions) -> bool:
     return all(
         bool(_each(then.nodes, read)) and _each(then.nodes, read) == _each(now.nodes, read)
@@ -122,8 +126,8 @@ def _plans(then: Plan, now: Plan) -> Iterable[str]:
         yield _changed("Stages", len(then.stages), len(now.stages))
     if _layers(then) != _layers(now):
         yield _changed("Layers", _layers(then), _layers(now))
-    if then.dtype != now.dtype:
-        yield _changed("Computed in", then.dtype, now.dtype)
+    if _numbers(then) != _numbers(now):
+        yield _changed("Computed in", _numbers(then), _numbers(now))
 
 
 def _layers(plan: Plan) -> str:

@@ -27,6 +27,8 @@ class AddWork:
     """A folder, a Hub id or a GGUF file."""
     name: str | None = None
     revision: str | None = None
+    dequantize: bool = False
+    """Of a GGUF file: whether its matrices become floats, instead of staying in their blocks."""
     kind: str = "add"
     lane: str = "add"
 
@@ -43,7 +45,9 @@ class AddWork:
         library = means.library
 
         def add(report: ProgressCallback, chain: JobChain) -> ModelDescription:
-            adding = library.add_job(self.source, name=self.name, revision=self.revision, on_progress=report)
+            adding = library.add_job(
+                self.source, name=self.name, revision=self.revision, dequantize=self.dequantize, on_progress=report
+            )
             chain.run(adding)
             return library.get(adding.name)
 

@@ -106,8 +106,9 @@ class AddingJob:
         target = self._incoming / FILES
         target.mkdir(parents=True)
         try:
-            self._do(convert_job(source.file, target, self._on_progress))
-            return self._inspect(target, "gguf", str(source.file))
+            done = self._do(convert_job(source.file, target, self._on_progress, dequantize=source.dequantize))
+            description = self._inspect(target, "gguf", str(source.file))
+            return msgspec.structs.replace(description, notes=(*description.notes, *done.notes))
         except BaseException:
             shutil.rmtree(self._incoming, ignore_errors=True)
             raise

@@ -33,11 +33,16 @@ POLL_SECONDS = 0.2
 
 
 def ensure_demo_model(
-    library: ModelLibrary, on_progress: ProgressCallback | None = None, chain: JobChain | None = None
+    library: ModelLibrary,
+    on_progress: ProgressCallback | None = None,
+    chain: JobChain | None = None,
+    *,
+    dequantize: bool = False,
 ) -> ModelDescription:
     """The demo's model, fetched when the library does not have it yet. May be broken off and called again.
 
     Args:
+        dequantize: have its matrices become floats, where it comes in blocks.
         on_progress: told how far it is, in the calling thread.
         chain: ends the work when another thread cancels it.
 
@@ -61,13 +66,19 @@ def ensure_demo_model(
                 f"From the Hub: {hub_error.message}",
                 "Check the network, or add a model of your own: model add PATH",
             ) from hub_error
-    description = _add(library, str(gguf), on_progress, chain)
+    description = _add(library, str(gguf), on_progress, chain, dequantize)
     shutil.rmtree(workplace, ignore_errors=True)
     return description
 
 
-def _add(library: ModelLibrary, source: str, on_progress: ProgressCallback | None, chain: JobChain) -> ModelDescription:
-    chain.run(library.add_job(source, name=NAME, on_progress=on_progress))
+def _add(
+    library: ModelLibrary,
+    source: str,
+    on_progress: ProgressCallback | None,
+    chain: JobChain,
+    dequantize: bool = False,
+) -> ModelDescription:
+    chain.run(library.add_job(source, name=NAME, dequantize=dequantize, on_progress=on_progress))
     return library.get(NAME)
 
 

@@ -6,13 +6,14 @@ model's own files: cutting and sending read byte ranges and never interpret a te
 
 from __future__ import annotations
 
+from math import prod
 from pathlib import Path
 from typing import Literal
 
 from msgspec import Struct
 
 from app.errors import ModelError
-from worker_agent.wire.messages import Part, PartKind, PartTensor
+from worker_agent.wire.messages import Part, PartKind, PartTensor, Quantize, loaded_bytes
 
 Source = Literal["folder", "hub", "gguf"]
 
@@ -27,9 +28,6 @@ STORED_ITEM_BYTES = {
 }  # fmt: skip
 """Bytes of one element in each of safetensors' dtypes."""
 
-FLOATING = {"F64", "F32", "F16", "BF16"}
-"""Dtypes that a stage turns into its compute dtype."""
-
 
 class TensorSource(Struct, frozen=True, forbid_unknown_fields=True):
     """One tensor and where it lies."""
@@ -43,11 +41,9 @@ class TensorSource(Struct, frozen=True, forbid_unknown_fields=True):
     offset: int
     """Absolute position of its first byte in the file."""
 
-    def memory(self, dtype: str) -> int:
+    def memory(self, dtype: str, quantize: Quantize = "none") -> int:
         """Bytes it takes once loaded in the compute dtype."""
-        if self.dtype not in FLOATING:
-            return self.nbytes
-        return self.nbytes // STORED_ITEM_BYTES[self.dtype] * COMPUTE_ITEM_BYTES[dtype]
+        return loaded_bytes(self.name, self.dtype, self.shape, self.nbytes, COMPUTE_ITEM_BYTES[dtype], quantize)
 
 
 class PartSource(Struct, frozen=True, forbid_unknown_fields=True):
@@ -62,9 +58,15 @@ class PartSource(Struct, frozen=True, forbid_unknown_fields=True):
     def nbytes(self) -> int:
         return sum(tensor.nbytes for tensor in self.tensors)
 
-    def memory(self, dtype: str) -> int:
-        """Bytes it takes once loaded in the compute dtype."""
-        return sum(tensor.memory(dtype) for tensor in self.tensors)
+    def memory(self, dtype: str, quantize: str = "none") -> int:
+        """Bytes it takes once loaded in the compute dtype; only a layer's matrices are quantized."""
+        wanted: Quantize = quantize if self.kind == "layer" else "none"  # type: ignore[assignment]  # checked where it came in
+        return sum(tensor.memory(dtype, wanted) for tensor in self.tensors)
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers it has."""
+        return sum(prod(tensor.shape) for tensor in self.tensors)
 
     def part(self, digest: str) -> Part:
         """What is stored and sent under this digest."""

@@ -15,6 +15,8 @@ class ConvertRequest(Struct, frozen=True):
     file: str
     target: str
     """An empty folder for the result."""
+    dequantize: bool = False
+    """Whether matrices in blocks become floats; else they stay as they are wherever the model takes them so."""
 
 
 class ConvertOutcome(Struct, frozen=True):
@@ -22,6 +24,8 @@ class ConvertOutcome(Struct, frozen=True):
     files: int
     tokenizer_note: str = ""
     """Why there is no tokenizer; empty when there is one."""
+    notes: tuple[str, ...] = ()
+    """What a user should know of the result."""
 
 
 PIECE = re.compile(r"(?P<name>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
@@ -73,7 +77,9 @@ def model_name(file: Path) -> str:
     return found["name"] if found else file.stem
 
 
-def convert_job(file: Path, target: Path, on_progress: ProgressCallback | None = None) -> ChildJob[ConvertOutcome]:
+def convert_job(
+    file: Path, target: Path, on_progress: ProgressCallback | None = None, *, dequantize: bool = False
+) -> ChildJob[ConvertOutcome]:
     """The job that converts a GGUF file, or all those that a model was split into.
 
     Raises:
@@ -89,7 +95,7 @@ def convert_job(file: Path, target: Path, on_progress: ProgressCallback | None =
             raise ModelError(f"{each} is no GGUF file: it does not begin with the letters GGUF.")
     return ChildJob(
         "app.models.gguf_process",
-        ConvertRequest(str(file), str(target)),
+        ConvertRequest(str(file), str(target), dequantize),
         ConvertOutcome,
         what="converting the GGUF file",
         on_progress=on_progress,

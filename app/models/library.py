@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import shutil
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -22,7 +23,7 @@ from app.models.adding import DESCRIPTION, FILES, INCOMING, TOKENIZER_FOLDER, Ad
 from app.models.description import ModelDescription
 from app.models.digests import PartDigests
 from app.models.inspect import inspect_job
-from app.models.sources import FolderSource, check_name, default_name, recognise
+from app.models.sources import FolderSource, GgufSource, check_name, default_name, recognise
 
 DIGESTS = "digests.json"
 
@@ -122,14 +123,22 @@ class ModelLibrary:
         *,
         name: str | None = None,
         revision: str | None = None,
+        dequantize: bool = False,
         on_progress: ProgressCallback | None = None,
     ) -> AddingJob:
         """The job that adds a model from a folder, a Hub id or a GGUF file.
+
+        Args:
+            dequantize: have the matrices of a GGUF file become floats; else they stay in their blocks.
 
         Raises:
             BadInput: the source is none of these, or the name cannot be used or is taken.
         """
         recognised = recognise(source, revision)
+        if isinstance(recognised, GgufSource):
+            recognised = replace(recognised, dequantize=dequantize)
+        elif dequantize:
+            raise BadInput("Only the matrices of GGUF files are dequantized when a model is added.")
         chosen = check_name(name if name is not None else default_name(recognised))
         if any(chosen.casefold() == known.casefold() for known in self._names()):
             raise BadInput(f"There is a model named '{chosen}' already.", "Remove it first, or give another name.")
@@ -141,10 +150,11 @@ class ModelLibrary:
         *,
         name: str | None = None,
         revision: str | None = None,
+        dequantize: bool = False,
         on_progress: ProgressCallback | None = None,
     ) -> ModelDescription:
         """Add a model and return its description. Takes its time; see `AddingJob.run` for what it raises."""
-        job = self.add_job(source, name=name, revision=revision, on_progress=on_progress)
+        job = self.add_job(source, name=name, revision=revision, dequantize=dequantize, on_progress=on_progress)
         job.run()
         return self.get(job.name)
 

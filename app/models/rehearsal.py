@@ -15,7 +15,8 @@ from transformers.core_model_loading import convert_and_load_state_dict_in_model
 from transformers.modeling_utils import LoadStateDictConfig
 from transformers.utils import logging
 
-from app.models.description import FLOATING, TensorSource
+from app.models.description import TensorSource
+from worker_agent.wire.messages.parts import BLOCK_FORMATS, FLOATING
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ _EXTENTS = (
 
 
 def _outline(tensor: TensorSource) -> torch.Tensor:
-    dtype = torch.float32 if tensor.dtype in FLOATING or tensor.dtype.startswith("F8") else torch.int64
+    dtype = torch.float32 if tensor.dtype in FLOATING or tensor.dtype in BLOCK_FORMATS else torch.int64
     return torch.empty(tensor.shape, dtype=dtype, device="meta")
 
 

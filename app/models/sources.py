@@ -29,6 +29,8 @@ class GgufSource:
     """A GGUF file on this machine, or one of those that a model was split into; converted into the library."""
 
     file: Path
+    dequantize: bool = False
+    """Whether its matrices become floats; else they stay in their blocks."""
 
 
 @dataclass(frozen=True)

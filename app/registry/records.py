@@ -119,6 +119,7 @@ class DeploymentRecord:
     dtype: str
     context: int
     kv_tokens: int
+    quantize: str
     epoch: int
     status: DeploymentStatus
     error: str | None
@@ -127,7 +128,7 @@ class DeploymentRecord:
 
     @property
     def serving(self) -> Serving:
-        return Serving(self.dtype, self.context, self.kv_tokens)
+        return Serving.kept(self)
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,6 +56,7 @@ class Deployment(PeeweeModel):
     dtype = Words()
     context = IntegerField()
     kv_tokens = BigIntegerField()
+    quantize = Words(default="none")
     epoch = BigIntegerField()
     status = Words(index=True)
     error = Prose(null=True)

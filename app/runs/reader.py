@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 
 from app.registry import (
@@ -155,8 +156,8 @@ class RunReader:
             for number, shard in enumerate(shards)
         )  # fmt: skip
         return Plan(
-            deployment=record.id, plan_hash=record.plan_hash, model=record.model_name, dtype=record.dtype,
-            context=record.context, kv_tokens=record.kv_tokens, epoch=record.epoch, stages=stages,
+            deployment=record.id, plan_hash=record.plan_hash, model=record.model_name,
+            **asdict(record.serving), epoch=record.epoch, stages=stages,
         )  # fmt: skip
 
     def _of_job(self, record: JobRecord) -> Run:

@@ -379,7 +379,7 @@ def plan_sections(run: Run) -> tuple[Section, ...]:
 
 def _plan(plan: Plan) -> Section:
     return Section("Plan", (
-        ("Deployment", plan.deployment), ("Type", plan.dtype), ("Context", f"{plan.context:,} tokens"),
+        ("Deployment", plan.deployment), ("Type", plan.serving.numbers), ("Context", f"{plan.context:,} tokens"),
         ("KV memory for", f"{plan.kv_tokens:,} tokens"), ("Epoch", str(plan.epoch)),
         ("Plan hash", short(plan.plan_hash, 17)),
     ))  # fmt: skip

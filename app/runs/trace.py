@@ -66,7 +66,7 @@ class NodeFacts(Struct, frozen=True, kw_only=True):
 class StageWay(Struct, frozen=True, kw_only=True):
     """One way to compute faster with the same result: in how many places it is taken, out of how many, why not all.
 
-    Named as on the wire: batched, lockstep, pieces, reused, packed, joined, norms, recorded.
+    Named as on the wire: batched, lockstep, pieces, reused, blocks, packed, joined, norms, recorded.
     """
 
     name: str
@@ -98,6 +98,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     dtype: str
     context: int
     kv_tokens: int
+    quantize: str = "none"
     epoch: int
     stages: tuple[StagePlan, ...] = ()
 
@@ -115,7 +116,7 @@ class Plan(Struct, frozen=True, kw_only=True):
 
     @property
     def serving(self) -> Serving:
-        return Serving(self.dtype, self.context, self.kv_tokens)
+        return Serving.kept(self)
 
 
 class ModelFacts(Struct, frozen=True, kw_only=True):

@@ -64,6 +64,13 @@ WORDS = {
         "layers",
         "every prompt is read from its beginning, or from the end of a whole earlier one",
     ),
+    "blocks": WayWords(
+        "Weights in blocks",
+        "Matrices stay in the few bits in which they are stored, or into which they were quantized.",
+        "matrix",
+        "matrices",
+        "turned into floats, which take more memory and time",
+    ),
     "packed": WayWords(
         "Packed weights",
         "The weights lie in memory in the order in which this processor reads them fastest.",

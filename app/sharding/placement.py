@@ -10,7 +10,7 @@ from statistics import fmean, median_low
 from app.errors import BadInput, PlacementError
 from app.figures import size_text
 from app.models.description import COMPUTE_ITEM_BYTES, ModelDescription
-from app.serving import Serving
+from app.serving import QUANTIZE, Serving
 from app.sharding.plan import Range, check_ranges, partition, range_text, stage_memory
 
 INFINITE = float("inf")
@@ -99,7 +99,7 @@ class StageSizes:
     """Bytes that layers [start, end) take. Made once for a model and its serving: every mouse move asks."""
 
     def __init__(self, description: ModelDescription, serving: Serving) -> None:
-        self._weights = stage_memory(description, serving.dtype)
+        self._weights = stage_memory(description, serving)
         sequences = sequences_at_once(description, serving)
         each = (
             description.kv_bytes_per_token(serving.dtype, layer, layer + 1) * serving.kv_tokens
@@ -109,7 +109,7 @@ class StageSizes:
         self._kv = [0, *accumulate(each)]
 
     def weights(self, start: int, end: int) -> int:
-        """In the compute dtype."""
+        """Once loaded."""
         return self._weights(start, end)
 
     def kv(self, start: int, end: int) -> int:
@@ -131,7 +131,7 @@ class PlacedStage:
     start: int
     end: int
     weight_bytes: int
-    """Weights in the compute dtype."""
+    """Weights once loaded."""
     kv_bytes: int
 
     @property
@@ -270,6 +270,8 @@ def check_serving(description: ModelDescription, serving: Serving) -> None:
     """Raise BadInput for what no model can be loaded for, PlacementError for what this one cannot."""
     if serving.dtype not in COMPUTE_ITEM_BYTES:
         raise BadInput(f"'{serving.dtype}' is no dtype to compute with.", f"Take {', '.join(COMPUTE_ITEM_BYTES)}.")
+    if serving.quantize not in QUANTIZE:
+        raise BadInput(f"'{serving.quantize}' is nothing to quantize to.", f"Take {', '.join(QUANTIZE)}.")
     if serving.context < 1 or serving.kv_tokens < 1:
         raise BadInput("Context and KV tokens must be at least 1.")
     if serving.context > description.max_context:

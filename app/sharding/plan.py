@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from app.errors import BadInput
-from app.models.description import ModelDescription
+from app.models.description import ModelDescription, PartSource
+from app.serving import Serving
 
 Range = tuple[int, int]
 """A shard's layers [start, end)."""
@@ -56,9 +57,13 @@ def stage_bytes(description: ModelDescription) -> Callable[[int, int], int]:
     return _stage_sum(description, [part.nbytes for part in description.layers], lambda part: part.nbytes)
 
 
-def stage_memory(description: ModelDescription, dtype: str) -> Callable[[int, int], int]:
-    """A function (start, end) -> bytes of memory that the weights of [start, end) take in the compute dtype."""
-    return _stage_sum(description, [part.memory(dtype) for part in description.layers], lambda part: part.memory(dtype))
+def stage_memory(description: ModelDescription, serving: Serving) -> Callable[[int, int], int]:
+    """A function (start, end) -> bytes of memory that the weights of [start, end) take once loaded."""
+
+    def measure(part: PartSource) -> int:
+        return part.memory(serving.dtype, serving.quantize)
+
+    return _stage_sum(description, [measure(part) for part in description.layers], measure)
 
 
 def _stage_sum(

@@ -78,6 +78,7 @@ def predict(
     stages: Sequence[tuple[int, int, NodeSpeed]],
     *,
     dtype: str,
+    quantize: str = "none",
     same_machine: bool | Sequence[bool] = False,
     prompt_tokens: int = 256,
 ) -> Prediction:
@@ -97,6 +98,7 @@ def predict(
         description: the model.
         stages: `(start, end, speed)` in pipeline order, all layers.
         dtype: the compute dtype, a key of COMPUTE_ITEM_BYTES.
+        quantize: as Serving has it.
         same_machine: for each hop, from stage k to k + 1 and last from the last stage to the first, whether
             both ends are on one machine; one value stands for all.
         prompt_tokens: how long the prompt is.
@@ -109,7 +111,7 @@ def predict(
     if prompt_tokens < 1 or any(s.read_bytes_per_second <= 0 or s.flops_per_second <= 0 for _, _, s in stages):
         raise BadInput("A prediction needs a prompt of at least one token and speeds above zero.")
     speeds = [speed for _, _, speed in stages]
-    work = [_work(description, start, end, dtype) for start, end, _ in stages]
+    work = [_work(description, start, end, dtype, quantize) for start, end, _ in stages]
     steps = [_decode_seconds(each, speed, prompt_tokens) for each, speed in zip(work, speeds, strict=True)]
     waits = [
         _hop_seconds(speed, following, here)
@@ -148,14 +150,14 @@ def _hops(stages: int, same_machine: bool | Sequence[bool]) -> tuple[bool, ...]:
     return tuple(same_machine[:count])
 
 
-def _work(description: ModelDescription, start: int, end: int, dtype: str) -> _Work:
-    layers = [part.memory(dtype) for part in description.layers[start:end]]
+def _work(description: ModelDescription, start: int, end: int, dtype: str, quantize: str) -> _Work:
+    own = description.layers[start:end]
     head = 0
     if end == description.num_layers:
         head = sum(part.memory(dtype) for kind in ("last", "tied") if (part := description.end(kind)))
     return _Work(
-        read_bytes=sum(layers) + head,
-        parameters=sum(layers) // COMPUTE_ITEM_BYTES[dtype],
+        read_bytes=sum(part.memory(dtype, quantize) for part in own) + head,
+        parameters=sum(part.parameters for part in own),
         layers=end - start,
         kv_bytes=description.kv_bytes_per_token(dtype, start, end),
         state_bytes=description.state_bytes_per_sequence(dtype, start, end),

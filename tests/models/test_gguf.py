@@ -9,50 +9,59 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from gguf import GGMLQuantizationType, GGUFWriter
-from gguf.quants import quantize
+from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
+from gguf.quants import dequantize, quantize
+from safetensors.torch import save_file
 
 from app.errors import BadInput, ModelError
-from app.models.gguf import ConvertRequest
+from app.models.gguf import ConvertRequest, model_files
 from app.models.gguf_header import read_gguf_header
 from app.models.gguf_process import convert
 from app.models.library import ModelLibrary
+from app.models.safetensors_file import read_header
 from app.models.sources import recognise
+from app.sharding.cut import cut_model
 from tests.models.described import described, ignore_progress, tensors_of
 
 HIDDEN, HEADS, KV_HEADS, FORWARD, WORDS = 64, 4, 2, 96, 120
 
 
 def write_llama(
-    path: Path, *, kind: GGMLQuantizationType = GGMLQuantizationType.Q8_0, tied: bool = True, each: int = 0
+    path: Path,
+    *,
+    kind: GGMLQuantizationType = GGMLQuantizationType.Q8_0,
+    tied: bool = True,
+    each: int = 0,
+    hidden: int = HIDDEN,
 ) -> Path:
     """A tiny llama with random quantized weights and no tokenizer; `each` tensors a file, or all in one for 0."""
+    forward = FORWARD if hidden == HIDDEN else 2 * hidden
     writer = GGUFWriter(path, "llama", split_max_tensors=each)
     writer.add_name("tiny")
     writer.add_block_count(3)
     writer.add_context_length(256)
-    writer.add_embedding_length(HIDDEN)
-    writer.add_feed_forward_length(FORWARD)
+    writer.add_embedding_length(hidden)
+    writer.add_feed_forward_length(forward)
     writer.add_head_count(HEADS)
     writer.add_head_count_kv(KV_HEADS)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_freq_base(10000.0)
     writer.add_vocab_size(WORDS)
-    shapes = {"token_embd": (WORDS, HIDDEN), **({} if tied else {"output": (WORDS, HIDDEN)})}
+    shapes = {"token_embd": (WORDS, hidden), **({} if tied else {"output": (WORDS, hidden)})}
     for block in range(3):
         prefix = f"blk.{block}."
         shapes |= {
-            f"{prefix}attn_q": (HIDDEN, HIDDEN),
-            f"{prefix}attn_k": (HIDDEN // HEADS * KV_HEADS, HIDDEN),
-            f"{prefix}attn_v": (HIDDEN // HEADS * KV_HEADS, HIDDEN),
-            f"{prefix}attn_output": (HIDDEN, HIDDEN),
-            f"{prefix}ffn_gate": (FORWARD, HIDDEN),
-            f"{prefix}ffn_up": (FORWARD, HIDDEN),
-            f"{prefix}ffn_down": (HIDDEN, FORWARD),
-            f"{prefix}attn_norm": (HIDDEN,),
-            f"{prefix}ffn_norm": (HIDDEN,),
+            f"{prefix}attn_q": (hidden, hidden),
+            f"{prefix}attn_k": (hidden // HEADS * KV_HEADS, hidden),
+            f"{prefix}attn_v": (hidden // HEADS * KV_HEADS, hidden),
+            f"{prefix}attn_output": (hidden, hidden),
+            f"{prefix}ffn_gate": (forward, hidden),
+            f"{prefix}ffn_up": (forward, hidden),
+            f"{prefix}ffn_down": (hidden, forward),
+            f"{prefix}attn_norm": (hidden,),
+            f"{prefix}ffn_norm": (hidden,),
         }
-    shapes["output_norm"] = (HIDDEN,)
+    shapes["output_norm"] = (hidden,)
     return write_tensors(writer, path, shapes, kind)
 
 
@@ -129,7 +138,7 @@ def test_a_converted_file_equals_what_transformers_saves(
     kind: GGMLQuantizationType, tied: bool, tmp_path: Path
 ) -> None:
     path = write_llama(tmp_path / "tiny.gguf", kind=kind, tied=tied)
-    outcome = convert(ConvertRequest(str(path), str(tmp_path / "ours")), ignore_progress)
+    outcome = convert(ConvertRequest(str(path), str(tmp_path / "ours"), dequantize=True), ignore_progress)
     expected = saved_by_transformers(path, tmp_path / "theirs")
     found = tensors_of(tmp_path / "ours")
     assert found.keys() == expected.keys()
@@ -144,7 +153,7 @@ def test_a_converted_file_equals_what_transformers_saves(
 
 def test_a_file_of_the_newer_way_equals_what_transformers_saves(tmp_path: Path) -> None:
     path = write_lfm2(tmp_path / "tiny.gguf")
-    convert(ConvertRequest(str(path), str(tmp_path / "ours")), ignore_progress)
+    convert(ConvertRequest(str(path), str(tmp_path / "ours"), dequantize=True), ignore_progress)
     expected = saved_by_transformers(path, tmp_path / "theirs")
     found = tensors_of(tmp_path / "ours")
     assert found.keys() == expected.keys()
@@ -274,3 +283,81 @@ def test_a_file_that_only_has_the_ending(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("hello")
     with pytest.raises(BadInput, match="is a file, but no GGUF file"):
         ModelLibrary(tmp_path / "library").add(str(tmp_path / "x.txt"))
+
+
+@pytest.mark.parametrize("each", [0, 8], ids=["whole", "split"])
+@pytest.mark.parametrize("write", [write_llama, write_lfm2])
+@pytest.mark.parametrize("kind", [GGMLQuantizationType.Q4_0, GGMLQuantizationType.Q5_1, GGMLQuantizationType.Q8_0])
+def test_matrices_stay_in_their_blocks_and_mean_what_transformers_reads(
+    kind: GGMLQuantizationType, write: Callable[..., Path], each: int, tmp_path: Path
+) -> None:
+    if (write, kind) == (write_lfm2, GGMLQuantizationType.Q5_1):
+        pytest.skip("transformers' newer way does not know Q5_1")
+    path = write(tmp_path / "tiny.gguf", kind=kind, each=each)
+    outcome = convert(ConvertRequest(str(path), str(tmp_path / "ours")), ignore_progress)
+    assert not outcome.notes
+    convert(ConvertRequest(str(path), str(tmp_path / "floats"), dequantize=True), ignore_progress)
+    description, stored, floats = (
+        described(tmp_path / "ours"),
+        tensors_of(tmp_path / "ours"),
+        tensors_of(tmp_path / "floats"),
+    )
+    assert stored.keys() == floats.keys()
+    kinds = {tensor.name: tensor for part in description.parts for tensor in part.tensors}
+    matrices = [name for name in floats if floats[name].dim() == 2 and "conv.conv" not in name]
+    assert {name for name, tensor in kinds.items() if tensor.dtype == kind.name} == set(matrices)
+    for name, tensor in floats.items():
+        if name in matrices:
+            assert kinds[name].shape == tuple(tensor.shape)
+            assert torch.equal(torch.from_numpy(dequantize(stored[name].numpy(), kind)), tensor), name
+        else:
+            assert torch.equal(stored[name], tensor)
+    file = sum(tensor.nbytes for piece in model_files(path) for tensor in read_gguf_header(piece).tensors)
+    assert description.weight_bytes == file
+    assert description.parameters == described(tmp_path / "floats").parameters
+
+
+def test_heads_that_are_permuted_take_their_rows_of_blocks_along(tmp_path: Path) -> None:
+    path = write_llama(tmp_path / "tiny.gguf", kind=GGMLQuantizationType.Q8_0)
+    convert(ConvertRequest(str(path), str(tmp_path / "ours")), ignore_progress)
+    raw = next(tensor for tensor in GGUFReader(path).tensors if tensor.name == "blk.0.attn_q.weight")
+    found = tensors_of(tmp_path / "ours")["model.layers.0.self_attn.q_proj.weight"].numpy()
+    assert not np.array_equal(found, raw.data)
+    assert sorted(map(bytes, found)) == sorted(map(bytes, raw.data))
+
+
+def test_matrices_without_a_kernel_become_floats_and_the_model_says_so(tmp_path: Path) -> None:
+    path = write_llama(tmp_path / "tiny.gguf", kind=GGMLQuantizationType.TQ2_0, hidden=256)
+    description = ModelLibrary(tmp_path / "library").add(str(path))
+    note = next(note for note in description.notes if "floats were made" in note)
+    assert "TQ2_0" in note and "token_embd.weight" in note
+    assert all(tensor.dtype == "F32" for part in description.parts for tensor in part.tensors)
+
+
+def test_a_shard_folder_keeps_blocks_as_they_are(tmp_path: Path) -> None:
+    path = write_llama(tmp_path / "tiny.gguf", kind=GGMLQuantizationType.Q4_0)
+    library = ModelLibrary(tmp_path / "library")
+    description = library.add(str(path))
+    result = cut_model(library, description.name, num_shards=2, output_dir=tmp_path / "shards")
+    kept = {tensor.name: tensor for part in description.parts for tensor in part.tensors}
+    seen = set()
+    for shard in result.shards:
+        for tensor in read_header(Path(shard.folder), "model.safetensors"):
+            assert (tensor.dtype, tensor.shape) == (kept[tensor.name].dtype, kept[tensor.name].shape)
+            seen.add(tensor.name)
+    assert seen == kept.keys()
+
+
+@pytest.mark.parametrize(
+    ("formats", "words"),
+    [
+        ('{"a": "Q9_9"}', "in blocks of 'Q9_9'"),
+        ('{"b": "Q4_0"}', "'b' in blocks"),
+        ('{"a": "Q4_K"}', "its rows of 36 bytes are not"),
+        ("[", "corrupted"),
+    ],
+)
+def test_metadata_that_say_wrong_things_of_blocks_are_refused(formats: str, words: str, tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(4, 36, dtype=torch.uint8)}, tmp_path / "x.safetensors", {"shardboard.blocks": formats})
+    with pytest.raises(ModelError, match=words):
+        read_header(tmp_path, "x.safetensors")

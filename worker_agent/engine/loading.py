@@ -31,6 +31,7 @@ from worker_agent.model.anatomy import Anatomy, build_empty, examine
 from worker_agent.model.filling import ByteCounter, Filler, Source, weight_bytes
 from worker_agent.model.heap import give_back, large_blocks_apart
 from worker_agent.model.linears import fused, packed
+from worker_agent.model.linears.blocks import reading as blocks
 from worker_agent.model.slicing import Slice, dismantle
 from worker_agent.model.ways import Ways
 from worker_agent.wire.errors import CannotSplit, OutOfMemory
@@ -38,8 +39,11 @@ from worker_agent.wire.messages import Load, Part, Reuse, WayName
 
 log = logging.getLogger(__name__)
 
-LAYOUTS: tuple[WayName, ...] = ("norms", "joined", "packed")
+LAYOUTS: tuple[WayName, ...] = ("norms", "joined", "blocks", "packed")
 """The ways that change a layer's modules, in the order in which they are taken."""
+
+END_LAYOUTS: tuple[WayName, ...] = ("norms", "blocks", "packed")
+"""Those that what stands behind the layers takes."""
 
 
 def load_stage(
@@ -67,7 +71,7 @@ def load_stage(
     model = build_empty(config, dtype)
     anatomy = examine(model)
     _check_range(load, anatomy)
-    weights = weight_bytes(parts, dtype)
+    weights = weight_bytes(parts, dtype, load.quantize)
     keys_values = kv_bytes(anatomy, load)
     if weights + keys_values > memory_free:
         raise OutOfMemory(
@@ -79,7 +83,10 @@ def load_stage(
     try:
         with large_blocks_apart():
             source = Source(model, parts, part_path, ByteCounter(parts, progress))
-            _Builder(stage, Filler(stage.slice, source, device, dtype)).build()
+            fill = Filler(stage.slice, source, device, dtype, load.quantize)
+            _Builder(stage, fill, memory_free - weights - keys_values).build()
+        stage.weight_bytes += fill.extra_bytes
+        stage.weights_error = fill.quantizer.error
     except BaseException:
         stage.close()
         give_back()
@@ -111,8 +118,9 @@ def _check_range(load: Load, anatomy: Anatomy) -> None:
 class _Builder:
     """Fills a stage, layer by layer, and proves what it does."""
 
-    def __init__(self, stage: Stage, filler: Filler) -> None:
-        self._stage, self._fill = stage, filler
+    def __init__(self, stage: Stage, filler: Filler, spare: int) -> None:
+        """`spare`: bytes that the stage may take besides what was reckoned with."""
+        self._stage, self._fill, self._spare = stage, filler, spare
         self._cut, self._model, self._anatomy = stage.slice, stage.slice.model, stage.slice.anatomy
         self._device, self._dtype = stage.device, stage.dtype
         self._own_attention = "sdpa" if self._model._supports_sdpa else "eager"
@@ -133,6 +141,8 @@ class _Builder:
         blank_ends = {name: _copied(model.get_submodule(name)) for name in self._anatomy.after if cut.is_last}
         self._fill.ends()
         rotary.make_length_aware(model, self._anatomy.max_context - 1)
+        if cut.is_first and not self._off["blocks"]:
+            blocks.lay_out(model, self._dtype, stage.ways["blocks"], nn.Embedding)
         model.set_attn_implementation(self._own_attention)
         if not self._batched:
             layers = cut.end - cut.start
@@ -147,6 +157,8 @@ class _Builder:
             texts = beginning = trial.make_texts(cut, self._device, self._dtype)
             for block in self._blocks:
                 texts = trial.Texts(self._block(block, texts))
+                self._check_room(block)
+            self._fill.tell(stage.ways["blocks"])
             if cut.is_last and self._with_head is None:
                 self._connect_head()
                 texts = trial.Texts(trial.expected(self._stage, texts, "what stands behind the layers"))
@@ -166,6 +178,16 @@ class _Builder:
             with trial.trial_of(cut):
                 alone.prove(beginning)
             self._reuse(alone.reusable)
+
+    def _check_room(self, block: range) -> None:
+        """Raises OutOfMemory when what could not stay in blocks, or could not be quantized, takes too much."""
+        more, load = self._fill.extra_bytes, self._stage.load
+        if more > max(0, self._spare):
+            why = next(iter(self._fill.unfolded), "not all of its matrices can be quantized")
+            raise OutOfMemory(
+                f"layers {load.start}-{load.end - 1} of {load.model} take {_gb(more)} more than was reckoned with, "
+                f"up to {trial.named(block)}: {why}"
+            ).with_figures(self._stage.weight_bytes + more, self._stage.weight_bytes)
 
     # --- a block of layers ---------------------------------------------------------------------------
 
@@ -266,6 +288,8 @@ class _Builder:
                 fused.fuse_norms(module, self._dtype, ways[way])
             elif way == "joined":
                 fused.join_siblings(module, groups, ways[way])
+            elif way == "blocks":
+                blocks.lay_out(module, self._dtype, ways[way])
             else:
                 packed.pack(module, self._dtype, ways[way], keep)
 
@@ -284,7 +308,7 @@ class _Builder:
         tied = model.get_output_embeddings() if cut.is_first and self._is_tied() else None
         found = Ways()
         keep = [] if tied is None else [tied]
-        self._lay_out(model, [], ("norms", "packed"), found, keep)
+        self._lay_out(model, [], END_LAYOUTS, found, keep)
         self._connect_head()
         why = trial.differs(self._stage, expected, lambda: trial.run_whole(cut, texts), None)
         if why:
@@ -298,7 +322,7 @@ class _Builder:
                 owner, _, own = name.rpartition(".")
                 model.get_submodule(owner)._buffers[own] = buffer
             plain = Ways()
-            for way in ("norms", "packed"):
+            for way in END_LAYOUTS:
                 plain[way].lost(f"the model's end: {why}", found[way].possible)
             found = plain
         self._stage.ways.add(found)
@@ -382,7 +406,8 @@ def _copied(module: nn.Module) -> nn.Module:
 def _switched_off(device: torch.device, dtype: torch.dtype) -> dict[WayName, str]:
     """For each layout, why it is not taken on this machine; empty where it is."""
     apart = fused.why_not()
-    return {"norms": apart, "joined": apart, "packed": packed.why_not(device, dtype)}
+    kept = "" if device.type == "cpu" else "only the CPU's kernels read blocks"
+    return {"norms": apart, "joined": apart, "blocks": kept, "packed": packed.why_not(device, dtype)}
 
 
 def _gb(count: int) -> str:

@@ -477,5 +477,7 @@ class Runner:
             sequences=memory.sequences,
             ways=self._ways,
             reuse=stage.reuse,
+            quantize=load.quantize,
+            weights_error=stage.weights_error,
             kv_kept_tokens=memory.kept_tokens,
         )

@@ -28,6 +28,8 @@ class Stage:
         self.load = load
         self.device = device
         self.weight_bytes = weight_bytes
+        self.weights_error = 0.0
+        """How far the weights are from those in the files since they were quantized, relative to their size (RMS)."""
         self.kv_bytes = kv_bytes(cut.anatomy, load)
         self.slice = cut
         self.batched = False

@@ -334,6 +334,7 @@ class Service:
             seconds=seconds,
             ways=stage.ways.report(),
             reuse=stage.reuse,
+            weights_error=stage.weights_error,
         )
         self._compute.add_stage(stage, lambda: reply(loaded))
 

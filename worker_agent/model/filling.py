@@ -25,26 +25,27 @@ from transformers.modeling_utils import LoadStateDictConfig
 from transformers.utils.loading_report import LoadStateDictInfo
 from transformers.utils.logging import disable_progress_bar
 
+from worker_agent.model.linears.blocks import building, reading
+from worker_agent.model.linears.blocks.reading import LazyBlocks, Quantizer
 from worker_agent.model.slicing import FAULTS, Slice, describe
+from worker_agent.model.ways import Tally
 from worker_agent.store.lazy_tensors import LazyTensor, tensors_of
 from worker_agent.wire.errors import AgentError, BadWeights, CannotSplit
-from worker_agent.wire.messages import Part
+from worker_agent.wire.messages import Part, Quantize
 
 disable_progress_bar()  # one bar for each layer, on the standard error of a process without a terminal
 
-FLOATING = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
 
-
-def weight_bytes(parts: Sequence[Part], dtype: torch.dtype) -> int:
+def weight_bytes(parts: Sequence[Part], dtype: torch.dtype, quantize: Quantize = "none") -> int:
     """Bytes that the parts take once loaded in `dtype`."""
-    total = 0
-    for part in parts:
-        for tensor in part.tensors:
-            elements = 1
-            for extent in tensor.shape:
-                elements *= extent
-            total += elements * dtype.itemsize if tensor.dtype in FLOATING else tensor.nbytes
-    return total
+    return sum(
+        tensor.loaded_bytes(dtype.itemsize, quantize, in_layer=part.kind == "layer")
+        for part in parts
+        for tensor in part.tensors
+    )
+
+
+Lazy = LazyTensor | LazyBlocks
 
 
 class ByteCounter:
@@ -79,22 +80,30 @@ class Source:
         renamings = [entry for entry in self.conversions if isinstance(entry, WeightRenaming)]
         return rename_source_key(stored, renamings, [])[0]
 
-    def ends(self) -> dict[str, LazyTensor]:
+    def ends(self) -> dict[str, Lazy]:
         return self._of(part for part in self._parts if part.kind != "layer")
 
-    def layer(self, index: int) -> dict[str, LazyTensor]:
+    def layer(self, index: int) -> dict[str, Lazy]:
         return self._of(part for part in self._parts if part.kind == "layer" and part.index == index)
 
-    def _of(self, parts: Iterable[Part]) -> dict[str, LazyTensor]:
-        return dict(tensors_of(tuple(parts), self._part_path, self._on_read))
+    def _of(self, parts: Iterable[Part]) -> dict[str, Lazy]:
+        stored = tensors_of(tuple(parts), self._part_path, self._on_read)
+        return {name: reading.loadable(tensor) for name, tensor in stored}
 
 
 class Filler:
     """Fills one slice of a model from a source."""
 
-    def __init__(self, cut: Slice, source: Source, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, cut: Slice, source: Source, device: torch.device, dtype: torch.dtype, quantize: Quantize = "none"
+    ) -> None:
         self._cut, self._source, self._device, self._dtype = cut, source, device, dtype
         self._model, self._anatomy = cut.model, cut.anatomy
+        self.quantizer = Quantizer(quantize, _experts(cut.model))
+        self.unfolded: list[str] = []
+        """Tensors that came in blocks and stand as floats in the model, and why."""
+        self.extra_bytes = 0
+        """By how much the layers that were filled are more than `weight_bytes` says: what cannot stay in blocks."""
 
     def ends(self) -> None:
         """Everything but the layers, which do not stand in the model now. Raises BadWeights."""
@@ -127,6 +136,7 @@ class Filler:
             self._as_the_embedding()
         model.eval()
         self._check_whole(model, "")
+        self._attach(model, "", state)
 
     def _as_the_embedding(self) -> None:
         """Do to a tied head alone what transformers does to the embedding that it would be (Youtu clears a row)."""
@@ -143,7 +153,8 @@ class Filler:
         """One layer, which alone stands in the model then. Raises BadWeights."""
         layer, prefix = self._cut.own[index], f"{self._anatomy.layers_path}.{index}."
         self._cut.place(index)
-        info, _ = self._convert(self._source.layer(index))
+        state = self._source.layer(index)
+        info, _ = self._convert(state)
         missing = self._really_missing(name for name in info.missing_keys if name.startswith(prefix))
         if missing:
             raise BadWeights(f"{len(missing)} tensors are missing, {sorted(missing)[0]} for one")
@@ -163,7 +174,50 @@ class Filler:
                     owner._init_weights(owner)
         layer.eval()
         self._check_whole(layer, prefix)
+        self._attach(layer, prefix, state)
+        self.quantizer.quantize(layer)
+        self._count(layer, state)
         return layer
+
+    def _count(self, module: nn.Module, state: dict[str, Lazy]) -> None:
+        """Add up by how much what stands in the model is more than what was reckoned with."""
+        item, quantize = self._dtype.itemsize, self.quantizer.wanted
+        reckoned = sum(lazy.described.loaded_bytes(item, quantize, in_layer=True) for lazy in state.values())
+        held = 0
+        for each in module.modules():
+            blocks = reading.blocks_of(each)
+            held += 0 if blocks is None else blocks.nbytes
+            for name, parameter in each.named_parameters(recurse=False):
+                held += 0 if blocks is not None and name == "weight" else parameter.numel() * parameter.itemsize
+        self.extra_bytes += held - reckoned
+
+    def _attach(self, module: nn.Module, prefix: str, state: dict[str, Lazy]) -> None:
+        """Note which matrices below `module` are stored in blocks; what became of others by conversion stays floats."""
+        tied = dict(self._model.all_tied_weights_keys)
+        tied |= {source: target for target, source in tied.items()}
+        for stored, lazy in state.items():
+            if not isinstance(lazy, LazyBlocks):
+                continue
+            name, blocks = self._source.name_in_model(stored), lazy.blocks
+            wanted = [each for each in (name, tied.get(name, "")) if each.startswith(prefix) and each]
+            done = False
+            for each in wanted:
+                path, _, leaf = each.removeprefix(prefix).rpartition(".")
+                try:
+                    owner = module.get_submodule(path)
+                except AttributeError:
+                    continue
+                done |= blocks is not None and leaf == "weight" and reading.attach(owner, blocks)
+            lazy.blocks = None
+            if not done:
+                self.unfolded.append(f"{stored} became another tensor of the model than the file has")
+
+    def tell(self, tally: Tally) -> None:
+        """Add to the tally of matrices in blocks those that could not stay so, and why they are slow if they are."""
+        for why in self.unfolded:
+            tally.lost(why)
+        if tally.taken and (slow := building.why_not()):
+            tally.why = tally.why or f"multiplied without compiled kernels, much slower: {slow}"
 
     def _owner(self) -> PreTrainedModel:
         """The innermost of transformers' models that holds the layers: it knows how to initialise them."""
@@ -173,7 +227,7 @@ class Filler:
             found = module if isinstance(module, PreTrainedModel) else found
         return found
 
-    def _convert(self, state: dict[str, LazyTensor]) -> tuple[LoadStateDictInfo, LoadStateDictConfig]:
+    def _convert(self, state: dict[str, Lazy]) -> tuple[LoadStateDictInfo, LoadStateDictConfig]:
         settings = LoadStateDictConfig(
             dtype=self._dtype,
             dtype_plan=self._model._get_dtype_plan(self._dtype),
@@ -200,3 +254,9 @@ class Filler:
         left = [f"{prefix}{name}" for name, tensor in tensors if tensor.is_meta]
         if left:
             raise BadWeights(f"{len(left)} tensors were left without content, {left[0]} for one")
+
+
+def _experts(model: PreTrainedModel) -> set[int]:
+    """How many experts a layer may have, by the config: a matrix with so many rows chooses among them."""
+    fields = model.config.get_text_config().to_dict()
+    return {value for name, value in fields.items() if "experts" in name and isinstance(value, int) and value > 1}

@@ -21,6 +21,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import Cache, PreTrainedModel
 
 from worker_agent.model.anatomy import Anatomy
+from worker_agent.model.linears.blocks.formats import Blocks
 
 FAULTS = (
     RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError, AssertionError, NotImplementedError,
@@ -283,7 +284,7 @@ def dismantle(module: nn.Module) -> None:
         each._buffers.clear()
         each._forward_hooks.clear()
         each._forward_pre_hooks.clear()
-        for name in [name for name, value in vars(each).items() if isinstance(value, torch.Tensor)]:
+        for name in [name for name, value in vars(each).items() if isinstance(value, (torch.Tensor, Blocks))]:
             delattr(each, name)
 
 

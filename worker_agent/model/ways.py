@@ -6,6 +6,7 @@ What a stage can do differently from transformers' own pass, with the same resul
 - `lockstep`: passes of several sequences go side by side, and what treats each token by itself runs once for all;
 - `pieces`: a long prompt comes in several steps;
 - `reused`: a prompt starts where an earlier one was that began in the same way;
+- `blocks`: matrices that stay in the blocks in which they are stored, or into which they were quantized;
 - `packed`: matrices in the layout that the CPU reads fastest;
 - `joined`: matrices with one input as one matrix;
 - `norms`: norms by torch's own kernel;
@@ -59,7 +60,9 @@ class Ways:
         return ", ".join(f"{name} {tally.taken}/{tally.possible}" for name, tally in self._tallies.items())
 
     def report(self) -> tuple[Way, ...]:
-        """As it is told to the controller."""
+        """As it is told to the controller. Of blocks only stages speak that have matrices in some."""
         return tuple(
-            Way(name, tally.taken, tally.possible, tally.why[:MAX_REASON]) for name, tally in self._tallies.items()
+            Way(name, tally.taken, tally.possible, tally.why[:MAX_REASON])
+            for name, tally in self._tallies.items()
+            if name != "blocks" or tally.possible
         )

@@ -11,6 +11,7 @@ import torch
 
 from worker_agent.wire.errors import BadWeights
 from worker_agent.wire.messages import Part, PartTensor
+from worker_agent.wire.messages.parts import BLOCK_FORMATS
 
 SAFETENSORS_DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
@@ -30,7 +31,10 @@ SAFETENSORS_DTYPES: dict[str, torch.dtype] = {
 
 @dataclass(frozen=True)
 class LazyTensor:
-    """One tensor of a part's file; `tensor[...]` reads it, the way safetensors' slices are read."""
+    """One tensor of a part's file; `tensor[...]` reads it, the way safetensors' slices are read.
+
+    One in blocks is read as the bytes of its rows: uint8 [..., bytes of a row].
+    """
 
     path: Path
     offset: int
@@ -49,7 +53,7 @@ class LazyTensor:
 
     @property
     def dtype(self) -> torch.dtype:
-        return SAFETENSORS_DTYPES[self.described.dtype]
+        return SAFETENSORS_DTYPES.get(self.described.dtype, torch.uint8)
 
     def __getitem__(self, index: Any) -> torch.Tensor:
         # Read into memory of torch's own, which is aligned as its kernels like it.
@@ -63,11 +67,11 @@ class LazyTensor:
                     raise BadWeights(f"{self.path.name} ends before tensor {self.described.name}")
                 filled += count
         self.on_read(filled)
-        whole = (
-            flat.view(self.dtype).view(self.shape)
-            if self.described.nbytes
-            else torch.empty(self.shape, dtype=self.dtype)
-        )
+        shape = self.shape
+        if self.described.dtype in BLOCK_FORMATS:
+            weights, size = BLOCK_FORMATS[self.described.dtype]
+            shape = (*shape[:-1], shape[-1] // weights * size)
+        whole = flat.view(self.dtype).view(shape) if self.described.nbytes else torch.empty(shape, dtype=self.dtype)
         return whole[index]
 
 
@@ -82,7 +86,7 @@ def tensors_of(
     for part in parts:
         offset, path = 0, part_path(part.digest)
         for tensor in part.tensors:
-            if tensor.dtype not in SAFETENSORS_DTYPES:
+            if tensor.dtype not in SAFETENSORS_DTYPES and tensor.dtype not in BLOCK_FORMATS:
                 raise BadWeights(f"tensor {tensor.name} has the dtype {tensor.dtype}, which cannot be loaded")
             yield tensor.name, LazyTensor(path, offset, tensor, on_read)
             offset += tensor.nbytes

@@ -60,7 +60,7 @@ async def add(
     taken = await asyncio.to_thread(controller.library.find, body.name) if body.name is not None else None
     if taken is not None:
         raise Conflict(f"There is a model named '{taken.name}' already.", "Remove it first, or give another name.")
-    work = AddWork(body.source, body.name, body.revision)
+    work = AddWork(body.source, body.name, body.revision, body.dequantize)
     return done(request, await begin_job(controller, work, origin), PAGE, 202)
 
 

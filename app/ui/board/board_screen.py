@@ -129,7 +129,8 @@ class BoardScreen(Screen):
     def _order_tabs(self) -> None:
         order = [
             self.library.list, self.library.add_button, self.shelf.list, self.shelf.count, self.plan_bar.propose,
-            self.plan_bar.deploy, self.plan_bar.serving.dtype, self.plan_bar.serving.context,
+            self.plan_bar.deploy, self.plan_bar.serving.dtype, self.plan_bar.serving.quantize,
+            self.plan_bar.serving.context,
             self.plan_bar.serving.kv_tokens, self.view,
         ]  # fmt: skip
         for one, other in pairwise(order):

@@ -16,6 +16,8 @@ import torch
 from torch import nn
 from torch.nn.functional import linear, rms_norm
 
+from worker_agent.model.linears.blocks.formats import joined
+from worker_agent.model.linears.blocks.reading import blocks_of
 from worker_agent.model.proof import difference
 from worker_agent.model.ways import Tally
 
@@ -65,6 +67,8 @@ def _joint(members: list[nn.Linear]) -> nn.Linear:
             setattr(member, name, nn.Parameter(part, requires_grad=False))
             start += member.out_features
         setattr(joint, name, nn.Parameter(whole, requires_grad=False))
+    if all(found := [blocks_of(member) for member in members]):
+        joint.blocks = joined([each for each in found if each is not None])  # type: ignore[assignment]
     return joint
 
 
@@ -123,6 +127,7 @@ def join_siblings(module: nn.Module, groups: list[list[nn.Linear]], tally: Tally
             parent, _, child = names[member].rpartition(".")
             setattr(module.get_submodule(parent), child, sibling)
             member.weight = member.bias = None  # type: ignore[assignment]  # whoever still holds the member
+            vars(member).pop("blocks", None)
         tally.used(len(members))
 
 
@@ -170,6 +175,8 @@ def _observe(names: dict[nn.Module, str], run: Callable[[], object]) -> list[lis
 
 
 def _is_worthwhile(members: list[nn.Linear]) -> bool:
+    if blocks_of(members[0]) is not None:
+        return True
     elements = sum(member.weight.numel() for member in members)
     return members[0].weight.dtype != torch.float32 or elements <= MAX_FLOAT32_ELEMENTS
 
@@ -180,9 +187,16 @@ def _alike(one: nn.Linear, other: nn.Linear, names: dict[nn.Module, str]) -> boo
         names[one].rpartition(".")[0] == names[other].rpartition(".")[0]
         and one.weight.dtype == other.weight.dtype
         and (one.bias is None) == (other.bias is None)
+        and _format(one) == _format(other)
         and not other._forward_pre_hooks
         and not other._forward_hooks
     )
+
+
+def _format(linear: nn.Linear) -> str:
+    """In which blocks its weights are; empty for floats."""
+    blocks = blocks_of(linear)
+    return "" if blocks is None else blocks.format
 
 
 def fuse_norms(module: nn.Module, dtype: torch.dtype, tally: Tally) -> None:

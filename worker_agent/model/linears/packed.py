@@ -113,7 +113,7 @@ def pack(module: nn.Module, dtype: torch.dtype, tally: Tally, keep: Collection[n
     """
     holders = Counter(id(weight) for _, weight in module.named_parameters(remove_duplicate=False))
     for name, plain in list(module.named_modules()):
-        if type(plain) is not nn.Linear or plain in keep:
+        if type(plain) is not nn.Linear or plain in keep or vars(plain).get("blocks") is not None:
             continue
         if plain.weight.dtype != dtype or plain.weight.numel() < LEAST_ELEMENTS[dtype]:
             continue

@@ -82,9 +82,12 @@ from worker_agent.wire.messages.framing import (
     plan_hash,
 )
 from worker_agent.wire.messages.parts import (
+    BLOCK_FORMATS,
     Part,
     PartKind,
     PartTensor,
+    Quantize,
+    loaded_bytes,
 )
 from worker_agent.wire.messages.ring import (
     Admission,
@@ -106,6 +109,7 @@ from worker_agent.wire.messages.ring import (
 )
 
 __all__ = [
+    "BLOCK_FORMATS",
     "CHUNK_BYTES",
     "I64",
     "ITEM_BYTES",
@@ -160,6 +164,7 @@ __all__ = [
     "Piece",
     "Position",
     "Progress",
+    "Quantize",
     "ReadLog",
     "Reuse",
     "RingMessage",
@@ -193,5 +198,6 @@ __all__ = [
     "decode_parts",
     "encode",
     "encode_parts",
+    "loaded_bytes",
     "plan_hash",
 ]

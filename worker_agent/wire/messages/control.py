@@ -24,6 +24,7 @@ from worker_agent.wire.messages.fields import (
     TokenId,
     Z85Key,
 )
+from worker_agent.wire.messages.parts import Quantize
 
 
 class Hello(Call, tag="hello", kw_only=True, frozen=True):
@@ -68,7 +69,7 @@ class Speed(Struct, forbid_unknown_fields=True, frozen=True):
 Speeds = Annotated[tuple[Speed, ...], Meta(max_length=8)]
 
 
-WayName = Literal["batched", "lockstep", "pieces", "reused", "packed", "joined", "norms", "recorded"]
+WayName = Literal["batched", "lockstep", "pieces", "reused", "blocks", "packed", "joined", "norms", "recorded"]
 
 Reuse = Literal["no", "whole", "any"]
 """What a prompt may take over from an earlier one that began in the same way: nothing, all of it, or any beginning."""
@@ -77,8 +78,8 @@ Reuse = Literal["no", "whole", "any"]
 class Way(Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
     """One of the ways to compute faster than transformers' own pass with the same result, as a stage takes it.
 
-    `batched`, `lockstep`, `pieces` and `reused` count layers, `packed`, `joined` and `norms` modules, `recorded` whole
-    stages.
+    `batched`, `lockstep`, `pieces` and `reused` count layers, `blocks`, `packed`, `joined` and `norms` modules,
+    `recorded` whole stages.
     """
 
     name: WayName
@@ -113,6 +114,9 @@ class StageInfo(Struct, forbid_unknown_fields=True, frozen=True):
     sequences: U32
     ways: Ways = ()
     reuse: Reuse = "no"
+    quantize: Quantize = "none"
+    weights_error: Annotated[float, Meta(ge=0)] = 0.0
+    """As Loaded has it."""
     kv_kept_tokens: U63 = 0
     """Tokens of prompts and answers that are over, kept for prompts that begin in the same way."""
 
@@ -276,6 +280,8 @@ class Load(Call, tag="load", kw_only=True, frozen=True):
     """The most prompt tokens in one step."""
     lanes: Annotated[int, Meta(ge=1, le=1024)]
     """Steps that may be in flight at once: how many stages can compute at the same time."""
+    quantize: Quantize = "none"
+    """Into what the float matrices of the layers are put; those that are stored in blocks stay so in any case."""
     upstream_key: Z85Key | None
     """Public key of the agent that sends this stage its steps; None on the first stage."""
     ring_key: Z85Key | None
@@ -294,6 +300,8 @@ class Loaded(Call, tag="loaded", kw_only=True, frozen=True):
     ways: Ways
     """How the stage runs. Not `batched`: a pass for each sequence; not `pieces`: every prompt in one step."""
     reuse: Reuse = "no"
+    weights_error: Annotated[float, Meta(ge=0)] = 0.0
+    """How far the weights are from those in the files because they were quantized, relative to their size (RMS)."""
 
 
 class Link(Call, tag="link", kw_only=True, frozen=True):

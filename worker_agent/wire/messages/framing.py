@@ -187,13 +187,18 @@ def decode_parts(frame: Buffer) -> tuple[Part, ...]:
         raise WireError(f"a malformed list of parts: {error}") from error
 
 
-def plan_hash(parts: Sequence[Part], boundaries: Sequence[tuple[int, int]], dtype: str, config: bytes) -> str:
-    """What makes two plans the same: model content, layer ranges, dtype and wire version. 24 hex digits."""
+def plan_hash(
+    parts: Sequence[Part], boundaries: Sequence[tuple[int, int]], numbers: Sequence[str], config: bytes
+) -> str:
+    """What makes two plans the same: model content, layer ranges, numbers and wire version. 24 hex digits.
+
+    `numbers`: all that decides in what numbers is computed, such as the dtype.
+    """
     content: Any = (
         WIRE_VERSION,
         [part.digest for part in parts],
         list(boundaries),
-        dtype,
+        list(numbers),
         hashlib.sha256(config).hexdigest(),
     )
     return hashlib.sha256(_encoder.encode(content)).hexdigest()[:24]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
@@ -12,15 +13,62 @@ from worker_agent.wire.messages.fields import (
     Layer,
 )
 
+BLOCK_FORMATS: dict[str, tuple[int, int]] = {
+    "Q4_0": (32, 18), "Q4_1": (32, 20), "Q5_0": (32, 22), "Q5_1": (32, 24), "Q8_0": (32, 34), "Q2_K": (256, 84),
+    "Q3_K": (256, 110), "Q4_K": (256, 144), "Q5_K": (256, 176), "Q6_K": (256, 210), "IQ4_NL": (32, 18),
+    "IQ4_XS": (256, 136), "MXFP4": (32, 17),
+}  # fmt: skip
+"""Matrices in blocks, as GGUF files have them: how many weights of a row a block holds, and in how many bytes."""
+
+Quantize = Literal["none", "int8", "int4"]
+"""Into what a stage puts its layers' float matrices while it loads."""
+
+
+def quantized_format(quantize: Quantize, columns: int) -> str:
+    """The format of blocks that a matrix gets; empty where it stays as it is."""
+    if quantize == "int8" and columns % 32 == 0:
+        return "Q8_0"
+    if quantize == "int4" and columns % 32 == 0:
+        return "Q4_1" if columns % 256 else "Q4_K"
+    return ""
+
+
+FLOATING = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
+"""safetensors' dtypes that a stage turns into its compute dtype."""
+LEAST_QUANTIZED = 4096
+"""Matrices with fewer elements stay as they are."""
+
 
 class PartTensor(Struct, frozen=True, forbid_unknown_fields=True):
     """One tensor of a part, under the name it has in the model's files."""
 
     name: Annotated[str, Meta(min_length=1, max_length=500)]
     dtype: Annotated[str, Meta(max_length=12)]
-    """safetensors' dtype code: F32, BF16, F16, …"""
+    """safetensors' dtype code: F32, BF16, F16, …; or the format of its blocks: Q4_K, Q8_0, …"""
     shape: Annotated[tuple[U63, ...], Meta(max_length=8)]
     nbytes: U63
+
+    def loaded_bytes(self, itemsize: int, quantize: Quantize = "none", *, in_layer: bool = False) -> int:
+        """Bytes that it takes once loaded. Both halves count with this, so that a plan says what a stage will hold.
+
+        Args:
+            itemsize: of an element of the compute dtype.
+            in_layer: whether it belongs to a layer; what stands at the ends is not quantized.
+        """
+        return loaded_bytes(self.name, self.dtype, self.shape, self.nbytes, itemsize, quantize if in_layer else "none")
+
+
+def loaded_bytes(name: str, dtype: str, shape: tuple[int, ...], nbytes: int, itemsize: int, quantize: Quantize) -> int:
+    """Bytes that a tensor takes once loaded: blocks stay blocks, floats take the compute dtype or are quantized."""
+    if dtype not in FLOATING:
+        return nbytes
+    elements = math.prod(shape)
+    if len(shape) == 2 and name.endswith(".weight") and elements >= LEAST_QUANTIZED:
+        format_ = quantized_format(quantize, shape[1])
+        if format_:
+            weights, size = BLOCK_FORMATS[format_]
+            return elements // weights * size
+    return elements * itemsize
 
 
 PartKind = Literal["first", "layer", "last", "tied", "common"]

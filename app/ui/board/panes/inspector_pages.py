@@ -58,7 +58,7 @@ class InspectModel(Page):
             sizes, end = draft.sizes, model.num_layers
             self.needs.show_facts(
                 (
-                    ("Weights", f"{size_text(sizes.weights(0, end))} in {draft.serving.dtype}"),
+                    ("Weights", f"{size_text(sizes.weights(0, end))} in {draft.serving.numbers}"),
                     ("KV", f"{size_text(sizes.kv(0, end))} for {kept_for(model, draft.serving)}"),
                     ("Together", size_text(sizes.memory(0, end))),
                     ("A layer", _layer_sizes(model, sizes)),
@@ -308,7 +308,7 @@ class InspectStage(Page):
         )
         self.memory.show_facts(
             (
-                ("Weights", f"{size_text(draft.weights(stage))} in {draft.serving.dtype}"),
+                ("Weights", f"{size_text(draft.weights(stage))} in {draft.serving.numbers}"),
                 ("KV", f"{size_text(draft.kv(stage))} for {kept_for(draft.description, draft.serving)}"),
                 ("Together", size_text(draft.memory(stage))),
             )

@@ -113,7 +113,7 @@ def plan_of(cluster: Cluster, view: DeploymentView) -> Plan:
     """A deployment as the explanation wants it: which layers are where, and how much they weigh."""
     record = view.record
     description = cluster.model(record.model_name)
-    weights = stage_memory(description, record.dtype) if description is not None else None
+    weights = stage_memory(description, record.serving) if description is not None else None
     stages = (
         StagePlan(
             stage=number,

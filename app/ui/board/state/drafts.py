@@ -120,7 +120,9 @@ def _same(draft: Arrangement, loaded: Arrangement) -> bool:
 def _read(stored: Any, description: ModelDescription) -> Arrangement | None:
     """None for what is not there, was edited by hand, or belongs to another model of that name."""
     try:
-        serving = Serving(str(stored["dtype"]), int(stored["context"]), int(stored["kv_tokens"]))
+        serving = Serving(
+            str(stored["dtype"]), int(stored["context"]), int(stored["kv_tokens"]), str(stored.get("quantize", "none"))
+        )
         pieces = [(int(start), int(end), None if node is None else int(node)) for start, end, node in stored["pieces"]]
         return Arrangement.of_ranges(description, serving, pieces)
     except (TypeError, KeyError, ValueError, ShardboardError):

@@ -72,6 +72,8 @@ def _predicted(
     draft: Arrangement, stages: Sequence[tuple[int, int, NodeSpeed]], local: tuple[bool, ...]
 ) -> Prediction | None:
     try:
-        return predict(draft.description, stages, dtype=draft.serving.dtype, same_machine=local)
+        return predict(
+            draft.description, stages, dtype=draft.serving.dtype, quantize=draft.serving.quantize, same_machine=local
+        )
     except BadInput:  # figures of a machine that make no sense: better none than a wrong one
         return None

@@ -1,0 +1,303 @@
+"""Matrices in blocks: every format means what the gguf package says, and a stage computes with exactly that."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+import blake3
+import gguf
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from tests.worker_agent.ring import CutModel, Ring, cut_model, random_prompt
+from tests.worker_agent.tiny_models import VOCABULARY, greedy, make_model
+from worker_agent.engine import loading
+from worker_agent.model.linears.blocks import building, formats, layers, making
+from worker_agent.model.linears.blocks.formats import GGML_NUMBERS, Blocks
+from worker_agent.wire.errors import BadWeights, OutOfMemory
+from worker_agent.wire.messages import BLOCK_FORMATS, Part, PartTensor
+
+ROWS, COLUMNS = 24, 512
+WIDE = {"hidden_size": 256, "head_dim": 64, "intermediate_size": 512, "num_hidden_layers": 3}
+HALVES = {
+    "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,), "Q2_K": (80, 82), "Q3_K": (108,),
+    "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,), "IQ4_NL": (0,), "IQ4_XS": (0,), "MXFP4": (),
+}  # fmt: skip
+"""Where a block has numbers in float16, which random bytes would make infinite."""
+
+
+def random_blocks(format_: str, rows: int, columns: int, seed: int = 3, size: float = 0.05) -> Blocks:
+    weights, nbytes = BLOCK_FORMATS[format_]
+    chance = np.random.default_rng(seed)
+    data = chance.integers(0, 256, (rows * (columns // weights), nbytes), dtype=np.uint8)
+    for at in HALVES[format_]:
+        halves = chance.uniform(-size, size, len(data)).astype(np.float16)
+        data[:, at : at + 2] = halves.view(np.uint8).reshape(-1, 2)
+    if format_ == "MXFP4":
+        data[:, 0] = chance.integers(118, 126, len(data))
+    return Blocks(format_, torch.from_numpy(data.reshape(rows, -1)), columns)
+
+
+def meaning(blocks: Blocks) -> torch.Tensor:
+    """What the gguf package says."""
+    kind = gguf.GGMLQuantizationType(GGML_NUMBERS[blocks.format])
+    return torch.from_numpy(gguf.dequantize(blocks.data.numpy(), kind))
+
+
+def in_blocks(cut: CutModel, folder: Path, choice: dict[str, str]) -> tuple[CutModel, dict[str, torch.Tensor]]:
+    """The model with matrices in blocks, by the endings of their names; and what these mean, by name."""
+    folder.mkdir()
+    parts, meant = [], {}
+    for part in cut.parts:
+        content, tensors, offset = b"", [], 0
+        raw = (cut.folder / part.digest).read_bytes()
+        for tensor in part.tensors:
+            piece = raw[offset : offset + tensor.nbytes]
+            offset += tensor.nbytes
+            format_ = next((kind for ending, kind in choice.items() if tensor.name.endswith(ending)), "")
+            if format_:
+                floats = np.frombuffer(piece, dtype=np.float32).reshape(tensor.shape)
+                blocks = quantized(format_, torch.from_numpy(floats.copy()))
+                piece, meant[tensor.name] = blocks.data.numpy().tobytes(), meaning(blocks)
+                tensor = PartTensor(tensor.name, format_, tensor.shape, len(piece))
+            content += piece
+            tensors.append(tensor)
+        digest = blake3.blake3(content).hexdigest()
+        (folder / digest).write_bytes(content)
+        parts.append(Part(part.kind, part.index, tuple(tensors), digest))
+    return replace(cut, parts=tuple(parts), folder=folder), meant
+
+
+def quantized(format_: str, weight: torch.Tensor) -> Blocks:
+    """A matrix in blocks: by the gguf package or by the product, else random blocks of about its size."""
+    if format_ == "Q4_K":
+        found = making.made(weight, "int4")
+        assert found is not None and found.format == "Q4_K"
+        return found
+    try:
+        data = gguf.quantize(weight.numpy(), gguf.GGMLQuantizationType[format_])
+    except NotImplementedError:
+        return random_blocks(format_, *weight.shape, size=2e-4)
+    return Blocks(format_, torch.from_numpy(data.copy()), weight.shape[1])
+
+
+def with_weights(model: PreTrainedModel, meant: dict[str, torch.Tensor]) -> PreTrainedModel:
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        for name, weight in meant.items():
+            model.get_parameter(name).copy_(weight)
+    return model
+
+
+@pytest.fixture(autouse=True)
+def compiled() -> None:
+    assert building.kernels() is not None, building.why_not()
+
+
+@pytest.mark.parametrize("format_", BLOCK_FORMATS)
+def test_every_format_means_to_the_bit_what_the_gguf_package_says(format_: str) -> None:
+    blocks = random_blocks(format_, ROWS, COLUMNS)
+    expected = meaning(blocks)
+    assert torch.equal(blocks.unfolded(), expected)
+    assert torch.equal(blocks.unfolded(5, 9), expected[5:9])
+    chosen = torch.tensor([7, 0, 23, 7])
+    assert torch.equal(blocks.chosen(chosen), expected[chosen])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("count", [1, 2, 3, 8, 13])
+@pytest.mark.parametrize("format_", BLOCK_FORMATS)
+def test_a_product_differs_from_that_of_dequantized_weights_in_the_order_of_sums_alone(
+    format_: str, count: int, threads: int
+) -> None:
+    blocks = random_blocks(format_, ROWS, COLUMNS)
+    given = torch.randn(count, COLUMNS, generator=torch.Generator().manual_seed(count))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = layers.times(blocks, given)
+    finally:
+        torch.set_num_threads(before)
+    expected = given.double() @ meaning(blocks).double().T
+    # 512 products in another order: sqrt(512) roundings of float32, ten times over.
+    assert float((found - expected).norm() / expected.norm()) < 10 * 512**0.5 * 2**-24
+    unfolded = layers.times_unfolded(blocks, given)
+    assert float((unfolded - expected).norm() / expected.norm()) < 10 * 512**0.5 * 2**-24
+
+
+@pytest.mark.parametrize("format_", ["Q4_0", "Q4_1", "Q5_0", "Q8_0", "Q4_K", "Q6_K", "IQ4_NL", "MXFP4"])
+def test_a_model_in_blocks_answers_as_transformers_does_with_what_the_blocks_mean(format_: str, tmp_path: Path) -> None:
+    model = make_model("llama", tmp_path / "model", **WIDE, tie_word_embeddings=False)
+    cut = cut_model(tmp_path / "model", tmp_path / "parts")
+    stored, meant = in_blocks(cut, tmp_path / "blocks", {"proj.weight": format_, "embed_tokens.weight": format_})
+    assert len(meant) == 3 * 7 + 1
+    prompt = random_prompt(21, VOCABULARY, 5)
+    expected = greedy(with_weights(model, meant), prompt, 12)
+    ring = Ring.build(stored, [1])
+    ring.start(1, prompt, 12)
+    ring.finish()
+    assert ring.answer(1) == expected
+    for runner, count in zip(ring.runners, (1 * 7 + 1 - 3, 2 * 7 - 2 * 3), strict=True):
+        stage = runner.stage
+        ways = {way.name: way for way in stage.ways.report()}
+        # Queries, keys and values are one matrix, gate and up another one.
+        assert (ways["blocks"].used, ways["blocks"].possible) == (count, count), ways["blocks"]
+        parts = stored.parts_for(stage.slice.start, stage.slice.end)
+        plain = sum(tensor.nbytes for part in parts for tensor in part.tensors)
+        assert stage.weight_bytes == plain  # all is as large as it is stored
+
+
+def test_formats_may_differ_within_a_layer_and_a_tied_embedding_is_held_once(tmp_path: Path) -> None:
+    model = make_model("llama", tmp_path / "model", **WIDE, tie_word_embeddings=True)
+    cut = cut_model(tmp_path / "model", tmp_path / "parts")
+    choice = {"v_proj.weight": "Q6_K", "down_proj.weight": "Q5_K", "embed_tokens.weight": "Q8_0", "proj.weight": "Q4_K"}
+    stored, meant = in_blocks(cut, tmp_path / "blocks", choice)
+    prompt = random_prompt(9, VOCABULARY, 6)
+    expected = greedy(with_weights(model, meant), prompt, 10)
+    ring = Ring.build(stored, [])
+    ring.start(1, prompt, 10)
+    ring.finish()
+    assert ring.answer(1) == expected
+    whole = ring.runners[0].stage.slice.model
+    first, last = whole.get_input_embeddings(), whole.get_output_embeddings()
+    assert isinstance(first, layers.BlockEmbedding) and isinstance(last, layers.BlockLinear)
+    assert first.blocks is last.blocks
+
+
+@pytest.mark.parametrize(("quantize", "most"), [("int8", 0.006), ("int4", 0.08)])
+def test_a_float_model_is_quantized_while_it_loads_and_tells_what_that_costs(
+    quantize: str, most: float, tmp_path: Path
+) -> None:
+    make_model("llama", tmp_path / "model", **WIDE, tie_word_embeddings=False)
+    cut = cut_model(tmp_path / "model", tmp_path / "parts")
+    ring, plain = Ring.build(cut, [1], quantize=quantize), Ring.build(cut, [1])
+    for runner, whole in zip(ring.runners, plain.runners, strict=True):
+        assert 0 < runner.stage.weights_error < most
+        assert whole.stage.weights_error == 0
+        assert runner.stage.weight_bytes < 0.75 * whole.stage.weight_bytes
+        held = {
+            name: module.blocks.unfolded()
+            for name, module in runner.stage.slice.model.named_modules()
+            if isinstance(module, layers.BlockLinear)
+        }
+        assert held
+    prompt = random_prompt(15, VOCABULARY, 7)
+    reference = AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
+    quantizing = {
+        name: made.unfolded()
+        for name, weight in reference.named_parameters()
+        if name.endswith("proj.weight") and (made := making.made(weight, quantize)) is not None  # type: ignore[arg-type]
+    }
+    ring.start(1, prompt, 10)
+    ring.finish()
+    assert ring.answer(1) == greedy(with_weights(reference, quantizing), prompt, 10)
+
+
+def test_a_stage_whose_floats_do_not_fit_loads_in_int4(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_model("llama", tmp_path / "model", **WIDE, tie_word_embeddings=False)
+    cut = cut_model(tmp_path / "model", tmp_path / "parts")
+    everything = Ring.build(cut, [], quantize="int4", kv_tokens=64).runners[0].stage
+    budget = everything.weight_bytes + everything.kv_bytes
+    real = loading.load_stage
+    monkeypatch.setattr(
+        "tests.worker_agent.ring.load_stage", lambda load, config, parts, path, runtime, _free, progress:
+        real(load, config, parts, path, runtime, budget, progress),
+    )  # fmt: skip
+    with pytest.raises(OutOfMemory):
+        Ring.build(cut, [], kv_tokens=64)
+    assert Ring.build(cut, [], quantize="int4", kv_tokens=64).runners
+
+
+def test_a_kernel_that_is_wrong_is_found_and_the_layer_runs_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model("llama", tmp_path / "model", **WIDE, tie_word_embeddings=False)
+    cut = cut_model(tmp_path / "model", tmp_path / "parts")
+    stored, meant = in_blocks(cut, tmp_path / "blocks", {"proj.weight": "Q4_0"})
+    right = layers.times
+    monkeypatch.setattr(layers, "times", lambda blocks, rows: right(blocks, rows) * 1.005)
+    ring = Ring.build(stored, [])
+    way = next(way for way in ring.runners[0].stage.ways.report() if way.name == "blocks")
+    assert (way.used, way.possible) == (0, 3 * 4) and "differs" in way.why
+    prompt = random_prompt(9, VOCABULARY, 8)
+    ring.start(1, prompt, 8)
+    ring.finish()
+    assert ring.answer(1) == greedy(with_weights(model, meant), prompt, 8)
+
+
+def test_what_transformers_makes_another_tensor_of_becomes_floats_and_is_named(tmp_path: Path) -> None:
+    model = make_model("mixtral", tmp_path / "model", **WIDE)
+    cut = cut_model(tmp_path / "model", tmp_path / "parts")
+    stored, meant = in_blocks(cut, tmp_path / "blocks", {".w1.weight": "Q8_0", "q_proj.weight": "Q8_0"})
+    assert len(meant) == 3 * (4 + 1)
+    ring = Ring.build(stored, [])
+    way = next(way for way in ring.runners[0].stage.ways.report() if way.name == "blocks")
+    assert (way.used, way.possible) == (3, 15) and "became another tensor" in way.why
+    assert ring.runners[0].stage.weight_bytes > sum(part.nbytes for part in stored.parts)
+    prompt = random_prompt(9, VOCABULARY, 8)
+    ring.start(1, prompt, 8)
+    ring.finish()
+    state = model.state_dict()
+    for number in range(3):
+        state[f"model.layers.{number}.self_attn.q_proj.weight"] = meant[
+            f"model.layers.{number}.self_attn.q_proj.weight"
+        ]
+        for expert in range(4):
+            name = f"model.layers.{number}.block_sparse_moe.experts.{expert}.w1.weight"
+            joint = state[f"model.layers.{number}.mlp.experts.gate_up_proj"]
+            joint[expert, : meant[name].shape[0]] = meant[name]
+    model.load_state_dict(state)
+    assert ring.answer(1) == greedy(model, prompt, 8)
+
+
+def test_blocks_that_do_not_add_up_are_refused(tmp_path: Path) -> None:
+    make_model("llama", tmp_path / "model", **WIDE)
+    cut = cut_model(tmp_path / "model", tmp_path / "parts")
+    stored, _ = in_blocks(cut, tmp_path / "blocks", {"q_proj.weight": "Q8_0"})
+    parts = list(stored.parts)
+    at = next(number for number, part in enumerate(parts) if part.kind == "layer")
+    tensors = tuple(
+        PartTensor(tensor.name, "Q4_0", tensor.shape, tensor.nbytes) if tensor.dtype == "Q8_0" else tensor
+        for tensor in parts[at].tensors
+    )
+    parts[at] = Part("layer", parts[at].index, tensors, parts[at].digest)
+    with pytest.raises(BadWeights, match="cannot take"):
+        Ring.build(replace(stored, parts=tuple(parts)), [])
+
+
+def test_without_kernels_the_numbers_are_the_same_and_the_stage_says_that_it_is_slow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHARDBOARD_KERNELS", "0")
+    building._loaded.cache_clear()
+    try:
+        blocks = random_blocks("Q4_K", ROWS, COLUMNS)
+        assert torch.equal(blocks.unfolded(), meaning(blocks))
+        given = torch.randn(3, COLUMNS)
+        assert torch.allclose(layers.times(blocks, given), given @ meaning(blocks).T, rtol=1e-4, atol=1e-4)
+        make_model("llama", tmp_path / "model", **WIDE)
+        cut = cut_model(tmp_path / "model", tmp_path / "parts")
+        ring = Ring.build(cut, [], quantize="int8")
+        way = next(way for way in ring.runners[0].stage.ways.report() if way.name == "blocks")
+        assert way.used == way.possible and "SHARDBOARD_KERNELS=0" in way.why
+    finally:
+        building._loaded.cache_clear()
+
+
+def test_folders_that_others_may_write_to_give_no_program(tmp_path: Path) -> None:
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    with pytest.raises(OSError, match="others may write"):
+        building._check_private(tmp_path / "open")
+
+
+def test_a_row_of_blocks_has_as_many_bytes_as_the_gguf_package_says() -> None:
+    for name, (weights, nbytes) in BLOCK_FORMATS.items():
+        assert gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[name]] == (weights, nbytes)
+        assert formats.row_bytes(name, 2 * weights) == 2 * nbytes
+    with pytest.raises(ValueError, match="no whole number"):
+        formats.row_bytes("Q4_K", 100)

@@ -1,0 +1,172 @@
+"""The compiled half of `kernels.c`: found beside it, or compiled once on this machine and kept in the user's cache.
+
+It needs no header of torch's or Python's and no interface of theirs, so what was compiled once goes with every version
+of both. A C compiler is all that it takes (`cc`, `gcc` or `clang`; some seconds); where there is none, or
+`SHARDBOARD_KERNELS=0` stands in the environment of the agent, weights stay in blocks all the same and are multiplied
+by slower means, which the stage's ways tell.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import platformdirs
+import torch
+
+log = logging.getLogger(__name__)
+
+SOURCE = Path(__file__).with_name("kernels.c")
+COMPILERS = ("cc", "gcc", "clang")
+FLAGS = ("-O2", "-ftree-vectorize", "-ffp-contract=fast", "-fPIC", "-shared", "-fvisibility=hidden")
+LEVELS = {
+    "AVX512": (("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mf16c"), 16),
+    "AVX2": (("-mavx2", "-mfma", "-mf16c"), 8),
+}
+"""For each level of instructions that torch tells apart on x86: flags, and how many floats a vector has."""
+COMPILE_SECONDS = 240.0
+
+
+class Kernels:
+    """The library, loaded."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        pointer, number, flag = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
+        self._multiply, self._unfold = library.shardboard_multiply, library.shardboard_unfold
+        self._multiply.argtypes = [flag, pointer, number, number, number, pointer, number, pointer, pointer, flag]
+        self._unfold.argtypes = [flag, pointer, number, number, pointer, number, pointer, flag]
+        self._multiply.restype = self._unfold.restype = None
+        self.width: int = library.shardboard_width()
+        self.threaded = _lend(library)
+        """Whether several threads share a matrix: those that torch computes with."""
+
+    def multiply(self, kind: int, data: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
+        """float32 [n, columns] times the transposed matrix of blocks `data`: float32 [n, rows]."""
+        rows, size = data.shape
+        count, columns = given.shape
+        sums, into = torch.empty(columns // 16), torch.empty(count, rows)
+        self._multiply(
+            kind, data.data_ptr(), size, rows, columns // 32, given.data_ptr(), count, sums.data_ptr(),
+            into.data_ptr(), torch.get_num_threads(),
+        )  # fmt: skip
+        return into
+
+    def unfold(self, kind: int, data: torch.Tensor, chosen: torch.Tensor | None, into: torch.Tensor) -> None:
+        """Rows of blocks as float32, into [n, columns]: those whose numbers are chosen, or the first n."""
+        count, columns = into.shape
+        where = None if chosen is None else chosen.data_ptr()
+        threads = torch.get_num_threads()
+        self._unfold(
+            kind, data.data_ptr(), data.shape[1], columns // 32, where, count, into.data_ptr(), threads
+        )  # fmt: skip
+
+
+def kernels() -> Kernels | None:
+    """The kernels, where this machine has them or can make them; else None, and `why_not` tells why."""
+    return _loaded()[0]
+
+
+def why_not() -> str:
+    """Why there are no kernels; empty where there are."""
+    return _loaded()[1]
+
+
+@functools.cache
+def _loaded() -> tuple[Kernels | None, str]:
+    if os.environ.get("SHARDBOARD_KERNELS") == "0":
+        return None, "switched off where this agent runs (SHARDBOARD_KERNELS=0)"
+    if sys.byteorder != "little":
+        return None, "the processor of this node has the other order of bytes"
+    flags, width = _level()
+    name = f"kernels-{sys.platform}-{platform.machine().lower()}-{width}{'.dll' if sys.platform == 'win32' else '.so'}"
+    beside = SOURCE.with_name(name)
+    try:
+        return Kernels(ctypes.CDLL(str(beside if beside.is_file() else _compiled(name, flags, width)))), ""
+    except (OSError, AttributeError, _NoCompiler) as error:
+        log.warning("weights in blocks are multiplied without compiled kernels: %s", error)
+        return None, str(error)
+
+
+class _NoCompiler(Exception):
+    """Nothing compiles on this machine."""
+
+
+def _level() -> tuple[tuple[str, ...], int]:
+    """Flags for this processor, and the width of its vectors in floats."""
+    return LEVELS.get(torch.backends.cpu.get_cpu_capability(), ((), 4))
+
+
+def _compiled(name: str, flags: tuple[str, ...], width: int) -> Path:
+    """The library in the user's cache, made where it is not there. Raises _NoCompiler, OSError."""
+    compiler = next((found for each in COMPILERS if (found := shutil.which(each))), None)
+    command = (*FLAGS, *flags, f"-DSHARDBOARD_WIDTH={width}")
+    text = SOURCE.read_bytes()
+    digest = hashlib.sha256(b"\0".join((text, " ".join(command).encode()))).hexdigest()[:16]
+    folder = Path(platformdirs.user_cache_dir("shardboard", appauthor=False)) / "kernels"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _check_private(folder)
+    target = folder / f"{digest}-{name}"
+    if target.is_file():
+        return target
+    if compiler is None:
+        raise _NoCompiler("this node has no C compiler (cc, gcc or clang) to build them with")
+    with tempfile.TemporaryDirectory(dir=folder) as building:
+        made = Path(building) / name
+        done = subprocess.run(
+            [compiler, *command, "-o", str(made), str(SOURCE)],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=COMPILE_SECONDS,
+            check=False,
+        )  # fmt: skip
+        if done.returncode:
+            said = next(iter(done.stderr.splitlines()), "it said nothing")
+            raise _NoCompiler(f"{compiler} could not build them: {said}")
+        made.replace(target)  # whole or not at all: other agents of this user may look for it now
+    log.info("compiled the kernels for weights in blocks: %s", target)
+    return target
+
+
+def _check_private(folder: Path) -> None:
+    """What is loaded into this process must be nobody else's. Raises OSError."""
+    if not hasattr(os, "geteuid"):
+        return
+    found = folder.stat()
+    if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o022:
+        raise OSError(f"others may write to {folder}, so no program is loaded from it; take their right to")
+
+
+def _lend(library: ctypes.CDLL) -> bool:
+    """Give the library the threads that torch computes with. False where their runtime has no such entries."""
+    for path in _openmp_runtimes():
+        try:
+            runtime = ctypes.CDLL(str(path))
+            entries = [
+                ctypes.cast(entry, ctypes.c_void_p) for entry in (runtime.GOMP_parallel, runtime.omp_get_thread_num)
+            ]
+        except (OSError, AttributeError):
+            continue
+        library.shardboard_lend.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+        library.shardboard_lend(*entries)
+        return True
+    return False
+
+
+def _openmp_runtimes() -> list[Path]:
+    """The OpenMP runtimes that torch may have brought, those of its own folder first."""
+    own = Path(torch.__file__).parent / "lib"
+    found = [path for pattern in ("libgomp*", "libomp*", "libiomp5*") for path in sorted(own.glob(pattern))]
+    if sys.platform == "linux":
+        mapped = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "omp" in line}
+        # A wheel may keep its libraries beside the package, and a system its own elsewhere.
+        found += [Path(each) for each in sorted(mapped) if "torch" in each or each.startswith("/usr")]
+        found = [path for path in found if str(path.resolve()) in mapped or str(path) in mapped]
+    return found

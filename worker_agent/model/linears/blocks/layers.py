@@ -1,0 +1,97 @@
+"""Linear layers and embeddings over weights in blocks.
+
+Few rows of input are multiplied with the blocks as they are; for many, the matrix is unfolded a tile at a time and
+multiplied by torch's own kernels, which are faster from some number of rows on: `racing.py` finds it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+
+import torch
+from torch import nn
+
+from worker_agent.model.linears.blocks import building
+from worker_agent.model.linears.blocks.formats import GGML_NUMBERS, Blocks
+from worker_agent.model.linears.blocks.racing import first_of_many
+from worker_agent.model.linears.packed import being_recorded
+
+TILE_ELEMENTS = 1024 * 1024
+"""Weights that are unfolded at a time: 4 MB, which the caches hold."""
+
+
+class BlockLinear(nn.Module):
+    """`nn.Linear` over weights in blocks."""
+
+    def __init__(self, blocks: Blocks, bias: torch.Tensor | None, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.in_features, self.out_features, self.bias = blocks.columns, blocks.rows, bias
+        self.blocks = blocks
+        self.many = first_of_many(blocks, dtype, times, times_unfolded)
+        """From how many rows of input on the matrix is unfolded."""
+        self._handle = next(_handles)
+        _layers[self._handle] = self
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """[..., in] -> [..., out]"""
+        if being_recorded():
+            recorded: torch.Tensor = torch.ops.shardboard.block_linear(rows, self._handle)
+            return recorded
+        return self.run(rows)
+
+    def run(self, rows: torch.Tensor) -> torch.Tensor:
+        """[..., in] -> [..., out]"""
+        flat = rows.reshape(-1, self.in_features)
+        result = (times if flat.shape[0] < self.many else times_unfolded)(self.blocks, flat)
+        if self.bias is not None:
+            result += self.bias
+        return result.view(*rows.shape[:-1], self.out_features)
+
+
+class BlockEmbedding(nn.Module):
+    """`nn.Embedding` over a table in blocks."""
+
+    def __init__(self, blocks: Blocks, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.num_embeddings, self.embedding_dim = blocks.rows, blocks.columns
+        self.blocks, self._dtype = blocks, dtype
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """int64 [...] -> [..., width]. Raises IndexError for a token that is not in the table."""
+        flat = ids.reshape(-1).long()
+        if flat.numel() and not 0 <= int(flat.min()) <= int(flat.max()) < self.num_embeddings:
+            raise IndexError(f"a token is not within the table's {self.num_embeddings}")
+        return self.blocks.chosen(flat).to(self._dtype).view(*ids.shape, self.embedding_dim)
+
+
+def times(blocks: Blocks, rows: torch.Tensor) -> torch.Tensor:
+    """rows [n, columns] times the transposed matrix, with the blocks as they are: [n, rows of the matrix]."""
+    kernels = building.kernels()
+    if kernels is None:
+        return times_unfolded(blocks, rows)
+    return kernels.multiply(GGML_NUMBERS[blocks.format], blocks.data, rows.float().contiguous()).to(rows.dtype)
+
+
+def times_unfolded(blocks: Blocks, rows: torch.Tensor) -> torch.Tensor:
+    """The same, by torch's kernels on one tile of the matrix after another."""
+    step = max(1, TILE_ELEMENTS // blocks.columns)
+    into = torch.empty(rows.shape[0], blocks.rows, dtype=rows.dtype)
+    for start in range(0, blocks.rows, step):
+        tile = blocks.unfolded(start, min(start + step, blocks.rows)).to(rows.dtype)
+        into[:, start : start + step] = rows @ tile.T
+    return into
+
+
+_layers: weakref.WeakValueDictionary[int, BlockLinear] = weakref.WeakValueDictionary()
+"""Layers by handle: a recording holds the handle, since TorchScript knows tensors alone."""
+_handles = itertools.count()
+
+
+def _block_linear(rows: torch.Tensor, handle: int) -> torch.Tensor:
+    return _layers[handle].run(rows)
+
+
+_library = torch.library.Library("shardboard", "FRAGMENT")
+_library.define("block_linear(Tensor rows, int handle) -> Tensor")
+_library.impl("block_linear", _block_linear, "CompositeExplicitAutograd")

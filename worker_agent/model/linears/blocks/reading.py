@@ -1,0 +1,160 @@
+"""Tensors that are stored in blocks, as transformers' loading code sees them: float32, unfolded when it asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import linear
+
+from worker_agent.model.linears.blocks import layers
+from worker_agent.model.linears.blocks.formats import Blocks
+from worker_agent.model.linears.blocks.layers import BlockEmbedding, BlockLinear
+from worker_agent.model.linears.blocks.making import error_of, made
+from worker_agent.model.proof import difference
+from worker_agent.model.ways import Tally
+from worker_agent.store.lazy_tensors import LazyTensor
+from worker_agent.wire.errors import BadWeights
+from worker_agent.wire.messages import Quantize
+from worker_agent.wire.messages.parts import BLOCK_FORMATS, LEAST_QUANTIZED
+
+TILE_ELEMENTS = 1024 * 1024
+
+
+class LazyBlocks:
+    """A tensor in blocks that lies on disk, with the face of a float32 one."""
+
+    dtype = torch.float32
+
+    def __init__(self, stored: LazyTensor) -> None:
+        self._stored, self.described = stored, stored.described
+        self.shape = stored.shape
+        self.blocks: Blocks | None = None
+        """The matrix, once it has been read; None for what is no matrix."""
+
+    def get_shape(self) -> list[int]:
+        return list(self.shape)
+
+    def get_dtype(self) -> str:
+        return "F32"
+
+    def __getitem__(self, index: Any) -> torch.Tensor:
+        *outer, columns = self.shape
+        data = self._stored[...]
+        found = Blocks(self._stored.get_dtype(), data.view(-1, data.shape[-1]), columns)
+        if len(outer) == 1:
+            self.blocks = found
+        return found.unfolded().view(*outer, columns)[index]
+
+
+def attach(module: nn.Module, blocks: Blocks) -> bool:
+    """Note at a linear layer or embedding that its weights are these; False where it is no such thing, or differs."""
+    weight = getattr(module, "weight", None)
+    if type(module) not in (nn.Linear, nn.Embedding) or not isinstance(weight, torch.Tensor):
+        return False
+    if weight.shape != (blocks.rows, blocks.columns) or weight.device.type != "cpu":
+        return False
+    step = max(1, TILE_ELEMENTS // blocks.columns)
+    for start in range(0, blocks.rows, step):
+        if not torch.equal(weight[start : start + step], blocks.unfolded(start, start + step).to(weight.dtype)):
+            return False
+    module.blocks = blocks  # type: ignore[assignment]  # an attribute of ours, which is no module
+    return True
+
+
+def blocks_of(module: nn.Module) -> Blocks | None:
+    """The blocks that a layer's weights were attached to."""
+    found = vars(module).get("blocks")
+    return found if isinstance(found, Blocks) else None
+
+
+class Quantizer:
+    """Puts the float matrices of layers into blocks, and adds up what that costs."""
+
+    def __init__(self, quantize: Quantize, routers: Iterable[int]) -> None:
+        """`routers`: how many rows the matrix has that chooses among a layer's experts; such a matrix stays."""
+        self.wanted, self._routers = quantize, frozenset(routers)
+        self._apart = self._size = 0.0
+
+    @property
+    def error(self) -> float:
+        """How far the weights are from those that came, relative to their size (root mean square)."""
+        return (self._apart / self._size) ** 0.5 if self._size else 0.0
+
+    def quantize(self, layer: nn.Module) -> None:
+        """Attach blocks to the layer's matrices, and give these the values that the blocks mean."""
+        if self.wanted == "none":
+            return
+        for module in layer.modules():
+            if type(module) is not nn.Linear or module.weight.numel() < LEAST_QUANTIZED or blocks_of(module):
+                continue
+            weight = module.weight
+            if weight.shape[0] in self._routers or weight.device.type != "cpu":
+                continue
+            blocks = made(weight, self.wanted)
+            if blocks is None:
+                continue
+            size = float(weight.detach().square().sum(dtype=torch.float64))
+            self._apart += error_of(blocks, weight) ** 2 * size
+            self._size += size
+            step = max(1, TILE_ELEMENTS // blocks.columns)
+            for start in range(0, blocks.rows, step):
+                weight.data[start : start + step] = blocks.unfolded(start, start + step).to(weight.dtype)
+            module.blocks = blocks  # type: ignore[assignment]
+
+
+def lay_out(module: nn.Module, dtype: torch.dtype, tally: Tally, kind: type[nn.Module] = nn.Module) -> None:
+    """Replace the linear layers and embeddings below `module` that have blocks by such as compute with them.
+
+    The plain weights go. Each product is compared with the plain one first. `kind`: one of the two alone.
+    """
+    for name, child in list(module.named_children()):
+        blocks = blocks_of(child)
+        if isinstance(child, (BlockLinear, BlockEmbedding)):
+            continue
+        if blocks is None or not isinstance(child, kind):
+            lay_out(child, dtype, tally, kind)
+            continue
+        if isinstance(child, nn.Linear):
+            layer = BlockLinear(blocks, child.bias, dtype)
+            if why := _differs(child, blocks, dtype):
+                tally.lost(f"a matrix of {blocks.rows} x {blocks.columns} in {blocks.format}: {why}")
+                vars(child).pop("blocks")
+                continue
+            setattr(module, name, layer)
+            child.bias = None  # type: ignore[assignment]
+        else:
+            setattr(module, name, BlockEmbedding(blocks, dtype))
+        child.weight = None  # type: ignore[assignment]  # whoever still holds the layer
+        vars(child).pop("blocks")
+        tally.used()
+
+
+@torch.inference_mode()
+def _differs(plain: nn.Linear, blocks: Blocks, dtype: torch.dtype) -> str:
+    """Why the blocks' product, for few rows or for many, is not that of the plain weights; empty if it is."""
+    generator = torch.Generator().manual_seed(5)
+    for rows in (1, 11):
+        given = torch.randn(rows, blocks.columns, generator=generator).to(dtype)
+        wanted = linear(given, plain.weight)
+        for way in (layers.times, layers.times_unfolded):
+            if why := difference(wanted, way(blocks, given), dtype):
+                return why
+    return ""
+
+
+def loadable(lazy: LazyTensor) -> LazyTensor | LazyBlocks:
+    """A stored tensor as transformers' loading code takes it. Raises BadWeights where its blocks do not add up."""
+    kind = lazy.get_dtype()
+    if kind not in BLOCK_FORMATS:
+        return lazy
+    weights, size = BLOCK_FORMATS[kind]
+    shape, described = lazy.shape, lazy.described
+    elements = torch.Size(shape).numel()
+    if not shape or shape[-1] % weights or elements // weights * size != described.nbytes:
+        raise BadWeights(
+            f"tensor {described.name} of shape {shape} in blocks of {kind} cannot take {described.nbytes} bytes"
+        )
+    return LazyBlocks(lazy)
