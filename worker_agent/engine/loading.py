@@ -27,7 +27,7 @@ from worker_agent.engine.memory.rows import RowPool
 from worker_agent.engine.runtime import Runtime, keep_single
 from worker_agent.engine.stage import DTYPES, Stage, kv_bytes
 from worker_agent.model import rotary
-from worker_agent.model.anatomy import Anatomy, build_empty, examine
+from worker_agent.model.anatomy import Anatomy, build_empty, examine_once
 from worker_agent.model.filling import ByteCounter, Filler, Source, weight_bytes
 from worker_agent.model.heap import give_back, large_blocks_apart
 from worker_agent.model.linears import fused, packed
@@ -69,7 +69,7 @@ def load_stage(
     keep_single()
     device, dtype = torch.device(runtime.device), DTYPES[load.dtype]
     model = build_empty(config, dtype)
-    anatomy = examine(model)
+    anatomy = examine_once(model, config, dtype)
     _check_range(load, anatomy)
     weights = weight_bytes(parts, dtype, load.quantize)
     keys_values = kv_bytes(anatomy, load)
