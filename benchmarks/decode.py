@@ -1,16 +1,18 @@
 """Decoding over two agents on loopback, against transformers' `generate` in one process with all cores.
 
-    python benchmarks/decode.py [--rounds 5] [--tokens 64]
+    python benchmarks/decode.py [--rounds 5] [--tokens 64] [--large]
 
-Answers three questions, for float32 and bfloat16: (a) one stream against the peer, in turns within one run;
-(b) eight streams at once against one; (c) bytes on the wire per generated token and boundary, counted by a TCP
-proxy between the two agents (ZeroMQ's framing, encryption and heartbeats included).
+With SmolLM2-135M, or with a Llama shape of 1.17 B parameters and random weights (`--large`). Answers three questions,
+for float32 and bfloat16: (a) one stream against the peer, in turns within one run; (b) eight streams at once against
+one; (c) bytes on the wire per generated token and boundary, counted by a TCP proxy between the two agents (ZeroMQ's
+framing, encryption and heartbeats included).
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import multiprocessing
 import os
 import statistics
 import subprocess
@@ -34,6 +36,7 @@ from app.serving import ServingWish
 from benchmarks.reference import PROMPT
 
 MODEL = "SmolLM2-135M-Instruct"
+LARGE = "llama-1b"
 STREAMS = 8
 ALLOWED_EXTRA_BYTES = 300
 ITEM_BYTES = {"float32": 4, "bfloat16": 2}
@@ -106,15 +109,40 @@ class CountingProxy:
         writer.close()
 
 
+def make_large(folder: Path) -> None:
+    """Write the large model, in bfloat16."""
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    config = LlamaConfig(
+        vocab_size=49152, hidden_size=2048, intermediate_size=5632, num_hidden_layers=22, num_attention_heads=32,
+        num_key_value_heads=4, head_dim=64, max_position_embeddings=2048, tie_word_embeddings=False,
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder, max_shard_size="100GB")
+
+
+async def add_model(controller: Controller, root: Path, *, large: bool) -> str:
+    """The name of the model that is measured, which the library has from then on."""
+    if not large:
+        await asyncio.to_thread(ensure_demo_model, controller.library, dequantize=True)
+        return MODEL
+    # In a process of its own, which torch leaves with it.
+    process = multiprocessing.get_context("spawn").Process(target=make_large, args=(root / "large",))
+    process.start()
+    await asyncio.to_thread(process.join)
+    await controller.add_model(str(root / "large"), name=LARGE)
+    return LARGE
+
+
 async def measure(
-    controller: Controller, nodes: list[NodeRecord], dtype: str, rounds: int, tokens: int
+    controller: Controller, model: str, nodes: list[NodeRecord], dtype: str, rounds: int, tokens: int
 ) -> DecodeFigures:
-    folder = controller.library.get(MODEL).path
-    await controller.deploy(MODEL, nodes=[node.id for node in nodes], serving=ServingWish(dtype=dtype))
+    folder = controller.library.get(model).path
+    await controller.deploy(model, nodes=[node.id for node in nodes], serving=ServingWish(dtype=dtype))
 
     async def stream(count: int) -> RequestRecord:
         parameters = GenerationParameters(max_tokens=count, ignore_eos=True)
-        record = await (await controller.generate(MODEL, TokenPrompt(tuple(PROMPT)), parameters)).wait()
+        record = await (await controller.generate(model, TokenPrompt(tuple(PROMPT)), parameters)).wait()
         assert record.error is None, record.error
         return record
 
@@ -127,9 +155,9 @@ async def measure(
             began = time.perf_counter()
             await asyncio.gather(*(stream(tokens) for _ in range(STREAMS)))
             eights.append(STREAMS * tokens / (time.perf_counter() - began))
-    await controller.undeploy(MODEL)
-    wire = await count_bytes(controller, nodes, dtype, tokens)
-    hidden = controller.library.get(MODEL).hidden_size
+    await controller.undeploy(model)
+    wire = await count_bytes(controller, model, nodes, dtype, tokens)
+    hidden = controller.library.get(model).hidden_size
     ratios = [ours / theirs for ours, theirs in zip(singles, peers, strict=True)]
     return DecodeFigures(
         dtype=dtype,
@@ -144,15 +172,15 @@ async def measure(
     )
 
 
-async def count_bytes(controller: Controller, nodes: list[NodeRecord], dtype: str, tokens: int) -> float:
+async def count_bytes(controller: Controller, model: str, nodes: list[NodeRecord], dtype: str, tokens: int) -> float:
     """Bytes that the first agent sends to the second per generated token."""
     second = controller.registry.nodes.get(nodes[1].id)
     proxy = CountingProxy(second.port)
     await controller.add_node(f"127.0.0.1:{await proxy.serve()}", second.public_key)
     try:
-        await controller.deploy(MODEL, nodes=[node.id for node in nodes], serving=ServingWish(dtype=dtype))
+        await controller.deploy(model, nodes=[node.id for node in nodes], serving=ServingWish(dtype=dtype))
         parameters = GenerationParameters(max_tokens=3 * tokens, ignore_eos=True)
-        run = await controller.generate(MODEL, TokenPrompt(tuple(PROMPT)), parameters)
+        run = await controller.generate(model, TokenPrompt(tuple(PROMPT)), parameters)
         marks: list[tuple[int, dict[int, int]]] = []
         async for _ in run:
             marks.append((len(run.token_ids), dict(proxy.counts)))
@@ -160,20 +188,21 @@ async def count_bytes(controller: Controller, nodes: list[NodeRecord], dtype: st
         (first, before), (last, after) = marks[10], marks[-1]
         return max((after[number] - before.get(number, 0)) / (last - first) for number in after)
     finally:
-        await controller.undeploy(MODEL)
+        await controller.undeploy(model)
         await controller.add_node(f"127.0.0.1:{second.port}", second.public_key)
 
 
-async def run(rounds: int, tokens: int) -> list[DecodeFigures]:
+async def run(rounds: int, tokens: int, *, large: bool = False) -> list[DecodeFigures]:
     """Measure both dtypes with two fresh agents."""
     root = Path(tempfile.mkdtemp(prefix="shardboard-decode-"))
-    home = Home(root=root, models=Path(os.environ.get("MODEL_CACHE_DIR") or root / "models")).create()
+    shared = None if large else os.environ.get("MODEL_CACHE_DIR")
+    home = Home(root=root, models=Path(shared or root / "models")).create()
     controller = await Controller.open(home)
     nodes: list[NodeRecord] = []
     try:
-        await asyncio.to_thread(ensure_demo_model, controller.library, dequantize=True)
+        model = await add_model(controller, root, large=large)
         nodes = await controller.launch_local(2)
-        return [await measure(controller, nodes, dtype, rounds, tokens) for dtype in ("float32", "bfloat16")]
+        return [await measure(controller, model, nodes, dtype, rounds, tokens) for dtype in ("float32", "bfloat16")]
     finally:
         for node in nodes:
             await controller.remove_node(str(node.id))
@@ -184,8 +213,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--large", action="store_true", help="the Llama shape instead of SmolLM2")
     options = parser.parse_args()
-    for figures in asyncio.run(run(options.rounds, options.tokens)):
+    for figures in asyncio.run(run(options.rounds, options.tokens, large=options.large)):
         print(
             f"{figures.dtype}: peer {figures.peer:.1f}, one stream {figures.one_stream:.1f} tokens/s "
             f"({figures.ratio_to_peer:.2f}x; {figures.ratios}), eight streams {figures.eight_streams:.1f} "

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +51,9 @@ class Outcome:
 class _Running:
     """A program under way. What it says goes to a file: a pipe would stay open for as long as any child of it lives."""
 
-    def __init__(self, task: Task, folder: Path, output: Path, lane: int, cores: set[int]) -> None:
+    def __init__(
+        self, task: Task, folder: Path, output: Path, lane: int, cores: set[int], environment: Mapping[str, str] | None
+    ) -> None:
         self.task, self.lane = task, lane
         self._output = output
         self._began = self._heard = time.monotonic()
@@ -59,8 +61,9 @@ class _Running:
         self._is_hung, self._silent = False, 0.0
         with output.open("wb") as written:
             self._process = subprocess.Popen(
-                task.command, cwd=folder, stdin=subprocess.DEVNULL, stdout=written, stderr=subprocess.STDOUT
-            )
+                task.command, cwd=folder, env=environment,
+                stdin=subprocess.DEVNULL, stdout=written, stderr=subprocess.STDOUT,
+            )  # fmt: skip
         if sys.platform == "linux":
             with suppress(OSError):  # it may have ended already
                 os.sched_setaffinity(self._process.pid, cores)
@@ -113,12 +116,13 @@ def run_side_by_side(
     width: int,
     show: Callable[[str], None],
     silent_seconds: float = SILENT_SECONDS,
+    environment: Mapping[str, str] | None = None,
 ) -> list[Outcome]:
     """Run all tasks in `folder`, `width` at a time, begun in their order: the longest should stand first.
 
     Each has cores of its own, where the system lets them be given out and there are enough: threads that compute
     together wait for each other, and where others take their cores in turn they wait for most of the time.
-    One that says nothing for `silent_seconds` is ended, and the run goes on.
+    One that says nothing for `silent_seconds` is ended, and the run goes on. `environment` is theirs in place of ours.
 
     `show` takes lines for the user: what a task said when it has ended, and now and then how far the others are.
     An interrupt is passed on to those that run, and raised when they have left.
@@ -132,7 +136,7 @@ def run_side_by_side(
             while waiting and len(running) < width:
                 lane = min(set(range(width)) - {each.lane for each in running})
                 output = Path(outputs, str(len(waiting)))
-                running.append(_Running(waiting.popleft(), folder, output, lane, _cores(lane, width)))
+                running.append(_Running(waiting.popleft(), folder, output, lane, _cores(lane, width), environment))
             for each in list(running):
                 each.end_if_silent(silent_seconds)
                 if (outcome := each.outcome()) is not None:

@@ -19,7 +19,7 @@ from bootstrap.machine import CPU_TORCH, DEFAULT_TORCH
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = ("app", "worker_agent", "bootstrap")
 LONGEST_FILE = 500
-HEAVY = ("torch", "transformers", "accelerate", "PySide6", "pyqtgraph")
+HEAVY = ("torch", "transformers", "accelerate", "PySide6", "pyqtgraph", "numpy")
 """What the controller's process does without: half a second under the interpreter's lock and 300 MB, or a window."""
 
 RUN_IN_CHILDREN = {"app.models.rehearsal", "app.models.tokenizer_conversion"}
@@ -63,7 +63,7 @@ def test_no_modules_import_each_other_in_a_circle_not_even_for_types() -> None:
     graphlib.TopologicalSorter(imports).prepare()  # raises CycleError, which names the circle
 
 
-def test_the_controllers_process_imports_neither_torch_nor_qt() -> None:
+def test_the_controllers_process_imports_neither_torch_nor_qt_nor_numpy() -> None:
     walk = f"""
 import importlib, json, pkgutil, sys
 import app

@@ -134,7 +134,7 @@ class ModelList(BaseModel):
 class WayView(BaseModel):
     """A way to compute faster with the same result: in how many places a stage takes it, out of how many."""
 
-    name: str = Field(description="batched, pieces, reused, blocks, packed, joined, norms or recorded")
+    name: str = Field(description="batched, lockstep, pieces, reused, blocks, packed, joined, norms or recorded")
     title: str
     used: int
     possible: int

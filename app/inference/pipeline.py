@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
 from msgspec.structs import replace
 
 from app.cluster.agent_link import AgentLink, RingMessage
@@ -188,7 +188,7 @@ class Pipeline:
             if self.broken is not None:
                 raise self.broken
         number, epoch = next(self._numbers), self.epoch
-        row = np.asarray(tokens, dtype="<i4")
+        row = struct.pack(f"<{len(tokens)}i", *tokens)
         message = Start(
             call=0,
             deployment=self.deployment,
@@ -197,7 +197,7 @@ class Pipeline:
             prompt_tokens=prompt_tokens,
             sampling=sampling,
             budget=budget,
-            tokens=TensorFrame(DType.INT32, (len(row),)),
+            tokens=TensorFrame(DType.INT32, (len(tokens),)),
             group=group,
         )
         if not self._sinks:
@@ -205,7 +205,7 @@ class Pipeline:
         self._sinks[number] = sink
         sink.handed_over()
         try:
-            await self.stages[0].link.call(message, (row.tobytes(),))
+            await self.stages[0].link.call(message, (row,))
         except asyncio.CancelledError:
             await asyncio.shield(self.cancel(number))  # the agent may have it already, and would compute for nobody
             raise

@@ -41,6 +41,13 @@ WORDS = {
         "Several answers share each step, so that many of them cost little more time than one.",
         "layer",
         "layers",
+        "each answer has a pass of its own",
+    ),
+    "lockstep": WayWords(
+        "Lockstep",
+        "Answers that have each a pass of their own go side by side, and the weights are read once for all of them.",
+        "layer",
+        "layers",
         "one answer at a time",
     ),
     "pieces": WayWords(
@@ -112,7 +119,7 @@ def lost(ways: Iterable[Way]) -> list[Way]:
 def way_text(way: Way) -> str:
     """Whether a way is taken, and why not where it is not. Empty for one that has nothing to do with this stage.
 
-    all 15 layers; 2 of 60 matrices not packed: …; one answer at a time: …; not here: …
+    all 15 layers; 2 of 60 matrices not packed: …; each answer has a pass of its own: …; not here: …
     """
     short = way_short(way)
     return f"{short}: {way.why}" if way.why and (is_lost(way) or not way.possible) else short
@@ -143,5 +150,5 @@ def way_lines(ways: Iterable[Way]) -> list[tuple[str, str]]:
 
 
 def lost_text(ways: Sequence[Way]) -> str:
-    """What is lost, in one line; empty when nothing is. one answer at a time: …; 2 of 60 matrices not packed: …"""
+    """What is lost, in one line; empty when nothing is. not recorded: …; 2 of 60 matrices not packed: …"""
     return "; ".join(way_text(way) for way in lost(ways))

@@ -148,6 +148,9 @@ def get_raw(served: Served, path: str, *headers: str, host: str | None = None) -
 
 def make_tiny_model(folder: Path) -> Path:
     """A Llama of four layers with random weights and a tokenizer, which answers nonsense for as long as it may."""
+    from worker_agent.model.imports import import_transformers
+
+    import_transformers()  # as agents have it, which takes half as long as the whole
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig
 

@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.cli.programs import make_tiny_model
+from worker_agent.model.imports import import_transformers
+
+import_transformers()  # as agents have it, which takes half as long as the whole
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import torch
-from transformers import AutoModelForCausalLM, LlamaConfig
 
 from tests.inference import tiny_tokenizers
 
@@ -87,6 +85,9 @@ class Service:
 
 def make_tiny_model(folder: Path) -> Path:
     """A Llama of three layers with random weights, which answers nonsense, for as long as it is asked to."""
+    import torch  # here: the tests of the window, which use these programs too, do without it, as the window does
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
     tokenizer = tiny_tokenizers.byte_level()
     config = LlamaConfig(
         vocab_size=tokenizer.get_vocab_size() + 1,

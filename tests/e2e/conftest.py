@@ -21,6 +21,7 @@ from app.inference.request_run import RequestRun
 from app.paths import Home
 from app.registry import NodeRecord, RequestRecord
 from app.serving import ServingWish
+from tests.tiny_model import make_model
 
 Result = TypeVar("Result")
 
@@ -137,8 +138,6 @@ def sensible(shared: System, smollm: Path) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny llama with random weights and no tokenizer: it takes token ids."""
-    from tests.worker_agent.tiny_models import make_model
-
     folder = tmp_path_factory.mktemp("models") / "tiny"
     make_model("llama", folder, max_position_embeddings=4096)
     return folder

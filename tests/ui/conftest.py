@@ -21,6 +21,7 @@ from app.ui.garbage import GuiGarbage
 from app.ui.settings import Settings
 from app.ui.theme import ThemeKeeper
 from app.ui.workbench import Workbench
+from tests.tiny_model import make_model
 
 
 @pytest.fixture(scope="package")
@@ -71,8 +72,6 @@ def workbench(qtbot: QtBot, home: Home, theme: ThemeKeeper) -> Iterator[Workbenc
 @pytest.fixture(scope="package")
 def tiny_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A library that holds "tiny", a model of four layers without a tokenizer, inspected once."""
-    from tests.worker_agent.tiny_models import make_model
-
     folder = tmp_path_factory.mktemp("models")
     make_model("llama", folder / "tiny", num_hidden_layers=4)
     ModelLibrary(folder / "library").add(str(folder / "tiny"))

@@ -22,8 +22,8 @@ from app.ui.jobs.model_source import SourceLook
 from app.ui.jobs.planned_shards import PlannedShardsModel
 from app.ui.theme import ThemeKeeper
 from app.ui.workbench import Workbench
+from tests.tiny_model import make_model
 from tests.ui.simulated import MB, model
-from tests.worker_agent.tiny_models import make_model
 
 SECONDS = 20_000
 

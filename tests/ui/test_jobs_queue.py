@@ -24,8 +24,8 @@ from app.ui.bridge import window_origin
 from app.ui.jobs.job import Job
 from app.ui.jobs.qthreads import running
 from app.ui.workbench import Workbench
+from tests.tiny_model import make_model
 from tests.ui.jobs_support import children, files_in
-from tests.worker_agent.tiny_models import make_model
 
 SECONDS = 30_000
 

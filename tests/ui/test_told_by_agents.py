@@ -67,11 +67,13 @@ def test_a_shards_page_says_how_it_runs_and_why_not_faster(inspector: Inspector,
     board.select(Selection(2, 1, "small"))
     runs = inspector.stage.runs
     assert runs.value("Fast norms") == "all 12 norms"
-    assert runs.value("Shared steps") == "one answer at a time: layer 8: it differs by 3 %"
+    assert runs.value("Shared steps") == "each answer has a pass of its own: layer 8: it differs by 3 %"
     assert runs.value("Packed weights") == "not here: there are no such kernels for float16"
     assert "Several answers share each step" in label(runs, "Shared steps").toolTip()
     marked = [each.text() for each in runs.findChildren(QLabel) if each.property("role") == "warning"]
-    assert marked == ["one answer at a time: layer 8: it differs by 3 %"], "what cannot be had here is no loss"
+    assert marked == ["each answer has a pass of its own: layer 8: it differs by 3 %"], (
+        "what cannot be had here is no loss"
+    )
 
 
 def test_a_shard_that_is_not_loaded_says_nothing_of_how_it_runs(inspector: Inspector, board: BoardModel) -> None:
@@ -86,8 +88,11 @@ def test_a_models_page_says_what_its_stages_do_not_have_in_common(inspector: Ins
     board.select(Selection(model="small"))
     runs = inspector.model.runs
     assert runs.value("Fast norms") == "on every stage"
-    assert runs.value("Shared steps") == "node-2, layers 6–11: one answer at a time"
-    assert "node-2, layers 6–11: one answer at a time: layer 8: it differs" in label(runs, "Shared steps").toolTip()
+    assert runs.value("Shared steps") == "node-2, layers 6–11: each answer has a pass of its own"
+    assert (
+        "node-2, layers 6–11: each answer has a pass of its own: layer 8: it differs"
+        in label(runs, "Shared steps").toolTip()
+    )
     assert runs.value("Packed weights") == "not here: there are no such kernels for float16"
 
 
@@ -95,7 +100,7 @@ def test_a_shard_that_runs_slower_than_it_might_is_marked(board: BoardModel) -> 
     place = BlockPlace(0, 10, 0, True)
     whole, partly = (lane.blocks[0] for lane in board.lanes()[:2])
     assert whole.slower == "" and "Slower" not in tool_tip(whole, place)
-    assert "Slower than it might be: one answer at a time: layer 8" in tool_tip(partly, place)
+    assert "Slower than it might be: each answer has a pass of its own: layer 8" in tool_tip(partly, place)
     assert "slower than it might be" in lane_text(board.lanes()[1])
     board.set_shards(3)
     assert not any(block.slower for lane in board.lanes() for block in lane.blocks), "a draft does not run"

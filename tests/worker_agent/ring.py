@@ -18,7 +18,7 @@ from worker_agent.engine.loading import load_stage
 from worker_agent.engine.outgoing import Destination, Outgoing
 from worker_agent.engine.runner import Runner
 from worker_agent.engine.runtime import Runtime
-from worker_agent.model.anatomy import Anatomy, assign, build_empty, examine
+from worker_agent.model.anatomy import Anatomy, assign, build_empty, examine_once
 from worker_agent.wire.messages import (
     Budget,
     DType,
@@ -61,7 +61,7 @@ def cut_model(folder: Path, parts_folder: Path) -> CutModel:
     """Cut a folder with one `model.safetensors` into its parts."""
     config = (folder / "config.json").read_bytes()
     model = build_empty(config)
-    anatomy = examine(model)
+    anatomy = examine_once(model, config, torch.float32)
     raw = (folder / "model.safetensors").read_bytes()
     (length,) = struct.unpack_from("<Q", raw)
     header = json.loads(raw[8 : 8 + length])

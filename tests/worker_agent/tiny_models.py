@@ -1,7 +1,12 @@
-"""Tiny models with random weights, one of each architecture that the project vouches for."""
+"""Tiny models with random weights, one of each architecture that the project vouches for.
+
+As a program (`tests.tiny_model` starts it) it makes one: TYPE FOLDER CHANGES, which are JSON.
+"""
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 
 import torch
@@ -67,3 +72,7 @@ def greedy(model: PreTrainedModel, prompt: list[int], max_tokens: int) -> list[i
             eos_token_id=None, pad_token_id=0,
         )  # fmt: skip
     return answer[0, len(prompt) :].tolist()
+
+
+if __name__ == "__main__":
+    make_model(sys.argv[1], Path(sys.argv[2]), **json.loads(sys.argv[3]))

@@ -1,7 +1,8 @@
 """One step of a stage: who goes, who comes, whose turn it is, and what comes out.
 
 Behind `Executor.step` stand the ways in which a stage can run: the ragged batch, where many sequences share a pass
-(recorded, where that could be done), and one sequence after another with transformers' own cache.
+(recorded, where that could be done), and a pass for each sequence with transformers' own cache, in lockstep where the
+layers allow it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -129,12 +131,11 @@ class Executor:
     def _run(self, turns: Sequence[Turn], states: Sequence[SequenceState], given: torch.Tensor) -> torch.Tensor:
         if self.stage.batched:
             return self._run_ragged(turns, cast(Sequence[RowState], states), given)
-        outputs, start = [], 0
+        passes, start = [], 0
         for turn, state in zip(turns, cast(Sequence[OwnState], states), strict=True):
-            output = self._run_alone(turn, state, given[start : start + turn.count])
+            passes.append(partial(self._run_alone, turn, state, given[start : start + turn.count]))
             start += turn.count
-            if output is not None:
-                outputs.append(output)
+        outputs = [output for output in self.stage.lockstep.run(passes) if output is not None]
         return torch.cat(outputs) if outputs else given.new_empty(0, self.stage.vocab_size)
 
     def _run_ragged(self, turns: Sequence[Turn], states: Sequence[RowState], given: torch.Tensor) -> torch.Tensor:

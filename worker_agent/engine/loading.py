@@ -21,21 +21,20 @@ import torch
 from torch import nn
 
 from worker_agent.engine import recorded, trial
+from worker_agent.engine.alone import Alone
 from worker_agent.engine.attention import RAGGED, Segment, ragged_step
 from worker_agent.engine.memory.rows import RowPool
 from worker_agent.engine.runtime import Runtime, keep_single
-from worker_agent.engine.soundness import overflow
 from worker_agent.engine.stage import DTYPES, Stage, kv_bytes
 from worker_agent.model import rotary
-from worker_agent.model.anatomy import Anatomy, build_empty, examine
+from worker_agent.model.anatomy import Anatomy, build_empty, examine_once
 from worker_agent.model.filling import ByteCounter, Filler, Source, weight_bytes
 from worker_agent.model.heap import give_back, large_blocks_apart
 from worker_agent.model.linears import fused, packed
 from worker_agent.model.linears.blocks import reading as blocks
-from worker_agent.model.proof import TOLERANCES, difference
-from worker_agent.model.slicing import FAULTS, Slice, describe, dismantle
+from worker_agent.model.slicing import Slice, dismantle
 from worker_agent.model.ways import Ways
-from worker_agent.wire.errors import AgentError, CannotSplit, NotFinite, OutOfMemory
+from worker_agent.wire.errors import CannotSplit, OutOfMemory
 from worker_agent.wire.messages import Load, Part, Reuse, WayName
 
 log = logging.getLogger(__name__)
@@ -45,8 +44,6 @@ LAYOUTS: tuple[WayName, ...] = ("norms", "joined", "blocks", "packed")
 
 END_LAYOUTS: tuple[WayName, ...] = ("norms", "blocks", "packed")
 """Those that what stands behind the layers takes."""
-
-Outputs = tuple[torch.Tensor, ...]
 
 
 def load_stage(
@@ -72,7 +69,7 @@ def load_stage(
     keep_single()
     device, dtype = torch.device(runtime.device), DTYPES[load.dtype]
     model = build_empty(config, dtype)
-    anatomy = examine(model)
+    anatomy = examine_once(model, config, dtype)
     _check_range(load, anatomy)
     weights = weight_bytes(parts, dtype, load.quantize)
     keys_values = kv_bytes(anatomy, load)
@@ -129,8 +126,6 @@ class _Builder:
         self._own_attention = "sdpa" if self._model._supports_sdpa else "eager"
         self._batched = self._anatomy.batched
         self._off = _switched_off(stage.device, stage.dtype)
-        self._reusable: Counter[Reuse] = Counter()
-        """Of how many layers that run alone what may be taken over from an earlier prompt."""
         edges = [
             self._cut.start,
             *(c for c in self._anatomy.cuts if self._cut.start < c < self._cut.end),
@@ -154,7 +149,7 @@ class _Builder:
             stage.ways["batched"].lost(f"{self._anatomy.model_type} has layers that mind more than positions", layers)
         with trial.trial_of(cut):
             if self._with_head is not None:
-                why = f"what passes to the model's end from {_named(self._with_head)} is more than hidden states"
+                why = f"what passes to the model's end from {trial.named(self._with_head)} is more than hidden states"
                 stage.ways["packed"].lost(why)
             elif cut.is_last:
                 # Before the layers: laying out takes the head twice for a moment, and it is the largest matrix of all.
@@ -166,22 +161,23 @@ class _Builder:
             self._fill.tell(stage.ways["blocks"])
             if cut.is_last and self._with_head is None:
                 self._connect_head()
-                texts = trial.Texts(self._expected(texts, "what stands behind the layers"))
+                texts = trial.Texts(trial.expected(self._stage, texts, "what stands behind the layers"))
         cut.place(*cut.own)
         cut.connect()
         stage.by_length = rotary.is_length_aware(model)
         if self._batched:
             model.set_attn_implementation(RAGGED)
             stage.batched = True
-            self._reuse()
+            every: Counter[Reuse] = Counter({"any": cut.end - cut.start})
+            self._reuse(every)
             with trial.trial_of(cut):
                 self._whole(beginning, texts.rows)
             self._record()
         else:
-            self._prove_alone(beginning)
-            self._reuse()
-            cut.place(*cut.own)
-            cut.connect()
+            alone = Alone(stage, self._blocks, self._with_head)
+            with trial.trial_of(cut):
+                alone.prove(beginning)
+            self._reuse(alone.reusable)
 
     def _check_room(self, block: range) -> None:
         """Raises OutOfMemory when what could not stay in blocks, or could not be quantized, takes too much."""
@@ -190,18 +186,18 @@ class _Builder:
             why = next(iter(self._fill.unfolded), "not all of its matrices can be quantized")
             raise OutOfMemory(
                 f"layers {load.start}-{load.end - 1} of {load.model} take {_gb(more)} more than was reckoned with, "
-                f"up to {_named(block)}: {why}"
+                f"up to {trial.named(block)}: {why}"
             ).with_figures(self._stage.weight_bytes + more, self._stage.weight_bytes)
 
     # --- a block of layers ---------------------------------------------------------------------------
 
-    def _block(self, block: range, texts: trial.Texts) -> Outputs:
+    def _block(self, block: range, texts: trial.Texts) -> trial.Outputs:
         """Load, lay out and prove a block; what it gives for the texts, as transformers runs it."""
-        cut, ways, where = self._cut, self._stage.ways, _named(block)
+        cut, ways, where = self._cut, self._stage.ways, trial.named(block)
         blanks = {index: _copied(cut.own[index]) for index in block}
         self._stand(block)
-        expected: list[Outputs] = []
-        groups = self._watched(block, lambda: expected.append(self._expected(texts, where)))
+        expected: list[trial.Outputs] = []
+        groups = self._watched(block, lambda: expected.append(trial.expected(self._stage, texts, where)))
         found = self._laid_out(block, groups, LAYOUTS)
         why = "" if self._batched and not self._ragged(expected[0], texts) else self._whole_differs(expected[0], texts)
         if why:
@@ -212,7 +208,7 @@ class _Builder:
             if why := self._ragged(expected[0], texts):
                 ways["batched"].lost(f"{where}: {why}")
                 self._batched = False
-                log.warning("sequences will run one at a time: %s, %s", where, why)
+                log.warning("each sequence will have a pass of its own: %s, %s", where, why)
             else:
                 ways["batched"].used(len(block))
         cut.disconnect()
@@ -227,7 +223,7 @@ class _Builder:
         self._connect(block)
 
     def _connect(self, block: range) -> None:
-        self._cut.connect(block.start, block.stop, head=block is self._with_head)
+        trial.connect(self._cut, block, self._with_head)
 
     def _watched(self, block: range, run: Callable[[], object]) -> dict[int, list[list[nn.Linear]]]:
         """Run something; for each layer of the block, which of its matrices could be joined."""
@@ -244,18 +240,20 @@ class _Builder:
             self._lay_out(self._cut.own[index], groups[index], wanted, found)
         return found
 
-    def _whole_differs(self, expected: Outputs, texts: trial.Texts) -> str:
-        return self._differs(expected, lambda: trial.run_whole(self._cut, texts), texts.joined)
+    def _whole_differs(self, expected: trial.Outputs, texts: trial.Texts) -> str:
+        return trial.differs(self._stage, expected, lambda: trial.run_whole(self._cut, texts), texts.joined)
 
-    def _ragged(self, expected: Outputs, texts: trial.Texts) -> str:
+    def _ragged(self, expected: trial.Outputs, texts: trial.Texts) -> str:
         """Why something else comes out when sequences share the steps; empty if it does not."""
         self._model.set_attn_implementation(RAGGED)
         try:
-            return self._differs(expected, lambda: trial.run_ragged(self._cut, texts), texts.joined)
+            return trial.differs(self._stage, expected, lambda: trial.run_ragged(self._cut, texts), texts.joined)
         finally:
             self._model.set_attn_implementation(self._own_attention)
 
-    def _one_by_one(self, block: range, blanks: dict[int, nn.Module], texts: trial.Texts, expected: Outputs) -> Ways:
+    def _one_by_one(
+        self, block: range, blanks: dict[int, nn.Module], texts: trial.Texts, expected: trial.Outputs
+    ) -> Ways:
         """Take each way that keeps the results, and no other."""
         kept: list[WayName] = []
         lost = Ways()
@@ -272,7 +270,7 @@ class _Builder:
         for way in LAYOUTS:
             found = again((*kept, way))
             if why := self._whole_differs(expected, texts):
-                lost[way].lost(f"{_named(block)}: {why}", found[way].possible)
+                lost[way].lost(f"{trial.named(block)}: {why}", found[way].possible)
             else:
                 kept.append(way)
         result = again(kept)
@@ -295,45 +293,24 @@ class _Builder:
             else:
                 packed.pack(module, self._dtype, ways[way], keep)
 
-    def _expected(self, texts: trial.Texts, where: str) -> Outputs:
-        """What transformers' own pass gives. Raises CannotSplit, NotFinite."""
-        try:
-            expected = trial.run_whole(self._cut, texts)
-        except FAULTS as error:
-            raise CannotSplit(f"{where} cannot be run by itself ({describe(error)})") from error
-        if not all(bool(torch.isfinite(output).all()) for output in expected):
-            raise NotFinite(overflow(where, self._stage.load.dtype))
-        return expected
-
-    def _differs(
-        self, expected: Outputs, run: Callable[[], Outputs], given: torch.Tensor | None, factor: float = 1.0
-    ) -> str:
-        """Why what `run` gives is not what is expected; empty if it is."""
-        try:
-            found = run()
-        except (*FAULTS, AgentError) as error:
-            return describe(error)
-        return difference(torch.cat(expected), torch.cat(found), self._dtype, given, factor)
-
     # --- the ends, and the whole ---------------------------------------------------------------------
 
     def _connect_head(self) -> None:
         """Have passes begin behind the layers."""
-        self._cut.place()
-        self._cut.connect(self._cut.end - 1, self._cut.end, head=True, inside=True)
+        trial.connect_head(self._cut)
 
     def _head(self, blank_ends: dict[str, nn.Module]) -> None:
         """Lay out and prove what stands behind the layers."""
         cut, model = self._cut, self._model
         self._connect_head()
         texts = trial.make_texts(cut, self._device, self._dtype, hidden=True)
-        expected = self._expected(texts, "what stands behind the layers")
+        expected = trial.expected(self._stage, texts, "what stands behind the layers")
         tied = model.get_output_embeddings() if cut.is_first and self._is_tied() else None
         found = Ways()
         keep = [] if tied is None else [tied]
         self._lay_out(model, [], END_LAYOUTS, found, keep)
         self._connect_head()
-        why = self._differs(expected, lambda: trial.run_whole(cut, texts), None)
+        why = trial.differs(self._stage, expected, lambda: trial.run_whole(cut, texts), None)
         if why:
             log.warning("the model's end stays as transformers has it: %s", why)
             buffers = {name: buffer for name, buffer in model.named_buffers() if not buffer.is_meta}
@@ -356,85 +333,36 @@ class _Builder:
         first, last = self._model.get_input_embeddings(), self._model.get_output_embeddings()
         return last is not None and getattr(first, "weight", None) is getattr(last, "weight", last)
 
-    def _whole(self, beginning: trial.Texts, expected: Outputs) -> None:
+    def _whole(self, beginning: trial.Texts, expected: trial.Outputs) -> None:
         """All layers one behind the other, as steps will come. Raises CannotSplit."""
-        cut, layers = self._cut, self._cut.end - self._cut.start
-        # Differences of layers add up, and grow on their way; what would be wrong here is wrong altogether.
-        factor = min(6.0 * (layers + 1), 0.5 / TOLERANCES[self._dtype].spread)
-        why = self._differs(expected, lambda: trial.run_ragged(cut, beginning), None, factor)
+        cut, stage = self._cut, self._stage
+        run = partial(trial.run_ragged, cut, beginning)
+        why = trial.differs(stage, expected, run, None, trial.whole_factor(stage))
         if why:
             raise CannotSplit(
                 f"layers {cut.start}-{cut.end - 1} together give something else than one after another ({why})"
             )
 
-    def _prove_alone(self, beginning: trial.Texts) -> None:
-        """Each layer with transformers' own cache, one sequence at a time: in pieces, else prompts as a whole.
+    def _reuse(self, reusable: Counter[Reuse]) -> None:
+        """Whether prompts may start where an earlier one was that began alike; a way, since it is a speed-up.
 
-        Raises:
-            CannotSplit: it cannot even go on with a text token by token.
+        Args:
+            reusable: of how many layers what may be taken over.
         """
-        cut, stage, texts = self._cut, self._stage, beginning
-        with trial.trial_of(cut):
-            for block in self._blocks:
-                cut.place(*block)
-                self._connect(block)
-                expected = self._expected(texts, _named(block))
-                if why := self._alone(expected, texts, block, in_pieces=True):
-                    if whole := self._prompts_whole(expected, texts, block):
-                        raise CannotSplit(
-                            f"'{self._anatomy.model_type}' cannot be run here: {_named(block)} gives something else "
-                            f"when it goes on with a text than for the text as a whole ({whole})"
-                        )
-                    stage.in_pieces = False
-                    stage.ways["pieces"].lost(f"{_named(block)}: {why}", len(block))
-                else:
-                    stage.ways["pieces"].used(len(block))
-                    self._reused_alone(expected, texts, block)
-                texts = trial.Texts(expected)
-        cut.disconnect()
-
-    def _prompts_whole(self, expected: Outputs, texts: trial.Texts, block: range) -> str:
-        """Why not even prompts that come as a whole can be gone on with; empty if they can."""
-        if not (why := self._alone(expected, texts, block, in_pieces=False)):
-            return ""
-        with trial.time_steps_unbounded(self._cut) as bounded:
-            if not bounded:
-                return why
-            return self._alone(self._expected(texts, _named(block)), texts, block, in_pieces=False)
-
-    def _alone(
-        self, expected: Outputs, texts: trial.Texts, block: range, *, in_pieces: bool, reuse: Reuse = "no"
-    ) -> str:
-        run = partial(trial.run_alone, self._cut, texts, block, in_pieces=in_pieces, reuse=reuse)
-        return self._differs(expected, run, texts.joined)
-
-    def _reused_alone(self, expected: Outputs, texts: trial.Texts, block: range) -> None:
-        """What a prompt may take over of an earlier one's state in these layers."""
-        if not (why := self._alone(expected, texts, block, in_pieces=True, reuse="any")):
-            self._reusable["any"] += len(block)
-        elif not (none := self._alone(expected, texts, block, in_pieces=True, reuse="whole")):
-            self._reusable["whole"] += len(block)
-            self._stage.ways["reused"].why = f"{_named(block)} can only go on from a whole earlier prompt: {why}"
-        else:
-            self._reusable["no"] += len(block)
-            self._stage.ways["reused"].why = f"{_named(block)} cannot go on from an earlier prompt: {none}"
-
-    def _reuse(self) -> None:
-        """Whether prompts may start where an earlier one was that began alike; a way, since it is a speed-up."""
         stage, tally, layers = self._stage, self._stage.ways["reused"], self._cut.end - self._cut.start
         if stage.by_length or self._anatomy.restarts_at is not None:
             tally.lost("its rotary embedding depends on how long each sequence is", layers)
         elif not stage.in_pieces:
             tally.lost("a prompt cannot come in several steps", layers)
-        elif stage.batched or self._reusable["any"] == layers:
+        elif reusable["any"] == layers:
             stage.reuse = "any"
             tally.used(layers)
-        elif self._reusable["no"]:
+        elif reusable["no"]:
             tally.lost("", layers)
         else:
             stage.reuse = "whole"
-            tally.used(self._reusable["any"])
-            tally.lost("", self._reusable["whole"])
+            tally.used(reusable["any"])
+            tally.lost("", reusable["whole"])
 
     def _record(self) -> None:
         """Run the stage from a recording, where one can be made and gives the same for two sets of numbers."""
@@ -459,13 +387,13 @@ class _Builder:
             tally.lost(recording)
             return
         for texts, expected in zip(sets, plain, strict=True):
-            if why := self._differs(expected, lambda: self._recorded(recording, texts), texts.joined):  # noqa: B023
+            if why := trial.differs(self._stage, expected, lambda: self._recorded(recording, texts), texts.joined):  # noqa: B023
                 tally.lost(f"the recording gives something else: {why}")
                 return
         stage.recording = recording
         tally.used()
 
-    def _recorded(self, recording: Callable[..., torch.Tensor], texts: trial.Texts) -> Outputs:
+    def _recorded(self, recording: Callable[..., torch.Tensor], texts: trial.Texts) -> trial.Outputs:
         return trial.run_ragged(self._cut, texts, recording)
 
 
@@ -480,10 +408,6 @@ def _switched_off(device: torch.device, dtype: torch.dtype) -> dict[WayName, str
     apart = fused.why_not()
     kept = "" if device.type == "cpu" else "only the CPU's kernels read blocks"
     return {"norms": apart, "joined": apart, "blocks": kept, "packed": packed.why_not(device, dtype)}
-
-
-def _named(block: range) -> str:
-    return f"layer {block.start}" if len(block) == 1 else f"layers {block.start}-{block.stop - 1}"
 
 
 def _gb(count: int) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 
+from worker_agent.engine.lockstep import Lockstep
 from worker_agent.engine.memory.own import OwnState
 from worker_agent.engine.recorded import Recording
 from worker_agent.model import rotary
@@ -32,7 +33,9 @@ class Stage:
         self.kv_bytes = kv_bytes(cut.anatomy, load)
         self.slice = cut
         self.batched = False
-        """Whether sequences share a step; else they run one after another, each with transformers' own cache."""
+        """Whether sequences share a pass; else each has one of its own, with transformers' own cache."""
+        self.lockstep = Lockstep()
+        """Where the passes of sequences that have each their own wait for each other, to go on as one."""
         self.in_pieces = True
         """Whether a prompt may come in several steps."""
         self.reuse: Reuse = "no"
@@ -64,12 +67,13 @@ class Stage:
         return DTYPES[self.load.dtype]
 
     def own_state(self) -> OwnState:
-        """An empty state for a sequence that runs alone."""
+        """An empty state for a sequence that has a pass of its own."""
         return OwnState(self.slice.model.config, range(self.slice.start, self.slice.end))
 
     def close(self) -> None:
         """Let go of everything: weights and the recording. The stage cannot be used any more."""
         self.recording = None
+        self.lockstep.end()
         rotary.release(self.slice.model)
         self.slice.close()
 

@@ -11,16 +11,22 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import torch
 
 from worker_agent.engine.attention import Segment, ragged_step
+from worker_agent.engine.lockstep import Lockstep
 from worker_agent.engine.memory.own import OwnState
 from worker_agent.engine.memory.rows import RaggedCache, RowPool
 from worker_agent.engine.memory.states import SequenceState
+from worker_agent.engine.soundness import overflow
+from worker_agent.engine.stage import Stage
 from worker_agent.model import rotary
-from worker_agent.model.slicing import Slice
+from worker_agent.model.proof import TOLERANCES, difference
+from worker_agent.model.slicing import FAULTS, Slice, describe
+from worker_agent.wire.errors import AgentError, CannotSplit, NotFinite
 from worker_agent.wire.messages import Reuse
 
 TEXTS = (14, 8)
@@ -91,8 +97,12 @@ def steps(lengths: Sequence[int], *, in_pieces: bool = True) -> list[list[tuple[
     return plan
 
 
+Outputs = tuple[torch.Tensor, ...]
+"""Of each text [tokens, hidden] or [tokens, vocabulary]."""
+
+
 @torch.inference_mode()
-def run_whole(cut: Slice, texts: Texts) -> tuple[torch.Tensor, ...]:
+def run_whole(cut: Slice, texts: Texts) -> Outputs:
     """Each text in one pass, as transformers does it; [tokens, hidden] or [tokens, vocabulary]."""
     outputs = []
     for row in texts.rows:
@@ -102,9 +112,7 @@ def run_whole(cut: Slice, texts: Texts) -> tuple[torch.Tensor, ...]:
 
 
 @torch.inference_mode()
-def run_ragged(
-    cut: Slice, texts: Texts, recording: Callable[..., torch.Tensor] | None = None
-) -> tuple[torch.Tensor, ...]:
+def run_ragged(cut: Slice, texts: Texts, recording: Callable[..., torch.Tensor] | None = None) -> Outputs:
     """All texts together, in pieces, then token by token; the same shapes as `run_whole`.
 
     Half way to the answer a text goes on from a copy of its state, as a prompt does that begins as an earlier one did.
@@ -148,17 +156,22 @@ def _copied(state: State, empty: State) -> State:
 
 @torch.inference_mode()
 def run_alone(
-    cut: Slice, texts: Texts, owned: Sequence[int], *, in_pieces: bool, reuse: Reuse = "no"
-) -> tuple[torch.Tensor, ...]:
+    cut: Slice, texts: Texts, owned: Sequence[int], *, in_pieces: bool, reuse: Reuse = "no",
+    lockstep: Lockstep | None = None, last_alone: bool = False,
+) -> Outputs:  # fmt: skip
     """One text after another with transformers' own cache; the same shapes as `run_whole`.
 
     Args:
         reuse: what is tried on the way: to go on from a copy, or from one that was cut back by a token.
+        lockstep: goes through the texts of a step side by side.
+        last_alone: of each text's tokens in a step, logits are wanted of the last one only.
     """
+    lockstep = lockstep or Lockstep()
     config = cut.model.config
     states = [OwnState(config, owned) for _ in texts.rows]
     outputs: list[list[torch.Tensor]] = [[] for _ in texts.rows]
     for step in steps(texts.lengths, in_pieces=in_pieces):
+        passes = []
         for text, start, end in step:
             state = states[text]
             if reuse != "no" and end - start == 1 and start > 1:
@@ -166,16 +179,66 @@ def run_alone(
                 if reuse == "any":
                     state.truncate(start - 1)
                     _pass(cut, texts.rows[text][start - 1 : start], state)
-            outputs[text].append(_pass(cut, texts.rows[text][start:end], state))
+            passes.append(partial(_pass, cut, texts.rows[text][start:end], state, last_alone=last_alone))
+        for (text, _, _), output in zip(step, lockstep.run(passes), strict=True):
+            outputs[text].append(output)
     return tuple(torch.cat(parts) for parts in outputs)
 
 
-def _pass(cut: Slice, row: torch.Tensor, state: OwnState) -> torch.Tensor:
+def _pass(cut: Slice, row: torch.Tensor, state: OwnState, *, last_alone: bool = False) -> torch.Tensor:
     """The next tokens of a sequence, alone."""
+    wanted = torch.arange(len(row) - 1 if last_alone else 0, len(row), device=row.device)
     places = torch.arange(state.length, state.length + len(row), device=row.device)
-    output = cut.run(row[None], places[None], torch.arange(len(row), device=row.device), state.cache)[0]
+    output = cut.run(row[None], places[None], wanted, state.cache)[0]
     state.length += len(row)
     return output
+
+
+def expected(stage: Stage, texts: Texts, where: str) -> Outputs:
+    """What transformers' own pass gives. Raises CannotSplit, NotFinite."""
+    try:
+        outputs = run_whole(stage.slice, texts)
+    except FAULTS as error:
+        raise CannotSplit(f"{where} cannot be run by itself ({describe(error)})") from error
+    if not all(bool(torch.isfinite(output).all()) for output in outputs):
+        raise NotFinite(overflow(where, stage.load.dtype))
+    return outputs
+
+
+def differs(
+    stage: Stage,
+    wanted: Outputs,
+    run: Callable[[], Outputs],
+    given: torch.Tensor | None,
+    factor: float = 1.0,
+) -> str:
+    """Why what `run` gives is not what is wanted; empty if it is."""
+    try:
+        found = run()
+    except (*FAULTS, AgentError) as error:
+        return describe(error)
+    return difference(torch.cat(wanted), torch.cat(found), stage.dtype, given, factor)
+
+
+def connect(cut: Slice, block: range, with_head: range | None) -> None:
+    """Have passes run through a block of layers, and what stands behind them if it is proven `with_head`."""
+    cut.connect(block.start, block.stop, head=block is with_head)
+
+
+def connect_head(cut: Slice) -> None:
+    """Have passes begin behind the layers."""
+    cut.place()
+    cut.connect(cut.end - 1, cut.end, head=True, inside=True)
+
+
+def whole_factor(stage: Stage) -> float:
+    """How many times the difference of one layer all of a stage's may come to."""
+    # Differences of layers add up, and grow on their way; what would be wrong here is wrong altogether.
+    return min(6.0 * (stage.load.end - stage.load.start + 1), 0.5 / TOLERANCES[stage.dtype].spread)
+
+
+def named(block: range) -> str:
+    return f"layer {block.start}" if len(block) == 1 else f"layers {block.start}-{block.stop - 1}"
 
 
 @contextmanager

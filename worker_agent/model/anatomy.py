@@ -44,6 +44,10 @@ OUTLINE_DTYPE = torch.bfloat16
 """What to build a model in that is only examined: not float32, so that what keeps that dtype whatever the model
 computes in is told from what follows it."""
 
+REMEMBERED = 4
+"""Models of which an agent that loads stages of them again need not find out anew how they are built."""
+_examined: dict[tuple[bytes, torch.dtype], Anatomy] = {}
+
 _LENGTHS = (
     "max_position_embeddings",
     "n_positions",
@@ -229,6 +233,20 @@ def examine(model: PreTrainedModel) -> Anatomy:
         restarts_at=_restarts_at(model, seen.cache_argument),
     )
     return Anatomy(**{**vars(anatomy), "tied": _across(anatomy, model.all_tied_weights_keys)})
+
+
+def examine_once(model: PreTrainedModel, config: bytes, dtype: torch.dtype) -> Anatomy:
+    """`examine` of the empty model that was built of these; of models looked at lately what was seen then.
+
+    Watching every operation of a model takes longer than all else of loading a small stage.
+    """
+    seen = _examined.get((config, dtype))
+    if seen is None:
+        seen = examine(model)
+        if len(_examined) >= REMEMBERED:
+            _examined.pop(next(iter(_examined)), None)
+        _examined[config, dtype] = seen
+    return seen
 
 
 def assign(model: PreTrainedModel, anatomy: Anatomy, names: Iterable[str]) -> dict[str, tuple[PartKind, int]]:

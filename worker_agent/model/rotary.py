@@ -14,36 +14,39 @@ import inspect
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-_step = threading.local()
-
 Span = tuple[int, int, int]
 """The tokens `[start, end)` of a step belong to a sequence that is this long, or is known to become."""
+
+_spans: ContextVar[Sequence[Span]] = ContextVar("spans", default=())
+"""Of the pass under way; passes that are under way side by side have each a context of its own."""
+_trial = threading.local()
 
 
 @contextmanager
 def sequence_lengths(spans: Sequence[Span]) -> Iterator[None]:
     """Within this block a pass holds these sequences, end to end."""
-    _step.spans = spans
+    before = _spans.set(spans)
     try:
         yield
     finally:
-        _step.spans = ()
+        _spans.reset(before)
 
 
 @contextmanager
 def one_length(length: int) -> Iterator[None]:
     """Within this block every sequence counts as this long, whatever a pass holds."""
-    _step.pinned = length
+    _trial.pinned = length
     try:
         yield
     finally:
-        _step.pinned = None
+        _trial.pinned = None
 
 
 class LengthAware:
@@ -56,8 +59,8 @@ class LengthAware:
         self._plain = {name: value for name, value in vars(module).items() if isinstance(value, (int, float))}
 
     def __call__(self, x: torch.Tensor, position_ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        spans: Sequence[Span] = getattr(_step, "spans", ())
-        pinned: int | None = getattr(_step, "pinned", None)
+        spans = _spans.get()
+        pinned: int | None = getattr(_trial, "pinned", None)
         if pinned is not None:
             spans = [(0, position_ids.shape[1], pinned)]
         if not spans:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import weakref
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from types import NoneType
 from typing import Any
 
@@ -25,6 +27,18 @@ FAULTS = (
     RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError, AssertionError, NotImplementedError,
 )  # fmt: skip
 """What transformers' code may raise when it is run in a way that it was not written for."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """What a pass that is under way was given."""
+
+    hidden: torch.Tensor | None
+    sampled_rows: torch.Tensor | None
+
+
+_under_way: ContextVar[_Pass | None] = ContextVar("pass", default=None)
+"""Passes may be under way side by side (`engine/lockstep.py`), each in a context of its own."""
 
 
 class PassThrough(nn.Module):
@@ -80,15 +94,11 @@ class Slice:
     """One stage's share of a model: layers `[start, end)`, and the ends that go with them.
 
     A layer is taken out when the slice is made (`own`) and put into the model with `place`, so that a stage can be
-    built, and each of its layers be run, one at a time. `hidden` is what the first layer of a pass gets where that is
-    not the model's own first one, `sampled_rows` the rows of [1, tokens, hidden] that get logits; both hold during a
-    pass only.
+    built, and each of its layers be run, one at a time.
     """
 
     def __init__(self, model: PreTrainedModel, anatomy: Anatomy, start: int, end: int) -> None:
         self.model, self.anatomy, self.start, self.end = model, anatomy, start, end
-        self.hidden: torch.Tensor | None = None
-        self.sampled_rows: torch.Tensor | None = None
         self.own: dict[int, nn.Module] = {}
         """The slice's layers by their number in the model, whether they stand in it now or not."""
         self.embedding = model.get_input_embeddings()
@@ -98,6 +108,12 @@ class Slice:
         self._hooks: list[RemovableHandle] = []
         self._puts_in = False
         self._prune()
+
+    @property
+    def hidden(self) -> torch.Tensor | None:
+        """The hidden states that the pass under way began with, if it did."""
+        passing = _under_way.get()
+        return None if passing is None else passing.hidden
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -218,9 +234,8 @@ class Slice:
         """
         tokens = given
         if self._puts_in:
-            self.hidden = given
             tokens = torch.zeros_like(positions)
-        self.sampled_rows = sampled_rows
+        before = _under_way.set(_Pass(given if self._puts_in else None, sampled_rows))
         try:
             output = self.model(
                 input_ids=tokens,
@@ -231,7 +246,7 @@ class Slice:
         except Taken as taken:
             return taken.hidden
         finally:
-            self.hidden = None
+            _under_way.reset(before)
         logits: torch.Tensor = output.logits
         return logits
 
@@ -251,10 +266,11 @@ class Slice:
         raise Taken(output[0] if isinstance(output, tuple) else output)
 
     def _pick_rows(self, _head: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        if self.sampled_rows is None:
+        passing = _under_way.get()
+        if passing is None or passing.sampled_rows is None:
             return None
         # Some heads are given several streams, [1, streams, tokens, hidden].
-        return (args[0].index_select(-2, self.sampled_rows), *args[1:])
+        return (args[0].index_select(-2, passing.sampled_rows), *args[1:])
 
 
 def dismantle(module: nn.Module) -> None:

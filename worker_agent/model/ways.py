@@ -2,7 +2,8 @@
 
 What a stage can do differently from transformers' own pass, with the same result:
 
-- `batched`: sequences of unlike length share a step;
+- `batched`: sequences of unlike length share a pass;
+- `lockstep`: passes of several sequences go side by side, and what treats each token by itself runs once for all;
 - `pieces`: a long prompt comes in several steps;
 - `reused`: a prompt starts where an earlier one was that began in the same way;
 - `blocks`: matrices that stay in the blocks in which they are stored, or into which they were quantized;

@@ -16,7 +16,10 @@ from app.serving import ServingWish
 from tests.api.serving import CONTEXT
 from tests.e2e.conftest import System
 from tests.models.described import change_json
+from worker_agent.model.imports import import_transformers
 from worker_agent.wire.messages import Health
+
+import_transformers()  # as agents have it, which takes half as long as the whole
 
 HERMES = """\
 {%- if tools %}<|im_start|>system

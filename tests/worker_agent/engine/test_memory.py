@@ -228,15 +228,15 @@ def test_who_yields_goes_on_with_the_tokens_that_it_would_have_had(kind: str, tm
     make = make_model if kind != "recurrent" else make_type
     model = make(TYPES[kind], tmp_path / "model")
     cut = cut_model(tmp_path / "model", tmp_path / "parts")
-    ring = Ring.build(cut, [3], kv_tokens=512, max_context=400, prefill_chunk=32)
+    ring = Ring.build(cut, [3], kv_tokens=256, max_context=200, prefill_chunk=32)
     prompts = {number: random_prompt(20 + 7 * number, 190, number) for number in range(4)}
     for number, prompt in prompts.items():
-        ring.start(number, prompt, 200)
+        ring.start(number, prompt, 100)
     ring.finish()
     assert not ring.faults
     assert any(step.aside for step in ring.steps), "somebody had to yield"
     for number, prompt in prompts.items():
-        assert ring.answer(number) == greedy(model, prompt, 200), f"sequence {number}"
+        assert ring.answer(number) == greedy(model, prompt, 100), f"sequence {number}"
     for runner in ring.runners:
         assert runner.info().sequences == 0
 

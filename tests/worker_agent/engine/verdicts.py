@@ -30,7 +30,7 @@ TOLERANCE = 5e-3
 """Largest difference of log probabilities that the order of float32 sums makes."""
 
 Kind = Literal["exact", "refused", "failed", "wrong"]
-Way = Literal["batched", "alone", "whole prompts only", ""]
+Way = Literal["batched", "lockstep", "alone", "whole prompts only", ""]
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def judge(model_type: str, folder: Path, *, thorough: bool = True) -> Verdict:
     if troubles:
         kind: Kind = "wrong" if any(each.kind == "wrong" for each in troubles) else "failed"
         return Verdict(kind, "", "; ".join(dict.fromkeys(each.why for each in troubles if each.kind == kind)))
-    way: Way = next(way for way in ("whole prompts only", "alone", "batched") if way in ways)  # type: ignore[assignment]
+    way: Way = next(way for way in ("whole prompts only", "alone", "lockstep", "batched") if way in ways)  # type: ignore[assignment]
     return Verdict("exact", way, "; ".join(cut.anatomy.cut_notes))
 
 
@@ -128,7 +128,10 @@ def _way(ring: Ring) -> Way:
     stages = [runner.stage for runner in ring.runners]
     if not all(stage.in_pieces for stage in stages):
         return "whole prompts only"
-    return "batched" if all(stage.batched for stage in stages) else "alone"
+    if all(stage.batched for stage in stages):
+        return "batched"
+    tallies = [stage.ways["lockstep"] for stage in stages if not stage.batched]
+    return "lockstep" if all(tally.taken == tally.possible for tally in tallies) else "alone"
 
 
 def _compare(ring: Ring, expected: list[Answer], thorough: bool) -> list[Verdict]:

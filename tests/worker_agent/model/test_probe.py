@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from transformers import Cache, LlamaForCausalLM
+from transformers import Cache, LlamaConfig, LlamaForCausalLM
 from transformers.masking_utils import (
     bidirectional_mask_function,
     causal_mask_function,
@@ -14,7 +14,15 @@ from transformers.masking_utils import (
 )
 
 from tests.worker_agent.causal_types import LAYERS, tiny_config
-from worker_agent.model.anatomy import Anatomy, build_empty, examine, find_layers, read_config
+from worker_agent.model.anatomy import (
+    REMEMBERED,
+    Anatomy,
+    build_empty,
+    examine,
+    examine_once,
+    find_layers,
+    read_config,
+)
 from worker_agent.model.outlined_attention import is_window
 from worker_agent.model.probe import observe
 from worker_agent.wire.errors import CannotSplit
@@ -225,3 +233,20 @@ def test_hidden_states_that_are_changed_between_two_layers_are_seen() -> None:
     model.model.layers[3] = Doubled(model.model.layers[3])
     assert observe(model, find_layers(model)).joints == {3}
     assert 3 not in examine(model).cuts
+
+
+def test_what_was_seen_of_a_model_is_remembered_by_config_and_type_and_of_the_latest_few_alone() -> None:
+    def once(layers: int, dtype: torch.dtype = torch.float32) -> Anatomy:
+        config = LlamaConfig(
+            vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=layers, num_attention_heads=2
+        ).to_json_string()
+        model = build_empty(config.encode(), dtype)
+        seen = examine_once(model, config.encode(), dtype)
+        assert seen == examine(model)
+        return seen
+
+    first = once(2)
+    assert once(2) is first
+    assert once(2, torch.bfloat16) is not first
+    assert [once(layers).num_layers for layers in range(3, 3 + REMEMBERED)] == [*range(3, 3 + REMEMBERED)]
+    assert once(2) is not first

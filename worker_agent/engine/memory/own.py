@@ -1,4 +1,4 @@
-"""The state of a sequence that runs alone: transformers' own cache, whatever its layers keep in it."""
+"""The state of a sequence that has a pass of its own: transformers' own cache, whatever its layers keep in it."""
 
 from __future__ import annotations
 

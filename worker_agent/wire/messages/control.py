@@ -69,7 +69,7 @@ class Speed(Struct, forbid_unknown_fields=True, frozen=True):
 Speeds = Annotated[tuple[Speed, ...], Meta(max_length=8)]
 
 
-WayName = Literal["batched", "pieces", "reused", "blocks", "packed", "joined", "norms", "recorded"]
+WayName = Literal["batched", "lockstep", "pieces", "reused", "blocks", "packed", "joined", "norms", "recorded"]
 
 Reuse = Literal["no", "whole", "any"]
 """What a prompt may take over from an earlier one that began in the same way: nothing, all of it, or any beginning."""
@@ -78,8 +78,8 @@ Reuse = Literal["no", "whole", "any"]
 class Way(Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
     """One of the ways to compute faster than transformers' own pass with the same result, as a stage takes it.
 
-    `batched`, `pieces` and `reused` count layers, `blocks`, `packed`, `joined` and `norms` modules, `recorded` whole
-    stages.
+    `batched`, `lockstep`, `pieces` and `reused` count layers, `blocks`, `packed`, `joined` and `norms` modules,
+    `recorded` whole stages.
     """
 
     name: WayName
@@ -298,7 +298,7 @@ class Loaded(Call, tag="loaded", kw_only=True, frozen=True):
     kv_bytes: U63
     seconds: Seconds
     ways: Ways
-    """How the stage runs. Not `batched`: one sequence at a time; not `pieces`: every prompt in one step."""
+    """How the stage runs. Not `batched`: a pass for each sequence; not `pieces`: every prompt in one step."""
     reuse: Reuse = "no"
     weights_error: Annotated[float, Meta(ge=0)] = 0.0
     """How far the weights are from those in the files because they were quantized, relative to their size (RMS)."""

@@ -78,7 +78,7 @@ class InspectModel(Page):
                 ("Hidden size", f"{model.hidden_size:,}"),
                 ("Vocabulary", f"{model.vocab_size:,} tokens"),
                 ("Tokenizer", "" if model.has_tokenizer else "none: it takes token ids only"),
-                ("Batching", "" if model.batched else "one answer at a time"),
+                ("Batching", "" if model.batched else "each answer has a pass of its own"),
             )
         )
         self.cuts.show_facts((("Allowed", cuts_text(model)), ("Because", " ".join(model.cut_notes))))
