@@ -141,6 +141,8 @@ async def run(options: argparse.Namespace) -> None:
         print("| weights | stored, MB | reckoned, MB | agents hold more, MB | sent and loaded in, s |")
         print("| --- | --- | --- | --- | --- |")
         for name, source, quantize, dequantize in variants(options.model, root, options.dtype):
+            if options.weights and name not in options.weights:
+                continue
             if dequantize and names:  # the floats are there already
                 source, dequantize = controller.library.get(names[0]).path, False
             await controller.add_model(str(source), name=name, dequantize=dequantize)
@@ -188,6 +190,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--weights", nargs="+", help="only these, by their names in the table")
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--folder", type=Path, default=Path(os.environ.get("TMPDIR") or tempfile.gettempdir()))
     asyncio.run(run(parser.parse_args()))
