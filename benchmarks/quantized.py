@@ -1,6 +1,6 @@
 """Weights in blocks over two agents on loopback: tokens per second and memory, against floats, in one run.
 
-    python benchmarks/quantized.py [--model llama|smollm] [--rounds 3] [--tokens 32] [--dtype bfloat16] [--streams 1 8 32]
+    python benchmarks/quantized.py [--model llama|smollm] [--rounds 3] [--tokens 32]
 
 `llama` is a Llama shape of 1.17 B parameters with random weights; `smollm` the demo's model. Each is deployed from
 floats in the compute dtype, quantized to int8 and int4, and from GGUF files (Q4_0, and the mixture called Q4_K_M; the
