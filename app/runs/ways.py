@@ -117,12 +117,13 @@ def lost(ways: Iterable[Way]) -> list[Way]:
 
 
 def way_text(way: Way) -> str:
-    """Whether a way is taken, and why not where it is not. Empty for one that has nothing to do with this stage.
+    """Whether a way is taken, why not where it is not, and what it costs. Empty for what does not concern this stage.
 
-    all 15 layers; 2 of 60 matrices not packed: …; each answer has a pass of its own: …; not here: …
+    all 15 layers; all 90 matrices: what quantizing cost; 2 of 60 matrices not packed: …;
+    each answer has a pass of its own: …; not here: …
     """
     short = way_short(way)
-    return f"{short}: {way.why}" if way.why and (is_lost(way) or not way.possible) else short
+    return f"{short}: {way.why}" if way.why else short
 
 
 def way_short(way: Way) -> str:

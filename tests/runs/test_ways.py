@@ -52,3 +52,9 @@ def test_losses_stand_in_one_line() -> None:
 
 def test_a_way_of_a_newer_agent_is_shown_by_its_name() -> None:
     assert way_lines([way("folded", 1, 2, "so")]) == [("folded", "1 of 2 places not taken: so")]
+
+
+def test_what_a_way_costs_stands_beside_it() -> None:
+    blocks = way("blocks", 8, 8, "int4, which changed the weights by 7.4 % of their size (RMS)")
+    assert way_text(blocks) == "all 8 matrices: int4, which changed the weights by 7.4 % of their size (RMS)"
+    assert lost([blocks]) == []

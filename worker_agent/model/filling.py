@@ -213,11 +213,19 @@ class Filler:
                 self.unfolded.append(f"{stored} became another tensor of the model than the file has")
 
     def tell(self, tally: Tally) -> None:
-        """Add to the tally of matrices in blocks those that could not stay so, and why they are slow if they are."""
+        """Add to the tally of matrices in blocks those that could not stay so, what quantizing cost, and why they are
+        slow if they are.
+        """
         for why in self.unfolded:
             tally.lost(why)
+        costs = [tally.why] if tally.why else []
+        if error := self.quantizer.error:
+            costs.append(
+                f"{self.quantizer.wanted}, which changed the weights by {100 * error:.2g} % of their size (RMS)"
+            )
         if tally.taken and (slow := building.why_not()):
-            tally.why = tally.why or f"multiplied without compiled kernels, much slower: {slow}"
+            costs.append(f"multiplied without compiled kernels, much slower: {slow}")
+        tally.why = "; ".join(costs)
 
     def _owner(self) -> PreTrainedModel:
         """The innermost of transformers' models that holds the layers: it knows how to initialise them."""

@@ -177,6 +177,8 @@ def test_a_float_model_is_quantized_while_it_loads_and_tells_what_that_costs(
     ring, plain = Ring.build(cut, [1], quantize=quantize), Ring.build(cut, [1])
     for runner, whole in zip(ring.runners, plain.runners, strict=True):
         assert 0 < runner.stage.weights_error < most
+        way = next(way for way in runner.stage.ways.report() if way.name == "blocks")
+        assert way.used == way.possible and way.why.startswith(f"{quantize}, which changed the weights by ")
         assert whole.stage.weights_error == 0
         assert runner.stage.weight_bytes < 0.75 * whole.stage.weight_bytes
         held = {

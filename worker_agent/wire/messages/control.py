@@ -86,7 +86,7 @@ class Way(Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
     used: U32
     possible: U32
     why: Text = ""
-    """Why not everywhere, where that is so."""
+    """Why not everywhere, where that is so; else what it costs, if it costs anything."""
 
 
 Ways = Annotated[tuple[Way, ...], Meta(max_length=16)]

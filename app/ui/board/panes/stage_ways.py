@@ -46,12 +46,16 @@ def way_facts(stages: Sequence[StageWays]) -> tuple[list[Fact], dict[str, str], 
 
 def _shown(found: Sequence[tuple[str, Way]]) -> str:
     whole = [way for _, way in found if way.used and not is_lost(way)]
-    if len(whole) == len(found):
+    if len(whole) == len(found) and not any(way.why for _, way in found):
         return "on every stage"
     texts = {way_text(way) for _, way in found}
     if len(texts) == 1:
         return texts.pop()
-    return "\n".join(f"{stage}: {way_short(way)}" for stage, way in found if not way.used or is_lost(way))
+    return "\n".join(
+        f"{stage}: {way_text(way) if way in whole else way_short(way)}"
+        for stage, way in found
+        if way not in whole or way.why
+    )
 
 
 def breakable(text: str) -> str:

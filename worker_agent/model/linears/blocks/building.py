@@ -46,6 +46,9 @@ class Kernels:
         self._multiply.argtypes = [flag, pointer, number, number, number, pointer, number, pointer, pointer, flag]
         self._unfold.argtypes = [flag, pointer, number, number, pointer, number, pointer, flag]
         self._multiply.restype = self._unfold.restype = None
+        self._fit, self._codes = library.shardboard_fit, library.shardboard_codes
+        self._fit.argtypes, self._codes.argtypes = [pointer, number, *[pointer] * 2], [pointer, number, *[pointer] * 3]
+        self._fit.restype = self._codes.restype = None
         self.width: int = library.shardboard_width()
         self.threaded = _lend(library)
         """Whether several threads share a matrix: those that torch computes with."""
@@ -69,6 +72,18 @@ class Kernels:
         self._unfold(
             kind, data.data_ptr(), data.shape[1], columns // 32, where, count, into.data_ptr(), threads
         )  # fmt: skip
+
+    def fit(self, groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scale and minimum of each group of float32 [n, 32], for whole numbers from 0 to 15."""
+        scales, minima = torch.empty(len(groups)), torch.empty(len(groups))
+        self._fit(groups.data_ptr(), len(groups), scales.data_ptr(), minima.data_ptr())
+        return scales, minima
+
+    def codes(self, groups: torch.Tensor, scales: torch.Tensor, minima: torch.Tensor) -> torch.Tensor:
+        """The whole numbers of groups with these scales and minima: uint8 [n, 32]."""
+        found = torch.empty(groups.shape, dtype=torch.uint8)
+        self._codes(groups.data_ptr(), len(groups), scales.data_ptr(), minima.data_ptr(), found.data_ptr())
+        return found
 
 
 def kernels() -> Kernels | None:

@@ -473,4 +473,73 @@ EXPORT void shardboard_unfold(int kind, const uint8_t *blocks, long row_bytes, l
     run(&w);
 }
 
+/* --- groups of 32 floats as whole numbers from 0 to 15 ------------------------------------------------------------ */
+
+typedef int32_t vi __attribute__((vector_size(4 * WIDTH)));
+
+INLINE vf chosen(vi where, vf these, vf others) { return (vf)((where & (vi)these) | (~where & (vi)others)); }
+
+INLINE vf code(vf value, float inverse, float least) {
+    vf at = (value - splat(least)) * splat(inverse);
+    at = chosen(at > splat(0.0f), at, splat(0.0f));
+    at = chosen(at < splat(15.0f), at, splat(15.0f));
+    return __builtin_convertvector(__builtin_convertvector(at + splat(0.5f), vi), vf);
+}
+
+INLINE float inverse_of(float scale) { return scale == 0.0f ? 0.0f : 1.0f / scale; }
+
+/* What fits a group best, as far as two rounds of least squares find it; the minimum is not above nothing. */
+static void fit(const float *group32, float *scale, float *least) {
+    const vf_loose *values = (const vf_loose *)group32;
+    float lowest = 0.0f, highest = group32[0], total = 0.0f;
+    for (int each = 0; each < 32; each++) {
+        lowest = group32[each] < lowest ? group32[each] : lowest;
+        highest = group32[each] > highest ? group32[each] : highest;
+        total += group32[each];
+    }
+    float s = highest > lowest ? (highest - lowest) / 15.0f : 0.0f, m = lowest;
+    for (int round = 0; round < 2; round++) {
+        vf ones = splat(0), squares = splat(0), mixed = splat(0), apart = splat(0);
+        for (int each = 0; each < VECTORS; each++) {
+            vf number = code(values[each], inverse_of(s), m), off = number * splat(s) + splat(m) - values[each];
+            ones += number;
+            squares += number * number;
+            mixed += number * values[each];
+            apart += off * off;
+        }
+        float one = sum(ones), square = sum(squares), mix = sum(mixed);
+        float spread = 32.0f * square - one * one;
+        float better = spread > 0.0f ? (32.0f * mix - one * total) / spread : s, shift = (total - better * one) / 32.0f;
+        if (shift > 0.0f) {
+            better = mix * inverse_of(square);
+            shift = 0.0f;
+        }
+        better = better > 0.0f ? better : 0.0f;
+        vf fresh = splat(0);
+        for (int each = 0; each < VECTORS; each++) {
+            vf off = code(values[each], inverse_of(better), shift) * splat(better) + splat(shift) - values[each];
+            fresh += off * off;
+        }
+        if (!(sum(fresh) < sum(apart))) break;
+        s = better;
+        m = shift;
+    }
+    *scale = s;
+    *least = m;
+}
+
+EXPORT void shardboard_fit(const float *groups, long count, float *scales, float *minima) {
+    for (long at = 0; at < count; at++) fit(groups + at * 32, scales + at, minima + at);
+}
+
+EXPORT void shardboard_codes(const float *groups, long count, const float *scales, const float *minima, uint8_t *codes) {
+    for (long at = 0; at < count; at++) {
+        const vf_loose *values = (const vf_loose *)(groups + at * 32);
+        for (int each = 0; each < VECTORS; each++) {
+            vf number = code(values[each], inverse_of(scales[at]), minima[at]);
+            for (int lane = 0; lane < WIDTH; lane++) codes[at * 32 + each * WIDTH + lane] = (uint8_t)number[lane];
+        }
+    }
+}
+
 EXPORT int shardboard_width(void) { return WIDTH; }
