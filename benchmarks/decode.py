@@ -182,10 +182,12 @@ async def count_bytes(controller: Controller, model: str, nodes: list[NodeRecord
         parameters = GenerationParameters(max_tokens=3 * tokens, ignore_eos=True)
         run = await controller.generate(model, TokenPrompt(tuple(PROMPT)), parameters)
         marks: list[tuple[int, dict[int, int]]] = []
-        async for _ in run:
+        ended = asyncio.create_task(run.wait())
+        while not ended.done():  # not as its text comes: random weights say what no text is made of
             marks.append((len(run.token_ids), dict(proxy.counts)))
+            await asyncio.wait((ended,), timeout=0.02)
         # From the tenth token on: the prompt is over. The ring's connection is the one that carried the most.
-        (first, before), (last, after) = marks[10], marks[-1]
+        (first, before), (last, after) = next(mark for mark in marks if mark[0] >= 10), marks[-1]
         return max((after[number] - before.get(number, 0)) / (last - first) for number in after)
     finally:
         await controller.undeploy(model)

@@ -30,8 +30,10 @@ ROWS = 8
 """How many rows of tokens the packed layout is made for; measured best also for one row."""
 
 
-PIECE_BYTES = 64 * 1024 * 1024
-"""How much of a matrix is packed at a time."""
+PIECE_BYTES = 128 * 1024 * 1024
+"""How much of a matrix is packed at a time. In pieces of half of it a head of 400 MB was read a tenth slower."""
+BLOCK = 64
+"""Outputs that the packed layout may have side by side: pieces do not end within them."""
 
 
 def being_recorded() -> bool:
@@ -155,8 +157,9 @@ def _pieces(plain: nn.Linear) -> list[nn.Linear]:
     if count == 1:
         return [plain]
     pieces = []
-    for part in torch.arange(plain.out_features).chunk(count):
-        start, end = int(part[0]), int(part[-1]) + 1
+    height = -(-plain.out_features // (count * BLOCK)) * BLOCK
+    for start in range(0, plain.out_features, height):
+        end = min(start + height, plain.out_features)
         piece = nn.Linear(plain.in_features, end - start, bias=bias is not None, device="meta")
         piece.weight = nn.Parameter(weight[start:end], requires_grad=False)
         piece.bias = None if bias is None else nn.Parameter(bias.detach()[start:end], requires_grad=False)
