@@ -49,13 +49,9 @@ REMEMBERED = 4
 _examined: dict[tuple[bytes, torch.dtype], Anatomy] = {}
 
 _LENGTHS = (
-    "max_position_embeddings",
-    "n_positions",
-    "max_seq_len",
-    "seq_length",
-    "max_sequence_length",
+    "max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length",
     "max_target_positions",
-)
+)  # fmt: skip
 """What configs call the length that they are made for."""
 
 
@@ -238,11 +234,15 @@ def examine(model: PreTrainedModel) -> Anatomy:
 def examine_once(model: PreTrainedModel, config: bytes, dtype: torch.dtype) -> Anatomy:
     """`examine` of the empty model that was built of these; of models looked at lately what was seen then.
 
-    Watching every operation of a model takes longer than all else of loading a small stage.
+    Watching every operation of a model takes longer than all else of loading a small stage. A model that makes itself
+    another one when it is run for the first time (BigBird takes other attention) is examined whenever it is built.
     """
     seen = _examined.get((config, dtype))
     if seen is None:
+        before = [type(module) for module in model.modules()]
         seen = examine(model)
+        if before != [type(module) for module in model.modules()]:
+            return seen
         if len(_examined) >= REMEMBERED:
             _examined.pop(next(iter(_examined)), None)
         _examined[config, dtype] = seen

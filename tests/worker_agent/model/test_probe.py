@@ -250,3 +250,13 @@ def test_what_was_seen_of_a_model_is_remembered_by_config_and_type_and_of_the_la
     assert once(2, torch.bfloat16) is not first
     assert [once(layers).num_layers for layers in range(3, 3 + REMEMBERED)] == [*range(3, 3 + REMEMBERED)]
     assert once(2) is not first
+
+
+def test_a_model_that_makes_itself_another_one_is_examined_whenever_it_is_built() -> None:
+    config = tiny_config("big_bird").to_json_string(use_diff=False).encode()
+    kinds = []
+    for _ in range(2):
+        model = build_empty(config)
+        assert examine_once(model, config, torch.float32).num_layers == LAYERS
+        kinds.append([type(module).__name__ for module in model.modules()])
+    assert "BigBirdSelfAttention" in kinds[0] and kinds[0] == kinds[1]
