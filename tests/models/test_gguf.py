@@ -122,9 +122,12 @@ def write_tensors(
 
 
 def saved_by_transformers(path: Path, target: Path) -> dict[str, torch.Tensor]:
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, modeling_utils
 
-    model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name)
+    # It came without accelerate (conftest.py), which is only asked for here and not used.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(modeling_utils, "is_accelerate_available", lambda: True)
+        model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name)
     model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
