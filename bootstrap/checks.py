@@ -42,6 +42,7 @@ GROUPS = (
     Group("tests of the window", ("tests/ui",)),
     Group("tests of HTTP", ("tests/api",)),
     Group("tests of models and commands", ("tests/models", "tests/sharding", "tests/cli")),
+    Group("tests of set-up and records", ("tests/bootstrap", "tests/registry")),
 )
 """The longest first, so that two lanes end at about the same time. What lies in another one's folder is that one's."""
 QUICK_BESIDE = Group(
