@@ -106,7 +106,9 @@ def ragged_step(segments: Sequence[Segment], *, many: int = MANY) -> Iterator[No
     """Within this block the model's attention runs over these segments; afterwards their states are longer."""
     _running.segments = segments
     singles = len(segments) >= many and all(segment.end - segment.start == 1 for segment in segments)
-    _running.batch = Batch(segments) if singles and not segments[0].state.pool.grows else None
+    _running.batch = (
+        Batch(segments) if singles and not segments[0].state.pool.grows and not segments[0].state.pool.bits8 else None
+    )
     _running.always = many < MANY
     try:
         yield
