@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from gguf.constants import GGMLQuantizationType
 
 from app.children.work import Meter, ProgressCallback, serve_job
 from app.errors import DiskFullError, ModelError
@@ -32,10 +33,7 @@ from app.models.gguf_header import GgufHeader, read_gguf, write_outline
 from app.models.safetensors_file import blocks_metadata
 from worker_agent.wire.messages import BLOCK_FORMATS
 
-NAMES = {
-    2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0", 10: "Q2_K", 11: "Q3_K", 12: "Q4_K", 13: "Q5_K", 14: "Q6_K",
-    20: "IQ4_NL", 23: "IQ4_XS", 39: "MXFP4",
-}  # fmt: skip
+NAMES = {int(GGMLQuantizationType[name]): name for name in BLOCK_FORMATS}
 """The formats of blocks that agents compute with, by their numbers in GGUF files."""
 BLOCK = re.compile(r"blk\.(\d+)\.")
 

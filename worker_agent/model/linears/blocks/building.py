@@ -49,9 +49,8 @@ class Kernels:
         self._fit, self._codes = library.shardboard_fit, library.shardboard_codes
         self._fit.argtypes, self._codes.argtypes = [pointer, number, *[pointer] * 2], [pointer, number, *[pointer] * 3]
         self._fit.restype = self._codes.restype = None
-        self.width: int = library.shardboard_width()
-        self.threaded = _lend(library)
-        """Whether several threads share a matrix: those that torch computes with."""
+        if not _lend(library):
+            log.warning("torch's threads cannot be had here: matrices in blocks are multiplied by one thread")
 
     def multiply(self, kind: int, data: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
         """float32 [n, columns] times the transposed matrix of blocks `data`: float32 [n, rows]."""
@@ -107,7 +106,7 @@ def _loaded() -> tuple[Kernels | None, str]:
     beside = SOURCE.with_name(name)
     try:
         return Kernels(ctypes.CDLL(str(beside if beside.is_file() else _compiled(name, flags, width)))), ""
-    except (OSError, AttributeError, _NoCompiler) as error:
+    except (OSError, AttributeError, subprocess.SubprocessError, _NoCompiler) as error:
         log.warning("weights in blocks are multiplied without compiled kernels: %s", error)
         return None, str(error)
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 
 from worker_agent.model.linears.blocks import building
-from worker_agent.wire.messages.parts import BLOCK_FORMATS
 
 GGML_NUMBERS = {
     "Q4_0": 2, "Q4_1": 3, "Q5_0": 6, "Q5_1": 7, "Q8_0": 8, "Q2_K": 10, "Q3_K": 11, "Q4_K": 12, "Q5_K": 13, "Q6_K": 14,
@@ -60,14 +59,6 @@ class Blocks:
 def joined(members: Sequence[Blocks]) -> Blocks:
     """One matrix that has the rows of all; they are of one format and width."""
     return Blocks(members[0].format, torch.cat([member.data for member in members]), members[0].columns)
-
-
-def row_bytes(format_: str, columns: int) -> int:
-    """Bytes of a row. Raises ValueError where a row is no whole number of blocks."""
-    weights, size = BLOCK_FORMATS[format_]
-    if columns % weights:
-        raise ValueError(f"{columns} columns are no whole number of blocks of {weights}")
-    return columns // weights * size
 
 
 def _meaning(format_: str, data: torch.Tensor) -> torch.Tensor:

@@ -541,5 +541,3 @@ EXPORT void shardboard_codes(const float *groups, long count, const float *scale
         }
     }
 }
-
-EXPORT int shardboard_width(void) { return WIDTH; }

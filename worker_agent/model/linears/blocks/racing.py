@@ -19,7 +19,6 @@ from worker_agent.model.linears.blocks.formats import Blocks
 log = logging.getLogger(__name__)
 
 COUNTS = (4, 8, 16, 32, 64)
-NEVER = 1 << 30
 ROUNDS = 3
 _known: dict[str, int] = {}
 
