@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from gguf.constants import GGMLQuantizationType
 
 from app.children.work import Meter, ProgressCallback, serve_job
 from app.errors import DiskFullError, ModelError
@@ -33,9 +32,15 @@ from app.models.gguf_header import GgufHeader, read_gguf, write_outline
 from app.models.safetensors_file import blocks_metadata
 from worker_agent.wire.messages import BLOCK_FORMATS
 
-NAMES = {int(GGMLQuantizationType[name]): name for name in BLOCK_FORMATS}
-"""The formats of blocks that agents compute with, by their numbers in GGUF files."""
 BLOCK = re.compile(r"blk\.(\d+)\.")
+
+
+@functools.cache
+def _formats() -> dict[int, str]:
+    """The formats of blocks that agents compute with, by their numbers in GGUF files."""
+    from gguf.constants import GGMLQuantizationType
+
+    return {int(GGMLQuantizationType[name]): name for name in BLOCK_FORMATS}
 
 
 def convert(request: ConvertRequest, report: ProgressCallback) -> ConvertOutcome:
@@ -178,7 +183,7 @@ class _Reader:
 
         class AnyBlocks:
             def supports(self, kind: int) -> bool:
-                return kind in NAMES
+                return kind in _formats()
 
         quantizer: Any = self._quantizer
         _, packable, permuted = get_gguf_plan(quantizer.header, quantizer.mapping)
@@ -208,7 +213,7 @@ class _Reader:
         saved: dict[str, Any] = revert_weight_conversion(self._model, floats) if floats else {}
         for name in filled:
             if isinstance(kind := getattr(self._model.get_submodule(name.rpartition(".")[0]), "ggml_type", None), int):
-                formats[name] = NAMES[kind]
+                formats[name] = _formats()[kind]
             parent, _, leaf = name.rpartition(".")
             module = self._model.get_submodule(parent)
             if leaf in module._parameters:
@@ -335,7 +340,7 @@ class _Legacy(_GgufState):
         formats: dict[str, str] = {}
         for name in names if self._keep else ():
             tensor, target = self._tensors[name], self._names.get(name)
-            format_ = NAMES.get(int(tensor.tensor_type))
+            format_ = _formats().get(int(tensor.tensor_type))
             if target is None or format_ is None or tensor.data.ndim != 2 or not target.endswith(".weight"):
                 continue
             module = model.get_submodule(target.removesuffix(".weight"))
