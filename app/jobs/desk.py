@@ -41,6 +41,7 @@ class JobDesk:
         self._jobs: list[Job] = []
         self._ended: dict[int, Work[Any]] = {}
         self._lanes: dict[str, asyncio.Lock] = {}
+        self._numbering = asyncio.Lock()
         self._listeners: list[Callable[[JobView], None]] = []
         self._closed = False
 
@@ -183,7 +184,8 @@ class JobDesk:
 
     async def _run(self, job: Job) -> None:
         try:
-            await self._begin(job)
+            async with self._numbering:  # one by one: the registry's threads may overtake each other, jobs must not
+                await self._begin(job)
         except Exception as error:  # told to who submitted it; there is no job then
             job.written.set_exception(error)
             return

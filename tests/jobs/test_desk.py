@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +20,7 @@ from app.jobs.desk import BY_USER, JobDesk
 from app.jobs.job import Job, JobView, Means, Outcome
 from app.jobs.works import CutWork
 from app.paths import Home
-from app.registry import JobStatus, Registry
+from app.registry import JobRecord, JobStatus, Registry
 from app.runs.reader import RunReader
 from app.runs.trace import Origin
 
@@ -91,6 +93,33 @@ def on_desk(home: Home) -> Callable[[Test], None]:
 
 async def until(event: threading.Event) -> None:
     assert await asyncio.to_thread(event.wait, 20)
+
+
+def test_jobs_have_their_numbers_and_their_turns_in_the_order_of_asking_though_the_registry_is_slow_once(
+    on_desk: Callable[[Test], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(desk: JobDesk, registry: Registry) -> None:
+        chores = [Chore(title) for title in ("first", "second", "third")]
+        add, running = registry.jobs.add, []
+
+        def slow_for_the_first(**record: Any) -> JobRecord:
+            if record["title"] == "first":
+                time.sleep(0.3)
+            return add(**record)
+
+        def note(view: JobView) -> None:
+            if view.status is JobStatus.RUNNING and view.title not in running:
+                running.append(view.title)
+
+        monkeypatch.setattr(registry.jobs, "add", slow_for_the_first)
+        desk.on_changed(note)
+        for chore in chores:
+            chore.go.set()
+        await asyncio.gather(*(desk.do(chore, WINDOW) for chore in chores))
+        assert running == ["first", "second", "third"]
+        assert [record.title for record in sorted(registry.jobs.list(), key=lambda record: record.id)] == running
+
+    on_desk(test)
 
 
 def test_a_job_is_written_down_told_and_brings_what_its_work_does(on_desk: Callable[[Test], None]) -> None:
