@@ -35,6 +35,7 @@ from app.inference.service import InferenceService
 from app.inference.tokenizer import Tokenizer
 from app.jobs.desk import JobDesk
 from app.jobs.job import Means, Runner, in_python_thread
+from app.jobs.measuring import MeasureWork
 from app.jobs.works import AddWork, CutWork, DemoWork, DeployWork, register_model
 from app.models.demo import NAME as DEMO_MODEL
 from app.models.description import ModelDescription
@@ -44,10 +45,12 @@ from app.registry import (
     DeploymentRecord,
     EventLevel,
     JobRecord,
+    MeasurementRecord,
     ModelRecord,
     NodeRecord,
     Registry,
 )
+from app.runs.measured import newest_of_each
 from app.runs.reader import RunReader
 from app.runs.retention import Pruned, prune
 from app.runs.trace import UNKNOWN, Origin
@@ -87,7 +90,6 @@ class Controller:
         launcher = AgentLauncher(home, self.identity.keys.public)
         self.nodes = NodeDirectory(self._context, self.identity, registry, launcher, self._on_node_event)
         self.deployments = Deployments(registry, self.library, self.nodes)
-        self.jobs = JobDesk(Means(registry, self.library, self.deployments), runner)
         self.inference = InferenceService(
             registry,
             self.library,
@@ -95,6 +97,7 @@ class Controller:
             lambda: self.settings.records,
             lambda: self.settings.server.share_prompts,
         )
+        self.jobs = JobDesk(Means(registry, self.library, self.deployments, self.inference), runner)
         self._event_log = EventLogHandler(registry)
         self._watching: asyncio.Task[None] | None = None
         self._pruning: asyncio.Task[None] | None = None
@@ -226,6 +229,30 @@ class Controller:
         """
         work = CutWork(name_or_path, output_dir, num_shards, layers, register_db, node_id, device)
         return await self.jobs.do(work, origin, on_progress)
+
+    async def measure_model(
+        self,
+        model: str,
+        *,
+        serving: ServingWish = ANY_SERVING,
+        nodes: Sequence[int] | None = None,
+        layers: str | None = None,
+        against: str | None = None,
+        on_progress: ProgressCallback | None = None,
+        origin: Origin = UNKNOWN,
+    ) -> MeasurementRecord:
+        """What a model's numbers cost; see `app.jobs.measuring`. Cancelling the call cancels the job.
+
+        Args:
+            serving: in what numbers; context and KV tokens are the measuring's own affair.
+            against: another model to compare with, instead of its own floats.
+        """
+        chosen = None if nodes is None else tuple(nodes)
+        return await self.jobs.do(MeasureWork(model, serving, chosen, layers, against), origin, on_progress)
+
+    async def measurements(self, model: str) -> list[MeasurementRecord]:
+        """What the measuring of a model found, the newest of each kind."""
+        return newest_of_each(await self.registry.call(lambda known: known.measurements.list(model)))
 
     # --- jobs ------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 DEFAULT_CONTEXT = 8192
@@ -33,6 +33,11 @@ class Serving:
     def numbers(self) -> str:
         """In words, in what numbers it is computed: bfloat16; float32, weights in int4."""
         return self.dtype if self.quantize == "none" else f"{self.dtype}, weights in {self.quantize}"
+
+    @property
+    def in_floats(self) -> Serving:
+        """The same without what makes answers differ from those of the model's floats."""
+        return replace(self, quantize="none")
 
     @property
     def longest(self) -> int:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, Literal, Protocol, TypeVar, cast
 
 import msgspec
 
@@ -77,6 +77,8 @@ class JobProgress(msgspec.Struct, frozen=True, tag="progress"):
     """None while nobody can tell."""
     nodes: tuple[NodeProgress, ...] = ()
     """How far each of the nodes is that it is about."""
+    unit: Literal["bytes", "tokens"] = "bytes"
+    """What `done_bytes` and `total_bytes` count where it is something else."""
 
     @property
     def already_bytes(self) -> int:

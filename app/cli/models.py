@@ -1,17 +1,21 @@
-"""`model add|list|inspect|remove`."""
+"""`model add|list|inspect|measure|remove`."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
+import msgspec
 import typer
 
-from app.cli.options import Json
+from app.cli.options import DType, Json, Layers, Nodes, Quantize, read_dtype, read_nodes, read_quantize
 from app.cli.output import note, print_fields, print_json, print_table, progress_shown
-from app.cli.session import open_controller, open_registry, origin
+from app.cli.session import Session, open_controller, open_registry, origin
 from app.figures import count_text, size_text
 from app.inference.model_defaults import ModelDefaults
 from app.models.description import ModelDescription
+from app.registry import MeasurementRecord
+from app.runs.measured import circumstances_text, measured_text
+from app.serving import ServingWish
 from app.sharding.plan import range_text
 
 app = typer.Typer(no_args_is_help=True)
@@ -75,7 +79,36 @@ def inspect_model(
     """Show what a model is and where it can be cut."""
     with open_controller(monitor=False) as session, progress_shown(as_json) as progress:
         description = session.run(session.controller.inspect_model(model, progress.job))
-    _show(description, as_json)
+        measured = _measured(session, description)
+    _show(description, as_json, measured)
+
+
+@app.command("measure")
+def measure_model(
+    model: Annotated[str, typer.Argument(help="A name in the library.")],
+    quantize: Quantize = None,
+    against: Annotated[
+        str | None, typer.Option(help="Another model of the library to compare with. [default: its own floats]")
+    ] = None,
+    nodes: Nodes = None,
+    shard_layers: Layers = None,
+    dtype: DType = None,
+    as_json: Json = False,
+) -> None:
+    """Measure what a model's numbers cost: perplexity, and greedy tokens that stay the same. Takes minutes."""
+    chosen = read_nodes(nodes)
+    wish = ServingWish(dtype=read_dtype(dtype), quantize=read_quantize(quantize))
+    with open_controller() as session, progress_shown(as_json) as progress:
+        record = session.run(
+            session.controller.measure_model(
+                model, serving=wish, nodes=chosen, layers=shard_layers, against=against,
+                on_progress=progress.job, origin=origin(),
+            )
+        )  # fmt: skip
+    if as_json:
+        print_json(record)
+        return
+    print_fields(_measured_fields([record]))
 
 
 @app.command("remove")
@@ -86,9 +119,23 @@ def remove_model(name: Annotated[str, typer.Argument(help="Its name in the libra
     note(f"'{name}' is removed.")
 
 
-def _show(description: ModelDescription, as_json: bool) -> None:
+def _measured(session: Session, description: ModelDescription) -> list[MeasurementRecord]:
+    """Of a model of the library; of a folder that was only looked at there is nothing."""
+    return session.run(session.controller.measurements(description.name))
+
+
+def _measured_fields(records: list[MeasurementRecord]) -> list[tuple[str, str]]:
+    fields = []
+    for record in records:
+        fields.append((f"In {record.serving.numbers}", measured_text(record)))
+        fields.append(("", circumstances_text(record)))
+        fields.extend([("", record.remark)] if record.remark else [])
+    return fields
+
+
+def _show(description: ModelDescription, as_json: bool, measured: list[MeasurementRecord] | None = None) -> None:
     if as_json:
-        print_json(description)
+        print_json(description if measured is None else {**msgspec.to_builtins(description), "measurements": measured})
         return
     sizes = [part.nbytes for part in description.layers]
     defaults = ModelDefaults.shown(description.path)
@@ -110,6 +157,7 @@ def _show(description: ModelDescription, as_json: bool) -> None:
             ("Parameters", defaults.in_words or "its own are the usual ones: greedy"),
             ("Folder", description.folder),
             *(("Note", text) for text in (*description.notes, *defaults.notes)),
+            *_measured_fields(measured or []),
         ]
     )
 

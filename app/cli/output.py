@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import TransferSpeedColumn as SpeedColumn
 from rich.table import Table
 from rich.text import Text
@@ -119,12 +119,29 @@ def progress_shown(quiet: bool = False) -> Iterator[ProgressBars]:
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
-        DownloadColumn(),
-        SpeedColumn(),
+        _Amount(),
+        _Speed(),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bars:
         yield ProgressBars(bars)
+
+
+class _Amount(DownloadColumn):
+    """Bytes as they are read, anything else counted."""
+
+    def render(self, task: Task) -> Text:
+        unit = task.fields["unit"]
+        if unit == "bytes":
+            return super().render(task)
+        return Text(f"{int(task.completed):,} of {int(task.total or 0):,} {unit}", style="progress.download")
+
+
+class _Speed(SpeedColumn):
+    """Of bytes."""
+
+    def render(self, task: Task) -> Text:
+        return super().render(task) if task.fields["unit"] == "bytes" else Text("")
 
 
 class ProgressBars:
@@ -140,11 +157,11 @@ class ProgressBars:
         for node in nodes:
             self._show(f"{node.phase} {node.node}", node.done_bytes, node.total_bytes)
         if not nodes:
-            self._show(progress.phase, progress.done_bytes, progress.total_bytes)
+            self._show(progress.phase, progress.done_bytes, progress.total_bytes, progress.unit)
 
-    def _show(self, label: str, done: int, total: int) -> None:
+    def _show(self, label: str, done: int, total: int, unit: str = "bytes") -> None:
         if label not in self._tasks:
-            self._tasks[label] = self._bars.add_task(printable(label))
+            self._tasks[label] = self._bars.add_task(printable(label), unit=unit)
         self._bars.update(self._tasks[label], completed=done, total=total or None)
 
 

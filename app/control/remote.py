@@ -181,6 +181,8 @@ class RemoteController:
     launch_local = passed_on(Controller.launch_local)
     list_models = passed_on(Controller.list_models)
     list_nodes = passed_on(Controller.list_nodes)
+    measure_model = passed_on(Controller.measure_model)
+    measurements = passed_on(Controller.measurements)
     node_memory = passed_on(Controller.node_memory)
     plan = passed_on(Controller.plan)
     prune = passed_on(Controller.prune)

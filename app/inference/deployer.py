@@ -73,6 +73,8 @@ class Deployer:
         cancel: asyncio.Event,
         on_begun: Callable[[DeploymentRecord], None],
         on_linked: Callable[[Pipeline], None],
+        *,
+        apart: bool = False,
     ) -> Deployed:
         """Load every stage of a placement and link them.
 
@@ -80,6 +82,8 @@ class Deployer:
             seats: for each stage of the placement its node, in order.
             on_begun: told of the deployment's record once there is one.
             on_linked: told of the pipeline before anybody can find the deployment ready.
+            apart: for the caller alone. The registry goes on calling it loading, so that nobody finds it, and what a
+                killed controller leaves of it is freed like any deployment that it had not finished.
 
         Raises:
             NodeError: a node failed; PlacementError: it does not fit; Cancelled. What was loaded is unloaded
@@ -102,7 +106,10 @@ class Deployer:
             _tell_all("linking", seats, weights, on_progress)
             await pipeline.link(await self._registry.call(lambda known: known.deployments.next_epoch(id)))
             on_linked(pipeline)
-            record = await self._registry.call(lambda known: _note_ready(known, id))
+            if apart:
+                record = await self._registry.call(lambda known: known.deployments.get(id))
+            else:
+                record = await self._registry.call(lambda known: _note_ready(known, id))
         except BaseException as error:
             if pipeline is not None:
                 pipeline.close()

@@ -57,6 +57,8 @@ class Deployments:
         self._placements: dict[str, Placement] = {}
         """Of the deployments that this controller made; what it found loaded is told by the nodes."""
         self._live: dict[str, Pipeline] = {}
+        self._apart: dict[str, DeploymentRecord] = {}
+        """Those that only who made them uses."""
         self._locks: dict[str, asyncio.Lock] = {}
         self._chores: set[asyncio.Task[None]] = set()
 
@@ -127,8 +129,14 @@ class Deployments:
         on_progress: OnProgress = lambda progress: None,
         cancel: asyncio.Event | None = None,
         origin: Origin = UNKNOWN,
+        *,
+        apart: bool = False,
     ) -> Deployed:
-        """Carry out a placement. Raises what `Deployer.deploy` raises."""
+        """Carry out a placement. Raises what `Deployer.deploy` raises.
+
+        Args:
+            apart: for requests that name it alone; who made it has to take it down.
+        """
         seats = await self._seats([stage.node.node_id for stage in placement.stages])
         digests = await asyncio.to_thread(self._library.digests, description)
         recorder = DeploymentRecorder(self._registry, self._finder, placement, origin, on_progress)
@@ -141,7 +149,7 @@ class Deployments:
         try:
             deployed = await self._deployer.deploy(
                 description, digests, placement, seats, recorder.progressed, cancel or asyncio.Event(), recorder.began,
-                on_linked,
+                on_linked, apart=apart,
             )  # fmt: skip
         except BaseException as error:
             for pipeline in linked:
@@ -149,20 +157,24 @@ class Deployments:
                 self._placements.pop(pipeline.deployment, None)
             await asyncio.shield(recorder.failed(description, error))
             raise
+        if apart:
+            self._apart[deployed.record.id] = deployed.record
         await recorder.succeeded(description, deployed.record, deployed.pipeline)
-        await self._registry.call(lambda known: _note_deployed(known, deployed))
+        if not apart:
+            await self._registry.call(lambda known: _note_deployed(known, deployed))
         return deployed
 
     async def undeploy(self, record: DeploymentRecord) -> DeploymentRecord:
         """End a deployment: its requests fail, its nodes free what it holds."""
         pipeline = self._live.pop(record.id, None)
         self._placements.pop(record.id, None)
+        told = self._apart.pop(record.id, None) is None
         if pipeline is not None:
             pipeline.close()
         shards = await self._shards(record)
         nodes = await self._node_records([shard.node_id for shard in shards if shard.node_id is not None])
         await self._deployer.unload(record.id, [self._seat(node) for node in nodes])
-        return await self._registry.call(lambda known: _note_undeployed(known, record, shards))
+        return await self._registry.call(lambda known: _note_undeployed(known, record, shards, told))
 
     async def facts(self, record: DeploymentRecord, pipeline: Pipeline, description: ModelDescription) -> Facts:
         """What a request on this deployment runs on, for its trace."""
@@ -208,6 +220,8 @@ class Deployments:
             NodeError: the deployment's nodes cannot be reached; PlacementError: it has none, and no node is
             large enough; RequestError: the one that was named is not there. Nothing waits for ever.
         """
+        if deployment is not None and (own := self._apart.get(deployment)) is not None:
+            return own, self._live[deployment]
         async with self._locks.setdefault(description.name, asyncio.Lock()):
             problem: ShardboardError | None = None
             for record in await self.ready(description.name):
@@ -385,10 +399,13 @@ def _note_deployed(registry: Registry, deployed: Deployed) -> None:
             _note(registry, EventLevel.WARNING, sentence, record, stage.node_id)
 
 
-def _note_undeployed(registry: Registry, record: DeploymentRecord, shards: Sequence[ShardRecord]) -> DeploymentRecord:
+def _note_undeployed(
+    registry: Registry, record: DeploymentRecord, shards: Sequence[ShardRecord], told: bool
+) -> DeploymentRecord:
     for shard in shards:
         registry.shards.update(shard.id, is_loaded=False)
-    _note(registry, EventLevel.INFO, f"{record.model_name} is not deployed any more.", record)
+    if told:
+        _note(registry, EventLevel.INFO, f"{record.model_name} is not deployed any more.", record)
     return registry.deployments.update(record.id, status=DeploymentStatus.UNLOADED)
 
 

@@ -18,6 +18,7 @@ from app.runs.trace import UNKNOWN, Origin
 
 if TYPE_CHECKING:
     from app.inference.deployments import Deployments
+    from app.inference.service import InferenceService
     from app.models.library import ModelLibrary
     from app.registry import Registry
 
@@ -46,6 +47,7 @@ class Means:
     registry: Registry
     library: ModelLibrary
     deployments: Deployments
+    inference: InferenceService
 
 
 class Work(Protocol[Covariant]):
@@ -53,7 +55,7 @@ class Work(Protocol[Covariant]):
 
     @property
     def kind(self) -> str:
-        """cut, add, demo or deploy"""
+        """cut, add, demo, deploy or measure"""
         ...
 
     @property
@@ -92,7 +94,7 @@ class JobView:
     id: int
     """Its number in the registry; 0 of what has none, or none yet."""
     kind: str
-    """cut, add, demo or deploy"""
+    """cut, add, demo, deploy or measure"""
     title: str
     status: JobStatus = JobStatus.QUEUED
     phase: str = ""

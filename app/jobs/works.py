@@ -183,7 +183,7 @@ class DeployWork:
         return f"Deploy {self.model} on {count} {'node' if count == 1 else 'nodes'}"
 
     async def do(self, job: Job, means: Means) -> Outcome[Deployed]:
-        deployments, cancelled, course = means.deployments, asyncio.Event(), _Course(self.placement)
+        deployments, cancelled, course = means.deployments, asyncio.Event(), Course(self.placement)
         description = await asyncio.to_thread(means.library.get, self.model)
         if self.replaces:
             standing = await deployments.ready(self.model)
@@ -202,7 +202,7 @@ class DeployWork:
         return Outcome(deployed, self.model, f"{self.model} is deployed.")
 
 
-class _Course:
+class Course:
     """Makes one progress of those of the nodes."""
 
     def __init__(self, placement: Placement) -> None:

@@ -198,7 +198,7 @@ class RequestLine:
 @dataclass(frozen=True, slots=True)
 class JobRecord:
     """Long work that somebody asked for: cutting a model (`kind` is cut), adding one (add), taking the demo's (demo),
-    deploying one (deploy).
+    deploying one (deploy), measuring what its numbers cost (measure).
 
     `details` is what came of it: ranges of layers, the output folder, bytes, the deployment.
     """
@@ -213,6 +213,43 @@ class JobRecord:
     created_at: datetime
     started_at: datetime | None
     completed_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class MeasurementRecord:
+    """How well a model as it was loaded predicts a text, and how often it says what it would say in floats."""
+
+    id: int
+    model_id: int
+    serving: Serving
+    """In what numbers it was computed."""
+    nodes: tuple[str, ...]
+    """The names of those it ran on, in the order of the stages."""
+    text: str
+    """The name of the text."""
+    tokens: int
+    """How many of the text's tokens were predicted."""
+    perplexity: float
+    reference: str | None
+    """In what it was computed to compare with: float32; or another model, and in what. None without."""
+    reference_perplexity: float | None
+    greedy_tokens: int | None
+    """How many tokens the reference chose; None without."""
+    same_tokens: int | None
+    """How many of them would have been chosen in the same places."""
+    remark: str
+    """Why there is no reference, or what else there is to say; a sentence or nothing."""
+    created_at: datetime
+
+    @property
+    def same_share(self) -> float | None:
+        """0 to 1; None without a reference."""
+        return None if not self.greedy_tokens or self.same_tokens is None else self.same_tokens / self.greedy_tokens
+
+    @property
+    def cost(self) -> float | None:
+        """By what part the perplexity is above the reference's: 0.01 is one percent. None without one."""
+        return None if self.reference_perplexity is None else self.perplexity / self.reference_perplexity - 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from app.registry.events import Events
 from app.registry.failures import explained
 from app.registry.jobs import Jobs
 from app.registry.location import Location, locate
+from app.registry.measurements import Measurements
 from app.registry.migration import MIGRATIONS, Migration
 from app.registry.models import Models
 from app.registry.nodes import Nodes
@@ -50,6 +51,7 @@ class Registry:
         self.events = Events(store)
         self.jobs = Jobs(store)
         self.traces = Traces(store)
+        self.measurements = Measurements(store)
         self.api_keys = ApiKeys(store)
 
     @classmethod
@@ -104,7 +106,7 @@ class Registry:
 
     def on_changed(self, listener: Callable[[str], None]) -> None:
         """Be told, after each write, what was written: node, model, deployment, shard, request, event, job,
-        trace or API key.
+        trace, measurement or API key.
 
         Called in the thread that wrote, so it must be quick. Beats of the heart and epochs are not told.
         """

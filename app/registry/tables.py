@@ -5,7 +5,7 @@ The migrations make the tables, from frozen copies of their own; a test compares
 
 from __future__ import annotations
 
-from peewee import AutoField, BigIntegerField, BlobField, BooleanField, ForeignKeyField, IntegerField
+from peewee import AutoField, BigIntegerField, BlobField, BooleanField, DoubleField, ForeignKeyField, IntegerField
 from peewee import Model as PeeweeModel
 
 from app.registry.fields import Instant, Json, Prose, TokenIds, Words
@@ -182,6 +182,25 @@ class Trace(PeeweeModel):
         )
 
 
+class Measurement(PeeweeModel):
+    id = AutoField()
+    model = ForeignKeyField(Model, on_delete="CASCADE")
+    serving = Json()
+    nodes = Json()
+    text = Words()
+    tokens = IntegerField()
+    perplexity = DoubleField()
+    reference = Prose(null=True)
+    reference_perplexity = DoubleField(null=True)
+    greedy_tokens = IntegerField(null=True)
+    same_tokens = IntegerField(null=True)
+    remark = Prose()
+    created_at = Instant()
+
+    class Meta:
+        table_name = "measurement"
+
+
 class ApiKey(PeeweeModel):
     id = AutoField()
     name = Words(unique=True)
@@ -194,4 +213,4 @@ class ApiKey(PeeweeModel):
         table_name = "api_key"
 
 
-TABLES = (WorkerNode, Model, Deployment, ModelShard, InferenceRequest, Event, Job, Trace, ApiKey)
+TABLES = (WorkerNode, Model, Deployment, ModelShard, InferenceRequest, Event, Job, Trace, Measurement, ApiKey)

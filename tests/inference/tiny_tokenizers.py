@@ -8,12 +8,24 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from app.inference.measuring import read_text
+
 CORPUS = [
     "The quick brown fox jumps over the lazy dog. The dog sleeps; the fox does not.",
     "Größe, naïve café, señor, élan vital — “quotes” and dashes…",
     "def add(a, b):\n    return a + b  # tabs\tand   spaces",
     "你好、世界。こんにちは世界 안녕하세요",
 ]
+
+
+def text_words(count: int) -> Tokenizer:
+    """A token for each of the text's most frequent words and marks, a beginning, and one for all else."""
+    tokenizer = Tokenizer(models.WordLevel(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    trainer = trainers.WordLevelTrainer(vocab_size=count, special_tokens=["<unk>", "<bos>"], show_progress=False)
+    tokenizer.train_from_iterator([read_text()], trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
+    return tokenizer
 
 
 def byte_level() -> Tokenizer:
