@@ -105,6 +105,25 @@ class Deploy(Strict):
         return ServingWish(self.dtype, self.context, self.kv_tokens, self.quantize)
 
 
+class MeasureModel(Strict):
+    """A model to measure. What is left out is as for a deployment."""
+
+    nodes: list[Annotated[int, Field(ge=1, le=MOST_ID)]] | None = Field(
+        default=None, min_length=1, max_length=1000, description="ids, in the order of the stages"
+    )
+    layers: str | None = Layers
+    dtype: DType | None = None
+    quantize: Quantize | None = Field(default=None, description="what is measured against the floats")
+    against: str | None = Field(
+        default=None, min_length=1, max_length=200,
+        description="another model of the library to compare with, instead of its own floats",
+    )  # fmt: skip
+
+    @property
+    def serving(self) -> ServingWish:
+        return ServingWish(dtype=self.dtype, quantize=self.quantize)
+
+
 class LogIn(Strict):
     key: str = Field(max_length=200)
     next: str = Field("/", max_length=2000)

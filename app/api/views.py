@@ -14,14 +14,12 @@ from app.children.work import JobProgress
 from app.cluster.node_state import NodeState, node_state
 from app.controller import Controller
 from app.figures import layers
-from app.inference.model_defaults import ModelDefaults
 from app.inference.request_run import RequestRun
 from app.jobs.desk import JobDesk
 from app.registry import (
     DeploymentRecord,
     EventRecord,
     JobRecord,
-    ModelRecord,
     NodeRecord,
     RequestLine,
     RequestRecord,
@@ -94,41 +92,6 @@ class NodeView(BaseModel):
 
 class NodeList(BaseModel):
     nodes: list[NodeView]
-
-
-class ModelView(BaseModel):
-    """A model of the library. `weight_bytes` as they are stored, `context` in tokens.
-
-    `notes` are from adding it, and of what its generation_config.json asks for in vain.
-    """
-
-    name: str
-    source: str
-    architecture: str
-    layers: int
-    parameters: int
-    weight_bytes: int
-    dtype: str
-    context: int
-    notes: list[str]
-    default_parameters: dict[str, Any] = Field(
-        description="what its generation_config.json asks for: it goes where a request says nothing"
-    )
-    added_at: datetime
-
-    @classmethod
-    def of(cls, record: ModelRecord, notes: Sequence[str] = (), defaults: ModelDefaults | None = None) -> ModelView:
-        asked = defaults or ModelDefaults()
-        return cls(
-            name=record.name, source=record.source, architecture=record.architecture, layers=record.layers,
-            parameters=record.parameters, weight_bytes=record.weight_bytes, dtype=record.dtype,
-            context=record.context, notes=[*notes, *asked.notes],
-            default_parameters=asked.values, added_at=record.created_at,
-        )  # fmt: skip
-
-
-class ModelList(BaseModel):
-    models: list[ModelView]
 
 
 class WayView(BaseModel):
@@ -356,6 +319,7 @@ class ProgressView(BaseModel):
     total_bytes: int
     bytes_per_second: float
     seconds_left: float | None
+    unit: str = Field(description="what done_bytes and total_bytes count: bytes, or tokens while it measures")
     nodes: list[NodeProgressView] = Field(description="how far each node is that a deployment is to run on")
 
     @classmethod
@@ -363,7 +327,7 @@ class ProgressView(BaseModel):
         return cls(
             phase=told.phase, done_bytes=told.done_bytes, total_bytes=told.total_bytes,
             bytes_per_second=told.bytes_per_second, seconds_left=told.seconds_left,
-            nodes=[NodeProgressView(**to_builtins(node)) for node in told.nodes],
+            unit=told.unit, nodes=[NodeProgressView(**to_builtins(node)) for node in told.nodes],
         )  # fmt: skip
 
 
@@ -371,7 +335,7 @@ class JobView(BaseModel):
     """Background work: what it is, how far, what came of it."""
 
     id: int
-    kind: str = Field(description="add, demo, cut or deploy")
+    kind: str = Field(description="add, demo, cut, deploy or measure")
     title: str
     model: str | None
     status: str

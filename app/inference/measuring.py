@@ -151,7 +151,8 @@ class Measuring:
         for opening, answer in zip(self._passages.openings, answers, strict=True):
             (run,) = await self._ask([(*opening, *answer)], replace(GREEDY, max_tokens=1, prompt_logprobs=1))
             scored = run.prompt_logprobs[len(opening) :]
-            same += sum(each is not None and each.top[0][0] == token for token, each in zip(answer, scored, strict=True))
+            likeliest = [None if each is None else each.top[0][0] for each in scored]
+            same += sum(token == other for token, other in zip(answer, likeliest, strict=True))
             self._count(len(answer))
         return same
 

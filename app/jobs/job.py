@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 from app.children.work import REPORT_SECONDS, JobChain, JobProgress, NodeProgress, ProgressCallback, until_over
 from app.errors import Cancelled, ShardboardError
@@ -103,6 +103,8 @@ class JobView:
     bytes_per_second: float = 0.0
     seconds_left: float | None = None
     """None while nobody can tell."""
+    unit: Literal["bytes", "tokens"] = "bytes"
+    """What is counted, where it is no bytes."""
     nodes: tuple[NodeProgress, ...] = ()
     """How far each of the nodes is that it is about."""
     result: str = ""
@@ -179,6 +181,7 @@ class Job:
             total_bytes=now.total_bytes if now is not None else 0,
             bytes_per_second=now.bytes_per_second if now is not None and runs else 0.0,
             seconds_left=now.seconds_left if now is not None and runs else None,
+            unit=now.unit if now is not None else "bytes",
             nodes=now.nodes if now is not None and runs else (),
             result=done.text if over and done is not None else "",
             error=explained(self.failure) if self.failure is not None else None,

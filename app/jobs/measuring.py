@@ -21,6 +21,7 @@ from app.serving import Serving, ServingWish
 from app.sharding.placement import check_serving
 from worker_agent.wire.messages import BLOCK_FORMATS
 
+ANY = ServingWish()
 AT_ONCE = 2048
 """Tokens that there is room for: all answers side by side."""
 
@@ -34,7 +35,7 @@ class MeasureWork:
     """
 
     model: str
-    wish: ServingWish = ServingWish()
+    wish: ServingWish = ANY
     """Context and KV tokens in it have no effect."""
     nodes: tuple[int, ...] | None = None
     layers: str | None = None

@@ -39,4 +39,6 @@ def newest_of_each(records: Iterable[MeasurementRecord]) -> list[MeasurementReco
 
 def figure(perplexity: float) -> str:
     """18.42; one that is no use at all without decimals."""
-    return f"{perplexity:.2f}" if perplexity < 1000 else f"{perplexity:,.0f}" if perplexity < 1e9 else f"{perplexity:.1e}"
+    if perplexity >= 1e9:
+        return f"{perplexity:.1e}"
+    return f"{perplexity:,.0f}" if perplexity >= 1000 else f"{perplexity:.2f}"

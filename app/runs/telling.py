@@ -46,7 +46,9 @@ STATES = {
     "unloaded": "Unloaded",
 }  # fmt: skip
 """The word for each status of requests, jobs and deployments."""
-JOB_KINDS = {"cut": "Cut into shards", "add": "Add a model", "demo": "Demo model", "deploy": "Deploy"}
+JOB_KINDS = {
+    "cut": "Cut into shards", "add": "Add a model", "demo": "Demo model", "deploy": "Deploy", "measure": "Measure",
+}  # fmt: skip
 
 GETTING_READY, READING_THE_PROMPT, COMPUTING = "Getting ready", "Reading the prompt", "Computing"
 WAITING, ON_THE_WAY = "Waiting for a turn", "On the way"

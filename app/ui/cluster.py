@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from PySide6.QtCore import QObject, Signal, Slot
 
 from app.cluster.node_state import ANSWERING, NOTHING, Heard, NodeState, node_state
-from app.registry.records import DeploymentRecord, DeploymentStatus, NodeRecord, ShardRecord
+from app.registry.records import DeploymentRecord, DeploymentStatus, MeasurementRecord, NodeRecord, ShardRecord
 from app.ui import make
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ HISTORY = 600
 """Samples kept for each node: ten minutes at one a second."""
 RATE_SECONDS = 2.0
 """Tokens per second are counted over so long."""
+TABLES = frozenset({"node", "model", "deployment", "measurement"})
+"""Of the registry: those that are mirrored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +174,7 @@ class Cluster(QObject):
     """A frozenset of ids whose NodeView is another now (about once a second for each)."""
     models_changed = Signal()
     deployments_changed = Signal()
+    measurements_changed = Signal()
     activity = Signal(object)
     """A tuple of Activity, at most 30 times a second."""
 
@@ -183,6 +186,8 @@ class Cluster(QObject):
         self.models: tuple[ModelDescription, ...] = ()
         self.deployments: tuple[DeploymentView, ...] = ()
         """Loading and ready ones, newest first."""
+        self.measurements: dict[str, tuple[MeasurementRecord, ...]] = {}
+        """By model, of those that were measured: the newest in each kind of numbers."""
         self._bridge = bridge
         self._history: dict[int, deque[Sample]] = {}
         self._node_meters: dict[int, _Meter] = {}
@@ -242,12 +247,13 @@ class Cluster(QObject):
 
     @Slot()
     def _on_opened(self) -> None:
-        self._stale = {"node", "model", "deployment"}
+        self._stale = set(TABLES)
         self._load()
 
     @Slot(object)
     def _on_tables_changed(self, nouns: frozenset[str]) -> None:
-        wanted = {"deployment" if noun == "shard" else noun for noun in nouns} & {"node", "model", "deployment"}
+        wanted = {"deployment" if noun == "shard" else noun for noun in nouns} & TABLES
+        wanted |= {"measurement"} if "model" in wanted else set()  # they go with it
         if wanted:
             self._stale |= wanted
             if not self._reload.isActive():
@@ -289,6 +295,9 @@ class Cluster(QObject):
             }
             self._meters = {id: meter for id, meter in self._meters.items() if id in self._stage_nodes}
             self.deployments_changed.emit()
+        if lists.measurements is not None and lists.measurements != self.measurements:
+            self.measurements = lists.measurements
+            self.measurements_changed.emit()
         if not self.is_loaded:
             self.is_loaded = True
             self.loaded.emit()
@@ -405,6 +414,7 @@ class Lists:
     nodes: tuple[NodeRecord, ...] | None = None
     models: tuple[ModelDescription, ...] | None = None
     deployments: tuple[DeploymentView, ...] | None = None
+    measurements: dict[str, tuple[MeasurementRecord, ...]] | None = None
 
 
 async def _read(controller: Controller, wanted: frozenset[str]) -> Lists:
@@ -427,6 +437,17 @@ async def _read(controller: Controller, wanted: frozenset[str]) -> Lists:
             nodes=tuple(registry.nodes.list()) if "node" in wanted else None,
             models=controller.library.list() if "model" in wanted else None,
             deployments=views,
+            measurements=_measured(registry) if "measurement" in wanted else None,
         )
 
     return await controller.registry.call(read)
+
+
+def _measured(registry: Registry) -> dict[str, tuple[MeasurementRecord, ...]]:
+    from app.runs.measured import newest_of_each
+
+    names = {model.id: model.name for model in registry.models.list()}
+    found: dict[str, list[MeasurementRecord]] = {}
+    for record in registry.measurements.list():
+        found.setdefault(names.get(record.model_id, ""), []).append(record)
+    return {name: tuple(newest_of_each(records)) for name, records in found.items()}

@@ -108,6 +108,28 @@ def test_a_folder_is_added_in_the_background_and_its_model_answers_until_it_is_r
     assert not (api.system.home.models / "Other one").exists()
 
 
+def test_what_a_models_numbers_cost_is_measured_in_the_background_and_told_with_it(api: Served) -> None:
+    begun = api.post(f"/shard/api/models/measure/{MODEL}/", {"quantize": "int8", "nodes": [api.system.nodes[0].id]}, 202)
+    assert (begun["kind"], begun["title"], begun["model"]) == ("measure", f"Measure {MODEL} in int8", MODEL)
+    job = api.job(begun["id"])
+    assert (job["status"], job["error"]) == ("done", None)
+    (model,) = api.get(STATUS)["models"]
+    (measured,) = model["measurements"]
+    assert (measured["dtype"], measured["quantize"], measured["text"]) == ("float32", "int8", "plain-english-1")
+    assert measured["perplexity"] == job["details"]["perplexity"] > 1 and measured["reference"] == "float32"
+    assert measured["tokens"] > 2000 and 0 < measured["same_tokens"] <= measured["greedy_tokens"] == 512
+    assert measured["in_words"].startswith("in float32, weights in int8: perplexity ")
+    page = api.client.get("/shard/models/", headers={"accept": "text/html"}).text
+    assert "Measured in float32, weights in int8: perplexity " in page
+    before = newest_job(api)
+    for body, status in (
+        ({"quantize": "int3"}, 422), ({"nodes": [99_999]}, 404), ({"against": "nobody"}, 404), ({"context": 9}, 422),
+    ):  # fmt: skip
+        api.error("POST", f"/shard/api/models/measure/{MODEL}/", status, json=body)
+    api.error("POST", "/shard/api/models/measure/nobody/", 404)
+    assert newest_job(api) == before
+
+
 def test_a_model_of_the_hub_is_fetched(api: Served, hub: HubStandIn) -> None:
     job = api.job(api.post(ADD, {"source": "some/tiny-one", "revision": "main"}, 202)["id"])
     assert (job["status"], job["error"], job["model"]) == ("done", None, "tiny-one")

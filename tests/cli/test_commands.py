@@ -116,6 +116,17 @@ def test_a_placement_is_shown_deployed_and_taken_down(shell: CommandLine) -> Non
     assert shell.json("deployment", "list") == []
 
 
+def test_what_int8_costs_is_measured_and_shown_with_the_model(shell: CommandLine) -> None:
+    measured = shell.json("model", "measure", "tiny", "--quantize", "int8")
+    assert measured["serving"]["quantize"] == "int8" and measured["reference"] == "float32"
+    assert measured["tokens"] > 1000 and measured["perplexity"] > 1 and measured["greedy_tokens"] == 512
+    assert shell.json("model", "inspect", "tiny")["measurements"] == [measured]
+    shown = " ".join(shell.run("model", "inspect", "tiny").split())
+    assert f"In float32, weights in int8 perplexity {measured['perplexity']:.2f}, " in shown
+    assert "plain-english-1, on" in shown and "greedy tokens are the same" in shown
+    assert shell.json("deployment", "list") == []
+
+
 def test_an_answer_streams_and_is_recorded_as_transformers_makes_it(shell: CommandLine, folder: Path) -> None:
     record = shell.json("generate", "tiny", "The quick brown", "--max-tokens", "12")
     assert record["finish_reason"] == "length" and record["completion_tokens"] == 12
@@ -180,6 +191,8 @@ def test_the_demo_answers_with_agents_of_its_own_and_leaves_none(shell: CommandL
     [
         (("generate", "absent", "hi"), "no model named 'absent'"),
         (("undeploy", "absent"), "'absent' is not deployed"),
+        (("model", "measure", "absent"), "no model named 'absent'"),
+        (("model", "measure", "tiny", "--quantize", "int3"), "--quantize is 'int3'; it can be none, int8, int4."),
         (("request", "show", "99999"), "no request 99999"),
         (("node", "remove", "99999"), "99999"),
         (("node", "add", "127.0.0.1:1", "--key", "short"), "key"),

@@ -58,9 +58,7 @@ def perplexity(model: torch.nn.Module, windows: tuple[tuple[int, ...], ...], ski
 
 def nothing_is_left(system: System) -> bool:
     """No deployment answers or waits, and no agent holds a stage."""
-    deployments = system.controller.registry.deployments.list(
-        status=(DeploymentStatus.READY, DeploymentStatus.LOADING)
-    )
+    deployments = system.controller.registry.deployments.list(status=(DeploymentStatus.READY, DeploymentStatus.LOADING))
     memory = system.run(system.controller.node_memory())
     return not deployments and not any(agent.used for agent in memory)
 
@@ -151,9 +149,7 @@ def test_a_measuring_that_is_cancelled_leaves_nothing(measured: System) -> None:
     assert controller.registry.jobs.list(kind="measure")[0].status == "cancelled"
 
 
-def test_where_the_floats_have_no_room_the_rest_is_measured_and_it_says_so(
-    system: System, tmp_path: Path
-) -> None:
+def test_where_the_floats_have_no_room_the_rest_is_measured_and_it_says_so(system: System, tmp_path: Path) -> None:
     controller, wide = system.controller, tmp_path / "wide"
     make_model("llama", wide, hidden_size=256, intermediate_size=512, num_hidden_layers=4, max_position_embeddings=1024)
     text_words(190).save(str(wide / "tokenizer.json"))

@@ -4,6 +4,7 @@ import pytest
 
 from app.errors import RegistryError
 from app.registry import DeploymentRecord, DeploymentStatus, ModelRecord, NodeRecord, Registry
+from app.runs.measured import circumstances_text, measured_text, newest_of_each
 from app.serving import Serving
 
 
@@ -114,3 +115,44 @@ def test_a_shard_cannot_be_placed_on_a_node_that_does_not_exist(registry: Regist
     with pytest.raises(RegistryError, match=r"(?i)foreign key"):
         registry.shards.add(model_name="m", shard_id=0, start_layer=0, end_layer=4, node_id=77)
     assert registry.shards.list() == []
+
+
+def test_figures_are_kept_with_their_model_and_go_with_it(registry: Registry) -> None:
+    add_model(registry)
+    quantized = Serving("float32", 600, 2048, "int4")
+    compared = registry.measurements.add(
+        "smollm", quantized, nodes=("älpha", "beta"), text="plain", tokens=2191, perplexity=21.0,
+        reference="float32", reference_perplexity=20.0, greedy_tokens=512, same_tokens=384,
+    )  # fmt: skip
+    alone = registry.measurements.add(
+        "smollm", Serving("bfloat16", 600, 2048), nodes=("beta",), text="plain", tokens=2191, perplexity=1e300,
+        remark="It is in its floats.",
+    )  # fmt: skip
+    assert registry.measurements.list("smollm") == [alone, compared] == registry.measurements.list()
+    assert compared.serving == quantized and compared.nodes == ("älpha", "beta")
+    assert compared.cost == pytest.approx(0.05) and compared.same_share == 0.75
+    assert alone.perplexity == 1e300 and alone.cost is alone.same_share is None
+    assert registry.measurements.list("other") == []
+    registry.models.remove("smollm")
+    assert registry.measurements.list() == []
+    with pytest.raises(RegistryError, match="There is no model smollm any more"):
+        registry.measurements.add("smollm", quantized, nodes=(), text="plain", tokens=1, perplexity=2.0)
+
+
+def test_the_newest_figures_of_each_kind_are_told_in_words(registry: Registry) -> None:
+    add_model(registry)
+    serving = Serving("float32", 600, 2048, "int4")
+    for perplexity in (30.0, 19.9):
+        registry.measurements.add(
+            "smollm", serving, nodes=("alpha", "beta", "gamma"), text="plain", tokens=2191, perplexity=perplexity,
+            reference="float32", reference_perplexity=20.0, greedy_tokens=512, same_tokens=498,
+        )  # fmt: skip
+    alone = registry.measurements.add("smollm", serving, nodes=("a",), text="plain", tokens=9, perplexity=2e12)
+    told = newest_of_each(registry.measurements.list())
+    assert [measured_text(each) for each in told] == [
+        "perplexity 2.0e+12",
+        "perplexity 19.90, 0.50 % below that of float32 (20.00); 97.3 % of 512 greedy tokens are the same",
+    ]
+    day = alone.created_at.astimezone().date().isoformat()
+    assert circumstances_text(told[1]) == f"{day}, 2,191 tokens of plain, on alpha, beta and gamma"
+    assert circumstances_text(alone) == f"{day}, 9 tokens of plain, on a"

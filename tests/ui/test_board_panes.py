@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace as altered
 from PySide6.QtWidgets import QWidget
 from pytestqt.qtbot import QtBot
 
@@ -14,8 +16,9 @@ from app.children.work import NodeProgress
 from app.cluster.node_state import Heard
 from app.errors import NodeError
 from app.inference.events import StepPassed
-from app.registry.records import JobStatus
-from app.serving import Serving
+from app.jobs.measuring import MeasureWork
+from app.registry.records import JobStatus, MeasurementRecord
+from app.serving import Serving, ServingWish
 from app.ui.board.board_commands import BoardCommands
 from app.ui.board.deploying import Failure
 from app.ui.board.panes.deploy_panel import DeployPanel
@@ -184,8 +187,6 @@ def test_a_models_page_says_where_it_may_be_cut_and_why_not_elsewhere(inspector:
 
 
 def test_a_models_page_tells_what_was_found_out_when_it_was_added(inspector: Inspector, board: BoardModel) -> None:
-    from msgspec.structs import replace as altered
-
     with pytest.raises(KeyError):
         inspector.model.source.value("Note")
     noted = altered(SMALL, name="noted", notes=("It has two heads.", "One is used."))
@@ -194,11 +195,37 @@ def test_a_models_page_tells_what_was_found_out_when_it_was_added(inspector: Ins
     assert inspector.model.source.value("Note") == "It has two heads. One is used."
 
 
+def test_a_models_page_tells_what_its_numbers_cost_and_has_it_measured(
+    inspector: Inspector, board: BoardModel, commands: BoardCommands
+) -> None:
+    page = inspector.model
+    assert page.measured.value("Not known") == "it was not measured yet"
+    at = datetime(2026, 11, 28, 12, tzinfo=UTC)
+    record = MeasurementRecord(
+        1, 1, Serving("float32", 600, 2048, "int4"), ("alpha", "beta"), "plain-english-1", 2191, 18.42, "float32",
+        18.27, 512, 498, "", at,
+    )  # fmt: skip
+    board.workbench.cluster.take_lists(Lists(measurements={"small": (record,)}))
+    told = page.measured.value("float32, weights in int4")
+    assert told.startswith("perplexity 18.42, 0.82 % above that of float32 (18.27); 97.3 % of 512 greedy tokens")
+    assert told.endswith("(2026-11-28, 2,191 tokens of plain-english-1, on alpha and beta)")
+    board.propose()
+    board.set_serving(Serving("bfloat16", 1024, 4096, "int8"))
+    commands.measure.trigger()
+    [job] = board.workbench.jobs.jobs
+    assert job.work == MeasureWork("small", ServingWish("bfloat16", quantize="int8"), nodes=(1, 2, 3))
+    board.unplace(1)
+    commands.measure.trigger()
+    assert board.workbench.jobs.jobs[-1].work.nodes is None, "where a shard has no node, nodes are chosen"
+    mute = altered(SMALL, name="mute", has_tokenizer=False)
+    fill(board.workbench.cluster, models=(SMALL, mute))
+    board.choose_model("mute")
+    assert not commands.measure.isEnabled() and "no tokenizer" in commands.measure.statusTip()
+
+
 def test_a_models_page_tells_what_its_own_parameters_ask_for_in_vain(
     qtbot: QtBot, workbench: Workbench, holder: QWidget, tmp_path: Path
 ) -> None:
-    from msgspec.structs import replace as altered
-
     (tmp_path / "generation_config.json").write_text('{"num_beams": 4}')
     fill(workbench.cluster, models=(altered(SMALL, folder=str(tmp_path), notes=("It has two heads.",)),))
     board = BoardModel(workbench, workbench)
@@ -213,8 +240,6 @@ def test_a_models_page_tells_what_its_own_parameters_ask_for_in_vain(
 
 
 def test_places_to_cut_in_words() -> None:
-    from msgspec.structs import replace as altered
-
     assert cuts_text(altered(SMALL, cuts=())) == "nowhere"
     assert cuts_text(altered(SMALL, cuts=(2, 4, 6, 8))) == "before every 2 layers, from layer 2 to 8"
     assert cuts_text(altered(SMALL, cuts=(2, 5, 6))) == "before layers 2, 5, 6"

@@ -1,8 +1,9 @@
-"""The library: which models there are, add one in the background, remove one."""
+"""The library: which models there are, add one or measure one in the background, remove one."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -10,19 +11,22 @@ from fastapi import APIRouter, Depends, Request
 from fastapi import Path as PathParameter
 from starlette.responses import Response
 
-from app.api.bodies import AddModel, Nothing, accepts, body_of, done
+from app.api.bodies import AddModel, MeasureModel, Nothing, accepts, body_of, done
 from app.api.failures import NotFound, Refused
+from app.api.library_views import ModelList, ModelView
 from app.api.routes.jobs import begin_job
 from app.api.security import Caller, is_local
 from app.api.state import TheController
-from app.api.views import ALWAYS, JobView, ModelList, ModelView, errors
+from app.api.views import ALWAYS, JobView, errors
 from app.controller import Controller
 from app.errors import BadInput, Conflict
 from app.inference.model_defaults import ModelDefaults
+from app.jobs.measuring import MeasureWork
 from app.jobs.works import AddWork, DemoWork
 from app.models.description import ModelDescription
 from app.models.sources import HUB_ID, check_name, recognise
-from app.registry import ModelRecord, Registry
+from app.registry import MeasurementRecord, ModelRecord, Registry
+from app.runs.measured import newest_of_each
 
 router = APIRouter(prefix="/shard/api/models", tags=["models"], responses=errors(*ALWAYS))
 
@@ -86,18 +90,46 @@ async def remove(
     return done(request, ModelView.of(record), PAGE)
 
 
+@router.post(
+    "/measure/{name}/", status_code=202, summary="Measure a model",
+    responses={202: {"model": JobView}, **errors(400, 404, 409, 415, 422, 507)}, openapi_extra=body_of(MeasureModel),
+)  # fmt: skip
+async def measure(
+    request: Request,
+    controller: TheController,
+    origin: Caller,
+    name: Annotated[str, PathParameter(max_length=200)],
+    body: Annotated[MeasureModel, Depends(accepts(MeasureModel))],
+) -> Response:
+    """Begins a job that measures what the model's numbers cost, and returns it. The figures are then the model's."""
+    await asyncio.to_thread(lambda: [controller.library.get(each) for each in (name, body.against) if each is not None])
+    await asyncio.to_thread(controller.inference.tokenizer, name)
+    await controller.registry.call(lambda known: [known.nodes.get(node) for node in body.nodes or ()])
+    nodes = None if body.nodes is None else tuple(body.nodes)
+    work = MeasureWork(name, body.serving, nodes, body.layers, body.against)
+    return done(request, await begin_job(controller, work, origin), PAGE, 202)
+
+
 async def model_views(controller: Controller) -> list[ModelView]:
     def read(registry: Registry) -> list[ModelView]:
         known = {description.name: description for description in controller.library.list()}
-        return [_view(record, known.get(record.name)) for record in registry.models.list()]
+        measured: dict[int, list[MeasurementRecord]] = {}
+        for measurement in registry.measurements.list():
+            measured.setdefault(measurement.model_id, []).append(measurement)
+        return [
+            _view(record, known.get(record.name), newest_of_each(measured.get(record.id, ())))
+            for record in registry.models.list()
+        ]
 
     return await controller.registry.call(read)
 
 
-def _view(record: ModelRecord, description: ModelDescription | None) -> ModelView:
+def _view(
+    record: ModelRecord, description: ModelDescription | None, measured: Sequence[MeasurementRecord]
+) -> ModelView:
     if description is None:
-        return ModelView.of(record)
-    return ModelView.of(record, description.notes, ModelDefaults.shown(description.path))
+        return ModelView.of(record, measured=measured)
+    return ModelView.of(record, description.notes, ModelDefaults.shown(description.path), measured)
 
 
 def _check_source(body: AddModel) -> None:

@@ -10,6 +10,7 @@ from PySide6.QtGui import QAction, QKeySequence
 from PySide6.QtWidgets import QWidget
 
 from app.errors import ShardboardError
+from app.serving import ServingWish
 from app.ui import make
 from app.ui.board.state.lanes import Selection
 from app.ui.icons import icon
@@ -31,6 +32,7 @@ class BoardCommands(QObject):
         self.deploy = self._make("Deploy", "rocket", board.deploy, "Ctrl+D")
         self.cancel = self._make("Cancel the deployment", "circle-stop", board.cancel_deploy, "Ctrl+Shift+D")
         self.undeploy = self._make("Undeploy", "power-off", board.undeploy, "Ctrl+Shift+U")
+        self.measure = self._make("Measure what its numbers cost", "gauge", self._measure)
         self.undo = board.undo_stack.createUndoAction(self, "Undo")
         self.redo = board.undo_stack.createRedoAction(self, "Redo")
         for action, picture, keys in ((self.undo, "undo-2", "Ctrl+Z"), (self.redo, "redo-2", "Ctrl+Shift+Z")):
@@ -65,7 +67,7 @@ class BoardCommands(QObject):
     def all(self) -> list[QAction]:
         """In the order of the menu."""
         return [
-            self.propose, self.deploy, self.cancel, self.undeploy, self.undo, self.redo, self.next_shard,
+            self.propose, self.deploy, self.cancel, self.undeploy, self.measure, self.undo, self.redo, self.next_shard,
             self.previous_shard, *self._stage_actions, self.clear,
         ]  # fmt: skip
 
@@ -98,6 +100,9 @@ class BoardCommands(QObject):
         _allow(self.deploy, board.can_deploy[1])
         _allow(self.cancel, "" if board.is_deploying else "Nothing is being deployed.")
         _allow(self.undeploy, busy or ("" if deployed else "There is no deployment to take down."))
+        model = None if name is None else board.workbench.cluster.model(name)
+        mute = "It has no tokenizer, and a text is needed." if model is not None and not model.has_tokenizer else ""
+        _allow(self.measure, chosen or mute)
         _allow(self.clear, chosen or busy or ("No shard has a node." if draft and draft.is_untouched else ""))
         count = len(draft.pieces) if draft is not None else 0
         _allow(self.next_shard, chosen)
@@ -122,6 +127,15 @@ class BoardCommands(QObject):
 
     def _propose(self) -> None:
         self._board.propose()
+
+    def _measure(self) -> None:
+        """As the draft has it: in its numbers, on its nodes where every shard has one."""
+        draft = self._board.arrangement
+        if draft is not None:
+            nodes = dict.fromkeys(piece.node_id for piece in draft.pieces)
+            chosen = [node for node in nodes if node is not None]
+            wish = ServingWish(dtype=draft.serving.dtype, quantize=draft.serving.quantize)
+            self._board.workbench.jobs.measure(draft.model_name, wish, None if None in nodes else chosen)
 
     def _step(self, direction: int) -> None:
         draft = self._board.arrangement

@@ -15,6 +15,7 @@ from app.ui.jobs.job import Job
 
 if TYPE_CHECKING:
     from app.controller import Controller
+    from app.serving import ServingWish
     from app.sharding.placement import Placement
     from app.ui.bridge import Report
 
@@ -81,6 +82,12 @@ class JobQueue(QObject):
         from app.jobs.works import DeployWork
 
         return self._submit(DeployWork(placement, replaces=True))
+
+    def measure(self, model: str, wish: ServingWish, nodes: Sequence[int] | None = None) -> Job:
+        """Measure what a model's numbers cost; the nodes are chosen where none are named."""
+        from app.jobs.measuring import MeasureWork
+
+        return self._submit(MeasureWork(model, wish, None if nodes is None else tuple(nodes)))
 
     def busy(self) -> list[Job]:
         """What runs or waits."""

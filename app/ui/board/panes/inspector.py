@@ -44,6 +44,7 @@ class Inspector(QScrollArea):
         self.setMinimumWidth(max(220, holder.minimumSizeHint().width() + self.verticalScrollBar().sizeHint().width()))
         board.changed.connect(self.show_selection)
         board.selection_changed.connect(self.show_selection)
+        board.workbench.cluster.measurements_changed.connect(self.show_selection)
         self.show_selection()
 
     @Slot()

@@ -15,6 +15,8 @@ from app.errors import ShardboardError
 from app.figures import ago, count_text, data_rate, duration, layers, layers_text, size_text
 from app.inference.model_defaults import ModelDefaults
 from app.models.description import ModelDescription
+from app.registry.records import MeasurementRecord
+from app.runs.measured import circumstances_text, measured_text
 from app.sharding.placement import StageSizes, kept_for
 from app.ui.board.panes.page import Fact, Page
 from app.ui.board.panes.stage_ways import StageWays, show_ways
@@ -38,10 +40,11 @@ class InspectModel(Page):
         self.facts = self.section("Model")
         self.needs = self.section("Memory to run it")
         self.runs = self.section("How it runs")
+        self.measured = self.section("What its numbers cost")
         self.cuts = self.section("Cutting")
         self.source = self.section("Source")
         self.column.addSpacing(8)
-        self.commands(("Propose a plan", commands.propose))
+        self.commands(("Propose a plan", commands.propose), ("Measure", commands.measure))
         self.chat = self.button("Open chat", self._on_chat)
         self.column.addStretch(1)
 
@@ -53,6 +56,10 @@ class InspectModel(Page):
         deployed = board.workbench.cluster.deployment_of(name)
         self.chat.setVisible(deployed is not None)
         show_ways(self, self.runs, [] if deployed is None else _stage_ways(board.workbench.cluster, deployed))
+        measured = board.workbench.cluster.measurements.get(name, ())
+        self.measured.show_facts(
+            [("Not known", "it was not measured yet")] if not measured else [_measured_fact(each) for each in measured]
+        )
         draft = board.drafts.of(name)
         if draft is not None:
             sizes, end = draft.sizes, model.num_layers
@@ -113,6 +120,11 @@ async def _vain_wishes(
 ) -> tuple[ModelDescription, Sequence[str]]:
     defaults = await asyncio.to_thread(ModelDefaults.shown, model.path)
     return model, defaults.notes
+
+
+def _measured_fact(record: MeasurementRecord) -> Fact:
+    text = f"{measured_text(record)} ({circumstances_text(record)})"
+    return record.serving.numbers, f"{text}. {record.remark}" if record.remark else text
 
 
 def _stage_ways(cluster: Cluster, view: DeploymentView) -> list[StageWays]:
