@@ -31,6 +31,8 @@ TEXT = "plain-english-1"
 """The name of the text. Another text needs another name: figures of two texts cannot be compared."""
 
 WINDOW = 512
+MOST_TOKENS = 5 * WINDOW
+"""Of a text that a model reads in more tokens, as those do that read bytes, the beginning is taken."""
 PASSAGES = 8
 PASSAGE_TOKENS = 64
 ANSWER_TOKENS = 64
@@ -78,7 +80,8 @@ def cut_up(text: str, tokenizer: Tokenizer, max_context: int) -> Passages:
     Raises:
         ModelError: it reads too few.
     """
-    beginning, tokens = _beginning(tokenizer), tuple(tokenizer.encode(text, add_special_tokens=False))
+    beginning = _beginning(tokenizer)
+    tokens = tuple(tokenizer.encode(text, add_special_tokens=False)[:MOST_TOKENS])
     least = len(beginning) + PASSAGE_TOKENS + ANSWER_TOKENS + 1
     if max_context < least:
         raise ModelError(

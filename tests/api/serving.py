@@ -87,7 +87,7 @@ class Served:
     def job(self, id: int, *until: str) -> Any:
         """A job, once it is over or as `until` says."""
         wanted = until or ("done", "failed", "cancelled")
-        wait_until(lambda: self.get(f"/shard/api/jobs/status/{id}/")["status"] in wanted)
+        wait_until(lambda: self.get(f"/shard/api/jobs/status/{id}/")["status"] in wanted, 150.0)
         return self.get(f"/shard/api/jobs/status/{id}/")
 
 

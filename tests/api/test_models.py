@@ -109,7 +109,9 @@ def test_a_folder_is_added_in_the_background_and_its_model_answers_until_it_is_r
 
 
 def test_what_a_models_numbers_cost_is_measured_in_the_background_and_told_with_it(api: Served) -> None:
-    begun = api.post(f"/shard/api/models/measure/{MODEL}/", {"quantize": "int8", "nodes": [api.system.nodes[0].id]}, 202)
+    begun = api.post(
+        f"/shard/api/models/measure/{MODEL}/", {"quantize": "int8", "nodes": [api.system.nodes[0].id]}, 202
+    )
     assert (begun["kind"], begun["title"], begun["model"]) == ("measure", f"Measure {MODEL} in int8", MODEL)
     job = api.job(begun["id"])
     assert (job["status"], job["error"]) == ("done", None)
@@ -117,7 +119,7 @@ def test_what_a_models_numbers_cost_is_measured_in_the_background_and_told_with_
     (measured,) = model["measurements"]
     assert (measured["dtype"], measured["quantize"], measured["text"]) == ("float32", "int8", "plain-english-1")
     assert measured["perplexity"] == job["details"]["perplexity"] > 1 and measured["reference"] == "float32"
-    assert measured["tokens"] > 2000 and 0 < measured["same_tokens"] <= measured["greedy_tokens"] == 512
+    assert measured["tokens"] > 1000 and 0 < measured["same_tokens"] <= measured["greedy_tokens"] == 512
     assert measured["in_words"].startswith("in float32, weights in int8: perplexity ")
     page = api.client.get("/shard/models/", headers={"accept": "text/html"}).text
     assert "Measured in float32, weights in int8: perplexity " in page

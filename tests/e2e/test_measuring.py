@@ -15,6 +15,8 @@ from transformers import AutoModelForCausalLM
 from app.children.work import JobProgress
 from app.errors import BadInput, Cancelled, ModelError
 from app.inference.measuring import ANSWER_TOKENS, PASSAGES, WINDOW, cut_up, read_text
+from app.inference.parameters import GenerationParameters
+from app.inference.prompt import TokenPrompt
 from app.inference.tokenizer import Tokenizer
 from app.registry import DeploymentStatus
 from app.runs.measured import measured_text
@@ -32,7 +34,7 @@ INT4 = ServingWish(dtype="float32", quantize="int4")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny llama that can read the text."""
     made = tmp_path_factory.mktemp("measured") / "tiny"
-    make_model("llama", made, max_position_embeddings=1024)
+    make_model("llama", made, max_position_embeddings=1024, num_hidden_layers=4)
     text_words(190).save(str(made / "tokenizer.json"))
     return made
 
@@ -68,7 +70,7 @@ def test_int4_is_compared_with_the_floats_and_both_are_gone_afterwards(measured:
     told: list[JobProgress] = []
     nodes = [node.id for node in system.nodes[:2]]
     record = system.run(
-        controller.measure_model("tiny", serving=INT4, nodes=nodes, layers="0-2,3-6", on_progress=told.append)
+        controller.measure_model("tiny", serving=INT4, nodes=nodes, layers="0-1,2-3", on_progress=told.append)
     )
     passages = cut_up(read_text(), Tokenizer.open(folder), 1024)
     assert max(map(len, passages.windows)) == WINDOW + 1, "a window has its 512 tokens behind the beginning"
@@ -106,9 +108,6 @@ def test_what_is_deployed_already_is_used_and_others_are_never_given_what_is_onl
         asked: set[asyncio.Task[None]] = set()
 
         async def ask() -> None:
-            from app.inference.parameters import GenerationParameters
-            from app.inference.prompt import TokenPrompt
-
             run = await controller.generate("tiny", TokenPrompt((5, 6, 7)), GenerationParameters(max_tokens=2))
             others.append((await run.wait()).deployment_id)
 
