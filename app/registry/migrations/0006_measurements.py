@@ -1,4 +1,4 @@
-"""Version 5: what the measuring of models found. Released, therefore never edited."""
+"""Version 6: what the measuring of models found. Released, therefore never edited."""
 
 from __future__ import annotations
 
