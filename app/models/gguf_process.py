@@ -37,10 +37,11 @@ BLOCK = re.compile(r"blk\.(\d+)\.")
 
 @functools.cache
 def _formats() -> dict[int, str]:
-    """The formats of blocks that agents compute with, by their numbers in GGUF files."""
+    """Those of GGUF files' formats that agents compute with, by their numbers there."""
     from gguf.constants import GGMLQuantizationType
 
-    return {int(GGMLQuantizationType[name]): name for name in BLOCK_FORMATS}
+    known = GGMLQuantizationType.__members__
+    return {int(known[name]): name for name in BLOCK_FORMATS if name in known}
 
 
 def convert(request: ConvertRequest, report: ProgressCallback) -> ConvertOutcome:

@@ -282,6 +282,33 @@ INLINE void unpack_mxfp4(const uint8_t *block, int which, group *found) {
     one(found, scale, 0.0f);
 }
 
+/* --- formats of our own, for what other quantized models have: see formats.py ---------------------------------- */
+
+INLINE float single(const uint8_t *from) {
+    float value;
+    memcpy(&value, from, 4);
+    return value;
+}
+
+INLINE void unpack_int4(const uint8_t *block, int which, group *found) {
+    const s8x16 zero = (s8x16)all(block[4]);
+    nibbles(block + 5 + which * 16, found);
+    found->low -= zero; /* before it is scaled: one rounding for each weight, whatever the scale */
+    found->high -= zero;
+    one(found, single(block), 0.0f);
+}
+
+INLINE void unpack_int8(const uint8_t *block, int which, group *found) {
+    found->low = (s8x16)load(block + 8 + which * 32);
+    found->high = (s8x16)load(block + 24 + which * 32);
+    one(found, single(block), single(block + 4));
+}
+
+#define unpack_int4_32 unpack_int4
+#define unpack_int4_128 unpack_int4
+#define unpack_int8_32 unpack_int8
+#define unpack_int8_128 unpack_int8
+
 /* --- what is done with them --------------------------------------------------------------------------------- */
 
 INLINE float sum(vf values) {
@@ -407,12 +434,13 @@ INLINE void unfold(format of, const work *w, long begin, long end) {
     }
 }
 
-/* Number among GGUF's types, name, bytes of a block, groups in it, whether a group has two scales */
+/* Number (of GGUF's types, or ours from 1000 on), name, bytes of a block, groups in it, whether a group has two scales */
 #define FORMATS(each)                                                                                          \
     each(2, q4_0, 18, 1, 0) each(3, q4_1, 20, 1, 0) each(6, q5_0, 22, 1, 0) each(7, q5_1, 24, 1, 0)            \
     each(8, q8_0, 34, 1, 0) each(10, q2_k, 84, 8, 1) each(11, q3_k, 110, 8, 1) each(12, q4_k, 144, 8, 0)       \
     each(13, q5_k, 176, 8, 0) each(14, q6_k, 210, 8, 1) each(20, iq4_nl, 18, 1, 0)                             \
-    each(23, iq4_xs, 136, 8, 0) each(39, mxfp4, 17, 1, 0)
+    each(23, iq4_xs, 136, 8, 0) each(39, mxfp4, 17, 1, 0) each(1000, int4_32, 21, 1, 0)                        \
+    each(1001, int4_128, 69, 4, 0) each(1002, int8_32, 40, 1, 0) each(1003, int8_128, 136, 4, 0)
 
 #define TASKS(number, name, bytes, groups, apart)                                                              \
     static __attribute__((noinline)) void multiply_##name(const work *w, long begin, long end) {               \
