@@ -42,13 +42,15 @@ class Prequantized(Struct, frozen=True):
     """How the matrices of a model's files are quantized."""
 
     method: str
-    """gptq, awq or compressed-tensors."""
+    """gptq, awq, compressed-tensors, fp8 or mxfp4."""
     words: str
     """The method as people know it, with bits and groups."""
     bits: int = 0
     """Of a weight; 0 where each matrix tells by its shape."""
     group: int = 0
     """Columns that share a scale; -1 for a whole row, 0 where each matrix tells by its shape."""
+    block: tuple[int, int] | None = None
+    """Rows and columns that share a scale, where it is not rows alone."""
     zero_offset: int = 0
     """What is added to the zeros that are stored."""
     activations: bool = False
@@ -82,7 +84,7 @@ def prequantized(config: dict[str, Any]) -> Prequantized | None:
     if fields is None:
         return None
     method = str(fields.get("quant_method") or ("bitsandbytes" if "load_in_4bit" in fields else "")).lower()
-    known = {"gptq": _gptq, "awq": _awq, "compressed-tensors": _compressed}
+    known = {"gptq": _gptq, "awq": _awq, "compressed-tensors": _compressed, "fp8": _fp8, "mxfp4": _mxfp4}
     if method in known:
         return known[method](fields)
     if not method:
@@ -93,15 +95,13 @@ def prequantized(config: dict[str, Any]) -> Prequantized | None:
 def plain_config(config: bytes) -> bytes:
     """config.json without what it says of quantizing."""
     fields = msgspec.json.decode(config)
-    for holder in (fields, fields.get("text_config")):
-        for name in FIELDS if isinstance(holder, dict) else ():
+    for holder in _holders(fields):
+        for name in FIELDS:
             holder.pop(name, None)
     return msgspec.json.format(msgspec.json.encode(fields))
 
 
-def repack_job(
-    folder: Path, target: Path, on_progress: ProgressCallback | None = None
-) -> ChildJob[RepackOutcome]:
+def repack_job(folder: Path, target: Path, on_progress: ProgressCallback | None = None) -> ChildJob[RepackOutcome]:
     """The job that writes a quantized model to the folder `target`, its matrices in blocks."""
     return ChildJob(
         "app.models.prequantized_process",
@@ -114,13 +114,18 @@ def repack_job(
 
 def _fields(config: dict[str, Any]) -> dict[str, Any] | None:
     """What a config says of quantizing: of the model, or of the text model in it."""
-    for holder in (config, config.get("text_config")):
-        for name in FIELDS if isinstance(holder, dict) else ():
+    for holder in _holders(config):
+        for name in FIELDS:
             if holder.get(name):
                 if not isinstance(holder[name], dict):
                     _refuse(f"{name} in config.json is no object")
                 return dict(holder[name])
     return None
+
+
+def _holders(config: dict[str, Any]) -> list[dict[str, Any]]:
+    text = config.get("text_config")
+    return [config, text] if isinstance(text, dict) else [config]
 
 
 def _refuse(why: str) -> NoReturn:
@@ -174,7 +179,7 @@ def _awq(fields: dict[str, Any]) -> Prequantized:
     return Prequantized("awq", _said("AWQ", bits, group), bits, group)
 
 
-_COMPRESSED = ("pack-quantized", "int-quantized", "naive-quantized", "mixed-precision")
+_COMPRESSED = ("pack-quantized", "int-quantized", "float-quantized", "naive-quantized", "mixed-precision")
 
 
 def _compressed(fields: dict[str, Any]) -> Prequantized:
@@ -186,7 +191,9 @@ def _compressed(fields: dict[str, Any]) -> Prequantized:
         _refuse(f"compressed-tensors with sparse matrices ({sparse['format']})")
     if fields.get("transform_config"):
         _refuse("compressed-tensors with transforms of what goes into the matrices (transform_config)")
-    said, activations = [], False
+    said: list[str] = []
+    blocks: set[tuple[int, int]] = set()
+    activations = False
     for group in groups.values():
         weights = group.get("weights") if isinstance(group, dict) else None
         if not isinstance(weights, dict):
@@ -195,10 +202,43 @@ def _compressed(fields: dict[str, Any]) -> Prequantized:
         bits, kind = _number(weights, "num_bits"), str(weights.get("type", "int"))
         if layout not in _COMPRESSED:
             _refuse(f"compressed-tensors in the format '{layout}'")
-        if kind != "int" or bits not in (4, 8):
+        if (kind, bits) not in (("int", 4), ("int", 8), ("float", 8)):
             _refuse(f"compressed-tensors with {kind} weights of {bits} bits")
+        number = "FP8" if kind == "float" else f"{bits} bits"
         width = weights.get("group_size")
-        said.append(_said("", bits, width if isinstance(width, int) and width > 0 else -1).lstrip(", "))
+        if weights.get("strategy") == "block":
+            block = _block(weights.get("block_structure"))
+            blocks.add(block)
+            said.append(f"{number}, blocks of {block[0]} × {block[1]}")
+        elif isinstance(width, int) and width > 0:
+            said.append(f"{number}, groups of {width}")
+        else:
+            said.append(f"{number}, {'a scale' if weights.get('strategy') == 'tensor' else 'a scale a row'}")
         activations |= bool(group.get("input_activations"))
+    if len(blocks) > 1:
+        _refuse("compressed-tensors with blocks of several sizes")
     words = f"compressed-tensors, {' and '.join(dict.fromkeys(said))}"
-    return Prequantized("compressed-tensors", words, activations=activations)
+    return Prequantized("compressed-tensors", words, block=next(iter(blocks), None), activations=activations)
+
+
+def _block(stated: Any) -> tuple[int, int]:
+    """Rows and columns of a block. Raises ModelError."""
+    if not isinstance(stated, list) or len(stated) != 2 or not all(isinstance(n, int) and n > 0 for n in stated):
+        _refuse(f"blocks of {stated!r} rows and columns")
+    return stated[0], stated[1]
+
+
+def _fp8(fields: dict[str, Any]) -> Prequantized:
+    kind = str(fields.get("fmt") or "e4m3").lower()
+    if kind not in ("e4m3", "float8_e4m3fn"):
+        _refuse(f"FP8 as {kind}; e4m3 can be")
+    # With scales that were found beforehand (static) what goes into a matrix is rounded by them, else by its own.
+    stated = fields.get("weight_block_size")
+    if stated is None:
+        return Prequantized("fp8", "FP8, a scale a matrix", activations=True)
+    block = _block(stated)
+    return Prequantized("fp8", f"FP8, blocks of {block[0]} × {block[1]}", block=block, activations=True)
+
+
+def _mxfp4(fields: dict[str, Any]) -> Prequantized:
+    return Prequantized("mxfp4", "MXFP4, 4 bits, groups of 32")

@@ -1,7 +1,7 @@
-"""How the files of quantized models have their matrices, read without torch: GPTQ, AWQ, compressed-tensors.
+"""How the files of quantized models have their matrices, read without torch: GPTQ, AWQ, compressed-tensors, FP8.
 
-A matrix is several tensors there: codes of few bits in whole numbers of 32, scales, and the codes that mean nothing
-(zeros). Each layout is read to the same: codes row by row, and the scale and the zero of each group of columns.
+A matrix is several tensors there: codes (those of few bits in whole numbers of 32), scales, and the codes that mean
+nothing (zeros). Each layout is read to the same: codes row by row, and the scale and the zero of each group of columns.
 """
 
 from __future__ import annotations
@@ -19,18 +19,31 @@ from app.models.description import TensorSource
 from app.models.prequantized import Prequantized
 
 Array = NDArray[Any]
-Kind = Literal["INT4", "INT8"]
+Kind = Literal["INT4", "INT8", "FP8"]
 
 AWQ_ORDER = (0, 4, 1, 5, 2, 6, 3, 7)
 """Which of the eight codes of a whole number is that of each column, in AWQ's matrices."""
 
 DTYPES = {
-    "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
-    "U8": "u1",
+    "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I8": "i1", "U8": "u1",
+    "F8_E4M3": "u1", "F8_E8M0": "u1",
 }  # fmt: skip
-"""What numpy reads safetensors' dtypes as; BF16 as its bits."""
+"""What numpy reads safetensors' dtypes as; those that it does not know as their bits."""
 
-FLOATS = ("F64", "F32", "F16", "BF16")
+
+def _e4m3() -> NDArray[np.float32]:
+    """What each of the 256 numbers of float8 e4m3 means."""
+    bits = np.arange(256, dtype=np.uint32)
+    placed = ((bits & 128) << 24) | ((bits & 127) << 20)
+    found = placed.view(np.float32) * np.float32(2.0**120)
+    found[[127, 255]] = np.nan
+    return found
+
+
+E4M3 = _e4m3()
+
+FLOATS = ("F32", "F16", "BF16", "F8_E8M0")
+"""What scales may be; F8_E8M0 has an exponent alone."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +51,7 @@ class Codes:
     """Some rows of a matrix: weight = (code - zero) * scale."""
 
     codes: Array
-    """[rows, columns]: INT4 uint8 from 0 to 15, INT8 int8."""
+    """[rows, columns]: INT4 uint8 from 0 to 15, INT8 int8, FP8 uint8, the bits of float8 e4m3."""
     scales: Array
     """float32 [rows, groups]"""
     zeros: Array | None
@@ -64,15 +77,25 @@ class Matrix:
     places: Array | None = None
     """The group of each column, where columns of a group do not stand together."""
 
-    def floats(self, start: int, stop: int) -> Array:
-        """Rows [start, stop) as float32 [rows, columns]: the product, rounded once."""
-        found = self.read(start, stop)
+    def floats(self, found: Codes) -> Array:
+        """What some of its rows mean: float32 [rows, columns], rounded once."""
         places = np.arange(self.columns) // self.group if self.places is None else self.places
-        codes = found.codes.astype(np.float32)
+        codes = E4M3[found.codes] if self.kind == "FP8" else found.codes.astype(np.float32)
         if found.zeros is not None:
             codes -= found.zeros[:, places]
         codes *= found.scales[:, places]
         return codes
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The matrices of a layer's experts in one tensor [experts, columns, rows], in MXFP4 as gpt-oss has them."""
+
+    name: str
+    shape: tuple[int, int, int]
+    sources: tuple[TensorSource, ...]
+    floats: Callable[[int], Array]
+    """The matrix of one expert: float32 [columns, rows]."""
 
 
 class Contents:
@@ -83,7 +106,7 @@ class Contents:
         self._files: dict[str, Array] = {}
 
     def array(self, tensor: TensorSource) -> Array:
-        """A tensor as it is stored; BF16 as uint16."""
+        """A tensor as it is stored (`DTYPES`)."""
         return self.bytes(tensor).view(DTYPES[tensor.dtype]).reshape(tensor.shape)
 
     def floats(self, tensor: TensorSource) -> Array:
@@ -91,6 +114,8 @@ class Contents:
         found = self.array(tensor)
         if tensor.dtype == "BF16":
             return (found.astype(np.uint32) << 16).view(np.float32)
+        if tensor.dtype == "F8_E8M0":
+            return np.ldexp(np.float32(1), found.astype(np.int32) - 127)
         return found.astype(np.float32)
 
     def bytes(self, tensor: TensorSource) -> Array:
@@ -108,6 +133,7 @@ class Found:
     """What the tensors of a quantized model are."""
 
     matrices: tuple[Matrix, ...]
+    stacks: tuple[Stack, ...]
     plain: tuple[TensorSource, ...]
     """Those that are no part of a quantized matrix."""
 
@@ -116,12 +142,13 @@ _LEAVES = {
     "gptq": ("qweight", "qzeros", "scales", "g_idx"),
     "awq": ("qweight", "qzeros", "scales"),
     "compressed-tensors": ("weight_packed", "weight_scale", "weight_zero_point", "weight_shape", "weight_g_idx"),
+    "fp8": ("weight", "weight_scale_inv", "weight_scale", "qscale_weight"),
 }
 """What the tensors are called that a quantized matrix is made of, by method; the codes first."""
 
 _ACTIVATIONS = (
     "input_scale", "input_zero_point", "output_scale", "output_zero_point", "input_global_scale", "k_scale", "v_scale",
-    "q_scale", "k_zero_point", "v_zero_point",
+    "q_scale", "k_zero_point", "v_zero_point", "activation_scale", "qscale_act",
 )  # fmt: skip
 """Tensors that say how to round what goes into and comes out of matrices, which is not done here."""
 
@@ -133,34 +160,42 @@ def find(contents: Contents, tensors: Iterable[TensorSource], how: Prequantized)
         ModelError: the tensors of a matrix do not go together, or there is no quantized matrix.
     """
     known = {tensor.name: tensor for tensor in tensors}
-    leaves = _LEAVES[how.method]
+    if how.method == "mxfp4":
+        return _mxfp4(contents, known, how)
+    first, *others = _LEAVES[how.method]
     modules: dict[str, dict[str, TensorSource]] = {}
     for name, tensor in known.items():
         path, _, leaf = name.rpartition(".")
-        if leaf in leaves:
+        if leaf in others or (leaf == first and (leaf != "weight" or tensor.dtype.startswith("F8_"))):
             modules.setdefault(path, {})[leaf] = tensor
     matrices, used = [], set()
     for path, parts in modules.items():
-        codes = parts.get(leaves[0])
-        if codes is None and how.method == "compressed-tensors" and f"{path}.weight" in known:
-            codes = known[f"{path}.weight"]  # not packed: a code a byte
-            parts = {**parts, "weight": codes}
+        if first not in parts and how.method == "compressed-tensors" and f"{path}.weight" in known:
+            parts["weight"] = known[f"{path}.weight"]  # not packed: a code a byte
+        codes = parts.get(first) or parts.get("weight")
         if codes is None:
-            raise _wrong(path, how, f"there is {next(iter(parts.values())).name} and no {path}.{leaves[0]}")
+            raise _wrong(path, how, f"there is {next(iter(parts.values())).name} and no {path}.{first}")
         matrix = _READERS[how.method](contents, path, parts, how)
         if matrix.name in known and known[matrix.name] is not codes:
             raise _wrong(path, how, f"there is {matrix.name} besides {codes.name}")
         matrices.append(matrix)
         used |= {part.name for part in parts.values()}
     if not matrices:
-        raise ModelError(
-            f"config.json says that the matrices are quantized ({how.words}), and none of the files is.",
-            "config.json and weights are not of the same model: get both from one place.",
-        )
+        raise _nothing(how)
     plain = [
         tensor for name, tensor in known.items() if name not in used and name.rpartition(".")[2] not in _ACTIVATIONS
     ]
-    return Found(tuple(matrices), tuple(plain))
+    for tensor in plain:
+        if tensor.dtype.startswith("F8_"):
+            raise _wrong(tensor.name, how, f"it is of the dtype {tensor.dtype}, and no scales belong to it")
+    return Found(tuple(matrices), (), tuple(plain))
+
+
+def _nothing(how: Prequantized) -> ModelError:
+    return ModelError(
+        f"config.json says that the matrices are quantized ({how.words}), and none of the files is.",
+        "config.json and weights are not of the same model: get both from one place.",
+    )
 
 
 def _wrong(path: str, how: Prequantized, why: str) -> ModelError:
@@ -209,6 +244,28 @@ def _extents(path: str, how: Prequantized, shape: tuple[int, ...]) -> tuple[int,
     return shape[0], shape[1]
 
 
+def _places(
+    contents: Contents,
+    path: str,
+    parts: Mapping[str, TensorSource],
+    how: Prequantized,
+    leaf: str,
+    columns: int,
+    group: int,
+) -> Array | None:
+    """The group of each column as a tensor says it; None where all stand together. Raises ModelError."""
+    if leaf not in parts:
+        return None
+    index = _need(parts, path, how, leaf, "I32", "I64")
+    _check(index, path, how, columns)
+    places = contents.array(index).astype(np.int64)
+    if (places == -1).all() or np.array_equal(places, np.arange(columns) // group):
+        return None
+    if places.min() < 0 or places.max() >= -(-columns // group):
+        raise _wrong(path, how, f"{index.name} names groups that are not there")
+    return places
+
+
 def _gptq(contents: Contents, path: str, parts: Mapping[str, TensorSource], how: Prequantized) -> Matrix:
     bits = how.bits
     codes = _need(parts, path, how, "qweight", "I32")
@@ -219,15 +276,7 @@ def _gptq(contents: Contents, path: str, parts: Mapping[str, TensorSource], how:
     groups = -(-columns // group)
     _check(scales, path, how, groups, rows)
     _check(zeros, path, how, groups, rows * bits // 32)
-    places: Array | None = None
-    if "g_idx" in parts:
-        index = _need(parts, path, how, "g_idx", "I32", "I64")
-        _check(index, path, how, columns)
-        places = contents.array(index).astype(np.int64)
-        if not (0 <= places.min() and places.max() < groups):
-            raise _wrong(path, how, f"{index.name} names groups that are not there")
-        if np.array_equal(places, np.arange(columns) // group):
-            places = None
+    places = _places(contents, path, parts, how, "g_idx", columns, group)
 
     def read(start: int, stop: int) -> Codes:
         found = _split(contents.array(codes)[:, start:stop].T, bits)
@@ -264,6 +313,8 @@ def _awq(contents: Contents, path: str, parts: Mapping[str, TensorSource], how: 
 
 def _compressed(contents: Contents, path: str, parts: Mapping[str, TensorSource], how: Prequantized) -> Matrix:
     scales = _need(parts, path, how, "weight_scale", *FLOATS)
+    if "weight" in parts and parts["weight"].dtype == "F8_E4M3":
+        return _fp8(contents, path, parts, how)
     if "weight" in parts:
         codes, bits = _need(parts, path, how, "weight", "I8"), 8
         rows, columns = _extents(path, how, codes.shape)
@@ -283,15 +334,7 @@ def _compressed(contents: Contents, path: str, parts: Mapping[str, TensorSource]
         raise _wrong(path, how, f"{groups} scales a row do not divide its {columns} columns")
     if scales.shape not in ((), (1,), (rows,), (1, 1)):
         _check(scales, path, how, rows, groups)
-    places: Array | None = None
-    if "weight_g_idx" in parts:
-        index = _need(parts, path, how, "weight_g_idx", "I32", "I64")
-        _check(index, path, how, columns)
-        places = contents.array(index).astype(np.int64)
-        if not (-1 <= places.min() and places.max() < groups):
-            raise _wrong(path, how, f"{index.name} names groups that are not there")
-        if places.min() == -1 or np.array_equal(places, np.arange(columns) // (columns // groups)):
-            places = None  # -1: the order is not kept
+    places = _places(contents, path, parts, how, "weight_g_idx", columns, columns // groups)
     nothing: Array | None = None
     if "weight_zero_point" in parts:
         zeros = _need(parts, path, how, "weight_zero_point", "I32", "I8")
@@ -324,6 +367,59 @@ def _compressed(contents: Contents, path: str, parts: Mapping[str, TensorSource]
     return Matrix(f"{path}.weight", kind, rows, columns, columns // groups, sources, scales.dtype, read, places)
 
 
+def _fp8(contents: Contents, path: str, parts: Mapping[str, TensorSource], how: Prequantized) -> Matrix:
+    codes = _need(parts, path, how, "weight", "F8_E4M3")
+    leaf = next((name for name in _LEAVES["fp8"][1:] if name in parts), "weight_scale_inv")
+    scales = _need(parts, path, how, leaf, *FLOATS)
+    rows, columns = _extents(path, how, codes.shape)
+    height, group = how.block or (1, columns)
+    if scales.shape in ((), (1,), (1, 1)):
+        height, group = rows, columns
+    elif how.block is None and len(scales.shape) == 2 and scales.shape[1] and columns % scales.shape[1] == 0:
+        group = columns // scales.shape[1]
+    high, wide = -(-rows // height), -(-columns // group)
+    if scales.shape != (high,) or wide != 1:
+        _check(scales, path, how, *(scales.shape if high * wide == 1 else (high, wide)))
+
+    def read(start: int, stop: int) -> Codes:
+        found = contents.floats(scales).reshape(high, wide)[np.arange(start, stop) // height]
+        return Codes(contents.array(codes)[start:stop], found, None)
+
+    sources = (codes, *(part for part in parts.values() if part is not codes))
+    return Matrix(f"{path}.weight", "FP8", rows, columns, group, sources, scales.dtype, read)
+
+
+MXFP4 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
+"""What each of the 16 codes of MXFP4 means."""
+
+
+def _mxfp4(contents: Contents, known: Mapping[str, TensorSource], how: Prequantized) -> Found:
+    """gpt-oss: X_blocks [experts, rows, groups, 16] and X_scales [experts, rows, groups] for each stack X."""
+    stacks, used = [], set()
+    for name in [name.removesuffix("_blocks") for name in known if name.endswith("_blocks")]:
+        parts = {leaf: known[found] for leaf in ("blocks", "scales") if (found := f"{name}_{leaf}") in known}
+        if "scales" not in parts:
+            raise _wrong(name, how, f"{name}_scales is missing")
+        blocks, scales = (_need(parts, name, how, leaf, "U8") for leaf in parts)
+        if len(blocks.shape) != 4:
+            raise _wrong(name, how, f"codes of the shape {blocks.shape} are no stack of matrices")
+        experts, rows, groups, _ = blocks.shape
+        _check(blocks, name, how, experts, rows, groups, 16)
+        _check(scales, name, how, experts, rows, groups)
+
+        def floats(expert: int, blocks: TensorSource = blocks, scales: TensorSource = scales) -> Array:
+            codes = _split(contents.array(blocks)[expert], 4)
+            exponents = contents.array(scales)[expert].astype(np.int32) - 127
+            found: Array = np.ldexp(MXFP4[codes], exponents[..., None])
+            return found.reshape(len(found), -1).T
+
+        stacks.append(Stack(name, (experts, groups * 32, rows), (blocks, scales), floats))
+        used |= {blocks.name, scales.name}
+    if not stacks:
+        raise _nothing(how)
+    return Found((), tuple(stacks), tuple(tensor for name, tensor in known.items() if name not in used))
+
+
 def _of_rows(numbers: Array, rows: int, start: int, stop: int) -> Array:
     """Rows [start, stop) of [rows, n], or of [1, n] which all rows share."""
     if len(numbers) == rows:
@@ -335,4 +431,5 @@ _READERS: dict[str, Callable[[Contents, str, Mapping[str, TensorSource], Prequan
     "gptq": _gptq,
     "awq": _awq,
     "compressed-tensors": _compressed,
+    "fp8": _fp8,
 }

@@ -2,10 +2,11 @@
 
 A block holds 32, 128 or 256 consecutive weights of one row: small whole numbers, and scales and minima by which they
 become the weights. What the numbers of GGUF's formats mean is the `gguf` package's word. Our own formats hold what
-other quantized models have (GPTQ, AWQ, compressed-tensors), whose scales are no float16:
+other quantized models have (GPTQ, AWQ, compressed-tensors, FP8), whose scales are no float16:
 
-    INT4_n   float32 scale, uint8 zero, n / 2 bytes of codes    (code - zero) * scale, codes from 0 to 15
+    INT4_n   float32 scale, uint8 zero, n / 2 bytes of codes    (code - zero) * scale; codes to 15, zeros to 16
     INT8_n   float32 scale, float32 minimum, n int8 codes       code * scale + minimum
+    FP8_n    float32 scale, n codes of float8 e4m3              code * scale
 
 Codes of 4 bits stand as in GGUF's: of each 32 the first half in the low bits, the second in the high ones. `kernels.c`
 repeats all of it bit for bit, and a test compares all formats.
@@ -24,6 +25,7 @@ from worker_agent.wire.messages import BLOCK_FORMATS
 NUMBERS = {
     "Q4_0": 2, "Q4_1": 3, "Q5_0": 6, "Q5_1": 7, "Q8_0": 8, "Q2_K": 10, "Q3_K": 11, "Q4_K": 12, "Q5_K": 13, "Q6_K": 14,
     "IQ4_NL": 20, "IQ4_XS": 23, "MXFP4": 39, "INT4_32": 1000, "INT4_128": 1001, "INT8_32": 1002, "INT8_128": 1003,
+    "FP8_32": 1004, "FP8_128": 1005,
 }  # fmt: skip
 """The formats' numbers, by which the kernels know them: those of GGUF files, and from 1000 on our own."""
 OWN = 1000
@@ -88,6 +90,8 @@ def _own_meaning(format_: str, data: torch.Tensor) -> torch.Tensor:
         packed = blocks[:, 5:].view(-1, weights // 32, 16)
         codes = torch.cat([packed & 15, packed >> 4], dim=2).view(-1, weights)
         found = (codes.float() - blocks[:, 4:5].float()) * scale
+    elif format_.startswith("FP8"):
+        found = blocks[:, 4:].contiguous().view(torch.float8_e4m3fn).float() * scale
     else:
         found = blocks[:, 8:].contiguous().view(torch.int8).float() * scale
         found += blocks[:, 4:8].contiguous().view(torch.float32)
