@@ -2,6 +2,7 @@
 
 A matrix is several tensors there: codes (those of few bits in whole numbers of 32), scales, and the codes that mean
 nothing (zeros). Each layout is read to the same: codes row by row, and the scale and the zero of each group of columns.
+Imports numpy: child processes only.
 """
 
 from __future__ import annotations
