@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 
 import pytest
@@ -13,25 +12,10 @@ from transformers import AutoModelForCausalLM
 from app.errors import BadInput
 from app.serving import ServingWish
 from tests.e2e.conftest import System
-from tests.models.prequantized_models import FORMATS, write_quantized
 from tests.models.test_gguf import write_llama
 from tests.waiting import wait_until
-from tests.worker_agent.tiny_models import greedy
-from worker_agent.wire.messages import StageInfo
 
 PROMPT = [5, 17, 3, 99, 41, 8]
-
-
-def held_stages(system: System, nodes: list[int], deployment: str) -> list[StageInfo]:
-    """What the nodes say of the stages that they hold, once they have said it."""
-    known, held = system.controller.nodes, []
-    for at, node in enumerate(nodes):
-        ask = functools.partial(known.stage, node, deployment, at)
-        wait_until(lambda: system.call(ask) is not None)  # noqa: B023
-        found = system.call(ask)
-        assert found is not None
-        held.append(found)
-    return held
 
 
 @pytest.mark.parametrize("kind", [GGMLQuantizationType.Q4_0, GGMLQuantizationType.Q8_0])
@@ -52,7 +36,12 @@ def test_a_gguf_file_runs_as_it_is_stored_and_answers_as_transformers_does_with_
         deployment = shared.run(controller.deploy("stored", nodes=nodes, layers="0-0,1-2", serving=wish))
         record = shared.answer("stored", PROMPT, max_tokens=16, ignore_eos=True)
         assert list(record.token_ids) == answer[0, len(PROMPT) :].tolist()
-        held = held_stages(shared, nodes, deployment.id)
+        held = []
+        for at in (0, 1):
+            wait_until(lambda: shared.call(lambda: controller.nodes.stage(nodes[at], deployment.id, at)) is not None)  # noqa: B023
+            stage = shared.call(lambda: controller.nodes.stage(nodes[at], deployment.id, at))  # noqa: B023
+            assert stage is not None
+            held.append(stage)
         # The plan said what the stages hold: the file's bytes, and its tied embedding at both ends.
         assert [stage.weight_bytes for stage in held] == [stage.weight_bytes for stage in planned.stages]
         embedding = description.end("tied")
@@ -62,37 +51,6 @@ def test_a_gguf_file_runs_as_it_is_stored_and_answers_as_transformers_does_with_
     finally:
         shared.run(controller.undeploy("stored"))
         shared.run(controller.remove_model("stored"))
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "GPTQ, 4 bits, symmetric", "GPTQ, 8 bits, asymmetric", "AWQ, groups of 64",
-        "compressed-tensors, 4 bits, asymmetric", "compressed-tensors, FP8", "FP8 in blocks",
-    ],
-)  # fmt: skip
-def test_a_quantized_folder_runs_as_it_is_stored_and_answers_as_transformers_does_with_what_it_means(
-    name: str, shared: System, tmp_path: Path
-) -> None:
-    pack, said, format_ = FORMATS[name]
-    model, _ = write_quantized(tmp_path / "model", pack, said)
-    expected = greedy(model, PROMPT, 16)
-    controller, nodes = shared.controller, [node.id for node in shared.nodes[:2]]
-    description = shared.run(controller.add_model(str(tmp_path / "model"), name="prequantized"))
-    try:
-        assert any(f"blocks of {format_}, and mean exactly the same" in note for note in description.notes)
-        wish = ServingWish(dtype="float32", context=128, kv_tokens=256)
-        planned = shared.run(controller.plan("prequantized", nodes=nodes, layers="0-0,1-2", serving=wish))
-        deployment = shared.run(controller.deploy("prequantized", nodes=nodes, layers="0-0,1-2", serving=wish))
-        record = shared.answer("prequantized", PROMPT, max_tokens=16, ignore_eos=True)
-        assert list(record.token_ids) == expected
-        held = held_stages(shared, nodes, deployment.id)
-        assert [stage.weight_bytes for stage in held] == [stage.weight_bytes for stage in planned.stages]
-        assert all(next(way for way in stage.ways if way.name == "blocks").why == "" for stage in held)
-        assert description.weight_bytes < description.parameters * 2
-    finally:
-        shared.run(controller.undeploy("prequantized"))
-        shared.run(controller.remove_model("prequantized"))
 
 
 def test_a_deployment_asks_for_int8_and_says_so_wherever_it_is_told(shared: System, tiny: Path) -> None:
