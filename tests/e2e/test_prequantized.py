@@ -43,7 +43,7 @@ def test_a_quantized_folder_runs_as_it_is_stored_and_answers_as_transformers_doe
             def told(node: int = node, at: int = at) -> StageInfo | None:
                 return shared.call(lambda: controller.nodes.stage(node, deployment.id, at))
 
-            wait_until(lambda: told() is not None)  # noqa: B023
+            wait_until(lambda: told() is not None)
             stage = told()
             assert stage is not None and stage.weight_bytes == plan.weight_bytes
             assert next(way for way in stage.ways if way.name == "blocks").why == ""
