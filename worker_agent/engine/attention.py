@@ -104,6 +104,8 @@ AT_A_TIME = 2**18
 """Numbers in int8 that are made floats at a time for one token: a megabyte, which a core's cache holds."""
 UNFOLDED = 2**20
 """The same for several tokens."""
+TRIAL_ROWS = 4
+"""How many rows are made floats at a time where a trial wants all that may happen to happen."""
 
 _running = threading.local()
 
@@ -206,10 +208,13 @@ def _attend_int8(
         kept = segment.state.keep(layer, key[:, own], value[:, own])
         seen = kept[0].shape[2] if window is None else min(kept[0].shape[2], window + segment.end - segment.start - 1)
         kept = tuple(each[0].narrow(1, each.shape[2] - seen, seen) for each in kept)
-        if segment.end - segment.start == 1 and softcap is None and sinks is None and seen > FEW:
-            outputs.append(attend_one(query[:, own], kept, scaling))
+        plain_one = segment.end - segment.start == 1 and softcap is None and sinks is None
+        if plain_one and (_running.always or seen > FEW):
+            rows = TRIAL_ROWS if _running.always else max(FEW, AT_A_TIME // kept[0][:, 0].numel())
+            outputs.append(attend_one(query[:, own], kept, scaling, rows))
         else:
-            outputs.append(_attend_unfolded(query[:, own], kept, scaling, window, softcap, sinks))
+            heads = 1 if _running.always else max(1, UNFOLDED // kept[0][0].numel())
+            outputs.append(_attend_unfolded(query[:, own], kept, scaling, window, softcap, sinks, heads))
     return torch.cat(outputs)[None]
 
 
@@ -220,14 +225,14 @@ def _attend_unfolded(
     window: int | None,
     softcap: float | None,
     sinks: torch.Tensor | None,
+    at_once: int,
 ) -> torch.Tensor:
-    """`_attend` over rows in int8, [kv heads, all, width] with their scales: made floats for some heads at a time."""
+    """`_attend` over rows in int8, [kv heads, all, width] with their scales: made floats of `at_once` heads at a time."""
     keys, key_scales, values, value_scales = kept
     group = len(query) // len(keys)
-    some = max(1, UNFOLDED // keys[0].numel())
     outputs = []
-    for first in range(0, len(keys), some):
-        heads, mine = slice(first, first + some), slice(first * group, (first + some) * group)
+    for first in range(0, len(keys), at_once):
+        heads, mine = slice(first, first + at_once), slice(first * group, (first + at_once) * group)
         own_keys = from_int8(keys[heads], key_scales[..., heads], query.dtype)[None]
         own_values = from_int8(values[heads], value_scales[..., heads], query.dtype)[None]
         own_sinks = None if sinks is None else sinks[mine]
@@ -235,16 +240,16 @@ def _attend_unfolded(
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
 
 
-def attend_one(query: torch.Tensor, kept: Kept, scaling: float | None) -> torch.Tensor:
+def attend_one(query: torch.Tensor, kept: Kept, scaling: float | None, at_once: int) -> torch.Tensor:
     """One token over rows in int8: query [heads, 1, width] over [kv heads, all, width] -> [1, heads, width].
 
-    The numbers of a few rows at a time are made floats, which stay in the processor's cache; scales are multiplied with
-    the scores and with the weights instead, of which there are fewer than of numbers.
+    The numbers of `at_once` rows at a time are made floats, which stay in the processor's cache; scales are multiplied
+    with the scores and with the weights instead, of which there are fewer than of numbers.
     """
     keys, key_scales, values, value_scales = kept
     kv_heads, total, width = keys.shape
     grouped = query.reshape(kv_heads, -1, width).float() * (width**-0.5 if scaling is None else scaling)
-    count = min(total, max(FEW, AT_A_TIME // (kv_heads * width)))
+    count = min(total, at_once)
     room = torch.empty(kv_heads * count * max(width, values.shape[-1]), device=query.device)
 
     def floats(rows: torch.Tensor, start: int) -> torch.Tensor:

@@ -172,7 +172,7 @@ class _Builder:
             self._reuse(every)
             with trial.trial_of(cut):
                 self._whole(beginning, texts.rows)
-                self._measure_int8(beginning, texts.rows)
+                self._measure_int8(beginning)
             self._record()
         else:
             alone = Alone(stage, self._blocks, self._with_head)
@@ -268,12 +268,12 @@ class _Builder:
         else:
             self._stage.ways["kv_int8"].used(len(block))
 
-    def _measure_int8(self, beginning: trial.Texts, wanted: trial.Outputs) -> None:
+    def _measure_int8(self, beginning: trial.Texts) -> None:
         """What keys and values in int8 change of what the stage gives, which is told as what it costs."""
         stage = self._stage
         if stage.kv_dtype != "int8":
             return
-        stage.kv_error = trial.int8_error(stage, beginning, wanted)
+        stage.kv_error = trial.int8_error(stage, beginning)
         what = "logits" if self._cut.is_last else "hidden states"
         stage.ways["kv_int8"].why = f"which changed its {what} by {100 * stage.kv_error:.2g} % of their size (RMS)"
 
@@ -290,7 +290,8 @@ class _Builder:
         if self._spare < self._fill.extra_bytes:
             raise OutOfMemory(
                 f"keys and values of layers {load.start}-{load.end - 1} of {load.model} cannot be kept in int8 "
-                f"({why}), and as they are computed take {_gb(more)} more than was reckoned with; set aside fewer KV tokens"
+                f"({why}), and as they are computed take {_gb(more)} more than was reckoned with; set aside fewer KV "
+                "tokens"
             ).with_figures(stage.weight_bytes + stage.kv_bytes, stage.weight_bytes + before)
 
     def _one_by_one(
