@@ -26,8 +26,8 @@ KvDType = Annotated[
     str | None,
     typer.Option(
         "--kv",
-        help="In what to keep keys and values: as they are computed (computed), or in 8 bits (int8), which holds two to "
-        "four times the tokens at the cost of some accuracy. [default: computed]",
+        help="In what to keep keys and values: as they are computed (computed), or in 8 bits (int8), which holds two "
+        "to four times the tokens at the cost of some accuracy. [default: computed]",
     ),
 ]
 Context = Annotated[int | None, typer.Option("--context", min=1, help="Longest sequence to serve, in tokens.")]

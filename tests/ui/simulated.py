@@ -72,7 +72,8 @@ def model(
         name=name, folder="/nowhere", source="folder", architecture="LlamaForCausalLM", model_type="llama",
         num_layers=layers, parameters=(layers * layer_bytes + 2 * end_bytes) // 4,
         weight_bytes=layers * layer_bytes + 2 * end_bytes, dtype="float32", max_context=4096, hidden_size=512,
-        vocab_size=32000, kv_elements=(256,) * layers, cuts=tuple(range(1, layers)), parts=parts,
+        vocab_size=32000, kv_elements=(256,) * layers, kv_vectors=(4,) * layers,
+        cuts=tuple(range(1, layers)), parts=parts,
     )  # fmt: skip
 
 

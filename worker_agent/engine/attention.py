@@ -227,7 +227,7 @@ def _attend_unfolded(
     sinks: torch.Tensor | None,
     at_once: int,
 ) -> torch.Tensor:
-    """`_attend` over rows in int8, [kv heads, all, width] with their scales: made floats of `at_once` heads at a time."""
+    """`_attend` over rows in int8, [kv heads, all, width] with their scales, made floats `at_once` heads at a time."""
     keys, key_scales, values, value_scales = kept
     group = len(query) // len(keys)
     outputs = []

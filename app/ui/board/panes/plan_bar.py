@@ -137,7 +137,7 @@ def _tool(action: QAction) -> QToolButton:
 
 
 class ServingRow(QWidget):
-    """Dtype, quantizing, context, KV tokens and their dtype: how much memory a layer takes. Each change can be undone."""
+    """Dtype, quantizing, context, KV tokens and in what: how much memory a layer takes. Each change can be undone."""
 
     def __init__(self, board: BoardModel, parent: QWidget | None = None) -> None:
         super().__init__(parent)
