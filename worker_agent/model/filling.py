@@ -25,7 +25,8 @@ from transformers.modeling_utils import LoadStateDictConfig
 from transformers.utils.loading_report import LoadStateDictInfo
 from transformers.utils.logging import disable_progress_bar
 
-from worker_agent.model.linears.blocks import building, reading
+from worker_agent.model.linears.blocks import building, experts, reading
+from worker_agent.model.linears.blocks.formats import Blocks
 from worker_agent.model.linears.blocks.reading import LazyBlocks, Quantizer
 from worker_agent.model.slicing import FAULTS, Slice, describe
 from worker_agent.model.ways import Tally
@@ -185,16 +186,17 @@ class Filler:
         reckoned = sum(lazy.described.loaded_bytes(item, quantize, in_layer=True) for lazy in state.values())
         held = 0
         for each in module.modules():
-            blocks = reading.blocks_of(each)
-            held += 0 if blocks is None else blocks.nbytes
+            found = reading.in_blocks(each)
+            held += sum(blocks.nbytes for matrices in found.values() for blocks in matrices)
             for name, parameter in each.named_parameters(recurse=False):
-                held += 0 if blocks is not None and name == "weight" else parameter.numel() * parameter.itemsize
+                held += 0 if name in found else parameter.numel() * parameter.itemsize
         self.extra_bytes += held - reckoned
 
     def _attach(self, module: nn.Module, prefix: str, state: dict[str, Lazy]) -> None:
         """Note which matrices below `module` are stored in blocks; what became of others by conversion stays floats."""
         tied = dict(self._model.all_tied_weights_keys)
         tied |= {source: target for target, source in tied.items()}
+        left: dict[str, Blocks] = {}
         for stored, lazy in state.items():
             if not isinstance(lazy, LazyBlocks):
                 continue
@@ -209,8 +211,12 @@ class Filler:
                     continue
                 done |= blocks is not None and leaf == "weight" and reading.attach(owner, blocks)
             lazy.blocks = None
-            if not done:
-                self.unfolded.append(f"{stored} became another tensor of the model than the file has")
+            if not done and blocks is not None:
+                left[stored] = blocks
+        for each in [owner for owner in module.modules() if left and experts.has_experts(owner)]:
+            for stored in experts.attach(each, left):
+                del left[stored]
+        self.unfolded += [f"{stored} became another tensor of the model than the file has" for stored in left]
 
     def tell(self, tally: Tally) -> None:
         """Add to the tally of matrices in blocks those that could not stay so, what quantizing cost, and why they are

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from tests.worker_agent.ring import CutModel, Ring, cut_model, random_prompt
 from tests.worker_agent.tiny_models import VOCABULARY, greedy, make_model
 from worker_agent.engine import loading
-from worker_agent.model.linears.blocks import building, formats, layers, making
+from worker_agent.model import filling
+from worker_agent.model.linears.blocks import building, experts, formats, layers, making
+from worker_agent.model.linears.blocks.experts import has_experts
 from worker_agent.model.linears.blocks.formats import GGML_NUMBERS, Blocks
 from worker_agent.wire.errors import BadWeights, OutOfMemory
 from worker_agent.wire.messages import BLOCK_FORMATS, Part, PartTensor
@@ -231,6 +234,94 @@ def test_a_kernel_that_is_wrong_is_found_and_the_layer_runs_without_it(
     assert ring.answer(1) == greedy(with_weights(model, meant), prompt, 8)
 
 
+def put(state: dict[str, torch.Tensor], meant: dict[str, torch.Tensor]) -> None:
+    """Change a mixture's weights to what matrices in blocks mean, by the names that these have in files."""
+    for name, weight in meant.items():
+        if name in state:
+            state[name] = weight
+            continue
+        layer, expert, which = re.fullmatch(r"(.*\.layers\.\d+)\..*experts\.(\d+)\.(\w+)\.weight", name).groups()  # type: ignore[union-attr]
+        down = which in ("w2", "down_proj")
+        joint = state[f"{layer}.mlp.experts.{'down_proj' if down else 'gate_up_proj'}"][int(expert)]
+        start = weight.shape[0] if which in ("w3", "up_proj") else 0
+        joint[start : start + weight.shape[0]] = weight
+
+
+@pytest.mark.parametrize(
+    ("model_type", "choice"),
+    [
+        ("mixtral", {"w1.weight": "Q8_0", "w3.weight": "Q8_0", "w2.weight": "Q4_K", "q_proj.weight": "Q8_0"}),
+        ("qwen3_moe", {"gate_proj.weight": "Q4_1", "up_proj.weight": "Q4_1", "down_proj.weight": "Q5_0"}),
+    ],
+)
+def test_experts_stay_in_blocks_and_answer_as_transformers_does(
+    model_type: str, choice: dict[str, str], tmp_path: Path
+) -> None:
+    model = make_model(model_type, tmp_path / "model", **WIDE)
+    cut = cut_model(tmp_path / "model", tmp_path / "parts")
+    stored, meant = in_blocks(cut, tmp_path / "blocks", choice)
+    assert len(meant) == 3 * (4 * 3 + (model_type == "mixtral"))
+    prompt, other = random_prompt(21, VOCABULARY, 8), random_prompt(9, VOCABULARY, 9)
+    state = model.state_dict()
+    put(state, meant)
+    model.load_state_dict(state)
+    ring = Ring.build(stored, [1])
+    for runner in ring.runners:
+        stage = runner.stage
+        way = next(way for way in stage.ways.report() if way.name == "blocks")
+        layers_here = stage.slice.end - stage.slice.start
+        assert way.used == way.possible == layers_here * (1 + (model_type == "mixtral")), way
+        parts = stored.parts_for(stage.slice.start, stage.slice.end)
+        assert stage.weight_bytes == sum(tensor.nbytes for part in parts for tensor in part.tensors)
+        assert all(module.gate_up_proj is None for module in stage.slice.model.modules() if has_experts(module))
+    ring.start(1, prompt, 12)
+    ring.start(2, other, 12)
+    ring.finish()
+    assert (ring.answer(1), ring.answer(2)) == (greedy(model, prompt, 12), greedy(model, other, 12))
+
+
+@pytest.mark.parametrize("model_type", ["mixtral", "qwen3_moe", "gpt_oss"])
+@pytest.mark.parametrize("quantize", ["int8", "int4"])
+def test_experts_are_quantized_with_the_rest_of_a_layer(model_type: str, quantize: str, tmp_path: Path) -> None:
+    model = make_model(model_type, tmp_path / "model", **WIDE, num_local_experts=4, num_experts=4)
+    cut = cut_model(tmp_path / "model", tmp_path / "parts")
+    ring = Ring.build(cut, [1], quantize=quantize)
+    state = model.state_dict()
+    for name, weight in state.items():
+        if name.endswith("_proj") and weight.ndim == 3:
+            for number, expert in enumerate(weight):
+                matrix = expert.T if model_type == "gpt_oss" else expert  # which multiplies from the other side
+                blocks = making.made(matrix, quantize)  # type: ignore[arg-type]
+                assert blocks is not None
+                state[name][number] = blocks.unfolded().T if model_type == "gpt_oss" else blocks.unfolded()
+        elif name.endswith("_proj.weight"):
+            blocks = making.made(weight, quantize)  # type: ignore[arg-type]
+            assert blocks is not None
+            state[name] = blocks.unfolded()
+    model.load_state_dict(state)
+    for runner in ring.runners:
+        stage = runner.stage
+        way = next(way for way in stage.ways.report() if way.name == "blocks")
+        assert way.used == way.possible and 0 < stage.weights_error < 0.08, way
+        parts = cut.parts_for(stage.slice.start, stage.slice.end)
+        assert stage.weight_bytes == filling.weight_bytes(parts, torch.float32, quantize)  # type: ignore[arg-type]
+    prompt = random_prompt(15, VOCABULARY, 7)
+    ring.start(1, prompt, 10)
+    ring.finish()
+    assert ring.answer(1) == greedy(model, prompt, 10)
+
+
+def test_experts_that_come_out_otherwise_keep_their_floats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_model("qwen3_moe", tmp_path / "model", **WIDE)
+    cut = cut_model(tmp_path / "model", tmp_path / "parts")
+    right = experts.BlockExperts.run
+    monkeypatch.setattr(experts.BlockExperts, "run", lambda *given: right(*given) * 1.005)
+    stage = Ring.build(cut, [], quantize="int8").runners[0].stage
+    way = next(way for way in stage.ways.report() if way.name == "blocks")
+    assert way.possible - way.used == 3 and "a layer's experts: " in way.why
+    assert all(module.gate_up_proj is not None for module in stage.slice.model.modules() if has_experts(module))
+
+
 def test_what_transformers_makes_another_tensor_of_becomes_floats_and_is_named(tmp_path: Path) -> None:
     model = make_model("mixtral", tmp_path / "model", **WIDE)
     cut = cut_model(tmp_path / "model", tmp_path / "parts")
@@ -244,14 +335,7 @@ def test_what_transformers_makes_another_tensor_of_becomes_floats_and_is_named(t
     ring.start(1, prompt, 8)
     ring.finish()
     state = model.state_dict()
-    for number in range(3):
-        state[f"model.layers.{number}.self_attn.q_proj.weight"] = meant[
-            f"model.layers.{number}.self_attn.q_proj.weight"
-        ]
-        for expert in range(4):
-            name = f"model.layers.{number}.block_sparse_moe.experts.{expert}.w1.weight"
-            joint = state[f"model.layers.{number}.mlp.experts.gate_up_proj"]
-            joint[expert, : meant[name].shape[0]] = meant[name]
+    put(state, meant)
     model.load_state_dict(state)
     assert ring.answer(1) == greedy(model, prompt, 8)
 

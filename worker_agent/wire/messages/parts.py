@@ -63,8 +63,10 @@ def loaded_bytes(name: str, dtype: str, shape: tuple[int, ...], nbytes: int, ite
     if dtype not in FLOATING:
         return nbytes
     elements = math.prod(shape)
-    if len(shape) == 2 and name.endswith(".weight") and elements >= LEAST_QUANTIZED:
-        format_ = quantized_format(quantize, shape[1])
+    matrix = len(shape) == 2 and name.endswith(".weight")
+    experts = len(shape) == 3 and ".experts." in name
+    if (matrix or experts) and shape[-2] * shape[-1] >= LEAST_QUANTIZED:
+        format_ = quantized_format(quantize, shape[-1])
         if format_:
             weights, size = BLOCK_FORMATS[format_]
             return elements // weights * size

@@ -56,9 +56,9 @@ class Kernels:
         """float32 [n, columns] times the transposed matrix of blocks `data`: float32 [n, rows]."""
         rows, size = data.shape
         count, columns = given.shape
-        sums, into = torch.empty(columns // 16), torch.empty(count, rows)
+        scratch, into = torch.empty(given.numel()), torch.empty(count, rows)
         self._multiply(
-            kind, data.data_ptr(), size, rows, columns // 32, given.data_ptr(), count, sums.data_ptr(),
+            kind, data.data_ptr(), size, rows, columns // 32, given.data_ptr(), count, scratch.data_ptr(),
             into.data_ptr(), torch.get_num_threads(),
         )  # fmt: skip
         return into

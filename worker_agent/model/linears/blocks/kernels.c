@@ -24,7 +24,17 @@
 #define WIDTH SHARDBOARD_WIDTH
 #define VECTORS (32 / WIDTH)
 #define HALF (VECTORS / 2)
-#define MOST_ROWS 8
+#if WIDTH == 16 || defined(__aarch64__) /* with 32 registers for vectors */
+#define TILE_WEIGHTS 4
+#define TILE_INPUTS 6
+#else
+#define TILE_WEIGHTS 3
+#define TILE_INPUTS 4
+#endif
+#define UNROLLED _Pragma("GCC unroll 8")
+#define PANEL (4 * TILE_WEIGHTS) /* rows of weights that are unfolded at a time, CHUNK numbers of each */
+#define CHUNK 256
+#define MOST_INPUTS 96 /* rows of input that a panel is multiplied with before it is forgotten */
 #define INLINE static inline __attribute__((always_inline))
 #if defined(_WIN32)
 #define EXPORT __declspec(dllexport)
@@ -38,14 +48,19 @@ typedef uint8_t u8x16 __attribute__((vector_size(16)));
 typedef uint8_t u8x16_loose __attribute__((vector_size(16), aligned(1)));
 typedef int8_t s8x16 __attribute__((vector_size(16)));
 
-/* 32 weights of a row: w[i] = codes[i] * scale[i / 16] + minimum[i / 16] */
+/* 32 consecutive numbers of a row, as they are stored. Blocks of 32 weights have one such group, those of 256 eight. */
 typedef struct {
     s8x16 low, high;
-    float scale[2], minimum[2];
 } group;
 
-/* The group `which` of a block; always a constant where it is called, so that shifts and cases are decided by the
-   compiler. Blocks of 32 weights have one group, those of 256 eight. */
+/* What turns the numbers of a block into its weights, w[i] = code[i] * scale + minimum: for each of its groups, or for
+   each half of a group where the format has its scales `apart`. */
+typedef struct {
+    float scale[16], minimum[16];
+} scales;
+
+typedef void (*scaler)(const uint8_t *block, scales *found);
+/* `which` is always a constant where it is called, so that shifts and cases are decided by the compiler. */
 typedef void (*unpacker)(const uint8_t *block, int which, group *found);
 
 /* --- small readers ------------------------------------------------------------------------------------------- */
@@ -96,7 +111,12 @@ INLINE void floats(s8x16 codes, vf *into) {
     into[2] = (vf)vcvtq_f32_s32(vmovl_s16(vget_low_s16(high)));
     into[3] = (vf)vcvtq_f32_s32(vmovl_s16(vget_high_s16(high)));
 #else
-    for (int each = 0; each < 16; each++) into[each / WIDTH][each % WIDTH] = (float)codes[each];
+    typedef int8_t part __attribute__((vector_size(WIDTH)));
+    for (int each = 0; each < 16 / WIDTH; each++) {
+        part here;
+        memcpy(&here, (const int8_t *)&codes + each * WIDTH, sizeof here);
+        into[each] = __builtin_convertvector(here, vf);
+    }
 #endif
 }
 
@@ -127,68 +147,92 @@ INLINE u8x16 spread(const uint8_t *bits, uint8_t value) {
     return (u8x16)((bytes & mask) != 0) & value;
 }
 
-INLINE void one(group *found, float scale, float minimum) {
-    found->scale[0] = found->scale[1] = scale;
-    found->minimum[0] = found->minimum[1] = minimum;
-}
-
 INLINE void nibbles(const uint8_t *from, group *found) {
     u8x16 both = load(from);
     found->low = (s8x16)(both & 15);
     found->high = (s8x16)(both >> 4);
 }
 
+/* 16 numbers of one factor each. */
+INLINE void scaled(s8x16 numbers, float factor, float *into) {
+    vf as_floats[16 / WIDTH];
+    floats(numbers, as_floats);
+    for (int each = 0; each < 16 / WIDTH; each++) ((vf_loose *)into)[each] = as_floats[each] * splat(factor);
+}
+
 /* --- the formats, as llama.cpp's ggml-common.h describes their blocks ------------------------------------------ */
+
+INLINE void scale_q4_0(const uint8_t *block, scales *found) {
+    found->scale[0] = half(block);
+    found->minimum[0] = -8.0f * found->scale[0];
+}
 
 INLINE void unpack_q4_0(const uint8_t *block, int which, group *found) {
     (void)which;
-    float scale = half(block);
     nibbles(block + 2, found);
-    one(found, scale, -8.0f * scale);
+}
+
+INLINE void scale_q4_1(const uint8_t *block, scales *found) {
+    found->scale[0] = half(block);
+    found->minimum[0] = half(block + 2);
 }
 
 INLINE void unpack_q4_1(const uint8_t *block, int which, group *found) {
     (void)which;
     nibbles(block + 4, found);
-    one(found, half(block), half(block + 2));
+}
+
+INLINE void scale_q5_0(const uint8_t *block, scales *found) {
+    found->scale[0] = half(block);
+    found->minimum[0] = -16.0f * found->scale[0];
 }
 
 INLINE void unpack_q5_0(const uint8_t *block, int which, group *found) {
     (void)which;
-    float scale = half(block);
     nibbles(block + 6, found);
     found->low |= (s8x16)spread(block + 2, 16);
     found->high |= (s8x16)spread(block + 4, 16);
-    one(found, scale, -16.0f * scale);
 }
+
+#define scale_q5_1 scale_q4_1
 
 INLINE void unpack_q5_1(const uint8_t *block, int which, group *found) {
     (void)which;
     nibbles(block + 8, found);
     found->low |= (s8x16)spread(block + 4, 16);
     found->high |= (s8x16)spread(block + 6, 16);
-    one(found, half(block), half(block + 2));
 }
+
+INLINE void scale_alone(const uint8_t *block, scales *found) {
+    found->scale[0] = half(block);
+    found->minimum[0] = 0.0f;
+}
+
+#define scale_q8_0 scale_alone
 
 INLINE void unpack_q8_0(const uint8_t *block, int which, group *found) {
     (void)which;
     found->low = (s8x16)load(block + 2);
     found->high = (s8x16)load(block + 18);
-    one(found, half(block), 0.0f);
 }
 
-/* The 6-bit scale and minimum of one of a block's eight groups (Q4_K, Q5_K). */
-INLINE void k_scales(const uint8_t *block, int which, group *found) {
-    const uint8_t *packed = block + 4;
-    int scale, minimum;
-    if (which < 4) {
-        scale = packed[which] & 63;
-        minimum = packed[which + 4] & 63;
-    } else {
-        scale = (packed[which + 4] & 15) | ((packed[which - 4] >> 6) << 4);
-        minimum = (packed[which + 4] >> 4) | ((packed[which] >> 6) << 4);
+/* Q4_K and Q5_K: eight scales and eight minima of 6 bits each, in 12 bytes. */
+INLINE void scale_q4_k(const uint8_t *block, scales *found) {
+    uint32_t packed[3], bytes[4];
+    memcpy(packed, block + 4, 12);
+    bytes[0] = packed[0] & 0x3f3f3f3fu;
+    bytes[1] = (packed[2] & 0x0f0f0f0fu) | ((packed[0] >> 2) & 0x30303030u);
+    bytes[2] = packed[1] & 0x3f3f3f3fu;
+    bytes[3] = ((packed[2] >> 4) & 0x0f0f0f0fu) | ((packed[1] >> 2) & 0x30303030u);
+    float both[16];
+    s8x16 numbers;
+    memcpy(&numbers, bytes, 16);
+    scaled(numbers, 1.0f, both);
+    const float whole = half(block), least = -half(block + 2);
+    for (int each = 0; each < 8; each++) {
+        found->scale[each] = whole * both[each];
+        found->minimum[each] = least * both[8 + each];
     }
-    one(found, half(block) * (float)scale, -half(block + 2) * (float)minimum);
 }
 
 INLINE void unpack_q4_k(const uint8_t *block, int which, group *found) {
@@ -196,58 +240,59 @@ INLINE void unpack_q4_k(const uint8_t *block, int which, group *found) {
     const uint8_t *codes = block + 16 + (which >> 1) * 32;
     found->low = (s8x16)((load(codes) >> shift) & 15);
     found->high = (s8x16)((load(codes + 16) >> shift) & 15);
-    k_scales(block, which, found);
 }
+
+#define scale_q5_k scale_q4_k
 
 INLINE void unpack_q5_k(const uint8_t *block, int which, group *found) {
     const int shift = (which & 1) * 4;
     const uint8_t *codes = block + 48 + (which >> 1) * 32, *fifth = block + 16;
     found->low = (s8x16)(((load(codes) >> shift) & 15) | (((load(fifth) >> which) & 1) << 4));
     found->high = (s8x16)(((load(codes + 16) >> shift) & 15) | (((load(fifth + 16) >> which) & 1) << 4));
-    k_scales(block, which, found);
+}
+
+INLINE void scale_q6_k(const uint8_t *block, scales *found) {
+    scaled((s8x16)load(block + 192), half(block + 208), found->scale);
+    for (int each = 0; each < 16; each++) found->minimum[each] = -32.0f * found->scale[each];
 }
 
 INLINE void unpack_q6_k(const uint8_t *block, int place, group *found) {
     const int side = place >> 2, which = place & 3;
     const uint8_t *four = block + side * 64 + (which & 1) * 32, *two = block + 128 + side * 32;
-    const int8_t *scales = (const int8_t *)block + 192 + side * 8 + which * 2;
     int shift = (which >> 1) * 4;
     found->low = (s8x16)(((load(four) >> shift) & 15) | (((load(two) >> (2 * which)) & 3) << 4));
     found->high = (s8x16)(((load(four + 16) >> shift) & 15) | (((load(two + 16) >> (2 * which)) & 3) << 4));
-    float whole = half(block + 208);
-    for (int side16 = 0; side16 < 2; side16++) {
-        found->scale[side16] = whole * (float)scales[side16];
-        found->minimum[side16] = -32.0f * found->scale[side16];
-    }
+}
+
+INLINE void scale_q2_k(const uint8_t *block, scales *found) {
+    scaled((s8x16)(load(block) & 15), half(block + 80), found->scale);
+    scaled((s8x16)(load(block) >> 4), -half(block + 82), found->minimum);
 }
 
 INLINE void unpack_q2_k(const uint8_t *block, int place, group *found) {
     const int side = place >> 2, which = place & 3;
-    const uint8_t *codes = block + 16 + side * 32, *scales = block + side * 8 + which * 2;
+    const uint8_t *codes = block + 16 + side * 32;
     found->low = (s8x16)((load(codes) >> (2 * which)) & 3);
     found->high = (s8x16)((load(codes + 16) >> (2 * which)) & 3);
-    float whole = half(block + 80), least = half(block + 82);
-    for (int side16 = 0; side16 < 2; side16++) {
-        found->scale[side16] = whole * (float)(scales[side16] & 15);
-        found->minimum[side16] = -least * (float)(scales[side16] >> 4);
+}
+
+INLINE void scale_q3_k(const uint8_t *block, scales *found) {
+    s8x16 numbers;
+    for (int each = 0; each < 16; each++) {
+        int four = (block[96 + (each & 7)] >> (4 * (each >> 3))) & 15;
+        int two = (block[104 + (each & 3)] >> (2 * (each >> 2))) & 3;
+        numbers[each] = (int8_t)((four | (two << 4)) - 32);
     }
+    scaled(numbers, half(block + 108), found->scale);
+    for (int each = 0; each < 16; each++) found->minimum[each] = -4.0f * found->scale[each];
 }
 
 INLINE void unpack_q3_k(const uint8_t *block, int place, group *found) {
-    const uint8_t *scales = block + 96;
     const int side = place >> 2, which = place & 3;
     const uint8_t *codes = block + 32 + side * 32;
     int bit = side * 4 + which;
     found->low = (s8x16)(((load(codes) >> (2 * which)) & 3) | (((load(block) >> bit) & 1) << 2));
     found->high = (s8x16)(((load(codes + 16) >> (2 * which)) & 3) | (((load(block + 16) >> bit) & 1) << 2));
-    float whole = half(block + 108);
-    for (int side16 = 0; side16 < 2; side16++) {
-        int index = side * 8 + which * 2 + side16;
-        int four = (scales[index & 7] >> (4 * (index >> 3))) & 15;
-        int two = (scales[8 + (index & 3)] >> (2 * (index >> 2))) & 3;
-        found->scale[side16] = whole * (float)((four | (two << 4)) - 32);
-        found->minimum[side16] = -4.0f * found->scale[side16];
-    }
 }
 
 static const int8_t UNEVEN[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
@@ -259,151 +304,207 @@ INLINE void uneven_nibbles(const uint8_t *from, const int8_t *table, group *foun
     found->high = looked_up(table, both >> 4);
 }
 
+#define scale_iq4_nl scale_alone
+
 INLINE void unpack_iq4_nl(const uint8_t *block, int which, group *found) {
     (void)which;
     uneven_nibbles(block + 2, UNEVEN, found);
-    one(found, half(block), 0.0f);
+}
+
+INLINE void scale_iq4_xs(const uint8_t *block, scales *found) {
+    const float whole = half(block);
+    for (int each = 0; each < 8; each++) {
+        int four = (block[4 + (each >> 1)] >> (4 * (each & 1))) & 15;
+        int two = ((block[2] | (block[3] << 8)) >> (2 * each)) & 3;
+        found->scale[each] = whole * (float)((four | (two << 4)) - 32);
+        found->minimum[each] = 0.0f;
+    }
 }
 
 INLINE void unpack_iq4_xs(const uint8_t *block, int which, group *found) {
-    int four = (block[4 + (which >> 1)] >> (4 * (which & 1))) & 15;
-    int two = ((block[2] | (block[3] << 8)) >> (2 * which)) & 3;
     uneven_nibbles(block + 8 + which * 16, UNEVEN, found);
-    one(found, half(block) * (float)((four | (two << 4)) - 32), 0.0f);
+}
+
+INLINE void scale_mxfp4(const uint8_t *block, scales *found) {
+    /* 2^(e - 128): half of what the exponent says, since the table holds the numbers doubled */
+    uint32_t bits = block[0] < 2 ? 0x00200000u << block[0] : (uint32_t)(block[0] - 1) << 23;
+    memcpy(found->scale, &bits, 4);
+    found->minimum[0] = 0.0f;
 }
 
 INLINE void unpack_mxfp4(const uint8_t *block, int which, group *found) {
     (void)which;
-    /* 2^(e - 128): half of what the exponent says, since the table holds the numbers doubled */
-    uint32_t bits = block[0] < 2 ? 0x00200000u << block[0] : (uint32_t)(block[0] - 1) << 23;
-    float scale;
-    memcpy(&scale, &bits, 4);
     uneven_nibbles(block + 1, FP4, found);
-    one(found, scale, 0.0f);
 }
 
 /* --- what is done with them --------------------------------------------------------------------------------- */
 
 INLINE float sum(vf values) {
-    float total = 0.0f;
-    for (int each = 0; each < WIDTH; each++) total += values[each];
-    return total;
+    float found[WIDTH];
+    memcpy(found, &values, sizeof values);
+    for (int half = WIDTH / 2; half > 0; half /= 2)
+        for (int each = 0; each < half; each++) found[each] += found[each + half];
+    return found[0];
 }
 
-INLINE void weights(const group *found, vf *into) {
-    floats(found->low, into);
-    floats(found->high, into + HALF);
-    for (int side = 0; side < 2; side++)
-        for (int each = side * HALF; each < (side + 1) * HALF; each++)
-            into[each] = into[each] * splat(found->scale[side]) + splat(found->minimum[side]);
-}
-
-/* The format that a task is compiled for; `apart`: its two scales differ. */
+/* The format that a task is compiled for; `apart`: each half of a group has a scale of its own. */
 typedef struct {
+    scaler scale;
     unpacker unpack;
     int block_bytes, groups, apart;
 } format;
 
+/* Each group of `groups_in_all` from `row` on: `found`, its number `at`, and what turns it into weights, `known` from
+   `side` on. */
 #define EACH_GROUP(of, row, groups_in_all)                                                                     \
-    const long per_block = (of).groups;                                                                        \
     const uint8_t *block = row;                                                                                \
-    for (long base = 0; base < groups_in_all; base += per_block, block += (of).block_bytes)                    \
-        _Pragma("GCC unroll 8") for (int which = 0; which < per_block; which++)
+    for (long base = 0; base < groups_in_all; base += (of).groups, block += (of).block_bytes) {                \
+        scales known;                                                                                          \
+        (of).scale(block, &known);                                                                             \
+        UNROLLED for (int which = 0; which < (of).groups; which++) {                                           \
+            group found;                                                                                       \
+            (of).unpack(block, which, &found);                                                                 \
+            const long at = base + which;                                                                      \
+            const int first = (of).apart ? 2 * which : which, second = (of).apart ? first + 1 : first;
+
+#define NEXT_GROUP                                                                                             \
+        }                                                                                                      \
+    }
 
 /* One row of weights times one row of input, whose sums of 16 numbers each stand in `sums`. */
 INLINE float dot(format of, const uint8_t *row, long groups, const float *input, const float *sums) {
-    vf first = splat(0), second = splat(0);
+    vf low = splat(0), high = splat(0);
     float least = 0.0f, least2 = 0.0f;
-    EACH_GROUP(of, row, groups) {
-        group found;
+    EACH_GROUP(of, row, groups)
         vf codes[VECTORS];
-        of.unpack(block, which, &found);
         floats(found.low, codes);
         floats(found.high, codes + HALF);
-        const long at = base + which;
         const vf_loose *given = (const vf_loose *)(input + at * 32);
-        vf low = codes[0] * given[0], high = codes[HALF] * given[HALF];
-        for (int each = 1; each < HALF; each++) {
-            low += codes[each] * given[each];
-            high += codes[HALF + each] * given[HALF + each];
+        vf here = codes[0] * given[0], there = codes[HALF] * given[HALF];
+        UNROLLED for (int each = 1; each < HALF; each++) {
+            here += codes[each] * given[each];
+            there += codes[HALF + each] * given[HALF + each];
         }
-        if (of.apart) {
-            first += low * splat(found.scale[0]);
-            second += high * splat(found.scale[1]);
-            least += found.minimum[0] * sums[2 * at];
-            least2 += found.minimum[1] * sums[2 * at + 1];
-        } else {
-            first += low * splat(found.scale[0]);
-            second += high * splat(found.scale[0]);
-            least += found.minimum[0] * (sums[2 * at] + sums[2 * at + 1]);
-        }
-    }
-    return sum(first + second) + least + least2;
+        low += here * splat(known.scale[first]);
+        high += there * splat(known.scale[second]);
+        least += known.minimum[first] * sums[2 * at];
+        least2 += known.minimum[second] * sums[2 * at + 1];
+    NEXT_GROUP
+    return sum(low + high) + least + least2;
 }
 
-INLINE void dots(format of, int count, const uint8_t *row, long groups, const float *input, long width, float *into,
-                 long stride) {
-    vf totals[MOST_ROWS];
-    for (int each = 0; each < count; each++) totals[each] = splat(0);
-    EACH_GROUP(of, row, groups) {
-        group found;
+/* `groups` groups of one row from group `from` on, as floats. */
+INLINE void unfold_row(format of, const uint8_t *row, long from, long groups, float *into) {
+    EACH_GROUP(of, row + from / of.groups * of.block_bytes, groups)
         vf ready[VECTORS];
-        of.unpack(block, which, &found);
-        weights(&found, ready);
-        for (int each = 0; each < count; each++) {
-            const vf_loose *given = (const vf_loose *)(input + each * width + (base + which) * 32);
-            for (int part = 0; part < VECTORS; part++) totals[each] += ready[part] * given[part];
+        floats(found.low, ready);
+        floats(found.high, ready + HALF);
+        vf_loose *target = (vf_loose *)(into + at * 32);
+        UNROLLED for (int each = 0; each < HALF; each++) {
+            target[each] = ready[each] * splat(known.scale[first]) + splat(known.minimum[first]);
+            target[HALF + each] = ready[HALF + each] * splat(known.scale[second]) + splat(known.minimum[second]);
         }
-    }
-    for (int each = 0; each < count; each++) into[each * stride] = sum(totals[each]);
+    NEXT_GROUP
 }
 
 typedef struct {
     int kind;
     const uint8_t *blocks;
     long row_bytes, rows, groups;
-    const float *input, *sums;
-    long count;            /* rows of input */
+    const float *input;
+    float *scratch; /* of one row of input the sums of 16 numbers each, of several all numbers as `arrange` lays them */
+    long count;     /* rows of input */
     float *output;         /* [count, rows], or what is unfolded */
     const int64_t *chosen; /* which rows to unfold; NULL for all */
     int threads, task;
 } work;
 
+/* Adds to `totals` the products of TILE_WEIGHTS rows of weights and `inputs` rows of input, vector by vector. */
+INLINE void tile(int inputs, const float *weights, const float *given, long length, vf *totals, long stride) {
+    vf sums[TILE_WEIGHTS][TILE_INPUTS];
+    UNROLLED for (int row = 0; row < TILE_WEIGHTS; row++)
+        UNROLLED for (int each = 0; each < inputs; each++) sums[row][each] = totals[row * stride + each];
+    for (long at = 0; at < length; at += WIDTH) {
+        vf here[TILE_WEIGHTS];
+        UNROLLED for (int row = 0; row < TILE_WEIGHTS; row++) here[row] = *(const vf_loose *)(weights + row * CHUNK + at);
+        UNROLLED for (int each = 0; each < inputs; each++) {
+            const vf one = *(const vf_loose *)(given + each * length + at);
+            UNROLLED for (int row = 0; row < TILE_WEIGHTS; row++) sums[row][each] += here[row] * one;
+        }
+    }
+    UNROLLED for (int row = 0; row < TILE_WEIGHTS; row++)
+        UNROLLED for (int each = 0; each < inputs; each++) totals[row * stride + each] = sums[row][each];
+}
+
+static __attribute__((noinline)) void tiles(const float *panel, const float *given, long count, long length,
+                                            vf *totals) {
+    /* all tiles as wide as they can be, and none much narrower than the others */
+    long parts = (count + TILE_INPUTS - 1) / TILE_INPUTS;
+    for (long part = 0; part < parts; part++) {
+        const long from = count * part / parts, here = count * (part + 1) / parts - from;
+        for (int row = 0; row < PANEL; row += TILE_WEIGHTS) {
+            const float *weights = panel + row * CHUNK, *input = given + from * length;
+            vf *into = totals + row * MOST_INPUTS + from;
+            switch (here) {
+            case 1: tile(1, weights, input, length, into, MOST_INPUTS); break;
+            case 2: tile(2, weights, input, length, into, MOST_INPUTS); break;
+            case 3: tile(3, weights, input, length, into, MOST_INPUTS); break;
+            case 4: tile(4, weights, input, length, into, MOST_INPUTS); break;
+#if TILE_INPUTS > 4
+            case 5: tile(5, weights, input, length, into, MOST_INPUTS); break;
+            case 6: tile(6, weights, input, length, into, MOST_INPUTS); break;
+#endif
+            }
+        }
+    }
+}
+
+/* Several rows of input, which `arrange` has laid out. The order of each sum is the same for every `count`. */
+INLINE void multiply_many(format of, const work *w, long begin, long end) {
+    vf totals[PANEL * MOST_INPUTS];
+    float panel[PANEL * CHUNK] __attribute__((aligned(64))) = {0};
+    const long width = w->groups * 32;
+    for (long from = 0, here; from < w->count; from += here) {
+        here = w->count - from < MOST_INPUTS ? w->count - from : MOST_INPUTS;
+        for (long first = begin; first < end; first += PANEL) {
+            const long rows = end - first < PANEL ? end - first : PANEL;
+            memset(totals, 0, sizeof totals);
+            for (long at = 0; at < width; at += CHUNK) {
+                const long length = width - at < CHUNK ? width - at : CHUNK;
+                for (long row = 0; row < rows; row++)
+                    unfold_row(of, w->blocks + (first + row) * w->row_bytes, at / 32, length / 32, panel + row * CHUNK);
+                tiles(panel, w->scratch + w->count * at + from * length, here, length, totals);
+            }
+            for (long row = 0; row < rows; row++)
+                for (long each = 0; each < here; each++)
+                    w->output[(from + each) * w->rows + first + row] = sum(totals[row * MOST_INPUTS + each]);
+        }
+    }
+}
+
 INLINE void multiply(format of, const work *w, long begin, long end) {
-    long width = w->groups * 32, stride = w->rows;
-    if (w->count == 1) {
-        for (long each = begin; each < end; each++)
-            w->output[each] = dot(of, w->blocks + each * w->row_bytes, w->groups, w->input, w->sums);
+    if (w->count > 1) {
+        multiply_many(of, w, begin, end);
         return;
     }
-    for (long from = 0, here; from < w->count; from += here) {
-        const long left = w->count - from;
-        here = left >= MOST_ROWS ? MOST_ROWS : left >= 3 ? 3 : 1;
-        const float *input = w->input + from * width;
-        for (long each = begin; each < end; each++) {
-            const uint8_t *row = w->blocks + each * w->row_bytes;
-            float *into = w->output + from * stride + each;
-            if (here == MOST_ROWS)
-                dots(of, MOST_ROWS, row, w->groups, input, width, into, stride);
-            else if (here == 3)
-                dots(of, 3, row, w->groups, input, width, into, stride);
-            else
-                dots(of, 1, row, w->groups, input, width, into, stride);
-        }
+    for (long each = begin; each < end; each++)
+        w->output[each] = dot(of, w->blocks + each * w->row_bytes, w->groups, w->input, w->scratch);
+}
+
+/* Rows [begin, end) of the input, so that CHUNK numbers of all rows stand beside each other. */
+static void arrange(const work *w, long begin, long end) {
+    const long width = w->groups * 32;
+    for (long at = 0; at < width; at += CHUNK) {
+        const long length = width - at < CHUNK ? width - at : CHUNK;
+        for (long row = begin; row < end; row++)
+            memcpy(w->scratch + w->count * at + row * length, w->input + row * width + at, (size_t)length * 4);
     }
 }
 
 INLINE void unfold(format of, const work *w, long begin, long end) {
     for (long each = begin; each < end; each++) {
         const uint8_t *row = w->blocks + (w->chosen ? (long)w->chosen[each] : each) * w->row_bytes;
-        float *into = w->output + each * w->groups * 32;
-        EACH_GROUP(of, row, w->groups) {
-            group found;
-            vf ready[VECTORS];
-            of.unpack(block, which, &found);
-            weights(&found, ready);
-            for (int part = 0; part < VECTORS; part++) ((vf_loose *)(into + (base + which) * 32))[part] = ready[part];
-        }
+        unfold_row(of, row, 0, w->groups, w->output + each * w->groups * 32);
     }
 }
 
@@ -416,19 +517,25 @@ INLINE void unfold(format of, const work *w, long begin, long end) {
 
 #define TASKS(number, name, bytes, groups, apart)                                                              \
     static __attribute__((noinline)) void multiply_##name(const work *w, long begin, long end) {               \
-        multiply((format){unpack_##name, bytes, groups, apart}, w, begin, end);                                \
+        multiply((format){scale_##name, unpack_##name, bytes, groups, apart}, w, begin, end);                                \
     }                                                                                                          \
     static __attribute__((noinline)) void unfold_##name(const work *w, long begin, long end) {                 \
-        unfold((format){unpack_##name, bytes, groups, apart}, w, begin, end);                                  \
+        unfold((format){scale_##name, unpack_##name, bytes, groups, apart}, w, begin, end);                                  \
     }
 FORMATS(TASKS)
 
+enum { MULTIPLY, UNFOLD, ARRANGE };
+
 static void share(const work *w, int thread) {
-    long lines = w->task ? w->count : w->rows;
+    long lines = w->task == MULTIPLY ? w->rows : w->count;
     long begin = lines * thread / w->threads, end = lines * (thread + 1) / w->threads;
+    if (w->task == ARRANGE) {
+        arrange(w, begin, end);
+        return;
+    }
     switch (w->kind) {
 #define CHOICE(number, name, bytes, groups, apart)                                                                      \
-    case number: w->task ? unfold_##name(w, begin, end) : multiply_##name(w, begin, end); break;
+    case number: w->task == UNFOLD ? unfold_##name(w, begin, end) : multiply_##name(w, begin, end); break;
         FORMATS(CHOICE)
     }
 }
@@ -453,23 +560,29 @@ EXPORT void shardboard_lend(void *parallel_entry, void *thread_number_entry) {
     thread_number = (int (*)(void))thread_number_entry;
 }
 
-/* output[count, rows] = input[count, 32 * groups] times the transposed matrix; `sums` has room for 2 * groups. */
+/* output[count, rows] = input[count, 32 * groups] times the transposed matrix. There is room in `scratch` for as many
+   numbers as the input has. */
 EXPORT void shardboard_multiply(int kind, const uint8_t *blocks, long row_bytes, long rows, long groups,
-                                const float *input, long count, float *sums, float *output, int threads) {
-    if (count == 1)
+                                const float *input, long count, float *scratch, float *output, int threads) {
+    work w = {kind, blocks, row_bytes, rows, groups, input, scratch, count, output, 0, threads, ARRANGE};
+    if (count > 1) {
+        if (count < 32) w.threads = 1; /* a few pages: waking threads would take longer */
+        run(&w);
+        w.threads = threads;
+    } else {
         for (long at = 0; at < 2 * groups; at++) {
-            float total = 0.0f;
-            for (int each = 0; each < 16; each++) total += input[at * 16 + each];
-            sums[at] = total;
+            scratch[at] = 0.0f;
+            for (int each = 0; each < 16; each++) scratch[at] += input[at * 16 + each];
         }
-    work w = {kind, blocks, row_bytes, rows, groups, input, sums, count, output, 0, threads, 0};
+    }
+    w.task = MULTIPLY;
     run(&w);
 }
 
 /* output[count, 32 * groups]: rows of the matrix as float32; those that are chosen, or the first `count`. */
 EXPORT void shardboard_unfold(int kind, const uint8_t *blocks, long row_bytes, long groups, const int64_t *chosen,
                               long count, float *output, int threads) {
-    work w = {kind, blocks, row_bytes, count, groups, 0, 0, count, output, chosen, threads, 1};
+    work w = {kind, blocks, row_bytes, count, groups, 0, 0, count, output, chosen, threads, UNFOLD};
     run(&w);
 }
 

@@ -18,8 +18,9 @@ from worker_agent.model.linears.blocks.formats import Blocks
 
 log = logging.getLogger(__name__)
 
-COUNTS = (4, 8, 16, 32, 64)
+COUNTS = (4, 8, 16, 32, 64, 256)
 ROUNDS = 3
+NEVER = 1 << 30
 _known: dict[str, int] = {}
 
 
@@ -29,7 +30,7 @@ def first_of_many(
     few: Callable[[Blocks, torch.Tensor], torch.Tensor],
     many: Callable[[Blocks, torch.Tensor], torch.Tensor],
 ) -> int:
-    """The least number of rows of input for which `many` is faster than `few`, of those that are tried."""
+    """The least number of rows of input for which `many` is faster, of those that are tried; else `NEVER`."""
     if building.kernels() is None:
         return 1
     key = f"{blocks.format} {blocks.rows} x {blocks.columns} {str(dtype).removeprefix('torch.')}"
@@ -58,7 +59,7 @@ def _raced(
                 best[way] = min(best[way], time.perf_counter() - began)
         if best[many] < best[few]:
             return count
-    return COUNTS[-1] * 2
+    return NEVER
 
 
 def _file() -> Path:

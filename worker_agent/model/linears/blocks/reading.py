@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
-from worker_agent.model.linears.blocks import layers
+from worker_agent.model.linears.blocks import experts, layers
 from worker_agent.model.linears.blocks.formats import Blocks
 from worker_agent.model.linears.blocks.layers import BlockEmbedding, BlockLinear
 from worker_agent.model.linears.blocks.making import error_of, made
@@ -32,7 +32,7 @@ class LazyBlocks:
         self._stored, self.described = stored, stored.described
         self.shape = stored.shape
         self.blocks: Blocks | None = None
-        """The matrix, once it has been read; None for what is no matrix."""
+        """The matrix, once it has been read; that of all experts has their rows one after another."""
 
     def get_shape(self) -> list[int]:
         return list(self.shape)
@@ -44,7 +44,7 @@ class LazyBlocks:
         *outer, columns = self.shape
         data = self._stored[...]
         found = Blocks(self._stored.get_dtype(), data.view(-1, data.shape[-1]), columns)
-        if len(outer) == 1:
+        if outer:
             self.blocks = found
         return found.unfolded().view(*outer, columns)[index]
 
@@ -70,6 +70,12 @@ def blocks_of(module: nn.Module) -> Blocks | None:
     return found if isinstance(found, Blocks) else None
 
 
+def in_blocks(module: nn.Module) -> dict[str, list[Blocks]]:
+    """Those of a module's own parameters whose weights are in blocks, a matrix or one for each expert."""
+    blocks = blocks_of(module)
+    return experts.stacked_of(module) if blocks is None else {"weight": [blocks]}
+
+
 class Quantizer:
     """Puts the float matrices of layers into blocks, and adds up what that costs."""
 
@@ -88,21 +94,36 @@ class Quantizer:
         if self.wanted == "none":
             return
         for module in layer.modules():
+            if experts.has_experts(module):
+                self._quantize_experts(module)
             if type(module) is not nn.Linear or module.weight.numel() < LEAST_QUANTIZED or blocks_of(module):
                 continue
             weight = module.weight
             if weight.shape[0] in self._routers or weight.device.type != "cpu":
                 continue
-            blocks = made(weight, self.wanted)
-            if blocks is None:
+            if (blocks := self._quantized(weight)) is not None:
+                module.blocks = blocks  # type: ignore[assignment]
+
+    def _quantize_experts(self, module: nn.Module) -> None:
+        for name, stacked in experts.tensors(module):
+            if name in experts.stacked_of(module) or stacked[0].numel() < LEAST_QUANTIZED:
                 continue
-            size = float(weight.detach().square().sum(dtype=torch.float64))
-            self._apart += error_of(blocks, weight) ** 2 * size
-            self._size += size
-            step = max(1, TILE_ELEMENTS // blocks.columns)
-            for start in range(0, blocks.rows, step):
-                weight.data[start : start + step] = blocks.unfolded(start, start + step).to(weight.dtype)
-            module.blocks = blocks  # type: ignore[assignment]
+            matrices = [self._quantized(weight) for weight in stacked]
+            if kept := [blocks for blocks in matrices if blocks is not None]:  # all have the same shape
+                experts.note(module, name, kept)
+
+    def _quantized(self, weight: torch.Tensor) -> Blocks | None:
+        """A matrix in blocks, whose meaning the weight itself gets."""
+        blocks = made(weight, self.wanted)
+        if blocks is None:
+            return None
+        size = float(weight.detach().square().sum(dtype=torch.float64))
+        self._apart += error_of(blocks, weight) ** 2 * size
+        self._size += size
+        step = max(1, TILE_ELEMENTS // blocks.columns)
+        for start in range(0, blocks.rows, step):
+            weight.data[start : start + step] = blocks.unfolded(start, start + step).to(weight.dtype)
+        return blocks
 
 
 def lay_out(module: nn.Module, dtype: torch.dtype, tally: Tally, kind: type[nn.Module] = nn.Module) -> None:
@@ -111,6 +132,12 @@ def lay_out(module: nn.Module, dtype: torch.dtype, tally: Tally, kind: type[nn.M
     The plain weights go. Each product is compared with the plain one first. `kind`: one of the two alone.
     """
     for name, child in list(module.named_children()):
+        if experts.stacked_of(child) and kind is not nn.Embedding:
+            if why := experts.lay_out(child, dtype):
+                tally.lost(f"a layer's experts: {why}")
+            else:
+                tally.used()
+            continue
         blocks = blocks_of(child)
         if isinstance(child, (BlockLinear, BlockEmbedding)):
             continue
