@@ -117,6 +117,10 @@ def test_a_placement_is_shown_deployed_and_taken_down(shell: CommandLine) -> Non
     assert "all 3 layers" in shell.run("deployment", "list", "--ways")
     assert "all 3 layers" not in shell.run("deployment", "list")
     shell.run("undeploy", "tiny")
+    in_8_bits = shell.json("deploy", "tiny", "--kv-tokens", "4096", "--kv", "int8")
+    assert in_8_bits["kv_dtype"] == "int8" and in_8_bits["stages"][0]["kv_bytes"] == smaller["stages"][0]["kv_bytes"]
+    assert "Keys and values in 8 bits" in shell.run("deployment", "list", "--ways")
+    shell.run("undeploy", "tiny")
     assert shell.json("deployment", "list") == []
 
 
