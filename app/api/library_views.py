@@ -18,6 +18,7 @@ class MeasurementView(BaseModel):
 
     dtype: str
     quantize: str
+    kv_dtype: str
     nodes: list[str] = Field(description="the names of those it ran on")
     text: str = Field(description="the name of the text")
     tokens: int = Field(description="how many of the text's tokens were predicted")
@@ -34,8 +35,8 @@ class MeasurementView(BaseModel):
     @classmethod
     def of(cls, record: MeasurementRecord) -> MeasurementView:
         return cls(
-            dtype=record.serving.dtype, quantize=record.serving.quantize, nodes=list(record.nodes), text=record.text,
-            tokens=record.tokens, perplexity=record.perplexity, reference=record.reference,
+            dtype=record.serving.dtype, quantize=record.serving.quantize, kv_dtype=record.serving.kv_dtype,
+            nodes=list(record.nodes), text=record.text, tokens=record.tokens, perplexity=record.perplexity, reference=record.reference,
             reference_perplexity=record.reference_perplexity, greedy_tokens=record.greedy_tokens,
             same_tokens=record.same_tokens, remark=record.remark,
             in_words=f"in {record.serving.numbers}: {measured_text(record)}", circumstances=circumstances_text(record),

@@ -7,7 +7,18 @@ from typing import Annotated
 import msgspec
 import typer
 
-from app.cli.options import DType, Json, Layers, Nodes, Quantize, read_dtype, read_nodes, read_quantize
+from app.cli.options import (
+    DType,
+    Json,
+    KvDType,
+    Layers,
+    Nodes,
+    Quantize,
+    read_dtype,
+    read_kv_dtype,
+    read_nodes,
+    read_quantize,
+)
 from app.cli.output import note, print_fields, print_json, print_table, progress_shown
 from app.cli.session import Session, open_controller, open_registry, origin
 from app.figures import count_text, size_text
@@ -87,6 +98,7 @@ def inspect_model(
 def measure_model(
     model: Annotated[str, typer.Argument(help="A name in the library.")],
     quantize: Quantize = None,
+    kv_dtype: KvDType = None,
     against: Annotated[
         str | None, typer.Option(help="Another model of the library to compare with. [default: its own floats]")
     ] = None,
@@ -97,7 +109,7 @@ def measure_model(
 ) -> None:
     """Measure what a model's numbers cost: perplexity, and greedy tokens that stay the same. Takes minutes."""
     chosen = read_nodes(nodes)
-    wish = ServingWish(dtype=read_dtype(dtype), quantize=read_quantize(quantize))
+    wish = ServingWish(dtype=read_dtype(dtype), quantize=read_quantize(quantize), kv_dtype=read_kv_dtype(kv_dtype))
     with open_controller() as session, progress_shown(as_json) as progress:
         record = session.run(
             session.controller.measure_model(
@@ -117,6 +129,13 @@ def remove_model(name: Annotated[str, typer.Argument(help="Its name in the libra
     with open_controller(monitor=False) as session:
         session.run(session.controller.remove_model(name))
     note(f"'{name}' is removed.")
+
+
+def _kv_text(description: ModelDescription) -> str:
+    kept = [size_text(description.kv_bytes_per_token(description.dtype))]
+    if description.keeps_int8:
+        kept.append(f"{size_text(description.kv_bytes_per_token(description.dtype, kv_dtype='int8'))} in int8")
+    return ", ".join(kept)
 
 
 def _measured(session: Session, description: ModelDescription) -> list[MeasurementRecord]:
@@ -149,7 +168,7 @@ def _show(description: ModelDescription, as_json: bool, measured: list[Measureme
             ("Weights", f"{size_text(description.weight_bytes)}, {description.dtype}"),
             ("Bytes per layer", _span(sizes)),
             ("Context", f"{description.max_context} tokens"),
-            ("KV per token", size_text(description.kv_bytes_per_token(description.dtype))),
+            ("KV per token", _kv_text(description)),
             *((("State per sequence", size_text(state)),) if state else ()),
             ("Cuts", _cuts(description)),
             *(("", text) for text in description.cut_notes),

@@ -48,7 +48,9 @@ class MeasureWork:
 
     @property
     def title(self) -> str:
-        return f"Measure {self.model}" + (f" in {self.wish.quantize}" if self.wish.quantize else "")
+        pieces = [f" in {self.wish.quantize}" if self.wish.quantize else ""]
+        pieces.append(f" with keys and values in {self.wish.kv_dtype}" if self.wish.kv_dtype else "")
+        return f"Measure {self.model}{''.join(pieces)}"
 
     async def do(self, job: Job, means: Means) -> Outcome[MeasurementRecord]:
         description = await asyncio.to_thread(means.library.get, self.model)
@@ -115,9 +117,12 @@ class MeasureWork:
         if floats != serving:
             return description, floats
         if in_blocks(description):
+            told = "It is measured as it is stored, in few bits; the floats that these were made of are not here."
+            if description.source != "gguf":
+                return told
             return (
-                "It is measured as it is stored, in few bits; the floats that these were made of are not here. To "
-                "compare, add the file once more with --dequantize under another name, and measure against that."
+                f"{told} To compare, add the file once more with --dequantize under another name, and measure against "
+                "that."
             )
         return "It is in its floats: there is nothing to compare it with."
 

@@ -21,7 +21,8 @@ def formats_by_number() -> dict[int, str]:
     """The formats of blocks that agents compute with, by their numbers in GGUF files."""
     from gguf.constants import GGMLQuantizationType
 
-    return {int(GGMLQuantizationType[name]): name for name in BLOCK_FORMATS}
+    known = GGMLQuantizationType.__members__
+    return {int(known[name]): name for name in BLOCK_FORMATS if name in known}
 
 
 class GgufState:

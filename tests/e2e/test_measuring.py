@@ -90,6 +90,14 @@ def test_int4_is_compared_with_the_floats_and_both_are_gone_afterwards(measured:
     assert job.details["measurement"] == record.id and job.model_name == "tiny"
 
 
+def test_keys_and_values_in_int8_are_compared_with_those_in_floats(measured: System) -> None:
+    wish = ServingWish(dtype="float32", kv_dtype="int8")
+    record = measured.run(measured.controller.measure_model("tiny", serving=wish))
+    assert record.reference == "float32" and record.serving.numbers == "float32, keys and values in int8"
+    assert record.cost is not None and 0 < abs(record.cost) < 0.05
+    assert record.same_share is not None and record.same_share > 0.8
+
+
 def test_floats_have_nothing_to_be_compared_with(measured: System) -> None:
     record = measured.run(measured.controller.measure_model("tiny"))
     assert record.reference is record.same_share is record.cost is None

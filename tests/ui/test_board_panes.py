@@ -112,6 +112,17 @@ def test_what_stands_in_the_way_is_a_warning(bar: PlanBar, board: BoardModel) ->
     assert "node-1 lacks " in bar.warning.text() and not bar.deploy.isEnabled()
 
 
+def test_keys_and_values_in_8_bits_are_chosen_reckoned_with_and_undone(bar: PlanBar, board: BoardModel) -> None:
+    board.propose()
+    assert board.arrangement is not None and bar.serving.kv_dtype.currentText() == "computed"
+    before = board.arrangement.kv(0)
+    bar.serving.kv_dtype.setCurrentText("int8")
+    bar.serving.kv_dtype.activated.emit(1)
+    assert board.arrangement.serving.kv_dtype == "int8" and board.arrangement.kv(0) < before / 3
+    board.undo_stack.undo()
+    assert bar.serving.kv_dtype.currentText() == "computed" and board.arrangement.kv(0) == before
+
+
 def test_the_settings_are_steps_that_can_be_undone(bar: PlanBar, board: BoardModel) -> None:
     fields = bar.serving
     assert (fields.dtype.currentText(), fields.context.value(), fields.kv_tokens.value()) == ("float32", 4096, 8192)
@@ -210,10 +221,10 @@ def test_a_models_page_tells_what_its_numbers_cost_and_has_it_measured(
     assert told.startswith("perplexity 18.42, 0.82 % above that of float32 (18.27); 97.3 % of 512 greedy tokens")
     assert told.endswith("(2026-11-28, 2,191 tokens of plain-english-1, on alpha and beta)")
     board.propose()
-    board.set_serving(Serving("bfloat16", 1024, 4096, "int8"))
+    board.set_serving(Serving("bfloat16", 1024, 4096, "int8", "int8"))
     commands.measure.trigger()
     [job] = board.workbench.jobs.jobs
-    assert job.work == MeasureWork("small", ServingWish("bfloat16", quantize="int8"), nodes=(1, 2, 3))
+    assert job.work == MeasureWork("small", ServingWish("bfloat16", quantize="int8", kv_dtype="int8"), nodes=(1, 2, 3))
     board.unplace(1)
     commands.measure.trigger()
     assert board.workbench.jobs.jobs[-1].work.nodes is None, "where a shard has no node, nodes are chosen"

@@ -134,7 +134,8 @@ class BoardCommands(QObject):
         if draft is not None:
             nodes = dict.fromkeys(piece.node_id for piece in draft.pieces)
             chosen = [node for node in nodes if node is not None]
-            wish = ServingWish(dtype=draft.serving.dtype, quantize=draft.serving.quantize)
+            serving = draft.serving
+            wish = ServingWish(dtype=serving.dtype, quantize=serving.quantize, kv_dtype=serving.kv_dtype)
             self._board.workbench.jobs.measure(draft.model_name, wish, None if None in nodes else chosen)
 
     def _step(self, direction: int) -> None:
