@@ -36,7 +36,8 @@ class MeasurementView(BaseModel):
     def of(cls, record: MeasurementRecord) -> MeasurementView:
         return cls(
             dtype=record.serving.dtype, quantize=record.serving.quantize, kv_dtype=record.serving.kv_dtype,
-            nodes=list(record.nodes), text=record.text, tokens=record.tokens, perplexity=record.perplexity, reference=record.reference,
+            nodes=list(record.nodes), text=record.text, tokens=record.tokens, perplexity=record.perplexity,
+            reference=record.reference,
             reference_perplexity=record.reference_perplexity, greedy_tokens=record.greedy_tokens,
             same_tokens=record.same_tokens, remark=record.remark,
             in_words=f"in {record.serving.numbers}: {measured_text(record)}", circumstances=circumstances_text(record),
