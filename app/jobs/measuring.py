@@ -43,7 +43,7 @@ class MeasureWork:
     against: str | None = None
     """Another model of the library, whose floats are the reference."""
     kind: str = "measure"
-    lane: str = "measure"
+    queue: str = "measure"
     """One at a time: two would take memory from each other."""
 
     @property
