@@ -1,6 +1,6 @@
 """What numbers cost: the demo's model as its file has it, in int8 and int4, against its floats, over two agents.
 
-    python benchmarks/quality.py
+    python benchmarks/quality.py [--only stored floats int8 int4 kv]
 
 Perplexity and greedy tokens are measured as `model measure` does; beside it transformers computes the same text with
 the dequantized weights in this process, and goes on from the same passages. float32 throughout.
@@ -23,6 +23,7 @@ from msgspec.structs import replace
 from app.inference.measuring import ANSWER_TOKENS, GREEDY, Passages, cut_up, read_text
 from app.inference.tokenizer import Tokenizer
 
+ROWS = ["stored", "floats", "int8", "int4", "kv"]
 MOST = 8192
 """Tokens that the demo's model reads."""
 
@@ -55,7 +56,7 @@ def transformers_figures(folder: Path) -> tuple[int, float, list[list[int]]]:
     return count, math.exp(nats / count), found
 
 
-async def run(folder: Path) -> None:
+async def run(folder: Path, only: list[str]) -> None:
     from app.children.work import JobChain
     from app.controller import Controller
     from app.inference.prompt import TokenPrompt
@@ -74,13 +75,19 @@ async def run(folder: Path) -> None:
         print(f"transformers, dequantized, float32: perplexity {reference:.4f} over {count} tokens")
         ids = [node.id for node in nodes]
         deployed = await controller.deploy("floats", nodes=ids, serving=ServingWish("float32", 1024, 4096))
-        for name, quantize, against in (
-            ("stored", "none", "floats"), ("floats", "none", None), ("floats", "int8", None), ("floats", "int4", None),
-        ):  # fmt: skip
+        rows = {
+            "stored": ServingWish("float32"),
+            "floats": ServingWish("float32"),
+            "int8": ServingWish("float32", quantize="int8"),
+            "int4": ServingWish("float32", quantize="int4"),
+            "kv": ServingWish("float32", kv_dtype="int8"),
+        }
+        for row, wish in rows.items():
+            if row not in only:
+                continue
+            name, against = ("stored", "floats") if row == "stored" else ("floats", None)
             began = time.monotonic()
-            record = await controller.measure_model(
-                name, nodes=ids, serving=ServingWish("float32", quantize=quantize), against=against
-            )
+            record = await controller.measure_model(name, nodes=ids, serving=wish, against=against)
             off = 100 * (record.perplexity / reference - 1)
             print(
                 f"{name}, {record.serving.numbers}: {measured_text(record)}; {off:+.3f} % of transformers' perplexity; "
@@ -104,9 +111,11 @@ async def run(folder: Path) -> None:
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", default=ROWS, choices=ROWS)
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="shardboard-quality-") as folder:
-        asyncio.run(run(Path(folder)))
+        asyncio.run(run(Path(folder), options.only))
 
 
 if __name__ == "__main__":

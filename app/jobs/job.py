@@ -229,7 +229,8 @@ class Job:
 
     def report(self, progress: JobProgress) -> None:
         """How far it is."""
-        self.phases.note(progress.phase, total_bytes=progress.total_bytes, already_bytes=progress.already_bytes)
+        moved = progress.total_bytes if progress.unit == "bytes" else 0
+        self.phases.note(progress.phase, total_bytes=moved, already_bytes=progress.already_bytes)
         self.progress = progress
         for follower in self.followers:
             follower(progress)

@@ -97,6 +97,7 @@ def spares_what_others_need(case: Case, served: Served) -> bool:
         "/shard/api/nodes/remove/{node_id}/": [str(node.id) for node in served.system.nodes],
         "/shard/api/nodes/drain/{node_id}/": [str(node.id) for node in served.system.nodes],
         "/shard/api/models/remove/{name}/": [MODEL],
+        "/shard/api/models/measure/{name}/": [MODEL],
         "/shard/api/deployments/undeploy/{deployment_id}/": [one.id for one in registry.deployments.list()],
     }
     return all(str(value) not in wanted.get(case.path, ()) for value in (case.path_parameters or {}).values())

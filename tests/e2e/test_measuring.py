@@ -20,6 +20,7 @@ from app.inference.prompt import TokenPrompt
 from app.inference.tokenizer import Tokenizer
 from app.registry import DeploymentStatus
 from app.runs.measured import measured_text
+from app.runs.trace import JobTrace
 from app.serving import ServingWish
 from tests.e2e.conftest import System
 from tests.inference.tiny_tokenizers import text_words
@@ -87,6 +88,11 @@ def test_int4_is_compared_with_the_floats_and_both_are_gone_afterwards(measured:
     assert list(counted) == ["measuring tiny in float32", "measuring tiny in float32, weights in int4"]
     assert all(progress.done_bytes == progress.total_bytes for progress in counted.values())
     [job] = [job for job in controller.registry.jobs.list() if job.kind == "measure"]
+    trace = controller.runs.job(job.id).trace
+    assert isinstance(trace, JobTrace)
+    assert {phase.name: phase.total_bytes for phase in trace.phases if phase.name in counted} == dict.fromkeys(
+        counted, 0
+    )
     assert job.details["measurement"] == record.id and job.model_name == "tiny"
 
 
