@@ -18,13 +18,15 @@ from app.inference.measuring import ANSWER_TOKENS, PASSAGES, WINDOW, cut_up, rea
 from app.inference.parameters import GenerationParameters
 from app.inference.prompt import TokenPrompt
 from app.inference.tokenizer import Tokenizer
+from app.paths import Home
 from app.registry import DeploymentStatus
 from app.runs.measured import measured_text
 from app.runs.trace import JobTrace
 from app.serving import ServingWish
-from tests.e2e.conftest import System
+from tests.e2e.conftest import System, open_system
 from tests.inference.tiny_tokenizers import text_words
 from tests.models.test_gguf import write_llama
+from tests.waiting import wait_until
 from tests.worker_agent.tiny_models import make_model
 
 GREEDY = PASSAGES * ANSWER_TOKENS
@@ -160,6 +162,21 @@ def test_a_measuring_that_is_cancelled_leaves_nothing(measured: System) -> None:
     assert nothing_is_left(measured)
     assert len(controller.registry.measurements.list("tiny")) == kept
     assert controller.registry.jobs.list(kind="measure")[0].status == "cancelled"
+
+
+def test_what_a_controller_that_ended_had_deployed_to_measure_is_freed_by_the_next_one(
+    home: Home, folder: Path
+) -> None:
+    with open_system(home, leave=True) as system:
+        controller = system.controller
+        description = system.run(controller.add_model(str(folder), name="tiny"))
+        system.launch(1)
+        placement = system.run(controller.plan("tiny", serving=ServingWish("float32", 600, 2048)))
+        made = system.run(controller.deployments.deploy(description, placement, apart=True)).record
+        assert system.run(controller.deployments.ready("tiny")) == [] and not nothing_is_left(system)
+    with open_system(home) as system:
+        assert system.controller.registry.deployments.get(made.id).status is DeploymentStatus.FAILED
+        wait_until(lambda: nothing_is_left(system))
 
 
 def test_where_the_floats_have_no_room_the_rest_is_measured_and_it_says_so(system: System, tmp_path: Path) -> None:
