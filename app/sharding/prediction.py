@@ -69,7 +69,7 @@ class _Work:
     layers: int
     kv_bytes: int
     """Keys and values of one token, as they are computed: kept in int8 they are read no faster, since floats are made
-    of them first (benchmarks/kv_layout.py)."""
+    of them first (benchmarks/kv_int8.py)."""
     state_bytes: int
     """What a sequence keeps besides, which each of its tokens reads."""
 

@@ -98,8 +98,6 @@ class Batch:
 NS_CALL, NS_SLOT, NS_PER_ELEMENT = 35_000, 8_000, 0.9
 """What a call for one sequence costs, what a slot does in a call for many, and a number of a key in either, in ns."""
 
-FEW = 128
-"""Rows in int8 of which one token sees no more are unfolded at once: fewer calls cost less."""
 AT_A_TIME = 2**18
 """Numbers in int8 that are made floats at a time for one token: a megabyte, which a core's cache holds."""
 UNFOLDED = 2**20
@@ -207,10 +205,9 @@ def _attend_int8(
         own = slice(segment.start, segment.end)
         kept = segment.state.keep(layer, key[:, own], value[:, own])
         seen = kept[0].shape[2] if window is None else min(kept[0].shape[2], window + segment.end - segment.start - 1)
-        kept = tuple(each[0].narrow(1, each.shape[2] - seen, seen) for each in kept)
-        plain_one = segment.end - segment.start == 1 and softcap is None and sinks is None
-        if plain_one and (_running.always or seen > FEW):
-            rows = TRIAL_ROWS if _running.always else max(FEW, AT_A_TIME // kept[0][:, 0].numel())
+        kept = tuple(each[0, :, -seen:] for each in kept)
+        if segment.end - segment.start == 1 and softcap is None and sinks is None:
+            rows = TRIAL_ROWS if _running.always else max(1, AT_A_TIME // kept[0][:, 0].numel())
             outputs.append(attend_one(query[:, own], kept, scaling, rows))
         else:
             heads = 1 if _running.always else max(1, UNFOLDED // kept[0][0].numel())
@@ -256,12 +253,12 @@ def attend_one(query: torch.Tensor, kept: Kept, scaling: float | None, at_once: 
         some = rows[:, start : start + count]
         return room[: some.numel()].view(some.shape).copy_(some)
 
-    starts = range(0, total, count)
-    scores = torch.cat([torch.bmm(grouped, floats(keys, start).transpose(1, 2)) for start in starts], dim=-1)
+    parts = [torch.bmm(grouped, floats(keys, start).transpose(1, 2)) for start in range(0, total, count)]
+    scores = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
     weights = torch.softmax(scores.mul_(key_scales.transpose(1, 2)[0, :, None]), dim=-1)
     weights.mul_(value_scales.transpose(1, 2)[0, :, None])
-    output = grouped.new_zeros(kv_heads, grouped.shape[1], values.shape[-1])
-    for start in starts:
+    output = torch.bmm(weights[..., :count], floats(values, 0))
+    for start in range(count, total, count):
         output.baddbmm_(weights[..., start : start + count], floats(values, start))
     return output.to(query.dtype).reshape(1, len(query), -1)
 

@@ -106,7 +106,13 @@ class RowPool:
 
     def as_kept(self, key: torch.Tensor, value: torch.Tensor) -> Kept:
         """Rows [kv heads, tokens, width] as they are kept."""
-        return (*in_int8(key), *in_int8(value)) if self.int8 else (key, value)
+        if not self.int8:
+            return key, value
+        if key.shape != value.shape:
+            return *in_int8(key), *in_int8(value)
+        rows, scales = in_int8(torch.cat((key, value)))  # both at once: a step of one token is made of small calls
+        (keys, values), (key_scales, value_scales) = rows.chunk(2), scales.chunk(2, dim=-1)
+        return keys, key_scales, values, value_scales
 
     def rows(self, layer: int, slot: int, like: Kept) -> Kept | None:
         """The rows [1, heads, capacity, width] of a slot; `like` gives heads, widths and types."""
