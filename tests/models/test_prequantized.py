@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
-from app.errors import BadInput, ModelError
+from app.children.work import JobProgress
+from app.errors import BadInput, Cancelled, ModelError
 from app.models.library import ModelLibrary
 from app.models.prequantized import RepackRequest, prequantized
 from app.models.prequantized_process import repack
@@ -275,3 +276,24 @@ def test_matrices_of_experts_stay_in_blocks_too(kind: str, tmp_path: Path) -> No
     for runner in ring.runners:
         way = next(way for way in runner.stage.ways.report() if way.name == "blocks")
         assert way.used == way.possible and way.why == ""
+
+
+def test_adding_tells_how_far_it_is_and_leaves_nothing_when_it_is_cancelled(tmp_path: Path) -> None:
+    pack, said, _ = FORMATS["AWQ"]
+    write_quantized(tmp_path / "model", pack, said)
+    seen: list[JobProgress] = []
+
+    def follow(progress: JobProgress) -> None:
+        seen.append(progress)
+        if progress.phase == "converting":
+            job.cancel()
+
+    library = ModelLibrary(tmp_path / "library")
+    job = library.add_job(str(tmp_path / "model"), name="x", on_progress=follow)
+    with pytest.raises(Cancelled):
+        job.run()
+    converting = [progress for progress in seen if progress.phase == "converting"]
+    nbytes = sum(tensor.nbytes for tensor in tensors_of(tmp_path / "model").values())
+    assert converting and converting[-1].total_bytes == nbytes
+    assert library.list() == ()
+    assert [entry for entry in (tmp_path / "library" / ".incoming").iterdir() if entry.is_dir()] == []

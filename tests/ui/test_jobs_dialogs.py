@@ -170,6 +170,21 @@ def test_the_preview_table_is_sound(theme: ThemeKeeper, qtmodeltester: ModelTest
     assert shards.rowCount() == 0
 
 
+def test_a_quantized_folder_is_recognised_and_one_that_cannot_be_run_refused(
+    workbench: Workbench, qtbot: QtBot, tmp_path: Path
+) -> None:
+    dialog = AddModelDialog(workbench)
+    keep(qtbot, dialog)
+    config = tmp_path / "config.json"
+    config.write_text('{"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 128}}')
+    dialog.source.setText(str(tmp_path))
+    look = looked(qtbot, dialog)
+    assert "a quantized model (AWQ, 4 bits, groups of 128). The library keeps a copy" in look.text
+    config.write_text('{"quantization_config": {"quant_method": "hqq"}}')
+    dialog.source.setText(str(tmp_path) + "/")
+    assert "the method is HQQ" in str(looked(qtbot, dialog).source_error)
+
+
 def test_a_source_is_recognised_and_a_name_suggested(workbench: Workbench, qtbot: QtBot, tiny: Path) -> None:
     dialog = AddModelDialog(workbench)
     keep(qtbot, dialog)

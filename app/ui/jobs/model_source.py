@@ -74,11 +74,15 @@ def look_at_source(wish: SourceWish, library: ModelLibrary) -> SourceLook:
 
 
 def _folder_text(folder: Path) -> str:
+    from app.models.prequantized import read_prequantized
+
     if not (folder / "config.json").is_file():
         raise BadInput(
             f"{folder} holds no config.json, so it is no model.",
             "Choose the folder with config.json and the .safetensors files.",
         )
+    if (how := read_prequantized(folder)) is not None:
+        return f"A folder with a quantized model ({how.words}). The library keeps a copy with its matrices in blocks."
     return "A folder with a model. Its weights stay where they are."
 
 
