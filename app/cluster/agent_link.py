@@ -129,8 +129,8 @@ class AgentLink:
         self._keys = keys
         self._boot = boot
         self._controller = controller
-        self._control: _Lane | None = None
-        self._weights: _Lane | None = None
+        self._control: _Channel | None = None
+        self._weights: _Channel | None = None
         self._ids = itertools.count(1)
         self._pending: dict[int, _Pending] = {}
         self._up = asyncio.Event()
@@ -161,7 +161,7 @@ class AgentLink:
     def open(self) -> None:
         """Begin to connect, without waiting for it."""
         if self._control is None and not self._closed:
-            self._control = _Lane(self, "control")
+            self._control = _Channel(self, "control")
 
     async def connect(self, seconds: float = CONNECT_TIMEOUT) -> Welcome:
         """Connect and greet. Raises NodeError at the first reason why it cannot be; the link goes on trying."""
@@ -211,11 +211,11 @@ class AgentLink:
         for task in self._greetings:
             task.cancel()
         await asyncio.gather(*self._greetings, return_exceptions=True)
-        for lane in (self._control, self._weights):
-            if lane is not None:
-                lane.greeted.set()  # who waits for it looks at `_closed`
-                self._fail_calls(lane, self._trouble)
-                await lane.connection.close()
+        for channel in (self._control, self._weights):
+            if channel is not None:
+                channel.greeted.set()  # who waits for it looks at `_closed`
+                self._fail_calls(channel, self._trouble)
+                await channel.connection.close()
 
     # --- who is told ---
 
@@ -254,9 +254,9 @@ class AgentLink:
             raise self.error()
         # A tokenizer is some tens of megabytes: it, too, goes where it holds up no beat.
         heavy = isinstance(message, Offer | Chunk) or (isinstance(message, Constrain) and payload)
-        lane = await self._weights_lane(seconds) if heavy else self._control
-        assert lane is not None
-        answer = await self._ask(lane, message, payload, seconds)
+        channel = await self._weights_channel(seconds) if heavy else self._control
+        assert channel is not None
+        answer = await self._ask(channel, message, payload, seconds)
         expected = _ANSWERS.get(type(message), Done)
         if not isinstance(answer, expected):
             raise self._out_of_place(message, answer)
@@ -297,17 +297,17 @@ class AgentLink:
 
     async def _ask(
         self,
-        lane: _Lane,
+        channel: _Channel,
         message: Call,
         payload: Sequence[Buffer],
         seconds: float,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> Message:
-        return (await self._ask_frames(lane, message, payload, seconds, on_progress))[0]
+        return (await self._ask_frames(channel, message, payload, seconds, on_progress))[0]
 
     async def _ask_frames(
         self,
-        lane: _Lane,
+        channel: _Channel,
         message: Call,
         payload: Sequence[Buffer],
         seconds: float,
@@ -318,8 +318,8 @@ class AgentLink:
         envelope = encode(msgspec.structs.replace(message, call=number))  # type: ignore[arg-type]  # every Call is a Message
         try:
             async with asyncio.timeout(seconds) as deadline:
-                self._pending[number] = _Pending(lane, answer, deadline, seconds, on_progress)
-                sending = lane.connection.send((envelope, *payload))
+                self._pending[number] = _Pending(channel, answer, deadline, seconds, on_progress)
+                sending = channel.connection.send((envelope, *payload))
                 try:
                     await asyncio.wait({sending, answer}, return_when=asyncio.FIRST_COMPLETED)
                 finally:
@@ -331,18 +331,18 @@ class AgentLink:
             self._pending.pop(number, None)
             _discard(answer)
 
-    async def _weights_lane(self, seconds: float) -> _Lane:
+    async def _weights_channel(self, seconds: float) -> _Channel:
         if self._weights is None:
-            self._weights = _Lane(self, "weights")
-        lane = self._weights
+            self._weights = _Channel(self, "weights")
+        channel = self._weights
         try:
             async with asyncio.timeout(seconds):
-                await lane.greeted.wait()
+                await channel.greeted.wait()
         except TimeoutError:
             raise node_error(Trouble("timeout"), self.node, self.address) from None
         if self._closed:
             raise self.error()
-        return lane
+        return channel
 
     def _out_of_place(self, message: Call, answer: Message) -> NodeError:
         return NodeError(
@@ -355,29 +355,29 @@ class AgentLink:
     # --- what the connections report ---
 
     def connection_up(self, connection: Connection) -> None:
-        lane = self._lane_of(connection)
-        greeting = asyncio.create_task(self._greet(lane))
+        channel = self._channel_of(connection)
+        greeting = asyncio.create_task(self._greet(channel))
         self._greetings.add(greeting)
         greeting.add_done_callback(self._greetings.discard)
 
     def connection_down(self, connection: Connection) -> None:
-        lane = self._lane_of(connection)
-        lane.greeted.clear()
-        self._fail_calls(lane, Trouble("lost"))
-        if lane is self._control:
+        channel = self._channel_of(connection)
+        channel.greeted.clear()
+        self._fail_calls(channel, Trouble("lost"))
+        if channel is self._control:
             self._set_down(Trouble("lost"))
 
     def connection_trouble(self, connection: Connection, trouble: Trouble) -> None:
-        if self._lane_of(connection) is self._control:
+        if self._channel_of(connection) is self._control:
             self._set_down(trouble)
 
     def received(self, connection: Connection, frames: Sequence[bytes]) -> None:
-        lane = self._lane_of(connection)
+        channel = self._channel_of(connection)
         try:
             message = decode(frames[0])
         except VersionMismatch as error:
             self.connection_trouble(connection, Trouble("version", str(error)))
-            self._fail_calls(lane, Trouble("version", str(error)))
+            self._fail_calls(channel, Trouble("version", str(error)))
             return
         except WireError as error:
             _log.warning("%s sent what cannot be read: %s", self.node or self.address, error)
@@ -405,19 +405,19 @@ class AgentLink:
         else:
             pending.answer.set_result((message, payload))  # type: ignore[arg-type]  # what `decode` gives is a Message
 
-    async def _greet(self, lane: _Lane) -> None:
+    async def _greet(self, channel: _Channel) -> None:
         """Say Hello on a fresh connection: the agent learns which connection is this controller's."""
         hello = Hello(call=0, oldest=OLDEST_WIRE_VERSION, newest=WIRE_VERSION, boot=self._boot, name=self._controller)
-        while lane.connection.up:
+        while channel.connection.up:
             try:
-                answer = await self._ask(lane, hello, (), HELLO_TIMEOUT)
+                answer = await self._ask(channel, hello, (), HELLO_TIMEOUT)
             except NodeError as error:
-                if lane is self._control and error.kind in ("version", "not_allowed"):
+                if channel is self._control and error.kind in ("version", "not_allowed"):
                     self._set_down(Trouble(error.kind, error.message))  # type: ignore[arg-type]  # two of its kinds
                     return
                 if error.kind != "timeout":
                     return
-                if lane is self._control:
+                if channel is self._control:
                     self._set_down(Trouble("timeout", "it is connected and does not answer"))
                 continue
             if not isinstance(answer, Welcome):
@@ -425,8 +425,8 @@ class AgentLink:
             if not OLDEST_WIRE_VERSION <= answer.version <= WIRE_VERSION:
                 self._set_down(Trouble("version", f"it speaks version {answer.version}"))
                 return
-            lane.greeted.set()
-            if lane is self._control:
+            channel.greeted.set()
+            if channel is self._control:
                 self._set_up(answer)
             return
 
@@ -454,21 +454,23 @@ class AgentLink:
         for callback in tuple(self._on_change):
             callback(change)
 
-    def _fail_calls(self, lane: _Lane, trouble: Trouble) -> None:
+    def _fail_calls(self, channel: _Channel, trouble: Trouble) -> None:
         for pending in tuple(self._pending.values()):
-            if pending.lane is lane and not pending.answer.done():
+            if pending.channel is channel and not pending.answer.done():
                 pending.answer.set_exception(node_error(trouble, self.node, self.address))
 
-    def _lane_of(self, connection: Connection) -> _Lane:
-        lane = self._weights if self._weights is not None and self._weights.connection is connection else self._control
-        assert lane is not None
-        return lane
+    def _channel_of(self, connection: Connection) -> _Channel:
+        channel = (
+            self._weights if self._weights is not None and self._weights.connection is connection else self._control
+        )
+        assert channel is not None
+        return channel
 
     def make_connection(self, kind: LinkKind) -> Connection:
         return Connection(self._context, self.address, self.server_key, self._keys, kind, self)
 
 
-class _Lane:
+class _Channel:
     """One of the link's two connections and whether the agent has answered Hello on it."""
 
     def __init__(self, link: AgentLink, kind: LinkKind) -> None:
@@ -480,7 +482,7 @@ class _Lane:
 class _Pending:
     """A call that waits for its answer."""
 
-    lane: _Lane
+    channel: _Channel
     answer: asyncio.Future[Answer]
     deadline: asyncio.Timeout
     seconds: float

@@ -40,7 +40,7 @@ class JobDesk:
         self._means, self._registry, self._runner = means, means.registry, runner
         self._jobs: list[Job] = []
         self._ended: dict[int, Work[Any]] = {}
-        self._lanes: dict[str, asyncio.Lock] = {}
+        self._queues: dict[str, asyncio.Lock] = {}
         self._numbering = asyncio.Lock()
         self._listeners: list[Callable[[JobView], None]] = []
         self._closed = False
@@ -65,7 +65,7 @@ class JobDesk:
     # --- what can be asked for ---
 
     async def submit(self, work: Work[Any], origin: Origin) -> Job:
-        """Write a job down and begin it, or have it wait until its lane is free. Returns at once.
+        """Write a job down and begin it, or have it wait until it is its turn. Returns at once.
 
         Raises:
             Cancelled: the controller is being closed.
@@ -219,7 +219,7 @@ class JobDesk:
         try:
             if job.is_ending:
                 raise asyncio.CancelledError
-            await turn.enter_async_context(self._lanes.setdefault(job.work.lane, asyncio.Lock()))
+            await turn.enter_async_context(self._queues.setdefault(job.work.queue, asyncio.Lock()))
             if await until_over(asyncio.ensure_future(self._write(job, JobStatus.RUNNING))):
                 raise asyncio.CancelledError
             self._tell(job)

@@ -57,8 +57,8 @@ class Work(Protocol[Covariant]):
         ...
 
     @property
-    def lane(self) -> str:
-        """Works of one lane are done one after another."""
+    def queue(self) -> str:
+        """Works of one queue are done one after another."""
         ...
 
     @property

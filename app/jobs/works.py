@@ -30,7 +30,7 @@ class AddWork:
     dequantize: bool = False
     """Of a GGUF file: whether its matrices become floats, instead of staying in their blocks."""
     kind: str = "add"
-    lane: str = "add"
+    queue: str = "add"
 
     @property
     def model(self) -> str:
@@ -59,7 +59,7 @@ class DemoWork:
     """Fetch the demo's model unless the library has it."""
 
     kind: str = "demo"
-    lane: str = "add"
+    queue: str = "add"
     title: str = "Fetch the demo model"
     model: str = ""
 
@@ -113,7 +113,7 @@ class CutWork:
     """The node that they are entered for."""
     device: str = "cpu"
     kind: str = "cut"
-    lane: str = "cut"
+    queue: str = "cut"
     """One at a time: two would make each other's disk seek."""
 
     @property
@@ -170,7 +170,7 @@ class DeployWork:
     kind: str = "deploy"
 
     @property
-    def lane(self) -> str:
+    def queue(self) -> str:
         return f"deploy {self.model}"
 
     @property

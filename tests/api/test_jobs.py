@@ -107,7 +107,7 @@ class OverTwoNodes:
     """Tells once how far each of two nodes is, and goes on until it is cancelled."""
 
     kind: str = "deploy"
-    lane: str = "two nodes"
+    queue: str = "two nodes"
     title: str = "Deploy tiny on 2 nodes"
     model: str = "tiny"
 

@@ -1,4 +1,4 @@
-"""The desk: lanes, cancelling once and twice, retrying, following, one record for each job whatever becomes of it."""
+"""The desk: queues, cancelling once and twice, retrying, following, one record for each job whatever becomes of it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Chore:
     """Goes on in a thread until it is let go or cancelled; then cleans up, for as long as the test says."""
 
     title: str = "Do a chore"
-    lane: str = "chore"
+    queue: str = "chore"
     kind: str = "test"
     model: str = "tiny"
     go: threading.Event = field(default_factory=threading.Event)
@@ -142,9 +142,11 @@ def test_a_job_is_written_down_told_and_brings_what_its_work_does(on_desk: Calla
     on_desk(test)
 
 
-def test_jobs_of_a_lane_wait_for_each_other_and_who_waits_is_cancelled_at_once(on_desk: Callable[[Test], None]) -> None:
+def test_jobs_of_a_queue_wait_for_each_other_and_who_waits_is_cancelled_at_once(
+    on_desk: Callable[[Test], None],
+) -> None:
     async def test(desk: JobDesk, registry: Registry) -> None:
-        first, second, third = Chore(), Chore(), Chore(lane="other")
+        first, second, third = Chore(), Chore(), Chore(queue="other")
         jobs = [await desk.submit(chore, WINDOW) for chore in (first, second, third)]
         await until(first.begun)
         await until(third.begun)

@@ -11,7 +11,7 @@ from PySide6.QtWidgets import QDialog
 from pytestqt.modeltest import ModelTester
 from pytestqt.qtbot import QtBot
 
-from app.jobs.works import CutWork
+from app.jobs.works import AddWork, CutWork
 from app.paths import Home
 from app.ui.cluster import Lists
 from app.ui.jobs.add_model_dialog import AddModelDialog, add_paths
@@ -179,7 +179,7 @@ def test_a_quantized_folder_is_recognised_and_one_that_cannot_be_run_refused(
     config.write_text('{"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 128}}')
     dialog.source.setText(str(tmp_path))
     look = looked(qtbot, dialog)
-    assert "a quantized model (AWQ, 4 bits, groups of 128). The library keeps a copy" in look.text
+    assert "a model in AWQ, 4 bits, groups of 128. The library gets a copy, which runs as it is stored" in look.text
     config.write_text('{"quantization_config": {"quant_method": "hqq"}}')
     dialog.source.setText(str(tmp_path) + "/")
     assert "the method is HQQ" in str(looked(qtbot, dialog).source_error)
@@ -201,6 +201,29 @@ def test_a_source_is_recognised_and_a_name_suggested(workbench: Workbench, qtbot
     assert dialog.name_note.is_error and not dialog.add.isEnabled()
     dialog.source.setText("/nothing/like/this")
     assert looked(qtbot, dialog).source_error is not None and "no such path" in dialog.source_note.text()
+
+
+def test_a_gguf_file_runs_as_it_is_stored_unless_floats_are_asked_for(
+    workbench: Workbench, qtbot: QtBot, tiny: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "tiny.gguf"
+    file.write_bytes(b"GGUF" + bytes(1000))
+    dialog = AddModelDialog(workbench, source=str(tiny))
+    keep(qtbot, dialog)
+    dialog.show()
+    assert looked(qtbot, dialog).kind == "folder" and not dialog.dequantize.isVisible()
+    dialog.dequantize.setChecked(True)  # of what was entered before: counts for a GGUF file alone
+    dialog.source.setText("some/Model-7B")
+    assert looked(qtbot, dialog).kind == "hub" and dialog.revision.isVisible() and not dialog.dequantize.isVisible()
+    dialog.source.setText(str(file))
+    assert looked(qtbot, dialog).kind == "gguf" and dialog.dequantize.isVisible() and not dialog.revision.isVisible()
+    assert "runs as it is stored" in dialog.source_note.text()
+    for floats in (True, False):
+        dialog.dequantize.setChecked(floats)
+        dialog.accept()
+        work = workbench.jobs.jobs[-1].view.work
+        assert isinstance(work, AddWork) and work.dequantize is floats
+    workbench.jobs.close()
 
 
 def test_a_name_that_is_taken_is_told_before_the_job(

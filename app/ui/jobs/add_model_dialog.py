@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QObject, Qt, QTimer, Slot
 from PySide6.QtWidgets import (
+    QCheckBox,
     QDialog,
     QFileDialog,
     QGridLayout,
@@ -60,6 +61,11 @@ class AddModelDialog(QDialog):
         self.revision.setObjectName("add-revision")
         self.revision.setPlaceholderText("main")
         self.revision.setAccessibleName("Revision: a branch, a tag or a commit")
+        self.dequantize = QCheckBox("Turn its weights into floats")
+        self.dequantize.setObjectName("add-dequantize")
+        self.dequantize.setToolTip(
+            "As transformers would save them: several times as large, for agents whose GPU computes with floats alone"
+        )
         self.add = QPushButton(icon("plus", workbench.theme.colors.on_accent), "Add")
         self.add.setProperty("role", "primary")
         self.add.setDefault(True)
@@ -106,6 +112,7 @@ class AddModelDialog(QDialog):
         self._revision_label = self._label("Revision", self.revision)
         grid.addWidget(self._revision_label, 2, 0)
         grid.addWidget(self.revision, 2, 1)
+        grid.addWidget(self.dequantize, 2, 1)
         grid.setRowMinimumHeight(3, SPACING // 2)
         grid.addWidget(self._label("Name", self.name), 4, 0)
         grid.addWidget(self.name, 4, 1)
@@ -122,7 +129,7 @@ class AddModelDialog(QDialog):
         buttons.addWidget(cancel)
         buttons.addWidget(self.add)
         column.addLayout(buttons)
-        self._show_revision(False)
+        self._ask_for("")
         self.source_note.say(HINT)
         self.name_note.say("What it is called in the library.")
         # Room for two lines of an error, so that the dialog does not jump.
@@ -135,9 +142,11 @@ class AddModelDialog(QDialog):
         label.setBuddy(buddy)
         return label
 
-    def _show_revision(self, shown: bool) -> None:
-        self._revision_label.setVisible(shown)
-        self.revision.setVisible(shown)
+    def _ask_for(self, kind: str) -> None:
+        """Show what a source of this kind may need besides: the two have one place in the dialog."""
+        for each in (self._revision_label, self.revision):
+            each.setVisible(kind == "hub")
+        self.dequantize.setVisible(kind == "gguf")
 
     # --- browsing ---
 
@@ -183,7 +192,7 @@ class AddModelDialog(QDialog):
         if self.sender() is not self._looking or self._timer.isActive():
             return  # something else was entered meanwhile
         self.look = look
-        self._show_revision(look.kind == "hub")
+        self._ask_for(look.kind)
         if look.source_error is not None:
             self.source_note.refuse(look.source_error)
         else:
@@ -204,6 +213,7 @@ class AddModelDialog(QDialog):
             wish.source.strip(),
             name=wish.name.strip() or look.suggested,
             revision=(wish.revision.strip() or None) if look.kind == "hub" else None,
+            dequantize=look.kind == "gguf" and self.dequantize.isChecked(),
         )
         super().accept()
 

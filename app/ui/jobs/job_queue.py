@@ -64,11 +64,13 @@ class JobQueue(QObject):
         layers = ranges_or_count if isinstance(ranges_or_count, str) else ranges_text(ranges_or_count)
         return self._submit(CutWork(model, output_dir, layers=layers, register=register))
 
-    def add_model(self, source: str, *, name: str | None = None, revision: str | None = None) -> Job:
+    def add_model(
+        self, source: str, *, name: str | None = None, revision: str | None = None, dequantize: bool = False
+    ) -> Job:
         """Add a model from a folder, a GGUF file or a Hub id to the library."""
         from app.jobs.works import AddWork
 
-        return self._submit(AddWork(source, name, revision))
+        return self._submit(AddWork(source, name, revision, dequantize))
 
     def add_demo_model(self) -> Job:
         """Fetch the demo's model unless the library has it."""

@@ -56,7 +56,7 @@ def look_at_source(wish: SourceWish, library: ModelLibrary) -> SourceLook:
             files = model_files(source.file)
             size = size_text(sum(file.stat().st_size for file in files))
             what = "A GGUF file" if len(files) == 1 else f"{len(files)} GGUF files"
-            kind, text = "gguf", f"{what} of {size}. The weights are converted into the library."
+            kind, text = "gguf", f"{what} of {size}. The library gets a copy, which runs as it is stored."
         else:
             kind, text = "hub", "A repository of the Hugging Face Hub. It is downloaded into the library."
         suggested = default_name(source)
@@ -74,15 +74,15 @@ def look_at_source(wish: SourceWish, library: ModelLibrary) -> SourceLook:
 
 
 def _folder_text(folder: Path) -> str:
-    from app.models.prequantized import read_prequantized
-
     if not (folder / "config.json").is_file():
         raise BadInput(
             f"{folder} holds no config.json, so it is no model.",
             "Choose the folder with config.json and the .safetensors files.",
         )
+    from app.models.prequantized import read_prequantized
+
     if (how := read_prequantized(folder)) is not None:
-        return f"A folder with a quantized model ({how.words}). The library keeps a copy with its matrices in blocks."
+        return f"A folder with a model in {how.words}. The library gets a copy, which runs as it is stored."
     return "A folder with a model. Its weights stay where they are."
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
 import re
+import shutil
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +21,7 @@ from tests.worker_agent.ring import CutModel, Ring, cut_model, random_prompt
 from tests.worker_agent.tiny_models import VOCABULARY, greedy, make_model
 from worker_agent.engine import loading
 from worker_agent.model import filling
-from worker_agent.model.linears.blocks import building, experts, formats, layers, making
+from worker_agent.model.linears.blocks import building, experts, formats, layers, making, racing
 from worker_agent.model.linears.blocks.experts import has_experts
 from worker_agent.model.linears.blocks.formats import NUMBERS, OWN, Blocks
 from worker_agent.wire.errors import BadWeights, OutOfMemory
@@ -413,6 +415,43 @@ def test_folders_that_others_may_write_to_give_no_program(tmp_path: Path) -> Non
     (tmp_path / "open").chmod(0o777)
     with pytest.raises(OSError, match="others may write"):
         building._check_private(tmp_path / "open")
+
+
+def test_a_compiler_that_fails_is_followed_by_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    real = shutil.which("gcc") or shutil.which("clang")
+    assert real is not None
+    for name, line in (("cc", "echo it has expired >&2; exit 1"), ("gcc", f'exec {real} "$@"')):
+        (programs / name).write_text(f"#!/bin/sh\nPATH={os.environ['PATH']}\n{line}\n")
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs))
+    monkeypatch.setattr(building, "SOURCE", tmp_path / "tiny.c")
+    building.SOURCE.write_text("int tiny(void) { return 1; }\n")
+    monkeypatch.setattr(building.platformdirs, "user_cache_dir", lambda *_given, **_more: str(tmp_path / "cache"))
+    made = building._compiled("tiny.so", (), 4)
+    assert made.is_file() and made.parent == tmp_path / "cache" / "kernels"
+    (programs / "gcc").unlink()
+    building.SOURCE.write_text("int tiny(void) { return 2; }\n")
+    with pytest.raises(building._NoCompiler, match="cc could not build them: it has expired"):
+        building._compiled("tiny.so", (), 4)
+    (programs / "cc").unlink()
+    monkeypatch.setattr(building.importlib.util, "find_spec", lambda _name: None)
+    with pytest.raises(building._NoCompiler, match="install gcc or clang, or the package ziglang"):
+        building._compiled("tiny.so", (), 4)
+
+
+def test_what_was_measured_on_another_machine_of_the_same_home_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(racing, "_file", lambda: tmp_path / "races.json")
+    monkeypatch.setattr(racing, "_known", {"Q4_K 8 x 256 float32": 16})
+    for machine in ("one", "two"):
+        monkeypatch.setattr(racing, "_machine", lambda machine=machine: machine)
+        racing._keep()
+    assert racing._all_kept() == {name: {"Q4_K 8 x 256 float32": 16} for name in ("one", "two")}
+    (tmp_path / "races.json").write_text("[1")
+    assert racing._kept() == {}
 
 
 def test_a_row_of_blocks_has_as_many_bytes_as_the_gguf_package_says() -> None:

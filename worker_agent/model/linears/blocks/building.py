@@ -1,9 +1,9 @@
 """The compiled half of `kernels.c`: found beside it, or compiled once on this machine and kept in the user's cache.
 
 It needs no header of torch's or Python's and no interface of theirs, so what was compiled once goes with every version
-of both. A C compiler is all that it takes (`cc`, `gcc` or `clang`; some seconds); where there is none, or
-`SHARDBOARD_KERNELS=0` stands in the environment of the agent, weights stay in blocks all the same and are multiplied
-by slower means, which the stage's ways tell.
+of both. A C compiler is all that it takes (`cc`, `gcc` or `clang`, or the one that the package ziglang has; some
+seconds); where there is none, or `SHARDBOARD_KERNELS=0` stands in the environment of the agent, weights stay in blocks
+all the same and are multiplied by slower means, which the stage's ways tell.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import importlib.util
 import logging
 import os
 import platform
@@ -19,6 +20,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import platformdirs
@@ -41,7 +43,7 @@ class Kernels:
     """The library, loaded."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
-        pointer, number, flag = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
+        pointer, number, flag = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
         self._multiply, self._unfold = library.shardboard_multiply, library.shardboard_unfold
         self._multiply.argtypes = [flag, pointer, number, number, number, pointer, number, pointer, pointer, flag]
         self._unfold.argtypes = [flag, pointer, number, number, pointer, number, pointer, flag]
@@ -122,7 +124,6 @@ def _level() -> tuple[tuple[str, ...], int]:
 
 def _compiled(name: str, flags: tuple[str, ...], width: int) -> Path:
     """The library in the user's cache, made where it is not there. Raises _NoCompiler, OSError."""
-    compiler = next((found for each in COMPILERS if (found := shutil.which(each))), None)
     command = (*FLAGS, *flags, f"-DSHARDBOARD_WIDTH={width}")
     text = SOURCE.read_bytes()
     digest = hashlib.sha256(b"\0".join((text, " ".join(command).encode()))).hexdigest()[:16]
@@ -132,21 +133,41 @@ def _compiled(name: str, flags: tuple[str, ...], width: int) -> Path:
     target = folder / f"{digest}-{name}"
     if target.is_file():
         return target
-    if compiler is None:
-        raise _NoCompiler("this node has no C compiler (cc, gcc or clang) to build them with")
-    with tempfile.TemporaryDirectory(dir=folder) as building:
-        made = Path(building) / name
-        done = subprocess.run(
-            [compiler, *command, "-o", str(made), str(SOURCE)],
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=COMPILE_SECONDS,
-            check=False,
-        )  # fmt: skip
-        if done.returncode:
-            said = next(iter(done.stderr.splitlines()), "it said nothing")
-            raise _NoCompiler(f"{compiler} could not build them: {said}")
-        made.replace(target)  # whole or not at all: other agents of this user may look for it now
-    log.info("compiled the kernels for weights in blocks: %s", target)
-    return target
+    said = []
+    for compiler in _compilers():
+        with tempfile.TemporaryDirectory(dir=folder) as building:
+            made = Path(building) / name
+            done = subprocess.run(
+                [*compiler, *command, "-o", str(made), str(SOURCE)],
+                stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=COMPILE_SECONDS,
+                check=False,
+            )  # fmt: skip
+            if done.returncode == 0:
+                made.replace(target)  # whole or not at all: other agents of this user may look for it now
+                log.info("compiled the kernels for weights in blocks: %s", target)
+                return target
+            said.append(
+                f"{compiler[0]} could not build them: {next(iter(done.stderr.splitlines()), 'it said nothing')}"
+            )
+    if said:
+        raise _NoCompiler("; ".join(said))
+    raise _NoCompiler("this node has no C compiler to build them with: install gcc or clang, or the package ziglang")
+
+
+def _compilers() -> Iterator[tuple[str, ...]]:
+    """The C compilers of this node; last the one that comes as a Python package."""
+    for each in COMPILERS:
+        found = shutil.which(each)
+        # What stands there on a Mac without developer tools only asks the user to install them.
+        if found and (sys.platform != "darwin" or not found.startswith("/usr/bin/") or _has_developer_tools()):
+            yield (found,)
+    if importlib.util.find_spec("ziglang") is not None:
+        yield (sys.executable, "-m", "ziglang", "cc")
+
+
+def _has_developer_tools() -> bool:
+    asked = subprocess.run(["xcode-select", "-p"], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    return asked.returncode == 0
 
 
 def _check_private(folder: Path) -> None:

@@ -426,13 +426,13 @@ typedef struct {
    `side` on. */
 #define EACH_GROUP(of, row, groups_in_all)                                                                     \
     const uint8_t *block = row;                                                                                \
-    for (long base = 0; base < groups_in_all; base += (of).groups, block += (of).block_bytes) {                \
+    for (int64_t base = 0; base < groups_in_all; base += (of).groups, block += (of).block_bytes) {                \
         scales known;                                                                                          \
         (of).scale(block, &known);                                                                             \
         UNROLLED for (int which = 0; which < (of).groups; which++) {                                           \
             group found;                                                                                       \
             (of).unpack(block, which, &found);                                                                 \
-            const long at = base + which;                                                                      \
+            const int64_t at = base + which;                                                                      \
             const int first = (of).apart ? 2 * which : which, second = (of).apart ? first + 1 : first;
 
 #define NEXT_GROUP                                                                                             \
@@ -440,7 +440,7 @@ typedef struct {
     }
 
 /* One row of weights times one row of input, whose sums of 16 numbers each stand in `sums`. */
-INLINE float dot(format of, const uint8_t *row, long groups, const float *input, const float *sums) {
+INLINE float dot(format of, const uint8_t *row, int64_t groups, const float *input, const float *sums) {
     vf low = splat(0), high = splat(0);
     float least = 0.0f, least2 = 0.0f;
     EACH_GROUP(of, row, groups)
@@ -462,7 +462,7 @@ INLINE float dot(format of, const uint8_t *row, long groups, const float *input,
 }
 
 /* `groups` groups of one row from group `from` on, as floats. */
-INLINE void unfold_row(format of, const uint8_t *row, long from, long groups, float *into) {
+INLINE void unfold_row(format of, const uint8_t *row, int64_t from, int64_t groups, float *into) {
     EACH_GROUP(of, row + from / of.groups * of.block_bytes, groups)
         vf ready[VECTORS];
         of.read(found.low, ready);
@@ -478,21 +478,21 @@ INLINE void unfold_row(format of, const uint8_t *row, long from, long groups, fl
 typedef struct {
     int kind;
     const uint8_t *blocks;
-    long row_bytes, rows, groups;
+    int64_t row_bytes, rows, groups;
     const float *input;
     float *scratch; /* of one row of input the sums of 16 numbers each, of several all numbers as `arrange` lays them */
-    long count;     /* rows of input */
+    int64_t count;     /* rows of input */
     float *output;         /* [count, rows], or what is unfolded */
     const int64_t *chosen; /* which rows to unfold; NULL for all */
     int threads, task;
 } work;
 
 /* Adds to `totals` the products of TILE_WEIGHTS rows of weights and `inputs` rows of input, vector by vector. */
-INLINE void tile(int inputs, const float *weights, const float *given, long length, vf *totals, long stride) {
+INLINE void tile(int inputs, const float *weights, const float *given, int64_t length, vf *totals, int64_t stride) {
     vf sums[TILE_WEIGHTS][TILE_INPUTS];
     UNROLLED for (int row = 0; row < TILE_WEIGHTS; row++)
         UNROLLED for (int each = 0; each < inputs; each++) sums[row][each] = totals[row * stride + each];
-    for (long at = 0; at < length; at += WIDTH) {
+    for (int64_t at = 0; at < length; at += WIDTH) {
         vf here[TILE_WEIGHTS];
         UNROLLED for (int row = 0; row < TILE_WEIGHTS; row++) here[row] = *(const vf_loose *)(weights + row * CHUNK + at);
         UNROLLED for (int each = 0; each < inputs; each++) {
@@ -504,12 +504,12 @@ INLINE void tile(int inputs, const float *weights, const float *given, long leng
         UNROLLED for (int each = 0; each < inputs; each++) totals[row * stride + each] = sums[row][each];
 }
 
-static __attribute__((noinline)) void tiles(const float *panel, const float *given, long count, long length,
+static __attribute__((noinline)) void tiles(const float *panel, const float *given, int64_t count, int64_t length,
                                             vf *totals) {
     /* all tiles as wide as they can be, and none much narrower than the others */
-    long parts = (count + TILE_INPUTS - 1) / TILE_INPUTS;
-    for (long part = 0; part < parts; part++) {
-        const long from = count * part / parts, here = count * (part + 1) / parts - from;
+    int64_t parts = (count + TILE_INPUTS - 1) / TILE_INPUTS;
+    for (int64_t part = 0; part < parts; part++) {
+        const int64_t from = count * part / parts, here = count * (part + 1) / parts - from;
         for (int row = 0; row < PANEL; row += TILE_WEIGHTS) {
             const float *weights = panel + row * CHUNK, *input = given + from * length;
             vf *into = totals + row * MOST_INPUTS + from;
@@ -528,50 +528,50 @@ static __attribute__((noinline)) void tiles(const float *panel, const float *giv
 }
 
 /* Several rows of input, which `arrange` has laid out. The order of each sum is the same for every `count`. */
-INLINE void multiply_many(format of, const work *w, long begin, long end) {
+INLINE void multiply_many(format of, const work *w, int64_t begin, int64_t end) {
     vf totals[PANEL * MOST_INPUTS];
     float panel[PANEL * CHUNK] __attribute__((aligned(64))) = {0};
-    const long width = w->groups * 32;
-    for (long from = 0, here; from < w->count; from += here) {
+    const int64_t width = w->groups * 32;
+    for (int64_t from = 0, here; from < w->count; from += here) {
         here = w->count - from < MOST_INPUTS ? w->count - from : MOST_INPUTS;
-        for (long first = begin; first < end; first += PANEL) {
-            const long rows = end - first < PANEL ? end - first : PANEL;
+        for (int64_t first = begin; first < end; first += PANEL) {
+            const int64_t rows = end - first < PANEL ? end - first : PANEL;
             memset(totals, 0, sizeof totals);
-            for (long at = 0; at < width; at += CHUNK) {
-                const long length = width - at < CHUNK ? width - at : CHUNK;
-                for (long row = 0; row < rows; row++)
+            for (int64_t at = 0; at < width; at += CHUNK) {
+                const int64_t length = width - at < CHUNK ? width - at : CHUNK;
+                for (int64_t row = 0; row < rows; row++)
                     unfold_row(of, w->blocks + (first + row) * w->row_bytes, at / 32, length / 32, panel + row * CHUNK);
                 tiles(panel, w->scratch + w->count * at + from * length, here, length, totals);
             }
-            for (long row = 0; row < rows; row++)
-                for (long each = 0; each < here; each++)
+            for (int64_t row = 0; row < rows; row++)
+                for (int64_t each = 0; each < here; each++)
                     w->output[(from + each) * w->rows + first + row] = sum(totals[row * MOST_INPUTS + each]);
         }
     }
 }
 
-INLINE void multiply(format of, const work *w, long begin, long end) {
+INLINE void multiply(format of, const work *w, int64_t begin, int64_t end) {
     if (w->count > 1) {
         multiply_many(of, w, begin, end);
         return;
     }
-    for (long each = begin; each < end; each++)
+    for (int64_t each = begin; each < end; each++)
         w->output[each] = dot(of, w->blocks + each * w->row_bytes, w->groups, w->input, w->scratch);
 }
 
 /* Rows [begin, end) of the input, so that CHUNK numbers of all rows stand beside each other. */
-static void arrange(const work *w, long begin, long end) {
-    const long width = w->groups * 32;
-    for (long at = 0; at < width; at += CHUNK) {
-        const long length = width - at < CHUNK ? width - at : CHUNK;
-        for (long row = begin; row < end; row++)
+static void arrange(const work *w, int64_t begin, int64_t end) {
+    const int64_t width = w->groups * 32;
+    for (int64_t at = 0; at < width; at += CHUNK) {
+        const int64_t length = width - at < CHUNK ? width - at : CHUNK;
+        for (int64_t row = begin; row < end; row++)
             memcpy(w->scratch + w->count * at + row * length, w->input + row * width + at, (size_t)length * 4);
     }
 }
 
-INLINE void unfold(format of, const work *w, long begin, long end) {
-    for (long each = begin; each < end; each++) {
-        const uint8_t *row = w->blocks + (w->chosen ? (long)w->chosen[each] : each) * w->row_bytes;
+INLINE void unfold(format of, const work *w, int64_t begin, int64_t end) {
+    for (int64_t each = begin; each < end; each++) {
+        const uint8_t *row = w->blocks + (w->chosen ? (int64_t)w->chosen[each] : each) * w->row_bytes;
         unfold_row(of, row, 0, w->groups, w->output + each * w->groups * 32);
     }
 }
@@ -588,10 +588,10 @@ INLINE void unfold(format of, const work *w, long begin, long end) {
     each(1005, fp8_128, 132, 4, 0, e4m3)
 
 #define TASKS(number, name, bytes, groups, apart, read)                                                              \
-    static __attribute__((noinline)) void multiply_##name(const work *w, long begin, long end) {                     \
+    static __attribute__((noinline)) void multiply_##name(const work *w, int64_t begin, int64_t end) {                     \
         multiply((format){scale_##name, unpack_##name, read, bytes, groups, apart}, w, begin, end);                  \
     }                                                                                                                \
-    static __attribute__((noinline)) void unfold_##name(const work *w, long begin, long end) {                       \
+    static __attribute__((noinline)) void unfold_##name(const work *w, int64_t begin, int64_t end) {                       \
         unfold((format){scale_##name, unpack_##name, read, bytes, groups, apart}, w, begin, end);                    \
     }
 FORMATS(TASKS)
@@ -599,8 +599,8 @@ FORMATS(TASKS)
 enum { MULTIPLY, UNFOLD, ARRANGE };
 
 static void share(const work *w, int thread) {
-    long lines = w->task == MULTIPLY ? w->rows : w->count;
-    long begin = lines * thread / w->threads, end = lines * (thread + 1) / w->threads;
+    int64_t lines = w->task == MULTIPLY ? w->rows : w->count;
+    int64_t begin = lines * thread / w->threads, end = lines * (thread + 1) / w->threads;
     if (w->task == ARRANGE) {
         arrange(w, begin, end);
         return;
@@ -634,15 +634,15 @@ EXPORT void shardboard_lend(void *parallel_entry, void *thread_number_entry) {
 
 /* output[count, rows] = input[count, 32 * groups] times the transposed matrix. There is room in `scratch` for as many
    numbers as the input has. */
-EXPORT void shardboard_multiply(int kind, const uint8_t *blocks, long row_bytes, long rows, long groups,
-                                const float *input, long count, float *scratch, float *output, int threads) {
+EXPORT void shardboard_multiply(int kind, const uint8_t *blocks, int64_t row_bytes, int64_t rows, int64_t groups,
+                                const float *input, int64_t count, float *scratch, float *output, int threads) {
     work w = {kind, blocks, row_bytes, rows, groups, input, scratch, count, output, 0, threads, ARRANGE};
     if (count > 1) {
         if (count < 32) w.threads = 1; /* a few pages: waking threads would take longer */
         run(&w);
         w.threads = threads;
     } else {
-        for (long at = 0; at < 2 * groups; at++) {
+        for (int64_t at = 0; at < 2 * groups; at++) {
             scratch[at] = 0.0f;
             for (int each = 0; each < 16; each++) scratch[at] += input[at * 16 + each];
         }
@@ -652,8 +652,8 @@ EXPORT void shardboard_multiply(int kind, const uint8_t *blocks, long row_bytes,
 }
 
 /* output[count, 32 * groups]: rows of the matrix as float32; those that are chosen, or the first `count`. */
-EXPORT void shardboard_unfold(int kind, const uint8_t *blocks, long row_bytes, long groups, const int64_t *chosen,
-                              long count, float *output, int threads) {
+EXPORT void shardboard_unfold(int kind, const uint8_t *blocks, int64_t row_bytes, int64_t groups, const int64_t *chosen,
+                              int64_t count, float *output, int threads) {
     work w = {kind, blocks, row_bytes, count, groups, 0, 0, count, output, chosen, threads, UNFOLD};
     run(&w);
 }
@@ -711,12 +711,12 @@ static void fit(const float *group32, float *scale, float *least) {
     *least = m;
 }
 
-EXPORT void shardboard_fit(const float *groups, long count, float *scales, float *minima) {
-    for (long at = 0; at < count; at++) fit(groups + at * 32, scales + at, minima + at);
+EXPORT void shardboard_fit(const float *groups, int64_t count, float *scales, float *minima) {
+    for (int64_t at = 0; at < count; at++) fit(groups + at * 32, scales + at, minima + at);
 }
 
-EXPORT void shardboard_codes(const float *groups, long count, const float *scales, const float *minima, uint8_t *codes) {
-    for (long at = 0; at < count; at++) {
+EXPORT void shardboard_codes(const float *groups, int64_t count, const float *scales, const float *minima, uint8_t *codes) {
+    for (int64_t at = 0; at < count; at++) {
         const vf_loose *values = (const vf_loose *)(groups + at * 32);
         for (int each = 0; each < VECTORS; each++) {
             vf number = code(values[each], inverse_of(scales[at]), minima[at]);

@@ -71,11 +71,18 @@ def _machine() -> str:
     return f"{platform.processor() or platform.machine()} {torch.backends.cpu.get_cpu_capability()} {torch.__version__}"
 
 
-def _kept() -> dict[str, int]:
-    with suppress(OSError, ValueError, AttributeError):
-        found = json.loads(_file().read_text(encoding="utf-8")).get(_machine(), {})
-        return {str(key): int(value) for key, value in found.items()}
+def _all_kept() -> dict[str, dict[str, int]]:
+    """What is kept, of each machine: several may share a home."""
+    with suppress(OSError, ValueError, AttributeError, TypeError):
+        return {
+            str(machine): {str(key): int(value) for key, value in found.items()}
+            for machine, found in json.loads(_file().read_text(encoding="utf-8")).items()
+        }
     return {}
+
+
+def _kept() -> dict[str, int]:
+    return _all_kept().get(_machine(), {})
 
 
 def _keep() -> None:
@@ -83,7 +90,7 @@ def _keep() -> None:
     path = _file()
     try:
         waiting = path.with_name(f"{path.name}.{time.monotonic_ns()}")
-        waiting.write_text(json.dumps({_machine(): _known}, indent=1), encoding="utf-8")
+        waiting.write_text(json.dumps(_all_kept() | {_machine(): _known}, indent=1), encoding="utf-8")
         waiting.replace(path)
     except OSError as error:
         log.info("what was measured of matrices in blocks is not kept: %s", error)
