@@ -90,13 +90,13 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Stack:
-    """The matrices of a layer's experts in one tensor [experts, columns, rows], in MXFP4 as gpt-oss has them."""
+    """The matrices of a layer's experts [experts, rows, columns] in one tensor, in MXFP4 as gpt-oss has them."""
 
     name: str
     shape: tuple[int, int, int]
     sources: tuple[TensorSource, ...]
-    floats: Callable[[int], Array]
-    """The matrix of one expert: float32 [columns, rows]."""
+    read: Callable[[int], tuple[Array, Array]]
+    """Of one expert: exponents uint8 [rows, groups], codes uint8 [rows, columns]."""
 
 
 class Contents:
@@ -390,10 +390,6 @@ def _fp8(contents: Contents, path: str, parts: Mapping[str, TensorSource], how: 
     return Matrix(f"{path}.weight", "FP8", rows, columns, group, sources, scales.dtype, read)
 
 
-MXFP4 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
-"""What each of the 16 codes of MXFP4 means."""
-
-
 def _mxfp4(contents: Contents, known: Mapping[str, TensorSource], how: Prequantized) -> Found:
     """gpt-oss: X_blocks [experts, rows, groups, 16] and X_scales [experts, rows, groups] for each stack X."""
     stacks, used = [], set()
@@ -408,13 +404,11 @@ def _mxfp4(contents: Contents, known: Mapping[str, TensorSource], how: Prequanti
         _check(blocks, name, how, experts, rows, groups, 16)
         _check(scales, name, how, experts, rows, groups)
 
-        def floats(expert: int, blocks: TensorSource = blocks, scales: TensorSource = scales) -> Array:
+        def read(expert: int, blocks: TensorSource = blocks, scales: TensorSource = scales) -> tuple[Array, Array]:
             codes = _split(contents.array(blocks)[expert], 4)
-            exponents = contents.array(scales)[expert].astype(np.int32) - 127
-            found: Array = np.ldexp(MXFP4[codes], exponents[..., None])
-            return found.reshape(len(found), -1).T
+            return contents.array(scales)[expert], codes.reshape(len(codes), -1)
 
-        stacks.append(Stack(name, (experts, groups * 32, rows), (blocks, scales), floats))
+        stacks.append(Stack(name, (experts, rows, groups * 32), (blocks, scales), read))
         used |= {blocks.name, scales.name}
     if not stacks:
         raise _nothing(how)

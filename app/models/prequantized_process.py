@@ -6,7 +6,6 @@ format of blocks holds exactly becomes floats, and the outcome's notes say so.
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -42,6 +41,7 @@ Array = NDArray[Any]
 CHUNK_WEIGHTS = 1 << 22
 """Weights that are worked on at a time, so that memory holds little, whatever a matrix has."""
 COPY_BYTES = 1 << 24
+DAMAGED = "The files are damaged; get them again."
 SPARE_BYTES = 64 * 1024 * 1024
 
 FLOAT_DTYPES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
@@ -131,24 +131,20 @@ class _Plan:
             tensor = TensorSource(matrix.name, format_, shape, elements // weights * size, file, 0)
             return Output(tensor, reads, lambda: (in_blocks(matrix, format_, *span) for span in _spans(matrix)))
         dtype = self._dtype or (matrix.scale_dtype if matrix.scale_dtype in FLOAT_DTYPES.values() else "BF16")
-        tensor = self._floats(matrix.name, dtype, shape, matrix.sources, why)
+        nbytes = elements * STORED_ITEM_BYTES[dtype]
+        self._unfolded.append((matrix.name, why))
+        self._grown[0] += reads
+        self._grown[1] += nbytes
+        tensor = TensorSource(matrix.name, dtype, shape, nbytes, file, 0)
         return Output(tensor, reads, lambda: (in_floats(matrix, dtype, *span) for span in _spans(matrix)))
 
     def _stack(self, stack: Stack) -> Output:
-        dtype = self._dtype or "BF16"
-        tensor = self._floats(stack.name, dtype, stack.shape, stack.sources, "experts in one tensor")
+        experts, rows, columns = stack.shape
+        nbytes = experts * rows * (columns // 32) * BLOCK_FORMATS["MXFP4"][1]
+        self._kept["MXFP4"] += experts
+        tensor = TensorSource(stack.name, "MXFP4", stack.shape, nbytes, stack.sources[0].file, 0)
         reads = sum(source.nbytes for source in stack.sources)
-        return Output(tensor, reads, lambda: (rounded(stack.floats(expert), dtype) for expert in range(stack.shape[0])))
-
-    def _floats(
-        self, name: str, dtype: str, shape: tuple[int, ...], sources: tuple[TensorSource, ...], why: str
-    ) -> TensorSource:
-        """A tensor that becomes floats, and what there is to tell of it."""
-        nbytes = math.prod(shape) * STORED_ITEM_BYTES[dtype]
-        self._unfolded.append((name, why))
-        self._grown[0] += sum(source.nbytes for source in sources)
-        self._grown[1] += nbytes
-        return TensorSource(name, dtype, shape, nbytes, sources[0].file, 0)
+        return Output(tensor, reads, lambda: (mxfp4_blocks(stack, expert) for expert in range(experts)))
 
     def notes(self) -> tuple[str, ...]:
         """What a user should know of the result."""
@@ -207,11 +203,10 @@ def in_blocks(matrix: Matrix, format_: str, start: int, stop: int) -> Array:
         if zeros.min() < 0 or zeros.max() > 16:
             raise ModelError(
                 f"'{matrix.name}' has zeros from {zeros.min()} to {zeros.max()}, and its codes go from 0 to 15.",
-                "The files are damaged; get them again.",
+                DAMAGED,
             )
         blocks[:, 4] = zeros
-        halves = codes.reshape(-1, width // 32, 2, 16)
-        blocks[:, 5:] = (halves[:, :, 0] | (halves[:, :, 1] << 4)).reshape(len(codes), -1)
+        blocks[:, 5:] = _nibbles(codes)
     elif matrix.kind == "INT8":
         minima = np.zeros_like(scales) if zeros is None else -zeros.astype("<f4") * scales
         blocks[:, 4:8] = minima.view(np.uint8).reshape(-1, 4)
@@ -219,6 +214,24 @@ def in_blocks(matrix: Matrix, format_: str, start: int, stop: int) -> Array:
     else:
         blocks[:, 4:] = codes
     return blocks
+
+
+def mxfp4_blocks(stack: Stack, expert: int) -> Array:
+    """The matrix of one expert in blocks: uint8 [blocks, bytes of a block]. Raises ModelError."""
+    exponents, codes = stack.read(expert)
+    if (exponents == 255).any():
+        raise ModelError(f"'{stack.name}' holds scales that are no finite number.", DAMAGED)
+    blocks = np.empty((exponents.size, BLOCK_FORMATS["MXFP4"][1]), np.uint8)
+    blocks[:, 0] = exponents.reshape(-1)
+    blocks[:, 1:] = _nibbles(codes.reshape(-1, 32))
+    return blocks
+
+
+def _nibbles(codes: Array) -> Array:
+    """Codes of 4 bits [n, m], of each 32 the first half in the low bits: [n, m / 2]."""
+    halves = codes.reshape(len(codes), -1, 2, 16)
+    packed: Array = halves[:, :, 0] | (halves[:, :, 1] << 4)
+    return packed.reshape(len(codes), -1)
 
 
 def in_floats(matrix: Matrix, dtype: str, start: int, stop: int) -> Array:
@@ -244,7 +257,7 @@ def _check_numbers(matrix: Matrix, codes: Array, scales: Array) -> None:
         raise ModelError(
             f"'{matrix.name}' holds what is no finite number in its {'scales or ' * (matrix.kind == 'FP8')}"
             f"{'codes' if matrix.kind == 'FP8' else 'scales'}.",
-            "The files are damaged; get them again.",
+            DAMAGED,
         )
 
 

@@ -47,7 +47,9 @@ def rehearse(model: PreTrainedModel, tensors: Iterable[TensorSource]) -> Fit:
 
     The model is not to be used afterwards.
     """
-    state = {tensor.name: _outline(tensor) for tensor in tensors}
+    # Of experts whose tensors are [experts, inputs, outputs] blocks lie along the inputs all the same.
+    turned = {path for path, module in model.named_modules() if getattr(module, "is_transposed", False)}
+    state = {tensor.name: _outline(tensor, tensor.name.rpartition(".")[0] in turned) for tensor in tensors}
     settings = LoadStateDictConfig(
         dtype=torch.float32,
         device_map={"": torch.device("meta")},
@@ -101,9 +103,10 @@ _EXTENTS = (
 """Fields of configs that give a matrix its size."""
 
 
-def _outline(tensor: TensorSource) -> torch.Tensor:
+def _outline(tensor: TensorSource, turned: bool) -> torch.Tensor:
     dtype = torch.float32 if tensor.dtype in FLOATING or tensor.dtype in BLOCK_FORMATS else torch.int64
-    return torch.empty(tensor.shape, dtype=dtype, device="meta")
+    whole = torch.empty(tensor.shape, dtype=dtype, device="meta")
+    return whole.transpose(1, 2) if turned and tensor.dtype in BLOCK_FORMATS and whole.ndim == 3 else whole
 
 
 def _unexpected(names: Iterable[str], expected: Iterable[str] | None) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from tests.worker_agent.tiny_models import make_model
 
@@ -203,16 +203,26 @@ FORMATS: dict[str, tuple[Packer, dict[str, Any], str]] = {
 
 
 def write_quantized(
-    folder: Path, pack: Packer, said: dict[str, Any], *, kind: str = "llama", **changes: object
+    folder: Path,
+    pack: Packer,
+    said: dict[str, Any],
+    *,
+    kind: str = "llama",
+    names: tuple[str, ...] = ("proj.weight",),
+    **changes: object,
 ) -> tuple[PreTrainedModel, dict[str, torch.Tensor]]:
-    """A tiny model whose layers' matrices are quantized, in two files; and it with the weights that these mean."""
-    model = make_model(kind, folder, **{**WIDE, "tie_word_embeddings": False, **changes})
+    """A tiny model whose layers' matrices are quantized, in two files; and it with the weights that these mean.
+
+    Args:
+        names: endings of the names of those that are.
+    """
+    make_model(kind, folder, **{**WIDE, "tie_word_embeddings": False, **changes})
     tensors, meant = load_file(folder / "model.safetensors"), {}
     (folder / "model.safetensors").unlink()
     chance = torch.Generator().manual_seed(3)
     files: list[Tensors] = [{}, {}]
     for number, (name, tensor) in enumerate(tensors.items()):
-        if name.endswith("proj.weight"):
+        if name.endswith(names):
             made, meant[name] = pack((tensor.shape[0], tensor.shape[1]), chance)
             path = name.removesuffix(".weight")
             # A matrix's tensors may lie in two files.
@@ -229,7 +239,8 @@ def write_quantized(
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "dtype": "float16", "quantization_config": said}))
-    with torch.no_grad():
-        for name, weight in meant.items():
-            model.get_parameter(name).copy_(weight)
-    return model, meant
+    plain = folder.with_name(f"{folder.name}-meant")
+    plain.mkdir(exist_ok=True)
+    save_file({name: weight.contiguous() for name, weight in meant.items()}, plain / "model.safetensors")
+    (plain / "config.json").write_text(json.dumps(config))
+    return AutoModelForCausalLM.from_pretrained(plain, dtype=torch.float32).eval(), meant

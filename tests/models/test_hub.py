@@ -14,8 +14,9 @@ from app.errors import BadInput, ModelError
 from app.inference.chat_template import ChatTemplate
 from app.models.hub import DownloadOutcome, download_job
 from app.models.library import ModelLibrary
-from tests.models.described import tensors_of
+from tests.models.described import change_json, tensors_of
 from tests.models.hub_stand_in import COMMIT, HubStandIn, running_hub
+from tests.models.prequantized_models import FORMATS, write_quantized
 from tests.worker_agent.tiny_models import make_model
 
 
@@ -130,6 +131,27 @@ def test_remote_code_is_refused_before_weights_are_downloaded(hub: HubStandIn, t
     with pytest.raises(ModelError, match=r"'mine'; transformers does not know it, and the Python code .* is not run"):
         download(tmp_path / "in")
     assert {name for name, _ in hub.asked} == {"config.json"}
+
+
+def test_a_way_of_quantizing_that_cannot_be_run_is_refused_before_weights_are_downloaded(
+    hub: HubStandIn, tmp_path: Path
+) -> None:
+    change_json(hub.repositories["some/tiny"] / "config.json", quantization_config={"quant_method": "hqq"})
+    with pytest.raises(ModelError, match="the method is HQQ"):
+        download(tmp_path / "in")
+    assert {name for name, _ in hub.asked} == {"config.json"}
+
+
+def test_a_quantized_model_is_held_in_blocks_and_what_was_downloaded_goes(hub: HubStandIn, tmp_path: Path) -> None:
+    pack, said, format_ = FORMATS["GPTQ, 4 bits, symmetric"]
+    write_quantized(tmp_path / "made", pack, said)
+    hub.repositories["some/GPTQ"] = tmp_path / "made"
+    description = ModelLibrary(tmp_path / "library").add("some/GPTQ")
+    assert (description.source, description.origin) == ("hub", f"some/GPTQ@{COMMIT}")
+    assert {tensor.dtype for part in description.parts for tensor in part.tensors} == {format_, "F16"}
+    held = sorted(path.name for path in (tmp_path / "library" / "GPTQ").iterdir())
+    assert held == ["files", "model.json"]
+    assert list((tmp_path / "library" / ".incoming").glob("GPTQ/*")) == []
 
 
 def test_code_that_is_not_needed_is_left_on_the_hub(hub: HubStandIn, tmp_path: Path) -> None:

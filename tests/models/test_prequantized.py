@@ -10,14 +10,26 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
+from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
-from app.errors import BadInput, ModelError
+from app.children.work import JobProgress
+from app.errors import BadInput, Cancelled, ModelError
 from app.models.library import ModelLibrary
 from app.models.prequantized import RepackRequest, prequantized
 from app.models.prequantized_process import repack
-from tests.models.described import described, ignore_progress, tensors_of
+from tests.models.described import change_json, cut_as_added, described, ignore_progress, tensors_of
 from tests.models.prequantized_models import FORMATS, fp8, gptq, packed, write_quantized
+from tests.worker_agent.ring import Ring, random_prompt
+from tests.worker_agent.tiny_models import VOCABULARY, greedy, make_model
 from worker_agent.model.linears.blocks.formats import Blocks
+
+GPT_OSS: dict[str, object] = {
+    "vocab_size": VOCABULARY, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "num_local_experts": 4,
+    "num_experts_per_tok": 2, "max_position_embeddings": 512, "sliding_window": 16, "pad_token_id": 0,
+    "eos_token_id": 2, "layer_types": ["sliding_attention", "full_attention"], "rope_parameters": None,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -200,5 +212,88 @@ def test_a_model_that_cannot_be_run_leaves_nothing_behind(tmp_path: Path) -> Non
     library = ModelLibrary(tmp_path / "library")
     with pytest.raises(ModelError, match="HQQ"):
         library.add(str(tmp_path / "model"))
+    assert library.list() == ()
+    assert [entry for entry in (tmp_path / "library" / ".incoming").iterdir() if entry.is_dir()] == []
+
+
+def write_gpt_oss(folder: Path) -> tuple[PreTrainedModel, dict[str, torch.Tensor]]:
+    """A tiny gpt-oss whose experts are in MXFP4, and what transformers makes of them."""
+    model = make_model("gpt_oss", folder, **GPT_OSS)
+    chance = torch.Generator().manual_seed(9)
+    tensors, meant = {}, {}
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        if not name.endswith(("gate_up_proj", "down_proj")):
+            tensors[name] = tensor
+            continue
+        experts, columns, rows = tensor.shape
+        blocks = torch.randint(0, 256, (experts, rows, columns // 32, 16), generator=chance, dtype=torch.uint8)
+        scales = torch.randint(120, 124, blocks.shape[:-1], generator=chance, dtype=torch.uint8)
+        tensors |= {f"{name}_blocks": blocks, f"{name}_scales": scales}
+        meant[name] = convert_moe_packed_tensors(blocks, scales, dtype=torch.float32)
+        assert meant[name].shape == tensor.shape
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    change_json(folder / "config.json", quantization_config={"quant_method": "mxfp4"})
+    with torch.no_grad():
+        for name, weight in meant.items():
+            model.get_parameter(name).copy_(weight)
+    return model, meant
+
+
+def test_experts_of_gpt_oss_stay_in_mxfp4_and_answer_as_what_transformers_makes_of_them(tmp_path: Path) -> None:
+    model, meant = write_gpt_oss(tmp_path / "model")
+    outcome = repack(RepackRequest(str(tmp_path / "model"), str(tmp_path / "ours")), ignore_progress)
+    assert "16 matrices are stored quantized (MXFP4, 4 bits, groups of 32)" in outcome.notes[0]
+    stored = tensors_of(tmp_path / "ours")
+    for name, weight in meant.items():
+        experts, columns, rows = weight.shape
+        found = Blocks("MXFP4", stored[name].reshape(experts * rows, -1), columns).unfolded()
+        assert torch.equal(found.view(experts, rows, columns).transpose(1, 2), weight)
+    ring = Ring.build(cut_as_added(tmp_path / "ours", tmp_path / "parts"), [1])
+    prompt = random_prompt(9, VOCABULARY, 8)
+    ring.start(1, prompt, 8)
+    ring.finish()
+    assert ring.answer(1) == greedy(model, prompt, 8)
+    for runner in ring.runners:
+        way = next(way for way in runner.stage.ways.report() if way.name == "blocks")
+        assert (way.used, way.possible, way.why) == (1, 1, "")
+
+
+@pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe"])
+def test_matrices_of_experts_stay_in_blocks_too(kind: str, tmp_path: Path) -> None:
+    pack, said, format_ = FORMATS["AWQ, groups of 64"]
+    names = ("proj.weight", "w1.weight", "w2.weight", "w3.weight")
+    model, meant = write_quantized(
+        tmp_path / "model", pack, said, kind=kind, names=names, moe_intermediate_size=64, vocab_size=VOCABULARY
+    )
+    del meant
+    outcome = repack(RepackRequest(str(tmp_path / "model"), str(tmp_path / "ours")), ignore_progress)
+    assert "48 matrices are stored quantized" in outcome.notes[0] and f"blocks of {format_}" in outcome.notes[0]
+    ring = Ring.build(cut_as_added(tmp_path / "ours", tmp_path / "parts"), [1])
+    prompt = random_prompt(9, VOCABULARY, 8)
+    ring.start(1, prompt, 8)
+    ring.finish()
+    assert ring.answer(1) == greedy(model, prompt, 8)
+    for runner in ring.runners:
+        way = next(way for way in runner.stage.ways.report() if way.name == "blocks")
+        assert way.used == way.possible and way.why == ""
+
+
+def test_adding_tells_how_far_it_is_and_leaves_nothing_when_it_is_cancelled(tmp_path: Path) -> None:
+    pack, said, _ = FORMATS["AWQ"]
+    write_quantized(tmp_path / "model", pack, said)
+    seen: list[JobProgress] = []
+
+    def follow(progress: JobProgress) -> None:
+        seen.append(progress)
+        if progress.phase == "converting":
+            job.cancel()
+
+    library = ModelLibrary(tmp_path / "library")
+    job = library.add_job(str(tmp_path / "model"), name="x", on_progress=follow)
+    with pytest.raises(Cancelled):
+        job.run()
+    converting = [progress for progress in seen if progress.phase == "converting"]
+    nbytes = sum(tensor.nbytes for tensor in tensors_of(tmp_path / "model").values())
+    assert converting and converting[-1].total_bytes == nbytes
     assert library.list() == ()
     assert [entry for entry in (tmp_path / "library" / ".incoming").iterdir() if entry.is_dir()] == []

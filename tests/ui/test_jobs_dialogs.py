@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -171,6 +170,21 @@ def test_the_preview_table_is_sound(theme: ThemeKeeper, qtmodeltester: ModelTest
     assert shards.rowCount() == 0
 
 
+def test_a_quantized_folder_is_recognised_and_one_that_cannot_be_run_refused(
+    workbench: Workbench, qtbot: QtBot, tmp_path: Path
+) -> None:
+    dialog = AddModelDialog(workbench)
+    keep(qtbot, dialog)
+    config = tmp_path / "config.json"
+    config.write_text('{"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 128}}')
+    dialog.source.setText(str(tmp_path))
+    look = looked(qtbot, dialog)
+    assert "a model in AWQ, 4 bits, groups of 128. The library gets a copy, which runs as it is stored" in look.text
+    config.write_text('{"quantization_config": {"quant_method": "hqq"}}')
+    dialog.source.setText(str(tmp_path) + "/")
+    assert "the method is HQQ" in str(looked(qtbot, dialog).source_error)
+
+
 def test_a_source_is_recognised_and_a_name_suggested(workbench: Workbench, qtbot: QtBot, tiny: Path) -> None:
     dialog = AddModelDialog(workbench)
     keep(qtbot, dialog)
@@ -210,18 +224,6 @@ def test_a_gguf_file_runs_as_it_is_stored_unless_floats_are_asked_for(
         work = workbench.jobs.jobs[-1].view.work
         assert isinstance(work, AddWork) and work.dequantize is floats
     workbench.jobs.close()
-
-
-def test_a_folder_that_is_quantized_says_how(workbench: Workbench, qtbot: QtBot, tiny: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "quantized"
-    shutil.copytree(tiny, folder)
-    config = json.loads((folder / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": False}
-    (folder / "config.json").write_text(json.dumps(config))
-    dialog = AddModelDialog(workbench, source=str(folder))
-    keep(qtbot, dialog)
-    assert looked(qtbot, dialog).is_possible
-    assert "in GPTQ" in dialog.source_note.text() and "runs as it is stored" in dialog.source_note.text()
 
 
 def test_a_name_that_is_taken_is_told_before_the_job(

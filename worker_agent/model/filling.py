@@ -155,6 +155,10 @@ class Filler:
         layer, prefix = self._cut.own[index], f"{self._anatomy.layers_path}.{index}."
         self._cut.place(index)
         state = self._source.layer(index)
+        turned = experts.turned(layer)
+        for stored, lazy in state.items():
+            if isinstance(lazy, LazyBlocks) and self._source.name_in_model(stored).removeprefix(prefix) in turned:
+                lazy.turn()
         info, _ = self._convert(state)
         missing = self._really_missing(name for name in info.missing_keys if name.startswith(prefix))
         if missing:

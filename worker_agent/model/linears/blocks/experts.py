@@ -50,6 +50,16 @@ def tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
             yield name, stacked.transpose(1, 2) if module.is_transposed else stacked
 
 
+def turned(model: nn.Module) -> set[str]:
+    """Names of stacked tensors that are [experts, inputs, outputs]; blocks always lie along the inputs."""
+    return {
+        f"{path}.{name}"
+        for path, module in model.named_modules()
+        if has_experts(module) and module.is_transposed
+        for name in NAMES
+    }
+
+
 def note(module: nn.Module, name: str, matrices: list[Blocks]) -> None:
     """Keep what one of the stacked tensors is in blocks, until the module is laid out."""
     vars(module).setdefault("stacked_blocks", {})[name] = matrices

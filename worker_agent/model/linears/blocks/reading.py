@@ -30,9 +30,14 @@ class LazyBlocks:
 
     def __init__(self, stored: LazyTensor) -> None:
         self._stored, self.described = stored, stored.described
-        self.shape = stored.shape
+        self.shape, self._turned = stored.shape, False
         self.blocks: Blocks | None = None
         """The matrix, once it has been read; that of all experts has their rows one after another."""
+
+    def turn(self) -> None:
+        """Show the matrices of experts [experts, outputs, inputs] as [experts, inputs, outputs]."""
+        *outer, rows, columns = self._stored.shape
+        self.shape, self._turned = (*outer, columns, rows), True
 
     def get_shape(self) -> list[int]:
         return list(self.shape)
@@ -41,12 +46,13 @@ class LazyBlocks:
         return "F32"
 
     def __getitem__(self, index: Any) -> torch.Tensor:
-        *outer, columns = self.shape
+        *outer, columns = self._stored.shape
         data = self._stored[...]
         found = Blocks(self._stored.get_dtype(), data.view(-1, data.shape[-1]), columns)
         if outer:
             self.blocks = found
-        return found.unfolded().view(*outer, columns)[index]
+        whole = found.unfolded().view(*outer, columns)
+        return (whole.transpose(-1, -2) if self._turned else whole)[index]
 
 
 def attach(module: nn.Module, blocks: Blocks) -> bool:
