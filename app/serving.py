@@ -9,6 +9,8 @@ DEFAULT_CONTEXT = 8192
 DEFAULT_KV_TOKENS = 8192
 QUANTIZE = ("none", "int8", "int4")
 """What a deployment may ask for (`worker_agent.wire.messages.Quantize`)."""
+KV_DTYPES = ("computed", "int8")
+"""In what keys and values may be kept (`worker_agent.wire.messages.KvDType`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,8 @@ class Serving:
     """For how many tokens in all each stage keeps keys and values."""
     quantize: str = "none"
     """Into what the float matrices of the layers are put (`QUANTIZE`); what is stored in blocks stays so anyway."""
+    kv_dtype: str = "computed"
+    """In what keys and values are kept (`KV_DTYPES`), by stages that can: as they are computed, or in int8."""
 
     @classmethod
     def kept(cls, stored: Any) -> Serving:
@@ -31,8 +35,9 @@ class Serving:
 
     @property
     def numbers(self) -> str:
-        """In words, in what numbers it is computed: bfloat16; float32, weights in int4."""
-        return self.dtype if self.quantize == "none" else f"{self.dtype}, weights in {self.quantize}"
+        """In words, in what numbers it is computed: bfloat16; float32, weights in int4, keys and values in int8."""
+        weights = "" if self.quantize == "none" else f", weights in {self.quantize}"
+        return self.dtype + weights + ("" if self.kv_dtype == "computed" else f", keys and values in {self.kv_dtype}")
 
     @property
     def longest(self) -> int:
@@ -48,6 +53,7 @@ class ServingWish:
     context: int | None = None
     kv_tokens: int | None = None
     quantize: str | None = None
+    kv_dtype: str | None = None
 
     @classmethod
     def of(cls, serving: Serving) -> ServingWish:
@@ -63,4 +69,4 @@ class ServingWish:
         """
         context = self.context or min(max_context, DEFAULT_CONTEXT)
         kv_tokens = self.kv_tokens or max(context, DEFAULT_KV_TOKENS)
-        return Serving(self.dtype or dtype, context, kv_tokens, self.quantize or "none")
+        return Serving(self.dtype or dtype, context, kv_tokens, self.quantize or "none", self.kv_dtype or "computed")

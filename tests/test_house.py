@@ -22,8 +22,11 @@ LONGEST_FILE = 500
 HEAVY = ("torch", "transformers", "accelerate", "PySide6", "pyqtgraph", "numpy")
 """What the controller's process does without: half a second under the interpreter's lock and 300 MB, or a window."""
 
-RUN_IN_CHILDREN = {"app.models.rehearsal", "app.models.tokenizer_conversion"}
-"""Modules that import torch or transformers when imported themselves: only a child process may."""
+RUN_IN_CHILDREN = {
+    "app.models.rehearsal", "app.models.tokenizer_conversion", "app.models.prequantized_layouts",
+    "app.models.prequantized_process",
+}  # fmt: skip
+"""Modules that import torch, transformers or numpy when imported themselves: only a child process may."""
 
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 FORBIDDEN_METHODS = {"recv_pyobj", "send_pyobj", "recv_serialized"}

@@ -22,6 +22,7 @@ Body = TypeVar("Body", bound="Strict")
 
 DType = Literal["float32", "bfloat16", "float16"]
 Quantize = Literal["none", "int8", "int4"]
+KvDType = Literal["computed", "int8"]
 Tokens = Field(default=None, ge=1, le=2**31 - 1)
 Layers = Field(default=None, min_length=1, max_length=2000, description="ranges, ends included: 0-9,10-29")
 Name = Field(min_length=1, max_length=200)
@@ -99,10 +100,13 @@ class Deploy(Strict):
     quantize: Quantize | None = Field(
         default=None, description="into what the layers' float matrices are put while they are loaded"
     )
+    kv_dtype: KvDType | None = Field(
+        default=None, description="in what keys and values are kept: as they are computed, or in 8 bits"
+    )
 
     @property
     def serving(self) -> ServingWish:
-        return ServingWish(self.dtype, self.context, self.kv_tokens, self.quantize)
+        return ServingWish(self.dtype, self.context, self.kv_tokens, self.quantize, self.kv_dtype)
 
 
 class LogIn(Strict):

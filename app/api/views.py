@@ -185,6 +185,7 @@ class DeploymentView(BaseModel):
     context: int
     kv_tokens: int
     quantize: str
+    kv_dtype: str
     plan_hash: str
     epoch: int
     created_at: datetime
@@ -243,6 +244,7 @@ class PlanView(BaseModel):
     context: int
     kv_tokens: int
     quantize: str
+    kv_dtype: str
     stages: list[PlannedStageView]
     processes: list[PlannedProcessView]
     left_out: list[str] = Field(description="nodes that would get nothing")

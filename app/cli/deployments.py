@@ -11,11 +11,13 @@ from app.cli.options import (
     Context,
     DType,
     Json,
+    KvDType,
     KvTokens,
     Layers,
     Nodes,
     Quantize,
     read_dtype,
+    read_kv_dtype,
     read_nodes,
     read_quantize,
 )
@@ -24,7 +26,7 @@ from app.cli.session import open_controller, open_registry, origin
 from app.figures import layers, size_text
 from app.registry import DeploymentRecord, DeploymentStatus, Registry, ShardRecord
 from app.runs.trace import DeploymentTrace, Plan, unpack
-from app.runs.ways import lost_text, way_lines
+from app.runs.ways import larger_text, lost_text, way_lines
 from app.serving import ServingWish
 from app.sharding.placement import AgentProcess, Placement
 from app.sharding.plan import range_text
@@ -49,11 +51,12 @@ def plan(
     context: Context = None,
     kv_tokens: KvTokens = None,
     quantize: Quantize = None,
+    kv_dtype: KvDType = None,
     as_json: Json = False,
 ) -> None:
     """Show which layers would go to which node, and what memory that takes. Loads nothing."""
     chosen = read_nodes(nodes)
-    serving = ServingWish(read_dtype(dtype), context, kv_tokens, read_quantize(quantize))
+    serving = ServingWish(read_dtype(dtype), context, kv_tokens, read_quantize(quantize), read_kv_dtype(kv_dtype))
     with open_controller() as session:
         placement = session.run(session.controller.plan(model, nodes=chosen, layers=shard_layers, serving=serving))
     if as_json:
@@ -71,11 +74,12 @@ def deploy(
     context: Context = None,
     kv_tokens: KvTokens = None,
     quantize: Quantize = None,
+    kv_dtype: KvDType = None,
     as_json: Json = False,
 ) -> None:
     """Send a model's layers to the nodes that lack them, load them, and make the model answer requests."""
     chosen = read_nodes(nodes)
-    serving = ServingWish(read_dtype(dtype), context, kv_tokens, read_quantize(quantize))
+    serving = ServingWish(read_dtype(dtype), context, kv_tokens, read_quantize(quantize), read_kv_dtype(kv_dtype))
     with open_controller() as session, progress_shown(as_json) as progress:
         deployment = session.run(
             session.controller.deploy(
@@ -94,9 +98,11 @@ def deploy(
         return
     _show_deployments([deployment], shards)
     for stage in plan.stages if plan is not None else ():
+        place = f"{stage.node}, {layers(stage.start, stage.end)}"
         if missing := lost_text(stage.ways):
-            place = f"{stage.node}, {layers(stage.start, stage.end)}"
             note(f"It runs slower than it might on {place}: {missing}")
+        if why := larger_text(stage.ways):
+            note(f"It keeps keys and values as they are computed, not in int8, on {place}: {why}")
     note(f"'{deployment.model_name}' answers now; try: generate {deployment.model_name} \"Hello\"")
 
 

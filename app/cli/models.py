@@ -86,6 +86,13 @@ def remove_model(name: Annotated[str, typer.Argument(help="Its name in the libra
     note(f"'{name}' is removed.")
 
 
+def _kv_text(description: ModelDescription) -> str:
+    kept = [size_text(description.kv_bytes_per_token(description.dtype))]
+    if description.keeps_int8:
+        kept.append(f"{size_text(description.kv_bytes_per_token(description.dtype, kv_dtype='int8'))} in int8")
+    return ", ".join(kept)
+
+
 def _show(description: ModelDescription, as_json: bool) -> None:
     if as_json:
         print_json(description)
@@ -102,7 +109,7 @@ def _show(description: ModelDescription, as_json: bool) -> None:
             ("Weights", f"{size_text(description.weight_bytes)}, {description.dtype}"),
             ("Bytes per layer", _span(sizes)),
             ("Context", f"{description.max_context} tokens"),
-            ("KV per token", size_text(description.kv_bytes_per_token(description.dtype))),
+            ("KV per token", _kv_text(description)),
             *((("State per sequence", size_text(state)),) if state else ()),
             ("Cuts", _cuts(description)),
             *(("", text) for text in description.cut_notes),

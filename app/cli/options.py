@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from app.errors import BadInput
-from app.serving import QUANTIZE
+from app.serving import KV_DTYPES, QUANTIZE
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Nodes = Annotated[str | None, typer.Option("--nodes", help="Ids of the nodes to use, in order: 1,2,…")]
@@ -20,6 +20,14 @@ Quantize = Annotated[
     str | None,
     typer.Option(
         "--quantize", help="Put the layers' matrices into int8 or int4 while loading, at the cost of some accuracy."
+    ),
+]
+KvDType = Annotated[
+    str | None,
+    typer.Option(
+        "--kv",
+        help="In what to keep keys and values: as they are computed (computed), or in 8 bits (int8), which holds two "
+        "to four times the tokens at the cost of some accuracy. [default: computed]",
     ),
 ]
 Context = Annotated[int | None, typer.Option("--context", min=1, help="Longest sequence to serve, in tokens.")]
@@ -62,6 +70,13 @@ def read_quantize(text: str | None) -> str | None:
     """One of QUANTIZE. Raises BadInput."""
     if text is not None and text not in QUANTIZE:
         raise BadInput(f"--quantize is '{text}'; it can be {', '.join(QUANTIZE)}.")
+    return text
+
+
+def read_kv_dtype(text: str | None) -> str | None:
+    """One of KV_DTYPES. Raises BadInput."""
+    if text is not None and text not in KV_DTYPES:
+        raise BadInput(f"--kv is '{text}'; it can be {', '.join(KV_DTYPES)}.")
     return text
 
 

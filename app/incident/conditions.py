@@ -9,6 +9,7 @@ from enum import StrEnum
 from app.runs.trace import NodeFacts, Plan, RequestTrace, Versions
 
 EXACT_DTYPE = "float32"
+EXACT_KV_DTYPE = "computed"
 
 
 class Promise(StrEnum):
@@ -80,6 +81,16 @@ def promise(then: Conditions, now: Conditions) -> tuple[Promise, str]:
             f"It was computed in {_numbers(then.plan)} and now in {_numbers(now.plan)}, so nothing is promised."
         )
     alike = _same_numerics(then, now)
+    if then.plan.dtype == EXACT_DTYPE and then.plan.kv_dtype != EXACT_KV_DTYPE:
+        if alike:
+            return Promise.EXPECTED, (
+                f"With keys and values in {then.plan.kv_dtype}, what differs in its last bits may be kept as the next "
+                "number of the 8 bits: the same tokens are to be expected, but not promised."
+            )
+        return Promise.NONE, (
+            f"Keys and values in {then.plan.kv_dtype} round otherwise where devices and software are others: tokens "
+            "may differ where two are nearly as likely as each other, and all that follows with them."
+        )
     if then.plan.dtype == EXACT_DTYPE:
         if alike:
             return Promise.EXACT, (

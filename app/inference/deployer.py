@@ -90,7 +90,8 @@ class Deployer:
         parts = await self._hash(description, digests, on_progress, cancel)
         ranges = list(placement.ranges)
         weights = [sum(part.nbytes for part in description.stage_parts(start, end)) for start, end in ranges]
-        plan = plan_hash(parts, ranges, (placement.serving.dtype, placement.serving.quantize), config)
+        serving = placement.serving
+        plan = plan_hash(parts, ranges, (serving.dtype, serving.quantize, serving.kv_dtype), config)
         id = secrets.token_hex(4)
         pipeline: Pipeline | None = None
         try:
@@ -213,6 +214,7 @@ class Deployer:
                 dtype=serving.dtype,  # type: ignore[arg-type]  # checked where the placement was made
                 kv_tokens=serving.kv_tokens,
                 quantize=serving.quantize,  # type: ignore[arg-type]  # as well
+                kv_dtype=serving.kv_dtype,  # type: ignore[arg-type]  # as well
                 max_context=serving.context,
                 max_sequences=sequences_at_once(description, serving),
                 prefill_chunk=prefill_chunk(description, serving.dtype),

@@ -26,7 +26,7 @@ from app.models.description import ModelDescription
 from app.models.library import ModelLibrary
 from app.registry import DeploymentRecord, DeploymentStatus, EventLevel, NodeRecord, Registry, ShardRecord
 from app.runs.trace import UNKNOWN, ModelFacts, NodeMemory, Origin
-from app.runs.ways import lost_text
+from app.runs.ways import larger_text, lost_text
 from app.serving import Serving, ServingWish
 from app.sharding.placement import (
     NodeCapacity,
@@ -372,7 +372,7 @@ class Deployments:
 
 
 def _note_deployed(registry: Registry, deployed: Deployed) -> None:
-    """A speed-up that was possible on a stage and could not be taken is told too, once for each stage."""
+    """What was possible or asked for on a stage and could not be is told too, once for each stage."""
     record, stages = deployed.record, deployed.pipeline.stages
     where = ", ".join(f"{stage.start}-{stage.end - 1} on {stage.node_name}" for stage in stages)
     _note(registry, EventLevel.INFO, f"{record.model_name} is deployed: layers {where}.", record)
@@ -381,6 +381,13 @@ def _note_deployed(registry: Registry, deployed: Deployed) -> None:
             sentence = (
                 f"{record.model_name} runs slower than it might on {stage.node_name}, layers "
                 f"{stage.start}-{stage.end - 1}: {missing.rstrip('.')}. Its answers are not touched by this."
+            )
+            _note(registry, EventLevel.WARNING, sentence, record, stage.node_id)
+        if why := larger_text(stage.ways):
+            sentence = (
+                f"{record.model_name} keeps keys and values as they are computed on {stage.node_name}, layers "
+                f"{stage.start}-{stage.end - 1}, not in int8: {why.rstrip('.')}. They take more memory so; its answers "
+                "are not touched by this."
             )
             _note(registry, EventLevel.WARNING, sentence, record, stage.node_id)
 

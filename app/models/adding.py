@@ -18,6 +18,7 @@ from app.models.description import ModelDescription, Source
 from app.models.gguf import convert_job
 from app.models.hub import download_job
 from app.models.inspect import inspect_job
+from app.models.prequantized import read_prequantized, repack_job
 from app.models.sources import FolderSource, GgufSource, HubSource, ModelSource
 
 DESCRIPTION = "model.json"
@@ -86,6 +87,8 @@ class AddingJob:
 
     def _from_folder(self, source: FolderSource) -> ModelDescription:
         shutil.rmtree(self._incoming, ignore_errors=True)
+        if source.folder.is_dir() and read_prequantized(source.folder) is not None:
+            return self._repacked(source.folder, "folder", str(source.folder))
         self._incoming.mkdir(parents=True)
         return self._inspect(source.folder)
 
@@ -95,11 +98,28 @@ class AddingJob:
         outcome = self._do(download_job(source.repository, source.revision, downloads, self._on_progress))
         origin = f"{source.repository}@{outcome.commit}"
         folder = Path(outcome.folder)
+        if read_prequantized(folder) is not None:
+            description = self._repacked(folder, "hub", origin)
+            shutil.rmtree(downloads)
+            return description
         description = self._inspect(folder, "hub", origin)
         shutil.rmtree(folder / ".partial", ignore_errors=True)
         folder.rename(self._incoming / FILES)
         shutil.rmtree(downloads)
         return description
+
+    def _repacked(self, folder: Path, source: Source, origin: str) -> ModelDescription:
+        """Put the matrices of a quantized model into blocks, in files that the library holds, and describe these."""
+        target = self._incoming / FILES
+        try:
+            done = self._do(repack_job(folder, target, self._on_progress))
+            description = self._inspect(target, source, origin)
+        except BaseException:
+            shutil.rmtree(target, ignore_errors=True)
+            if source == "folder":  # what was downloaded stays for the next try
+                shutil.rmtree(self._incoming, ignore_errors=True)
+            raise
+        return msgspec.structs.replace(description, notes=(*description.notes, *done.notes))
 
     def _from_gguf(self, source: GgufSource) -> ModelDescription:
         shutil.rmtree(self._incoming, ignore_errors=True)

@@ -13,7 +13,7 @@ from typing import Literal
 from msgspec import Struct
 
 from app.errors import ModelError
-from worker_agent.wire.messages import Part, PartKind, PartTensor, Quantize, loaded_bytes
+from worker_agent.wire.messages import Part, PartKind, PartTensor, Quantize, kv_token_bytes, loaded_bytes
 
 Source = Literal["folder", "hub", "gguf"]
 
@@ -108,6 +108,9 @@ class ModelDescription(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     vocab_size: int
     kv_elements: tuple[int, ...]
     """Per layer: elements of K and V per token."""
+    kv_vectors: tuple[int, ...] = ()
+    """Per layer: in how many vectors these lie, one of keys and one of values for each head; empty in descriptions of
+    earlier versions."""
     state_elements: tuple[int, ...] = ()
     """Per layer: elements that a sequence keeps however long it is; empty when none does."""
     state_bytes: tuple[int, ...] = ()
@@ -175,9 +178,20 @@ class ModelDescription(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             part for part in self.parts if part.kind in wanted or (part.kind == "layer" and start <= part.index < end)
         )
 
-    def kv_bytes_per_token(self, dtype: str, start: int = 0, end: int | None = None) -> int:
+    @property
+    def keeps_int8(self) -> bool:
+        """Whether its keys and values can be kept in int8, and what that takes is known. (A stage may be unable to all
+        the same, which turns out when it is loaded.)"""
+        return self.batched and bool(self.kv_vectors)
+
+    def kv_bytes_per_token(
+        self, dtype: str, start: int = 0, end: int | None = None, *, kv_dtype: str = "computed"
+    ) -> int:
         """Bytes that one token puts into the KV cache of layers [start, end)."""
-        return sum(self.kv_elements[start:end]) * COMPUTE_ITEM_BYTES[dtype]
+        return kv_token_bytes(
+            sum(self.kv_elements[start:end]), sum(self.kv_vectors[start:end]), COMPUTE_ITEM_BYTES[dtype],
+            "int8" if kv_dtype == "int8" and self.keeps_int8 else "computed",
+        )  # fmt: skip
 
     @property
     def has_states(self) -> bool:

@@ -4,9 +4,8 @@ Everything is transformers' own work (reading, dequantizing, permuting, renaming
 one layer after another, so that memory holds a layer and never the model. Dequantized, the result equals what
 `from_pretrained(gguf_file=…)` and `save_pretrained` would write, bit for bit.
 
-Matrices stay in their blocks where the model has a linear layer or an embedding of the same rows. What is done to a
-matrix on its way (llama's heads are permuted) is observed, not known: a matrix of row numbers and one of column
-numbers is sent the same way; where whole rows come out, the rows of blocks are taken in that order.
+Matrices stay in their blocks where the model has a linear layer, an embedding or experts of the same rows
+(`gguf_tensors.py`).
 """
 
 from __future__ import annotations
@@ -29,18 +28,10 @@ from app.figures import size_text
 from app.models.checkpoint import INDEX
 from app.models.gguf import ConvertOutcome, ConvertRequest, model_files, model_name
 from app.models.gguf_header import GgufHeader, read_gguf, write_outline
+from app.models.gguf_tensors import GgufState, Legacy, Packed, formats_by_number
 from app.models.safetensors_file import blocks_metadata
-from worker_agent.wire.messages import BLOCK_FORMATS
 
 BLOCK = re.compile(r"blk\.(\d+)\.")
-
-
-@functools.cache
-def _formats() -> dict[int, str]:
-    """The formats of blocks that agents compute with, by their numbers in GGUF files."""
-    from gguf.constants import GGMLQuantizationType
-
-    return {int(GGMLQuantizationType[name]): name for name in BLOCK_FORMATS}
 
 
 def convert(request: ConvertRequest, report: ProgressCallback) -> ConvertOutcome:
@@ -170,10 +161,10 @@ class _Reader:
             hf_quantizer=self._quantizer,
             weight_mapping=get_model_conversion_mapping(self._model, None, self._quantizer),  # type: ignore[arg-type]
         )
-        self._state: _GgufState = (
-            _Packed(self._quantizer, header)
+        self._state: GgufState = (
+            Packed(self._quantizer, header)
             if self._quantizer.supported
-            else _Legacy(path, header, self._model, dtype, keep)
+            else Legacy(path, header, self._model, dtype, keep)
         )
 
     def _keep_packed(self) -> None:
@@ -183,7 +174,7 @@ class _Reader:
 
         class AnyBlocks:
             def supports(self, kind: int) -> bool:
-                return kind in _formats()
+                return kind in formats_by_number()
 
         quantizer: Any = self._quantizer
         _, packable, permuted = get_gguf_plan(quantizer.header, quantizer.mapping)
@@ -213,7 +204,7 @@ class _Reader:
         saved: dict[str, Any] = revert_weight_conversion(self._model, floats) if floats else {}
         for name in filled:
             if isinstance(kind := getattr(self._model.get_submodule(name.rpartition(".")[0]), "ggml_type", None), int):
-                formats[name] = _formats()[kind]
+                formats[name] = formats_by_number()[kind]
             parent, _, leaf = name.rpartition(".")
             module = self._model.get_submodule(parent)
             if leaf in module._parameters:
@@ -240,160 +231,6 @@ class _Reader:
             self._model.generation_config.save_pretrained(target)
 
 
-class _GgufState:
-    """The tensors of a GGUF file, read when asked for."""
-
-    def __init__(self) -> None:
-        self.done: set[str] = set()
-        """Tensors that were given out in their blocks."""
-
-    def read(self, names: tuple[str, ...]) -> dict[str, Any]:
-        raise NotImplementedError
-
-    def in_blocks(self, names: tuple[str, ...], model: Any) -> tuple[dict[str, Any], dict[str, str]]:
-        """Those of the tensors that stay in their blocks, by their names in the model, and their formats."""
-        return {}, {}
-
-    def unfolded(self) -> dict[str, str]:
-        """Matrices in blocks that were given out as floats, and their formats."""
-        raise NotImplementedError
-
-
-class _Packed(_GgufState):
-    """Architectures that transformers reads through its newer path: lazy tensors, converted while loading."""
-
-    def __init__(self, quantizer: Any, header: GgufHeader) -> None:
-        import numpy as np
-        from transformers.integrations.gguf.reader import load_gguf_state_dict
-
-        super().__init__()
-        self._quantizer = quantizer
-        self._tensors = load_gguf_state_dict(quantizer.header)
-        contents = {tensor.file: np.memmap(tensor.file, mode="r", dtype=np.uint8) for tensor in header.tensors}
-        for tensor in header.tensors:  # in the files themselves: the header may be that of an outline
-            self._tensors[tensor.name].data = contents[tensor.file][tensor.start : tensor.start + tensor.nbytes]
-
-    def read(self, names: tuple[str, ...]) -> dict[str, Any]:
-        return {name: self._tensors[name] for name in names}
-
-    def unfolded(self) -> dict[str, str]:
-        from transformers.integrations.gguf.dequant import GGML_NAME
-
-        packed = self._quantizer.packed_modules
-        return {
-            name: GGML_NAME.get(kind, str(kind))
-            for name, kind in self._quantizer.quantized.items()
-            if name not in packed
-        }
-
-
-class _Legacy(_GgufState):
-    """The other architectures: transformers' `load_gguf_checkpoint`, its loop over tensors taken apart."""
-
-    def __init__(self, path: Path, header: GgufHeader, model: Any, dtype: Any, keep: bool) -> None:
-        from gguf import GGUFReader
-        from transformers.modeling_gguf_pytorch_utils import (
-            TENSOR_PROCESSORS,
-            TensorProcessor,
-            get_gguf_hf_weights_map,
-            load_gguf_checkpoint,
-            read_field,
-        )
-
-        super().__init__()
-        self._keep = keep
-        reader: Any = GGUFReader(path)
-        architecture = read_field(reader, "general.architecture")[0]
-        config = load_gguf_checkpoint(path)["config"]
-        files: list[Any] = [GGUFReader(file) for file in dict.fromkeys(tensor.file for tensor in header.tensors)]
-        self._tensors = {tensor.name: tensor for file in files for tensor in file.tensors}
-        self._dtype = dtype
-        processors: Any = TENSOR_PROCESSORS
-        self._processor = processors.get(architecture, TensorProcessor)(config=config)
-        self._names = get_gguf_hf_weights_map(model, self._processor)
-
-    def read(self, names: tuple[str, ...]) -> dict[str, Any]:
-        import numpy as np
-        import torch
-        from gguf import dequantize
-
-        made: dict[str, Any] = {"tensors": {}}
-        for name in names:
-            tensor = self._tensors[name]
-            result = self._processor.process(
-                weights=dequantize(tensor.data, tensor.tensor_type),
-                name=name,
-                tensor_key_mapping=self._names,
-                parsed_parameters=made,
-            )
-            if result.name in self._names:
-                made["tensors"][self._names[result.name]] = torch.from_numpy(np.copy(result.weights)).to(self._dtype)
-        tensors: dict[str, Any] = made["tensors"]
-        return tensors
-
-    def in_blocks(self, names: tuple[str, ...], model: Any) -> tuple[dict[str, Any], dict[str, str]]:
-        import numpy as np
-        import torch
-        from transformers.core_model_loading import revert_weight_conversion
-
-        found: dict[str, Any] = {}
-        formats: dict[str, str] = {}
-        for name in names if self._keep else ():
-            tensor, target = self._tensors[name], self._names.get(name)
-            format_ = _formats().get(int(tensor.tensor_type))
-            if target is None or format_ is None or tensor.data.ndim != 2 or not target.endswith(".weight"):
-                continue
-            module = model.get_submodule(target.removesuffix(".weight"))
-            columns = tensor.data.shape[1] // BLOCK_FORMATS[format_][1] * BLOCK_FORMATS[format_][0]
-            shape = (tensor.data.shape[0], columns)
-            if type(module) not in (torch.nn.Linear, torch.nn.Embedding) or tuple(module.weight.shape) != shape:
-                continue
-            if list(revert_weight_conversion(model, {target: torch.empty(shape, device="meta")})) != [target]:
-                continue
-            order = self._rows(name, shape)
-            if order is None:
-                continue
-            rows = tensor.data if order is ... else tensor.data[order]
-            found[target], formats[target] = torch.from_numpy(np.array(rows)), format_
-            self.done.add(name)
-        return found, formats
-
-    def unfolded(self) -> dict[str, str]:
-        plain = {"F32", "F16", "BF16", "F64"}
-        return {
-            name: tensor.tensor_type.name
-            for name, tensor in self._tensors.items()
-            if name not in self.done and tensor.tensor_type.name not in plain and name in self._names
-        }
-
-    def _rows(self, name: str, shape: tuple[int, int]) -> Any:
-        """In which order a matrix's rows stand in the model: numbers of rows, or ... for as they are.
-
-        None where what comes out are not whole rows. Sent through transformers' own processing are a matrix whose
-        numbers are those of their rows, and one whose numbers are those of their columns.
-        """
-        import numpy as np
-
-        rows, columns = shape
-        seen = []
-        for numbers in (np.arange(rows, dtype=np.float32)[:, None], np.arange(columns, dtype=np.float32)[None]):
-            sent = np.broadcast_to(numbers, shape)
-            result = self._processor.process(
-                weights=sent, name=name, tensor_key_mapping=self._names, parsed_parameters={"tensors": {}}
-            )
-            if result.name != name or result.weights is None or result.weights.shape != shape:
-                return None
-            seen.append((sent, result.weights))
-        if all(sent is came for sent, came in seen):
-            return ...
-        order = seen[0][1][:, 0].astype(np.int64)
-        for start in range(0, rows, 256):
-            part = slice(start, start + 256)
-            if (seen[0][1][part] != order[part, None]).any() or (seen[1][1][part] != seen[1][0][0]).any():
-                return None
-        return order
-
-
 def _parse_once() -> None:
     """Have gguf's reader and table of names made once in this process.
 
@@ -404,6 +241,18 @@ def _parse_once() -> None:
 
     gguf.GGUFReader = functools.cache(gguf.GGUFReader)  # type: ignore[assignment,misc]
     gguf.get_tensor_name_map = functools.cache(gguf.get_tensor_name_map)
+
+
+def _know_experts() -> None:
+    """Have transformers read how wide experts are, which its tables leave out: it takes its defaults otherwise, and
+    no mixture of another width fits (Qwen3-235B for one).
+    """
+    from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
+
+    for kind in ("qwen2_moe", "qwen3_moe"):
+        table: Any = GGUF_CONFIG_MAPPING[kind]
+        table.setdefault("expert_feed_forward_length", "moe_intermediate_size")
+        table.setdefault("expert_shared_feed_forward_length", "shared_expert_intermediate_size")
 
 
 @contextlib.contextmanager
@@ -419,6 +268,7 @@ def _explained(path: Path) -> Iterator[None]:
 
 def _open(path: Path, outline: Path, header: GgufHeader, *, keep: bool) -> _Reader:
     _parse_once()
+    _know_experts()
     with _explained(path):
         return _Reader(outline, header, keep)
 

@@ -50,6 +50,7 @@ from app.models.checkpoint import (
     read_weight_map,
 )
 from app.models.hub import DownloadOutcome, DownloadRequest
+from app.models.prequantized import read_prequantized
 
 PARTIAL = ".partial"
 _MORE_TEMPLATES = re.compile(MORE_CHAT_TEMPLATES + r"/[\w-][\w.-]*\.jinja")
@@ -78,6 +79,7 @@ def download(request: DownloadRequest, report: ProgressCallback) -> DownloadOutc
         repository = _Repository(request)
         repository.fetch([CONFIG], None)
         refuse_unknown_code(repository.folder)  # before gigabytes are downloaded
+        read_prequantized(repository.folder)  # refuses what cannot be run
         if INDEX in repository.files:
             repository.fetch([INDEX], None)
         weights = repository.weights()

@@ -84,6 +84,7 @@ def inspect(request: InspectRequest, report: ProgressCallback) -> ModelDescripti
         hidden_size=anatomy.hidden_size,
         vocab_size=anatomy.vocab_size,
         kv_elements=anatomy.kv_elements,
+        kv_vectors=anatomy.kv_vectors,
         state_elements=anatomy.state_elements if any(anatomy.state_elements) else (),
         state_bytes=anatomy.state_bytes if any(anatomy.state_bytes) else (),
         cuts=anatomy.cuts,

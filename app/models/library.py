@@ -2,7 +2,7 @@
 
 MODELS/NAME/model.json      the description
 MODELS/NAME/digests.json    hashes of its parts, as far as they were asked for
-MODELS/NAME/files/          weights of models from the Hub or a GGUF file; a folder's model stays where it is
+MODELS/NAME/files/          weights of models from the Hub, of GGUF files and quantized models; of other folders not
 MODELS/NAME/tokenizer/      a tokenizer that was made of older files, such as vocab.json with merges.txt
 MODELS/.incoming/NAME/      what is being added
 """

@@ -120,6 +120,7 @@ class DeploymentRecord:
     context: int
     kv_tokens: int
     quantize: str
+    kv_dtype: str
     epoch: int
     status: DeploymentStatus
     error: str | None

@@ -57,6 +57,7 @@ class Deployment(PeeweeModel):
     context = IntegerField()
     kv_tokens = BigIntegerField()
     quantize = Words(default="none")
+    kv_dtype = Words(default="computed")
     epoch = BigIntegerField()
     status = Words(index=True)
     error = Prose(null=True)

@@ -99,6 +99,13 @@ WORDS = {
         "stages",
         "not recorded",
     ),
+    "kv_int8": WayWords(
+        "Keys and values in 8 bits",
+        "What each answer keeps of its tokens takes a quarter of float32's memory, half of bfloat16's.",
+        "layer",
+        "layers",
+        "kept as they are computed, in more memory",
+    ),
 }
 
 
@@ -112,8 +119,13 @@ def is_lost(way: Way) -> bool:
     return way.used < way.possible
 
 
+SMALLER = "kv_int8"
+"""The way that makes nothing faster: it saves memory, and was asked for."""
+
+
 def lost(ways: Iterable[Way]) -> list[Way]:
-    return [way for way in ways if is_lost(way)]
+    """Speed-ups that were possible and are not taken everywhere."""
+    return [way for way in ways if is_lost(way) and way.name != SMALLER]
 
 
 def way_text(way: Way) -> str:
@@ -140,6 +152,7 @@ def way_short(way: Way) -> str:
         "pieces",
         "reused",
         "recorded",
+        "kv_int8",
     ):  # of a stage as a whole: one layer that cannot is enough
         return words.lost
     return f"{way.possible - way.used:,} of {way.possible:,} {words.several} {words.lost}"
@@ -151,5 +164,10 @@ def way_lines(ways: Iterable[Way]) -> list[tuple[str, str]]:
 
 
 def lost_text(ways: Sequence[Way]) -> str:
-    """What is lost, in one line; empty when nothing is. not recorded: …; 2 of 60 matrices not packed: …"""
+    """What speed is lost, in one line; empty when none is. not recorded: …; 2 of 60 matrices not packed: …"""
     return "; ".join(way_text(way) for way in lost(ways))
+
+
+def larger_text(ways: Sequence[Way]) -> str:
+    """Why keys and values take more memory than was asked for; empty where they do not."""
+    return "; ".join(way.why for way in ways if way.name == SMALLER and is_lost(way))

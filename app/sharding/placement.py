@@ -10,7 +10,7 @@ from statistics import fmean, median_low
 from app.errors import BadInput, PlacementError
 from app.figures import size_text
 from app.models.description import COMPUTE_ITEM_BYTES, ModelDescription
-from app.serving import QUANTIZE, Serving
+from app.serving import KV_DTYPES, QUANTIZE, Serving
 from app.sharding.plan import Range, check_ranges, partition, range_text, stage_memory
 
 INFINITE = float("inf")
@@ -102,7 +102,8 @@ class StageSizes:
         self._weights = stage_memory(description, serving)
         sequences = sequences_at_once(description, serving)
         each = (
-            description.kv_bytes_per_token(serving.dtype, layer, layer + 1) * serving.kv_tokens
+            description.kv_bytes_per_token(serving.dtype, layer, layer + 1, kv_dtype=serving.kv_dtype)
+            * serving.kv_tokens
             + description.state_bytes_per_sequence(serving.dtype, layer, layer + 1) * sequences
             for layer in range(description.num_layers)
         )
@@ -272,6 +273,8 @@ def check_serving(description: ModelDescription, serving: Serving) -> None:
         raise BadInput(f"'{serving.dtype}' is no dtype to compute with.", f"Take {', '.join(COMPUTE_ITEM_BYTES)}.")
     if serving.quantize not in QUANTIZE:
         raise BadInput(f"'{serving.quantize}' is nothing to quantize to.", f"Take {', '.join(QUANTIZE)}.")
+    if serving.kv_dtype not in KV_DTYPES:
+        raise BadInput(f"Keys and values cannot be kept in '{serving.kv_dtype}'.", f"Take {', '.join(KV_DTYPES)}.")
     if serving.context < 1 or serving.kv_tokens < 1:
         raise BadInput("Context and KV tokens must be at least 1.")
     if serving.context > description.max_context:

@@ -68,7 +68,8 @@ class _Work:
     """That every token of a prompt is multiplied with: no head, which sees the last token only."""
     layers: int
     kv_bytes: int
-    """Keys and values of one token."""
+    """Keys and values of one token, as they are computed: kept in int8 they are read no faster, since floats are made
+    of them first (benchmarks/kv_layout.py)."""
     state_bytes: int
     """What a sequence keeps besides, which each of its tokens reads."""
 

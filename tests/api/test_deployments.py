@@ -59,6 +59,13 @@ def test_a_plan_says_where_a_model_would_go_and_loads_nothing(api: Served) -> No
     assert len(ready(api)) == 1
 
 
+def test_a_plan_reckons_with_keys_and_values_in_8_bits(api: Served) -> None:
+    body = {"model": MODEL, "nodes": ids(api)[:1], "context": 512, "kv_tokens": 1024}
+    plan, smaller = api.post(PLAN, body), api.post(PLAN, {**body, "kv_dtype": "int8"})
+    assert (plan["kv_dtype"], smaller["kv_dtype"]) == ("computed", "int8")
+    assert smaller["stages"][0]["kv_bytes"] < plan["stages"][0]["kv_bytes"] / 2
+
+
 def test_what_is_left_out_of_a_plan_is_chosen(api: Served) -> None:
     plan = api.post(PLAN, {"model": MODEL.upper()})
     assert plan["stages"][0]["start"] == 0 and plan["stages"][-1]["end"] == LAYERS

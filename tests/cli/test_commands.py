@@ -104,6 +104,10 @@ def test_a_placement_is_shown_deployed_and_taken_down(shell: CommandLine) -> Non
     assert (stage["start"], stage["end"]) == (0, 3)
     assert process["process_bytes"] == process["agent_bytes"] + stage["weight_bytes"] + stage["kv_bytes"]
     assert "Agent itself" in shell.run("plan", "tiny")
+    smaller = shell.json("plan", "tiny", "--kv-tokens", "4096", "--kv", "int8")
+    assert smaller["kv_dtype"] == "int8" and smaller["stages"][0]["kv_bytes"] < stage["kv_bytes"] / 2
+    assert "keys and values in int8" in shell.run("plan", "tiny", "--kv", "int8")
+    assert "in int8" in shell.run("model", "inspect", "tiny")
     deployment = shell.json("deploy", "tiny", "--kv-tokens", "4096")
     assert deployment["status"] == "ready"
     [listed] = shell.json("deployment", "list")
@@ -112,6 +116,10 @@ def test_a_placement_is_shown_deployed_and_taken_down(shell: CommandLine) -> Non
     assert (ways["batched"]["used"], ways["batched"]["possible"]) == (3, 3)
     assert "all 3 layers" in shell.run("deployment", "list", "--ways")
     assert "all 3 layers" not in shell.run("deployment", "list")
+    shell.run("undeploy", "tiny")
+    in_8_bits = shell.json("deploy", "tiny", "--kv-tokens", "4096", "--kv", "int8")
+    assert in_8_bits["kv_dtype"] == "int8" and in_8_bits["stages"][0]["kv_bytes"] == smaller["stages"][0]["kv_bytes"]
+    assert "Keys and values in 8 bits" in shell.run("deployment", "list", "--ways")
     shell.run("undeploy", "tiny")
     assert shell.json("deployment", "list") == []
 

@@ -67,6 +67,8 @@ def test_the_version_is_shown() -> None:
         (["plan", "m", "--nodes", "1,one"], "--nodes is '1,one'"),
         (["deploy", "m", "--nodes", "1,1"], "names a node twice"),
         (["deploy", "m", "--dtype", "int8"], "--dtype is 'int8'"),
+        (["deploy", "m", "--quantize", "int3"], "--quantize is 'int3'"),
+        (["plan", "m", "--kv", "int4"], "--kv is 'int4'; it can be computed, int8."),
         (["shard_model", "--model_name", "m", "--output_dir", "x"], "How to cut is not said."),
         (["shard_model", "--model-name", "m", "--output-dir", "x", "--num-shards", "0"], "into 0 shards"),
         (["shard-model", "--model_name", "m", "--output_dir", "x", "--num_shards", "2", "--node_id", "1"], "--node_id"),

@@ -48,14 +48,11 @@ def pair(tmp_path_factory: pytest.TempPathFactory, speaker: Path) -> Iterator[Sy
         yield system
 
 
-def deploy(system: System, layers: str = "0-2,3-6") -> None:
+def deploy(system: System, layers: str = "0-2,3-6", kv_dtype: str = "computed") -> None:
     count = layers.count(",") + 1
     nodes = [node.id for node in system.nodes[:count]]
-    system.run(
-        system.controller.deploy(
-            MODEL, nodes=nodes, layers=layers, serving=ServingWish(dtype="float32", context=4096, kv_tokens=8192)
-        )
-    )
+    wish = ServingWish(dtype="float32", context=4096, kv_tokens=8192, kv_dtype=kv_dtype)
+    system.run(system.controller.deploy(MODEL, nodes=nodes, layers=layers, serving=wish))
 
 
 def bundled(system: System, request: RequestRecord) -> bytes:

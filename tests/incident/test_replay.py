@@ -47,6 +47,22 @@ def test_the_same_tokens_come_on_the_same_and_on_another_split(pair: System, par
     assert elsewhere.promise == "exact", "float32 promises as much on any split"
 
 
+def test_keys_and_values_in_8_bits_promise_less_and_are_not_compared_with_others(pair: System) -> None:
+    pair.run(pair.controller.undeploy(MODEL))
+    try:
+        deploy(pair, kv_dtype="int8")
+        record = pair.answer(MODEL, PROMPT, max_tokens=20, logprobs=2, ignore_eos=True)
+        data = bundled(pair, record)
+        here = again(pair, data)
+        pair.run(pair.controller.undeploy(MODEL))
+    finally:
+        deploy(pair)
+    assert here.same and here.promise == "expected" and "keys and values in int8" in here.promise_text
+    elsewhere = again(pair, data)
+    assert elsewhere.promise == "none"
+    assert "computed in float32, keys and values in int8 and now in float32" in elsewhere.promise_text
+
+
 def test_a_changed_token_is_found_where_it_is_with_its_text_and_likelihood(pair: System) -> None:
     record = pair.answer(MODEL, PROMPT, max_tokens=40, ignore_eos=True, logprobs=0)
     true = record.token_ids[17]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from app.models.sources import recognise
 from app.sharding.cut import cut_model
 from tests.models.described import described, ignore_progress, tensors_of
 
-HIDDEN, HEADS, KV_HEADS, FORWARD, WORDS = 64, 4, 2, 96, 120
+HIDDEN, HEADS, KV_HEADS, FORWARD, WORDS, EXPERTS = 64, 4, 2, 96, 120, 4
 
 
 def write_llama(
@@ -104,8 +105,60 @@ def write_lfm2(path: Path, *, kind: GGMLQuantizationType = GGMLQuantizationType.
     return write_tensors(writer, path, shapes, kind)
 
 
+def write_qwen3_moe(
+    path: Path,
+    *,
+    kind: GGMLQuantizationType = GGMLQuantizationType.Q8_0,
+    each: int = 0,
+    hidden: int = HIDDEN,
+    forward: int = FORWARD,
+    finer: Mapping[str, GGMLQuantizationType] = MappingProxyType({}),
+) -> Path:
+    """A tiny mixture: what a layer's experts have stands stacked in three tensors, its router in floats."""
+    writer = GGUFWriter(path, "qwen3moe", split_max_tensors=each)
+    writer.add_block_count(2)
+    writer.add_context_length(256)
+    writer.add_embedding_length(hidden)
+    writer.add_feed_forward_length(forward)
+    writer.add_expert_feed_forward_length(forward)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(KV_HEADS)
+    writer.add_key_length(hidden // HEADS)
+    writer.add_value_length(hidden // HEADS)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_expert_count(EXPERTS)
+    writer.add_expert_used_count(2)
+    writer.add_vocab_size(WORDS)
+    shapes: dict[str, tuple[int, ...]] = {
+        "token_embd": (WORDS, hidden), "output": (WORDS, hidden), "output_norm": (hidden,)
+    }  # fmt: skip
+    for block in range(2):
+        prefix = f"blk.{block}."
+        shapes |= {
+            f"{prefix}attn_norm": (hidden,),
+            f"{prefix}ffn_norm": (hidden,),
+            f"{prefix}attn_q": (hidden, hidden),
+            f"{prefix}attn_k": (hidden // HEADS * KV_HEADS, hidden),
+            f"{prefix}attn_v": (hidden // HEADS * KV_HEADS, hidden),
+            f"{prefix}attn_output": (hidden, hidden),
+            f"{prefix}attn_q_norm": (hidden // HEADS,),
+            f"{prefix}attn_k_norm": (hidden // HEADS,),
+            f"{prefix}ffn_gate_exps": (EXPERTS, forward, hidden),
+            f"{prefix}ffn_up_exps": (EXPERTS, forward, hidden),
+            f"{prefix}ffn_down_exps": (EXPERTS, hidden, forward),
+        }
+        router = np.random.default_rng(block).standard_normal((EXPERTS, hidden)).astype(np.float32)
+        writer.add_tensor(f"{prefix}ffn_gate_inp.weight", router)
+    return write_tensors(writer, path, shapes, kind, finer)
+
+
 def write_tensors(
-    writer: GGUFWriter, path: Path, shapes: dict[str, tuple[int, ...]], kind: GGMLQuantizationType
+    writer: GGUFWriter,
+    path: Path,
+    shapes: dict[str, tuple[int, ...]],
+    kind: GGMLQuantizationType,
+    finer: Mapping[str, GGMLQuantizationType] = MappingProxyType({}),
 ) -> Path:
     random = np.random.default_rng(3)
     for name, shape in shapes.items():
@@ -113,7 +166,8 @@ def write_tensors(
         if len(shape) == 1 or kind == GGMLQuantizationType.F32:
             writer.add_tensor(f"{name}.weight", weights)
         else:
-            writer.add_tensor(f"{name}.weight", quantize(weights, kind), raw_dtype=kind)
+            of = finer.get(name.rpartition(".")[2], kind)
+            writer.add_tensor(f"{name}.weight", quantize(weights, of), raw_dtype=of)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -289,7 +343,7 @@ def test_a_file_that_only_has_the_ending(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("each", [0, 8], ids=["whole", "split"])
-@pytest.mark.parametrize("write", [write_llama, write_lfm2])
+@pytest.mark.parametrize("write", [write_llama, write_lfm2, write_qwen3_moe])
 @pytest.mark.parametrize("kind", [GGMLQuantizationType.Q4_0, GGMLQuantizationType.Q5_1, GGMLQuantizationType.Q8_0])
 def test_matrices_stay_in_their_blocks_and_mean_what_transformers_reads(
     kind: GGMLQuantizationType, write: Callable[..., Path], each: int, tmp_path: Path
@@ -307,7 +361,11 @@ def test_matrices_stay_in_their_blocks_and_mean_what_transformers_reads(
     )
     assert stored.keys() == floats.keys()
     kinds = {tensor.name: tensor for part in description.parts for tensor in part.tensors}
-    matrices = [name for name in floats if floats[name].dim() == 2 and "conv.conv" not in name]
+    matrices = [
+        name
+        for name in floats
+        if floats[name].dim() >= 2 and not name.endswith(("conv.conv.weight", ".mlp.gate.weight"))
+    ]
     assert {name for name, tensor in kinds.items() if tensor.dtype == kind.name} == set(matrices)
     for name, tensor in floats.items():
         if name in matrices:
@@ -318,6 +376,25 @@ def test_matrices_stay_in_their_blocks_and_mean_what_transformers_reads(
     file = sum(tensor.nbytes for piece in model_files(path) for tensor in read_gguf_header(piece).tensors)
     assert description.weight_bytes == file
     assert description.parameters == described(tmp_path / "floats").parameters
+
+
+def test_experts_whose_matrices_are_of_unlike_formats_keep_each_its_own(tmp_path: Path) -> None:
+    """As mixtures have them (Q4_K_M): what leads out of an expert is finer than what leads in."""
+    fine, coarse = GGMLQuantizationType.Q8_0, GGMLQuantizationType.Q4_0
+    path = write_qwen3_moe(tmp_path / "tiny.gguf", kind=coarse, finer={"ffn_down_exps": fine})
+    outcome = convert(ConvertRequest(str(path), str(tmp_path / "ours")), ignore_progress)
+    assert not outcome.notes
+    kinds = {t.name: t.dtype for part in described(tmp_path / "ours").parts for t in part.tensors}
+    names = [f"model.layers.1.mlp.experts.{which}_proj" for which in ("gate_up", "down")]
+    assert [kinds[name] for name in names] == ["Q4_0", "Q8_0"]
+
+
+def test_experts_of_a_format_without_a_kernel_become_floats_and_the_model_says_so(tmp_path: Path) -> None:
+    kinds = {"ffn_up_exps": GGMLQuantizationType.TQ2_0}
+    path = write_qwen3_moe(tmp_path / "tiny.gguf", forward=256, hidden=256, finer=kinds)
+    outcome = convert(ConvertRequest(str(path), str(tmp_path / "ours")), ignore_progress)
+    (note,) = outcome.notes
+    assert note.startswith("Of 6 matrices of the file, blk.0.ffn_") and "(Q8_0, TQ2_0)" in note
 
 
 def test_heads_that_are_permuted_take_their_rows_of_blocks_along(tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ def test_figures_of_a_known_model(tmp_path: Path) -> None:
     assert description.weight_bytes == 4 * description.parameters
     assert description.kv_elements == (2 * 2 * 16,) * 7  # keys and values of 2 heads, 16 wide
     assert description.kv_bytes_per_token("bfloat16", 2, 4) == 2 * 64 * 2
+    assert description.kv_bytes_per_token("bfloat16", 2, 4, kv_dtype="int8") == 2 * (64 + 4 * 4)
     assert (description.hidden_size, description.vocab_size, description.max_context) == (64, 199, 512)
 
 

@@ -49,6 +49,18 @@ def test_memory_is_weights_in_the_compute_dtype_and_kv() -> None:
     assert stage.memory == stage.weight_bytes + stage.kv_bytes
 
 
+def test_keys_and_values_in_int8_count_a_byte_each_and_a_scale_for_each_head() -> None:
+    model = structs.replace(invented([5, 5]), kv_vectors=(2, 4))
+    sizes = StageSizes(model, Serving("float32", 10, 30, kv_dtype="int8"))
+    assert [sizes.kv(layer, layer + 1) for layer in (0, 1)] == [30 * (10 + 4 * 2), 30 * (10 + 4 * 4)]
+    alone = structs.replace(model, batched=False)
+    earlier = structs.replace(model, kv_vectors=())
+    for whole in (alone, earlier):
+        assert StageSizes(whole, Serving("float32", 10, 30, kv_dtype="int8")).kv(0, 2) == 30 * 4 * 20, "as computed"
+    with pytest.raises(BadInput, match="cannot be kept in 'int3'"):
+        place(model, [node(1)], Serving("float32", 10, 30, kv_dtype="int3"))
+
+
 def test_states_are_set_aside_for_each_sequence_that_runs_at_once() -> None:
     stateful = structs.replace(invented([5, 5]), state_elements=(0, 1000), state_bytes=(0, 7))
     few, many = Serving("float32", 10, 30), Serving("float32", 10, 4 * TOKENS_WITH_STATE + 1)

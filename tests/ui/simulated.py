@@ -72,7 +72,8 @@ def model(
         name=name, folder="/nowhere", source="folder", architecture="LlamaForCausalLM", model_type="llama",
         num_layers=layers, parameters=(layers * layer_bytes + 2 * end_bytes) // 4,
         weight_bytes=layers * layer_bytes + 2 * end_bytes, dtype="float32", max_context=4096, hidden_size=512,
-        vocab_size=32000, kv_elements=(256,) * layers, cuts=tuple(range(1, layers)), parts=parts,
+        vocab_size=32000, kv_elements=(256,) * layers, kv_vectors=(4,) * layers,
+        cuts=tuple(range(1, layers)), parts=parts,
     )  # fmt: skip
 
 
@@ -80,7 +81,7 @@ def deployment(id: str, model: ModelDescription, stages: list[tuple[int, int, in
     """Ready; `stages` are (node, start, end)."""
     record = DeploymentRecord(
         id=id, model_name=model.name, plan_hash="p" * 16, dtype="float32", context=2048, kv_tokens=2048,
-        quantize="none", epoch=1,
+        quantize="none", kv_dtype="computed", epoch=1,
         status=DeploymentStatus.READY, error=None, created_at=START, updated_at=START,
     )  # fmt: skip
     shards = tuple(

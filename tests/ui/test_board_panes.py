@@ -109,6 +109,17 @@ def test_what_stands_in_the_way_is_a_warning(bar: PlanBar, board: BoardModel) ->
     assert "node-1 lacks " in bar.warning.text() and not bar.deploy.isEnabled()
 
 
+def test_keys_and_values_in_8_bits_are_chosen_reckoned_with_and_undone(bar: PlanBar, board: BoardModel) -> None:
+    board.propose()
+    assert board.arrangement is not None and bar.serving.kv_dtype.currentText() == "computed"
+    before = board.arrangement.kv(0)
+    bar.serving.kv_dtype.setCurrentText("int8")
+    bar.serving.kv_dtype.activated.emit(1)
+    assert board.arrangement.serving.kv_dtype == "int8" and board.arrangement.kv(0) < before / 3
+    board.undo_stack.undo()
+    assert bar.serving.kv_dtype.currentText() == "computed" and board.arrangement.kv(0) == before
+
+
 def test_the_settings_are_steps_that_can_be_undone(bar: PlanBar, board: BoardModel) -> None:
     fields = bar.serving
     assert (fields.dtype.currentText(), fields.context.value(), fields.kv_tokens.value()) == ("float32", 4096, 8192)

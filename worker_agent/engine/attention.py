@@ -18,7 +18,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from worker_agent.engine.memory.rows import Pair, RowState
+from worker_agent.engine.memory.rows import Kept, Pair, RowState, from_int8
 from worker_agent.model.linears.packed import being_recorded
 from worker_agent.wire.errors import CannotSplit
 
@@ -98,6 +98,15 @@ class Batch:
 NS_CALL, NS_SLOT, NS_PER_ELEMENT = 35_000, 8_000, 0.9
 """What a call for one sequence costs, what a slot does in a call for many, and a number of a key in either, in ns."""
 
+FEW = 128
+"""Rows in int8 of which one token sees no more are unfolded at once: fewer calls cost less."""
+AT_A_TIME = 2**18
+"""Numbers in int8 that are made floats at a time for one token: a megabyte, which a core's cache holds."""
+UNFOLDED = 2**20
+"""The same for several tokens."""
+TRIAL_ROWS = 4
+"""How many rows are made floats at a time where a trial wants all that may happen to happen."""
+
 _running = threading.local()
 
 
@@ -106,7 +115,7 @@ def ragged_step(segments: Sequence[Segment], *, many: int = MANY) -> Iterator[No
     """Within this block the model's attention runs over these segments; afterwards their states are longer."""
     _running.segments = segments
     singles = len(segments) >= many and all(segment.end - segment.start == 1 for segment in segments)
-    _running.batch = Batch(segments) if singles and not segments[0].state.pool.grows else None
+    _running.batch = Batch(segments) if singles and segments[0].state.pool.batches else None
     _running.always = many < MANY
     try:
         yield
@@ -160,6 +169,8 @@ def _attend_segments(
 ) -> torch.Tensor:
     """`ragged_attention` for the segments of the step under way; also an operator, for layers that were recorded."""
     segments: Sequence[Segment] = _running.segments
+    if segments[0].state.pool.int8:
+        return _attend_int8(query[0], key[0], value[0], layer, scaling, window, softcap, sinks, segments)
     if softcap is None and sinks is None and len(segments) == query.shape[2]:
         batch: Batch | None = _running.batch
         if batch is not None and (_running.always or batch.pays(key.shape[1] * key.shape[3])):
@@ -177,6 +188,82 @@ def _attend_segments(
         )
         outputs.append(_attend(queries[:, segment.start : segment.end], keys, values, scaling, window, softcap, sinks))
     return torch.cat(outputs)[None]
+
+
+def _attend_int8(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layer: int,
+    scaling: float | None,
+    window: int | None,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
+    segments: Sequence[Segment],
+) -> torch.Tensor:
+    """`_attend_segments` over rows that are kept in int8: query, key and value are [heads, tokens, width]."""
+    outputs = []
+    for segment in segments:
+        own = slice(segment.start, segment.end)
+        kept = segment.state.keep(layer, key[:, own], value[:, own])
+        seen = kept[0].shape[2] if window is None else min(kept[0].shape[2], window + segment.end - segment.start - 1)
+        kept = tuple(each[0].narrow(1, each.shape[2] - seen, seen) for each in kept)
+        plain_one = segment.end - segment.start == 1 and softcap is None and sinks is None
+        if plain_one and (_running.always or seen > FEW):
+            rows = TRIAL_ROWS if _running.always else max(FEW, AT_A_TIME // kept[0][:, 0].numel())
+            outputs.append(attend_one(query[:, own], kept, scaling, rows))
+        else:
+            heads = 1 if _running.always else max(1, UNFOLDED // kept[0][0].numel())
+            outputs.append(_attend_unfolded(query[:, own], kept, scaling, window, softcap, sinks, heads))
+    return torch.cat(outputs)[None]
+
+
+def _attend_unfolded(
+    query: torch.Tensor,
+    kept: Kept,
+    scaling: float | None,
+    window: int | None,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
+    at_once: int,
+) -> torch.Tensor:
+    """`_attend` over rows in int8, [kv heads, all, width] with their scales, made floats `at_once` heads at a time."""
+    keys, key_scales, values, value_scales = kept
+    group = len(query) // len(keys)
+    outputs = []
+    for first in range(0, len(keys), at_once):
+        heads, mine = slice(first, first + at_once), slice(first * group, (first + at_once) * group)
+        own_keys = from_int8(keys[heads], key_scales[..., heads], query.dtype)[None]
+        own_values = from_int8(values[heads], value_scales[..., heads], query.dtype)[None]
+        own_sinks = None if sinks is None else sinks[mine]
+        outputs.append(_attend(query[mine], own_keys, own_values, scaling, window, softcap, own_sinks))
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+
+
+def attend_one(query: torch.Tensor, kept: Kept, scaling: float | None, at_once: int) -> torch.Tensor:
+    """One token over rows in int8: query [heads, 1, width] over [kv heads, all, width] -> [1, heads, width].
+
+    The numbers of `at_once` rows at a time are made floats, which stay in the processor's cache; scales are multiplied
+    with the scores and with the weights instead, of which there are fewer than of numbers.
+    """
+    keys, key_scales, values, value_scales = kept
+    kv_heads, total, width = keys.shape
+    grouped = query.reshape(kv_heads, -1, width).float() * (width**-0.5 if scaling is None else scaling)
+    count = min(total, at_once)
+    room = torch.empty(kv_heads * count * max(width, values.shape[-1]), device=query.device)
+
+    def floats(rows: torch.Tensor, start: int) -> torch.Tensor:
+        some = rows[:, start : start + count]
+        return room[: some.numel()].view(some.shape).copy_(some)
+
+    starts = range(0, total, count)
+    scores = torch.cat([torch.bmm(grouped, floats(keys, start).transpose(1, 2)) for start in starts], dim=-1)
+    weights = torch.softmax(scores.mul_(key_scales.transpose(1, 2)[0, :, None]), dim=-1)
+    weights.mul_(value_scales.transpose(1, 2)[0, :, None])
+    output = grouped.new_zeros(kv_heads, grouped.shape[1], values.shape[-1])
+    for start in starts:
+        output.baddbmm_(weights[..., start : start + count], floats(values, start))
+    return output.to(query.dtype).reshape(1, len(query), -1)
 
 
 def _attend_batch(

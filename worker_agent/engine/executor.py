@@ -77,7 +77,7 @@ class Executor:
         self.stage = stage
         load = stage.load
         capacity = min(load.kv_tokens, load.max_context)
-        self._rows = RowPool(load.max_sequences + KEPT_SEQUENCES, capacity)
+        self._rows = RowPool(load.max_sequences + KEPT_SEQUENCES, capacity, int8=stage.kv_dtype == "int8")
         self.memory = StatePool(self._new_state, Aside(aside, f"{load.deployment}-{load.stage}"))
 
     @torch.inference_mode()

@@ -25,7 +25,7 @@ from worker_agent.engine.alone import Alone
 from worker_agent.engine.attention import RAGGED, Segment, ragged_step
 from worker_agent.engine.memory.rows import RowPool
 from worker_agent.engine.runtime import Runtime, keep_single
-from worker_agent.engine.stage import DTYPES, Stage, kv_bytes
+from worker_agent.engine.stage import DTYPES, Stage, kept_in, kv_bytes
 from worker_agent.model import rotary
 from worker_agent.model.anatomy import Anatomy, build_empty, examine_once
 from worker_agent.model.filling import ByteCounter, Filler, Source, weight_bytes
@@ -72,7 +72,7 @@ def load_stage(
     anatomy = examine_once(model, config, dtype)
     _check_range(load, anatomy)
     weights = weight_bytes(parts, dtype, load.quantize)
-    keys_values = kv_bytes(anatomy, load)
+    keys_values = kv_bytes(anatomy, load, kept_in(anatomy, load))
     if weights + keys_values > memory_free:
         raise OutOfMemory(
             f"layers {load.start}-{load.end - 1} of {load.model} need {_gb(weights)} for weights and "
@@ -144,8 +144,8 @@ class _Builder:
         if cut.is_first and not self._off["blocks"]:
             blocks.lay_out(model, self._dtype, stage.ways["blocks"], nn.Embedding)
         model.set_attn_implementation(self._own_attention)
+        layers = cut.end - cut.start
         if not self._batched:
-            layers = cut.end - cut.start
             stage.ways["batched"].lost(f"{self._anatomy.model_type} has layers that mind more than positions", layers)
         with trial.trial_of(cut):
             if self._with_head is not None:
@@ -168,16 +168,18 @@ class _Builder:
         if self._batched:
             model.set_attn_implementation(RAGGED)
             stage.batched = True
-            every: Counter[Reuse] = Counter({"any": cut.end - cut.start})
+            every: Counter[Reuse] = Counter({"any": layers})
             self._reuse(every)
             with trial.trial_of(cut):
                 self._whole(beginning, texts.rows)
+                self._measure_int8(beginning)
             self._record()
         else:
             alone = Alone(stage, self._blocks, self._with_head)
             with trial.trial_of(cut):
                 alone.prove(beginning)
             self._reuse(alone.reusable)
+            self._lose_int8("each answer has a pass of its own, whose cache is kept as transformers has it")
 
     def _check_room(self, block: range) -> None:
         """Raises OutOfMemory when what could not stay in blocks, or could not be quantized, takes too much."""
@@ -211,6 +213,7 @@ class _Builder:
                 log.warning("each sequence will have a pass of its own: %s, %s", where, why)
             else:
                 ways["batched"].used(len(block))
+                self._int8(block, texts)
         cut.disconnect()
         return expected[0]
 
@@ -250,6 +253,46 @@ class _Builder:
             return trial.differs(self._stage, expected, lambda: trial.run_ragged(self._cut, texts), texts.joined)
         finally:
             self._model.set_attn_implementation(self._own_attention)
+
+    def _int8(self, block: range, texts: trial.Texts) -> None:
+        """Whether keys and values of a block can be kept in int8, where that is wanted."""
+        if self._stage.kv_dtype != "int8":
+            return
+        self._model.set_attn_implementation(RAGGED)
+        try:
+            why = trial.int8_differs(self._stage, texts)
+        finally:
+            self._model.set_attn_implementation(self._own_attention)
+        if why:
+            self._lose_int8(f"{trial.named(block)} gives something else than what the 8 bits mean ({why})")
+        else:
+            self._stage.ways["kv_int8"].used(len(block))
+
+    def _measure_int8(self, beginning: trial.Texts) -> None:
+        """What keys and values in int8 change of what the stage gives, which is told as what it costs."""
+        stage = self._stage
+        if stage.kv_dtype != "int8":
+            return
+        stage.kv_error = trial.int8_error(stage, beginning)
+        what = "logits" if self._cut.is_last else "hidden states"
+        stage.ways["kv_int8"].why = f"which changed its {what} by {100 * stage.kv_error:.2g} % of their size (RMS)"
+
+    def _lose_int8(self, why: str) -> None:
+        """Keep keys and values as they are computed though int8 was wanted. Raises OutOfMemory: they do not fit so."""
+        stage, load = self._stage, self._stage.load
+        if load.kv_dtype != "int8" or stage.ways["kv_int8"].why:
+            return
+        layers, before = load.end - load.start, stage.kv_bytes
+        stage.kv_dtype, tally = "computed", stage.ways["kv_int8"]
+        tally.taken, tally.possible, tally.why = 0, layers, why
+        more = stage.kv_bytes - before
+        self._spare -= more
+        if self._spare < self._fill.extra_bytes:
+            raise OutOfMemory(
+                f"keys and values of layers {load.start}-{load.end - 1} of {load.model} cannot be kept in int8 "
+                f"({why}), and as they are computed take {_gb(more)} more than was reckoned with; set aside fewer KV "
+                "tokens"
+            ).with_figures(stage.weight_bytes + stage.kv_bytes, stage.weight_bytes + before)
 
     def _one_by_one(
         self, block: range, blanks: dict[int, nn.Module], texts: trial.Texts, expected: trial.Outputs

@@ -479,5 +479,7 @@ class Runner:
             reuse=stage.reuse,
             quantize=load.quantize,
             weights_error=stage.weights_error,
+            kv_dtype=stage.kv_dtype,
+            kv_error=stage.kv_error,
             kv_kept_tokens=memory.kept_tokens,
         )

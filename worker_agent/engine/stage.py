@@ -16,7 +16,7 @@ from worker_agent.model import rotary
 from worker_agent.model.anatomy import Anatomy
 from worker_agent.model.slicing import Slice
 from worker_agent.model.ways import Ways
-from worker_agent.wire.messages import Load, Reuse
+from worker_agent.wire.messages import KvDType, Load, Reuse, kv_token_bytes
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -30,7 +30,11 @@ class Stage:
         self.weight_bytes = weight_bytes
         self.weights_error = 0.0
         """How far the weights are from those in the files since they were quantized, relative to their size (RMS)."""
-        self.kv_bytes = kv_bytes(cut.anatomy, load)
+        self.kv_dtype = kept_in(cut.anatomy, load)
+        """In what keys and values are kept; other than the load wants it where the stage turns out to be unable to."""
+        self.kv_error = 0.0
+        """How far what comes out on the trial's texts is from what it is with keys and values as they are computed,
+        relative to its size (RMS)."""
         self.slice = cut
         self.batched = False
         """Whether sequences share a pass; else each has one of its own, with transformers' own cache."""
@@ -45,6 +49,11 @@ class Stage:
         """The whole pass as TorchScript, where it could be recorded (`recorded.py`)."""
         self.by_length = False
         """Whether a rotary embedding depends on how long each sequence is."""
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes set aside for what sequences keep."""
+        return kv_bytes(self.slice.anatomy, self.load, self.kv_dtype)
 
     @property
     def is_first(self) -> bool:
@@ -78,11 +87,17 @@ class Stage:
         self.slice.close()
 
 
-def kv_bytes(anatomy: Anatomy, load: Load) -> int:
+def kept_in(anatomy: Anatomy, load: Load) -> KvDType:
+    """In what keys and values can be kept: transformers' own caches keep them as they are computed."""
+    return load.kv_dtype if anatomy.batched else "computed"
+
+
+def kv_bytes(anatomy: Anatomy, load: Load, kv_dtype: KvDType) -> int:
     """Bytes that a stage sets aside for what its sequences keep.
 
     Keys and values of so many tokens, and of as many sequences as may run at once what does not grow with the tokens.
     """
     own, item = slice(load.start, load.end), DTYPES[load.dtype].itemsize
     state = sum(anatomy.state_elements[own]) * item + sum(anatomy.state_bytes[own])
-    return sum(anatomy.kv_elements[own]) * load.kv_tokens * item + state * load.max_sequences
+    token = kv_token_bytes(sum(anatomy.kv_elements[own]), sum(anatomy.kv_vectors[own]), item, kv_dtype)
+    return token * load.kv_tokens + state * load.max_sequences

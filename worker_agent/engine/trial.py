@@ -19,7 +19,7 @@ import torch
 from worker_agent.engine.attention import Segment, ragged_step
 from worker_agent.engine.lockstep import Lockstep
 from worker_agent.engine.memory.own import OwnState
-from worker_agent.engine.memory.rows import RaggedCache, RowPool
+from worker_agent.engine.memory.rows import Pair, RaggedCache, RowPool, RowState, from_int8, in_int8
 from worker_agent.engine.memory.states import SequenceState
 from worker_agent.engine.soundness import overflow
 from worker_agent.engine.stage import Stage
@@ -111,13 +111,41 @@ def run_whole(cut: Slice, texts: Texts) -> Outputs:
     return tuple(outputs)
 
 
+class RoundedPool(RowPool):
+    """Keys and values as they are computed, rounded to what they mean in int8: what rows in int8 are compared with."""
+
+    def state(self) -> RowState:
+        made = super().state()
+        return _RoundedState(self, made.slot)
+
+
+class _RoundedState(RowState):
+    def append(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> Pair:
+        rounded = (from_int8(*in_int8(each), each.dtype) for each in (key, value))
+        return super().append(layer, *rounded)
+
+    def append_one(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> Pair:
+        return self.append(layer, key.unsqueeze(1), value.unsqueeze(1))
+
+
+def pool_for(texts: Texts, *, int8: bool = False, rounded: bool = False) -> RowPool:
+    """Room for the texts of a trial, which must grow where it grows by copying."""
+    kind = RoundedPool if rounded else RowPool
+    return kind(2 * len(texts.rows), max(texts.lengths), growth=GROWTH, reserved=not rounded, int8=int8)
+
+
 @torch.inference_mode()
-def run_ragged(cut: Slice, texts: Texts, recording: Callable[..., torch.Tensor] | None = None) -> Outputs:
+def run_ragged(
+    cut: Slice, texts: Texts, recording: Callable[..., torch.Tensor] | None = None, pool: RowPool | None = None
+) -> Outputs:
     """All texts together, in pieces, then token by token; the same shapes as `run_whole`.
 
     Half way to the answer a text goes on from a copy of its state, as a prompt does that begins as an earlier one did.
+
+    Args:
+        pool: what keeps keys and values, and is closed here; else they are kept as they are computed.
     """
-    pool = RowPool(2 * len(texts.rows), max(texts.lengths), growth=GROWTH)
+    pool = pool or pool_for(texts)
     states = [pool.state() for _ in texts.rows]
     outputs: list[list[torch.Tensor]] = [[] for _ in texts.rows]
     try:
@@ -218,6 +246,25 @@ def differs(
     except (*FAULTS, AgentError) as error:
         return describe(error)
     return difference(torch.cat(wanted), torch.cat(found), stage.dtype, given, factor)
+
+
+def int8_differs(stage: Stage, texts: Texts) -> str:
+    """Why what stands connected gives something else with keys and values in int8 than with the numbers that these
+    mean; empty if it does not."""
+    try:
+        wanted = run_ragged(stage.slice, texts, pool=pool_for(texts, rounded=True))
+    except (*FAULTS, AgentError) as error:
+        return describe(error)
+    run = partial(run_ragged, stage.slice, texts, pool=pool_for(texts, int8=True))
+    return differs(stage, wanted, run, texts.joined)
+
+
+def int8_error(stage: Stage, texts: Texts) -> float:
+    """How far what comes out with keys and values in int8 is from what comes out with them as they are computed,
+    relative to its size (RMS)."""
+    found = torch.cat(run_ragged(stage.slice, texts, pool=pool_for(texts, int8=True))).double()
+    exact = torch.cat(run_ragged(stage.slice, texts)).double()
+    return float((found - exact).norm() / exact.norm().clamp_min(torch.finfo(torch.float64).tiny))
 
 
 def connect(cut: Slice, block: range, with_head: range | None) -> None:

@@ -335,6 +335,7 @@ class Service:
             ways=stage.ways.report(),
             reuse=stage.reuse,
             weights_error=stage.weights_error,
+            kv_error=stage.kv_error,
         )
         self._compute.add_stage(stage, lambda: reply(loaded))
 

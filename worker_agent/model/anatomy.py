@@ -27,14 +27,9 @@ from worker_agent.wire.errors import CannotSplit
 from worker_agent.wire.messages import PartKind
 
 NOT_CAUSAL = (
-    "ForMaskedLM",
-    "ForSequenceClassification",
-    "ForTokenClassification",
-    "ForQuestionAnswering",
-    "ForMultipleChoice",
-    "ForPreTraining",
-    "ForImageClassification",
-)
+    "ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice",
+    "ForPreTraining", "ForImageClassification",
+)  # fmt: skip
 """Endings of architecture names whose weights are no causal language model's."""
 
 UNLIMITED = 2**20
@@ -76,6 +71,8 @@ class Anatomy:
     """Pairs of parameter names that are one tensor, each standing at another end of the model."""
     kv_elements: tuple[int, ...]
     """Per layer: how many elements one token puts into the cache, keys, values and what else grows with the text."""
+    kv_vectors: tuple[int, ...]
+    """Per layer: in how many vectors keys and values of a token lie, one of each for each head."""
     state_elements: tuple[int, ...]
     """Per layer: how many elements a sequence keeps there however long it is, in the dtype that is computed in."""
     state_bytes: tuple[int, ...]
@@ -218,6 +215,7 @@ def examine(model: PreTrainedModel) -> Anatomy:
         tuple_output=seen.tuple_output,
         tied=(),
         kv_elements=seen.kv_elements,
+        kv_vectors=seen.kv_vectors,
         state_elements=tuple(seen.state_elements.get(layer, 0) for layer in range(seen.num_layers)),
         state_bytes=tuple(seen.state_bytes.get(layer, 0) for layer in range(seen.num_layers)),
         cuts=cuts,

@@ -57,6 +57,8 @@ class Observation:
     """The name under which the model takes its cache."""
     kept: dict[int, int] = field(default_factory=dict)
     """Layer -> elements that one token puts into the cache, keys and values together, each time that it runs."""
+    vectors: dict[int, int] = field(default_factory=dict)
+    """Layer -> in how many vectors these lie, one of keys and one of values for each head."""
     guessed_rows: dict[int, int] = field(default_factory=dict)
     """The same where a layer could not run in outline, by what the config says of heads."""
     rows: dict[int, int] = field(default_factory=dict)
@@ -99,6 +101,10 @@ class Observation:
         rows = {**self.guessed_rows, **self.kept}
         return tuple(rows.get(layer, 0) + self.besides.get(layer, 0) for layer in range(self.num_layers))
 
+    @property
+    def kv_vectors(self) -> tuple[int, ...]:
+        return tuple(self.vectors.get(layer, 0) for layer in range(self.num_layers))
+
 
 class _WatchedCache(DynamicCache):
     """Notes the size of what one token puts into the cache, by its layers and by the model's."""
@@ -118,6 +124,8 @@ class _WatchedCache(DynamicCache):
         if running is not None:
             self._owners[layer_idx] = running
             self._seen.kept[running] = self._seen.kept.get(running, 0) + size
+            vectors = sum(each.numel() // each.shape[-1] // TOKENS for each in (key_states, value_states))
+            self._seen.vectors[running] = self._seen.vectors.get(running, 0) + vectors
         return super().update(key_states, value_states, layer_idx, *args, **kwargs)
 
     def update_conv_state(self, conv_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -282,6 +290,7 @@ def _look_at_masks(model: PreTrainedModel, layers: nn.ModuleList, layers_path: s
     seen.masks, seen.looks_ahead, seen.forgotten = attention.masks, attention.looks_ahead, other.forgotten
     # What a layer does with a mask that it cannot do without one is seen only now.
     seen.tuple_output, seen.kept = other.tuple_output, {**other.kept, **seen.kept}
+    seen.vectors = {**other.vectors, **seen.vectors}
     seen.states |= other.states
     seen.besides = {**other.besides, **seen.besides}
     seen.state_elements = {**other.state_elements, **seen.state_elements}

@@ -10,7 +10,8 @@ What a stage can do differently from transformers' own pass, with the same resul
 - `packed`: matrices in the layout that the CPU reads fastest;
 - `joined`: matrices with one input as one matrix;
 - `norms`: norms by torch's own kernel;
-- `recorded`: the whole pass without Python between the layers.
+- `recorded`: the whole pass without Python between the layers;
+- `kv_int8`: keys and values kept in 8 bits, where that was asked for.
 """
 
 from __future__ import annotations
@@ -60,9 +61,9 @@ class Ways:
         return ", ".join(f"{name} {tally.taken}/{tally.possible}" for name, tally in self._tallies.items())
 
     def report(self) -> tuple[Way, ...]:
-        """As it is told to the controller. Of blocks only stages speak that have matrices in some."""
+        """As it is told to the controller. Of what was not asked for, or is not there, no stage speaks."""
         return tuple(
             Way(name, tally.taken, tally.possible, tally.why[:MAX_REASON])
             for name, tally in self._tallies.items()
-            if name != "blocks" or tally.possible
+            if name not in ("blocks", "kv_int8") or tally.possible
         )

@@ -131,7 +131,7 @@ class BoardScreen(Screen):
             self.library.list, self.library.add_button, self.shelf.list, self.shelf.count, self.plan_bar.propose,
             self.plan_bar.deploy, self.plan_bar.serving.dtype, self.plan_bar.serving.quantize,
             self.plan_bar.serving.context,
-            self.plan_bar.serving.kv_tokens, self.view,
+            self.plan_bar.serving.kv_tokens, self.plan_bar.serving.kv_dtype, self.view,
         ]  # fmt: skip
         for one, other in pairwise(order):
             self.setTabOrder(one, other)

@@ -27,7 +27,7 @@ from worker_agent.wire.messages import Shared
 
 TYPES = {
     "rows": "llama", "rows that grow": "mistral", "own": "bloom", "convolutions": "lfm2", "recurrent": "mamba2",
-    "mixed": "bamba", "whole prompts": "jamba",
+    "mixed": "bamba", "whole prompts": "jamba", "rows in int8": "llama", "rows in int8 that grow": "mistral",
 }  # fmt: skip
 
 
@@ -42,12 +42,14 @@ def whole_stage(cut: CutModel, **changes: object) -> Stage:
 @pytest.fixture(scope="module", params=TYPES)
 def executor(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Executor:
     folder = tmp_path_factory.mktemp(TYPES[request.param])
-    make: Callable[..., object] = make_model if request.param in ("rows", "rows that grow", "own") else make_type
+    rows, int8 = request.param.startswith("rows"), "int8" in request.param
+    make: Callable[..., object] = make_model if rows or request.param == "own" else make_type
     make(TYPES[request.param], folder / "model")
-    made = Executor(whole_stage(cut_model(folder / "model", folder / "parts")), folder / "aside")
-    assert made.stage.batched == request.param.startswith("rows")
-    if request.param == "rows that grow":
-        made._rows = RowPool(128, 256, growth=3, reserved=False)
+    stage = whole_stage(cut_model(folder / "model", folder / "parts"), kv_dtype="int8" if int8 else "computed")
+    made = Executor(stage, folder / "aside")
+    assert (made.stage.batched, made._rows.int8) == (rows, int8)
+    if request.param.endswith("that grow"):
+        made._rows = RowPool(128, 256, growth=3, reserved=False, int8=int8)
     return made
 
 
@@ -108,7 +110,9 @@ def test_whatever_was_done_to_a_state_it_goes_on_as_one_from_scratch(
             driver.step(number, len(held), more)
     found = driver.step(number, len(driver.given[number]), [5])
     _, expected = driver.begin(driver.given[number])
-    torch.testing.assert_close(found, expected, atol=2e-4, rtol=2e-4)
+    # A difference in the last bits may be kept as the next number of the 8 bits.
+    near = 2e-2 if executor._rows.int8 else 2e-4
+    torch.testing.assert_close(found, expected, atol=near, rtol=near)
 
 
 def test_a_recurrent_state_is_not_cut_back_without_a_word(tmp_path: Path) -> None:
@@ -241,11 +245,12 @@ def test_who_yields_goes_on_with_the_tokens_that_it_would_have_had(kind: str, tm
         assert runner.info().sequences == 0
 
 
-def test_half_precision_goes_on_to_the_bit_after_it_yielded(tmp_path: Path) -> None:
+@pytest.mark.parametrize("numbers", [{"dtype": "bfloat16"}, {"kv_dtype": "int8"}])
+def test_what_rounds_goes_on_to_the_bit_after_it_yielded(numbers: dict[str, str], tmp_path: Path) -> None:
     """Its state was kept, not computed again, so not even rounding differs."""
     make_model("llama", tmp_path / "model")
     driver = Driver(
-        Executor(whole_stage(cut_model(tmp_path / "model", tmp_path / "parts"), dtype="bfloat16"), tmp_path / "aside")
+        Executor(whole_stage(cut_model(tmp_path / "model", tmp_path / "parts"), **numbers), tmp_path / "aside")
     )
     prompt = random_prompt(40, VOCABULARY, 1)
     undisturbed, _ = driver.begin(prompt)

@@ -15,7 +15,7 @@ from tests.worker_agent.causal_types import VOCABULARY, make_model
 from tests.worker_agent.ring import RUNTIME, cut_model, load_message
 from worker_agent.engine.executor import Admitted, Executor, StepPlan, Turn
 from worker_agent.engine.loading import load_stage
-from worker_agent.wire.messages import DType
+from worker_agent.wire.messages import DType, KvDType
 
 TOKENS = 40
 TYPES = {
@@ -27,18 +27,23 @@ TYPES = {
 }
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("dtype", "kv_dtype"), [("float32", "computed"), ("bfloat16", "computed"), ("float32", "int8")]
+)
 @pytest.mark.parametrize("model_type", TYPES)
-def test_what_is_set_aside_is_what_a_sequence_keeps(model_type: str, dtype: DType, tmp_path: Path) -> None:
+def test_what_is_set_aside_is_what_a_sequence_keeps(
+    model_type: str, dtype: DType, kv_dtype: KvDType, tmp_path: Path
+) -> None:
     make_model(model_type, tmp_path / "model")
     cut, description = cut_model(tmp_path / "model", tmp_path / "parts"), described(tmp_path / "model")
-    sizes = StageSizes(description, Serving(dtype, TOKENS, TOKENS))
+    sizes = StageSizes(description, Serving(dtype, TOKENS, TOKENS, kv_dtype=kv_dtype))
     edges = [0, *([3] if 3 in cut.anatomy.cuts else []), cut.anatomy.num_layers]
     given = torch.randint(0, VOCABULARY, (TOKENS,))
     for number, (start, end) in enumerate(pairwise(edges)):
         message = load_message(
-            cut, start, end, number, len(edges) - 1, dtype=dtype, kv_tokens=TOKENS, max_context=TOKENS, max_sequences=1
-        )
+            cut, start, end, number, len(edges) - 1, dtype=dtype, kv_tokens=TOKENS, max_context=TOKENS, max_sequences=1,
+            kv_dtype=kv_dtype,
+        )  # fmt: skip
         stage = load_stage(
             message, cut.config, cut.parts_for(start, end), lambda digest: cut.folder / digest, RUNTIME, 10**12,
             lambda done, total: None,

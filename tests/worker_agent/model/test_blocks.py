@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+import struct
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from worker_agent.engine import loading
 from worker_agent.model import filling
 from worker_agent.model.linears.blocks import building, experts, formats, layers, making
 from worker_agent.model.linears.blocks.experts import has_experts
-from worker_agent.model.linears.blocks.formats import GGML_NUMBERS, Blocks
+from worker_agent.model.linears.blocks.formats import NUMBERS, OWN, Blocks
 from worker_agent.wire.errors import BadWeights, OutOfMemory
 from worker_agent.wire.messages import BLOCK_FORMATS, Part, PartTensor
 
@@ -30,14 +31,23 @@ HALVES = {
     "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,), "Q2_K": (80, 82), "Q3_K": (108,),
     "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,), "IQ4_NL": (0,), "IQ4_XS": (0,), "MXFP4": (),
 }  # fmt: skip
-"""Where a block has numbers in float16, which random bytes would make infinite."""
+"""Where a block of GGUF's formats has numbers in float16, which random bytes would make infinite."""
 
 
 def random_blocks(format_: str, rows: int, columns: int, seed: int = 3, size: float = 0.05) -> Blocks:
     weights, nbytes = BLOCK_FORMATS[format_]
     chance = np.random.default_rng(seed)
     data = chance.integers(0, 256, (rows * (columns // weights), nbytes), dtype=np.uint8)
-    for at in HALVES[format_]:
+    if NUMBERS[format_] >= OWN:
+        of_floats = 8 if format_.startswith("INT8") else 4
+        # Of so few digits that INT8's two products and sums are exact, as those of scales in 16 bits are.
+        floats = chance.uniform(-size, size, (len(data), of_floats // 4)).astype(np.float16).astype(np.float32)
+        data[:, :of_floats] = floats.view(np.uint8)
+        if format_.startswith("INT4"):
+            data[:, 4] %= 17
+        if format_.startswith("FP8"):
+            data[:, 4:][data[:, 4:] % 128 == 127] = 56  # no number
+    for at in HALVES.get(format_, ()):
         halves = chance.uniform(-size, size, len(data)).astype(np.float16)
         data[:, at : at + 2] = halves.view(np.uint8).reshape(-1, 2)
     if format_ == "MXFP4":
@@ -46,9 +56,30 @@ def random_blocks(format_: str, rows: int, columns: int, seed: int = 3, size: fl
 
 
 def meaning(blocks: Blocks) -> torch.Tensor:
-    """What the gguf package says."""
-    kind = gguf.GGMLQuantizationType(GGML_NUMBERS[blocks.format])
+    """What the gguf package says; of our own formats what `formats.py` does, number by number."""
+    if NUMBERS[blocks.format] >= OWN:
+        nbytes = BLOCK_FORMATS[blocks.format][1]
+        rows = [_meant(blocks.format, bytes(block)) for block in blocks.data.view(-1, nbytes).numpy()]
+        return torch.tensor(rows).view(blocks.rows, blocks.columns)
+    kind = gguf.GGMLQuantizationType(NUMBERS[blocks.format])
     return torch.from_numpy(gguf.dequantize(blocks.data.numpy(), kind))
+
+
+def _meant(format_: str, block: bytes) -> list[float]:
+    (scale,) = struct.unpack_from("<f", block)
+    if format_.startswith("INT4"):
+        zero, codes = block[4], block[5:]
+        halves = [codes[at : at + 16] for at in range(0, len(codes), 16)]
+        return [(n - zero) * scale for half in halves for n in [*(c & 15 for c in half), *(c >> 4 for c in half)]]
+    if format_.startswith("INT8"):
+        (least,) = struct.unpack_from("<f", block, 4)
+        return [n * scale + least for n in struct.unpack_from(f"{len(block) - 8}b", block, 8)]
+    found = []
+    for code in block[4:]:
+        exponent, mantissa = (code >> 3) & 15, code & 7
+        size = 2.0**-6 * mantissa / 8 if exponent == 0 else 2.0 ** (exponent - 7) * (1 + mantissa / 8)
+        found.append((-size if code & 128 else size) * scale)
+    return found
 
 
 def in_blocks(cut: CutModel, folder: Path, choice: dict[str, str]) -> tuple[CutModel, dict[str, torch.Tensor]]:
@@ -81,6 +112,8 @@ def quantized(format_: str, weight: torch.Tensor) -> Blocks:
         found = making.made(weight, "int4")
         assert found is not None and found.format == "Q4_K"
         return found
+    if NUMBERS[format_] >= OWN:
+        return random_blocks(format_, *weight.shape, size=0.01)
     try:
         data = gguf.quantize(weight.numpy(), gguf.GGMLQuantizationType[format_])
     except NotImplementedError:
@@ -102,10 +135,11 @@ def compiled() -> None:
 
 
 @pytest.mark.parametrize("format_", BLOCK_FORMATS)
-def test_every_format_means_to_the_bit_what_the_gguf_package_says(format_: str) -> None:
+def test_every_format_means_to_the_bit_what_it_is_said_to_mean(format_: str) -> None:
     blocks = random_blocks(format_, ROWS, COLUMNS)
     expected = meaning(blocks)
     assert torch.equal(blocks.unfolded(), expected)
+    assert torch.equal(formats._meaning(format_, blocks.data), expected)  # where there are no kernels
     assert torch.equal(blocks.unfolded(5, 9), expected[5:9])
     chosen = torch.tensor([7, 0, 23, 7])
     assert torch.equal(blocks.chosen(chosen), expected[chosen])
@@ -382,6 +416,8 @@ def test_folders_that_others_may_write_to_give_no_program(tmp_path: Path) -> Non
 
 
 def test_a_row_of_blocks_has_as_many_bytes_as_the_gguf_package_says() -> None:
-    for name, (weights, nbytes) in BLOCK_FORMATS.items():
+    for name in HALVES:
+        weights, nbytes = BLOCK_FORMATS[name]
         assert gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[name]] == (weights, nbytes)
-        assert formats.GGML_NUMBERS[name] == gguf.GGMLQuantizationType[name]
+        assert NUMBERS[name] == gguf.GGMLQuantizationType[name]
+    assert HALVES.keys() | {name for name in BLOCK_FORMATS if NUMBERS[name] >= OWN} == NUMBERS.keys()

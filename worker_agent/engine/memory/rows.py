@@ -7,6 +7,9 @@ what attention reads fastest on a CPU, by 1 to 1.5 times over rows that lie one 
 attended to by one call for many sequences.
 
 Where memory cannot be promised (other systems, GPUs) each sequence has tensors of its own, which grow by copying.
+
+Kept in int8, each row (one head's key or value of one token) has a scale: its largest number is 127 times that. The
+scales of all heads lie one behind the other for each token, so that they fill pages.
 """
 
 from __future__ import annotations
@@ -27,6 +30,22 @@ GROWTH_TOKENS = 256
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 """Keys and values."""
+Kept = tuple[torch.Tensor, ...]
+"""What is kept of them: the two, or in int8 keys, their scales, values, and their scales."""
+NAMES = {False: ("keys", "values"), True: ("keys", "key_scales", "values", "value_scales")}
+"""What these are called when they are exported, by whether they are kept in int8."""
+
+
+def in_int8(rows: torch.Tensor) -> Pair:
+    """Rows [heads, tokens, width] as int8, and their scales [1, tokens, heads] in float32."""
+    rows = rows.float()
+    scales = rows.abs().amax(-1, keepdim=True).div_(127).clamp_min_(torch.finfo(torch.float32).tiny)
+    return rows.div(scales).round_().to(torch.int8), scales[None, ..., 0].transpose(1, 2)
+
+
+def from_int8(rows: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The numbers that rows [heads, tokens, width] mean with scales [1, tokens, heads]."""
+    return rows.to(torch.float32).mul_(scales.transpose(1, 2)[0, ..., None]).to(dtype)
 
 
 class RaggedCache(DynamicCache):
@@ -52,14 +71,17 @@ class RowPool:
         capacity: tokens that a sequence may come to.
         growth: where rows grow by copying, by so many tokens at least.
         reserved: whether to take address space for all of them, where the system allows it.
+        int8: whether they are kept in int8.
     """
 
-    def __init__(self, slots: int, capacity: int, *, growth: int = GROWTH_TOKENS, reserved: bool = True) -> None:
-        self.slots, self.capacity, self.growth = slots, capacity, growth
+    def __init__(
+        self, slots: int, capacity: int, *, growth: int = GROWTH_TOKENS, reserved: bool = True, int8: bool = False
+    ) -> None:
+        self.slots, self.capacity, self.growth, self.int8 = slots, capacity, growth, int8
         self.grows = not reserved
         """Whether each sequence has tensors of its own, which grow by copying."""
         self._free = list(range(slots))
-        self._layers: dict[int, Pair] = {}
+        self._layers: dict[int, Kept] = {}
         self._regions: list[Region] = []
 
     def state(self) -> RowState:
@@ -71,28 +93,39 @@ class RowPool:
             raise OutOfMemory(f"all {self.slots} slots of the KV cache are taken")
         return RowState(self, heapq.heappop(self._free))
 
-    def layer(self, layer: int) -> Pair | None:
-        """Keys and values [slots, kv heads, capacity, width] of all sequences; None where each has its own."""
-        return self._layers.get(layer)
+    @property
+    def batches(self) -> bool:
+        """Whether one call may attend for many sequences: their rows are in one tensor, as they are computed."""
+        return not self.grows and not self.int8
 
-    def rows(self, layer: int, slot: int, key: torch.Tensor, value: torch.Tensor) -> Pair | None:
-        """The rows [1, kv heads, capacity, width] of a slot; `key` and `value` give heads, widths and type."""
+    def layer(self, layer: int) -> Pair | None:
+        """Keys and values [slots, kv heads, capacity, width] of all sequences, of a pool that `batches`; None where
+        there are none."""
+        kept = self._layers.get(layer)
+        return None if kept is None else (kept[0], kept[1])
+
+    def as_kept(self, key: torch.Tensor, value: torch.Tensor) -> Kept:
+        """Rows [kv heads, tokens, width] as they are kept."""
+        return (*in_int8(key), *in_int8(value)) if self.int8 else (key, value)
+
+    def rows(self, layer: int, slot: int, like: Kept) -> Kept | None:
+        """The rows [1, heads, capacity, width] of a slot; `like` gives heads, widths and types."""
         if self.grows:
             return None
-        pair = self._layers.get(layer)
-        if pair is None:
-            pair = self._reserved(key, value)
-            if pair is None:
+        rows = self._layers.get(layer)
+        if rows is None:
+            rows = self._reserved(like)
+            if rows is None:
                 self.grows = True
                 return None
-            self._layers[layer] = pair
-        return pair[0].narrow(0, slot, 1), pair[1].narrow(0, slot, 1)
+            self._layers[layer] = rows
+        return tuple(each.narrow(0, slot, 1) for each in rows)
 
-    def _reserved(self, key: torch.Tensor, value: torch.Tensor) -> Pair | None:
-        if key.device.type != "cpu":
+    def _reserved(self, like: Kept) -> Kept | None:
+        if like[0].device.type != "cpu":
             return None
         regions = []
-        for new in (key, value):
+        for new in like:
             row = new.shape[-1] * new.dtype.itemsize
             # A slot is a whole number of pages, so that its memory can be given back by itself.
             unit = page_bytes() // math.gcd(row, page_bytes())
@@ -102,7 +135,7 @@ class RowPool:
                 return None
             regions.append(region)
         self._regions += regions
-        return regions[0].tensor, regions[1].tensor
+        return tuple(region.tensor for region in regions)
 
     def free(self, slot: int) -> None:
         """Give the memory of a slot back to the system, and the slot to the next sequence."""
@@ -119,7 +152,7 @@ class RowPool:
 class RowState(SequenceState):
     """Keys and values of one sequence.
 
-    Per layer a pair of tensors [1, kv heads, room, width], of which the first `length` rows are filled.
+    Per layer tensors [1, heads, room, width], of which the first `length` rows are filled.
     """
 
     def __init__(self, pool: RowPool, slot: int) -> None:
@@ -127,14 +160,14 @@ class RowState(SequenceState):
         self.length = 0
         self._touched = 0
         """Rows that were ever filled: their memory is taken until the end."""
-        self._rows: dict[int, Pair] = {}
+        self._rows: dict[int, Kept] = {}
 
     @property
     def nbytes(self) -> int:
         if self.pool.grows:
-            return sum(keys.nbytes + values.nbytes for keys, values in self._rows.values())
+            return sum(tensor.nbytes for kept in self._rows.values() for tensor in kept)
         page, touched = page_bytes(), max(self._touched, self.length)
-        rows = (tensor for pair in self._rows.values() for tensor in pair)
+        rows = (tensor for kept in self._rows.values() for tensor in kept)
         return sum(
             tensor.shape[1] * -(-touched * tensor.shape[3] * tensor.dtype.itemsize // page) * page for tensor in rows
         )
@@ -149,23 +182,24 @@ class RowState(SequenceState):
 
     def copy_from(self, other: SequenceState, length: int) -> None:
         check_cut(other, length)
-        for layer, (keys, values) in cast(RowState, other)._rows.items():
-            self._fill(layer, keys[0, :, :length], values[0, :, :length])
+        for layer, kept in cast(RowState, other)._rows.items():
+            self._fill(layer, tuple(each[0, :, :length] for each in kept))
         self.length = length
 
     def exported(self) -> Exported:
         found = {}
-        for layer, pair in self._rows.items():
-            for name, tensor in zip(("keys", "values"), pair, strict=True):
+        for layer, kept in self._rows.items():
+            for name, tensor in zip(NAMES[self.pool.int8], kept, strict=True):
                 found[f"{layer}.{name}"] = tensor[0, :, : self.length].contiguous()
         return found
 
     def imported(self, tensors: Exported, length: int) -> None:
         for layer in sorted({int(name.partition(".")[0]) for name in tensors}):
-            keys, values = tensors.get(f"{layer}.keys"), tensors.get(f"{layer}.values")
-            if keys is None or values is None or keys.shape[1] != length:
+            found = [tensors.get(f"{layer}.{name}") for name in NAMES[self.pool.int8]]
+            kept = tuple(each for each in found if each is not None and each.shape[1] == length)
+            if len(kept) < len(found) or (kept[0].dtype == torch.int8) != self.pool.int8:
                 raise OutOfStep(f"what was exported holds no keys and values of {length} tokens for layer {layer}")
-            self._fill(layer, keys, values)
+            self._fill(layer, kept)
         self.length = length
 
     def release(self) -> None:
@@ -177,47 +211,52 @@ class RowState(SequenceState):
 
         Returns all keys and values so far, [1, kv heads, length + tokens, width].
         """
-        count = key.shape[1]
-        keys, values = self._room(layer, count, key, value)
-        keys[0].narrow(1, self.length, count).copy_(key)
-        values[0].narrow(1, self.length, count).copy_(value)
-        return keys.narrow(2, 0, self.length + count), values.narrow(2, 0, self.length + count)
+        keys, values = self.keep(layer, key, value)
+        return keys, values
+
+    def keep(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> Kept:
+        """`append`, with what is returned as it is kept: [1, heads, length + tokens, width] each."""
+        count, new = key.shape[1], self.pool.as_kept(key, value)
+        rows = self._room(layer, count, new)
+        for into, each in zip(rows, new, strict=True):
+            into[0].narrow(1, self.length, count).copy_(each)
+        return tuple(each.narrow(2, 0, self.length + count) for each in rows)
 
     def append_one(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> Pair:
         """`append` for a single token, [kv heads, width]: a decode step calls this for every layer and sequence."""
-        keys, values = self._room(layer, 1, key, value)
+        keys, values = self._room(layer, 1, (key, value))
         keys.select(2, self.length).copy_(key)
         values.select(2, self.length).copy_(value)
         return keys.narrow(2, 0, self.length + 1), values.narrow(2, 0, self.length + 1)
 
     def hold(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
         """Have room for one more token; `key` and `value` [kv heads, any, width] give heads, widths and type."""
-        self._room(layer, 1, key, value)
+        self._room(layer, 1, (key, value))
 
-    def _fill(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Put rows [kv heads, tokens, width] at the beginning."""
-        own = self._room(layer, keys.shape[1], keys, values)
-        own[0][0].narrow(1, 0, keys.shape[1]).copy_(keys)
-        own[1][0].narrow(1, 0, keys.shape[1]).copy_(values)
+    def _fill(self, layer: int, kept: Kept) -> None:
+        """Put rows [heads, tokens, width] at the beginning."""
+        count = kept[0].shape[1]
+        for into, each in zip(self._room(layer, count, kept), kept, strict=True):
+            into[0].narrow(1, 0, count).copy_(each)
 
-    def _room(self, layer: int, count: int, key: torch.Tensor, value: torch.Tensor) -> Pair:
-        """The layer's rows, with room for `count` more. `key` and `value` give heads, widths and type."""
+    def _room(self, layer: int, count: int, like: Kept) -> Kept:
+        """The layer's rows, with room for `count` more. `like` gives heads, widths and types."""
         rows = self._rows.get(layer)
         if rows is None:
-            rows = self.pool.rows(layer, self.slot, key, value)
+            rows = self.pool.rows(layer, self.slot, like)
             if rows is not None:
                 self._rows[layer] = rows
         if rows is None or rows[0].shape[2] < self.length + count:
-            rows = self._rows[layer] = self._grown(rows, key, value, self.length + count)
+            rows = self._rows[layer] = self._grown(rows, like, self.length + count)
         return rows
 
-    def _grown(self, rows: Pair | None, key: torch.Tensor, value: torch.Tensor, end: int) -> Pair:
+    def _grown(self, rows: Kept | None, like: Kept, end: int) -> Kept:
         if not self.pool.grows or end > self.pool.capacity:
             raise OutOfMemory(f"a sequence came to {end} tokens, its rows have room for {self.pool.capacity}")
         held = 0 if rows is None else rows[0].shape[2]
         size = max(end, min(self.pool.capacity, max(2 * held, end + self.pool.growth)))
-        grown = tuple(new.new_empty(1, new.shape[0], size, new.shape[-1]) for new in (key, value))
+        grown = tuple(new.new_empty(1, new.shape[0], size, new.shape[-1]) for new in like)
         if rows is not None:
             for old, new in zip(rows, grown, strict=True):
                 new[:, :, : self.length] = old[:, :, : self.length]
-        return grown[0], grown[1]
+        return grown

@@ -20,6 +20,7 @@ from worker_agent.wire.messages.control import (
     Hello,
     Join,
     Joined,
+    KvDType,
     Link,
     Load,
     Loaded,
@@ -38,6 +39,7 @@ from worker_agent.wire.messages.control import (
     WayName,
     Ways,
     Welcome,
+    kv_token_bytes,
 )
 from worker_agent.wire.messages.fields import (
     CHUNK_BYTES,
@@ -148,6 +150,7 @@ __all__ = [
     "Id",
     "Join",
     "Joined",
+    "KvDType",
     "Layer",
     "Link",
     "Load",
@@ -198,6 +201,7 @@ __all__ = [
     "decode_parts",
     "encode",
     "encode_parts",
+    "kv_token_bytes",
     "loaded_bytes",
     "plan_hash",
 ]

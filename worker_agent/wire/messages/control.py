@@ -69,7 +69,26 @@ class Speed(Struct, forbid_unknown_fields=True, frozen=True):
 Speeds = Annotated[tuple[Speed, ...], Meta(max_length=8)]
 
 
-WayName = Literal["batched", "lockstep", "pieces", "reused", "blocks", "packed", "joined", "norms", "recorded"]
+WayName = Literal[
+    "batched", "lockstep", "pieces", "reused", "blocks", "packed", "joined", "norms", "recorded", "kv_int8"
+]
+
+KvDType = Literal["computed", "int8"]
+"""In what keys and values are kept: as they are computed, or as int8 with a scale for each token and head."""
+SCALE_BYTES = 4
+"""Of a scale: float32."""
+
+
+def kv_token_bytes(elements: int, vectors: int, itemsize: int, kv_dtype: KvDType) -> int:
+    """Bytes of what one token puts into the cache. Both halves count with this, as with `loaded_bytes`.
+
+    Args:
+        elements: how many numbers that are.
+        vectors: in how many vectors they lie, one of keys and one of values for each head; only they are kept in int8.
+        itemsize: of an element of the compute dtype.
+    """
+    return elements + vectors * SCALE_BYTES if kv_dtype == "int8" else elements * itemsize
+
 
 Reuse = Literal["no", "whole", "any"]
 """What a prompt may take over from an earlier one that began in the same way: nothing, all of it, or any beginning."""
@@ -78,8 +97,8 @@ Reuse = Literal["no", "whole", "any"]
 class Way(Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
     """One of the ways to compute faster than transformers' own pass with the same result, as a stage takes it.
 
-    `batched`, `lockstep`, `pieces` and `reused` count layers, `blocks`, `packed`, `joined` and `norms` modules,
-    `recorded` whole stages.
+    `batched`, `lockstep`, `pieces`, `reused` and `kv_int8` count layers, `blocks`, `packed`, `joined` and `norms`
+    modules, `recorded` whole stages. `blocks` and `kv_int8` save memory, and may cost accuracy.
     """
 
     name: WayName
@@ -116,6 +135,10 @@ class StageInfo(Struct, forbid_unknown_fields=True, frozen=True):
     reuse: Reuse = "no"
     quantize: Quantize = "none"
     weights_error: Annotated[float, Meta(ge=0)] = 0.0
+    """As Loaded has it."""
+    kv_dtype: KvDType = "computed"
+    """As they are really kept: a stage that cannot keep int8 has `computed` whatever it was loaded with."""
+    kv_error: Annotated[float, Meta(ge=0)] = 0.0
     """As Loaded has it."""
     kv_kept_tokens: U63 = 0
     """Tokens of prompts and answers that are over, kept for prompts that begin in the same way."""
@@ -282,6 +305,8 @@ class Load(Call, tag="load", kw_only=True, frozen=True):
     """Steps that may be in flight at once: how many stages can compute at the same time."""
     quantize: Quantize = "none"
     """Into what the float matrices of the layers are put; those that are stored in blocks stay so in any case."""
+    kv_dtype: KvDType = "computed"
+    """In what keys and values are kept, where the stage can; the way `kv_int8` says why where it cannot."""
     upstream_key: Z85Key | None
     """Public key of the agent that sends this stage its steps; None on the first stage."""
     ring_key: Z85Key | None
@@ -302,6 +327,9 @@ class Loaded(Call, tag="loaded", kw_only=True, frozen=True):
     reuse: Reuse = "no"
     weights_error: Annotated[float, Meta(ge=0)] = 0.0
     """How far the weights are from those in the files because they were quantized, relative to their size (RMS)."""
+    kv_error: Annotated[float, Meta(ge=0)] = 0.0
+    """How far what comes out is, on the trial's texts, from what it is with keys and values as they are computed,
+    relative to its size (RMS)."""
 
 
 class Link(Call, tag="link", kw_only=True, frozen=True):

@@ -10,7 +10,7 @@ from PySide6.QtWidgets import QComboBox, QFrame, QGridLayout, QLabel, QPushButto
 
 from app.errors import ShardboardError
 from app.models.description import COMPUTE_ITEM_BYTES
-from app.serving import QUANTIZE, Serving
+from app.serving import KV_DTYPES, QUANTIZE, Serving
 from app.ui import make
 from app.ui.board.panes.giving_way import ElidedLabel, FlowLayout
 from app.ui.board.panes.plan_words import outlook_text, outlook_tip, single_text, state_text, warning_text
@@ -137,7 +137,7 @@ def _tool(action: QAction) -> QToolButton:
 
 
 class ServingRow(QWidget):
-    """Dtype, quantizing, context and KV tokens: how much memory a layer takes. Each change can be undone."""
+    """Dtype, quantizing, context, KV tokens and in what: how much memory a layer takes. Each change can be undone."""
 
     def __init__(self, board: BoardModel, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -155,6 +155,13 @@ class ServingRow(QWidget):
             "memory, and faster, at the cost of some accuracy. What a file has in blocks already stays as it is.",
         )
         self.quantize.addItems(list(QUANTIZE))
+        self.kv_dtype = make.dressed(
+            QComboBox(),
+            name="Keep keys and values in",
+            tip="As they are computed, or in 8 bits: a half and a quarter of bfloat16's and float32's memory for each "
+            "token, at the cost of some accuracy. Where a model's layers cannot, the stage says why.",
+        )
+        self.kv_dtype.addItems(list(KV_DTYPES))
         self.context = self._spin("Context", "The longest prompt and answer together, in tokens")
         self.kv_tokens = self._spin(
             "KV tokens", "For how many tokens in all, of all answers at once, keys and values are kept"
@@ -163,7 +170,7 @@ class ServingRow(QWidget):
         layout = FlowLayout(SPACING, self)
         for text, field in (
             ("Dtype", self.dtype), ("Quantize", self.quantize), ("Context", self.context),
-            ("KV tokens", self.kv_tokens),
+            ("KV tokens", self.kv_tokens), ("KV in", self.kv_dtype),
         ):  # fmt: skip
             label = make.label(text, "muted")
             label.setBuddy(field)
@@ -172,6 +179,7 @@ class ServingRow(QWidget):
             layout.addWidget(pair)
         self.dtype.activated.connect(self._on_edited)
         self.quantize.activated.connect(self._on_edited)
+        self.kv_dtype.activated.connect(self._on_edited)
         self.context.valueChanged.connect(self._on_edited)
         self.kv_tokens.valueChanged.connect(self._on_edited)
         board.changed.connect(self.show_draft)
@@ -194,7 +202,7 @@ class ServingRow(QWidget):
         self.setEnabled(draft is not None and not self._board.is_deploying)
         if draft is None:
             return
-        fields = (self.dtype, self.quantize, self.context, self.kv_tokens)
+        fields = (self.dtype, self.quantize, self.context, self.kv_tokens, self.kv_dtype)
         for field in fields:
             field.blockSignals(True)
         if self.context.maximum() != draft.description.max_context:
@@ -203,6 +211,8 @@ class ServingRow(QWidget):
             self.dtype.setCurrentText(draft.serving.dtype)
         if self.quantize.currentText() != draft.serving.quantize:
             self.quantize.setCurrentText(draft.serving.quantize)
+        if self.kv_dtype.currentText() != draft.serving.kv_dtype:
+            self.kv_dtype.setCurrentText(draft.serving.kv_dtype)
         if self.context.value() != draft.serving.context:
             self.context.setValue(draft.serving.context)
         if self.kv_tokens.value() != draft.serving.kv_tokens:
@@ -219,7 +229,12 @@ class ServingRow(QWidget):
         # One sequence of the whole context must fit, or the context is only a promise.
         kv_tokens = max(self.kv_tokens.value(), context)
         try:
-            self._board.set_serving(Serving(self.dtype.currentText(), context, kv_tokens, self.quantize.currentText()))
+            self._board.set_serving(
+                Serving(
+                    self.dtype.currentText(), context, kv_tokens, self.quantize.currentText(),
+                    self.kv_dtype.currentText(),
+                )
+            )  # fmt: skip
         except ShardboardError as error:
             self._board.workbench.notices.toast(str(error), Level.WARNING)
         self.show_draft()

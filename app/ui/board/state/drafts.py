@@ -121,8 +121,9 @@ def _read(stored: Any, description: ModelDescription) -> Arrangement | None:
     """None for what is not there, was edited by hand, or belongs to another model of that name."""
     try:
         serving = Serving(
-            str(stored["dtype"]), int(stored["context"]), int(stored["kv_tokens"]), str(stored.get("quantize", "none"))
-        )
+            str(stored["dtype"]), int(stored["context"]), int(stored["kv_tokens"]), str(stored.get("quantize", "none")),
+            str(stored.get("kv_dtype", "computed")),
+        )  # fmt: skip
         pieces = [(int(start), int(end), None if node is None else int(node)) for start, end, node in stored["pieces"]]
         return Arrangement.of_ranges(description, serving, pieces)
     except (TypeError, KeyError, ValueError, ShardboardError):

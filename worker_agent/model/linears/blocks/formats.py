@@ -1,8 +1,15 @@
 """The formats of blocks: how many weights a block has, in how many bytes, and what numbers they mean.
 
-A block holds 32 or 256 consecutive weights of one row: small whole numbers, and scales and minima by which they become
-the weights. What the numbers mean is the `gguf` package's word; `kernels.c` repeats it bit for bit, and a test compares
-all formats.
+A block holds 32, 128 or 256 consecutive weights of one row: small whole numbers, and scales and minima by which they
+become the weights. What the numbers of GGUF's formats mean is the `gguf` package's word. Our own formats hold what
+other quantized models have (GPTQ, AWQ, compressed-tensors, FP8), whose scales are no float16:
+
+    INT4_n   float32 scale, uint8 zero, n / 2 bytes of codes    (code - zero) * scale; codes to 15, zeros to 16
+    INT8_n   float32 scale, float32 minimum, n int8 codes       code * scale + minimum
+    FP8_n    float32 scale, n codes of float8 e4m3              code * scale
+
+Codes of 4 bits stand as in GGUF's: of each 32 the first half in the low bits, the second in the high ones. `kernels.c`
+repeats all of it bit for bit, and a test compares all formats.
 """
 
 from __future__ import annotations
@@ -13,12 +20,16 @@ from dataclasses import dataclass
 import torch
 
 from worker_agent.model.linears.blocks import building
+from worker_agent.wire.messages import BLOCK_FORMATS
 
-GGML_NUMBERS = {
+NUMBERS = {
     "Q4_0": 2, "Q4_1": 3, "Q5_0": 6, "Q5_1": 7, "Q8_0": 8, "Q2_K": 10, "Q3_K": 11, "Q4_K": 12, "Q5_K": 13, "Q6_K": 14,
-    "IQ4_NL": 20, "IQ4_XS": 23, "MXFP4": 39,
+    "IQ4_NL": 20, "IQ4_XS": 23, "MXFP4": 39, "INT4_32": 1000, "INT4_128": 1001, "INT8_32": 1002, "INT8_128": 1003,
+    "FP8_32": 1004, "FP8_128": 1005,
 }  # fmt: skip
-"""The formats' numbers in GGUF files, by which the kernels know them too."""
+"""The formats' numbers, by which the kernels know them: those of GGUF files, and from 1000 on our own."""
+OWN = 1000
+"""The first number of a format that GGUF files do not have."""
 
 
 @dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
@@ -43,7 +54,7 @@ class Blocks:
         data = self.data[start:stop]
         into = torch.empty(data.shape[0], self.columns)
         if (kernels := building.kernels()) is not None:
-            kernels.unfold(GGML_NUMBERS[self.format], data, None, into)
+            kernels.unfold(NUMBERS[self.format], data, None, into)
             return into
         return _meaning(self.format, data)
 
@@ -52,7 +63,7 @@ class Blocks:
         if (kernels := building.kernels()) is None:
             return _meaning(self.format, self.data[index])
         into = torch.empty(index.shape[0], self.columns)
-        kernels.unfold(GGML_NUMBERS[self.format], self.data, index.contiguous(), into)
+        kernels.unfold(NUMBERS[self.format], self.data, index.contiguous(), into)
         return into
 
 
@@ -62,8 +73,26 @@ def joined(members: Sequence[Blocks]) -> Blocks:
 
 
 def _meaning(format_: str, data: torch.Tensor) -> torch.Tensor:
-    """The gguf package's own arithmetic: right, and slow."""
-    import gguf
+    """uint8 [rows, bytes of a row] as float32 [rows, columns], without kernels: right, and slow."""
+    if NUMBERS[format_] >= OWN:
+        return _own_meaning(format_, data)
+    import gguf  # its own arithmetic
 
-    kind = gguf.GGMLQuantizationType(GGML_NUMBERS[format_])
+    kind = gguf.GGMLQuantizationType(NUMBERS[format_])
     return torch.from_numpy(gguf.dequantize(data.numpy(), kind))
+
+
+def _own_meaning(format_: str, data: torch.Tensor) -> torch.Tensor:
+    weights, size = BLOCK_FORMATS[format_]
+    blocks = data.reshape(-1, size)
+    scale = blocks[:, :4].contiguous().view(torch.float32)
+    if format_.startswith("INT4"):
+        packed = blocks[:, 5:].view(-1, weights // 32, 16)
+        codes = torch.cat([packed & 15, packed >> 4], dim=2).view(-1, weights)
+        found = (codes.float() - blocks[:, 4:5].float()) * scale
+    elif format_.startswith("FP8"):
+        found = blocks[:, 4:].contiguous().view(torch.float8_e4m3fn).float() * scale
+    else:
+        found = blocks[:, 8:].contiguous().view(torch.int8).float() * scale
+        found += blocks[:, 4:8].contiguous().view(torch.float32)
+    return found.view(data.shape[0], -1)

@@ -1,4 +1,4 @@
-/* Matrices whose weights stay in the blocks that GGUF files store: a block of 32 (or 256) weights of one row has
+/* Matrices whose weights stay in blocks, as GGUF files store them: a block of 32 (128, 256) weights of one row has
    small whole numbers, and one or several scales and minima by which they become the weights.
 
    Every weight is turned into the float32 number that the format means, in registers, and multiplied with the input
@@ -43,12 +43,14 @@
 #endif
 
 typedef float vf __attribute__((vector_size(4 * WIDTH)));
+typedef int32_t vi __attribute__((vector_size(4 * WIDTH)));
 typedef float vf_loose __attribute__((vector_size(4 * WIDTH), aligned(4)));
 typedef uint8_t u8x16 __attribute__((vector_size(16)));
 typedef uint8_t u8x16_loose __attribute__((vector_size(16), aligned(1)));
 typedef int8_t s8x16 __attribute__((vector_size(16)));
 
-/* 32 consecutive numbers of a row, as they are stored. Blocks of 32 weights have one such group, those of 256 eight. */
+/* 32 consecutive numbers of a row, as they are stored. Blocks of 32 weights have one such group, those of 128 four,
+   those of 256 eight. */
 typedef struct {
     s8x16 low, high;
 } group;
@@ -62,6 +64,8 @@ typedef struct {
 typedef void (*scaler)(const uint8_t *block, scales *found);
 /* `which` is always a constant where it is called, so that shifts and cases are decided by the compiler. */
 typedef void (*unpacker)(const uint8_t *block, int which, group *found);
+/* What 16 numbers of a group are as floats. */
+typedef void (*reader)(s8x16 codes, vf *into);
 
 /* --- small readers ------------------------------------------------------------------------------------------- */
 
@@ -337,6 +341,69 @@ INLINE void unpack_mxfp4(const uint8_t *block, int which, group *found) {
     uneven_nibbles(block + 1, FP4, found);
 }
 
+/* --- formats of our own, for what other quantized models have: see formats.py ---------------------------------- */
+
+INLINE float single(const uint8_t *from) {
+    float value;
+    memcpy(&value, from, 4);
+    return value;
+}
+
+INLINE void scale_int4(const uint8_t *block, scales *found) {
+    for (int each = 0; each < 4; each++) {
+        found->scale[each] = single(block);
+        found->minimum[each] = 0.0f;
+    }
+}
+
+INLINE void unpack_int4(const uint8_t *block, int which, group *found) {
+    const s8x16 zero = (s8x16)all(block[4]);
+    nibbles(block + 5 + which * 16, found);
+    found->low -= zero; /* before it is scaled: one rounding for each weight, whatever the scale */
+    found->high -= zero;
+}
+
+INLINE void scale_int8(const uint8_t *block, scales *found) {
+    for (int each = 0; each < 4; each++) {
+        found->scale[each] = single(block);
+        found->minimum[each] = single(block + 4);
+    }
+}
+
+INLINE void unpack_int8(const uint8_t *block, int which, group *found) {
+    found->low = (s8x16)load(block + 8 + which * 32);
+    found->high = (s8x16)load(block + 24 + which * 32);
+}
+
+INLINE void unpack_fp8(const uint8_t *block, int which, group *found) {
+    found->low = (s8x16)load(block + 4 + which * 32);
+    found->high = (s8x16)load(block + 20 + which * 32);
+}
+
+/* 16 numbers of FP8 (e4m3) as floats: exponent and mantissa where a float has them, and its bias made up for. */
+INLINE void e4m3(s8x16 codes, vf *into) {
+    typedef int8_t part __attribute__((vector_size(WIDTH)));
+    for (int each = 0; each < 16 / WIDTH; each++) {
+        part here;
+        memcpy(&here, (const int8_t *)&codes + each * WIDTH, sizeof here);
+        vi bits = __builtin_convertvector(here, vi);
+        into[each] = (vf)((bits & INT32_MIN) | ((bits & 0x7f) << 20)) * splat(0x1p120f);
+    }
+}
+
+#define scale_int4_32 scale_int4
+#define scale_int4_128 scale_int4
+#define scale_int8_32 scale_int8
+#define scale_int8_128 scale_int8
+#define scale_fp8_32 scale_int4
+#define scale_fp8_128 scale_int4
+#define unpack_int4_32 unpack_int4
+#define unpack_int4_128 unpack_int4
+#define unpack_int8_32 unpack_int8
+#define unpack_int8_128 unpack_int8
+#define unpack_fp8_32 unpack_fp8
+#define unpack_fp8_128 unpack_fp8
+
 /* --- what is done with them --------------------------------------------------------------------------------- */
 
 INLINE float sum(vf values) {
@@ -351,6 +418,7 @@ INLINE float sum(vf values) {
 typedef struct {
     scaler scale;
     unpacker unpack;
+    reader read;
     int block_bytes, groups, apart;
 } format;
 
@@ -377,8 +445,8 @@ INLINE float dot(format of, const uint8_t *row, long groups, const float *input,
     float least = 0.0f, least2 = 0.0f;
     EACH_GROUP(of, row, groups)
         vf codes[VECTORS];
-        floats(found.low, codes);
-        floats(found.high, codes + HALF);
+        of.read(found.low, codes);
+        of.read(found.high, codes + HALF);
         const vf_loose *given = (const vf_loose *)(input + at * 32);
         vf here = codes[0] * given[0], there = codes[HALF] * given[HALF];
         UNROLLED for (int each = 1; each < HALF; each++) {
@@ -397,8 +465,8 @@ INLINE float dot(format of, const uint8_t *row, long groups, const float *input,
 INLINE void unfold_row(format of, const uint8_t *row, long from, long groups, float *into) {
     EACH_GROUP(of, row + from / of.groups * of.block_bytes, groups)
         vf ready[VECTORS];
-        floats(found.low, ready);
-        floats(found.high, ready + HALF);
+        of.read(found.low, ready);
+        of.read(found.high, ready + HALF);
         vf_loose *target = (vf_loose *)(into + at * 32);
         UNROLLED for (int each = 0; each < HALF; each++) {
             target[each] = ready[each] * splat(known.scale[first]) + splat(known.minimum[first]);
@@ -508,19 +576,23 @@ INLINE void unfold(format of, const work *w, long begin, long end) {
     }
 }
 
-/* Number among GGUF's types, name, bytes of a block, groups in it, whether a group has two scales */
-#define FORMATS(each)                                                                                          \
-    each(2, q4_0, 18, 1, 0) each(3, q4_1, 20, 1, 0) each(6, q5_0, 22, 1, 0) each(7, q5_1, 24, 1, 0)            \
-    each(8, q8_0, 34, 1, 0) each(10, q2_k, 84, 8, 1) each(11, q3_k, 110, 8, 1) each(12, q4_k, 144, 8, 0)       \
-    each(13, q5_k, 176, 8, 0) each(14, q6_k, 210, 8, 1) each(20, iq4_nl, 18, 1, 0)                             \
-    each(23, iq4_xs, 136, 8, 0) each(39, mxfp4, 17, 1, 0)
+/* Number (of GGUF's types, or ours from 1000 on), name, bytes of a block, groups in it, whether a group has two scales,
+   and what its numbers are */
+#define FORMATS(each)                                                                                                \
+    each(2, q4_0, 18, 1, 0, floats) each(3, q4_1, 20, 1, 0, floats) each(6, q5_0, 22, 1, 0, floats)                  \
+    each(7, q5_1, 24, 1, 0, floats) each(8, q8_0, 34, 1, 0, floats) each(10, q2_k, 84, 8, 1, floats)                 \
+    each(11, q3_k, 110, 8, 1, floats) each(12, q4_k, 144, 8, 0, floats) each(13, q5_k, 176, 8, 0, floats)            \
+    each(14, q6_k, 210, 8, 1, floats) each(20, iq4_nl, 18, 1, 0, floats) each(23, iq4_xs, 136, 8, 0, floats)         \
+    each(39, mxfp4, 17, 1, 0, floats) each(1000, int4_32, 21, 1, 0, floats) each(1001, int4_128, 69, 4, 0, floats)   \
+    each(1002, int8_32, 40, 1, 0, floats) each(1003, int8_128, 136, 4, 0, floats) each(1004, fp8_32, 36, 1, 0, e4m3) \
+    each(1005, fp8_128, 132, 4, 0, e4m3)
 
-#define TASKS(number, name, bytes, groups, apart)                                                              \
-    static __attribute__((noinline)) void multiply_##name(const work *w, long begin, long end) {               \
-        multiply((format){scale_##name, unpack_##name, bytes, groups, apart}, w, begin, end);                                \
-    }                                                                                                          \
-    static __attribute__((noinline)) void unfold_##name(const work *w, long begin, long end) {                 \
-        unfold((format){scale_##name, unpack_##name, bytes, groups, apart}, w, begin, end);                                  \
+#define TASKS(number, name, bytes, groups, apart, read)                                                              \
+    static __attribute__((noinline)) void multiply_##name(const work *w, long begin, long end) {                     \
+        multiply((format){scale_##name, unpack_##name, read, bytes, groups, apart}, w, begin, end);                  \
+    }                                                                                                                \
+    static __attribute__((noinline)) void unfold_##name(const work *w, long begin, long end) {                       \
+        unfold((format){scale_##name, unpack_##name, read, bytes, groups, apart}, w, begin, end);                    \
     }
 FORMATS(TASKS)
 
@@ -534,7 +606,7 @@ static void share(const work *w, int thread) {
         return;
     }
     switch (w->kind) {
-#define CHOICE(number, name, bytes, groups, apart)                                                                      \
+#define CHOICE(number, name, bytes, groups, apart, read)                                                                \
     case number: w->task == UNFOLD ? unfold_##name(w, begin, end) : multiply_##name(w, begin, end); break;
         FORMATS(CHOICE)
     }
@@ -587,8 +659,6 @@ EXPORT void shardboard_unfold(int kind, const uint8_t *blocks, long row_bytes, l
 }
 
 /* --- groups of 32 floats as whole numbers from 0 to 15 ------------------------------------------------------------ */
-
-typedef int32_t vi __attribute__((vector_size(4 * WIDTH)));
 
 INLINE vf chosen(vi where, vf these, vf others) { return (vf)((where & (vi)these) | (~where & (vi)others)); }
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from worker_agent.model.linears.blocks import building
-from worker_agent.model.linears.blocks.formats import GGML_NUMBERS, Blocks
+from worker_agent.model.linears.blocks.formats import NUMBERS, Blocks
 from worker_agent.model.linears.blocks.racing import first_of_many
 from worker_agent.model.linears.packed import being_recorded
 
@@ -70,7 +70,7 @@ def times(blocks: Blocks, rows: torch.Tensor) -> torch.Tensor:
     kernels = building.kernels()
     if kernels is None:
         return times_unfolded(blocks, rows)
-    return kernels.multiply(GGML_NUMBERS[blocks.format], blocks.data, rows.float().contiguous()).to(rows.dtype)
+    return kernels.multiply(NUMBERS[blocks.format], blocks.data, rows.float().contiguous()).to(rows.dtype)
 
 
 def times_unfolded(blocks: Blocks, rows: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,204 @@
+"""Models that are quantized already keep their matrices in few bits, which mean exactly what their formats say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from app.errors import BadInput, ModelError
+from app.models.library import ModelLibrary
+from app.models.prequantized import RepackRequest, prequantized
+from app.models.prequantized_process import repack
+from tests.models.described import described, ignore_progress, tensors_of
+from tests.models.prequantized_models import FORMATS, fp8, gptq, packed, write_quantized
+from worker_agent.model.linears.blocks.formats import Blocks
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_quantized_model_becomes_blocks_that_mean_the_same_to_the_bit(name: str, tmp_path: Path) -> None:
+    pack, said, format_ = FORMATS[name]
+    _, meant = write_quantized(tmp_path / "model", pack, said)
+    outcome = repack(RepackRequest(str(tmp_path / "model"), str(tmp_path / "ours")), ignore_progress)
+    stored, description = tensors_of(tmp_path / "ours"), described(tmp_path / "ours")
+    kinds = {tensor.name: tensor for part in description.parts for tensor in part.tensors}
+    assert stored.keys() == meant.keys() == kinds.keys()
+    for each, weight in meant.items():
+        if each.endswith("proj.weight"):
+            assert (kinds[each].dtype, kinds[each].shape) == (format_, tuple(weight.shape))
+            assert torch.equal(Blocks(format_, stored[each], weight.shape[1]).unfolded(), weight), each
+        else:
+            assert torch.equal(stored[each].float(), weight) and stored[each].dtype == torch.float16
+    assert "quantization_config" not in json.loads((tmp_path / "ours" / "config.json").read_text())
+    note = next(note for note in outcome.notes if "stored quantized" in note)
+    assert f"blocks of {format_}, and mean exactly the same" in note
+    assert prequantized({"quantization_config": said}).words in note  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("pack", "said", "why"),
+    [
+        (gptq(4, 128, desc_act=True), {"quant_method": "gptq", "bits": 4, "group_size": 128}, "desc_act"),
+        (gptq(4, 16), {"quant_method": "gptq", "bits": 4, "group_size": 16}, "groups of 16"),
+        (
+            packed(8, 64, sym=False, dtype=torch.float32),
+            FORMATS["compressed-tensors, 8 bits, asymmetric"][1], "round twice",
+        ),
+    ],
+)  # fmt: skip
+def test_what_no_format_of_blocks_holds_exactly_becomes_floats_and_the_model_says_so(
+    pack: Any, said: dict[str, Any], why: str, tmp_path: Path
+) -> None:
+    _, meant = write_quantized(tmp_path / "model", pack, said)
+    outcome = repack(RepackRequest(str(tmp_path / "model"), str(tmp_path / "ours")), ignore_progress)
+    stored = tensors_of(tmp_path / "ours")
+    note = next(note for note in outcome.notes if "floats were made" in note)
+    assert why in note and "Of 21 matrices of the files" in note
+    assert all(torch.equal(stored[name], weight.half()) for name, weight in meant.items())
+
+
+def test_the_library_adds_a_quantized_folder_and_holds_its_weights_itself(tmp_path: Path) -> None:
+    pack, said, _ = FORMATS["AWQ"]
+    write_quantized(tmp_path / "model", pack, said)
+    (tmp_path / "model" / "generation_config.json").write_text('{"temperature": 0.5}')
+    library = ModelLibrary(tmp_path / "library")
+    with pytest.raises(BadInput, match=r"AWQ, 4 bits, groups of 128.*Add the model to the library first"):
+        library.describe(str(tmp_path / "model"))
+    description = library.add(str(tmp_path / "model"))
+    assert (description.source, description.origin) == ("folder", str(tmp_path / "model"))
+    assert any("21 matrices are stored quantized (AWQ, 4 bits, groups of 128)" in note for note in description.notes)
+    assert (description.path / "generation_config.json").read_text() == '{"temperature": 0.5}'
+    for path in (tmp_path / "model").iterdir():
+        path.unlink()
+    assert library.digests(description).parts()
+    assert not description.changed_files()
+
+
+def change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    for path in folder.glob("*.safetensors"):
+        tensors = load_file(path)
+        change(tensors)
+        save_file(tensors, path, {"format": "pt"})
+    held = {name: path.name for path in folder.glob("*.safetensors") for name in load_file(path)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": held}))
+
+
+Q = "model.layers.1.self_attn.q_proj"
+
+
+def replaced(leaf: str, make: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[dict[str, torch.Tensor]], object]:
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        if f"{Q}.{leaf}" in tensors:
+            tensors[f"{Q}.{leaf}"] = make(tensors[f"{Q}.{leaf}"]).contiguous()
+
+    return change
+
+
+def without(leaf: str) -> Callable[[dict[str, torch.Tensor]], object]:
+    return lambda tensors: tensors.pop(f"{Q}.{leaf}", None)
+
+
+@pytest.mark.parametrize(
+    ("format_", "change", "words"),
+    [
+        ("AWQ", without("scales"), rf"'{Q}' .* AWQ.*: {Q}\.scales is missing"),
+        ("AWQ", without("qweight"), rf"no {Q}\.qweight"),
+        ("AWQ", replaced("scales", lambda scales: scales[:1]), r"scales is 1 × 256, and 2 × 256 is what goes"),
+        ("AWQ", replaced("qzeros", lambda zeros: zeros[:, :8]), r"qzeros is 2 × 8, and 2 × 32"),
+        ("AWQ", replaced("qweight", lambda codes: codes.float()), r"qweight is of the dtype F32"),
+        ("AWQ", replaced("scales", lambda scales: scales * torch.inf), r"no finite number in its scales"),
+        ("GPTQ, 4 bits, symmetric", without("qzeros"), r"qzeros is missing"),
+        ("GPTQ, 4 bits, symmetric", replaced("qweight", lambda codes: codes[:16]), r"scales is 2 × 256, and 1 × 256"),
+        ("GPTQ, 4 bits, symmetric", replaced("g_idx", lambda index: index + 1), r"names groups that are not there"),
+        ("GPTQ, 4 bits, symmetric", replaced("g_idx", lambda index: index[:9]), r"g_idx is 9, and 256"),
+        ("compressed-tensors, 4 bits", without("weight_shape"), r"weight_shape is missing"),
+        ("compressed-tensors, 4 bits", replaced("weight_shape", lambda shape: shape * 2), r"the matrix is 512 × 512"),
+        ("compressed-tensors, 4 bits", replaced("weight_packed", lambda codes: codes[:, :9]), r"of shape \(256, 9\)"),
+        ("compressed-tensors, 4 bits", replaced("weight_scale", lambda scales: scales[:9]), r"weight_scale is 9 × 2"),
+        ("FP8 in blocks", without("weight_scale_inv"), r"weight_scale_inv is missing"),
+        ("FP8 in blocks", replaced("weight_scale_inv", lambda scales: scales.T[:1]), r"is 1 × 2, and 2 × 2"),
+        (
+            "FP8 in blocks",
+            replaced("weight", lambda codes: (codes.float() * torch.nan).to(torch.float8_e4m3fn)), "no finite number",
+        ),
+    ],
+)  # fmt: skip
+def test_files_that_do_not_go_together_are_refused_with_the_reason_and_nothing_is_left(
+    format_: str, change: Callable[[dict[str, torch.Tensor]], object], words: str, tmp_path: Path
+) -> None:
+    pack, said, _ = FORMATS[format_]
+    write_quantized(tmp_path / "model", pack, said)
+    change_weights(tmp_path / "model", change)
+    library = ModelLibrary(tmp_path / "library")
+    with pytest.raises(ModelError, match=words):
+        library.add(str(tmp_path / "model"))
+    assert library.list() == ()
+    assert [entry for entry in (tmp_path / "library" / ".incoming").iterdir() if entry.is_dir()] == []
+
+
+def test_a_truncated_file_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
+    pack, said, _ = FORMATS["AWQ"]
+    write_quantized(tmp_path / "model", pack, said)
+    file = tmp_path / "model" / "model-00002-of-00002.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+    with pytest.raises(ModelError, match="is too short"):
+        ModelLibrary(tmp_path / "library").add(str(tmp_path / "model"))
+    assert [entry for entry in (tmp_path / "library" / ".incoming").iterdir() if entry.is_dir()] == []
+
+
+def test_a_config_that_belongs_to_other_weights_is_refused(tmp_path: Path) -> None:
+    write_quantized(tmp_path / "model", fp8((128, 128)), {"quant_method": "awq", "bits": 4, "group_size": 128})
+    with pytest.raises(ModelError, match=r"quantized \(AWQ, 4 bits, groups of 128\), and none of the files is"):
+        ModelLibrary(tmp_path / "library").add(str(tmp_path / "model"))
+    write_quantized(tmp_path / "wide", gptq(4, 128), {"quant_method": "gptq", "bits": 8, "group_size": 128})
+    with pytest.raises(ModelError, match=r"not those of a matrix in GPTQ, 8 bits.*scales is 3 × 256, and 2 × 256"):
+        ModelLibrary(tmp_path / "library").add(str(tmp_path / "wide"))
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"quant_method": "hqq"}, "the method is HQQ"),
+        ({"quant_method": "never-heard-of"}, "the method is never-heard-of"),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "bitsandbytes"),
+        ({"load_in_4bit": True}, "bitsandbytes"),
+        ({"bits": 4}, "does not say by which method"),
+        ({"quant_method": "gptq", "bits": 3, "group_size": 128}, "GPTQ with 3 bits"),
+        ({"quant_method": "gptq", "bits": 4, "group_size": 128, "checkpoint_format": "marlin"}, "for marlin kernels"),
+        ({"quant_method": "gptq", "bits": 4, "group_size": 0}, "groups of 0 weights"),
+        ({"quant_method": "gptq", "group_size": 128}, "does not say bits"),
+        ({"quant_method": "awq", "bits": 4, "group_size": 128, "version": "gemv"}, "for gemv kernels"),
+        ({"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": False}, "without zero points"),
+        ({"quant_method": "fp8", "fmt": "e5m2"}, "FP8 as e5m2"),
+        ({"quant_method": "fp8", "weight_block_size": [128]}, r"blocks of \[128\]"),
+        ({"quant_method": "compressed-tensors", "format": "pack-quantized"}, "without config_groups"),
+        (
+            {"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized",
+             "config_groups": {"group_0": {"weights": {"num_bits": 4, "type": "float"}}}}, "nvfp4-pack-quantized",
+        ),
+        (
+            {"quant_method": "compressed-tensors", "format": "pack-quantized",
+             "config_groups": {"group_0": {"weights": {"num_bits": 2, "type": "int"}}}}, "int weights of 2 bits",
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_run_is_refused_by_name_with_advice(said: dict[str, Any], words: str) -> None:
+    with pytest.raises(ModelError, match=words) as refused:
+        prequantized({"model_type": "llama", "quantization_config": said})
+    assert "Take the model's GPTQ, AWQ" in refused.value.advice
+    with pytest.raises(ModelError, match=words):
+        prequantized({"model_type": "mistral3", "text_config": {"quantization_config": said}})
+
+
+def test_a_model_that_cannot_be_run_leaves_nothing_behind(tmp_path: Path) -> None:
+    write_quantized(tmp_path / "model", gptq(4, 128), {"quant_method": "hqq"})
+    library = ModelLibrary(tmp_path / "library")
+    with pytest.raises(ModelError, match="HQQ"):
+        library.add(str(tmp_path / "model"))
+    assert library.list() == ()
+    assert [entry for entry in (tmp_path / "library" / ".incoming").iterdir() if entry.is_dir()] == []
