@@ -55,20 +55,20 @@ def import_for_agents() -> None:
     ):  # fmt: skip
         if not name.endswith("__main__"):
             importlib.import_module(name)
-    _look_at_a_model()
+    _build_a_stage()
 
 
-def _look_at_a_model() -> None:
-    """What torch and transformers import and find out at the first model that is built and looked at, no weights."""
-    from transformers import LlamaConfig
+def _build_a_stage() -> None:
+    """What torch and transformers import and find out at the first stage, as agents do; with no second thread."""
+    import torch
 
-    from worker_agent.model.anatomy import build_empty, examine, parameter_names
+    from worker_agent.engine.runtime import Runtime
+    from worker_agent.engine.warming import warm_up
 
-    model = build_empty(
-        LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2)
-    )
-    examine(model)
-    parameter_names(model, ())
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    warm_up(Runtime("cpu", 1, 1))
+    torch.set_num_threads(threads)
 
 
 def import_for_commands() -> None:

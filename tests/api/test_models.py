@@ -12,8 +12,8 @@ import pytest
 
 from tests.api.browsing import browsing
 from tests.api.serving import CONTEXT, LAYERS, MODEL, Served
-from tests.models.described import change_json
 from tests.models.hub_stand_in import HubStandIn, running_hub
+from tests.tiny_model import change_json
 
 STATUS, ADD = "/shard/api/models/status/", "/shard/api/models/add/"
 ELSEWHERE = {"x-forwarded-for": "192.0.2.7"}

@@ -15,7 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.cli.programs import CommandLine, runs
-from tests.models.described import change_json
+from tests.tiny_model import change_json
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from gguf import GGMLQuantizationType
-from transformers import AutoModelForCausalLM
 
 from app.errors import BadInput
 from app.serving import ServingWish
@@ -35,8 +34,13 @@ def write_mixture(path: Path, *, kind: GGMLQuantizationType) -> Path:
 def test_a_gguf_file_runs_as_it_is_stored_and_answers_as_transformers_does_with_what_it_means(
     write: Callable[..., Path], kind: GGMLQuantizationType, layers: str, shared: System, tmp_path: Path
 ) -> None:
+    # After what imports it as agents have it, without accelerate, which is only asked for here and not used.
+    from transformers import AutoModelForCausalLM, modeling_utils
+
     path = write(tmp_path / "stored.gguf", kind=kind)
-    model = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=path.name, dtype=torch.float32).eval()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(modeling_utils, "is_accelerate_available", lambda: True)
+        model = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=path.name, dtype=torch.float32).eval()
     with torch.no_grad():
         answer = model.generate(
             torch.tensor([PROMPT]), max_new_tokens=16, do_sample=False, eos_token_id=None, pad_token_id=0

@@ -36,10 +36,11 @@ def deployed(shared: System, sensible: str) -> System:
 
 @pytest.mark.parametrize("sampling", [{}, {"temperature": 1.5, "seed": 5}], ids=["greedy", "sampled"])
 def test_an_answer_follows_its_schema_and_ends_with_it(deployed: System, sampling: dict[str, float]) -> None:
-    record = deployed.answer(MODEL, "Describe a person.", chat=True, max_tokens=200, constraint=AS_JSON, **sampling)
+    described = {"chat": True, "max_tokens": 200, "constraint": AS_JSON, **sampling}
+    runs = [deployed.begin(MODEL, "Describe a person.", **described) for _ in range(2)]
+    record, again = (deployed.finish(run) for run in runs)
     assert (record.status, record.finish_reason) == (RequestStatus.COMPLETED, "stop")
     jsonschema.validate(json.loads(record.result), SCHEMA)
-    again = deployed.answer(MODEL, "Describe a person.", chat=True, max_tokens=200, constraint=AS_JSON, **sampling)
     assert again.token_ids == record.token_ids
 
 
@@ -92,9 +93,9 @@ def test_a_grammar_is_checked_before_anything_runs() -> None:
 def test_a_model_without_a_tokenizer_refuses_that_request_alone(shared: System, tiny: Path) -> None:
     shared.run(shared.controller.add_model(str(tiny), name="tiny"))
     shared.run(shared.controller.deploy("tiny"))
-    running = shared.begin("tiny", [3] * 8, max_tokens=300, ignore_eos=True)
+    running = shared.begin("tiny", [3] * 8, max_tokens=120, ignore_eos=True)
     refused = shared.answer("tiny", [3, 4, 5], constraint=AS_JSON)
     assert refused.status is RequestStatus.FAILED and "held to the wanted form" in (refused.error or "")
-    assert shared.finish(running).completion_tokens == 300
+    assert shared.finish(running).completion_tokens == 120
     shared.run(shared.controller.undeploy("tiny"))
     shared.run(shared.controller.remove_model("tiny"))

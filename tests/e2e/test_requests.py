@@ -181,10 +181,18 @@ def test_a_token_outside_the_vocabulary_is_named(deployed: System) -> None:
     assert "Token id 4000 is outside the vocabulary" in (record.error or "")
 
 
-def test_more_requests_than_memory_wait_for_their_turn(deployed: System) -> None:
-    # Each sets 1,500 of 4,096 tokens aside, so two run and four wait.
-    records = deployed.answers("tiny", [[3 + i, 4, 5] for i in range(6)], max_tokens=1497)
-    assert all(record.status is RequestStatus.COMPLETED for record in records)
+def test_more_requests_than_memory_wait_for_their_turn(deployed: System, tiny: Path) -> None:
+    shared, nodes = deployed, [node.id for node in deployed.nodes[:2]]
+    shared.run(shared.controller.add_model(str(tiny), name="cramped"))
+    shared.run(shared.controller.deploy("cramped", nodes=nodes, serving=ServingWish(context=1024, kv_tokens=1024)))
+    try:
+        # Each comes to 375 tokens of 1,024: two have room to their end, and six begin.
+        records = shared.answers("cramped", [[3 + i, 4, 5] for i in range(6)], max_tokens=372, ignore_eos=True)
+        assert [record.error for record in records] == [None] * 6
+        assert all(record.completion_tokens == 372 for record in records)
+    finally:
+        shared.run(shared.controller.undeploy("cramped"))
+        shared.run(shared.controller.remove_model("cramped"))
 
 
 def test_a_prompt_without_a_token_is_refused(deployed: System) -> None:

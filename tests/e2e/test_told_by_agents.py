@@ -129,19 +129,24 @@ def test_a_process_that_holds_more_than_its_agent_believes_is_told_and_told_agai
         wait_until(lambda: (latest := health.latest(node.id)) is not None and latest.at > settled)
         assert events(system, node_id=node.id) == [] and health.memory_problem(node.id) == ""
         wish.touch()
-        wait_until(lambda: events(system, node_id=node.id))
-        (event,) = events(system, node_id=node.id)
-        assert "are accounted for" in event.message and "MB more" in event.message
+        wait_until(lambda: of_memory(system, node.id))
+        (event,) = of_memory(system, node.id)
+        assert "MB more" in event.message
         assert health.memory_problem(node.id) == event.message
         (told,) = system.run(system.controller.node_memory())
         assert told.held - told.believed > HOARD * 0.8 and told.believed - told.agent < 10_000_000
         wish.unlink()
         wait_until(lambda: health.memory_problem(node.id) == "")
         wait_until(lambda: "again" in system.controller.registry.events.list(source="health")[0].message)
-        assert len(events(system, node_id=node.id)) == 1
+        assert len(of_memory(system, node.id)) == 1
     finally:
         agent.kill()
         agent.wait()
+
+
+def of_memory(system: System, node: int) -> list[EventRecord]:
+    """A busy machine's agent leaves beats unanswered while it takes half a gigabyte, which is warned of as well."""
+    return [event for event in events(system, node_id=node) if "are accounted for" in event.message]
 
 
 def events(system: System, **about: object) -> list[EventRecord]:

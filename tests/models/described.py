@@ -23,12 +23,6 @@ def described(folder: Path, name: str = "tiny") -> ModelDescription:
     return inspect(InspectRequest(name, str(folder), "folder", str(folder)), ignore_progress)
 
 
-def change_json(path: Path, **fields: object) -> None:
-    """Set fields of a JSON file; None takes one out."""
-    changed = {**json.loads(path.read_text()), **fields}
-    path.write_text(json.dumps({name: value for name, value in changed.items() if value is not None}))
-
-
 def cut_as_added(folder: Path, parts_folder: Path) -> CutModel:
     """The parts and the config of a model in a folder, as a controller that has added it sends them."""
     description = described(folder)

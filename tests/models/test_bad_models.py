@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM
 
 from app.errors import BadInput, ModelError
 from app.models.checkpoint import read_checkpoint, weight_files
-from tests.models.described import change_json, described
+from tests.models.described import described
+from tests.tiny_model import change_json
 from tests.worker_agent.tiny_models import make_model
 
 

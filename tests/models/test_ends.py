@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from app.sharding.job import CuttingJob
 from app.sharding.plan import divide
 from app.sharding.shard_folder import read_metadata
-from tests.models.described import change_json, cut_as_added, described
+from tests.models.described import cut_as_added, described
+from tests.tiny_model import change_json
 from tests.worker_agent.ring import Ring
 from tests.worker_agent.tiny_models import greedy, make_model
 from worker_agent.model.anatomy import build_empty, config_with_ties, end_pairs, examine

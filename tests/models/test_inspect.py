@@ -13,7 +13,8 @@ from tokenizers import AddedToken
 from app.children.work import JobProgress
 from app.models.inspect import inspect_job
 from tests.inference.tiny_tokenizers import byte_level
-from tests.models.described import change_json, described, tensors_of
+from tests.models.described import described, tensors_of
+from tests.tiny_model import change_json
 from tests.worker_agent.tiny_models import CONFIGS, make_model
 
 

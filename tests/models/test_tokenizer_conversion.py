@@ -17,7 +17,8 @@ from app.models.tokenizer_conversion import convert_tokenizer
 from app.sharding.job import CuttingJob
 from app.sharding.plan import divide
 from tests.inference.tiny_tokenizers import CORPUS, byte_level
-from tests.models.described import change_json, described
+from tests.models.described import described
+from tests.tiny_model import change_json
 from tests.worker_agent.tiny_models import make_model
 
 TEXTS = [

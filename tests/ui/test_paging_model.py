@@ -20,12 +20,12 @@ from app.ui.runs.run_tables import RequestListing
 from app.ui.workbench import Workbench
 
 CHECKED = 60_000
-"""Milliseconds in which a change is seen where Qt's rules go through all rows at every signal; pytest-qt's own five
-seconds are too few where the machine has others to serve."""
+"""Milliseconds in which a change is seen where Qt's rules go through all rows at every signal, and in which a thousand
+rows are written; pytest-qt's own five seconds are too few where the machine has others to serve."""
 
 
 def write(workbench: Workbench, qtbot: QtBot, work: Callable[[Registry], object]) -> None:
-    with qtbot.waitSignal(workbench.bridge.read(work, "writing").done):
+    with qtbot.waitSignal(workbench.bridge.read(work, "writing").done, timeout=CHECKED):
         pass
 
 

@@ -8,6 +8,7 @@ this is read from the fields of its own config; the few that need more are told 
 from __future__ import annotations
 
 import copy
+import json
 import zlib
 from pathlib import Path
 from typing import Any
@@ -239,26 +240,29 @@ def make_model(model_type: str, folder: Path) -> PreTrainedModel:
     """Make a tiny model with random weights, save it as safetensors and return it as it is loaded from there.
 
     Of a few scales of its matrices that is taken whose answers vary most: where layers whisper, a tied head repeats
-    the last token, and where they shout, all tokens become alike; both would hide what is wrong.
+    the last token, and where they shout, all tokens become alike; both would hide what is wrong. Which one that is
+    stands in `scales.json`, so that it need not be looked for each time.
     """
     config = tiny_config(model_type)
     _refuse_large(config)
-    best, most, saved = SCALES[0], -1, SCALES[0]
+    _fill(config, *(KNOWN_SCALES.get(model_type) or best_scales(config))).save_pretrained(folder)
+    loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return loaded.eval()
+
+
+def best_scales(config: PreTrainedConfig) -> tuple[float, float]:
+    """Those of `SCALES` with which a model's answers vary most, or the first with which they vary enough."""
+    best, most = SCALES[0], -1
     for scales in SCALES:
-        model, saved = _fill(config, *scales), scales
-        model.save_pretrained(folder)  # before it has run
         try:
-            variety = _variety(model)
+            variety = _variety(_fill(config, *scales))
         except Exception:
-            break  # transformers itself cannot answer with it; whoever asks it will be told why
+            return best if most >= 0 else scales  # transformers itself cannot answer with it
         if variety > most:
             best, most = scales, variety
         if variety >= ENOUGH:
             break
-    if saved != best:
-        _fill(config, *best).save_pretrained(folder)
-    loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    return loaded.eval()
+    return best
 
 
 MOST_PARAMETERS = 10_000_000
@@ -266,6 +270,8 @@ SCALES = [(1.6, 1.0), (1.6, 0.2), (0.8, 0.2), (0.8, 1.0), (0.4, 0.05), (3.0, 1.0
 """Of matrices, and of the embedding beside them."""
 ENOUGH = 16
 """Different tokens in two answers of 12."""
+KNOWN_SCALES: dict[str, list[float]] = json.loads(Path(__file__).with_name("scales.json").read_text(encoding="utf-8"))
+"""What `best_scales` finds for the types of the tests."""
 
 
 def _refuse_large(config: PreTrainedConfig) -> None:

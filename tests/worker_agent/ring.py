@@ -14,6 +14,7 @@ import blake3
 import numpy as np
 import torch
 
+import tests.worker_agent.as_agents  # noqa: F401  # first
 from worker_agent.engine.loading import load_stage
 from worker_agent.engine.outgoing import Destination, Outgoing
 from worker_agent.engine.runner import Runner

@@ -15,7 +15,7 @@ from app.controller_settings import ServerSettings
 from app.serving import ServingWish
 from tests.api.serving import CONTEXT
 from tests.e2e.conftest import System
-from tests.models.described import change_json
+from tests.tiny_model import change_json
 from worker_agent.model.imports import import_transformers
 from worker_agent.wire.messages import Health
 

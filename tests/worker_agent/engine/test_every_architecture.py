@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.worker_agent.causal_types import CAUSAL_TYPES, QUARTER
+from tests.worker_agent.causal_types import CAUSAL_TYPES, KNOWN_SCALES, QUARTER, best_scales, tiny_config
 from tests.worker_agent.engine.verdicts import judge
 
 TABLE: dict[str, dict[str, str]] = json.loads(
@@ -50,3 +50,8 @@ def test_the_table_has_every_type_that_this_transformers_knows() -> None:
 def test_a_type_is_run_as_the_table_says(model_type: str, tmp_path: Path) -> None:
     found = judge(model_type, tmp_path, thorough=False)
     assert (found.kind, found.way) == (TABLE[model_type]["kind"], TABLE[model_type]["way"]), found.why
+
+
+@pytest.mark.parametrize("model_type", ["olmo3", "big_bird"])
+def test_the_scales_that_are_kept_are_those_that_would_be_found(model_type: str) -> None:
+    assert KNOWN_SCALES[model_type] == list(best_scales(tiny_config(model_type)))
