@@ -14,9 +14,10 @@ from app.errors import BadInput, ModelError
 from app.inference.chat_template import ChatTemplate
 from app.models.hub import DownloadOutcome, download_job
 from app.models.library import ModelLibrary
-from tests.models.described import change_json, tensors_of
+from tests.models.described import tensors_of
 from tests.models.hub_stand_in import COMMIT, HubStandIn, running_hub
 from tests.models.prequantized_models import FORMATS, write_quantized
+from tests.tiny_model import change_json
 from tests.worker_agent.tiny_models import make_model
 
 

@@ -18,8 +18,9 @@ from app.errors import BadInput, Cancelled, ModelError
 from app.models.library import ModelLibrary
 from app.models.prequantized import RepackRequest, prequantized
 from app.models.prequantized_process import repack
-from tests.models.described import change_json, cut_as_added, described, ignore_progress, tensors_of
+from tests.models.described import cut_as_added, described, ignore_progress, tensors_of
 from tests.models.prequantized_models import FORMATS, fp8, gptq, packed, write_quantized
+from tests.tiny_model import change_json
 from tests.worker_agent.ring import Ring, random_prompt
 from tests.worker_agent.tiny_models import VOCABULARY, greedy, make_model
 from worker_agent.model.linears.blocks.formats import Blocks
