@@ -61,14 +61,23 @@ def perplexity(model: torch.nn.Module, windows: tuple[tuple[int, ...], ...], ski
     return count, math.exp(nats / count)
 
 
-def nothing_is_left(system: System) -> bool:
-    """No deployment answers or waits, and no agent holds a stage."""
-    deployments = system.controller.registry.deployments.list(status=(DeploymentStatus.READY, DeploymentStatus.LOADING))
+def standing(system: System) -> tuple[set[int], int]:
+    """The deployments that answer or wait, and the bytes that stages take on all agents."""
+    states = (DeploymentStatus.READY, DeploymentStatus.LOADING)
+    deployments = system.controller.registry.deployments.list(status=states)
     memory = system.run(system.controller.node_memory())
-    return not deployments and not any(agent.used for agent in memory)
+    return {deployment.id for deployment in deployments}, sum(agent.used for agent in memory)
 
 
-def test_int4_is_compared_with_the_floats_and_both_are_gone_afterwards(measured: System, folder: Path) -> None:
+@pytest.fixture
+def before(measured: System) -> tuple[set[int], int]:
+    """What stood when the test began: other tests leave models deployed on these agents."""
+    return standing(measured)
+
+
+def test_int4_is_compared_with_the_floats_and_both_are_gone_afterwards(
+    measured: System, folder: Path, before: tuple[set[int], int]
+) -> None:
     system, controller = measured, measured.controller
     told: list[JobProgress] = []
     nodes = [node.id for node in system.nodes[:2]]
@@ -85,7 +94,7 @@ def test_int4_is_compared_with_the_floats_and_both_are_gone_afterwards(measured:
     assert record.same_tokens is not None and 0 < record.same_tokens < GREEDY
     assert record.nodes == tuple(node.hostname for node in system.nodes[:2])
     assert system.run(controller.measurements("tiny"))[0] == record
-    assert nothing_is_left(system)
+    assert standing(system) == before
     counted = {progress.phase: progress for progress in told if progress.unit == "tokens"}
     assert list(counted) == ["measuring tiny in float32", "measuring tiny in float32, weights in int4"]
     assert all(progress.done_bytes == progress.total_bytes for progress in counted.values())
@@ -145,7 +154,7 @@ def test_what_is_deployed_already_is_used_and_others_are_never_given_what_is_onl
         system.run(controller.undeploy("tiny"))
 
 
-def test_a_measuring_that_is_cancelled_leaves_nothing(measured: System) -> None:
+def test_a_measuring_that_is_cancelled_leaves_nothing(measured: System, before: tuple[set[int], int]) -> None:
     controller = measured.controller
     kept = len(controller.registry.measurements.list("tiny"))
 
@@ -159,7 +168,7 @@ def test_a_measuring_that_is_cancelled_leaves_nothing(measured: System) -> None:
             await task
 
     measured.run(cancelled())
-    assert nothing_is_left(measured)
+    assert standing(measured) == before
     assert len(controller.registry.measurements.list("tiny")) == kept
     assert controller.registry.jobs.list(kind="measure")[0].status == "cancelled"
 
@@ -173,10 +182,10 @@ def test_what_a_controller_that_ended_had_deployed_to_measure_is_freed_by_the_ne
         system.launch(1)
         placement = system.run(controller.plan("tiny", serving=ServingWish("float32", 600, 2048)))
         made = system.run(controller.deployments.deploy(description, placement, apart=True)).record
-        assert system.run(controller.deployments.ready("tiny")) == [] and not nothing_is_left(system)
+        assert system.run(controller.deployments.ready("tiny")) == [] and standing(system) != (set(), 0)
     with open_system(home) as system:
         assert system.controller.registry.deployments.get(made.id).status is DeploymentStatus.FAILED
-        wait_until(lambda: nothing_is_left(system))
+        wait_until(lambda: standing(system) == (set(), 0))
 
 
 def test_where_the_floats_have_no_room_the_rest_is_measured_and_it_says_so(system: System, tmp_path: Path) -> None:
