@@ -26,8 +26,10 @@ class Candidate:
     number: int
     group: str
     tokens: Sequence[int]
-    """Those that are there."""
+    """Those that are there and known to be sound."""
     is_over: bool
+    held: int = 0
+    """How many the stages hold of one that is over: one that was cancelled may have been further."""
 
 
 class KeptSequences:

@@ -299,7 +299,7 @@ class Scheduler:
 
     @property
     def _kept_tokens(self) -> int:
-        return sum(in_blocks(len(candidate.tokens)) for candidate in self._kept)
+        return sum(in_blocks(candidate.held) for candidate in self._kept)
 
     def _make_room(self) -> None:
         """Keep what runs within the pool: what is over goes first, then the youngest yields."""
@@ -379,7 +379,7 @@ class Scheduler:
             return
         if len(self._kept) >= KEPT_SEQUENCES:
             self._released.append(self._kept.pop_oldest())
-        self._kept.add(Candidate(number, sequence.group, sequence.tokens[:count], True))
+        self._kept.add(Candidate(number, sequence.group, sequence.tokens[:count], True, sequence.sent))
         self._newly_kept.append(number)
 
     @staticmethod

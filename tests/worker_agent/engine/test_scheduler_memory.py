@@ -7,7 +7,7 @@ import zlib
 from array import array
 from dataclasses import dataclass, field
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from worker_agent.engine.scheduler import BLOCK, PlannedStep, Scheduler, Sequence, in_blocks
@@ -99,6 +99,7 @@ def some_requests(chance: random.Random) -> list[tuple[list[int], list[int], int
     seed=st.integers(0, 2**32), lanes=st.integers(1, 3), chunk=st.integers(1, 64), kv_tokens=st.integers(352, 900),
     reuse=st.sampled_from(["no", "whole", "any"]),
 )  # fmt: skip
+@example(seed=1146, lanes=3, chunk=6, kv_tokens=352, reuse="any")  # one was cancelled with a token under way, and kept
 def test_whoever_yields_or_shares_gets_the_tokens_that_it_would_have_had(
     seed: int, lanes: int, chunk: int, kv_tokens: int, reuse: Reuse
 ) -> None:
