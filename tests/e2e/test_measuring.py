@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM
 
 from app.children.work import JobProgress
 from app.errors import BadInput, Cancelled, ModelError
-from app.inference.measuring import ANSWER_TOKENS, PASSAGES, WINDOW, cut_up, read_text
+from app.inference import measuring
+from app.inference.measuring import PASSAGES, WINDOW, cut_up, read_text
 from app.inference.parameters import GenerationParameters
 from app.inference.prompt import TokenPrompt
 from app.inference.tokenizer import Tokenizer
@@ -29,8 +30,18 @@ from tests.models.test_gguf import write_llama
 from tests.waiting import wait_until
 from tests.worker_agent.tiny_models import make_model
 
+ANSWER_TOKENS = 24
 GREEDY = PASSAGES * ANSWER_TOKENS
 INT4 = ServingWish(dtype="float32", quantize="int4")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _little() -> Iterator[None]:
+    """Two windows of the text and shorter answers: what is measured at full length is shown by the commands' tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measuring, "MOST_TOKENS", 2 * WINDOW)
+        patch.setattr(measuring, "ANSWER_TOKENS", ANSWER_TOKENS)
+        yield
 
 
 @pytest.fixture(scope="module")
