@@ -7,6 +7,8 @@ from typing import Any
 
 DEFAULT_CONTEXT = 8192
 DEFAULT_KV_TOKENS = 8192
+DEFAULT_WAIT_SECONDS = 30
+MAX_WAIT_SECONDS = 7 * 24 * 3600
 QUANTIZE = ("none", "int8", "int4")
 """What a deployment may ask for (`worker_agent.wire.messages.Quantize`)."""
 KV_DTYPES = ("computed", "int8")
@@ -27,6 +29,8 @@ class Serving:
     """Into what the float matrices of the layers are put (`QUANTIZE`); what is stored in blocks stays so anyway."""
     kv_dtype: str = "computed"
     """In what keys and values are kept (`KV_DTYPES`), by stages that can: as they are computed, or in int8."""
+    wait_seconds: int = DEFAULT_WAIT_SECONDS
+    """How long answers wait for a lost node whose layers no other one has room for, before they fail."""
 
     @classmethod
     def kept(cls, stored: Any) -> Serving:
@@ -59,6 +63,7 @@ class ServingWish:
     kv_tokens: int | None = None
     quantize: str | None = None
     kv_dtype: str | None = None
+    wait_seconds: int | None = None
 
     @classmethod
     def of(cls, serving: Serving) -> ServingWish:
@@ -74,4 +79,7 @@ class ServingWish:
         """
         context = self.context or min(max_context, DEFAULT_CONTEXT)
         kv_tokens = self.kv_tokens or max(context, DEFAULT_KV_TOKENS)
-        return Serving(self.dtype or dtype, context, kv_tokens, self.quantize or "none", self.kv_dtype or "computed")
+        wait = DEFAULT_WAIT_SECONDS if self.wait_seconds is None else self.wait_seconds
+        return Serving(
+            self.dtype or dtype, context, kv_tokens, self.quantize or "none", self.kv_dtype or "computed", wait
+        )

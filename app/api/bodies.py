@@ -16,7 +16,7 @@ from app.api.gate import MOST_BODY_BYTES
 from app.api.rendering import wants_page
 from app.api.security import FORM_FIELD, MOST_FIELDS, is_form
 from app.api.state import MOST_ID
-from app.serving import ServingWish
+from app.serving import MAX_WAIT_SECONDS, ServingWish
 
 Body = TypeVar("Body", bound="Strict")
 
@@ -103,10 +103,16 @@ class Deploy(Strict):
     kv_dtype: KvDType | None = Field(
         default=None, description="in what keys and values are kept: as they are computed, or in 8 bits"
     )
+    wait_seconds: int | None = Field(
+        default=None, ge=0, le=MAX_WAIT_SECONDS,
+        description="how long answers wait for a lost node whose layers no other one has room for",
+    )  # fmt: skip
 
     @property
     def serving(self) -> ServingWish:
-        return ServingWish(self.dtype, self.context, self.kv_tokens, self.quantize, self.kv_dtype)
+        return ServingWish(
+            self.dtype, self.context, self.kv_tokens, self.quantize, self.kv_dtype, self.wait_seconds
+        )  # fmt: skip
 
 
 class MeasureModel(Strict):

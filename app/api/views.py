@@ -149,6 +149,7 @@ class DeploymentView(BaseModel):
     kv_tokens: int
     quantize: str
     kv_dtype: str
+    wait_seconds: int
     plan_hash: str
     epoch: int
     created_at: datetime
@@ -208,6 +209,7 @@ class PlanView(BaseModel):
     kv_tokens: int
     quantize: str
     kv_dtype: str
+    wait_seconds: int
     stages: list[PlannedStageView]
     processes: list[PlannedProcessView]
     left_out: list[str] = Field(description="nodes that would get nothing")

@@ -16,6 +16,7 @@ from app.cli.options import (
     Layers,
     Nodes,
     Quantize,
+    Wait,
     read_dtype,
     read_kv_dtype,
     read_nodes,
@@ -52,11 +53,14 @@ def plan(
     kv_tokens: KvTokens = None,
     quantize: Quantize = None,
     kv_dtype: KvDType = None,
+    wait: Wait = None,
     as_json: Json = False,
 ) -> None:
     """Show which layers would go to which node, and what memory that takes. Loads nothing."""
     chosen = read_nodes(nodes)
-    serving = ServingWish(read_dtype(dtype), context, kv_tokens, read_quantize(quantize), read_kv_dtype(kv_dtype))
+    serving = ServingWish(
+        read_dtype(dtype), context, kv_tokens, read_quantize(quantize), read_kv_dtype(kv_dtype), wait
+    )  # fmt: skip
     with open_controller() as session:
         placement = session.run(session.controller.plan(model, nodes=chosen, layers=shard_layers, serving=serving))
     if as_json:
@@ -75,11 +79,14 @@ def deploy(
     kv_tokens: KvTokens = None,
     quantize: Quantize = None,
     kv_dtype: KvDType = None,
+    wait: Wait = None,
     as_json: Json = False,
 ) -> None:
     """Send a model's layers to the nodes that lack them, load them, and make the model answer requests."""
     chosen = read_nodes(nodes)
-    serving = ServingWish(read_dtype(dtype), context, kv_tokens, read_quantize(quantize), read_kv_dtype(kv_dtype))
+    serving = ServingWish(
+        read_dtype(dtype), context, kv_tokens, read_quantize(quantize), read_kv_dtype(kv_dtype), wait
+    )  # fmt: skip
     with open_controller() as session, progress_shown(as_json) as progress:
         deployment = session.run(
             session.controller.deploy(

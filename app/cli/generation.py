@@ -22,7 +22,16 @@ from app.figures import duration, token_rate
 from app.inference.answer_parts import AnswerPart
 from app.inference.chat_format import AnswerReader, divided
 from app.inference.constraint import Constraint, grammar_constraint
-from app.inference.events import Finished, Preparing, PromptProgress, RequestEvent, Started, TextDelta
+from app.inference.events import (
+    Finished,
+    Interrupted,
+    Preparing,
+    PromptProgress,
+    RequestEvent,
+    Resumed,
+    Started,
+    TextDelta,
+)
 from app.inference.parameters import DEFAULT_MAX_TOKENS, GenerationParameters
 from app.inference.prompt import ChatPrompt, Prompt, TextPrompt, TokenPrompt
 from app.registry import Registry, RequestRecord, RequestStatus
@@ -202,6 +211,11 @@ def _show_text(events: Iterator[RequestEvent]) -> RequestRecord:
                     waiting.show(f"Reading the prompt: {done} of {total} tokens")
                 case Started(format=format) if format is not None:
                     shown.reader = format.reader()
+                case Interrupted(what):
+                    waiting.show(what)
+                case Resumed(what):
+                    waiting.end()
+                    note(what)
                 case TextDelta(text=text) if text:
                     waiting.end()
                     last = time.monotonic()

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from app.errors import BadInput
-from app.serving import KV_DTYPES, QUANTIZE
+from app.serving import DEFAULT_WAIT_SECONDS, KV_DTYPES, MAX_WAIT_SECONDS, QUANTIZE
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Nodes = Annotated[str | None, typer.Option("--nodes", help="Ids of the nodes to use, in order: 1,2,…")]
@@ -31,6 +31,16 @@ KvDType = Annotated[
     ),
 ]
 Context = Annotated[int | None, typer.Option("--context", min=1, help="Longest sequence to serve, in tokens.")]
+Wait = Annotated[
+    int | None,
+    typer.Option(
+        "--wait",
+        min=0,
+        max=MAX_WAIT_SECONDS,
+        help="For how many seconds answers wait for a lost node whose layers no other one has room for. "
+        f"[default: {DEFAULT_WAIT_SECONDS}]",
+    ),
+]
 KvTokens = Annotated[
     int | None, typer.Option("--kv-tokens", min=1, help="Tokens to keep keys and values for, over all sequences.")
 ]

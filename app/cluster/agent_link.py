@@ -28,6 +28,8 @@ from worker_agent.wire.messages import (
     WIRE_VERSION,
     Buffer,
     Cancel,
+    CatchUp,
+    CaughtUp,
     Chunk,
     ChunkAck,
     Constrain,
@@ -240,10 +242,12 @@ class AgentLink:
     @overload
     async def call(self, message: Chunk, payload: Sequence[Buffer] = (), *, seconds: float = ...) -> ChunkAck: ...
     @overload
+    async def call(self, message: CatchUp, payload: Sequence[Buffer] = (), *, seconds: float = ...) -> CaughtUp: ...
+    @overload
     async def call(self, message: PlainCall, payload: Sequence[Buffer] = (), *, seconds: float = ...) -> Done: ...
     async def call(
         self, message: Call, payload: Sequence[Buffer] = (), *, seconds: float = CALL_TIMEOUT
-    ) -> Welcome | HealthReport | Have | ChunkAck | Done:
+    ) -> Welcome | HealthReport | Have | ChunkAck | CaughtUp | Done:
         """Send a message and wait for its answer; the link fills in the call id.
 
         Raises:
@@ -495,4 +499,6 @@ def _discard(future: asyncio.Future[Any]) -> None:
         future.exception()
 
 
-_ANSWERS: dict[type[Call], type[Call]] = {Hello: Welcome, Health: HealthReport, Offer: Have, Chunk: ChunkAck}
+_ANSWERS: dict[type[Call], type[Call]] = {
+    Hello: Welcome, Health: HealthReport, Offer: Have, Chunk: ChunkAck, CatchUp: CaughtUp,
+}  # fmt: skip

@@ -16,9 +16,11 @@ from typing import Any
 from app import first_run
 from app.control import incidents
 from app.controller import Controller
-from app.inference.events import Finished, Preparing, PromptProgress, Started, TextDelta
+from app.inference.events import Finished, Interrupted, Preparing, PromptProgress, Resumed, Started, TextDelta
 
-EVENTS: dict[str, type] = {event.__name__: event for event in (Preparing, Started, PromptProgress, TextDelta, Finished)}
+EVENTS: dict[str, type] = {
+    event.__name__: event for event in (Preparing, Started, PromptProgress, Interrupted, Resumed, TextDelta, Finished)
+}
 """The events of a request by the name under which they are told."""
 
 REQUEST_ID = "id"

@@ -59,9 +59,14 @@ class Deployer:
     """Carries out placements. One `deploy` at a time per deployment; several may run side by side."""
 
     def __init__(
-        self, registry: Registry, is_idle: Callable[[int], bool], on_step: Callable[[StepPassed], None]
+        self,
+        registry: Registry,
+        is_idle: Callable[[int], bool],
+        on_step: Callable[[StepPassed], None],
+        on_interrupted: Callable[[Pipeline], None],
     ) -> None:
-        self._registry, self._is_idle, self._on_step = registry, is_idle, on_step
+        self._registry, self._is_idle = registry, is_idle
+        self._on_step, self._on_interrupted = on_step, on_interrupted
 
     async def deploy(
         self,
@@ -89,7 +94,7 @@ class Deployer:
             NodeError: a node failed; PlacementError: it does not fit; Cancelled. What was loaded is unloaded
                 again, what was sent stays on the nodes for the next time.
         """
-        _check_addresses(seats)
+        check_addresses(seats)
         config = await asyncio.to_thread(description.config_bytes)
         parts = await self._hash(description, digests, on_progress, cancel)
         ranges = list(placement.ranges)
@@ -103,7 +108,7 @@ class Deployer:
             on_begun(record)
             sent = await self._send_all(description, parts, seats, ranges, on_progress, cancel)
             loaded = await self._load_all(record, description, config, parts, placement, seats, on_progress, cancel)
-            pipeline = self.pipeline(record, seats, ranges, loaded)
+            pipeline = self.pipeline(record, self.stages(seats, ranges, loaded))
             _tell_all("linking", seats, weights, on_progress)
             await pipeline.link(await self._registry.call(lambda known: known.deployments.next_epoch(id)))
             on_linked(pipeline)
@@ -119,26 +124,53 @@ class Deployer:
         _tell_all("ready", seats, weights, on_progress)
         return Deployed(record, pipeline, sent)
 
-    def pipeline(
+    async def reload(
         self,
         record: DeploymentRecord,
+        description: ModelDescription,
+        digests: PartDigests,
+        placement: Placement,
         seats: Sequence[Seat],
-        ranges: Sequence[tuple[int, int]],
-        loaded: Sequence[Loaded | StageInfo],
-    ) -> Pipeline:
-        """The pipeline of stages that are loaded; it still has to be linked.
+        lost: Sequence[int],
+        on_progress: OnProgress = lambda progress: None,
+    ) -> list[Loaded]:
+        """Load the lost stages of a deployment, perhaps on other nodes than before; tell the others who they are.
+
+        What each stage's agent says of it, in order. Raises NodeError; what was loaded then is unloaded again.
+        """
+        config = await asyncio.to_thread(description.config_bytes)
+        cancel = asyncio.Event()
+        parts = await self._hash(description, digests, on_progress, cancel)
+        ranges = list(placement.ranges)
+        fresh = [seats[stage] for stage in lost]
+        try:
+            await self._send_all(description, parts, fresh, [ranges[stage] for stage in lost], on_progress, cancel)
+            return await self._load_all(record, description, config, parts, placement, seats, on_progress, cancel)
+        except BaseException:
+            for stage in lost:
+                with suppress(NodeError):
+                    await asyncio.shield(seats[stage].link.call(Unload(call=0, deployment=record.id, stage=stage)))
+            raise
+
+    def stages(
+        self, seats: Sequence[Seat], ranges: Sequence[tuple[int, int]], loaded: Sequence[Loaded | StageInfo]
+    ) -> list[PipelineStage]:
+        """The stages of a pipeline.
 
         Args:
             loaded: for each stage, how its agent says that it runs.
         """
-        stages = [
+        return [
             PipelineStage(
-                number, seat.node.id, seat.node.hostname, seat.node.address, seat.node.public_key, start, end,
-                seat.link, told.ways, told.reuse,
+                number, seat.node.id, seat.node.hostname, seat.node.address, seat.node.public_key, seat.node.machine,
+                start, end, seat.link, told.ways, told.reuse,
             )
             for number, (seat, (start, end), told) in enumerate(zip(seats, ranges, loaded, strict=True))
         ]  # fmt: skip
-        return Pipeline(record.id, stages, self._is_idle, self._on_step, record.dtype)
+
+    def pipeline(self, record: DeploymentRecord, stages: Sequence[PipelineStage]) -> Pipeline:
+        """The pipeline of stages that are loaded; it still has to be linked."""
+        return Pipeline(record.id, stages, self._is_idle, self._on_step, record.dtype, self._on_interrupted)
 
     async def unload(self, deployment: str, seats: Sequence[Seat]) -> None:
         """Free what a deployment holds on its nodes. A node that is away is passed over: it starts empty anyway."""
@@ -225,7 +257,6 @@ class Deployer:
                 max_context=serving.context,
                 max_sequences=sequences_at_once(description, serving),
                 prefill_chunk=prefill_chunk(description, serving.dtype),
-                lanes=lanes(seats),
                 upstream_key=None if upstream is None or upstream.node.id == seat.node.id else upstream.node.public_key,
                 ring_key=last.node.public_key if stage == 0 and last.node.id != seat.node.id else None,
             )
@@ -278,21 +309,12 @@ def _tell_all(phase: str, seats: Sequence[Seat], weights: Sequence[int], on_prog
         on_progress(NodeProgress(phase, node, seat.node.hostname, whole[node], whole[node]))
 
 
-def lanes(seats: Sequence[Seat]) -> int:
-    """Steps that may be in flight at once: as many as there are machines among the nodes.
-
-    Agents on one machine share its cores. There, one larger step at a time on all cores is faster than
-    several small ones on a share each (benchmarks/decode.py).
-    """
-    return len({seat.node.machine for seat in seats})
-
-
 def prefill_chunk(description: ModelDescription, dtype: str) -> int:
     """Prompt tokens in one step: bounded by the largest frame that their hidden states may fill."""
     return max(1, min(PREFILL_CHUNK, MAX_FRAME_BYTES // (description.hidden_size * COMPUTE_ITEM_BYTES[dtype])))
 
 
-def _check_addresses(seats: Sequence[Seat]) -> None:
+def check_addresses(seats: Sequence[Seat]) -> None:
     """A node known by a loopback address can be reached by agents on the same machine alone."""
     inside = [seat.node for seat in seats if seat.node.is_loopback]
     outside = [seat.node for seat in seats if not seat.node.is_loopback]

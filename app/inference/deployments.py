@@ -1,8 +1,7 @@
 """The deployments that answer requests: found, brought back after a restart, and made when one node will do.
 
-Agents keep their stages when the controller ends. A deployment that the registry calls ready is therefore
-attached again when it is first needed: ask each node whether it still holds its stage, raise the epoch,
-link the ring. What a restarted agent has lost is loaded again from the parts on its disk.
+Agents keep their stages when the controller ends. A deployment that the registry calls ready is therefore mended
+(`recovery.py`) when it is first needed, as it is when a stage is lost while answers are under way.
 """
 
 from __future__ import annotations
@@ -12,21 +11,23 @@ import logging
 from collections.abc import Callable, Sequence
 
 from app.children.work import NodeProgress
-from app.cluster.health import NodeDown, NodeEvent, NodeFrozen, NodeUp
+from app.cluster.health import NodeEvent
 from app.cluster.nodes import NodeDirectory
 from app.errors import NodeError, PlacementError, RequestError, ShardboardError
 from app.figures import size_text
 from app.inference.deployer import Deployed, Deployer, OnProgress, Seat
+from app.inference.deployment_notes import note_deployed, note_undeployed
 from app.inference.deployment_recorder import DeploymentRecorder
 from app.inference.events import StepPassed
 from app.inference.facts import FactFinder, versions
+from app.inference.mender import Mender
 from app.inference.pipeline import Pipeline
+from app.inference.recovery import Recovery
 from app.inference.request_recorder import Facts
 from app.models.description import ModelDescription
 from app.models.library import ModelLibrary
-from app.registry import DeploymentRecord, DeploymentStatus, EventLevel, NodeRecord, Registry, ShardRecord
+from app.registry import DeploymentRecord, DeploymentStatus, NodeRecord, Registry, ShardRecord
 from app.runs.trace import UNKNOWN, ModelFacts, NodeMemory, Origin
-from app.runs.ways import larger_text, lost_text
 from app.serving import Serving, ServingWish
 from app.sharding.placement import (
     NodeCapacity,
@@ -38,7 +39,7 @@ from app.sharding.placement import (
     whole_on_one,
 )
 from app.sharding.plan import parse_layers
-from worker_agent.wire.messages import Health, HealthReport, StageInfo, Unload
+from worker_agent.wire.messages import Health, HealthReport
 
 log = logging.getLogger(__name__)
 
@@ -50,17 +51,18 @@ class Deployments:
 
     def __init__(self, registry: Registry, library: ModelLibrary, nodes: NodeDirectory) -> None:
         self._registry, self._library, self._nodes = registry, library, nodes
-        self._deployer = Deployer(registry, self._is_idle, self._step_passed)
+        self._deployer = Deployer(registry, self._is_idle, self._step_passed, self._interrupted)
         self._watchers: list[Callable[[StepPassed], None]] = []
         self._finder = FactFinder(nodes, library)
         self._models: dict[str, ModelFacts] = {}
         self._placements: dict[str, Placement] = {}
         """Of the deployments that this controller made; what it found loaded is told by the nodes."""
         self._live: dict[str, Pipeline] = {}
+        recovery = Recovery(registry, nodes, library, self._deployer, self.capacities, self._redeploy)
+        self.mender = Mender(registry, nodes, library, recovery, self._live)
         self._apart: dict[str, DeploymentRecord] = {}
         """Those that only who made them uses."""
         self._locks: dict[str, asyncio.Lock] = {}
-        self._chores: set[asyncio.Task[None]] = set()
 
     # --- planning ------------------------------------------------------------------------------------
 
@@ -161,11 +163,12 @@ class Deployments:
             self._apart[deployed.record.id] = deployed.record
         await recorder.succeeded(description, deployed.record, deployed.pipeline)
         if not apart:
-            await self._registry.call(lambda known: _note_deployed(known, deployed))
+            await self._registry.call(lambda known: note_deployed(known, deployed))
         return deployed
 
     async def undeploy(self, record: DeploymentRecord) -> DeploymentRecord:
         """End a deployment: its requests fail, its nodes free what it holds."""
+        await self.mender.stop(record.id)
         pipeline = self._live.pop(record.id, None)
         self._placements.pop(record.id, None)
         told = self._apart.pop(record.id, None) is None
@@ -174,7 +177,7 @@ class Deployments:
         shards = await self._shards(record)
         nodes = await self._node_records([shard.node_id for shard in shards if shard.node_id is not None])
         await self._deployer.unload(record.id, [self._seat(node) for node in nodes])
-        return await self._registry.call(lambda known: _note_undeployed(known, record, shards, told))
+        return await self._registry.call(lambda known: note_undeployed(known, record, shards, told))
 
     async def facts(self, record: DeploymentRecord, pipeline: Pipeline, description: ModelDescription) -> Facts:
         """What a request on this deployment runs on, for its trace."""
@@ -231,7 +234,8 @@ class Deployments:
                 if pipeline is not None and pipeline.broken is None:
                     return record, pipeline
                 try:
-                    return await self._attach(record, description, preparing)
+                    mended = await self.mender.mended(record, preparing)
+                    return mended.record, mended.pipeline
                 except ShardboardError as error:
                     log.warning("deployment %s cannot be used: %s", record.id, error)
                     problem = problem or error
@@ -241,48 +245,17 @@ class Deployments:
                 raise RequestError(f"Deployment {deployment} of {description.name} is not ready any more.")
             return await self._alone(description, preparing)
 
-    async def _attach(
-        self, record: DeploymentRecord, description: ModelDescription, preparing: Callable[[str], None]
+    async def _redeploy(
+        self, record: DeploymentRecord, description: ModelDescription, placement: Placement
     ) -> tuple[DeploymentRecord, Pipeline]:
-        """Link a deployment whose stages may still be on their nodes; load again what is not."""
+        """Free what is left of a deployment, and carry out another placement of its model."""
         shards = await self._shards(record)
-        if not shards or any(shard.node_id is None for shard in shards):
-            failed, why = DeploymentStatus.FAILED, "A node that held a part of it was removed."
-            await self._registry.call(lambda known: known.deployments.update(record.id, status=failed, error=why))
-            raise RequestError(
-                f"The deployment of {record.model_name} has lost a node that was removed.", "Deploy the model again."
-            )
-        seats = await self._seats([shard.node_id for shard in shards if shard.node_id is not None])
-        ranges = [(shard.start_layer, shard.end_layer) for shard in shards]
-        held = [await self._held(seat, record, stage) for stage, seat in enumerate(seats)]
-        told = [info for info in held if info is not None]
-        if len(told) < len(seats):
-            preparing(f"Loading {record.model_name} again: an agent was restarted")
-            return await self._again(record, description, seats, ranges)
-        old = self._live.pop(record.id, None)
-        if old is not None:
-            old.close()
-        pipeline = self._deployer.pipeline(record, seats, ranges, told)
-        try:
-            await pipeline.link(await self._registry.call(lambda known: known.deployments.next_epoch(record.id)))
-        except BaseException:
-            pipeline.close()
-            raise
-        self._live[record.id] = pipeline
-        return record, pipeline
-
-    async def _again(
-        self,
-        record: DeploymentRecord,
-        description: ModelDescription,
-        seats: Sequence[Seat],
-        ranges: Sequence[tuple[int, int]],
-    ) -> tuple[DeploymentRecord, Pipeline]:
-        await self.undeploy(record)
-        capacities = await self.capacities([seat.node.id for seat in seats])
-        placement = place_ranges(description, capacities, ranges, record.serving)
-        check_fits(placement)
+        nodes = await self._node_records([shard.node_id for shard in shards if shard.node_id is not None])
+        await self._deployer.unload(record.id, [self._seat(node) for node in nodes])
         deployed = await self.deploy(description, placement)
+        self._live.pop(record.id, None)
+        self._placements.pop(record.id, None)
+        await self._registry.call(lambda known: note_undeployed(known, record, shards, told=False))
         return deployed.record, deployed.pipeline
 
     async def _alone(
@@ -302,12 +275,6 @@ class Deployments:
         deployed = await self.deploy(description, placement, lambda progress: _tell(progress, preparing))
         return deployed.record, deployed.pipeline
 
-    async def _held(self, seat: Seat, record: DeploymentRecord, stage: int) -> StageInfo | None:
-        """A stage of a deployment as its node holds it; None when it does not, or not as it was planned."""
-        report = await seat.link.call(Health(call=0))
-        wanted = (record.id, stage, record.plan_hash)
-        return next((held for held in report.stages if (held.deployment, held.stage, held.plan) == wanted), None)
-
     async def _seats(self, node_ids: Sequence[int]) -> list[Seat]:
         """Nodes with their links up. Raises NodeError naming the first that is away."""
         seats = [self._seat(record) for record in await self._node_records(node_ids)]
@@ -324,40 +291,18 @@ class Deployments:
     def _seat(self, record: NodeRecord) -> Seat:
         return Seat(record, self._nodes.link(record.id))
 
-    # --- what happens to nodes ---------------------------------------------------------------------------
+    # --- what happens ------------------------------------------------------------------------------------
 
     def on_node_event(self, event: NodeEvent) -> None:
-        """A node was lost: its requests fail at once. One came back: it may hold what nobody wants."""
-        if isinstance(event, NodeDown | NodeFrozen):
-            name = self._nodes.link(event.node).node
-            verb = "was lost" if isinstance(event, NodeDown) else "hangs"
-            kind = event.kind if isinstance(event, NodeDown) else "lost"
-            error = NodeError(f"{name} {verb}: {event.reason}", "What it had answered is kept.", kind=kind, node=name)
-            for pipeline in self._live.values():
-                if pipeline.holds_node(event.node) and pipeline.broken is None:
-                    pipeline.fail(error)
-        elif isinstance(event, NodeUp):
-            chore = asyncio.get_running_loop().create_task(self._tidy(event))
-            self._chores.add(chore)
-            chore.add_done_callback(self._chores.discard)
-            for pipeline in self._live.values():
-                # What was under way when the link broke may have lost tokens on their way here.
-                if pipeline.holds_node(event.node) and pipeline.active:
-                    name = self._nodes.link(event.node).node
-                    pipeline.fail(NodeError(f"The connection to {name} was lost for a moment.", kind="lost", node=name))
+        """A node was lost, came back, or was heard of."""
+        self.mender.on_node_event(event)
 
-    async def _tidy(self, event: NodeUp) -> None:
-        """Free stages of deployments that ended while the node was away."""
-        over = (DeploymentStatus.FAILED, DeploymentStatus.UNLOADED)
-        ended = {record.id for record in await self._registry.call(lambda known: known.deployments.list(status=over))}
-        for held in event.welcome.stages:
-            if held.deployment in ended:
-                try:
-                    await self._nodes.link(event.node).call(
-                        Unload(call=0, deployment=held.deployment, stage=held.stage)
-                    )
-                except ShardboardError as error:
-                    log.info("stage %d of %s stays: %s", held.stage, held.deployment, error)
+    def _interrupted(self, pipeline: Pipeline) -> None:
+        """Sequences wait for a pipeline that is broken. Who made one for himself sees to its end himself."""
+        if pipeline.deployment in self._apart:
+            pipeline.fail(pipeline.broken or NodeError("Its deployment was lost.", kind="lost"))
+        else:
+            self.mender.interrupted(pipeline)
 
     def watch(self) -> None:
         """Called each second."""
@@ -366,11 +311,10 @@ class Deployments:
 
     def close(self) -> None:
         """Stop listening. Agents keep what they hold."""
+        self.mender.close()
         for pipeline in self._live.values():
             pipeline.close()
         self._live.clear()
-        for chore in self._chores:
-            chore.cancel()
 
     def on_step(self, listener: Callable[[StepPassed], None]) -> None:
         """Be told of every step that has gone through a pipeline, on the loop's thread; must be quick."""
@@ -383,43 +327,6 @@ class Deployments:
     def _is_idle(self, node_id: int) -> bool:
         latest = self._nodes.health.latest(node_id)
         return latest is not None and latest.report.progress.busy_seconds is None
-
-
-def _note_deployed(registry: Registry, deployed: Deployed) -> None:
-    """What was possible or asked for on a stage and could not be is told too, once for each stage."""
-    record, stages = deployed.record, deployed.pipeline.stages
-    where = ", ".join(f"{stage.start}-{stage.end - 1} on {stage.node_name}" for stage in stages)
-    _note(registry, EventLevel.INFO, f"{record.model_name} is deployed: layers {where}.", record)
-    for stage in stages:
-        if missing := lost_text(stage.ways):
-            sentence = (
-                f"{record.model_name} runs slower than it might on {stage.node_name}, layers "
-                f"{stage.start}-{stage.end - 1}: {missing.rstrip('.')}. Its answers are not touched by this."
-            )
-            _note(registry, EventLevel.WARNING, sentence, record, stage.node_id)
-        if why := larger_text(stage.ways):
-            sentence = (
-                f"{record.model_name} keeps keys and values as they are computed on {stage.node_name}, layers "
-                f"{stage.start}-{stage.end - 1}, not in int8: {why.rstrip('.')}. They take more memory so; its answers "
-                "are not touched by this."
-            )
-            _note(registry, EventLevel.WARNING, sentence, record, stage.node_id)
-
-
-def _note_undeployed(
-    registry: Registry, record: DeploymentRecord, shards: Sequence[ShardRecord], told: bool
-) -> DeploymentRecord:
-    for shard in shards:
-        registry.shards.update(shard.id, is_loaded=False)
-    if told:
-        _note(registry, EventLevel.INFO, f"{record.model_name} is not deployed any more.", record)
-    return registry.deployments.update(record.id, status=DeploymentStatus.UNLOADED)
-
-
-def _note(
-    registry: Registry, level: EventLevel, message: str, record: DeploymentRecord, node_id: int | None = None
-) -> None:
-    registry.events.add(level, "deployments", message, deployment_id=record.id, node_id=node_id)
 
 
 def _read_speed(report: HealthReport, dtype: str | None) -> float | None:

@@ -29,6 +29,22 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
+class Interrupted:
+    """A stage was lost, or a connection: the answer pauses. `what` is a sentence."""
+
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """The answer goes on after an interruption. `what` tells what happened, what was done and how long it took."""
+
+    what: str
+    exact: bool
+    """Whether its tokens are those that would have come anyway."""
+
+
+@dataclass(frozen=True, slots=True)
 class PromptProgress:
     """So many of the prompt's tokens are in the caches of all stages."""
 
@@ -56,7 +72,7 @@ class Finished:
     record: RequestRecord
 
 
-RequestEvent = Preparing | Started | PromptProgress | TextDelta | Finished
+RequestEvent = Preparing | Started | PromptProgress | Interrupted | Resumed | TextDelta | Finished
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """A deployment that is linked: its stages in order, its epoch, and the sequences that run through it.
 
-Starts and cancels sequences on the first stage and hands what comes out of the last one to whoever waits
-for it. When a stage is lost every sequence is told at once; nothing is left waiting.
+Starts and cancels sequences on the first stage and hands what comes out of the last one to whoever waits for it. What
+was missed on the way is asked for again. When a stage is lost the sequences are kept: whoever mends the pipeline links
+it anew, perhaps over other nodes, and they go on from the tokens that they have.
 """
 
 from __future__ import annotations
@@ -10,27 +11,28 @@ import asyncio
 import itertools
 import logging
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from collections.abc import Sequence as Many
 from dataclasses import dataclass
-from typing import Protocol
 
 from msgspec.structs import replace
 
 from app.cluster.agent_link import AgentLink, RingMessage
-from app.errors import NodeError, RequestError
+from app.errors import NodeError, RequestError, ShardboardError
 from app.inference.events import StepPassed
+from app.inference.sequence import Sequence
 from worker_agent.wire.messages import (
+    MAX_CAUGHT_UP,
     MAX_FRAME_BYTES,
     MAX_PAYLOAD_FRAMES,
-    Budget,
     Cancel,
+    CatchUp,
     Constrain,
     Constraint,
     DType,
     Link,
+    Produced,
     Reuse,
-    Sampling,
-    Scored,
     StageFault,
     StageTime,
     Start,
@@ -46,11 +48,15 @@ LINK_SECONDS = 20.0
 GRAMMAR_SECONDS = 60.0
 TOKENIZER_SECONDS = 300.0
 """For the tokenizer to arrive, over a slow network, and to be read there."""
-DOUBT_SECONDS = 8.0
-"""How long a connection between two agents may be broken while nothing comes round. Time enough to connect anew,
-and for the health watch to find out that it is the node that is gone, which is the better thing to say."""
+DOUBT_SECONDS = 3.0
+"""How long nothing may come round when there are signs that a stage is lost: a connection between two agents broke, or
+a node does not answer its controller. Connections come back by themselves, and what was lost on them is sent again."""
+ASK_SECONDS = 4.0
+"""Sequences that wait while every stage is idle for so long: what they brought may have been lost on its way here."""
 STALL_SECONDS = 20.0
-"""Sequences that wait while every stage is idle for so long have lost a message for good."""
+"""After so long a message between the stages was lost for good."""
+BREAKING = frozenset({"lost", "timeout", "refused", "wrong_key", "not_allowed", "version", "unknown_stage"})
+"""Kinds of errors that concern a stage and all that runs through it."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,7 @@ class PipelineStage:
     node_name: str
     address: str
     public_key: str
+    machine: str
     start: int
     end: int
     link: AgentLink
@@ -76,27 +83,6 @@ class PipelineStage:
         return not any(way.name == "pieces" and way.used < way.possible for way in self.ways)
 
 
-class Sink(Protocol):
-    """Who waits for a sequence. Called on the controller's loop; must not block."""
-
-    def handed_over(self) -> None:
-        """The sequence is on its way to the first stage. What it brings may come before the answer to that."""
-
-    def sampled(self, token: Token, times: Sequence[StageTime], batch: int) -> None:
-        """A token came, by a step that took so long on each stage and brought `batch` tokens in all."""
-
-    def cached(self, tokens: int) -> None:
-        """So many of its first tokens did not have to be computed: an earlier prompt began in the same way."""
-
-    def prefilled(self, done: int, times: Sequence[StageTime]) -> None:
-        """So many of the prompt's tokens are in the caches now."""
-
-    def prompt_scored(self, scored: Scored) -> None:
-        """Log probabilities of some of the prompt's tokens, before the first token is sampled."""
-
-    def failed(self, error: NodeError) -> None: ...
-
-
 class Pipeline:
     """Stages linked in a ring, and who waits for what comes out of it. Belongs to the controller's loop.
 
@@ -106,42 +92,55 @@ class Pipeline:
         is_idle: whether a node's compute thread is known to be idle, for the stall rule.
         on_step: told of every step that has come round.
         dtype: what the stages compute in; errors name it.
+        on_interrupted: told when sequences wait for the pipeline to be mended; None if nobody mends it.
     """
 
     def __init__(
         self,
         deployment: str,
-        stages: Sequence[PipelineStage],
+        stages: Many[PipelineStage],
         is_idle: Callable[[int], bool],
         on_step: Callable[[StepPassed], None] = lambda step: None,
         dtype: str = "",
+        on_interrupted: Callable[[Pipeline], None] | None = None,
     ) -> None:
-        self.deployment, self.stages, self._is_idle, self._dtype = deployment, tuple(stages), is_idle, dtype
-        self._on_step = on_step
+        self.deployment, self._is_idle, self.dtype = deployment, is_idle, dtype
+        self._on_step, self._on_interrupted = on_step, on_interrupted
         self.epoch = 0
         self.broken: NodeError | None = None
         """Why nothing runs until the next `link`."""
-        self._sinks: dict[int, Sink] = {}
+        self.closed = False
+        self._sequences: dict[int, Sequence] = {}
         self._numbers = itertools.count(1)
         self._heard = 0.0
         self._doubt: tuple[float, NodeError] | None = None
         self._sending_tokenizer = asyncio.Lock()
-        self._stop_listening = [link.on_ring(self._on_ring) for link in {id(s.link): s.link for s in stages}.values()]
+        self._missed: asyncio.Task[None] | None = None
+        self._stop_listening: list[Callable[[], None]] = []
+        self.stages: tuple[PipelineStage, ...] = ()
+        self.restage(stages)
 
     @property
     def active(self) -> int:
-        """Sequences under way."""
-        return len(self._sinks)
+        """Sequences under way, or waiting for the pipeline to be mended."""
+        return len(self._sequences)
 
     def holds_node(self, node_id: int) -> bool:
         return any(stage.node_id == node_id for stage in self.stages)
 
+    def restage(self, stages: Many[PipelineStage]) -> None:
+        """Where the stages are from the next `link` on."""
+        for stop in self._stop_listening:
+            stop()
+        self.stages = tuple(stages)
+        self._stop_listening = [link.on_ring(self._on_ring) for link in {id(s.link): s.link for s in stages}.values()]
+
     async def link(self, epoch: int) -> None:
-        """Connect the stages in a ring under a new epoch; what ran before is over.
+        """Connect the stages in a ring under a new epoch; what ran before goes on with the tokens that it has.
 
         Last stage first: when the first one begins to send, all others are ready. Raises NodeError.
         """
-        self.fail(NodeError("The deployment was connected anew.", "Send the request again.", kind="lost"))
+        self.broken = self.broken or NodeError("The deployment is being connected anew.", kind="lost")
         last = len(self.stages) - 1
         for stage in reversed(self.stages):
             following = self.stages[stage.stage + 1] if stage.stage < last else None
@@ -152,67 +151,109 @@ class Pipeline:
                     message,
                     whole_prompts=not all(each.takes_pieces for each in self.stages),
                     reuse=min((each.reuse for each in self.stages), key=("no", "whole", "any").index),
+                    # Agents on one machine share its cores. There, one larger step at a time on all cores is faster
+                    # than several small ones on a share of the cores each (benchmarks/decode.py).
+                    lanes=len({each.machine for each in self.stages}),
                 )
             if following is not None and following.node_id != stage.node_id:
                 message = replace(message, downstream=following.address, downstream_key=following.public_key)
             if first is not None and first.node_id != stage.node_id:
                 message = replace(message, first=first.address, first_key=first.public_key)
             await stage.link.call(message, seconds=LINK_SECONDS)
-        self.epoch, self.broken = epoch, None
+        self.epoch, self.broken, self._doubt = epoch, None, None
+        self._heard = asyncio.get_running_loop().time()
 
-    async def start(
-        self,
-        tokens: Sequence[int],
-        prompt_tokens: int,
-        sampling: Sampling,
-        budget: Budget,
-        sink: Sink,
-        constraint: Constraint | None = None,
-        tokenizer: Callable[[], bytes] | None = None,
-        group: str = "",
-    ) -> int:
-        """Start a sequence; its number.
+    async def resume(self, what: str) -> None:
+        """Start again what was interrupted, after `link`. `what` was done for that, in a sentence.
 
-        Args:
-            group: only prompts of one group may begin with each other's tokens.
-            constraint: the grammar that the sampling names.
-            tokenizer: gives the model's tokenizer.json when the last stage needs it to follow a grammar.
+        Raises NodeError if a stage is lost meanwhile.
+        """
+        for sequence in list(self._sequences.values()):
+            if self.broken is not None:
+                raise self.broken
+            if sequence.number not in self._sequences:
+                continue
+            try:
+                await self._hand_over(sequence)
+            except ShardboardError as error:
+                if self._breaks(error) and isinstance(error, NodeError):
+                    self.interrupt(error)
+                    raise
+                self._drop(sequence)
+                sequence.sink.failed(error)
+            else:
+                if sequence.times_started > 1:
+                    sequence.sink.resumed(what, exact=self.dtype == "float32")
+
+    async def start(self, sequence: Sequence) -> None:
+        """Start a sequence. One that a lost stage keeps from starting waits with the others.
 
         Raises:
             NodeError; RequestError: the constraint cannot be followed.
         """
+        sequence.number, sequence.pipeline = next(self._numbers), self
+        if not self._sequences:
+            self._heard = asyncio.get_running_loop().time()
+        self._sequences[sequence.number] = sequence
         if self.broken is not None:
-            raise self.broken
-        if constraint is not None:
-            await self._constrain(constraint, budget.eos, tokenizer)
+            if self.closed or self._on_interrupted is None:
+                self._drop(sequence)
+                raise self.broken
+            self._on_interrupted(self)
+            return
+        try:
+            await self._hand_over(sequence)
+        except asyncio.CancelledError:
+            await asyncio.shield(self.cancel(sequence))  # the agent may have it already, and would compute for nobody
+            raise
+        except ShardboardError as error:
+            if self._on_interrupted is not None and self._breaks(error):
+                assert isinstance(error, NodeError)
+                self.interrupt(error)
+                return
+            self._drop(sequence)
+            raise
+
+    def adopt(self, sequences: Many[Sequence]) -> None:
+        """Take over what another pipeline has released; `resume` starts it."""
+        for sequence in sequences:
+            sequence.number, sequence.pipeline = next(self._numbers), self
+            self._sequences[sequence.number] = sequence
+
+    def release(self) -> list[Sequence]:
+        """Let go of all sequences, for another pipeline to adopt them."""
+        released, self._sequences = list(self._sequences.values()), {}
+        return released
+
+    async def _hand_over(self, sequence: Sequence) -> None:
+        epoch = self.epoch
+        if sequence.constraint is not None:
+            await self._constrain(sequence.constraint, sequence.budget.eos, sequence.tokenizer)
             if self.broken is not None:
                 raise self.broken
-        number, epoch = next(self._numbers), self.epoch
-        row = struct.pack(f"<{len(tokens)}i", *tokens)
+        row = struct.pack(f"<{len(sequence.tokens)}i", *sequence.tokens)
         message = Start(
             call=0,
             deployment=self.deployment,
             epoch=epoch,
-            sequence=number,
-            prompt_tokens=prompt_tokens,
-            sampling=sampling,
-            budget=budget,
-            tokens=TensorFrame(DType.INT32, (len(tokens),)),
-            group=group,
+            sequence=sequence.number,
+            prompt_tokens=sequence.prompt_tokens,
+            sampling=sequence.sampling_left(),
+            budget=sequence.budget,
+            tokens=TensorFrame(DType.INT32, (len(sequence.tokens),)),
+            group=sequence.group,
         )
-        if not self._sinks:
-            self._heard = asyncio.get_running_loop().time()
-        self._sinks[number] = sink
-        sink.handed_over()
-        try:
-            await self.stages[0].link.call(message, (row,))
-        except asyncio.CancelledError:
-            await asyncio.shield(self.cancel(number))  # the agent may have it already, and would compute for nobody
-            raise
-        except BaseException:
-            self._sinks.pop(number, None)
-            raise
-        return number
+        sequence.times_started += 1
+        if sequence.times_started == 1:
+            sequence.sink.handed_over()
+        await self.stages[0].link.call(message, (row,))
+
+    def _breaks(self, error: ShardboardError) -> bool:
+        """Whether an error concerns the pipeline and all that runs through it, not one sequence."""
+        return isinstance(error, NodeError) and error.kind in BREAKING
+
+    def _drop(self, sequence: Sequence) -> None:
+        self._sequences.pop(sequence.number, None)
 
     async def _constrain(
         self, constraint: Constraint, eos: tuple[int, ...], tokenizer: Callable[[], bytes] | None
@@ -249,35 +290,63 @@ class Pipeline:
             return False
         return True
 
-    async def cancel(self, number: int) -> None:
+    async def cancel(self, sequence: Sequence) -> None:
         """End a sequence and free its KV. An agent that cannot be reached is no error: it frees it by itself."""
-        self._sinks.pop(number, None)
-        if self.broken is not None:
+        self._drop(sequence)
+        if self.broken is not None or not sequence.times_started:
             return
+        message = Cancel(call=0, deployment=self.deployment, epoch=self.epoch, sequence=sequence.number)
         try:
-            await self.stages[0].link.call(
-                Cancel(call=0, deployment=self.deployment, epoch=self.epoch, sequence=number), seconds=5.0
-            )
+            await self.stages[0].link.call(message, seconds=5.0)
         except NodeError as error:
             log.info("a cancel did not reach %s: %s", self.stages[0].node_name, error)
 
-    def fail(self, error: NodeError) -> None:
-        """Every sequence is over because of this; nothing starts before the next `link`."""
+    def interrupt(self, error: NodeError) -> None:
+        """A stage is lost: nothing runs before the next `link`. Sequences wait for that, if somebody sees to it."""
+        if self.broken is not None:
+            return
+        if self._on_interrupted is None:
+            self.fail(error)
+            return
         self.broken, self._doubt = error, None
-        sinks, self._sinks = list(self._sinks.values()), {}
-        for sink in sinks:
-            sink.failed(error)
+        for sequence in list(self._sequences.values()):
+            if sequence.gets_on():
+                sequence.sink.interrupted(error)
+            else:
+                self._drop(sequence)
+                sequence.sink.failed(error)
+        if self._sequences:
+            self._on_interrupted(self)
+
+    def doubt(self, error: NodeError) -> None:
+        """A stage may be lost. The ring itself is asked first: as long as steps come round it is not."""
+        now = asyncio.get_running_loop().time()
+        if not self._sequences or now - self._heard > DOUBT_SECONDS:
+            self.interrupt(error)
+        elif self.broken is None:
+            self._doubt = self._doubt or (now, error)
+
+    def fail(self, error: ShardboardError) -> None:
+        """Every sequence is over because of this; nothing starts before the next `link`."""
+        self.broken, self._doubt = self.broken or NodeError(error.message, error.advice, kind="lost"), None
+        for sequence in self.release():
+            sequence.sink.failed(error)
 
     def watch(self) -> None:
-        """Called each second: fail sequences whose messages were lost for good, rather than wait for ever."""
+        """Called each second: mend what has lost messages for good, rather than wait for ever."""
         now = asyncio.get_running_loop().time()
-        if self._doubt is not None and self._sinks and now - self._doubt[0] > DOUBT_SECONDS:
-            self.fail(self._doubt[1])
+        if self._doubt is not None and self._sequences and now - max(self._doubt[0], self._heard) > DOUBT_SECONDS:
+            self.interrupt(self._doubt[1])
         waited = now - self._heard
-        if not self._sinks or waited < STALL_SECONDS or not all(self._is_idle(stage.node_id) for stage in self.stages):
+        if self.broken is not None or not self._sequences or waited < ASK_SECONDS:
+            return
+        if not all(self._is_idle(stage.node_id) for stage in self.stages):
+            return
+        if waited < STALL_SECONDS:
+            self.catch_up()
             return
         names = " and ".join(dict.fromkeys(stage.node_name for stage in self.stages))
-        self.fail(
+        self.interrupt(
             NodeError(
                 f"Nothing has come from {names} for {waited:.0f} s, and they are idle: they cannot reach each other.",
                 "Check that each node's address can be reached from the node before it, and deploy again.",
@@ -288,55 +357,113 @@ class Pipeline:
 
     def close(self) -> None:
         """Stop listening; sequences under way are failed."""
+        self.closed = True
+        if self._missed is not None:
+            self._missed.cancel()
         self.fail(NodeError("The deployment was removed.", kind="lost"))
         for stop in self._stop_listening:
             stop()
         self._stop_listening = []
 
+    # --- what comes round --------------------------------------------------------------------------------
+
     def _on_ring(self, message: RingMessage) -> None:
-        if message.deployment != self.deployment or message.epoch != self.epoch:
+        if message.deployment != self.deployment or message.epoch != self.epoch or self.broken is not None:
             return
-        self._heard = asyncio.get_running_loop().time()
         if isinstance(message, StageFault):
             self._fault(message)
-        else:
-            self._doubt = None
-            self._tokens(message)
+            return
+        self._heard = asyncio.get_running_loop().time()
+        self._tokens(message)
 
     def _tokens(self, message: Tokens) -> None:
+        complete = True
         for scored in message.scored:
-            if (sink := self._sinks.get(scored.sequence)) is not None:
-                sink.prompt_scored(scored)
+            if (sequence := self._sequences.get(scored.sequence)) is not None:
+                complete &= sequence.scored(scored)
         for number, count in message.cached:
-            if (sink := self._sinks.get(number)) is not None:
-                sink.cached(count)
+            if (sequence := self._sequences.get(number)) is not None:
+                sequence.cached(count)
         for number, done in message.prefilled:
-            if (sink := self._sinks.get(number)) is not None:
-                sink.prefilled(done, message.times)
+            if (sequence := self._sequences.get(number)) is not None:
+                sequence.prefilled(done, message.times)
         for token in message.tokens:
-            # After "numbers" the stage that they came from may still have its word, over a connection of its own.
-            ends = token.finish and token.finish != "numbers"
-            sink = self._sinks.pop(token.sequence, None) if ends else self._sinks.get(token.sequence)
-            if sink is not None:
-                sink.sampled(token, message.times, len(message.tokens))
+            complete &= self._sampled(token, message.times, len(message.tokens))
         self._on_step(StepPassed(self.deployment, len(message.tokens), len(message.prefilled), message.times))
+        if not complete:
+            self.catch_up()
+
+    def _sampled(self, token: Token, times: Many[StageTime], batch: int) -> bool:
+        sequence = self._sequences.get(token.sequence)
+        if sequence is None:
+            return True
+        if not sequence.sampled(token, times, batch):
+            return False
+        if sequence.is_over:
+            self._drop(sequence)
+        return True
+
+    def catch_up(self) -> None:
+        """Ask the first stage for what may have been lost on its way here."""
+        if self.broken is None and self._sequences and (self._missed is None or self._missed.done()):
+            self._missed = asyncio.get_running_loop().create_task(self._catch_up())
+
+    async def _catch_up(self) -> None:
+        epoch, wanted = self.epoch, [sequence.wanted for sequence in self._sequences.values()]
+        while wanted and self.epoch == epoch and self.broken is None:
+            asked, wanted = wanted[:MAX_CAUGHT_UP], wanted[MAX_CAUGHT_UP:]
+            message = CatchUp(call=0, deployment=self.deployment, epoch=epoch, sequences=tuple(asked))
+            try:
+                answer = await self.stages[0].link.call(message)
+            except NodeError as error:
+                log.info("%s could not tell what was missed: %s", self.stages[0].node_name, error)
+                if error.kind == "unknown_stage" and self.epoch == epoch:
+                    self.interrupt(error)
+                return
+            for produced in answer.sequences:
+                if await self._take(produced):
+                    wanted.append(self._sequences[produced.sequence].wanted)
+
+    async def _take(self, produced: Produced) -> bool:
+        """Hand on what was missed of one sequence. Whether there may be more of it."""
+        sequence = self._sequences.get(produced.sequence)
+        if sequence is None or self.broken is not None:
+            return False
+        if not produced.known:  # cancelled for its controller's silence, or its Start never came
+            try:
+                await self._hand_over(sequence)
+            except ShardboardError as error:
+                if self._breaks(error) and isinstance(error, NodeError):
+                    self.interrupt(error)
+                else:
+                    self._drop(sequence)
+                    sequence.sink.failed(error)
+            return False
+        for scored in produced.scored:
+            sequence.scored(scored)
+        if produced.cached and len(sequence.tokens) == sequence.prompt_tokens:
+            sequence.cached(produced.cached)
+        before = sequence.wanted
+        for token in produced.tokens:
+            self._sampled(token, (), 1)
+        return sequence.wanted != before and not sequence.is_over
 
     def _fault(self, fault: StageFault) -> None:
         stage = self.stages[fault.stage] if fault.stage < len(self.stages) else self.stages[0]
         error = NodeError(
             f"{stage.node_name} (layers {stage.start}-{stage.end - 1}) failed: {fault.message.rstrip('.')}.",
-            _advice(fault.kind, self._dtype),
+            _advice(fault.kind, self.dtype),
             kind=fault.kind,
             node=stage.node_name,
         )
         if fault.goes_on:
             for number in fault.sequences:
-                if (sink := self._sinks.pop(number, None)) is not None:
-                    sink.failed(error)
+                if (sequence := self._sequences.pop(number, None)) is not None:
+                    sequence.sink.failed(error)
         elif fault.kind == "link_lost":
             self._doubt = self._doubt or (self._heard, error)
         else:
-            self.fail(error)
+            self.interrupt(error)
 
 
 def _advice(kind: str, dtype: str) -> str:

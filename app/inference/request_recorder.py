@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from app.runs.trace import (
     UNKNOWN,
     ChunkTime,
+    Interruption,
     ModelFacts,
     NodeFacts,
     NodeMemory,
@@ -47,15 +48,39 @@ class RequestRecorder:
     """What the model's own files asked for in vain."""
     cached_tokens: int = 0
     """Tokens of the prompt that did not have to be computed."""
+    interruptions: list[Interruption] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.submitted = time.monotonic()
         self._last = self.submitted
         self._first_step: float | None = None
+        self._lost: tuple[float, str, str] | None = None
 
     def handed_over(self) -> None:
         """The sequence is on its way to the agents. What comes first counts from here."""
         self._first_step = self._last = time.monotonic()
+
+    def interrupted(self, node: str, reason: str) -> None:
+        """A stage was lost. Told again before it has been seen to, that is the same interruption."""
+        self._lost = self._lost or (time.monotonic(), node, reason)
+
+    def resumed(self, what: str, exact: bool) -> Interruption | None:
+        """The agents have it again. What they bring next counts from here."""
+        if self._lost is None:
+            return None
+        now, (at, node, reason) = time.monotonic(), self._lost
+        self._lost, self._last = None, now
+        interruption = Interruption(
+            at_us=_us(at - self.submitted),
+            lasted_us=_us(now - at),
+            tokens=len(self.tokens),
+            node=node,
+            reason=reason,
+            what=what,
+            exact=exact,
+        )
+        self.interruptions.append(interruption)
+        return interruption
 
     def token(self, times: Sequence[StageTime], batch: int) -> None:
         at, took = self._step()
@@ -90,6 +115,7 @@ class RequestRecorder:
             prompt_kept=keep_text,
             notes=self.notes,
             cached_tokens=self.cached_tokens,
+            interruptions=tuple(self.interruptions),
         )
 
     def _step(self) -> tuple[int, int]:

@@ -17,11 +17,21 @@ from typing import Any
 
 from app.errors import NodeError, RequestError, ShardboardError
 from app.inference.chat_format import ChatFormat
-from app.inference.events import Finished, Preparing, PromptProgress, RequestEvent, Started, TextDelta
+from app.inference.events import (
+    Finished,
+    Interrupted,
+    Preparing,
+    PromptProgress,
+    RequestEvent,
+    Resumed,
+    Started,
+    TextDelta,
+)
 from app.inference.request_recorder import Facts, RequestRecorder
 from app.inference.text_stream import TextRules, TextStream
 from app.inference.tokenizer import Tokenizer
 from app.registry import Registry, RequestRecord, RequestStatus
+from app.runs.interruptions import interruption_text
 from app.runs.trace import UNKNOWN, ChunkTime, NodeMemory, Origin, RequestTrace, TokenLogprob, TokenTime, pack
 from worker_agent.wire.messages import Scored, StageTime, Token
 
@@ -220,11 +230,26 @@ class RequestRun:
                 top = tuple((other.token, other.logprob) for other in token.top)
                 self.prompt_logprobs.append(TokenLogprob(token.token, token.logprob, top))
 
+    def interrupted(self, error: NodeError) -> None:
+        self.recorder.interrupted(error.node, error.message)
+        self._tell(
+            Interrupted(f"{error.message.rstrip('.')}. The answer goes on as soon as its layers are there again.")
+        )
+
+    def resumed(self, what: str, exact: bool) -> None:
+        if (interruption := self.recorder.resumed(what, exact)) is not None:
+            self._tell(Resumed(interruption_text(interruption), exact))
+
     def failed(self, error: ShardboardError) -> None:
         if not self._over.done():
             self._over.set_exception(error)
 
     # --- what the service tells ------------------------------------------------------------------------
+
+    def moved(self, deployment: str) -> None:
+        """It goes on in another deployment than it began in."""
+        self._change(deployment_id=deployment)
+        self._saving = self._save()
 
     def preparing(self, what: str) -> None:
         self._tell(Preparing(what))

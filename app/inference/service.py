@@ -20,6 +20,7 @@ from app.inference.model_defaults import ModelDefaults
 from app.inference.parameters import GenerationParameters
 from app.inference.prompt import ChatPrompt, Prompt, TextPrompt, TokenPrompt
 from app.inference.request_run import RequestRun
+from app.inference.sequence import Sequence
 from app.inference.template_variables import refuse_unread
 from app.inference.tokenizer import Tokenizer, end_ids
 from app.models.description import ModelDescription
@@ -129,7 +130,7 @@ class InferenceService:
         parameters: GenerationParameters,
         deployment: str | None,
     ) -> None:
-        number, pipeline = None, None
+        sequence = None
         try:
             await run.recorded()
             ids, tokenizer, format = await asyncio.to_thread(self._tokenize, description, prompt, parameters)
@@ -145,22 +146,27 @@ class InferenceService:
             run.begin(ids, tokenizer, rules, record.id, facts, format, (*budget.eos, *budget.stops))
             sampling = parameters.sampling(description.vocab_size)
             form = None if parameters.constraint is None else parameters.constraint.wire()
-            to_json = None if tokenizer is None else tokenizer.to_json
-            number = await pipeline.start(ids, len(ids), sampling, budget, run, form, to_json, self._group(run))
-            run.started()
+            sequence = Sequence(
+                list(ids), len(ids), sampling, budget, run, self._group(run), form,
+                None if tokenizer is None else tokenizer.to_json,
+            )  # fmt: skip
+            await pipeline.start(sequence)
+            if sequence.times_started:  # else it waits for a stage that was lost
+                run.started()
             reason = await run.finished()
             if run.text_stopped:
-                await pipeline.cancel(number)
+                await sequence.cancel()
+            pipeline = sequence.pipeline or pipeline
             run.remembers(self._deployments.memory(pipeline))
             run.complete(reason)
         except asyncio.CancelledError:
-            if pipeline is not None and number is not None:
-                await asyncio.shield(pipeline.cancel(number))
+            if sequence is not None:
+                await asyncio.shield(sequence.cancel())
             run.cancelled()
         except ShardboardError as error:
             run.fail(error)
-            if pipeline is not None and number is not None:
-                await pipeline.cancel(number)  # the agents may go on with it, if it alone has failed
+            if sequence is not None:
+                await sequence.cancel()  # the agents may go on with it, if it alone has failed
         except Exception as error:  # a bug of ours: the request must still end, and the log must have it
             log.exception("request %d failed", run.id)
             run.fail(

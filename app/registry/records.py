@@ -121,6 +121,7 @@ class DeploymentRecord:
     kv_tokens: int
     quantize: str
     kv_dtype: str
+    wait_seconds: int
     epoch: int
     status: DeploymentStatus
     error: str | None

@@ -58,6 +58,7 @@ class Deployment(PeeweeModel):
     kv_tokens = BigIntegerField()
     quantize = Words(default="none")
     kv_dtype = Words(default="computed")
+    wait_seconds = IntegerField(default=30)
     epoch = BigIntegerField()
     status = Words(index=True)
     error = Prose(null=True)

@@ -15,6 +15,7 @@ import msgspec
 
 from app.figures import amount_text, clock, data_rate, duration, layers, micros, percent, short, size_text, token_rate
 from app.runs.bottleneck import explain
+from app.runs.interruptions import interruption_text
 from app.runs.run import RequestFacts, Run, RunEvent
 from app.runs.trace import (
     UNKNOWN,
@@ -241,6 +242,9 @@ def _request(run: Run, request: RequestFacts) -> Telling:
     if trace.notes:
         vain = tuple(("generation_config.json", note) for note in trace.notes)
         sections.append(Section("Asked by the model in vain", vain))
+    if trace.interruptions:
+        told = tuple((f"After {micros(each.at_us)}", interruption_text(each)) for each in trace.interruptions)
+        sections.append(Section("Interruptions", told))
     forgotten = run.request_trace is not None and not trace.prompt_kept and not request.prompt and not request.result
     waiting = "No answer." if run.completed_at is not None else "The answer is shown here when it has ended."
     kept = "What was generated until then is kept. " if request.result else ""

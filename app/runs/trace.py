@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from app.registry import DeploymentRecord
-from app.serving import Serving
+from app.serving import DEFAULT_WAIT_SECONDS, Serving
 
 VERSION = 1
 """Of this format. A newer one may add fields; what reads an older one fills in the defaults."""
@@ -100,6 +100,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     kv_tokens: int
     quantize: str = "none"
     kv_dtype: str = "computed"
+    wait_seconds: int = DEFAULT_WAIT_SECONDS
     epoch: int
     stages: tuple[StagePlan, ...] = ()
 
@@ -176,6 +177,24 @@ class ChunkTime(Struct, frozen=True, array_like=True):
     stages: tuple[StageShare, ...] = ()
 
 
+class Interruption(Struct, frozen=True, kw_only=True):
+    """A stage was lost while a request ran, and the request went on."""
+
+    at_us: int
+    lasted_us: int
+    """Until the agents had the sequence again. What they then had to compute anew is part of the next token's time."""
+    tokens: int
+    """How many tokens of the answer had come."""
+    node: str = ""
+    """Whose stage was lost."""
+    reason: str = ""
+    what: str = ""
+    """What was done, in a sentence without its full stop: layers 22-31 went to laptop."""
+    exact: bool = True
+    """Whether the tokens are those that would have come anyway; in half precision their low bits belong to the steps
+    in which they are computed."""
+
+
 class NodeMemory(Struct, frozen=True, kw_only=True):
     """What a node said of its memory when the subject was over. Bytes."""
 
@@ -228,6 +247,7 @@ class RequestTrace(Struct, frozen=True, kw_only=True, tag="request", tag_field="
     """What the model's own generation_config.json asked for in vain, a sentence each."""
     cached_tokens: int = 0
     """Of the prompt: so many were in the stages' memory already, from an earlier prompt that began in the same way."""
+    interruptions: tuple[Interruption, ...] = ()
 
 
 class DeploymentTrace(Struct, frozen=True, kw_only=True, tag="deployment", tag_field="kind"):

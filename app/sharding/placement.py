@@ -10,7 +10,7 @@ from statistics import fmean, median_low
 from app.errors import BadInput, PlacementError
 from app.figures import size_text
 from app.models.description import COMPUTE_ITEM_BYTES, ModelDescription
-from app.serving import KV_DTYPES, QUANTIZE, Serving
+from app.serving import KV_DTYPES, MAX_WAIT_SECONDS, QUANTIZE, Serving
 from app.sharding.plan import Range, check_ranges, partition, range_text, stage_memory
 
 INFINITE = float("inf")
@@ -275,6 +275,8 @@ def check_serving(description: ModelDescription, serving: Serving) -> None:
         raise BadInput(f"'{serving.quantize}' is nothing to quantize to.", f"Take {', '.join(QUANTIZE)}.")
     if serving.kv_dtype not in KV_DTYPES:
         raise BadInput(f"Keys and values cannot be kept in '{serving.kv_dtype}'.", f"Take {', '.join(KV_DTYPES)}.")
+    if not 0 <= serving.wait_seconds <= MAX_WAIT_SECONDS:
+        raise BadInput(f"Answers wait for a lost node for 0 to {MAX_WAIT_SECONDS:,} seconds.")
     if serving.context < 1 or serving.kv_tokens < 1:
         raise BadInput("Context and KV tokens must be at least 1.")
     if serving.context > description.max_context:

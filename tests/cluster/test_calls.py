@@ -13,7 +13,7 @@ from worker_agent.wire.messages import Cancel, Drain, Failed, Health, HealthRepo
 
 LOAD = Load(
     call=0, deployment="d", plan="p", epoch=1, stage=0, stages=1, start=0, end=2, model="m", dtype="float32",
-    kv_tokens=100, max_context=100, max_sequences=4, prefill_chunk=64, lanes=1, upstream_key=None, ring_key=None,
+    kv_tokens=100, max_context=100, max_sequences=4, prefill_chunk=64, upstream_key=None, ring_key=None,
 )  # fmt: skip
 
 

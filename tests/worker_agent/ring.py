@@ -89,7 +89,7 @@ def load_message(cut: CutModel, start: int, end: int, stage: int, stages: int, *
     fields: dict[str, object] = {
         "call": 1, "deployment": "d1", "plan": "p1", "epoch": 1, "stage": stage, "stages": stages,
         "start": start, "end": end, "model": "tiny", "dtype": "float32", "kv_tokens": 4096, "max_context": 4096,
-        "max_sequences": 64, "prefill_chunk": 512, "lanes": stages, "upstream_key": None, "ring_key": None,
+        "max_sequences": 64, "prefill_chunk": 512, "upstream_key": None, "ring_key": None,
     }  # fmt: skip
     return Load(**{**fields, **changes})  # type: ignore[arg-type]
 
@@ -132,7 +132,7 @@ class Ring:
         whole = not all(runner.stage.in_pieces for runner in self.runners)
         reuse = min((runner.stage.reuse for runner in self.runners), key=("no", "whole", "any").index)
         for stage, runner in enumerate(self.runners):
-            first = {} if stage else {"whole_prompts": whole, "reuse": reuse}
+            first = {} if stage else {"whole_prompts": whole, "reuse": reuse, "lanes": len(self.runners)}
             runner.link(Link(call=1, deployment="d1", stage=stage, epoch=self.epoch, **first))  # type: ignore[arg-type]
 
     def start(

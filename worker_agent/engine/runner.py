@@ -18,6 +18,7 @@ import torch
 from worker_agent.engine.executor import Admitted, Executor, StepPlan, Turn
 from worker_agent.engine.grammars import Follower, Grammars
 from worker_agent.engine.outgoing import Destination, Outgoing
+from worker_agent.engine.produced import ProducedLog
 from worker_agent.engine.ring import Arrival, RingPlace, Verdict
 from worker_agent.engine.runtime import Runtime
 from worker_agent.engine.sampling import Sampler
@@ -30,9 +31,11 @@ from worker_agent.wire.messages import (
     MAX_FRAME_BYTES,
     Admission,
     Buffer,
+    CatchUp,
     Link,
     Message,
     Piece,
+    Produced,
     Reuse,
     Scored,
     StageFault,
@@ -84,16 +87,17 @@ class Runner:
         self._scheduler = self._new_scheduler()
         self._samplers: dict[int, Sampler] = {}
         self._soundness = Soundness()
+        self._produced = ProducedLog()
         self._ready: dict[int, float] = {}
         """On the first stage: since when each sequence could go on, but for others."""
 
-    def _new_scheduler(self, *, whole_prompts: bool = False, reuse: Reuse = "no") -> Scheduler:
+    def _new_scheduler(self, *, lanes: int = 1, whole_prompts: bool = False, reuse: Reuse = "no") -> Scheduler:
         load = self.load
         return Scheduler(
             load.kv_tokens,
             load.max_sequences,
             load.prefill_chunk,
-            load.lanes,
+            lanes,
             whole_prompts=whole_prompts,
             reuse=reuse,
             restarts_at=self.stage.slice.anatomy.restarts_at,
@@ -119,7 +123,10 @@ class Runner:
         if self._ring.is_linked and message.epoch <= self.epoch:
             raise WireError(f"epoch {message.epoch} is not newer than {self.epoch}")
         self._ring.link(message.epoch)
-        self._scheduler = self._new_scheduler(whole_prompts=message.whole_prompts, reuse=message.reuse)
+        self._scheduler = self._new_scheduler(
+            lanes=message.lanes, whole_prompts=message.whole_prompts, reuse=message.reuse
+        )
+        self._produced.clear()
         self._samplers.clear()
         self._soundness.forget_all()
         self._ready.clear()
@@ -152,11 +159,19 @@ class Runner:
             widest = MAX_FRAME_BYTES // (self.stage.hidden_size * self.stage.dtype.itemsize) - self.load.prefill_chunk
             check_whole_prompt(sequence, widest)
         self._scheduler.add(sequence)
+        self._produced.begin(sequence.number, sequence.given)
         self._ready[message.sequence] = time.monotonic() if received is None else received
 
     def cancel(self, sequence: int) -> None:
         self._scheduler.cancel(sequence)
+        self._produced.forget(sequence)
         self._ready.pop(sequence, None)
+
+    def produced(self, message: CatchUp) -> tuple[Produced, ...]:
+        """What sequences have brought that the controller may have missed. Raises UnknownStage for another epoch."""
+        if not self.stage.is_first or message.epoch != self.epoch:
+            raise UnknownStage(f"the deployment is at epoch {self.epoch}, epoch {message.epoch} was asked for")
+        return self._produced.since(message.sequences, time.monotonic())
 
     def close(self) -> None:
         """Let go of what sequences hold. The stage cannot run any more."""
@@ -164,6 +179,7 @@ class Runner:
 
     def drop_sequences(self) -> None:
         self._scheduler.cancel_all()
+        self._produced.clear()
         self._ready.clear()
 
     # --- data --------------------------------------------------------------------------------------
@@ -184,6 +200,7 @@ class Runner:
         awaited = self._ring.came_round(message.epoch, message.step, time.monotonic())
         if awaited is None:
             return
+        self._produced.note(message, time.monotonic())
         self._can_go_on(message, time.monotonic() if received is None else received)
         if not self._scheduler.returned(message) and not awaited:
             self._ring.dropped += 1
@@ -235,6 +252,7 @@ class Runner:
             tokens = self._compute_last(step, given, began, queued)
             self._computed(planned)
             if tokens is not None:
+                self._produced.note(tokens, time.monotonic())
                 self._scheduler.returned(tokens)
                 self._can_go_on(tokens, time.monotonic())
                 self._send(self._out(Destination.CONTROLLER, tokens))

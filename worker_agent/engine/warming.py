@@ -36,7 +36,7 @@ def warm_up(runtime: Runtime) -> None:
         names[part].append(name)
     load = Load(
         call=0, deployment="warming", plan="warming", epoch=1, stage=0, stages=1, start=0, end=2, model="warming",
-        dtype="float32", kv_tokens=64, max_context=64, max_sequences=1, prefill_chunk=16, lanes=1, upstream_key=None,
+        dtype="float32", kv_tokens=64, max_context=64, max_sequences=1, prefill_chunk=16, upstream_key=None,
         ring_key=None,
     )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="shardboard-warming-") as folder:

@@ -22,6 +22,8 @@ from worker_agent.wire.errors import AgentError, UnknownStage
 from worker_agent.wire.messages import (
     Buffer,
     Cancel,
+    CatchUp,
+    CaughtUp,
     ControlMessage,
     Done,
     Failed,
@@ -133,6 +135,17 @@ class Compute(threading.Thread):
                 runner.cancel(message.sequence)
 
         self._answered(message.call, reply, cancel)
+
+    def catch_up(self, message: CatchUp, reply: Reply) -> None:
+        def note() -> None:
+            try:
+                produced = self._runner(message.deployment, 0).produced(message)
+            except AgentError as error:
+                reply(Failed(call=message.call, kind=error.kind, message=str(error)))
+            else:
+                reply(CaughtUp(call=message.call, sequences=produced))
+
+        self._notes.put(note)
 
     def step(self, message: Step, payload: Sequence[Buffer]) -> None:
         received = time.monotonic()  # not when the note is read: that is after the step under way

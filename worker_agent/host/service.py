@@ -34,6 +34,7 @@ from worker_agent.wire.messages import (
     WIRE_VERSION,
     Buffer,
     Cancel,
+    CatchUp,
     Chunk,
     Constrain,
     Done,
@@ -163,6 +164,10 @@ class Service:
                 self._compute.start_sequence(message, payload, reply)
             case Cancel():
                 self._compute.cancel(message, reply)
+            case CatchUp():
+                # Whoever asks this takes over: what comes from now on goes there as well.
+                self._resources.callers.claim(message.deployment, caller)
+                self._compute.catch_up(message, reply)
             case Hello():
                 reply(self._welcome(caller, message))
             case Load():

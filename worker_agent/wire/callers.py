@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SILENCE_SECONDS = 15.0
-"""After so long without a message, a controller's sequences are dropped."""
+SILENCE_SECONDS = 120.0
+"""The lease: after so long without a message, a controller's sequences are dropped. Until then they go on, for the same
+controller when its connection is back, or for one that was started again."""
 FORGET_SECONDS = 3600.0
 
 

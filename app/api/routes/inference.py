@@ -18,7 +18,16 @@ from app.api.state import Number, TheController
 from app.api.views import ALWAYS, RequestLineView, RequestList, RequestView, errors
 from app.controller import Controller
 from app.errors import RequestError
-from app.inference.events import Finished, Preparing, PromptProgress, RequestEvent, Started, TextDelta
+from app.inference.events import (
+    Finished,
+    Interrupted,
+    Preparing,
+    PromptProgress,
+    RequestEvent,
+    Resumed,
+    Started,
+    TextDelta,
+)
 from app.inference.parameters import DEFAULT_MAX_TOKENS, GenerationParameters
 from app.inference.prompt import ChatPrompt, Prompt, TextPrompt, TokenPrompt
 from app.inference.request_run import RequestRun
@@ -237,6 +246,10 @@ def _event(event: RequestEvent) -> tuple[str, bytes]:
             return "started", msgspec.json.encode({"id": request_id, "prompt_tokens": prompt_tokens})
         case PromptProgress(done, total):
             return "prompt", msgspec.json.encode({"done": done, "total": total})
+        case Interrupted(what):
+            return "interrupted", msgspec.json.encode({"what": what})
+        case Resumed(what, exact):
+            return "resumed", msgspec.json.encode({"what": what, "exact": exact})
         case TextDelta(text, tokens):
             return "text", msgspec.json.encode({"text": text, "tokens": tokens})
         case Finished(record):

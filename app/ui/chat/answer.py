@@ -10,7 +10,16 @@ from PySide6.QtCore import QElapsedTimer, QObject, Signal, Slot
 
 from app.errors import ShardboardError
 from app.inference.chat_format import AnswerReader, ChatFormat, divided
-from app.inference.events import Finished, Preparing, PromptProgress, RequestEvent, Started, TextDelta
+from app.inference.events import (
+    Finished,
+    Interrupted,
+    Preparing,
+    PromptProgress,
+    RequestEvent,
+    Resumed,
+    Started,
+    TextDelta,
+)
 from app.registry.records import RequestRecord, RequestStatus
 from app.ui.bridge import RequestStream
 from app.ui.chat.conversation import Conversation, Figures, Message, Outcome, Problem
@@ -20,7 +29,7 @@ from app.ui.notices import details_of
 class Phase(StrEnum):
     WAITING = "waiting"
     PREPARING = "preparing"
-    """Something has to be loaded first."""
+    """Something has to be loaded first, or again: a stage was lost."""
     PROMPT = "prompt"
     """The prompt goes through the model."""
     STREAMING = "streaming"
@@ -119,6 +128,10 @@ class Answer(QObject):
                     self._prompt = (done, total)
                     if self.phase is not Phase.STREAMING:
                         self.phase = Phase.PROMPT
+                case Interrupted(what):
+                    self.phase, self._what = Phase.PREPARING, what
+                case Resumed():
+                    self.phase = Phase.STREAMING if self._tokens else Phase.PROMPT
                 case TextDelta(text, tokens):
                     if not self._tokens:
                         self._first_token = self._clock.elapsed() / 1000

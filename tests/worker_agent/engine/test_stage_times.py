@@ -65,7 +65,7 @@ def test_a_token_waits_on_the_first_stage_from_when_it_came_round(cut: CutModel)
 
 def test_chunks_of_one_prompt_do_not_wait_for_each_other(cut: CutModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only what others are in the way for is waiting, not the time in which its own chunk before it was computed."""
-    ring = Ring.build(cut, [3], prefill_chunk=16, lanes=2)
+    ring = Ring.build(cut, [3], prefill_chunk=16)
     computed = Executor.step
 
     def slowly(executor: Executor, plan: StepPlan) -> Any:

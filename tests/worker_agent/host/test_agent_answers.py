@@ -67,7 +67,7 @@ def health(client: Client) -> HealthReport:
 def a_load(call: int, deployment: str, **changes: object) -> Load:
     load = Load(
         call=call, deployment=deployment, plan="plan", epoch=1, stage=0, stages=2, start=0, end=1, model="m",
-        dtype="float32", kv_tokens=64, max_context=64, max_sequences=2, prefill_chunk=16, lanes=2,
+        dtype="float32", kv_tokens=64, max_context=64, max_sequences=2, prefill_chunk=16,
         upstream_key=None, ring_key=None,
     )  # fmt: skip
     return msgspec.structs.replace(load, **changes)

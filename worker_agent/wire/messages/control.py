@@ -301,8 +301,6 @@ class Load(Call, tag="load", kw_only=True, frozen=True):
     max_sequences: Annotated[int, Meta(ge=1, le=65536)]
     prefill_chunk: Annotated[int, Meta(ge=1, le=65536)]
     """The most prompt tokens in one step."""
-    lanes: Annotated[int, Meta(ge=1, le=1024)]
-    """Steps that may be in flight at once: how many stages can compute at the same time."""
     quantize: Quantize = "none"
     """Into what the float matrices of the layers are put; those that are stored in blocks stay so in any case."""
     kv_dtype: KvDType = "computed"
@@ -350,6 +348,8 @@ class Link(Call, tag="link", kw_only=True, frozen=True):
     """To the first stage: some stage cannot take a prompt in pieces."""
     reuse: Reuse = "no"
     """To the first stage: what every stage can take over from an earlier prompt."""
+    lanes: Annotated[int, Meta(ge=1, le=1024)] = 1
+    """To the first stage: steps that may be in flight at once, as many as stages can compute at the same time."""
 
 
 class Unload(Call, tag="unload", kw_only=True, frozen=True):

@@ -46,7 +46,7 @@ from worker_agent.wire.messages.fields import (
     TensorFrame,
 )
 from worker_agent.wire.messages.parts import Part
-from worker_agent.wire.messages.ring import Cancel, StageFault, Start, Step, Tokens
+from worker_agent.wire.messages.ring import Cancel, CatchUp, CaughtUp, StageFault, Start, Step, Tokens
 
 ControlMessage = (
     Hello
@@ -69,6 +69,8 @@ ControlMessage = (
     | Shutdown
     | Start
     | Cancel
+    | CatchUp
+    | CaughtUp
     | StageFault
     | Join
     | Joined

@@ -98,6 +98,10 @@ class Start(Call, tag="start", kw_only=True, frozen=True):
     somebody sent these before."""
 
 
+MAX_CAUGHT_UP = 1024
+"""Sequences in one CatchUp at most."""
+
+
 class Cancel(Call, tag="cancel", kw_only=True, frozen=True):
     """End a sequence and free its KV on every stage; to the first stage. Answered by Done, also if unknown."""
 
@@ -234,6 +238,38 @@ class Tokens(Struct, tag="tokens", array_like=True, forbid_unknown_fields=True, 
     """Of prompts whose log probabilities were asked for."""
     cached: Annotated[tuple[tuple[SequenceNumber, Position], ...], Meta(max_length=4096)] = ()
     """Of sequences that began with this step: how many of their tokens an earlier one had left."""
+
+
+class CatchUp(Call, tag="catch_up", kw_only=True, frozen=True):
+    """What have these sequences brought, from these positions on? To the first stage; answered by CaughtUp.
+
+    For who may have missed some of it: a connection broke, or another controller process has taken over.
+    """
+
+    deployment: Id
+    epoch: U63
+    sequences: Annotated[tuple[tuple[SequenceNumber, Position, Position], ...], Meta(max_length=MAX_CAUGHT_UP)]
+    """For each the index of the next token that the asker wants, and of the next one of the prompt whose log
+    probability it wants (beyond the prompt: none)."""
+
+
+class Produced(Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
+    """What the first stage knows of a sequence's answer."""
+
+    sequence: SequenceNumber
+    known: bool
+    """Whether it is under way here, or ended not long ago; else it has been forgotten, or never came."""
+    tokens: Annotated[tuple[Token, ...], Meta(max_length=65536)] = ()
+    """From the position that was asked for on; there may be more."""
+    scored: Annotated[tuple[Scored, ...], Meta(max_length=1)] = ()
+    cached: Position = 0
+    """How many of its tokens an earlier one had left."""
+
+
+class CaughtUp(Call, tag="caught_up", kw_only=True, frozen=True):
+    """What sequences have brought; of as many, in the order of the question, as an envelope holds."""
+
+    sequences: Annotated[tuple[Produced, ...], Meta(max_length=MAX_CAUGHT_UP)]
 
 
 class StageFault(Struct, tag="stage_fault", kw_only=True, forbid_unknown_fields=True, frozen=True):

@@ -7,7 +7,7 @@ from typing import Any
 
 from app.errors import ShardboardError
 from app.models.description import COMPUTE_ITEM_BYTES, ModelDescription
-from app.serving import Serving, ServingWish
+from app.serving import DEFAULT_WAIT_SECONDS, Serving, ServingWish
 from app.sharding.arrangement import Arrangement
 from app.ui.board.state.memory import BoardMemory
 from app.ui.cluster import Cluster
@@ -122,7 +122,7 @@ def _read(stored: Any, description: ModelDescription) -> Arrangement | None:
     try:
         serving = Serving(
             str(stored["dtype"]), int(stored["context"]), int(stored["kv_tokens"]), str(stored.get("quantize", "none")),
-            str(stored.get("kv_dtype", "computed")),
+            str(stored.get("kv_dtype", "computed")), int(stored.get("wait_seconds", DEFAULT_WAIT_SECONDS)),
         )  # fmt: skip
         pieces = [(int(start), int(end), None if node is None else int(node)) for start, end, node in stored["pieces"]]
         return Arrangement.of_ranges(description, serving, pieces)

@@ -1,0 +1,234 @@
+"""Who sees to deployments that broke: one at a time each, whoever needs it, until it runs again or is given up.
+
+What is done is `recovery.py`'s business; here are the occasions (a node is lost, comes back, has restarted; a request
+needs a deployment that nobody has linked yet), those who wait, and what the event log is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from app.cluster.health import NodeDown, NodeEvent, NodeFrozen, NodeUp
+from app.cluster.nodes import NodeDirectory
+from app.errors import NodeError, RegistryError, ShardboardError
+from app.figures import duration
+from app.inference.deployment_notes import note
+from app.inference.pipeline import Pipeline
+from app.inference.recovery import Mended, Recovery
+from app.models.library import ModelLibrary
+from app.registry import DeploymentRecord, DeploymentStatus, EventLevel, Registry
+from worker_agent.wire.messages import Unload
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class _Mending:
+    """A deployment that is being mended, and who is told of how that goes."""
+
+    listeners: list[Callable[[str], None]] = field(default_factory=list)
+    task: asyncio.Task[Mended] = field(init=False)
+    what: str = ""
+
+    def tell(self, what: str) -> None:
+        self.what = what
+        for listener in self.listeners:
+            listener(what)
+
+
+class Mender:
+    """Belongs to the controller's loop.
+
+    Args:
+        live: the pipelines that are linked, or were, by deployment; those that are mended are put in.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        nodes: NodeDirectory,
+        library: ModelLibrary,
+        recovery: Recovery,
+        live: MutableMapping[str, Pipeline],
+    ) -> None:
+        self._registry, self._nodes, self._library = registry, nodes, library
+        self._recovery, self._live = recovery, live
+        self._mending: dict[str, _Mending] = {}
+        self._chores: set[asyncio.Task[None]] = set()
+        self.recoveries = 0
+        """How often answers went on after an interruption, counted by deployments that were mended."""
+        self.lost_answers = 0
+        """Answers that failed because their deployment could not be mended."""
+
+    def doing(self, deployment: str) -> str:
+        """What is being done to mend a deployment, in a sentence; empty when nothing is."""
+        mending = self._mending.get(deployment)
+        return "" if mending is None else mending.what or "Looking for its nodes"
+
+    async def mended(self, record: DeploymentRecord, preparing: Callable[[str], None]) -> Mended:
+        """Wait for a deployment to be mended, together with all who wait for that."""
+        mending = self._mending.get(record.id) or self._mend(record.id)
+        mending.listeners.append(preparing)
+        try:
+            return await asyncio.shield(mending.task)
+        finally:
+            mending.listeners.remove(preparing)
+
+    def interrupted(self, pipeline: Pipeline) -> None:
+        """Sequences wait for a pipeline that is broken."""
+        if pipeline.deployment not in self._mending:
+            self._mend(pipeline.deployment)
+
+    async def stop(self, deployment: str) -> None:
+        """It is taken down: nobody mends it any more."""
+        if (mending := self._mending.pop(deployment, None)) is not None:
+            mending.task.cancel()
+            await asyncio.gather(mending.task, return_exceptions=True)
+
+    def close(self) -> None:
+        for mending in self._mending.values():
+            mending.task.cancel()
+        for chore in self._chores:
+            chore.cancel()
+
+    def _mend(self, deployment: str) -> _Mending:
+        mending = _Mending()
+        self._mending[deployment] = mending
+        mending.task = asyncio.get_running_loop().create_task(self._see_to(deployment, mending))
+        mending.task.add_done_callback(lambda task: self._seen_to(deployment, mending))
+        return mending
+
+    def _seen_to(self, deployment: str, mending: _Mending) -> None:
+        if self._mending.get(deployment) is mending:
+            del self._mending[deployment]
+        if not mending.task.cancelled():
+            mending.task.exception()  # seen: it was told to whoever waited
+        pipeline = self._live.get(deployment)
+        if pipeline is not None and pipeline.broken is not None and pipeline.active:  # it broke at the last moment
+            self.interrupted(pipeline)
+
+    async def _see_to(self, deployment: str, mending: _Mending) -> Mended:
+        """Mend a deployment and have its sequences go on, as often as it takes."""
+        record = await self._registry.call(lambda known: known.deployments.get(deployment))
+        description = await asyncio.to_thread(self._library.get, record.model_name)
+        pipeline = self._live.get(record.id)
+        began, waiting = time.monotonic(), 0 if pipeline is None else pipeline.active
+        reason = None if pipeline is None else pipeline.broken
+        if waiting and reason is not None:
+            sentence = f"{reason.message.rstrip('.')}: {answers(waiting)} of {record.model_name} paused."
+            await self._tell(EventLevel.WARNING, sentence, record)
+        while True:
+            try:
+                mended = await self._recovery.mend(record, description, pipeline, mending.tell)
+                record, pipeline = mended.record, mended.pipeline
+                self._live[record.id] = pipeline
+                await pipeline.resume(mended.what)
+            except NodeError as error:
+                # Lost again while its sequences were started: the next round sees to that.
+                if pipeline is not None and pipeline.broken is error:
+                    continue
+                await self._given_up(record, pipeline, error, waiting)
+                raise
+            except ShardboardError as error:
+                await self._given_up(record, pipeline, error, waiting)
+                raise
+            break
+        self.recoveries += bool(waiting)
+        for node, stage in mended.left:
+            self._chore(self._free(node, record.id, stage))
+        if waiting:
+            took = time.monotonic() - began
+            went_on = f"{answers(waiting)} went on after {duration(took)}"
+            await self._tell(EventLevel.INFO, f"{record.model_name}: {mended.what}; {went_on}.", record)
+        elif mended.left:
+            await self._tell(EventLevel.INFO, f"{record.model_name}: {mended.what}.", record)
+        return mended
+
+    async def _given_up(
+        self, record: DeploymentRecord, pipeline: Pipeline | None, error: ShardboardError, waiting: int
+    ) -> None:
+        self.lost_answers += waiting
+        if pipeline is not None:
+            pipeline.fail(error)
+        if waiting:
+            sentence = f"{answers(waiting)} of {record.model_name} failed: {error.message}"
+            await self._tell(EventLevel.ERROR, sentence, record)
+
+    async def _free(self, node: int, deployment: str, stage: int) -> None:
+        """Free a stage that another node has now."""
+        try:
+            await self._nodes.link(node).call(Unload(call=0, deployment=deployment, stage=stage))
+        except ShardboardError as error:
+            log.info("stage %d of %s stays on node %d until it is heard of again: %s", stage, deployment, node, error)
+
+    async def _tell(self, level: EventLevel, message: str, record: DeploymentRecord) -> None:
+        """An event that must not get in the way of what it tells of."""
+        try:
+            await self._registry.call(lambda known: note(known, level, message, record))
+        except ShardboardError as error:
+            log.error("%s (which could not be written down: %s)", message, error)
+
+    def on_node_event(self, event: NodeEvent) -> None:
+        """A node was lost: what runs there is seen to. One came back: it may have what is waited for, or what nobody
+        wants."""
+        if isinstance(event, NodeDown | NodeFrozen):
+            name = self._nodes.link(event.node).node
+            verb = "was lost" if isinstance(event, NodeDown) else "hangs"
+            kind = event.kind if isinstance(event, NodeDown) else "lost"
+            error = NodeError(f"{name} {verb}: {event.reason}", "What it had answered is kept.", kind=kind, node=name)
+            for pipeline in self._holding(event.node):
+                # A refused connection means that the process is gone; all else may be the controller's line alone.
+                if kind == "refused" or isinstance(event, NodeFrozen):
+                    pipeline.interrupt(error)
+                else:
+                    pipeline.doubt(error)
+        elif isinstance(event, NodeUp):
+            self._recovery.look_again()
+            self._chore(self._tidy(event))
+            for pipeline in self._holding(event.node):
+                if event.restarted:
+                    name = self._nodes.link(event.node).node
+                    why = f"{name} was restarted and has forgotten what it held."
+                    pipeline.interrupt(NodeError(why, "What it had answered is kept.", kind="lost", node=name))
+                else:
+                    pipeline.catch_up()  # what was under way when the link broke may be lost
+
+    def _holding(self, node: int) -> list[Pipeline]:
+        return [each for each in self._live.values() if each.holds_node(node) and each.broken is None]
+
+    def _chore(self, work: Coroutine[Any, Any, None]) -> None:
+        chore = asyncio.get_running_loop().create_task(work)
+        self._chores.add(chore)
+        chore.add_done_callback(self._chores.discard)
+
+    async def _tidy(self, event: NodeUp) -> None:
+        """Free stages of deployments that ended, and those that went elsewhere, while the node was away."""
+        wanted = await self._registry.call(lambda known: _unwanted(known, event))
+        for deployment, stage in wanted:
+            if deployment not in self._mending:
+                await self._free(event.node, deployment, stage)
+
+
+def answers(count: int) -> str:
+    return "1 answer" if count == 1 else f"{count} answers"
+
+
+def _unwanted(registry: Registry, event: NodeUp) -> list[tuple[str, int]]:
+    """Stages that a node holds and nobody wants there: deployment and number."""
+    found = []
+    for held in event.welcome.stages:
+        try:
+            record = registry.deployments.get(held.deployment)
+        except RegistryError:
+            continue  # another controller's
+        shards = registry.shards.list(deployment_id=held.deployment)
+        here = any(shard.shard_id == held.stage and shard.node_id == event.node for shard in shards)
+        over = record.status in (DeploymentStatus.FAILED, DeploymentStatus.UNLOADED)
+        if over or (record.status is DeploymentStatus.READY and not here):
+            found.append((held.deployment, held.stage))
+    return found

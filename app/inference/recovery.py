@@ -1,0 +1,353 @@
+"""Mends a pipeline whose stages were lost, so that what runs through it goes on.
+
+Who is there is asked; what nobody holds is loaded again, where it was if that agent is back, else on another node that
+has room; the ring is linked anew under a higher epoch, and every sequence goes on from the tokens that it has. Where
+nothing can hold the lost layers it waits for their node, for as long as the deployment's setting says. What is lost
+meanwhile, or again, is seen to in the same way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+
+from app.cluster.nodes import NodeDirectory
+from app.errors import NodeError, PlacementError, RequestError, ShardboardError
+from app.figures import layers, size_text
+from app.inference.deployer import Deployer, Seat, check_addresses
+from app.inference.pipeline import Pipeline
+from app.models.description import ModelDescription
+from app.models.library import ModelLibrary
+from app.registry import DeploymentRecord, DeploymentStatus, NodeRecord, Registry, ShardRecord
+from app.sharding.placement import NodeCapacity, Placement, StageSizes, place, place_ranges
+from app.sharding.relocation import LostStage, relocate
+from worker_agent.wire.messages import Health, StageInfo
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 3.0
+"""How long a node may take to say what it holds."""
+AGAIN_SECONDS = 0.5
+"""Between two looks at nodes that are awaited."""
+SHUNNED_SECONDS = 20.0
+"""So long no lost layers go to a node where loading or linking them has just failed, if there is another."""
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """A stage as it was found."""
+
+    shard: ShardRecord
+    seat: Seat
+    info: StageInfo | None
+    """As its node holds it; None when it does not."""
+    trouble: ShardboardError | None
+    """Why its node cannot be asked."""
+
+
+@dataclass(frozen=True)
+class Mended:
+    """A pipeline that is linked again."""
+
+    record: DeploymentRecord
+    pipeline: Pipeline
+    what: str
+    """What was done for it, in words: layers 22–31 went to laptop."""
+    left: tuple[tuple[int, int], ...] = ()
+    """Nodes that had stages which are elsewhere now, and those stages' numbers: they may hold them still."""
+
+
+class Recovery:
+    """Mends pipelines. Belongs to the controller's loop.
+
+    Args:
+        capacities: what nodes have free now, and how fast they are in a dtype.
+        redeploy: takes the old deployment down and carries out a placement of the same model.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        nodes: NodeDirectory,
+        library: ModelLibrary,
+        deployer: Deployer,
+        capacities: Callable[[Sequence[int], str], Awaitable[list[NodeCapacity]]],
+        redeploy: Callable[
+            [DeploymentRecord, ModelDescription, Placement], Awaitable[tuple[DeploymentRecord, Pipeline]]
+        ],
+    ) -> None:
+        self._registry, self._nodes, self._library, self._deployer = registry, nodes, library, deployer
+        self._capacities, self._redeploy = capacities, redeploy
+        self._changed = asyncio.Event()
+        self._shunned: dict[int, float] = {}
+
+    def look_again(self) -> None:
+        """A node came back: whoever waits for it need not go on waiting."""
+        self._changed.set()
+
+    async def mend(
+        self,
+        record: DeploymentRecord,
+        description: ModelDescription,
+        pipeline: Pipeline | None,
+        told: Callable[[str], None],
+    ) -> Mended:
+        """Have every stage of a deployment loaded and linked; sequences are not started again yet.
+
+        Args:
+            pipeline: the one that broke; None for a deployment that an earlier controller made.
+            told: what is being done, in a sentence.
+
+        Raises:
+            NodeError, PlacementError: its layers are nowhere, and the time for that is over.
+            RequestError: a node of it was removed from the registry, and nobody else can take its layers.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + record.serving.wait_seconds
+        while True:
+            self._changed.clear()
+            try:
+                return await self._attempt(record, description, pipeline, told)
+            except ShardboardError as error:
+                log.warning("deployment %s cannot be mended now: %s", record.id, error)
+                if loop.time() >= deadline or isinstance(error, RequestError):
+                    raise
+                told(f"{error.message} Waiting for it, for {deadline - loop.time():.0f} s more")
+            try:
+                async with asyncio.timeout(AGAIN_SECONDS):
+                    await self._changed.wait()
+            except TimeoutError:
+                continue
+
+    async def _attempt(
+        self,
+        record: DeploymentRecord,
+        description: ModelDescription,
+        pipeline: Pipeline | None,
+        told: Callable[[str], None],
+    ) -> Mended:
+        stages = await self._look(record)
+        lost = [stage for stage in stages if stage.info is None]
+        if not lost:
+            return await self._linked(record, stages, [stage.info for stage in stages], pipeline, "")
+        nodes = await self._candidates(record.serving.dtype)
+        placement = self._moved(record, description, stages, nodes)
+        if placement is None:
+            return await self._anew(record, description, pipeline, stages, nodes, told)
+        told(_moving(stages, placement, record.model_name))
+        seats = [self._seat(node) for node in await self._records([each.node.node_id for each in placement.stages])]
+        check_addresses(seats)
+        digests = await asyncio.to_thread(self._library.digests, description)
+        changed = [stage for stage, found in enumerate(stages) if found.info is None]
+        try:
+            loaded = await self._deployer.reload(record, description, digests, placement, seats, changed)
+        except NodeError as error:
+            self._shun(error, seats)
+            raise
+        await self._registry.call(lambda known: _note_moved(known, [each.shard for each in stages], seats))
+        mended = await self._linked(
+            record,
+            [replace(found, seat=seat) for found, seat in zip(stages, seats, strict=True)],
+            loaded,
+            pipeline,
+            _went(stages, seats),
+        )
+        left = [
+            (found.seat.node.id, number)
+            for number, (found, seat) in enumerate(zip(stages, seats, strict=True))
+            if seat.node.id != found.seat.node.id
+        ]
+        return replace(mended, left=tuple(left))
+
+    # --- who is there ------------------------------------------------------------------------------------
+
+    async def _look(self, record: DeploymentRecord) -> list[_Stage]:
+        """Every stage, as its node holds it."""
+        shards = await self._registry.call(lambda known: known.shards.list(deployment_id=record.id))
+        if not shards or any(shard.node_id is None for shard in shards):
+            failed, why = DeploymentStatus.FAILED, "A node that held a part of it was removed."
+            await self._registry.call(lambda known: known.deployments.update(record.id, status=failed, error=why))
+            raise RequestError(
+                f"The deployment of {record.model_name} has lost a node that was removed.", "Deploy the model again."
+            )
+        seats = [self._seat(node) for node in await self._records([shard.node_id for shard in shards])]
+        return list(
+            await asyncio.gather(*(self._found(record, shard, seat) for shard, seat in zip(shards, seats, strict=True)))
+        )
+
+    async def _found(self, record: DeploymentRecord, shard: ShardRecord, seat: Seat) -> _Stage:
+        try:
+            await seat.link.connect(LOOK_SECONDS)
+            report = await seat.link.call(Health(call=0), seconds=LOOK_SECONDS)
+        except NodeError as error:
+            return _Stage(shard, seat, None, error)
+        if self._is_shunned(seat.node.id):
+            trouble = NodeError(
+                f"{seat.node.hostname} answers, and does not get on.", kind="lost", node=seat.node.hostname
+            )
+            return _Stage(shard, seat, None, trouble)
+        wanted = (record.id, shard.shard_id, record.plan_hash)
+        held = (each for each in report.stages if (each.deployment, each.stage, each.plan) == wanted)
+        return _Stage(shard, seat, next(held, None), None)
+
+    async def _candidates(self, dtype: str) -> list[NodeCapacity]:
+        """Nodes that are there and take new work."""
+        every = await self._registry.call(lambda known: known.nodes.list())
+        there = [
+            node.id
+            for node in every
+            if not node.draining and self._nodes.link(node.id).is_up and not self._is_shunned(node.id)
+        ]
+        found = []
+        for node in there:
+            try:
+                found += await self._capacities([node], dtype)
+            except NodeError as error:
+                log.info("node %d takes no lost layers: %s", node, error)
+        return found
+
+    def _shun(self, error: NodeError, seats: Sequence[Seat]) -> None:
+        until = asyncio.get_running_loop().time() + SHUNNED_SECONDS
+        self._shunned.update({seat.node.id: until for seat in seats if seat.node.hostname == error.node})
+
+    def _is_shunned(self, node: int) -> bool:
+        return self._shunned.get(node, 0.0) > asyncio.get_running_loop().time()
+
+    # --- what is done ------------------------------------------------------------------------------------
+
+    def _moved(
+        self,
+        record: DeploymentRecord,
+        description: ModelDescription,
+        stages: Sequence[_Stage],
+        nodes: Sequence[NodeCapacity],
+    ) -> Placement | None:
+        """The same stages, the lost ones where there is room; None where there is none for one of them."""
+        sizes = StageSizes(description, record.serving)
+        ranges = [(stage.shard.start_layer, stage.shard.end_layer) for stage in stages]
+        lost = [
+            LostStage(number, sizes.memory(*ranges[number]), stage.seat.node.id)
+            for number, stage in enumerate(stages)
+            if stage.info is None
+        ]
+        staying = [stage.seat.node for stage in stages if stage.info is not None]
+        reachable = [node for node in nodes if self._reaches(node.node_id, staying)]
+        if (chosen := relocate(lost, reachable)) is None:
+            return None
+        by_id = {node.node_id: node for node in nodes}
+        where = [
+            by_id.get(chosen.get(number, stage.seat.node.id))
+            or NodeCapacity(stage.seat.node.id, stage.seat.node.hostname, 0)
+            for number, stage in enumerate(stages)
+        ]
+        return place_ranges(description, where, ranges, record.serving)
+
+    def _reaches(self, node: int, others: Sequence[NodeRecord]) -> bool:
+        """Whether agents of these nodes can call each other: an address on loopback is its own machine's alone."""
+        link = self._nodes.link(node)
+        inside = link.address.startswith(("tcp://127.", "tcp://localhost", "tcp://[::1]"))
+        return all(other.is_loopback == inside for other in others)
+
+    async def _anew(
+        self,
+        record: DeploymentRecord,
+        description: ModelDescription,
+        pipeline: Pipeline | None,
+        stages: Sequence[_Stage],
+        nodes: Sequence[NodeCapacity],
+        told: Callable[[str], None],
+    ) -> Mended:
+        """Cut and place the model anew over all who are there: no one node has room for what was lost."""
+        sizes = StageSizes(description, record.serving)
+        freed: dict[int, int] = {}
+        for stage in stages:
+            if stage.info is not None:
+                node = stage.seat.node.id
+                freed[node] = freed.get(node, 0) + sizes.memory(stage.shard.start_layer, stage.shard.end_layer)
+        room = [replace(node, free_memory=node.free_memory + freed.get(node.node_id, 0)) for node in nodes]
+        try:
+            placement = place(description, room, record.serving)
+        except PlacementError as error:
+            raise _nowhere(stages, sizes, error) from error
+        told(f"Placing {record.model_name} anew over {len(placement.stages)} nodes")
+        fresh, linked = await self._redeploy(record, description, placement)
+        if pipeline is not None:
+            linked.adopt(pipeline.release())
+            pipeline.close()
+        where = ", ".join(f"{layers(each.start, each.end)} on {each.node.name}" for each in placement.stages)
+        return Mended(fresh, linked, f"placed anew: {where}")
+
+    async def _linked(
+        self,
+        record: DeploymentRecord,
+        stages: Sequence[_Stage],
+        told: Sequence[object],
+        pipeline: Pipeline | None,
+        what: str,
+    ) -> Mended:
+        ranges = [(stage.shard.start_layer, stage.shard.end_layer) for stage in stages]
+        fresh = self._deployer.stages([stage.seat for stage in stages], ranges, told)  # type: ignore[arg-type]
+        mended = pipeline or self._deployer.pipeline(record, fresh)
+        mended.restage(fresh)
+        try:
+            await mended.link(await self._registry.call(lambda known: known.deployments.next_epoch(record.id)))
+        except NodeError as error:
+            if error.kind == "timeout":  # it answers beats and does no work: its compute thread hangs
+                self._shun(error, [stage.seat for stage in stages])
+            if pipeline is None:
+                mended.close()
+            raise
+        return Mended(record, mended, what or "connected anew")
+
+    async def _records(self, node_ids: Sequence[int | None]) -> list[NodeRecord]:
+        return await self._registry.call(lambda known: [known.nodes.get(node) for node in node_ids if node is not None])
+
+    def _seat(self, record: NodeRecord) -> Seat:
+        return Seat(record, self._nodes.link(record.id))
+
+
+def _moving(stages: Sequence[_Stage], placement: Placement, model: str) -> str:
+    moved = [
+        f"{layers(target.start, target.end)} on {target.node.name}"
+        for found, target in zip(stages, placement.stages, strict=True)
+        if found.info is None
+    ]
+    return f"Loading {' and '.join(moved)} of {model}"
+
+
+def _went(stages: Sequence[_Stage], seats: Sequence[Seat]) -> str:
+    """What became of the lost layers, in words without a full stop."""
+    parts = []
+    for found, seat in zip(stages, seats, strict=True):
+        if found.info is None:
+            what = layers(found.shard.start_layer, found.shard.end_layer)
+            again = seat.node.id == found.seat.node.id
+            parts.append(
+                f"{what} loaded again on {seat.node.hostname}" if again else f"{what} went to {seat.node.hostname}"
+            )
+    return ", ".join(parts)
+
+
+def _nowhere(stages: Sequence[_Stage], sizes: StageSizes, error: PlacementError) -> ShardboardError:
+    """Nothing can hold what was lost: whose layers they are, and what is missing."""
+    lost = [stage for stage in stages if stage.info is None]
+    first = lost[0]
+    needs = ", ".join(
+        f"{layers(stage.shard.start_layer, stage.shard.end_layer)} of {stage.seat.node.hostname} "
+        f"({size_text(sizes.memory(stage.shard.start_layer, stage.shard.end_layer))})"
+        for stage in lost
+    )
+    why = next((f" {stage.trouble.message}" for stage in lost if stage.trouble is not None), "")
+    return NodeError(
+        f"No node that is there has room for {needs}.{why} {error.message}",
+        "Bring the node back, add another one, or free memory on those that are there.",
+        kind=getattr(first.trouble, "kind", "memory"),
+        node=first.seat.node.hostname,
+    )
+
+
+def _note_moved(registry: Registry, shards: Sequence[ShardRecord], seats: Sequence[Seat]) -> None:
+    for shard, seat in zip(shards, seats, strict=True):
+        registry.shards.update(shard.id, node_id=seat.node.id, is_loaded=True)
