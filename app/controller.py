@@ -128,6 +128,7 @@ class Controller:
         if monitor:
             controller._watching = asyncio.get_running_loop().create_task(controller._watch())
             controller._pruning = asyncio.get_running_loop().create_task(controller._prune_at_times())
+            await controller.inference.take_back()
         return controller
 
     async def close(self) -> None:

@@ -21,7 +21,7 @@ OFFER_COUNT = 2000
 """Parts in one offer at most."""
 OFFER_TIMEOUT = 60.0
 RECONNECT_SECONDS = 30.0
-"""How long a transfer waits for an agent whose connection broke."""
+"""How long a transfer waits for an agent whose connection broke, unless somebody is in a hurry."""
 FRUITLESS_CUTS = 3
 """After so many cuts without one more byte in between, a transfer gives up."""
 SPEED_WINDOW = 5.0
@@ -54,6 +54,8 @@ async def send_parts(
     wanted: Sequence[tuple[Part, PartReader]],
     on_progress: ProgressCallback | None = None,
     cancel: asyncio.Event | None = None,
+    *,
+    reconnect_seconds: float = RECONNECT_SECONDS,
 ) -> int:
     """Give the agent every part that it lacks; go on after a cut where the agent says it stopped.
 
@@ -78,7 +80,7 @@ async def send_parts(
                 fruitless = fruitless + 1 if transfer.acknowledged == before else 0
                 if error.kind not in ("lost", "timeout") or fruitless >= FRUITLESS_CUTS:
                     raise
-                if not await link.wait_up(RECONNECT_SECONDS):
+                if not await link.wait_up(reconnect_seconds):
                     raise link.error() from error
 
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from app.children.work import JobProgress, NodeProgress
 from app.cluster.agent_link import AgentLink
-from app.cluster.weights import PartReader, SendProgress, send_parts
+from app.cluster.weights import RECONNECT_SECONDS, PartReader, SendProgress, send_parts
 from app.errors import Cancelled, NodeError, PlacementError, ShardboardError
 from app.inference.events import StepPassed
 from app.inference.pipeline import Pipeline, PipelineStage
@@ -29,6 +29,9 @@ Result = TypeVar("Result")
 
 PREFILL_CHUNK = 256
 """Prompt tokens in one step at most: small enough that a long prompt does not hold up who is decoding."""
+
+HURRIED_SECONDS = 2.0
+"""How long a node that takes over lost layers may be away while they are sent: answers wait for it."""
 
 OnProgress = Callable[[NodeProgress], None]
 """Told of the phases of a deployment: `hashing` is the controller's own work and has no node. Then each node is told of
@@ -144,7 +147,9 @@ class Deployer:
         ranges = list(placement.ranges)
         fresh = [seats[stage] for stage in lost]
         try:
-            await self._send_all(description, parts, fresh, [ranges[stage] for stage in lost], on_progress, cancel)
+            await self._send_all(
+                description, parts, fresh, [ranges[stage] for stage in lost], on_progress, cancel, HURRIED_SECONDS
+            )
             return await self._load_all(record, description, config, parts, placement, seats, on_progress, cancel)
         except BaseException:
             for stage in lost:
@@ -199,6 +204,7 @@ class Deployer:
         ranges: Sequence[tuple[int, int]],
         on_progress: OnProgress,
         cancel: asyncio.Event,
+        reconnect_seconds: float = RECONNECT_SECONDS,
     ) -> int:
         by_key = {(part.kind, part.index): part for part in parts}
         wanted: dict[int, list[tuple[Part, PartReader]]] = {}
@@ -219,7 +225,9 @@ class Deployer:
                     )
                 )  # fmt: skip
 
-            return await _unless(cancel, send_parts(seat.link, wanted[seat.node.id], report, cancel))
+            return await _unless(
+                cancel, send_parts(seat.link, wanted[seat.node.id], report, cancel, reconnect_seconds=reconnect_seconds)
+            )
 
         return sum(await _all(send(seat) for seat in links.values()))
 

@@ -258,6 +258,18 @@ class Deployments:
         await self._registry.call(lambda known: note_undeployed(known, record, shards, told=False))
         return deployed.record, deployed.pipeline
 
+    async def take_back(
+        self, deployment: str | None, description: ModelDescription, preparing: Callable[[str], None]
+    ) -> tuple[DeploymentRecord, Pipeline]:
+        """The pipeline in which an earlier controller began something: as it runs, if it still does, else as `acquire`
+        finds or makes it. Raises what that does."""
+        async with self._locks.setdefault(description.name, asyncio.Lock()):
+            for record in await self.ready(description.name):
+                wanted = record.id == deployment and record.id not in self._live
+                if wanted and (pipeline := await self.mender.joined(record)) is not None:
+                    return record, pipeline
+        return await self.acquire(description, preparing)
+
     async def _alone(
         self, description: ModelDescription, preparing: Callable[[str], None]
     ) -> tuple[DeploymentRecord, Pipeline]:

@@ -79,6 +79,15 @@ class Mender:
         finally:
             mending.listeners.remove(preparing)
 
+    async def joined(self, record: DeploymentRecord) -> Pipeline | None:
+        """Take over a ring that runs since an earlier controller linked it; None where it does not run any more."""
+        if record.id in self._mending:
+            return None
+        pipeline = await self._recovery.join(record)
+        if pipeline is not None:
+            self._live[record.id] = pipeline
+        return pipeline
+
     def interrupted(self, pipeline: Pipeline) -> None:
         """Sequences wait for a pipeline that is broken."""
         if pipeline.deployment not in self._mending:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import secrets
 import struct
 from collections.abc import Callable
 from collections.abc import Sequence as Many
@@ -111,7 +112,8 @@ class Pipeline:
         """Why nothing runs until the next `link`."""
         self.closed = False
         self._sequences: dict[int, Sequence] = {}
-        self._numbers = itertools.count(1)
+        # Not from 1: agents may still have sequences of a controller that ended.
+        self._numbers = itertools.count(secrets.randbits(40) << 20)
         self._heard = 0.0
         self._doubt: tuple[float, NodeError] | None = None
         self._sending_tokenizer = asyncio.Lock()
@@ -214,6 +216,26 @@ class Pipeline:
             self._drop(sequence)
             raise
 
+    async def join(self, epoch: int) -> None:
+        """Take over a ring that an earlier controller linked, as it is: what runs there goes on. Raises NodeError."""
+        self.epoch = epoch
+        for stage in self.stages:  # each agent then sends here what it has to tell
+            await stage.link.call(CatchUp(call=0, deployment=self.deployment, epoch=epoch, stage=stage.stage))
+        self._heard = asyncio.get_running_loop().time()
+
+    async def go_on(self, sequence: Sequence, number: int, epoch: int) -> None:
+        """Follow a sequence that an earlier controller started, under the number that it has; start it if it has none.
+
+        Raises as `start` does.
+        """
+        if epoch != self.epoch or self.broken is not None:
+            await self.start(sequence)
+            return
+        sequence.number, sequence.pipeline, sequence.times_started = number, self, 1
+        self._sequences[number] = sequence
+        sequence.sink.resumed("the next controller found it under way", exact=True)
+        self.catch_up()
+
     def adopt(self, sequences: Many[Sequence]) -> None:
         """Take over what another pipeline has released; `resume` starts it."""
         for sequence in sequences:
@@ -244,8 +266,7 @@ class Pipeline:
             group=sequence.group,
         )
         sequence.times_started += 1
-        if sequence.times_started == 1:
-            sequence.sink.handed_over()
+        sequence.sink.handed_over(sequence.number, epoch)
         await self.stages[0].link.call(message, (row,))
 
     def _breaks(self, error: ShardboardError) -> bool:

@@ -35,6 +35,14 @@ SHUNNED_SECONDS = 20.0
 """So long no lost layers go to a node where loading or linking them has just failed, if there is another."""
 
 
+MOST_FAILURES = 10
+"""So often loading or linking may fail before answers are given up."""
+
+
+class Nowhere(NodeError):
+    """No node that is there has room for what was lost."""
+
+
 @dataclass(frozen=True)
 class _Stage:
     """A stage as it was found."""
@@ -101,25 +109,53 @@ class Recovery:
             told: what is being done, in a sentence.
 
         Raises:
-            NodeError, PlacementError: its layers are nowhere, and the time for that is over.
+            Nowhere: no node has room for its layers, and the time to wait for that is over.
+            NodeError: it was tried in vain many times.
             RequestError: a node of it was removed from the registry, and nobody else can take its layers.
         """
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + record.serving.wait_seconds
+        deadline, failures = loop.time() + record.serving.wait_seconds, 0
         while True:
             self._changed.clear()
             try:
                 return await self._attempt(record, description, pipeline, told)
-            except ShardboardError as error:
-                log.warning("deployment %s cannot be mended now: %s", record.id, error)
-                if loop.time() >= deadline or isinstance(error, RequestError):
+            except Nowhere as error:
+                if loop.time() >= deadline:
                     raise
                 told(f"{error.message} Waiting for it, for {deadline - loop.time():.0f} s more")
+            except NodeError as error:  # one more was lost: there may be others
+                failures += 1
+                log.warning("deployment %s cannot be mended this way: %s", record.id, error)
+                if failures >= MOST_FAILURES:
+                    raise
+                deadline = max(deadline, loop.time() + 1)
             try:
                 async with asyncio.timeout(AGAIN_SECONDS):
                     await self._changed.wait()
             except TimeoutError:
                 continue
+
+    async def join(self, record: DeploymentRecord) -> Pipeline | None:
+        """A deployment's pipeline as an earlier controller linked it; None where a stage is gone, or was not linked."""
+        try:
+            stages = await self._look(record)
+            told = [stage.info for stage in stages if stage.info is not None]
+            if len(told) < len(stages) or len({info.epoch for info in told}) > 1 or not told[0].epoch:
+                return None
+            ranges = [(stage.shard.start_layer, stage.shard.end_layer) for stage in stages]
+            pipeline = self._deployer.pipeline(
+                record, self._deployer.stages([stage.seat for stage in stages], ranges, told)
+            )
+        except ShardboardError as error:
+            log.info("deployment %s does not run any more: %s", record.id, error)
+            return None
+        try:
+            await pipeline.join(told[0].epoch)
+        except ShardboardError as error:
+            log.info("deployment %s does not run any more: %s", record.id, error)
+            pipeline.close()
+            return None
+        return pipeline
 
     async def _attempt(
         self,
@@ -330,7 +366,7 @@ def _went(stages: Sequence[_Stage], seats: Sequence[Seat]) -> str:
     return ", ".join(parts)
 
 
-def _nowhere(stages: Sequence[_Stage], sizes: StageSizes, error: PlacementError) -> ShardboardError:
+def _nowhere(stages: Sequence[_Stage], sizes: StageSizes, error: PlacementError) -> Nowhere:
     """Nothing can hold what was lost: whose layers they are, and what is missing."""
     lost = [stage for stage in stages if stage.info is None]
     first = lost[0]
@@ -340,7 +376,7 @@ def _nowhere(stages: Sequence[_Stage], sizes: StageSizes, error: PlacementError)
         for stage in lost
     )
     why = next((f" {stage.trouble.message}" for stage in lost if stage.trouble is not None), "")
-    return NodeError(
+    return Nowhere(
         f"No node that is there has room for {needs}.{why} {error.message}",
         "Bring the node back, add another one, or free memory on those that are there.",
         kind=getattr(first.trouble, "kind", "memory"),

@@ -58,14 +58,15 @@ class RequestRecorder:
 
     def handed_over(self) -> None:
         """The sequence is on its way to the agents. What comes first counts from here."""
-        self._first_step = self._last = time.monotonic()
+        if self._first_step is None:
+            self._first_step = self._last = time.monotonic()
 
     def interrupted(self, node: str, reason: str) -> None:
         """A stage was lost. Told again before it has been seen to, that is the same interruption."""
         self._lost = self._lost or (time.monotonic(), node, reason)
 
-    def resumed(self, what: str, exact: bool) -> Interruption | None:
-        """The agents have it again. What they bring next counts from here."""
+    def resumed(self, what: str, exact: bool, tokens: int) -> Interruption | None:
+        """The agents have it again, `tokens` of the answer having come. What they bring next counts from here."""
         if self._lost is None:
             return None
         now, (at, node, reason) = time.monotonic(), self._lost
@@ -73,7 +74,7 @@ class RequestRecorder:
         interruption = Interruption(
             at_us=_us(at - self.submitted),
             lasted_us=_us(now - at),
-            tokens=len(self.tokens),
+            tokens=tokens,
             node=node,
             reason=reason,
             what=what,

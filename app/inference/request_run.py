@@ -174,8 +174,12 @@ class RequestRun:
 
     # --- what the pipeline tells (a Sink) --------------------------------------------------------------
 
-    def handed_over(self) -> None:
+    def handed_over(self, number: int, epoch: int) -> None:
         self.recorder.handed_over()
+        if self._keep_text:
+            sequence: dict[str, object] = {"number": number, "epoch": epoch, "chat": self.format is not None}
+            self._change(sequence=sequence)
+            self._saving = self._save()
 
     def sampled(self, token: Token, times: Sequence[StageTime] = (), batch: int = 1) -> None:
         if self._over.done() or token.position != len(self._prompt) + len(self.token_ids):
@@ -237,7 +241,7 @@ class RequestRun:
         )
 
     def resumed(self, what: str, exact: bool) -> None:
-        if (interruption := self.recorder.resumed(what, exact)) is not None:
+        if (interruption := self.recorder.resumed(what, exact, len(self.token_ids))) is not None:
             self._tell(Resumed(interruption_text(interruption), exact))
 
     def failed(self, error: ShardboardError) -> None:
@@ -291,6 +295,25 @@ class RequestRun:
         )
         self._saving = self._save()
 
+    def go_on(
+        self, tokenizer: Tokenizer | None, rules: TextRules, facts: Facts, format: ChatFormat | None,
+        ends: Collection[int], tokens: Sequence[int],
+    ) -> None:  # fmt: skip
+        """An earlier controller began it: go on behind these tokens of its answer."""
+        age = max(0.0, (datetime.now(UTC) - self.record.created_at).total_seconds())
+        self._submitted -= age
+        self.recorder.submitted = self._submitted
+        self._prompt, self.format, self._ends = self.record.prompt_token_ids, format, frozenset(ends)
+        if self.record.parameters.get("prompt_logprobs") is not None:
+            self.prompt_logprobs = [None]
+        self._text = TextStream(tokenizer, rules)
+        self.recorder.facts = facts
+        self.token_ids = list(tokens)
+        self.recorder.interrupted("the controller", "It ended without a word")
+        self.started()
+        if shown := "".join(self._text.add(token) for token in tokens):
+            self._tell(TextDelta(shown, len(self.token_ids)))
+
     def started(self) -> None:
         """The agents have it. Told once, before anything that comes of it."""
         if not self._has_started:
@@ -300,6 +323,11 @@ class RequestRun:
     async def finished(self) -> str:
         """Wait for the pipeline's last word: the finish reason. Raises NodeError."""
         return await self._over
+
+    def ended(self, reason: str) -> None:
+        """Nothing more has to come."""
+        if not self._over.done():
+            self._over.set_result(reason)
 
     def complete(self, reason: str) -> None:
         """It ended well."""
@@ -335,6 +363,7 @@ class RequestRun:
             completion_tokens=len(self.token_ids),
             timings=self._timings(),
             completed_at=datetime.now(UTC),
+            sequence={},
         )
         trace = self.trace()
         self._save(pack(trace)).add_done_callback(self._written)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Coroutine
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
@@ -22,11 +23,13 @@ from app.inference.prompt import ChatPrompt, Prompt, TextPrompt, TokenPrompt
 from app.inference.request_run import RequestRun
 from app.inference.sequence import Sequence
 from app.inference.template_variables import refuse_unread
+from app.inference.text_stream import TextRules
 from app.inference.tokenizer import Tokenizer, end_ids
 from app.models.description import ModelDescription
 from app.models.library import ModelLibrary
-from app.registry import Registry
+from app.registry import Registry, RequestRecord
 from app.runs.trace import UNKNOWN, Origin
+from worker_agent.wire.messages import Budget
 
 log = logging.getLogger(__name__)
 
@@ -92,13 +95,7 @@ class InferenceService:
         )  # fmt: skip
         run.recorder.notes = defaults.notes
         run.apart = apart
-        self._running[run.id] = run
-        run.on_over = lambda: self._over(run)
-        work = self._run(run, description, prompt, parameters, deployment)
-        run.task = asyncio.get_running_loop().create_task(work, name=f"request {run.id}")
-        # Cancelled before its first step, or once more while it ends, it does not come to say so itself.
-        run.task.add_done_callback(lambda _: run.cancelled())
-        return run
+        return self._begun(run, self._begin(run, description, prompt, parameters, deployment))
 
     def _group(self, run: RequestRun) -> str:
         """Whose prompts may begin with each other's tokens: a key's own, and the owner's, whatever way they come."""
@@ -122,42 +119,123 @@ class InferenceService:
         self._closed = True
         await asyncio.gather(*(run.cancel() for run in self.running()))
 
-    async def _run(
+    def _begun(self, run: RequestRun, beginning: Coroutine[Any, Any, Sequence]) -> RequestRun:
+        """Have a request go on by itself from here."""
+        self._running[run.id] = run
+        run.on_over = lambda: self._over(run)
+        run.task = asyncio.get_running_loop().create_task(self._follow(run, beginning), name=f"request {run.id}")
+        # Cancelled before its first step, or once more while it ends, it does not come to say so itself.
+        run.task.add_done_callback(lambda _: run.cancelled())
+        return run
+
+    async def take_back(self) -> list[RequestRun]:
+        """Go on with what an earlier controller left under way, with the tokens that its agents still have or with
+        those that were written down."""
+        left = await self._registry.call(lambda known: known.requests.under_way())
+        if left:
+            log.info("going on with the requests %s of an earlier controller", ", ".join(str(each.id) for each in left))
+        runs = []
+        for record in left:
+            recorded: Future[None] = Future()
+            recorded.set_result(None)
+            origin = msgspec.convert(record.origin, Origin) if record.origin else UNKNOWN
+            run = RequestRun(
+                self._registry, record, recorded, origin=origin, keep_times=self.records().keep_token_times
+            )
+            runs.append(self._begun(run, self._go_on(run)))
+        return runs
+
+    async def _begin(
         self,
         run: RequestRun,
         description: ModelDescription,
         prompt: Prompt,
         parameters: GenerationParameters,
         deployment: str | None,
-    ) -> None:
+    ) -> Sequence:
+        await run.recorded()
+        ids, tokenizer, format = await asyncio.to_thread(self._tokenize, description, prompt, parameters)
+        eos = await asyncio.to_thread(end_ids, description.path) if tokenizer is None else tokenizer.eos_ids
+        # What can never run is refused before anything is loaded for it.
+        parameters.budget(eos, len(ids), description.max_context)
+        record, pipeline = await self._deployments.acquire(description, run.preparing, deployment)
+        budget = parameters.budget(eos, len(ids), record.serving.longest)
+        facts = await self._deployments.facts(record, pipeline, description)
+        rules = _rules(parameters, format, tokenizer)
+        run.begin(ids, tokenizer, rules, record.id, facts, format, (*budget.eos, *budget.stops))
+        sequence = self._sequence(run, ids, ids, parameters, budget, description, tokenizer)
+        await pipeline.start(sequence)
+        if sequence.times_started:  # else it waits for a stage that was lost
+            run.started()
+        return sequence
+
+    async def _go_on(self, run: RequestRun) -> Sequence:
+        record = run.record
+        description = await asyncio.to_thread(self._library.get, record.model_name)
+        parameters = GenerationParameters.from_json(record.parameters)
+        tokenizer, format = await asyncio.to_thread(self._read_again, description, record)
+        eos = await asyncio.to_thread(end_ids, description.path) if tokenizer is None else tokenizer.eos_ids
+        deployed, pipeline = await self._deployments.take_back(record.deployment_id, description, run.preparing)
+        ids = record.prompt_token_ids
+        budget = parameters.budget(eos, len(ids), deployed.serving.longest)
+        facts = await self._deployments.facts(deployed, pipeline, description)
+        # Log probabilities were not written down: who asked for them has all tokens told again, or computed.
+        scored = parameters.logprobs is not None or parameters.prompt_logprobs is not None
+        tokens = () if scored else record.token_ids
+        ends = (*budget.eos, *budget.stops)
+        run.go_on(tokenizer, _rules(parameters, format, tokenizer), facts, format, ends, tokens)
+        sequence = self._sequence(run, (*ids, *tokens), ids, parameters, budget, description, tokenizer)
+        if run.text_stopped or (tokens and tokens[-1] in ends and not parameters.ignore_eos):
+            run.ended("stop")
+        elif len(tokens) >= budget.max_tokens:
+            run.ended("length")
+        else:
+            if pipeline.deployment != record.deployment_id:
+                run.moved(pipeline.deployment)
+            await pipeline.go_on(sequence, **_known_by(record))
+        return sequence
+
+    def _sequence(
+        self,
+        run: RequestRun,
+        tokens: Collection[int],
+        prompt: Collection[int],
+        parameters: GenerationParameters,
+        budget: Budget,
+        description: ModelDescription,
+        tokenizer: Tokenizer | None,
+    ) -> Sequence:
+        return Sequence(
+            list(tokens),
+            len(prompt),
+            parameters.sampling(description.vocab_size),
+            budget,
+            run,
+            self._group(run),
+            None if parameters.constraint is None else parameters.constraint.wire(),
+            None if tokenizer is None else tokenizer.to_json,
+        )
+
+    def _read_again(
+        self, description: ModelDescription, record: RequestRecord
+    ) -> tuple[Tokenizer | None, ChatFormat | None]:
+        """What reads the answer of a request that an earlier controller began."""
+        tokenizer = self._find_tokenizer(description)
+        if tokenizer is None or not record.sequence.get("chat"):
+            return tokenizer, None
+        end = tokenizer.backend.decode(list(record.prompt_token_ids[-16:]), skip_special_tokens=False)
+        return tokenizer, self._template(description, tokenizer).format(tokenizer).after(end)
+
+    async def _follow(self, run: RequestRun, beginning: Coroutine[Any, Any, Sequence]) -> None:
+        """See a request through to its end, whatever that is."""
         sequence = None
         try:
-            await run.recorded()
-            ids, tokenizer, format = await asyncio.to_thread(self._tokenize, description, prompt, parameters)
-            eos = await asyncio.to_thread(end_ids, description.path) if tokenizer is None else tokenizer.eos_ids
-            # What can never run is refused before anything is loaded for it.
-            parameters.budget(eos, len(ids), description.max_context)
-            record, pipeline = await self._deployments.acquire(description, run.preparing, deployment)
-            budget = parameters.budget(eos, len(ids), record.serving.longest)
-            facts = await self._deployments.facts(record, pipeline, description)
-            rules = parameters.text_rules()
-            if format is not None and tokenizer is not None:
-                rules = replace(rules, shown=format.shown(tokenizer))
-            run.begin(ids, tokenizer, rules, record.id, facts, format, (*budget.eos, *budget.stops))
-            sampling = parameters.sampling(description.vocab_size)
-            form = None if parameters.constraint is None else parameters.constraint.wire()
-            sequence = Sequence(
-                list(ids), len(ids), sampling, budget, run, self._group(run), form,
-                None if tokenizer is None else tokenizer.to_json,
-            )  # fmt: skip
-            await pipeline.start(sequence)
-            if sequence.times_started:  # else it waits for a stage that was lost
-                run.started()
+            sequence = await beginning
             reason = await run.finished()
             if run.text_stopped:
                 await sequence.cancel()
-            pipeline = sequence.pipeline or pipeline
-            run.remembers(self._deployments.memory(pipeline))
+            if sequence.pipeline is not None:
+                run.remembers(self._deployments.memory(sequence.pipeline))
             run.complete(reason)
         except asyncio.CancelledError:
             if sequence is not None:
@@ -261,6 +339,19 @@ class InferenceService:
         """The model was removed or replaced."""
         self._tokenizers.pop(model, None)
         self._templates.pop(model, None)
+
+
+def _rules(parameters: GenerationParameters, format: ChatFormat | None, tokenizer: Tokenizer | None) -> TextRules:
+    rules = parameters.text_rules()
+    return rules if format is None or tokenizer is None else replace(rules, shown=format.shown(tokenizer))
+
+
+def _known_by(record: RequestRecord) -> dict[str, int]:
+    """The number and the epoch by which agents know a request, of an epoch that never was where that is not known."""
+    number, epoch = record.sequence.get("number"), record.sequence.get("epoch")
+    if isinstance(number, int) and isinstance(epoch, int):
+        return {"number": number, "epoch": epoch}
+    return {"number": 0, "epoch": -1}
 
 
 def _recorded(parameters: GenerationParameters, keep_text: bool) -> dict[str, Any]:

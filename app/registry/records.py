@@ -173,6 +173,9 @@ class RequestRecord:
     completed_at: datetime | None
     origin: dict[str, str] = field(default_factory=dict)
     """Who asked: the fields of `app.runs.trace.Origin`."""
+    sequence: dict[str, object] = field(default_factory=dict)
+    """While it is under way, how the next controller finds it again: `number` and `epoch`, by which its agents know it,
+    and whether it is a `chat`. Empty for what cannot be gone on with."""
 
 
 @dataclass(frozen=True, slots=True)

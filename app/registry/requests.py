@@ -141,7 +141,7 @@ class Requests(Table[RequestRecord]):
         """
         values = {name: getattr(record, name) for name in _KEPT_WHILE_RUNNING}
         if not keep_text:
-            values |= {"prompt": "", "result": "", "prompt_token_ids": (), "token_ids": ()}
+            values |= {"prompt": "", "result": "", "prompt_token_ids": (), "token_ids": (), "sequence": {}}
 
         def work(database: Database) -> None:
             InferenceRequest.update(values).where(InferenceRequest.id == record.id).execute(database)
@@ -251,7 +251,7 @@ class Requests(Table[RequestRecord]):
         return removed
 
     def fail_interrupted(self, reason: str) -> int:
-        """Mark the requests that were under way when the program died as failed; what they generated stays."""
+        """Mark what was under way when the program died and cannot be gone on with as failed; what came of it stays."""
         query = InferenceRequest.update(
             {
                 InferenceRequest.status: RequestStatus.FAILED,
@@ -259,8 +259,12 @@ class Requests(Table[RequestRecord]):
                 InferenceRequest.finish_reason: "error",
                 InferenceRequest.completed_at: now(),
             }
-        ).where(InferenceRequest.status.in_(_UNDER_WAY))
+        ).where(InferenceRequest.status.in_(_UNDER_WAY) & (InferenceRequest.sequence == {}))
         return int(self._write(lambda database: query.execute(database)))
+
+    def under_way(self) -> tuple[RequestRecord, ...]:
+        """Those that a controller left which ended without a word: the next one goes on with them. Oldest first."""
+        return tuple(reversed(self._list(InferenceRequest.status.in_(_UNDER_WAY))))
 
     def _prune_some(self, database: Database, old: Expression) -> int:
         some = InferenceRequest.select(InferenceRequest.id).where(old).limit(_PRUNED_AT_ONCE)

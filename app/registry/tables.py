@@ -107,6 +107,7 @@ class InferenceRequest(PeeweeModel):
     started_at = Instant(null=True)
     completed_at = Instant(null=True)
     origin = Json(default={})
+    sequence = Json(default={})
 
     class Meta:
         table_name = "inference_request"

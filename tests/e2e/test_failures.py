@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,12 +15,9 @@ import pytest
 from app.children.work import NodeProgress
 from app.errors import RegistryError
 from app.inference import deployer
-from app.inference.deployer import Deployed
-from app.models.description import ModelDescription
 from app.paths import Home
 from app.registry import DeploymentRecord, DeploymentStatus, Registry, RequestStatus
 from app.serving import ServingWish
-from app.sharding.placement import Placement
 from tests.e2e.conftest import System, open_system
 from tests.e2e.test_requests import wait_until
 
@@ -33,7 +28,9 @@ LONG = {"max_tokens": 3500, "ignore_eos": True}
 def deploy(system: System, tiny: Path, name: str, *nodes: int) -> None:
     system.run(system.controller.add_model(str(tiny), name=name))
     ids = [system.nodes[index].id for index in nodes]
-    system.run(system.controller.deploy(name, nodes=ids, serving=ServingWish(context=4096, kv_tokens=8192)))
+    system.run(
+        system.controller.deploy(name, nodes=ids, serving=ServingWish(context=4096, kv_tokens=8192, wait_seconds=0))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -59,87 +56,73 @@ def pair(three: System) -> System:
     return three
 
 
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_killed_agent_fails_its_request_within_five_seconds_and_no_other(pair: System, victim: int) -> None:
+def test_a_killed_agent_interrupts_its_own_answers_and_no_others(pair: System) -> None:
     hit, spared = pair.begin("split", PROMPT, **LONG), pair.begin("other", PROMPT, **LONG)
     wait_until(lambda: len(hit.token_ids) > 10 and len(spared.token_ids) > 10)
-    pair.process(pair.nodes[victim]).kill()
+    pair.process(pair.nodes[1]).kill()
     killed_at = time.monotonic()
-    record = pair.finish(hit)
-    assert time.monotonic() - killed_at < 5
-    assert record.status is RequestStatus.FAILED
-    assert f"node {pair.nodes[victim].id} " in (record.error or "")
-    assert len(record.token_ids) > 10, "what was answered is kept"
-    before = len(spared.token_ids)
-    wait_until(lambda: len(spared.token_ids) > before + 10 or spared.is_over)
-    assert spared.record.error is None
+    wait_until(lambda: hit.trace().interruptions)
+    assert time.monotonic() - killed_at < 20
+    count, before = len(hit.token_ids), len(spared.token_ids)
+    wait_until(lambda: len(hit.token_ids) > count + 10 and (len(spared.token_ids) > before + 10 or spared.is_over))
+    assert spared.record.error is None and not spared.trace().interruptions
     pair.run(spared.cancel())
-    again = pair.answer("split", PROMPT, max_tokens=3)
-    assert again.status is RequestStatus.FAILED, "the next request says at once that a node is away"
-    assert f"node {pair.nodes[victim].id} " in (again.error or "")
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot stop a process the way SIGSTOP does")
-def test_a_frozen_agent_fails_its_request_and_is_used_again_when_it_returns(pair: System) -> None:
-    run = pair.begin("split", PROMPT, **LONG)
-    wait_until(lambda: len(run.token_ids) > 10)
-    pair.signal(pair.nodes[1], signal.SIGSTOP)
-    frozen_at = time.monotonic()
-    record = pair.finish(run)
-    assert time.monotonic() - frozen_at < 10, "three missed beats, not for ever"
-    assert record.status is RequestStatus.FAILED
-    assert f"node {pair.nodes[1].id} " in (record.error or "")
-    assert len(record.token_ids) > 10
-    pair.signal(pair.nodes[1], signal.SIGCONT)
-    expected = pair.answer("other", PROMPT, max_tokens=12)
-    wait_until(lambda: pair.controller.nodes.health.is_alive(pair.nodes[1].id), 10)
-    record = pair.answer("split", PROMPT, max_tokens=12)
-    assert record.error is None
-    assert record.token_ids == expected.token_ids
+    pair.run(hit.cancel())
+    assert "went to" in hit.trace().interruptions[0].what
 
 
 def test_a_restarted_agent_loads_again_what_it_lost_without_sending_it(pair: System) -> None:
+    """It has its layers back although others would have room: its owner placed them there."""
     before = pair.answer("split", PROMPT, max_tokens=12)
-    pair.process(pair.nodes[0]).kill()
-    wait_until(lambda: not pair.controller.nodes.health.is_alive(pair.nodes[0].id))
-    pair.run(pair.controller.nodes.revive(pair.nodes[0].id))
-    after = pair.answer("split", PROMPT, max_tokens=12)
-    assert after.error is None
-    assert after.token_ids == before.token_ids
-    assert after.deployment_id != before.deployment_id
-
-
-def test_agents_that_were_stopped_and_started_answer_again_without_a_byte_sent(pair: System) -> None:
-    controller, ids = pair.controller, [pair.nodes[0].id, pair.nodes[1].id]
-    before = pair.answer("split", PROMPT, max_tokens=12)
-    for id in ids:
-        pair.run(controller.stop_agent(id))
-    assert {node.id for node in pair.run(controller.stopped_agents())} == set(ids)
-    refused = pair.answer("split", PROMPT, max_tokens=12)
-    assert refused.status is RequestStatus.FAILED, "it says that a node is away"
-    for id in ids:
-        assert pair.run(controller.start_agent(id)).id == id
-    assert pair.run(controller.stopped_agents()) == []
+    (record,) = pair.run(pair.controller.deployments.ready("split"))
+    home = held_by(pair, record.id)[0]
+    victim = next(node for node in pair.nodes if node.id == home)
+    pair.process(victim).kill()
+    wait_until(lambda: not pair.controller.nodes.health.is_alive(victim.id))
+    pair.run(pair.controller.nodes.revive(victim.id))
+    wait_until(lambda: pair.controller.nodes.health.is_alive(victim.id))
     sent: list[NodeProgress] = []
-    deploy_with = controller.deployments.deploy
+    reload = pair.controller.deployments._deployer.reload
 
-    async def watched(description: ModelDescription, placement: Placement, *_: object) -> Deployed:
-        deployed = await deploy_with(description, placement, sent.append)
-        assert deployed.sent_bytes == 0
-        return deployed
+    async def watched(*arguments: Any) -> Any:
+        return await reload(*arguments, on_progress=sent.append)
 
-    controller.deployments.deploy = watched  # type: ignore[method-assign]
+    pair.controller.deployments._deployer.reload = watched  # type: ignore[method-assign]
     try:
         after = pair.answer("split", PROMPT, max_tokens=12)
     finally:
-        controller.deployments.deploy = deploy_with  # type: ignore[method-assign]
+        pair.controller.deployments._deployer.reload = reload  # type: ignore[method-assign]
     assert (after.error, after.token_ids) == (None, before.token_ids)
-    sending = {each.node_id: each for each in sent if each.phase == "sending"}
-    assert set(sending) == set(ids)
-    assert all(0 < each.already_bytes == each.done_bytes == each.total_bytes for each in sending.values())
-    phases = ("hashing", "sending", "loading", "linking", "ready")
-    order = [phases.index(each.phase) for each in sent]
-    assert order == sorted(order) and set(order) >= {1, 2, 3, 4}
+    assert after.deployment_id == before.deployment_id and held_by(pair, record.id)[0] == home
+    sending = [each for each in sent if each.phase == "sending"]
+    assert sending and all(each.already_bytes == each.total_bytes > 0 for each in sending)
+
+
+def held_by(system: System, deployment: str) -> list[int | None]:
+    """The nodes of a deployment's stages, in order."""
+    return [shard.node_id for shard in system.controller.registry.shards.list(deployment_id=deployment)]
+
+
+def test_agents_that_were_stopped_and_started_answer_again(pair: System) -> None:
+    controller, others = pair.controller, [pair.nodes[2].id]
+    before = pair.answer("split", PROMPT, max_tokens=12)
+    (record,) = pair.run(controller.deployments.ready("split"))
+    ids = sorted({node for node in held_by(pair, record.id) if node is not None})
+    for id in ids:
+        pair.run(controller.stop_agent(id))
+    assert {node.id for node in pair.run(controller.stopped_agents())} == set(ids)
+    for id in others:
+        pair.run(controller.drain_node(str(id)))
+    refused = pair.answer("split", PROMPT, max_tokens=12)
+    for id in others:
+        pair.run(controller.drain_node(str(id), False))
+    assert refused.status is RequestStatus.FAILED, "it says that a node is away"
+    assert f"node {ids[0]} " in (refused.error or "")
+    for id in ids:
+        assert pair.run(controller.start_agent(id)).id == id
+    assert pair.run(controller.stopped_agents()) == []
+    after = pair.answer("split", PROMPT, max_tokens=12)
+    assert (after.error, after.token_ids) == (None, before.token_ids)
 
 
 def test_the_next_controller_attaches_the_deployment_that_the_last_one_left(home: Home, tiny: Path) -> None:

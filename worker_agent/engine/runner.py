@@ -169,7 +169,7 @@ class Runner:
 
     def produced(self, message: CatchUp) -> tuple[Produced, ...]:
         """What sequences have brought that the controller may have missed. Raises UnknownStage for another epoch."""
-        if not self.stage.is_first or message.epoch != self.epoch:
+        if message.epoch != self.epoch or not self._ring.runs:
             raise UnknownStage(f"the deployment is at epoch {self.epoch}, epoch {message.epoch} was asked for")
         return self._produced.since(message.sequences, time.monotonic())
 

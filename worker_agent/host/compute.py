@@ -139,7 +139,7 @@ class Compute(threading.Thread):
     def catch_up(self, message: CatchUp, reply: Reply) -> None:
         def note() -> None:
             try:
-                produced = self._runner(message.deployment, 0).produced(message)
+                produced = self._runner(message.deployment, message.stage).produced(message)
             except AgentError as error:
                 reply(Failed(call=message.call, kind=error.kind, message=str(error)))
             else:

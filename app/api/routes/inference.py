@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
 import msgspec
-from fastapi import APIRouter, Body, Depends, Query, Request
+from fastapi import APIRouter, Body, Depends, Header, Query, Request
 from pydantic import Field
 from starlette.responses import Response, StreamingResponse
 
@@ -144,8 +144,16 @@ async def status(controller: TheController, request_id: Number) -> RequestView:
     "/stream/{request_id}/", summary="Follow a request", response_class=StreamingResponse,
     responses={200: {"content": {"text/event-stream": {}}}, **errors(404, 422)},
 )  # fmt: skip
-async def stream(controller: TheController, request_id: Number) -> Response:
+async def stream(
+    controller: TheController,
+    request_id: Number,
+    last_event_id: Annotated[int | None, Header(ge=0, le=2**53, alias="Last-Event-ID")] = None,
+) -> Response:
     """Server-sent events from its beginning on: preparing, started, prompt, text, and finished as the last.
+    `interrupted` and `resumed` tell that a stage was lost, and that the answer goes on.
+
+    The id of each event is how many characters of the answer have come by then; `Last-Event-ID`, as browsers send it
+    when they connect again, leaves out as many, also when the controller was started again meanwhile.
 
     `text` carries the next piece of the answer and how many tokens there are so far; `finished` is the request as
     `status` shows it. Leaving does not cancel it.
@@ -153,8 +161,8 @@ async def stream(controller: TheController, request_id: Number) -> Response:
     run = controller.find_request(request_id)
     if run is None:
         record = await controller.registry.call(lambda known: known.requests.get(request_id))
-        return _events(_told_again(record))
-    return _events(_followed(run))
+        return _events(_told_again(record, last_event_id or 0))
+    return _events(_followed(run, last_event_id or 0))
 
 
 @router.post(
@@ -198,14 +206,18 @@ async def recent_requests(
     return [RequestLineView.of(line) for line in lines]
 
 
-def _events(source: AsyncIterator[tuple[str, bytes]]) -> Response:
+Told = tuple[str, bytes, int]
+"""An event's name and data, and how many characters of the answer have come by then."""
+
+
+def _events(source: AsyncIterator[Told]) -> Response:
     # Proxies that collect answers before they pass them on are asked not to.
     return StreamingResponse(_encoded(source), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
 
-async def _encoded(source: AsyncIterator[tuple[str, bytes]]) -> AsyncIterator[bytes]:
+async def _encoded(source: AsyncIterator[Told]) -> AsyncIterator[bytes]:
     """As server-sent events, with a comment whenever there was nothing to tell for a while."""
-    upcoming: asyncio.Future[tuple[str, bytes]] | None = None
+    upcoming: asyncio.Future[Told] | None = None
     try:
         while True:
             upcoming = upcoming or asyncio.ensure_future(anext(source))
@@ -214,11 +226,11 @@ async def _encoded(source: AsyncIterator[tuple[str, bytes]]) -> AsyncIterator[by
                 yield b": still at it\n\n"
                 continue
             try:
-                name, data = upcoming.result()
+                name, data, characters = upcoming.result()
             except StopAsyncIteration:
                 return
             upcoming = None
-            yield b"event: %s\ndata: %s\n\n" % (name.encode(), data)
+            yield b"event: %s\nid: %d\ndata: %s\n\n" % (name.encode(), characters, data)
     finally:
         if upcoming is not None:
             upcoming.cancel()
@@ -226,16 +238,24 @@ async def _encoded(source: AsyncIterator[tuple[str, bytes]]) -> AsyncIterator[by
                 await upcoming
 
 
-async def _followed(run: RequestRun) -> AsyncIterator[tuple[str, bytes]]:
+async def _followed(run: RequestRun, had: int) -> AsyncIterator[Told]:
+    """All of a request's events, without the first `had` characters of the answer."""
+    characters = 0
     async for event in run:
-        yield _event(event)
+        if isinstance(event, TextDelta):
+            skipped = max(0, had - characters)
+            characters += len(event.text)
+            if not (rest := event.text[skipped:]):
+                continue
+            event = TextDelta(rest, event.tokens)
+        yield (*_event(event), characters)
 
 
-async def _told_again(record: RequestRecord) -> AsyncIterator[tuple[str, bytes]]:
-    yield _event(Started(record.id, record.prompt_tokens))
-    if record.result:
-        yield _event(TextDelta(record.result, record.completion_tokens))
-    yield _event(Finished(record))
+async def _told_again(record: RequestRecord, had: int) -> AsyncIterator[Told]:
+    yield (*_event(Started(record.id, record.prompt_tokens)), 0)
+    if rest := record.result[had:]:
+        yield (*_event(TextDelta(rest, record.completion_tokens)), len(record.result))
+    yield (*_event(Finished(record)), len(record.result))
 
 
 def _event(event: RequestEvent) -> tuple[str, bytes]:

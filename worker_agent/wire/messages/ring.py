@@ -243,12 +243,15 @@ class Tokens(Struct, tag="tokens", array_like=True, forbid_unknown_fields=True, 
 class CatchUp(Call, tag="catch_up", kw_only=True, frozen=True):
     """What have these sequences brought, from these positions on? To the first stage; answered by CaughtUp.
 
-    For who may have missed some of it: a connection broke, or another controller process has taken over.
+    For who may have missed some of it: a connection broke, or another controller process has taken over. From then on
+    the agent tells the asker what there is to tell of the deployment; for that it may go, without sequences, to every
+    stage.
     """
 
     deployment: Id
     epoch: U63
-    sequences: Annotated[tuple[tuple[SequenceNumber, Position, Position], ...], Meta(max_length=MAX_CAUGHT_UP)]
+    stage: U32 = 0
+    sequences: Annotated[tuple[tuple[SequenceNumber, Position, Position], ...], Meta(max_length=MAX_CAUGHT_UP)] = ()
     """For each the index of the next token that the asker wants, and of the next one of the prompt whose log
     probability it wants (beyond the prompt: none)."""
 
