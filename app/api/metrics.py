@@ -65,6 +65,13 @@ class Metrics:
         self._nodes = Gauge("shardboard_nodes", "Nodes that are registered.", registry=registry)
         self._nodes_up = Gauge("shardboard_nodes_up", "Nodes whose agents answer.", registry=registry)
         self._deployments = Gauge("shardboard_deployments", "Deployments by state.", ["status"], registry=registry)
+        self._mended = Counter(
+            "shardboard_recoveries", "Times that answers went on after a stage was lost.", registry=registry
+        )
+        self._lost = Counter(
+            "shardboard_lost_answers", "Answers that failed because what held a stage was gone.", registry=registry
+        )
+        self._told = (0, 0)
         by_node = {"labelnames": ["node", "name"], "registry": registry}
         self._up = Gauge("shardboard_node_up", "Whether a node's agent answers.", **by_node)  # type: ignore[arg-type]
         self._memory = {
@@ -105,6 +112,11 @@ class Metrics:
             )
         for line in lines:
             self._count(line)
+        mender = self._controller.deployments.mender
+        mended, lost = self._told
+        self._told = mender.recoveries, mender.lost_answers
+        self._mended.inc(mender.recoveries - mended)
+        self._lost.inc(mender.lost_answers - lost)
         self._running.set(len(self._controller.inference.running()))
         self._streams.set(self._gate.streams)
         self._active.set(self._gate.active)

@@ -36,4 +36,5 @@ async def deployment_views(controller: Controller, *, every: bool = False) -> li
         lambda known: (known.deployments.list(status=wanted), known.shards.list(), known.nodes.list())
     )
     names = {node.id: node.hostname for node in nodes}
-    return [DeploymentView.of(record, shards, names, controller.nodes.stage) for record in reversed(records)]
+    held, mending = controller.nodes.stage, controller.deployments.mender.doing
+    return [DeploymentView.of(record, shards, names, held, mending) for record in reversed(records)]

@@ -153,6 +153,7 @@ class DeploymentView(BaseModel):
     plan_hash: str
     epoch: int
     created_at: datetime
+    mending: str = Field(default="", description="what is being done for it after a stage was lost; else empty")
     stages: list[LoadedStageView]
 
     @classmethod
@@ -162,8 +163,10 @@ class DeploymentView(BaseModel):
         shards: Iterable[ShardRecord],
         names: dict[int, str],
         held: Callable[[int, str, int], StageInfo | None],
+        mending: Callable[[str], str],
     ) -> DeploymentView:
-        """`held` tells of a node, a deployment and a stage what the node's agent said of it last. On the loop."""
+        """`held` tells of a node, a deployment and a stage what the node's agent said of it last; `mending` what is
+        being done to mend a deployment. On the loop."""
         mine = sorted((one for one in shards if one.deployment_id == record.id), key=lambda one: one.shard_id)
 
         def view(one: ShardRecord) -> LoadedStageView:
@@ -178,7 +181,7 @@ class DeploymentView(BaseModel):
 
         return cls(
             id=record.id, model=record.model_name, status=record.status, error=record.error, **asdict(record.serving),
-            plan_hash=record.plan_hash, epoch=record.epoch, created_at=record.created_at,
+            plan_hash=record.plan_hash, epoch=record.epoch, created_at=record.created_at, mending=mending(record.id),
             stages=[view(one) for one in mine],
         )  # fmt: skip
 

@@ -135,7 +135,7 @@ class AgentLink:
         self._weights: _Channel | None = None
         self._ids = itertools.count(1)
         self._pending: dict[int, _Pending] = {}
-        self._up = asyncio.Event()
+        self._up, self._down = asyncio.Event(), asyncio.Event()
         self._askers: set[asyncio.Future[Welcome]] = set()
         self._trouble = Trouble("lost")
         self._on_ring: list[Callable[[RingMessage], None]] = []
@@ -339,13 +339,17 @@ class AgentLink:
         if self._weights is None:
             self._weights = _Channel(self, "weights")
         channel = self._weights
+        greeted = asyncio.ensure_future(channel.greeted.wait())
+        down = asyncio.ensure_future(self._down.wait())
         try:
-            async with asyncio.timeout(seconds):
-                await channel.greeted.wait()
-        except TimeoutError:
-            raise node_error(Trouble("timeout"), self.node, self.address) from None
-        if self._closed:
+            await asyncio.wait({greeted, down}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            greeted.cancel()
+            down.cancel()
+        if self._closed or not self.is_up:  # an agent that is gone does not greet
             raise self.error()
+        if not channel.greeted.is_set():
+            raise node_error(Trouble("timeout"), self.node, self.address)
         return channel
 
     def _out_of_place(self, message: Call, answer: Message) -> NodeError:
@@ -439,6 +443,7 @@ class AgentLink:
         self.welcome = welcome
         self.node = self.node or welcome.hostname
         self._up.set()
+        self._down.clear()
         for asker in self._askers:
             if not asker.done():
                 asker.set_result(welcome)
@@ -447,6 +452,7 @@ class AgentLink:
     def _set_down(self, trouble: Trouble, *, notify: bool = True) -> None:
         known = not self.is_up and trouble == self._trouble
         self._up.clear()
+        self._down.set()
         self._trouble = trouble
         for asker in self._askers:
             if not asker.done() and trouble.kind != "lost":

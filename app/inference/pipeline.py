@@ -264,6 +264,7 @@ class Pipeline:
             budget=sequence.budget,
             tokens=TensorFrame(DType.INT32, (len(sequence.tokens),)),
             group=sequence.group,
+            resumed=sequence.times_started > 0,
         )
         sequence.times_started += 1
         sequence.sink.handed_over(sequence.number, epoch)

@@ -134,7 +134,7 @@ class Runner:
 
     def start(self, message: Start, payload: tuple[Buffer, ...], draining: bool, received: float | None = None) -> None:
         """Queue a sequence. Raises an AgentError when it can never run here."""
-        if draining:
+        if draining and not message.resumed:
             raise Draining("the node is being drained and takes no new requests")
         if not self.stage.is_first:
             raise UnknownStage("sequences start on the first stage")

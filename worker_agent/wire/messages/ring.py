@@ -96,6 +96,8 @@ class Start(Call, tag="start", kw_only=True, frozen=True):
     group: Name = ""
     """Only prompts of one group may begin with each other's tokens: how long the first token takes tells whether
     somebody sent these before."""
+    resumed: bool = False
+    """Whether it ran before, here or elsewhere: no new work, which a draining agent takes as well."""
 
 
 MAX_CAUGHT_UP = 1024
