@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
+from msgspec.structs import replace
 
-from tests.worker_agent.ring import Ring
+from tests.worker_agent.ring import RUNTIME, Ring
 from worker_agent.engine.runner import Runner
+from worker_agent.engine.stage import Stage
 from worker_agent.wire.messages import (
     Budget,
     DType,
@@ -47,10 +49,20 @@ class RecoveringRing(Ring):
     resumed: tuple[Resumed, ...] = ()
     """What the last `go_on` resumed."""
 
-    def serve(self, wishes: dict[int, Wish], until: Callable[[], bool] = lambda: False) -> None:
-        """Run until all is answered, or `until` says so after a turn."""
+    @classmethod
+    def of(cls, stages: Sequence[Stage], **changes: object) -> RecoveringRing:
+        """Runners for stages that were loaded, as if they had been with these changes."""
+        ring = cls([])
+        for stage in stages:
+            stage.load = replace(stage.load, **changes)
+            ring.runners.append(Runner(stage, RUNTIME, f"boot{stage.load.stage}", ring._sender(stage.load.stage)))
+        ring.link()
+        return ring
+
+    def serve(self, wishes: dict[int, Wish], turns: int = 10**9) -> None:
+        """Run until all is answered, or so many turns have passed."""
         self.wishes |= wishes
-        while True:
+        for _ in range(turns):
             fresh = False
             for number, wish in self.wishes.items():
                 other, count = wish.after
@@ -59,8 +71,6 @@ class RecoveringRing(Ring):
                     fresh = True
             if not self.turn() and not fresh:
                 assert not self.faults, self.faults
-                return
-            if until():
                 return
 
     def begin(self, number: int, held: int = 0) -> None:
@@ -94,9 +104,14 @@ class RecoveringRing(Ring):
         return held
 
     def go_on(
-        self, held: dict[int, tuple[HeldState, ...]], recompute: Callable[[tuple[Resumed, ...]], None] | None = None
+        self, held: dict[int, tuple[HeldState, ...]], cancelled: Sequence[int] = (), wrong: int | None = None
     ) -> None:
-        """Link all stages anew, with what can go on, and start every unfinished sequence again."""
+        """Link all stages anew, with what can go on, and start every unfinished sequence again.
+
+        Args:
+            cancelled: sequences that are ended instead.
+            wrong: a stage that is told of lengths that are too short by one.
+        """
         unfinished = [number for number in self.started if number not in self.finished]
         resumed = {}
         # What was under way comes first once more; where the first stage was lost, so does what had not begun.
@@ -114,17 +129,19 @@ class RecoveringRing(Ring):
         self.resumed = (*resumed.values(), *others) if 0 in held else (*others, *resumed.values())
         self.epoch += 1
         for stage in reversed(range(len(self.runners))):
-            self._link_one(stage, self.runners[stage])
-        if recompute is not None:
-            recompute(self.resumed)
+            short = tuple(replace(each, length=max(0, each.length - 1)) for each in self.resumed)
+            self._link_one(stage, self.runners[stage], short if stage == wrong else self.resumed)
         for number in unfinished:
+            if number in cancelled:
+                self.runners[0].cancel(number)
+                continue
             self.begin(number, resumed[number].length if number in resumed else 0)
 
-    def _link_one(self, stage: int, runner: Runner) -> None:
+    def _link_one(self, stage: int, runner: Runner, resumed: tuple[Resumed, ...]) -> None:
         whole = not all(runner.stage.in_pieces for runner in self.runners)
         reuse = min((runner.stage.reuse for runner in self.runners), key=("no", "whole", "any").index)
         first = {} if stage else {"whole_prompts": whole, "reuse": reuse}
-        link = Link(call=1, deployment="d1", stage=stage, epoch=self.epoch, resumed=self.resumed, **first)  # type: ignore[arg-type]
+        link = Link(call=1, deployment="d1", stage=stage, epoch=self.epoch, resumed=resumed, **first)  # type: ignore[arg-type]
         runner.link(through(link))
 
     def rows(self) -> dict[tuple[int, int, int], bytes]:
