@@ -20,6 +20,7 @@ from app.registry import DeploymentRecord, DeploymentStatus, Registry, RequestSt
 from app.serving import ServingWish
 from tests.e2e.conftest import System, open_system
 from tests.e2e.test_requests import wait_until
+from tests.tiny_model import make_model
 
 PROMPT = [3, 4, 5, 6]
 LONG = {"max_tokens": 3500, "ignore_eos": True}
@@ -104,10 +105,11 @@ def held_by(system: System, deployment: str) -> list[int | None]:
 
 
 def test_agents_that_were_stopped_and_started_answer_again(pair: System) -> None:
-    controller, others = pair.controller, [pair.nodes[2].id]
+    controller = pair.controller
     before = pair.answer("split", PROMPT, max_tokens=12)
     (record,) = pair.run(controller.deployments.ready("split"))
     ids = sorted({node for node in held_by(pair, record.id) if node is not None})
+    others = [node.id for node in pair.nodes if node.id not in ids]
     for id in ids:
         pair.run(controller.stop_agent(id))
     assert {node.id for node in pair.run(controller.stopped_agents())} == set(ids)
@@ -147,19 +149,22 @@ def test_a_second_controller_is_told_who_holds_the_registry(system: System) -> N
         pass
 
 
-def test_moving_a_boundary_by_one_layer_sends_the_bytes_of_one_layer(pair: System) -> None:
+def test_moving_a_boundary_by_one_layer_sends_the_bytes_of_one_layer(pair: System, tmp_path: Path) -> None:
     controller = pair.controller
     nodes = [pair.nodes[0].id, pair.nodes[1].id]
-    description = controller.library.get("split")
-    pair.run(controller.undeploy("split"))
-    (stage_a, stage_b) = pair.run(controller.plan("split", nodes=nodes)).ranges
+    make_model("llama", tmp_path / "other", intermediate_size=96)  # nobody has seen any of its layers
+    description = pair.run(controller.add_model(str(tmp_path / "other"), name="moved"))
+    pair.run(controller.deploy("moved", nodes=nodes))
+    pair.run(controller.undeploy("moved"))
+    (stage_a, stage_b) = pair.run(controller.plan("moved", nodes=nodes)).ranges
     moved = f"{stage_a[0]}-{stage_a[1]},{stage_a[1] + 1}-{stage_b[1] - 1}"
-    deployed = pair.run(controller.deploy_placement(pair.run(controller.plan("split", nodes=nodes, layers=moved))))
+    deployed = pair.run(controller.deploy_placement(pair.run(controller.plan("moved", nodes=nodes, layers=moved))))
     assert deployed.sent_bytes == description.layers[stage_a[1]].nbytes
     back = f"{stage_a[0]}-{stage_a[1] - 1},{stage_b[0]}-{stage_b[1] - 1}"
-    pair.run(controller.undeploy("split"))
-    deployed = pair.run(controller.deploy_placement(pair.run(controller.plan("split", nodes=nodes, layers=back))))
+    pair.run(controller.undeploy("moved"))
+    deployed = pair.run(controller.deploy_placement(pair.run(controller.plan("moved", nodes=nodes, layers=back))))
     assert deployed.sent_bytes == 0, "both nodes have held every one of their layers before"
+    pair.run(controller.undeploy("moved"))
 
 
 def test_a_drained_node_takes_no_new_request(pair: System) -> None:

@@ -41,7 +41,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[CommandLin
 @pytest.fixture
 def expected(place: tuple[CommandLine, Path]) -> dict[str, Any]:
     commands, _ = place
-    told: dict[str, Any] = commands.json("generate", "tiny", "Hello", "--raw", "--max-tokens", str(TOKENS), "--ignore-eos")
+    told: dict[str, Any] = commands.json(
+        "generate", "tiny", "Hello", "--raw", "--max-tokens", str(TOKENS), "--ignore-eos"
+    )
     return told
 
 

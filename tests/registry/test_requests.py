@@ -112,9 +112,9 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> Path:
         """
         WITH RECURSIVE number(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM number WHERE i < 100000)
         INSERT INTO inference_request (model_name, prompt, result, status, parameters, prompt_token_ids, token_ids,
-            prompt_tokens, completion_tokens, timings, created_at, origin)
+            prompt_tokens, completion_tokens, timings, created_at, origin, sequence)
         SELECT 'm' || (i % 3), hex(zeroblob(200)), hex(zeroblob(100)), iif(i % 10, 'completed', 'failed'), '{}', '[1]',
-            '[2]', 1, 1, '{}', strftime('%Y-%m-%d %H:%M:%S', 1700000000 + i / 4, 'unixepoch') || '.000000', '{}'
+            '[2]', 1, 1, '{}', strftime('%Y-%m-%d %H:%M:%S', 1700000000 + i / 4, 'unixepoch') || '.000000', '{}', '{}'
         FROM number
         """
     )

@@ -106,7 +106,13 @@ class Ring:
     finished: set[int] = field(default_factory=set)
     cached: dict[int, int] = field(default_factory=dict)
     """How many of its first tokens a sequence shared with another one."""
+    prefilled: dict[int, int] = field(default_factory=dict)
+    """How many tokens of its prompt are in the caches."""
+    payloads: list[bytes] = field(default_factory=list)
+    """The hidden states of `steps`."""
     epoch: int = 1
+    lanes: int | None = None
+    """Steps that may be in flight at once; None for as many as there are stages."""
 
     @classmethod
     def build(cls, cut: CutModel, boundaries: Sequence[int], **changes: object) -> Ring:
@@ -132,7 +138,7 @@ class Ring:
         whole = not all(runner.stage.in_pieces for runner in self.runners)
         reuse = min((runner.stage.reuse for runner in self.runners), key=("no", "whole", "any").index)
         for stage, runner in enumerate(self.runners):
-            first = {} if stage else {"whole_prompts": whole, "reuse": reuse, "lanes": len(self.runners)}
+            first = {} if stage else {"whole_prompts": whole, "reuse": reuse, "lanes": self.lanes or len(self.runners)}
             runner.link(Link(call=1, deployment="d1", stage=stage, epoch=self.epoch, **first))  # type: ignore[arg-type]
 
     def start(
@@ -156,12 +162,14 @@ class Ring:
             if outgoing.to is Destination.DOWNSTREAM:
                 assert isinstance(message, Step)
                 self.steps.append(message)
+                self.payloads.append(b"".join(payload))
                 self.runners[stage + 1].arrived(message, payload)
             elif outgoing.to is Destination.FIRST:
                 assert isinstance(message, Tokens)
                 self.runners[0].came_round(message)
             elif isinstance(message, Tokens):
                 self.cached |= dict(message.cached)
+                self.prefilled |= dict(message.prefilled)
                 for token in message.tokens:
                     self.tokens[token.sequence].append(token)
                     if token.finish:

@@ -34,17 +34,17 @@ def test_a_process_is_heard_on_any_of_its_connections() -> None:
     callers.greet(CONTROL, "boot", now=0)
     callers.greet(WEIGHTS, "boot", now=0)
     callers.claim("d", CONTROL)
-    callers.heard(WEIGHTS, now=14)
-    assert callers.fallen_silent(20) == []
+    callers.heard(WEIGHTS, now=SILENCE_SECONDS - 1)
+    assert callers.fallen_silent(SILENCE_SECONDS + 5) == []
 
 
 def test_a_later_process_with_the_same_key_does_not_speak_for_the_earlier_one() -> None:
     callers = Callers()
     callers.greet(CONTROL, "first boot", now=0)
     callers.claim("old", CONTROL)
-    callers.greet(NEWER, "second boot", now=14)
+    callers.greet(NEWER, "second boot", now=SILENCE_SECONDS - 1)
     callers.claim("new", NEWER)
-    assert callers.fallen_silent(16) == ["old"]
+    assert callers.fallen_silent(SILENCE_SECONDS + 1) == ["old"]
 
 
 def test_connections_that_are_long_gone_are_forgotten_but_not_those_that_drive_something() -> None:

@@ -25,6 +25,7 @@ from worker_agent.wire.messages.fields import (
     Z85Key,
 )
 from worker_agent.wire.messages.parts import Quantize
+from worker_agent.wire.messages.recovery import ResumedStates
 
 
 class Hello(Call, tag="hello", kw_only=True, frozen=True):
@@ -331,7 +332,7 @@ class Loaded(Call, tag="loaded", kw_only=True, frozen=True):
 
 
 class Link(Call, tag="link", kw_only=True, frozen=True):
-    """Raise the stage's epoch, drop all of its sequences, and connect it to its neighbours.
+    """Raise the stage's epoch, drop all of its sequences but the resumed ones, and connect it to its neighbours.
 
     An address of None means the agent itself. Answered by Done.
     """
@@ -350,6 +351,10 @@ class Link(Call, tag="link", kw_only=True, frozen=True):
     """To the first stage: what every stage can take over from an earlier prompt."""
     lanes: Annotated[int, Meta(ge=1, le=1024)] = 1
     """To the first stage: steps that may be in flight at once, as many as stages can compute at the same time."""
+    resumed: ResumedStates = ()
+    """Sequences whose states stay, cut back to these lengths, the one whose turn comes next first. A stage that does
+    not hold one of them has it recomputed. The first stage runs nothing before all that are not kept were started anew
+    or cancelled, so that the first steps hold as many sequences as they would have held."""
 
 
 class Unload(Call, tag="unload", kw_only=True, frozen=True):

@@ -98,6 +98,8 @@ class Start(Call, tag="start", kw_only=True, frozen=True):
     somebody sent these before."""
     resumed: bool = False
     """Whether it ran before, here or elsewhere: no new work, which a draining agent takes as well."""
+    held: Position = 0
+    """So many of its first tokens are in the states of all stages: what `Link.resumed` says of it."""
 
 
 MAX_CAUGHT_UP = 1024
@@ -122,7 +124,10 @@ class Shared(Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
 
 
 class Admission(Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
-    """What every later stage must know of a sequence, sent along with its first piece."""
+    """What every later stage must know of a sequence, sent along with its first piece.
+
+    And with the first piece after a Link that resumed it: its state is there, and the last stage samples from here on.
+    """
 
     tokens: Annotated[tuple[TokenId, ...], Meta(max_length=150_000)]
     """Token ids that penalties look at; empty when the sampling has no penalty."""
