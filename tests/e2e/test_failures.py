@@ -152,7 +152,7 @@ def test_a_second_controller_is_told_who_holds_the_registry(system: System) -> N
 def test_moving_a_boundary_by_one_layer_sends_the_bytes_of_one_layer(pair: System, tmp_path: Path) -> None:
     controller = pair.controller
     nodes = [pair.nodes[0].id, pair.nodes[1].id]
-    make_model("llama", tmp_path / "other", intermediate_size=96)  # nobody has seen any of its layers
+    make_model("llama", tmp_path / "other", intermediate_size=104)  # nobody has seen any of its layers
     description = pair.run(controller.add_model(str(tmp_path / "other"), name="moved"))
     pair.run(controller.deploy("moved", nodes=nodes))
     pair.run(controller.undeploy("moved"))

@@ -97,9 +97,9 @@ def test_the_next_controller_finishes_what_the_last_one_began(
             assert (record["status"], record["error"]) == ("completed", None)
             shown = commands.json("request", "show", str(number))
             assert shown["token_ids"] == expected["token_ids"]
-            assert record["result"] == expected["result"]
+            assert record["text"] == expected["result"]
         fresh = finished(again, begin(again)[0])
-        assert fresh["result"] == expected["result"], "and answers what comes"
+        assert fresh["text"] == expected["result"], "and answers what comes"
     finally:
         again.end()
 
@@ -119,6 +119,6 @@ def test_what_an_agent_took_with_it_is_computed_again_from_the_tokens_written_do
     try:
         record = finished(again, number)
         assert (record["status"], record["error"]) == ("completed", None)
-        assert record["result"] == expected["result"]
+        assert record["text"] == expected["result"]
     finally:
         again.end()
