@@ -16,6 +16,15 @@ from typing import Any, overload
 import msgspec
 import zmq.asyncio
 
+from app.cluster.calls import (
+    ANSWERS,
+    CALL_TIMEOUT,
+    CONNECT_TIMEOUT,
+    HELLO_TIMEOUT,
+    LOAD_SILENCE,
+    LOG_TIMEOUT,
+    PlainCall,
+)
 from app.cluster.connection import Connection
 from app.cluster.trouble import Trouble, failed_error, node_error
 from app.errors import NodeError
@@ -27,20 +36,19 @@ from worker_agent.wire.messages import (
     OLDEST_WIRE_VERSION,
     WIRE_VERSION,
     Buffer,
-    Cancel,
     CatchUp,
     CaughtUp,
     Chunk,
     ChunkAck,
     Constrain,
     Done,
-    Drain,
     Failed,
+    Halt,
+    Halted,
     Have,
     Health,
     HealthReport,
     Hello,
-    Link,
     Load,
     Loaded,
     LoadProgress,
@@ -49,11 +57,8 @@ from worker_agent.wire.messages import (
     Offer,
     Part,
     ReadLog,
-    Shutdown,
     StageFault,
-    Start,
     Tokens,
-    Unload,
     Welcome,
     check_payload,
     decode,
@@ -62,23 +67,11 @@ from worker_agent.wire.messages import (
 )
 from worker_agent.wire.messages.fields import Call
 
-CONNECT_TIMEOUT = 10.0
-CALL_TIMEOUT = 10.0
-CHUNK_TIMEOUT = 60.0
-"""Seconds for the answer to a chunk: the last one waits for the whole part to be hashed."""
-LOAD_SILENCE = 600.0
-"""Seconds between two signs of progress of a load; the health beat tells sooner when the agent is gone."""
-HELLO_TIMEOUT = 5.0
-LOG_TIMEOUT = 60.0
-"""Seconds for a piece of the log: it is read behind the parts that wait for the disk."""
-
 _log = logging.getLogger(__name__)
 
 RingMessage = Tokens | StageFault
 Answer = tuple[Message, Sequence[bytes]]
 """With its payload frames."""
-PlainCall = Link | Unload | Drain | Shutdown | Start | Cancel | Constrain
-"""Answered by Done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,12 +235,14 @@ class AgentLink:
     @overload
     async def call(self, message: Chunk, payload: Sequence[Buffer] = (), *, seconds: float = ...) -> ChunkAck: ...
     @overload
+    async def call(self, message: Halt, payload: Sequence[Buffer] = (), *, seconds: float = ...) -> Halted: ...
+    @overload
     async def call(self, message: CatchUp, payload: Sequence[Buffer] = (), *, seconds: float = ...) -> CaughtUp: ...
     @overload
     async def call(self, message: PlainCall, payload: Sequence[Buffer] = (), *, seconds: float = ...) -> Done: ...
     async def call(
         self, message: Call, payload: Sequence[Buffer] = (), *, seconds: float = CALL_TIMEOUT
-    ) -> Welcome | HealthReport | Have | ChunkAck | CaughtUp | Done:
+    ) -> Welcome | HealthReport | Have | ChunkAck | CaughtUp | Halted | Done:
         """Send a message and wait for its answer; the link fills in the call id.
 
         Raises:
@@ -261,10 +256,10 @@ class AgentLink:
         channel = await self._weights_channel(seconds) if heavy else self._control
         assert channel is not None
         answer = await self._ask(channel, message, payload, seconds)
-        expected = _ANSWERS.get(type(message), Done)
+        expected = ANSWERS.get(type(message), Done)
         if not isinstance(answer, expected):
             raise self._out_of_place(message, answer)
-        return answer  # type: ignore[return-value]  # `_ANSWERS` holds what the overloads say
+        return answer  # type: ignore[return-value]  # `ANSWERS` holds what the overloads say
 
     async def load(
         self,
@@ -503,8 +498,3 @@ def _discard(future: asyncio.Future[Any]) -> None:
     """Nobody waits for it any more: cancel it, and let an error that came at the same moment go unreported."""
     if not future.cancel() and not future.cancelled():
         future.exception()
-
-
-_ANSWERS: dict[type[Call], type[Call]] = {
-    Hello: Welcome, Health: HealthReport, Offer: Have, Chunk: ChunkAck, CatchUp: CaughtUp,
-}  # fmt: skip

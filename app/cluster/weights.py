@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from app.cluster.agent_link import CHUNK_TIMEOUT, AgentLink
+from app.cluster.agent_link import AgentLink
+from app.cluster.calls import CHUNK_TIMEOUT
 from app.errors import Cancelled, NodeError
 from worker_agent.wire.messages import CHUNK_BYTES, Chunk, ChunkAck, Offer, Part
 

@@ -15,7 +15,8 @@ from app.cluster.agent_link import AgentLink
 from app.cluster.weights import RECONNECT_SECONDS, PartReader, SendProgress, send_parts
 from app.errors import Cancelled, NodeError, PlacementError, ShardboardError
 from app.inference.events import StepPassed
-from app.inference.pipeline import Pipeline, PipelineStage
+from app.inference.pipeline import Pipeline
+from app.inference.stages import PipelineStage
 from app.models.description import COMPUTE_ITEM_BYTES, ModelDescription, PartSource
 from app.models.digests import PartDigests
 from app.models.part_bytes import part_bytes

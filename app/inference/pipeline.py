@@ -14,41 +14,33 @@ import secrets
 import struct
 from collections.abc import Callable
 from collections.abc import Sequence as Many
-from dataclasses import dataclass
 
-from msgspec.structs import replace
-
-from app.cluster.agent_link import AgentLink, RingMessage
-from app.errors import NodeError, RequestError, ShardboardError
+from app.cluster.agent_link import RingMessage
+from app.errors import NodeError, ShardboardError
 from app.inference.events import StepPassed
+from app.inference.grammar_sender import GrammarSender
+from app.inference.resumption import resumption
 from app.inference.sequence import Sequence
+from app.inference.stages import PipelineStage, links
 from worker_agent.wire.messages import (
     MAX_CAUGHT_UP,
-    MAX_FRAME_BYTES,
-    MAX_PAYLOAD_FRAMES,
     Cancel,
     CatchUp,
-    Constrain,
-    Constraint,
     DType,
-    Link,
+    Halt,
     Produced,
-    Reuse,
+    Resumed,
     StageFault,
     StageTime,
     Start,
     TensorFrame,
     Token,
     Tokens,
-    Way,
 )
 
 log = logging.getLogger(__name__)
 
 LINK_SECONDS = 20.0
-GRAMMAR_SECONDS = 60.0
-TOKENIZER_SECONDS = 300.0
-"""For the tokenizer to arrive, over a slow network, and to be read there."""
 DOUBT_SECONDS = 3.0
 """How long nothing may come round when there are signs that a stage is lost: a connection between two agents broke, or
 a node does not answer its controller. Connections come back by themselves, and what was lost on them is sent again."""
@@ -58,30 +50,6 @@ STALL_SECONDS = 20.0
 """After so long a message between the stages was lost for good."""
 BREAKING = frozenset({"lost", "timeout", "refused", "wrong_key", "not_allowed", "version", "unknown_stage"})
 """Kinds of errors that concern a stage and all that runs through it."""
-
-
-@dataclass(frozen=True)
-class PipelineStage:
-    """Stage k of a pipeline and the node that holds it."""
-
-    stage: int
-    node_id: int
-    node_name: str
-    address: str
-    public_key: str
-    machine: str
-    start: int
-    end: int
-    link: AgentLink
-    ways: tuple[Way, ...] = ()
-    """How its agent says that it runs."""
-    reuse: Reuse = "no"
-    """What a prompt may take over there from an earlier one."""
-
-    @property
-    def takes_pieces(self) -> bool:
-        """Whether a prompt may come in several steps."""
-        return not any(way.name == "pieces" and way.used < way.possible for way in self.ways)
 
 
 class Pipeline:
@@ -116,7 +84,10 @@ class Pipeline:
         self._numbers = itertools.count(secrets.randbits(40) << 20)
         self._heard = 0.0
         self._doubt: tuple[float, NodeError] | None = None
-        self._sending_tokenizer = asyncio.Lock()
+        self._awaited: dict[int, int] = {}
+        """Sequences whose states stayed over the last link and that have to be started, and their states' lengths."""
+        self._keeps_states = False
+        self._grammars = GrammarSender(deployment)
         self._missed: asyncio.Task[None] | None = None
         self._stop_listening: list[Callable[[], None]] = []
         self.stages: tuple[PipelineStage, ...] = ()
@@ -137,32 +108,33 @@ class Pipeline:
         self.stages = tuple(stages)
         self._stop_listening = [link.on_ring(self._on_ring) for link in {id(s.link): s.link for s in stages}.values()]
 
-    async def link(self, epoch: int) -> None:
+    async def halted(self) -> tuple[Resumed, ...]:
+        """Stop every stage, none of which is lost, in the midst of its epoch: what of their states goes on.
+
+        Raises NodeError.
+        """
+        held = {}
+        for stage in self.stages:
+            message = Halt(call=0, deployment=self.deployment, stage=stage.stage, epoch=self.epoch)
+            held[stage.stage] = (await stage.link.call(message)).states
+        return resumption(held, {number: sequence.certain for number, sequence in self._sequences.items()})
+
+    async def link(self, epoch: int, resumed: Many[Resumed] = ()) -> None:
         """Connect the stages in a ring under a new epoch; what ran before goes on with the tokens that it has.
 
-        Last stage first: when the first one begins to send, all others are ready. Raises NodeError.
+        Last stage first: when the first one begins to send, all others are ready.
+
+        Args:
+            resumed: whose states stay, as `halted` has it; else all of them are dropped.
+
+        Raises NodeError; of the kind `position` when a stage does not have what was to stay.
         """
         self.broken = self.broken or NodeError("The deployment is being connected anew.", kind="lost")
-        last = len(self.stages) - 1
-        for stage in reversed(self.stages):
-            following = self.stages[stage.stage + 1] if stage.stage < last else None
-            first = self.stages[0] if stage.stage == last and last > 0 else None
-            message = Link(call=0, deployment=self.deployment, stage=stage.stage, epoch=epoch)
-            if stage.stage == 0:
-                message = replace(
-                    message,
-                    whole_prompts=not all(each.takes_pieces for each in self.stages),
-                    reuse=min((each.reuse for each in self.stages), key=("no", "whole", "any").index),
-                    # Agents on one machine share its cores. There, one larger step at a time on all cores is faster
-                    # than several small ones on a share of the cores each (benchmarks/decode.py).
-                    lanes=len({each.machine for each in self.stages}),
-                )
-            if following is not None and following.node_id != stage.node_id:
-                message = replace(message, downstream=following.address, downstream_key=following.public_key)
-            if first is not None and first.node_id != stage.node_id:
-                message = replace(message, first=first.address, first_key=first.public_key)
+        for stage, message in links(self.deployment, self.stages, epoch, resumed):
             await stage.link.call(message, seconds=LINK_SECONDS)
         self.epoch, self.broken, self._doubt = epoch, None, None
+        self._awaited = {each.sequence: each.length for each in resumed if each.kind != "kept"}
+        self._keeps_states = bool(resumed)
         self._heard = asyncio.get_running_loop().time()
 
     async def resume(self, what: str) -> None:
@@ -183,9 +155,12 @@ class Pipeline:
                     raise
                 self._drop(sequence)
                 sequence.sink.failed(error)
+                await self._cancel(sequence.number)
             else:
                 if sequence.times_started > 1:
-                    sequence.sink.resumed(what, exact=self.dtype == "float32")
+                    sequence.sink.resumed(what, exact=self._keeps_states or self.dtype == "float32")
+        for number in list(self._awaited):  # the first stage waits for all that were to go on
+            await self._cancel(number)
 
     async def start(self, sequence: Sequence) -> None:
         """Start a sequence. One that a lost stage keeps from starting waits with the others.
@@ -250,7 +225,9 @@ class Pipeline:
     async def _hand_over(self, sequence: Sequence) -> None:
         epoch = self.epoch
         if sequence.constraint is not None:
-            await self._constrain(sequence.constraint, sequence.budget.eos, sequence.tokenizer)
+            await self._grammars.make_ready(
+                self.stages[-1].link, sequence.constraint, sequence.budget.eos, sequence.tokenizer
+            )
             if self.broken is not None:
                 raise self.broken
         row = struct.pack(f"<{len(sequence.tokens)}i", *sequence.tokens)
@@ -265,6 +242,7 @@ class Pipeline:
             tokens=TensorFrame(DType.INT32, (len(sequence.tokens),)),
             group=sequence.group,
             resumed=sequence.times_started > 0,
+            held=self._awaited.pop(sequence.number, 0),
         )
         sequence.times_started += 1
         sequence.sink.handed_over(sequence.number, epoch)
@@ -277,47 +255,15 @@ class Pipeline:
     def _drop(self, sequence: Sequence) -> None:
         self._sequences.pop(sequence.number, None)
 
-    async def _constrain(
-        self, constraint: Constraint, eos: tuple[int, ...], tokenizer: Callable[[], bytes] | None
-    ) -> None:
-        """Make a grammar ready where tokens are chosen; the tokenizer is sent along only when it is not there yet."""
-        link = self.stages[-1].link
-        message = Constrain(call=0, deployment=self.deployment, constraint=constraint, eos=eos)
-        try:
-            if await self._is_ready(message, wanted=tokenizer is None):
-                return
-            assert tokenizer is not None
-            async with self._sending_tokenizer:  # of requests that come at once, one sends it
-                if await self._is_ready(message):
-                    return
-                data = await asyncio.to_thread(tokenizer)
-                pieces = tuple(data[at : at + MAX_FRAME_BYTES] for at in range(0, len(data), MAX_FRAME_BYTES))
-                if len(pieces) > MAX_PAYLOAD_FRAMES:
-                    raise NodeError(f"the tokenizer is too large, {len(data)} bytes.", kind="no_tokenizer")
-                await link.call(message, pieces, seconds=TOKENIZER_SECONDS)
-        except NodeError as error:
-            if error.kind not in ("constraint", "no_tokenizer"):
-                raise
-            raise RequestError(
-                f"The answer cannot be held to the wanted form: {error.message}", "Send the request without it."
-            ) from error
-
-    async def _is_ready(self, message: Constrain, *, wanted: bool = False) -> bool:
-        """Whether the last stage has made the grammar ready; not, if it lacks the tokenizer: an error if `wanted`."""
-        try:
-            await self.stages[-1].link.call(message, seconds=GRAMMAR_SECONDS)
-        except NodeError as error:
-            if error.kind != "no_tokenizer" or wanted:
-                raise
-            return False
-        return True
-
     async def cancel(self, sequence: Sequence) -> None:
         """End a sequence and free its KV. An agent that cannot be reached is no error: it frees it by itself."""
         self._drop(sequence)
-        if self.broken is not None or not sequence.times_started:
-            return
-        message = Cancel(call=0, deployment=self.deployment, epoch=self.epoch, sequence=sequence.number)
+        if self.broken is None and sequence.times_started:
+            await self._cancel(sequence.number)
+
+    async def _cancel(self, number: int) -> None:
+        self._awaited.pop(number, None)
+        message = Cancel(call=0, deployment=self.deployment, epoch=self.epoch, sequence=number)
         try:
             await self.stages[0].link.call(message, seconds=5.0)
         except NodeError as error:

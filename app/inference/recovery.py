@@ -23,7 +23,7 @@ from app.models.library import ModelLibrary
 from app.registry import DeploymentRecord, DeploymentStatus, NodeRecord, Registry, ShardRecord
 from app.sharding.placement import NodeCapacity, Placement, StageSizes, place, place_ranges
 from app.sharding.relocation import LostStage, relocate
-from worker_agent.wire.messages import Health, StageInfo
+from worker_agent.wire.messages import Health, Resumed, StageInfo
 
 log = logging.getLogger(__name__)
 
@@ -328,7 +328,14 @@ class Recovery:
         mended = pipeline or self._deployer.pipeline(record, fresh)
         mended.restage(fresh)
         try:
-            await mended.link(await self._registry.call(lambda known: known.deployments.next_epoch(record.id)))
+            resumed = () if pipeline is None or what else await _halted(pipeline)
+            try:
+                await mended.link(await self._next_epoch(record), resumed)
+            except NodeError as error:
+                if error.kind != "position":
+                    raise
+                log.warning("the states of deployment %s cannot be kept: %s", record.id, error)
+                await mended.link(await self._next_epoch(record))
         except NodeError as error:
             if error.kind == "timeout":  # it answers beats and does no work: its compute thread hangs
                 self._shun(error, [stage.seat for stage in stages])
@@ -337,11 +344,27 @@ class Recovery:
             raise
         return Mended(record, mended, what or "connected anew")
 
+    async def _next_epoch(self, record: DeploymentRecord) -> int:
+        return await self._registry.call(lambda known: known.deployments.next_epoch(record.id))
+
     async def _records(self, node_ids: Sequence[int | None]) -> list[NodeRecord]:
         return await self._registry.call(lambda known: [known.nodes.get(node) for node in node_ids if node is not None])
 
     def _seat(self, record: NodeRecord) -> Seat:
         return Seat(record, self._nodes.link(record.id))
+
+
+async def _halted(pipeline: Pipeline) -> tuple[Resumed, ...]:
+    """What of its states can go on; nothing, where that cannot be told: all is then computed anew."""
+    if not pipeline.active:
+        return ()
+    try:
+        return await pipeline.halted()
+    except NodeError as error:
+        if error.kind not in ("unknown_stage", "internal"):
+            raise
+        log.info("the states of deployment %s are not kept: %s", pipeline.deployment, error)
+        return ()
 
 
 def _moving(stages: Sequence[_Stage], placement: Placement, model: str) -> str:

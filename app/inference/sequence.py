@@ -86,6 +86,11 @@ class Sequence:
         """Its number, the index of the token that comes next, and of the next scored one of its prompt."""
         return self.number, len(self.tokens), self._scored if self._scored < self.prompt_tokens else NO_SCORES
 
+    @property
+    def certain(self) -> int:
+        """How many of its tokens every stage has computed: all that came round."""
+        return len(self.tokens) - 1 if len(self.tokens) > self.prompt_tokens else self._prefilled
+
     def sampling_left(self) -> Sampling:
         """How it is sampled from here on: what was scored of the prompt need not be scored again."""
         if self._scored < self.prompt_tokens or self.sampling.prompt_logprobs < 0:

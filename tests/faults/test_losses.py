@@ -246,3 +246,23 @@ def test_a_request_that_brings_a_stage_down_each_time_is_given_up(
     record = four.finish(run)
     assert record.status is RequestStatus.FAILED and len(record.token_ids) >= 7
     assert 2 <= len(times) <= 8
+
+
+@on_posix
+def test_stages_that_are_all_there_again_keep_their_states_so_half_precision_goes_on_to_the_bit(four: System) -> None:
+    """A node that could not be replaced comes back with what it held: nothing is computed anew."""
+    deploy(four, 0, 1, 2, dtype="bfloat16", wait_seconds=60)
+    wish = {"max_tokens": 300, "ignore_eos": True}
+    expected = four.answer(MODEL, PROMPT, **wish)
+    others = [four.nodes[node] for node in (0, 2, 3)]
+    run = four.begin(MODEL, PROMPT, **wish)
+    wait_until(lambda: len(run.token_ids) >= 7)
+    for node in others:
+        four.run(four.controller.drain_node(str(node.id)))
+    freeze(four, four.nodes[1], 8.0)
+    record = four.finish(run)
+    for node in others:
+        four.run(four.controller.drain_node(str(node.id), False))
+    check(record, expected)
+    (interruption,) = run.trace().interruptions
+    assert interruption.exact and interruption.what == "connected anew"
