@@ -24,6 +24,7 @@ from app.inference.mender import Mender
 from app.inference.pipeline import Pipeline
 from app.inference.recovery import Recovery
 from app.inference.request_recorder import Facts
+from app.inference.stages import PipelineStage
 from app.models.description import ModelDescription
 from app.models.library import ModelLibrary
 from app.registry import DeploymentRecord, DeploymentStatus, NodeRecord, Registry, ShardRecord
@@ -192,9 +193,9 @@ class Deployments:
             self._finder.nodes(nodes),
         )
 
-    def memory(self, pipeline: Pipeline) -> tuple[NodeMemory, ...]:
+    def memory(self, stages: Sequence[PipelineStage]) -> tuple[NodeMemory, ...]:
         """How full the nodes of a pipeline were with their last heartbeat."""
-        return self._finder.memory([stage.node_id for stage in pipeline.stages])
+        return self._finder.memory([stage.node_id for stage in stages])
 
     async def ready(self, model_name: str | None = None) -> list[DeploymentRecord]:
         """Deployments that answer, or would once attached; the newest first."""

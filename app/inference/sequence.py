@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from msgspec.structs import replace
 
 from app.errors import NodeError, ShardboardError
+from app.inference.stages import PipelineStage
 from worker_agent.wire.messages import Budget, Constraint, Sampling, Scored, StageTime, Token
-
-if TYPE_CHECKING:
-    from app.inference.pipeline import Pipeline
 
 VAIN_RECOVERIES = 5
 """A sequence that was started again so often without getting on any further is given up: it may be the very one that
@@ -50,6 +48,15 @@ class Sink(Protocol):
     def failed(self, error: ShardboardError) -> None: ...
 
 
+class Home(Protocol):
+    """Where a sequence runs: a pipeline."""
+
+    stages: tuple[PipelineStage, ...]
+
+    async def cancel(self, sequence: Sequence) -> None:
+        """End a sequence and free its memory on every stage."""
+
+
 @dataclass(eq=False)
 class Sequence:
     """One request's tokens and wishes, and where it runs. Belongs to the controller's loop.
@@ -70,7 +77,7 @@ class Sequence:
     constraint: Constraint | None = None
     tokenizer: Callable[[], bytes] | None = None
     number: int = 0
-    pipeline: Pipeline | None = None
+    pipeline: Home | None = None
     times_started: int = 0
     is_over: bool = False
     _scored: int = field(init=False)

@@ -235,7 +235,7 @@ class InferenceService:
             if run.text_stopped:
                 await sequence.cancel()
             if sequence.pipeline is not None:
-                run.remembers(self._deployments.memory(sequence.pipeline))
+                run.remembers(self._deployments.memory(sequence.pipeline.stages))
             run.complete(reason)
         except asyncio.CancelledError:
             if sequence is not None:

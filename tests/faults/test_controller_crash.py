@@ -17,7 +17,7 @@ from tests.cli.programs import CommandLine, Service, make_tiny_model, runs
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="programs that are killed as Unix does it")
-TOKENS = 400
+TOKENS = 150
 API = "/shard/api/inference"
 
 
@@ -75,7 +75,7 @@ def finished(service: Service, number: int) -> dict[str, Any]:
         return found["status"] not in ("pending", "processing")
 
     found: dict[str, Any] = {}
-    wait_until(over, 60)
+    wait_until(over, 120)
     return found
 
 
