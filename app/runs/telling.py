@@ -52,7 +52,7 @@ JOB_KINDS = {
 }  # fmt: skip
 
 GETTING_READY, READING_THE_PROMPT, COMPUTING = "Getting ready", "Reading the prompt", "Computing"
-WAITING, ON_THE_WAY = "Waiting for a turn", "On the way"
+WAITING, ON_THE_WAY, INTERRUPTED = "Waiting for a turn", "On the way", "Interrupted"
 """What a request's time goes into."""
 
 _WAYS = {"window": "in the window", "command": "on the command line", "http": "over HTTP", "program": "from a program"}
@@ -317,7 +317,7 @@ def times_of(found: Shares) -> tuple[TimeShare, ...]:
     parts = (
         ("prepare", GETTING_READY, found.prepare_us), ("prompt", READING_THE_PROMPT, found.prompt_us),
         ("compute", COMPUTING, found.compute_us), ("queue", WAITING, found.queue_us),
-        ("wire", ON_THE_WAY, found.wire_us),
+        ("wire", ON_THE_WAY, found.wire_us), ("interrupted", INTERRUPTED, found.interrupted_us),
     )  # fmt: skip
     return _shares_of(parts, found.total_us)
 

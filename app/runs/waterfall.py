@@ -65,7 +65,8 @@ class StageTotals(Struct, frozen=True, kw_only=True):
 
 
 class Shares(Struct, frozen=True, kw_only=True):
-    """`total_us`, from the request to its last token, is the sum of getting ready, reading the prompt and the answer.
+    """`total_us`, from the request to its last token, is the sum of getting ready, reading the prompt, the answer and
+    interruptions.
 
     `compute_us`, `queue_us` and `wire_us` are of the answer after its first token, over all stages. They add up to
     `decode_us`, unless clocks disagree so far that nothing is left for the wire.
@@ -82,10 +83,12 @@ class Shares(Struct, frozen=True, kw_only=True):
     tokens: int
     """How many tokens the answer has; `compute_us`, `queue_us` and `wire_us` are of one fewer."""
     stages: tuple[StageTotals, ...]
+    interrupted_us: int = 0
+    """While a stage was lost, before the first token or after it; part of neither prompt nor answer."""
 
     @property
     def decode_us(self) -> int:
-        return self.total_us - self.prepare_us - self.prompt_us
+        return self.total_us - self.prepare_us - self.prompt_us - self.interrupted_us
 
 
 def bars(trace: RequestTrace) -> tuple[Bar, ...]:
@@ -111,12 +114,16 @@ def shares(trace: RequestTrace) -> Shares:
     """
     last = max((part.at_us for part in _trips(trace)), default=trace.first_step_us)
     first = trace.tokens[0].at_us if trace.tokens else last
-    prompt = max(0, first - trace.first_step_us)
+    before = sum(each.lasted_us for each in trace.interruptions if not each.tokens)
+    after = sum(each.lasted_us for each in trace.interruptions if each.tokens)
+    early = min(before, max(0, first - trace.first_step_us))
+    prompt = max(0, first - trace.first_step_us - early)
     total = max(last, trace.first_step_us)
     answer = trace.tokens[1:]
     compute = sum(token.compute_us for token in answer)
     queue = sum(token.queue_us for token in answer)
-    decode = total - trace.first_step_us - prompt
+    late = min(after, total - trace.first_step_us - prompt - early)
+    decode = total - trace.first_step_us - prompt - early - late
     return Shares(
         total_us=total,
         prepare_us=trace.first_step_us,
@@ -126,6 +133,7 @@ def shares(trace: RequestTrace) -> Shares:
         wire_us=max(0, decode - compute - queue),
         tokens=len(trace.tokens),
         stages=_stage_totals(trace),
+        interrupted_us=early + late,
     )
 
 

@@ -209,19 +209,29 @@ def test_removing_a_node_takes_down_what_needs_it(api: Served, node: dict[str, A
     assert again["status"] == "completed" and again["deployment_id"] != deployment
 
 
+EVENTS = "/shard/api/events/recent/?limit=20"
+
+
 def test_a_node_that_dies_is_told_and_so_is_what_it_was_doing(
     api: Served, guest: AgentProcess, node: dict[str, Any]
 ) -> None:
     """The last one here: the guest does not come back."""
-    deployed_on(api, node)
+    deployment = deployed_on(api, node)
     request = api.submit(**ENDLESS)
     wait_until(lambda: api.status(request)["completion_tokens"] > 2)
     guest.kill()
-    failed = api.finished(request)
-    assert failed["status"] == "failed" and node["name"] in failed["error"] and failed["completion_tokens"] > 2
+    wait_until(lambda: any(" paused." in event["message"] for event in api.get(EVENTS)["events"]))
+    wait_until(lambda: any(" went on after " in event["message"] for event in api.get(EVENTS)["events"]))
+    before = api.status(request)["completion_tokens"]
+    wait_until(lambda: api.status(request)["completion_tokens"] > before + 2)
+    api.post(f"/shard/api/inference/cancel/{request}/")
+    listed = api.get("/shard/api/deployments/status/")["deployments"]
+    (moved,) = [each for each in listed if each["id"] == deployment]
+    assert node["id"] not in [stage["node_id"] for stage in moved["stages"]] and moved["mending"] == ""
     wait_until(lambda: nodes(api)[node["id"]]["state"] == "down")
     dead = nodes(api)[node["id"]]
     assert dead["problem"] and dead["memory_used"] is None and dead["stages"] == []
     assert api.error("POST", f"/shard/api/nodes/drain/{node['id']}/", 503, json={})["message"]
     assert api.post(f"/shard/api/nodes/remove/{node['id']}/")["state"] == "down", "it is removed all the same"
     assert api.answer(max_tokens=2)["status"] == "completed", "by the two that are left"
+    api.post(f"/shard/api/deployments/undeploy/{deployment}/")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.runs.trace import ChunkTime, RequestTrace, StageShare, TokenTime
+from app.runs.trace import ChunkTime, Interruption, RequestTrace, StageShare, TokenTime
 from app.runs.waterfall import Bar, bars, shares
 from tests.runs.samples import prompt_in_chunks, trace_of
 
@@ -106,3 +107,20 @@ def test_whatever_was_recorded_bars_have_no_gaps_and_totals_add_up(
     found = shares(trace)
     assert found.prepare_us + found.prompt_us + found.decode_us == found.total_us
     assert min(found.prepare_us, found.prompt_us, found.decode_us, found.wire_us) >= 0
+
+
+def test_an_interruption_is_its_own_part_of_the_time() -> None:
+    """Neither the network's nor the prompt's, and the parts still add up."""
+    whole = trace_of(tokens=3, took_us=10_000, stages=[(0, 4_000)])
+    pause = Interruption(at_us=whole.tokens[0].at_us, lasted_us=500, tokens=1)
+    found = shares(msgspec.structs.replace(whole, interruptions=(pause,)))
+    before = shares(whole)
+    assert found.interrupted_us == 500 and found.wire_us == before.wire_us - 500
+    assert (found.total_us, found.prompt_us, found.decode_us) == (
+        before.total_us,
+        before.prompt_us,
+        before.decode_us - 500,
+    )
+    early = Interruption(at_us=0, lasted_us=200, tokens=0)
+    found = shares(msgspec.structs.replace(whole, interruptions=(early,)))
+    assert (found.interrupted_us, found.prompt_us) == (200, before.prompt_us - 200)

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from app.figures import layers
+from app.runs.interruptions import interruption_text
 from app.runs.run import Run
 from app.runs.trace import DeploymentTrace, JobTrace, Phase, RequestTrace
 from app.runs.waterfall import Bar, bars, node_name, stage_count
@@ -158,6 +159,10 @@ def _request(run: Run, trace: RequestTrace, began: int, tracks: _Tracks) -> Iter
     yield from _whole(run, CONTROLLER, thread, began, ended)
     if trace.first_step_us > 0:
         yield _slice("getting ready", "prepare", CONTROLLER, thread, began, began + trace.first_step_us, {})
+    for pause in trace.interruptions:
+        facts = {"what": interruption_text(pause)}
+        begun = began + pause.at_us
+        yield _slice("interrupted", "interrupted", CONTROLLER, thread, begun, begun + pause.lasted_us, facts)
     stages = _Stages(trace, began, last, tracks)
     yield from stages.names
     free = trace.first_step_us

@@ -12,6 +12,7 @@ from app.runs.run import Run, RunEvent
 from app.runs.telling import (
     COMPUTING,
     GETTING_READY,
+    INTERRUPTED,
     ON_THE_WAY,
     READING_THE_PROMPT,
     WAITING,
@@ -105,6 +106,7 @@ def _bar(found: Shares) -> tuple[TimeShare, ...]:
     parts = [(GETTING_READY, "prepare", found.prepare_us), (READING_THE_PROMPT, "prompt", found.prompt_us)]
     parts += [(_computing(found, k), f"s{k % 8}", stage.compute_us) for k, stage in enumerate(found.stages)]
     parts += [(WAITING, "queue", found.queue_us), (ON_THE_WAY, "wire", found.wire_us)]
+    parts.append((INTERRUPTED, "interrupted", found.interrupted_us))
     return tuple(TimeShare(look, name, us, us / max(1, found.total_us)) for name, look, us in parts if us > 0)
 
 

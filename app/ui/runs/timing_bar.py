@@ -118,7 +118,7 @@ class TimingBar(QWidget):
 _SECOND = 1e6
 _LOOKS = {
     "prepare": (None, READY), "prompt": (1, Qt.BrushStyle.SolidPattern), "compute": (0, Qt.BrushStyle.SolidPattern),
-    "queue": (0, WAITING), "wire": (None, WIRE),
+    "queue": (0, WAITING), "wire": (None, WIRE), "interrupted": (None, WAITING),
 }  # fmt: skip
 
 
