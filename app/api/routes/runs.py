@@ -109,7 +109,7 @@ async def export_selection(
     return await _download(request, controller, body, body.ids)
 
 
-@router.get("/{kind}/{run_id}/", summary="One run", responses=errors(404, 422))
+@router.get("/{kind}/{run_id}/", summary="One run", responses={200: {"model": RunView}, **errors(404, 422)})
 async def analysis(
     controller: TheController,
     kind: Kind,
