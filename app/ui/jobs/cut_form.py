@@ -67,7 +67,8 @@ class CutForm:
     def _lay_out(self, theme: ThemeKeeper, dialog: QDialog) -> None:
         above, below = make.grid(down=SPACING // 2), make.grid(down=SPACING // 2)
         cut_by = make.column(
-            make.row(self.by_count, self.by_layers, make.STRETCH), make.row(self.count, (self.layers, 1)),
+            make.row(self.by_count, self.by_layers, make.STRETCH),
+            make.row(self.count, (self.layers, 1), make.Stretch(0)),
             spacing=SPACING // 2,
         )  # fmt: skip
         labels = (
