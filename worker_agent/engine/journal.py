@@ -138,6 +138,8 @@ class Journal:
         for number, life in self._current.items():
             while life.entries and self._position(life, life.entries[-1]) >= lengths[number]:
                 self._drop(life.entries.pop())
+            if not life.entries:
+                life.is_covered = False
         self._kept = OrderedDict((number, None) for number in kept if number in self._current)
 
     def _begin(self, sequence: int, position: int, known: int, shared: Shared | None) -> _Life:
