@@ -79,20 +79,22 @@ class Case:
 
 @pytest.fixture(scope="module")
 def many(stages: list[Stage]) -> Case:
-    return Case.undisturbed(stages, WISHES, lanes=1)
+    return Case.undisturbed(stages, WISHES, lanes=1, journal_bytes=10**8)
 
 
 @pytest.fixture(scope="module")
 def in_lanes(stages: list[Stage]) -> Case:
     """As many steps at once as there are stages."""
-    return Case.undisturbed(stages, {number: wish for number, wish in WISHES.items() if number < 4}, lanes=3)
+    return Case.undisturbed(
+        stages, {number: wish for number, wish in WISHES.items() if number < 4}, lanes=3, journal_bytes=10**8
+    )
 
 
 @pytest.fixture(scope="module")
 def crowded(stages: list[Stage]) -> Case:
     """Too many for the pool: the younger ones yield, and come again."""
     wishes = {number: Wish(random_prompt(30, VOCABULARY, number), 50) for number in range(4)}
-    return Case.undisturbed(stages, wishes, lanes=1, kv_tokens=192)
+    return Case.undisturbed(stages, wishes, lanes=1, kv_tokens=192, journal_bytes=10**8)
 
 
 @pytest.mark.parametrize("turns", MOMENTS)
@@ -125,6 +127,37 @@ def test_what_is_kept_for_later_prompts_stays(stages: list[Stage]) -> None:
     assert [each.kind for each in ring.resumed] == ["runs", "kept"]
     assert ring.cached == {2: 41}
     case.check(ring)
+
+
+@pytest.mark.parametrize("lost", [(0,), (1,), (2,), (0, 1), (1, 2), (0, 2)], ids=str)
+@pytest.mark.parametrize("turns", MOMENTS)
+def test_a_lost_stage_is_computed_again_to_the_last_bit(many: Case, turns: int, lost: tuple[int, ...]) -> None:
+    ring = many.lost_after(turns, *lost)
+    if 0 in lost and not all(each.length for each in ring.resumed):
+        # Nobody is left who knows in which step a prompt was to begin: it may be read in another one.
+        assert ring.finished == many.wishes.keys()
+    else:
+        many.check(ring)
+
+
+@pytest.mark.parametrize("lost", range(3))
+@pytest.mark.parametrize("turns", range(110, 166, 16))
+def test_a_stage_is_lost_while_some_have_yielded(crowded: Case, turns: int, lost: int) -> None:
+    crowded.check(crowded.lost_after(turns, lost))
+
+
+@pytest.mark.parametrize("lost", range(3))
+def test_a_stage_is_lost_while_steps_go_side_by_side(in_lanes: Case, lost: int) -> None:
+    in_lanes.check(in_lanes.lost_after(25, lost))
+
+
+def test_one_is_lost_after_another_and_then_the_newcomer(many: Case) -> None:
+    ring = many.ring()
+    for turns, lost in ((30, (1,)), (17, (0,)), (3, (2,)), (20, (1,))):
+        ring.serve(many.wishes, turns)
+        ring.go_on(ring.halt(lost))
+    ring.serve(many.wishes)
+    many.check(ring)
 
 
 def test_a_sequence_that_is_cancelled_instead_of_started_holds_nobody_up(many: Case) -> None:
