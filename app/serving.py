@@ -9,6 +9,9 @@ DEFAULT_CONTEXT = 8192
 DEFAULT_KV_TOKENS = 8192
 DEFAULT_WAIT_SECONDS = 30
 MAX_WAIT_SECONDS = 7 * 24 * 3600
+RECOVERIES = ("fast", "exact")
+"""How answers go on when a stage was lost: by reading their tokens anew, which in half precision may change low bits,
+or to the bit, from a journal that every stage keeps of what it sent."""
 QUANTIZE = ("none", "int8", "int4")
 """What a deployment may ask for (`worker_agent.wire.messages.Quantize`)."""
 KV_DTYPES = ("computed", "int8")
@@ -31,6 +34,8 @@ class Serving:
     """In what keys and values are kept (`KV_DTYPES`), by stages that can: as they are computed, or in int8."""
     wait_seconds: int = DEFAULT_WAIT_SECONDS
     """How long answers wait for a lost node whose layers no other one has room for, before they fail."""
+    recovery: str = "fast"
+    """How answers go on when a stage was lost (`RECOVERIES`)."""
 
     @classmethod
     def kept(cls, stored: Any) -> Serving:
@@ -64,6 +69,7 @@ class ServingWish:
     quantize: str | None = None
     kv_dtype: str | None = None
     wait_seconds: int | None = None
+    recovery: str | None = None
 
     @classmethod
     def of(cls, serving: Serving) -> ServingWish:
@@ -81,5 +87,11 @@ class ServingWish:
         kv_tokens = self.kv_tokens or max(context, DEFAULT_KV_TOKENS)
         wait = DEFAULT_WAIT_SECONDS if self.wait_seconds is None else self.wait_seconds
         return Serving(
-            self.dtype or dtype, context, kv_tokens, self.quantize or "none", self.kv_dtype or "computed", wait
+            self.dtype or dtype,
+            context,
+            kv_tokens,
+            self.quantize or "none",
+            self.kv_dtype or "computed",
+            wait,
+            self.recovery or "fast",
         )

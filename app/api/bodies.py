@@ -23,6 +23,7 @@ Body = TypeVar("Body", bound="Strict")
 DType = Literal["float32", "bfloat16", "float16"]
 Quantize = Literal["none", "int8", "int4"]
 KvDType = Literal["computed", "int8"]
+Recovery = Literal["fast", "exact"]
 Tokens = Field(default=None, ge=1, le=2**31 - 1)
 Layers = Field(default=None, min_length=1, max_length=2000, description="ranges, ends included: 0-9,10-29")
 Name = Field(min_length=1, max_length=200)
@@ -107,11 +108,14 @@ class Deploy(Strict):
         default=None, ge=0, le=MAX_WAIT_SECONDS,
         description="how long answers wait for a lost node whose layers no other one has room for",
     )  # fmt: skip
+    recovery: Recovery | None = Field(
+        default=None, description="how answers go on when a stage was lost: fast, or exact, to the bit, from a journal"
+    )
 
     @property
     def serving(self) -> ServingWish:
         return ServingWish(
-            self.dtype, self.context, self.kv_tokens, self.quantize, self.kv_dtype, self.wait_seconds
+            self.dtype, self.context, self.kv_tokens, self.quantize, self.kv_dtype, self.wait_seconds, self.recovery
         )  # fmt: skip
 
 

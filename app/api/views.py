@@ -150,6 +150,7 @@ class DeploymentView(BaseModel):
     quantize: str
     kv_dtype: str
     wait_seconds: int
+    recovery: str
     plan_hash: str
     epoch: int
     created_at: datetime
@@ -213,6 +214,7 @@ class PlanView(BaseModel):
     quantize: str
     kv_dtype: str
     wait_seconds: int
+    recovery: str
     stages: list[PlannedStageView]
     processes: list[PlannedProcessView]
     left_out: list[str] = Field(description="nodes that would get nothing")

@@ -16,11 +16,13 @@ from app.cli.options import (
     Layers,
     Nodes,
     Quantize,
+    Recovery,
     Wait,
     read_dtype,
     read_kv_dtype,
     read_nodes,
     read_quantize,
+    read_recovery,
 )
 from app.cli.output import note, print_json, print_table, progress_shown
 from app.cli.session import open_controller, open_registry, origin
@@ -54,12 +56,14 @@ def plan(
     quantize: Quantize = None,
     kv_dtype: KvDType = None,
     wait: Wait = None,
+    recovery: Recovery = None,
     as_json: Json = False,
 ) -> None:
     """Show which layers would go to which node, and what memory that takes. Loads nothing."""
     chosen = read_nodes(nodes)
     serving = ServingWish(
-        read_dtype(dtype), context, kv_tokens, read_quantize(quantize), read_kv_dtype(kv_dtype), wait
+        read_dtype(dtype), context, kv_tokens, read_quantize(quantize), read_kv_dtype(kv_dtype), wait,
+        read_recovery(recovery),
     )  # fmt: skip
     with open_controller() as session:
         placement = session.run(session.controller.plan(model, nodes=chosen, layers=shard_layers, serving=serving))
@@ -80,12 +84,14 @@ def deploy(
     quantize: Quantize = None,
     kv_dtype: KvDType = None,
     wait: Wait = None,
+    recovery: Recovery = None,
     as_json: Json = False,
 ) -> None:
     """Send a model's layers to the nodes that lack them, load them, and make the model answer requests."""
     chosen = read_nodes(nodes)
     serving = ServingWish(
-        read_dtype(dtype), context, kv_tokens, read_quantize(quantize), read_kv_dtype(kv_dtype), wait
+        read_dtype(dtype), context, kv_tokens, read_quantize(quantize), read_kv_dtype(kv_dtype), wait,
+        read_recovery(recovery),
     )  # fmt: skip
     with open_controller() as session, progress_shown(as_json) as progress:
         deployment = session.run(

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from app.errors import BadInput
-from app.serving import DEFAULT_WAIT_SECONDS, KV_DTYPES, MAX_WAIT_SECONDS, QUANTIZE
+from app.serving import DEFAULT_WAIT_SECONDS, KV_DTYPES, MAX_WAIT_SECONDS, QUANTIZE, RECOVERIES
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Nodes = Annotated[str | None, typer.Option("--nodes", help="Ids of the nodes to use, in order: 1,2,…")]
@@ -31,6 +31,13 @@ KvDType = Annotated[
     ),
 ]
 Context = Annotated[int | None, typer.Option("--context", min=1, help="Longest sequence to serve, in tokens.")]
+Recovery = Annotated[
+    str | None,
+    typer.Option(
+        help="How answers go on when a stage is lost: fast, which in half precision may change low bits, or exact, to "
+        "the bit, from a journal that every stage keeps. [default: fast]",
+    ),
+]
 Wait = Annotated[
     int | None,
     typer.Option(
@@ -87,6 +94,13 @@ def read_kv_dtype(text: str | None) -> str | None:
     """One of KV_DTYPES. Raises BadInput."""
     if text is not None and text not in KV_DTYPES:
         raise BadInput(f"--kv is '{text}'; it can be {', '.join(KV_DTYPES)}.")
+    return text
+
+
+def read_recovery(text: str | None) -> str | None:
+    """One of RECOVERIES. Raises BadInput."""
+    if text is not None and text not in RECOVERIES:
+        raise BadInput(f"--recovery is '{text}'; it can be {', '.join(RECOVERIES)}.")
     return text
 
 

@@ -11,7 +11,7 @@ import itertools
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import overload
 
 import msgspec
 import zmq.asyncio
@@ -23,7 +23,10 @@ from app.cluster.calls import (
     HELLO_TIMEOUT,
     LOAD_SILENCE,
     LOG_TIMEOUT,
+    Answer,
+    PendingCall,
     PlainCall,
+    discard,
 )
 from app.cluster.connection import Connection
 from app.cluster.trouble import Trouble, failed_error, node_error
@@ -49,6 +52,7 @@ from worker_agent.wire.messages import (
     Health,
     HealthReport,
     Hello,
+    JournalPage,
     Load,
     Loaded,
     LoadProgress,
@@ -56,7 +60,9 @@ from worker_agent.wire.messages import (
     Message,
     Offer,
     Part,
+    ReadJournal,
     ReadLog,
+    Recompute,
     StageFault,
     Tokens,
     Welcome,
@@ -70,8 +76,6 @@ from worker_agent.wire.messages.fields import Call
 _log = logging.getLogger(__name__)
 
 RingMessage = Tokens | StageFault
-Answer = tuple[Message, Sequence[bytes]]
-"""With its payload frames."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +131,7 @@ class AgentLink:
         self._control: _Channel | None = None
         self._weights: _Channel | None = None
         self._ids = itertools.count(1)
-        self._pending: dict[int, _Pending] = {}
+        self._pending: dict[int, PendingCall] = {}
         self._up, self._down = asyncio.Event(), asyncio.Event()
         self._askers: set[asyncio.Future[Welcome]] = set()
         self._trouble = Trouble("lost")
@@ -177,7 +181,7 @@ class AgentLink:
             raise node_error(Trouble("timeout"), self.node, self.address) from None
         finally:
             self._askers.discard(asker)
-            _discard(asker)
+            discard(asker)
 
     def dial(self) -> None:
         """Try again now, without waiting for the next attempt."""
@@ -252,7 +256,7 @@ class AgentLink:
         if not self.is_up:
             raise self.error()
         # A tokenizer is some tens of megabytes: it, too, goes where it holds up no beat.
-        heavy = isinstance(message, Offer | Chunk) or (isinstance(message, Constrain) and payload)
+        heavy = isinstance(message, Offer | Chunk | Recompute) or (isinstance(message, Constrain) and payload)
         channel = await self._weights_channel(seconds) if heavy else self._control
         assert channel is not None
         answer = await self._ask(channel, message, payload, seconds)
@@ -260,6 +264,14 @@ class AgentLink:
         if not isinstance(answer, expected):
             raise self._out_of_place(message, answer)
         return answer  # type: ignore[return-value]  # `ANSWERS` holds what the overloads say
+
+    async def read_journal(self, message: ReadJournal, *, seconds: float) -> tuple[JournalPage, Sequence[bytes]]:
+        """A page of a stage's journal, with its hidden states. Raises NodeError as `call` does."""
+        channel = await self._weights_channel(seconds)
+        answer, payload = await self._ask_frames(channel, message, (), seconds)
+        if not isinstance(answer, JournalPage):
+            raise self._out_of_place(message, answer)
+        return answer, payload
 
     async def load(
         self,
@@ -317,18 +329,18 @@ class AgentLink:
         envelope = encode(msgspec.structs.replace(message, call=number))  # type: ignore[arg-type]  # every Call is a Message
         try:
             async with asyncio.timeout(seconds) as deadline:
-                self._pending[number] = _Pending(channel, answer, deadline, seconds, on_progress)
+                self._pending[number] = PendingCall(channel, answer, deadline, seconds, on_progress)
                 sending = channel.connection.send((envelope, *payload))
                 try:
                     await asyncio.wait({sending, answer}, return_when=asyncio.FIRST_COMPLETED)
                 finally:
-                    _discard(sending)
+                    discard(sending)
                 return await answer
         except TimeoutError:
             raise node_error(Trouble("timeout"), self.node, self.address) from None
         finally:
             self._pending.pop(number, None)
-            _discard(answer)
+            discard(answer)
 
     async def _weights_channel(self, seconds: float) -> _Channel:
         if self._weights is None:
@@ -481,20 +493,3 @@ class _Channel:
     def __init__(self, link: AgentLink, kind: LinkKind) -> None:
         self.greeted = asyncio.Event()
         self.connection = link.make_connection(kind)
-
-
-@dataclass(slots=True)
-class _Pending:
-    """A call that waits for its answer."""
-
-    channel: _Channel
-    answer: asyncio.Future[Answer]
-    deadline: asyncio.Timeout
-    seconds: float
-    on_progress: Callable[[int, int], None] | None
-
-
-def _discard(future: asyncio.Future[Any]) -> None:
-    """Nobody waits for it any more: cancel it, and let an error that came at the same moment go unreported."""
-    if not future.cancel() and not future.cancelled():
-        future.exception()

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
 from worker_agent.wire.messages import (
     Cancel,
     CatchUp,
@@ -17,7 +22,9 @@ from worker_agent.wire.messages import (
     HealthReport,
     Hello,
     Link,
+    Message,
     Offer,
+    Recompute,
     Shutdown,
     Start,
     Unload,
@@ -35,10 +42,30 @@ HELLO_TIMEOUT = 5.0
 LOG_TIMEOUT = 60.0
 """Seconds for a piece of the log: it is read behind the parts that wait for the disk."""
 
-PlainCall = Link | Unload | Drain | Shutdown | Start | Cancel | Constrain
+Answer = tuple[Message, Sequence[bytes]]
+"""With its payload frames."""
+PlainCall = Link | Unload | Drain | Shutdown | Start | Cancel | Constrain | Recompute
 """Answered by Done."""
 
 ANSWERS: dict[type[Call], type[Call]] = {
     Hello: Welcome, Health: HealthReport, Offer: Have, Chunk: ChunkAck, CatchUp: CaughtUp, Halt: Halted,
 }  # fmt: skip
 """Everything else that is asked is answered by Done."""
+
+
+@dataclass(slots=True)
+class PendingCall:
+    """A call that waits for its answer."""
+
+    channel: object
+    """The connection over which it was asked."""
+    answer: asyncio.Future[Answer]
+    deadline: asyncio.Timeout
+    seconds: float
+    on_progress: Callable[[int, int], None] | None
+
+
+def discard(future: asyncio.Future[Any]) -> None:
+    """Nobody waits for it any more: cancel it, and let an error that came at the same moment go unreported."""
+    if not future.cancel() and not future.cancelled():
+        future.exception()

@@ -21,7 +21,7 @@ from app.models.description import COMPUTE_ITEM_BYTES, ModelDescription, PartSou
 from app.models.digests import PartDigests
 from app.models.part_bytes import part_bytes
 from app.registry import DeploymentRecord, DeploymentStatus, NodeRecord, Registry
-from app.sharding.placement import Placement, sequences_at_once
+from app.sharding.placement import Placement, journal_bytes, sequences_at_once
 from worker_agent.wire.messages import MAX_FRAME_BYTES, Load, Loaded, Part, StageInfo, Unload, plan_hash
 
 log = logging.getLogger(__name__)
@@ -263,6 +263,7 @@ class Deployer:
                 kv_tokens=serving.kv_tokens,
                 quantize=serving.quantize,  # type: ignore[arg-type]  # as well
                 kv_dtype=serving.kv_dtype,  # type: ignore[arg-type]  # as well
+                journal_bytes=journal_bytes(description, serving),
                 max_context=serving.context,
                 max_sequences=sequences_at_once(description, serving),
                 prefill_chunk=prefill_chunk(description, serving.dtype),

@@ -12,13 +12,17 @@ import itertools
 import logging
 import secrets
 import struct
+from collections import OrderedDict
 from collections.abc import Callable
 from collections.abc import Sequence as Many
+
+from msgspec.structs import replace
 
 from app.cluster.agent_link import RingMessage
 from app.errors import NodeError, ShardboardError
 from app.inference.events import StepPassed
 from app.inference.grammar_sender import GrammarSender
+from app.inference.recomputing import recompute, uncovered
 from app.inference.resumption import resumption
 from app.inference.sequence import Sequence
 from app.inference.stages import PipelineStage, links
@@ -46,6 +50,7 @@ DOUBT_SECONDS = 3.0
 a node does not answer its controller. Connections come back by themselves, and what was lost on them is sent again."""
 ASK_SECONDS = 4.0
 """Sequences that wait while every stage is idle for so long: what they brought may have been lost on its way here."""
+ENDED_SEQUENCES = 512
 STALL_SECONDS = 20.0
 """After so long a message between the stages was lost for good."""
 BREAKING = frozenset({"lost", "timeout", "refused", "wrong_key", "not_allowed", "version", "unknown_stage"})
@@ -81,6 +86,8 @@ class Pipeline:
         self.closed = False
         self._sequences: dict[int, Sequence] = {}
         # Not from 1: agents may still have sequences of a controller that ended.
+        self._ended: OrderedDict[int, list[int]] = OrderedDict()
+        """The tokens of sequences that are over: others may have begun with them."""
         self._numbers = itertools.count(secrets.randbits(40) << 20)
         self._heard = 0.0
         self._doubt: tuple[float, NodeError] | None = None
@@ -108,16 +115,33 @@ class Pipeline:
         self.stages = tuple(stages)
         self._stop_listening = [link.on_ring(self._on_ring) for link in {id(s.link): s.link for s in stages}.values()]
 
-    async def halted(self) -> tuple[Resumed, ...]:
-        """Stop every stage, none of which is lost, in the midst of its epoch: what of their states goes on.
+    async def halted(self, lost: Many[int] = ()) -> tuple[Resumed, ...]:
+        """Stop every stage that is left in the midst of its epoch: what of the states goes on.
+
+        Args:
+            lost: stages whose states have to be computed again, from the journals of others.
 
         Raises NodeError.
         """
         held = {}
         for stage in self.stages:
-            message = Halt(call=0, deployment=self.deployment, stage=stage.stage, epoch=self.epoch)
-            held[stage.stage] = (await stage.link.call(message)).states
-        return resumption(held, {number: sequence.certain for number, sequence in self._sequences.items()})
+            if stage.stage not in lost:
+                message = Halt(call=0, deployment=self.deployment, stage=stage.stage, epoch=self.epoch)
+                held[stage.stage] = (await stage.link.call(message)).states
+        if not held:
+            return ()
+        bare = uncovered(lost, held)
+        certain = {number: sequence.certain for number, sequence in self._sequences.items()}
+        found = resumption(held, certain, all_left=not lost)
+        return tuple(replace(each, length=0) if each.sequence in bare else each for each in found)
+
+    async def recompute(self, lost: Many[int], resumed: Many[Resumed]) -> None:
+        """Have the states of lost stages computed again, between `link` and `resume`. Raises NodeError."""
+        await recompute(self.deployment, self.epoch, self.stages, lost, resumed, self._tokens_of)
+
+    def _tokens_of(self, number: int) -> list[int] | None:
+        sequence = self._sequences.get(number)
+        return self._ended.get(number) if sequence is None else sequence.tokens
 
     async def link(self, epoch: int, resumed: Many[Resumed] = ()) -> None:
         """Connect the stages in a ring under a new epoch; what ran before goes on with the tokens that it has.
@@ -253,7 +277,10 @@ class Pipeline:
         return isinstance(error, NodeError) and error.kind in BREAKING
 
     def _drop(self, sequence: Sequence) -> None:
-        self._sequences.pop(sequence.number, None)
+        if self._sequences.pop(sequence.number, None) is not None:
+            self._ended[sequence.number] = sequence.tokens
+            while len(self._ended) > ENDED_SEQUENCES:
+                self._ended.popitem(last=False)
 
     async def cancel(self, sequence: Sequence) -> None:
         """End a sequence and free its KV. An agent that cannot be reached is no error: it frees it by itself."""

@@ -167,7 +167,8 @@ class Recovery:
         stages = await self._look(record)
         lost = [stage for stage in stages if stage.info is None]
         if not lost:
-            return await self._linked(record, stages, [stage.info for stage in stages], pipeline, "")
+            resumed = await _halted(record, pipeline, ())
+            return await self._linked(record, stages, [stage.info for stage in stages], pipeline, "", resumed)
         nodes = await self._candidates(record.serving.dtype)
         placement = self._moved(record, description, stages, nodes)
         if placement is None:
@@ -177,19 +178,17 @@ class Recovery:
         check_addresses(seats)
         digests = await asyncio.to_thread(self._library.digests, description)
         changed = [stage for stage, found in enumerate(stages) if found.info is None]
+        # What is left stops before anything else: its journals must not go on.
+        resumed = await _halted(record, pipeline, changed)
         try:
             loaded = await self._deployer.reload(record, description, digests, placement, seats, changed)
         except NodeError as error:
             self._shun(error, seats)
             raise
         await self._registry.call(lambda known: _note_moved(known, [each.shard for each in stages], seats))
-        mended = await self._linked(
-            record,
-            [replace(found, seat=seat) for found, seat in zip(stages, seats, strict=True)],
-            loaded,
-            pipeline,
-            _went(stages, seats),
-        )
+        moved = [replace(found, seat=seat) for found, seat in zip(stages, seats, strict=True)]
+        told(f"Connecting {record.model_name} anew")
+        mended = await self._linked(record, moved, loaded, pipeline, _went(stages, seats), resumed, changed)
         left = [
             (found.seat.node.id, number)
             for number, (found, seat) in enumerate(zip(stages, seats, strict=True))
@@ -322,15 +321,17 @@ class Recovery:
         told: Sequence[object],
         pipeline: Pipeline | None,
         what: str,
+        resumed: Sequence[Resumed] = (),
+        lost: Sequence[int] = (),
     ) -> Mended:
         ranges = [(stage.shard.start_layer, stage.shard.end_layer) for stage in stages]
         fresh = self._deployer.stages([stage.seat for stage in stages], ranges, told)  # type: ignore[arg-type]
         mended = pipeline or self._deployer.pipeline(record, fresh)
         mended.restage(fresh)
         try:
-            resumed = () if pipeline is None or what else await _halted(pipeline)
             try:
                 await mended.link(await self._next_epoch(record), resumed)
+                await mended.recompute(lost, resumed)
             except NodeError as error:
                 if error.kind != "position":
                     raise
@@ -339,6 +340,7 @@ class Recovery:
         except NodeError as error:
             if error.kind == "timeout":  # it answers beats and does no work: its compute thread hangs
                 self._shun(error, [stage.seat for stage in stages])
+            mended.broken = mended.broken or error
             if pipeline is None:
                 mended.close()
             raise
@@ -354,12 +356,12 @@ class Recovery:
         return Seat(record, self._nodes.link(record.id))
 
 
-async def _halted(pipeline: Pipeline) -> tuple[Resumed, ...]:
-    """What of its states can go on; nothing, where that cannot be told: all is then computed anew."""
-    if not pipeline.active:
+async def _halted(record: DeploymentRecord, pipeline: Pipeline | None, lost: Sequence[int]) -> tuple[Resumed, ...]:
+    """What of a pipeline's states can go on; nothing, where that cannot be told: all is then computed anew."""
+    if pipeline is None or not pipeline.active or (lost and record.recovery != "exact"):
         return ()
     try:
-        return await pipeline.halted()
+        return await pipeline.halted(lost)
     except NodeError as error:
         if error.kind not in ("unknown_stage", "internal"):
             raise

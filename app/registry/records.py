@@ -122,6 +122,7 @@ class DeploymentRecord:
     quantize: str
     kv_dtype: str
     wait_seconds: int
+    recovery: str
     epoch: int
     status: DeploymentStatus
     error: str | None

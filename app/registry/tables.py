@@ -59,6 +59,7 @@ class Deployment(PeeweeModel):
     quantize = Words(default="none")
     kv_dtype = Words(default="computed")
     wait_seconds = IntegerField(default=30)
+    recovery = Words(default="fast")
     epoch = BigIntegerField()
     status = Words(index=True)
     error = Prose(null=True)

@@ -101,6 +101,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     quantize: str = "none"
     kv_dtype: str = "computed"
     wait_seconds: int = DEFAULT_WAIT_SECONDS
+    recovery: str = "fast"
     epoch: int
     stages: tuple[StagePlan, ...] = ()
 

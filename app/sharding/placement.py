@@ -10,11 +10,13 @@ from statistics import fmean, median_low
 from app.errors import BadInput, PlacementError
 from app.figures import size_text
 from app.models.description import COMPUTE_ITEM_BYTES, ModelDescription
-from app.serving import KV_DTYPES, MAX_WAIT_SECONDS, QUANTIZE, Serving
+from app.serving import KV_DTYPES, MAX_WAIT_SECONDS, QUANTIZE, RECOVERIES, Serving
 from app.sharding.plan import Range, check_ranges, partition, range_text, stage_memory
 
 INFINITE = float("inf")
 
+JOURNAL_BASE = 1_000_000
+"""What the steps themselves take, apart from the hidden states."""
 MAX_SEQUENCES = 256
 """Sequences that a deployment runs at once, at most."""
 TOKENS_WITH_STATE = 1024
@@ -95,11 +97,23 @@ def kept_for(description: ModelDescription, serving: Serving) -> str:
     return f"{tokens} and the states of {count} sequence{'s' * (count > 1)}"
 
 
+def journal_bytes(description: ModelDescription, serving: Serving) -> int:
+    """What each stage may keep of what it sent: the hidden states of twice as many tokens as its pool holds.
+
+    Twice, since what a sequence shared a step with stays as long as it does.
+    """
+    if serving.recovery != "exact":
+        return 0
+    return 2 * serving.kv_tokens * description.hidden_size * COMPUTE_ITEM_BYTES[serving.dtype] + JOURNAL_BASE
+
+
 class StageSizes:
     """Bytes that layers [start, end) take. Made once for a model and its serving: every mouse move asks."""
 
     def __init__(self, description: ModelDescription, serving: Serving) -> None:
         self._weights = stage_memory(description, serving)
+        self.journal = journal_bytes(description, serving)
+        """What a stage may keep of what it sent."""
         sequences = sequences_at_once(description, serving)
         each = (
             description.kv_bytes_per_token(serving.dtype, layer, layer + 1, kv_dtype=serving.kv_dtype)
@@ -118,10 +132,10 @@ class StageSizes:
         return self._kv[end] - self._kv[start]
 
     def memory(self, start: int, end: int) -> int:
-        return self.weights(start, end) + self.kv(start, end)
+        return self.weights(start, end) + self.kv(start, end) + self.journal
 
     def placed(self, node: NodeCapacity, layers: Range) -> PlacedStage:
-        return PlacedStage(node, *layers, self.weights(*layers), self.kv(*layers))
+        return PlacedStage(node, *layers, self.weights(*layers), self.kv(*layers), self.journal)
 
 
 @dataclass(frozen=True)
@@ -134,10 +148,11 @@ class PlacedStage:
     weight_bytes: int
     """Weights once loaded."""
     kv_bytes: int
+    journal_bytes: int = 0
 
     @property
     def memory(self) -> int:
-        return self.weight_bytes + self.kv_bytes
+        return self.weight_bytes + self.kv_bytes + self.journal_bytes
 
     @property
     def missing(self) -> int:
@@ -152,12 +167,13 @@ class AgentProcess:
     node: NodeCapacity
     weight_bytes: int
     kv_bytes: int
+    journal_bytes: int = 0
 
     @property
     def memory(self) -> int:
         """Bytes of main memory: the agent itself, what is loaded already, and this."""
         stages = 0 if self.node.on_gpu else self.node.used_memory + self.weight_bytes + self.kv_bytes
-        return self.node.agent_memory + stages
+        return self.node.agent_memory + stages + self.journal_bytes
 
 
 @dataclass(frozen=True)
@@ -178,7 +194,12 @@ class Placement:
     def processes(self) -> tuple[AgentProcess, ...]:
         """Each node's once, however many stages it gets."""
         return tuple(
-            AgentProcess(node, sum(stage.weight_bytes for stage in mine), sum(stage.kv_bytes for stage in mine))
+            AgentProcess(
+                node,
+                sum(stage.weight_bytes for stage in mine),
+                sum(stage.kv_bytes for stage in mine),
+                sum(stage.journal_bytes for stage in mine),
+            )
             for node in dict.fromkeys(stage.node for stage in self.stages)
             if (mine := [stage for stage in self.stages if stage.node == node])
         )
@@ -277,6 +298,8 @@ def check_serving(description: ModelDescription, serving: Serving) -> None:
         raise BadInput(f"Keys and values cannot be kept in '{serving.kv_dtype}'.", f"Take {', '.join(KV_DTYPES)}.")
     if not 0 <= serving.wait_seconds <= MAX_WAIT_SECONDS:
         raise BadInput(f"Answers wait for a lost node for 0 to {MAX_WAIT_SECONDS:,} seconds.")
+    if serving.recovery not in RECOVERIES:
+        raise BadInput(f"Answers cannot go on in the way '{serving.recovery}'.", f"Take {', '.join(RECOVERIES)}.")
     if serving.context < 1 or serving.kv_tokens < 1:
         raise BadInput("Context and KV tokens must be at least 1.")
     if serving.context > description.max_context:

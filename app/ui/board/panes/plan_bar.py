@@ -232,7 +232,7 @@ class ServingRow(QWidget):
             self._board.set_serving(
                 Serving(
                     self.dtype.currentText(), context, kv_tokens, self.quantize.currentText(),
-                    self.kv_dtype.currentText(), draft.serving.wait_seconds,
+                    self.kv_dtype.currentText(), draft.serving.wait_seconds, draft.serving.recovery,
                 )
             )  # fmt: skip
         except ShardboardError as error:

@@ -123,6 +123,7 @@ def _read(stored: Any, description: ModelDescription) -> Arrangement | None:
         serving = Serving(
             str(stored["dtype"]), int(stored["context"]), int(stored["kv_tokens"]), str(stored.get("quantize", "none")),
             str(stored.get("kv_dtype", "computed")), int(stored.get("wait_seconds", DEFAULT_WAIT_SECONDS)),
+            str(stored.get("recovery", "fast")),
         )  # fmt: skip
         pieces = [(int(start), int(end), None if node is None else int(node)) for start, end, node in stored["pieces"]]
         return Arrangement.of_ranges(description, serving, pieces)
