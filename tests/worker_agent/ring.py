@@ -106,6 +106,10 @@ class Ring:
     finished: set[int] = field(default_factory=set)
     cached: dict[int, int] = field(default_factory=dict)
     """How many of its first tokens a sequence shared with another one."""
+    prefilled: dict[int, int] = field(default_factory=dict)
+    """How many tokens of its prompt are in the caches."""
+    payloads: list[bytes] = field(default_factory=list)
+    """The hidden states of `steps`."""
     epoch: int = 1
 
     @classmethod
@@ -156,12 +160,14 @@ class Ring:
             if outgoing.to is Destination.DOWNSTREAM:
                 assert isinstance(message, Step)
                 self.steps.append(message)
+                self.payloads.append(b"".join(payload))
                 self.runners[stage + 1].arrived(message, payload)
             elif outgoing.to is Destination.FIRST:
                 assert isinstance(message, Tokens)
                 self.runners[0].came_round(message)
             elif isinstance(message, Tokens):
                 self.cached |= dict(message.cached)
+                self.prefilled |= dict(message.prefilled)
                 for token in message.tokens:
                     self.tokens[token.sequence].append(token)
                     if token.finish:

@@ -114,14 +114,15 @@ class Executor:
         self.clear()
         self._rows.close()
 
-    def _new_state(self) -> SequenceState:
-        return self._rows.state() if self.stage.batched else self.stage.own_state()
+    def _new_state(self, slot: int) -> SequenceState:
+        return self._rows.state(slot) if self.stage.batched else self.stage.own_state()
 
     def _at(self, turn: Turn) -> SequenceState:
         """A sequence's state, cut back to where its turn begins."""
         if turn.sequence not in self.memory:
             raise OutOfStep(f"a step at position {turn.position} came for a sequence that never began here")
         state = self.memory[turn.sequence]
+        self.memory.served(turn.sequence)
         if turn.position > state.length:
             raise OutOfStep(f"a step at position {turn.position} came to a KV cache of {state.length} tokens")
         if turn.position < state.length:

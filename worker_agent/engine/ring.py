@@ -62,7 +62,7 @@ class RingPlace(Generic[Given, Sent]):
         self.plan, self.epoch = plan, epoch
         self.is_linked = False
         self.is_broken = False
-        """A step failed in a way that leaves the caches in doubt; nothing runs until the next `link`."""
+        """A step failed, or another stage was lost; nothing runs until the next `link`."""
         self.dropped = 0
         """Messages that came too late, too early, or for nobody."""
         self._rounds: deque[float] = deque(maxlen=100)
@@ -85,7 +85,7 @@ class RingPlace(Generic[Given, Sent]):
         self._forget()
 
     def fail(self) -> None:
-        """A step failed: nothing runs, and nothing is sent again."""
+        """A step failed, or the stage is halted: nothing runs, and nothing is sent again."""
         self.is_broken = True
         self._arrivals.clear()
         self._unanswered.clear()

@@ -16,32 +16,33 @@ from pathlib import Path
 import torch
 
 from worker_agent.engine.executor import Admitted, Executor, StepPlan, Turn
-from worker_agent.engine.grammars import Follower, Grammars
+from worker_agent.engine.grammars import Grammars
 from worker_agent.engine.outgoing import Destination, Outgoing
 from worker_agent.engine.ring import Arrival, RingPlace, Verdict
 from worker_agent.engine.runtime import Runtime
-from worker_agent.engine.sampling import Sampler
+from worker_agent.engine.sampling import Samplers
 from worker_agent.engine.scheduler import PlannedStep, Scheduler, Sequence, check_whole_prompt
 from worker_agent.engine.soundness import Soundness, overflow
 from worker_agent.engine.stage import Stage
 from worker_agent.engine.tensors import from_frame, to_frame
-from worker_agent.wire.errors import AgentError, Draining, NotFinite, OutOfMemory, UnknownStage, WireError
+from worker_agent.wire.errors import AgentError, Draining, NotFinite, OutOfMemory, OutOfStep, UnknownStage, WireError
 from worker_agent.wire.messages import (
     MAX_FRAME_BYTES,
-    Admission,
+    MAX_STATES,
     Buffer,
+    Halt,
+    Halted,
+    HeldState,
     Link,
     Message,
     Piece,
     Reuse,
-    Scored,
     StageFault,
     StageInfo,
     StageTime,
     Start,
     Step,
     TensorFrame,
-    Token,
     Tokens,
 )
 
@@ -76,14 +77,17 @@ class Runner:
         aside: Path | None = None,
     ) -> None:
         self.stage, self._runtime, self._boot, self._send, self._begun = stage, runtime, boot, send, begun
-        self._grammars = grammars or Grammars()
         self._executor = Executor(stage, aside)
         self._ways = stage.ways.report()
         self.load = stage.load
         self._ring: RingPlace[Incoming, Outgoing] = RingPlace(self.load.plan, self.load.epoch)
         self._scheduler = self._new_scheduler()
-        self._samplers: dict[int, Sampler] = {}
+        self._samplers = Samplers(self.load.deployment, grammars or Grammars())
         self._soundness = Soundness()
+        self._in_doubt = False
+        """Whether a step failed half-way, so that no state is certain until the next Link."""
+        self._resumed: dict[int, int] = {}
+        """On the first stage: sequences that go on over the last Link, and how many of their tokens the states hold."""
         self._ready: dict[int, float] = {}
         """On the first stage: since when each sequence could go on, but for others."""
 
@@ -115,15 +119,40 @@ class Runner:
     # --- control -----------------------------------------------------------------------------------
 
     def link(self, message: Link) -> None:
-        """Begin a new epoch with empty caches. Raises WireError for an epoch that is not newer."""
+        """Begin a new epoch with no states but the resumed ones.
+
+        Raises WireError for an epoch that is not newer, OutOfStep where a state cannot be cut back as wanted; then
+        nothing has changed.
+        """
         if self._ring.is_linked and message.epoch <= self.epoch:
             raise WireError(f"epoch {message.epoch} is not newer than {self.epoch}")
+        if message.resumed and self._in_doubt:
+            raise OutOfStep("a step failed half-way on this stage: none of its states can go on")
+        self._executor.memory.check_resumed(message.resumed)
         self._ring.link(message.epoch)
+        kept = self._scheduler.kept
         self._scheduler = self._new_scheduler(whole_prompts=message.whole_prompts, reuse=message.reuse)
         self._samplers.clear()
         self._soundness.forget_all()
         self._ready.clear()
-        self._executor.clear()
+        self._in_doubt = False
+        self._executor.memory.resume(message.resumed)
+        if self.stage.is_first:
+            self._scheduler.resume(message.resumed, kept)
+            self._resumed = {each.sequence: each.length for each in message.resumed}
+
+    def halt(self, message: Halt) -> Halted:
+        """Run nothing until the next Link; what the stage holds. Raises UnknownStage for another epoch."""
+        if message.epoch != self.epoch:
+            raise UnknownStage(f"the stage is at epoch {self.epoch}, epoch {message.epoch} was to be halted")
+        self._ring.fail()
+        states = {each.sequence: each for each in self._executor.memory.held()} if not self._in_doubt else {}
+        if self.stage.is_first:  # it knows best whose turn is next, also of those that have not begun yet
+            running = {
+                number: states.pop(number, HeldState(number, 0, 0, "runs")) for number in self._scheduler.running
+            }
+            states = running | states
+        return Halted(call=message.call, states=tuple(states.values())[:MAX_STATES])
 
     def start(self, message: Start, payload: tuple[Buffer, ...], draining: bool, received: float | None = None) -> None:
         """Queue a sequence. Raises an AgentError when it can never run here."""
@@ -140,9 +169,15 @@ class Runner:
             raise WireError(f"a token id is outside the vocabulary of {self.stage.vocab_size}")
         if self._scheduler.holds(message.sequence):
             return  # the same Start again: it is queued already
+        if message.held != self._resumed.get(message.sequence, 0) or message.held >= len(tokens):
+            raise WireError(
+                f"sequence {message.sequence} is to begin with {message.held} tokens in the caches; the stages were "
+                f"linked with {self._resumed.get(message.sequence, 0)}, and at least one has to be left to compute"
+            )
         sequence = Sequence(
-            message.sequence, tokens, message.prompt_tokens, message.sampling, message.budget, message.group
-        )
+            message.sequence, tokens, message.prompt_tokens, message.sampling, message.budget, message.group,
+            held=message.held,
+        )  # fmt: skip
         if sequence.capacity > min(self.load.kv_tokens, self.load.max_context):
             raise OutOfMemory(
                 f"prompt and answer may come to {sequence.capacity} tokens; the deployment holds {self.load.kv_tokens} "
@@ -329,43 +364,21 @@ class Runner:
         logits = self._compute(step, given)
         if logits is None:
             return None
-        tokens: list[Token] = []
-        prefilled: list[tuple[int, int]] = []
-        scored: list[Scored] = []
-        at = 0
         try:
-            for piece in step.pieces:
-                end = piece.position + piece.count
-                sampler = self._samplers[piece.sequence]
-                wanted = logits[at : at + len(self._wanted(piece))]
-                at += len(wanted)
-                if piece.sequence in self._soundness.unsound:
-                    if piece.sample:
-                        tokens.append(Token(piece.sequence, end, 0, "numbers"))
-                    continue
-                try:
-                    if self._scores(piece):
-                        scores = sampler.prompt_scores(piece.position + 1, wanted)
-                        scored.append(Scored(piece.sequence, piece.position + 1, scores))
-                    if piece.sample:
-                        tokens.append(sampler.token(piece.sequence, end, wanted[-1]))
-                except NotFinite as error:
-                    self._lose(f"{error}, computed in {self.load.dtype}", (piece.sequence,))
-                    if piece.sample:
-                        tokens.append(Token(piece.sequence, end, 0, "numbers"))
-                if not piece.sample:
-                    prefilled.append((piece.sequence, end))
+            chosen = self._samplers.choose(step.pieces, logits, self._soundness.unsound)
         except (RuntimeError, ValueError, IndexError) as error:
             self._fault(error, step.pieces)
             return None
+        for number, why in chosen.lost:
+            self._lose(f"{why}, computed in {self.load.dtype}", (number,))
         return Tokens(
             deployment=step.deployment,
             epoch=step.epoch,
             step=step.step,
-            tokens=tuple(tokens),
-            prefilled=tuple(prefilled),
+            tokens=chosen.tokens,
+            prefilled=chosen.prefilled,
             times=(*step.times, self._time(began, queued)),
-            scored=tuple(scored),
+            scored=chosen.scored,
             cached=tuple(
                 (piece.sequence, piece.admission.shared.tokens)
                 for piece in step.pieces
@@ -373,30 +386,20 @@ class Runner:
             ),
         )
 
-    def _wanted(self, piece: Piece) -> range:
-        """After which of a piece's tokens, counted from 0, logits are wanted."""
-        scores = self._scores(piece)
-        return range(0 if scores else piece.count - 1, piece.count if piece.sample or scores else 0)
-
-    def _scores(self, piece: Piece) -> bool:
-        """Whether the log probabilities of a piece of a prompt are wanted here."""
-        sampler = self._samplers.get(piece.sequence)
-        if sampler is None or sampler.sampling.prompt_logprobs < 0:
-            return False
-        return piece.position + 1 < sampler.admission.prompt_tokens
-
     def _compute(self, step: Step, given: torch.Tensor) -> torch.Tensor | None:
         """Run the model; None if it failed, which the controller is told."""
         try:
             for number in (*step.released, *step.kept):
-                self._samplers.pop(number, None)
+                self._samplers.forget(number)
                 self._soundness.forget(number)
             admitted = tuple(self._admitted(piece) for piece in step.pieces if self._begins(piece, step))
+            if self.stage.is_last:
+                self._samplers.begin(step.pieces)
             if step.pieces:
                 self._runtime.apply(alone=step.alone)
                 self._begun(len(given))
             turns = tuple(
-                Turn(piece.sequence, piece.position, piece.count, self._wanted(piece)) for piece in step.pieces
+                Turn(piece.sequence, piece.position, piece.count, self._samplers.wanted(piece)) for piece in step.pieces
             )
             output = self._executor.step(StepPlan(turns, given, step.released, step.kept, step.aside, admitted))
             if turns and (found := self._soundness.look(turns, given, output, self.stage.is_last)):
@@ -406,6 +409,7 @@ class Runner:
                 self._lose(message, found)
             return output
         except (AgentError, RuntimeError, ValueError, TypeError, IndexError, KeyError, MemoryError) as error:
+            self._in_doubt = True
             self._fault(error, step.pieces)
             return None
 
@@ -417,13 +421,7 @@ class Runner:
     def _admitted(self, piece: Piece) -> Admitted:
         admission = piece.admission
         assert admission is not None
-        if self.stage.is_last:
-            self._samplers[piece.sequence] = Sampler(admission, follower=self._follower(admission))
         return Admitted(piece.sequence, admission.total_tokens, admission.shared)
-
-    def _follower(self, admission: Admission) -> Follower | None:
-        name = admission.sampling.constraint
-        return None if name is None else self._grammars.follower(self.load.deployment, name, admission.budget.eos)
 
     def _lose(self, message: str, sequences: tuple[int, ...]) -> None:
         """Tell the controller that the numbers of these are none any more; the others go on: each has its own rows."""

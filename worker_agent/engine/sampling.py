@@ -14,14 +14,14 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import torch
 
-from worker_agent.engine.grammars import Follower
+from worker_agent.engine.grammars import Follower, Grammars
 from worker_agent.wire.errors import NotFinite
-from worker_agent.wire.messages import Admission, Finish, Sampling, ScoredToken, Token, TopToken
+from worker_agent.wire.messages import Admission, Finish, Piece, Sampling, Scored, ScoredToken, Token, TopToken
 
 
 @dataclass
@@ -142,6 +142,90 @@ class Sampler:
             before = list(word[:-1])
             if len(word) <= len(self.history) + 1 and self.history[len(self.history) - len(before) :] == before:
                 yield word[-1]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What a step has brought on the last stage; the fields are those of `Tokens`."""
+
+    tokens: tuple[Token, ...]
+    prefilled: tuple[tuple[int, int], ...]
+    scored: tuple[Scored, ...]
+    lost: tuple[tuple[int, str], ...]
+    """Sequences whose logits are no numbers, and what is wrong with them."""
+
+
+class Samplers:
+    """Those of all sequences on the last stage of a deployment."""
+
+    def __init__(self, deployment: str, grammars: Grammars) -> None:
+        self._deployment, self._grammars = deployment, grammars
+        self._samplers: dict[int, Sampler] = {}
+
+    def begin(self, pieces: Iterable[Piece]) -> None:
+        """Make the samplers of sequences that begin with these pieces, or go on with them after a stage was lost.
+
+        One that goes on may have been further here: its sampler is made anew from the tokens that are certain.
+        """
+        for piece in pieces:
+            if (admission := piece.admission) is not None:
+                name, follower = admission.sampling.constraint, None
+                if name is not None:
+                    follower = self._grammars.follower(self._deployment, name, admission.budget.eos)
+                self._samplers[piece.sequence] = Sampler(admission, follower=follower)
+
+    def forget(self, sequence: int) -> None:
+        self._samplers.pop(sequence, None)
+
+    def clear(self) -> None:
+        self._samplers.clear()
+
+    def wanted(self, piece: Piece) -> range:
+        """After which of a piece's tokens, counted from 0, logits are wanted."""
+        scores = self._scores(piece)
+        return range(0 if scores else piece.count - 1, piece.count if piece.sample or scores else 0)
+
+    def choose(self, pieces: Iterable[Piece], logits: torch.Tensor, unsound: Container[int]) -> Chosen:
+        """Sample and score what a step's pieces want.
+
+        Args:
+            logits: [wanted of all pieces, vocabulary].
+            unsound: sequences whose numbers are known to be none any more.
+        """
+        tokens: list[Token] = []
+        prefilled: list[tuple[int, int]] = []
+        scored: list[Scored] = []
+        lost: list[tuple[int, str]] = []
+        at = 0
+        for piece in pieces:
+            end = piece.position + piece.count
+            sampler = self._samplers[piece.sequence]
+            wanted = logits[at : at + len(self.wanted(piece))]
+            at += len(wanted)
+            if piece.sequence in unsound:
+                if piece.sample:
+                    tokens.append(Token(piece.sequence, end, 0, "numbers"))
+                continue
+            try:
+                if self._scores(piece):
+                    scores = sampler.prompt_scores(piece.position + 1, wanted)
+                    scored.append(Scored(piece.sequence, piece.position + 1, scores))
+                if piece.sample:
+                    tokens.append(sampler.token(piece.sequence, end, wanted[-1]))
+            except NotFinite as error:
+                lost.append((piece.sequence, str(error)))
+                if piece.sample:
+                    tokens.append(Token(piece.sequence, end, 0, "numbers"))
+            if not piece.sample:
+                prefilled.append((piece.sequence, end))
+        return Chosen(tuple(tokens), tuple(prefilled), tuple(scored), tuple(lost))
+
+    def _scores(self, piece: Piece) -> bool:
+        """Whether the log probabilities of a piece of a prompt are wanted here."""
+        sampler = self._samplers.get(piece.sequence)
+        if sampler is None or sampler.sampling.prompt_logprobs < 0:
+            return False
+        return piece.position + 1 < sampler.admission.prompt_tokens
 
 
 def check_finite(logits: torch.Tensor, what: str) -> None:

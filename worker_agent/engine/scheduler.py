@@ -16,13 +16,15 @@ scheduler alone knows and decides what is kept; the stages hear of it with the s
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
 from worker_agent.engine.prefixes import KEPT_SEQUENCES, MIN_SHARED, Candidate, KeptSequences, longest
 from worker_agent.wire.errors import AgentError, OutOfMemory
-from worker_agent.wire.messages import Admission, Budget, Piece, Reuse, Sampling, Shared, Tokens
+from worker_agent.wire.messages import Admission, Budget, Piece, Resumed, Reuse, Sampling, Shared, Tokens
 
 SCORED_CHUNK = 64
 """Of prompts whose tokens' log probabilities are wanted, so many tokens in one step at most: each needs the logits of
@@ -54,6 +56,11 @@ class Sequence:
     """How many of `tokens` have been put into a step, or came from another sequence."""
     in_flight: int = 0
     admitted: bool = False
+    """Whether the stages hold something of it."""
+    introduced: bool = False
+    """Whether the last stage knows how to sample it."""
+    held: int = 0
+    """Of one that goes on after a stage was lost: how many of its first tokens the stages hold."""
     arrival: int = 0
     """Who came before whom."""
     shared: Shared | None = None
@@ -63,6 +70,10 @@ class Sequence:
 
     def __post_init__(self) -> None:
         self.given = len(self.tokens)
+        if self.held:
+            self.sent, self.admitted = self.held, True
+            if self.held == len(self.tokens) - 1 and self.held >= self.prompt_tokens:
+                self.given = self.held  # it was decoding, and goes on so, in the steps of those that decode
 
     @property
     def pending(self) -> int:
@@ -165,6 +176,10 @@ class Scheduler:
         self._aside: list[int] = []
         self._next_step = 1
         self._arrivals = 0
+        self._resumed: tuple[int, ...] = ()
+        """Those that were running when a stage was lost, the one whose turn came next first."""
+        self._missing: set[int] = set()
+        """Those that are to be started anew before the first step."""
 
     @property
     def used(self) -> int:
@@ -184,16 +199,42 @@ class Scheduler:
         self._arrivals += 1
         sequence.arrival = self._arrivals
         self.waiting[sequence.number] = sequence
+        self._missing.discard(sequence.number)
+
+    def resume(self, resumed: SequenceOf[Resumed], kept: Iterable[Candidate] = ()) -> None:
+        """Wait, before the first step, until these were all started anew or cancelled: then as many sequences are in
+        it as would have been, in the same order.
+
+        Args:
+            kept: sequences that were over before; what the resumed ones among them left is of use to later prompts.
+        """
+        self._resumed = tuple(each.sequence for each in resumed if each.kind == "runs")
+        self._missing = {each.sequence for each in resumed if each.kind != "kept"}
+        lengths = {each.sequence: each.length for each in resumed if each.kind == "kept"}
+        for candidate in kept:
+            if len(candidate.tokens) <= lengths.get(candidate.number, 0):
+                self._kept.add(replace(candidate, held=lengths.pop(candidate.number)))
+        self._released += lengths
+
+    @property
+    def kept(self) -> tuple[Candidate, ...]:
+        """Those that are over and whose state is of use to later prompts."""
+        return tuple(self._kept)
 
     def holds(self, number: int) -> bool:
         return number in self.running or number in self.waiting
 
     def cancel(self, number: int) -> None:
         """End a sequence now; the next step tells the other stages. Unknown numbers are no error."""
+        if number in self._missing:
+            self._missing.discard(number)
+            self._released.append(number)
         self._end(number, keep=True)
 
     def cancel_all(self) -> None:
         """End all sequences, and forget what earlier ones have left."""
+        self._released += self._missing
+        self._missing.clear()
         for number in (*self.waiting, *self.running):
             self._end(number, keep=False)
         while self._kept:
@@ -228,7 +269,8 @@ class Scheduler:
         stages free its memory and admit it again with one and the same step.
         """
         self._released.append(sequence.number)
-        sequence.sent, sequence.given, sequence.admitted = 0, len(sequence.tokens), False
+        sequence.sent, sequence.given = 0, len(sequence.tokens)
+        sequence.admitted = sequence.introduced = False
         sequence.sampling = msgspec.structs.replace(sequence.sampling, prompt_logprobs=-1)  # they were told already
 
     def next_step(self) -> PlannedStep | None:
@@ -236,6 +278,9 @@ class Scheduler:
 
         A step that only releases sequences needs no lane.
         """
+        if self._missing:
+            return None
+        self._go_on()
         self._make_room()
         self._admit()
         chosen: list[tuple[Sequence, int]] = []
@@ -246,8 +291,8 @@ class Scheduler:
         number, self._next_step = self._next_step, self._next_step + 1
         pieces, tokens = [], []
         for sequence, count in chosen:
-            first = not sequence.admitted
-            sequence.admitted = True
+            first = not sequence.introduced
+            sequence.admitted = sequence.introduced = True
             start, end = sequence.sent, sequence.sent + count
             admission = self._admission(sequence) if first else None
             pieces.append(Piece(sequence.number, start, count, end == len(sequence.tokens), admission))
@@ -270,14 +315,18 @@ class Scheduler:
         ready = [sequence for sequence in decoding if sequence.pending and not sequence.in_flight][:share]
         room = self.chunk
         chosen = []
+        scored, looked_back = SCORED_CHUNK, 0
         for sequence in ready[:room]:
+            if not sequence.introduced and sequence.looks_back:
+                if looked_back and looked_back + len(sequence.tokens) > LOOKED_BACK:
+                    continue
+                looked_back += len(sequence.tokens)
             chosen.append((sequence, 1))
             room -= 1
-        scored, looked_back = SCORED_CHUNK, 0
         computed = {number: sequence.sent for number, sequence in self.running.items() if sequence.admitted}
         for sequence in self.running.values():
             if room > 0 and not sequence.is_decoding and sequence.pending:
-                if not sequence.admitted and sequence.looks_back:
+                if not sequence.introduced and sequence.looks_back:
                     if looked_back and looked_back + len(sequence.tokens) > LOOKED_BACK:
                         continue
                     looked_back += len(sequence.tokens)
@@ -294,6 +343,19 @@ class Scheduler:
         for sequence, _ in chosen:
             self.running[sequence.number] = self.running.pop(sequence.number)
         return chosen
+
+    def _go_on(self) -> None:
+        """Have what ran when a stage was lost run again, in the same order. What has its memory needs no room."""
+        if not self._resumed:
+            return
+        for number in self._resumed:
+            if number in self.waiting and self.waiting[number].held:
+                self.running[number] = self.waiting.pop(number)
+        self._admit()
+        for number in (*self._resumed, *(each for each in self.running if each not in self._resumed)):
+            if number in self.running:
+                self.running[number] = self.running.pop(number)
+        self._resumed = ()
 
     # --- memory --------------------------------------------------------------------------------------
 

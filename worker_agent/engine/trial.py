@@ -114,8 +114,8 @@ def run_whole(cut: Slice, texts: Texts) -> Outputs:
 class RoundedPool(RowPool):
     """Keys and values as they are computed, rounded to what they mean in int8: what rows in int8 are compared with."""
 
-    def state(self) -> RowState:
-        made = super().state()
+    def state(self, slot: int = -1) -> RowState:
+        made = super().state(slot)
         return _RoundedState(self, made.slot)
 
 

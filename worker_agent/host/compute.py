@@ -25,6 +25,7 @@ from worker_agent.wire.messages import (
     ControlMessage,
     Done,
     Failed,
+    Halt,
     Link,
     Progress,
     Speed,
@@ -117,6 +118,9 @@ class Compute(threading.Thread):
 
     def link(self, message: Link, reply: Reply) -> None:
         self._answered(message.call, reply, lambda: self._runner(message.deployment, message.stage).link(message))
+
+    def halt(self, message: Halt, reply: Reply) -> None:
+        self._asked(message.call, reply, lambda: self._runner(message.deployment, message.stage).halt(message))
 
     def start_sequence(self, message: Start, payload: Sequence[Buffer], reply: Reply) -> None:
         received = time.monotonic()
@@ -262,13 +266,19 @@ class Compute(threading.Thread):
         return runner
 
     def _answered(self, call: int, reply: Reply, action: Callable[[], None]) -> None:
+        def done() -> Done:
+            action()
+            return Done(call=call)
+
+        self._asked(call, reply, done)
+
+    def _asked(self, call: int, reply: Reply, question: Callable[[], ControlMessage]) -> None:
         def note() -> None:
             try:
-                action()
+                answer = question()
             except AgentError as error:
-                reply(Failed(call=call, kind=error.kind, message=str(error)))
-            else:
-                reply(Done(call=call))
+                answer = Failed(call=call, kind=error.kind, message=str(error))
+            reply(answer)
 
         self._notes.put(note)
 

@@ -38,6 +38,7 @@ from worker_agent.wire.messages import (
     Constrain,
     Done,
     Drain,
+    Halt,
     Health,
     HealthReport,
     Hello,
@@ -169,6 +170,8 @@ class Service:
                 self._load(caller, message, payload, reply)
             case Link():
                 self._link(caller, message, reply)
+            case Halt():
+                self._compute.halt(message, reply)
             case Unload():
                 self._unload(message, reply)
             case Drain():

@@ -21,6 +21,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import Cache, PreTrainedModel
 
 from worker_agent.model.anatomy import Anatomy
+from worker_agent.model.linears.blocks import experts
 from worker_agent.model.linears.blocks.formats import Blocks
 
 FAULTS = (
@@ -286,6 +287,7 @@ def dismantle(module: nn.Module) -> None:
         each._forward_pre_hooks.clear()
         for name in [name for name, value in vars(each).items() if isinstance(value, (torch.Tensor, Blocks))]:
             delattr(each, name)
+        experts.let_go(each)
 
 
 def describe(error: Exception) -> str:

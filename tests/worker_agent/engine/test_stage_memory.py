@@ -30,6 +30,9 @@ from worker_agent.host.budget import MemoryBudget
 from worker_agent.host.compute import Compute
 from worker_agent.host.loader import LoadJob
 from worker_agent.host.telemetry import Telemetry
+from worker_agent.model.linears.blocks import experts
+from worker_agent.model.linears.blocks.formats import Blocks
+from worker_agent.model.slicing import dismantle
 from worker_agent.store.shard_store import ShardStore
 from worker_agent.wire.errors import BadWeights
 from worker_agent.wire.messages import Done, Health, HealthReport, Loaded, Speed, Unload
@@ -63,6 +66,36 @@ def test_weights_go_when_their_stage_is_closed_and_no_collection_is_needed(tmp_p
         stage.close()
         assert not [each for each in weights if each() is not None]
     drop_stage(stage)
+
+
+def test_experts_in_blocks_go_when_their_stage_is_closed(tmp_path: Path) -> None:
+    make_model("qwen3_moe", tmp_path / "model", hidden_size=256, head_dim=64, intermediate_size=512)
+    cut = cut_model(tmp_path / "model", tmp_path / "parts")
+    with no_collections():
+        stage = load_stage(
+            load_message(cut, 0, 7, 0, 1, quantize="int8"), cut.config, cut.parts_for(0, 7),
+            lambda digest: cut.folder / digest, RUNTIME, 10**12, lambda done, total: None,
+        )  # fmt: skip
+        model = stage.slice.model
+        forwards = [vars(each)["forward"] for each in model.modules() if "forward" in vars(each)]
+        blocks = [each for forward in forwards for matrices in forward.stacked.values() for each in matrices]
+        data = [weakref.ref(each.data) for each in blocks]
+        assert len(forwards) == 7 and len(data) >= 7 * 2 * 2
+        del forwards, blocks
+        stage.close()
+        assert not [each for each in data if each() is not None]
+    drop_stage(stage)
+
+
+def test_experts_that_were_not_laid_out_yet_go_with_their_module(tmp_path: Path) -> None:
+    module = make_model("qwen3_moe", tmp_path / "model", hidden_size=256).model.layers[0].mlp.experts
+    data = torch.zeros(4, 34, dtype=torch.uint8)
+    experts.note(module, "down_proj", [Blocks("Q8_0", data, 32)])
+    kept = weakref.ref(data)
+    with no_collections():
+        del data
+        dismantle(module)
+        assert kept() is None
 
 
 def test_a_stage_that_fails_to_load_leaves_nothing(tmp_path: Path) -> None:

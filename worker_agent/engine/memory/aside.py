@@ -7,6 +7,7 @@ stays in memory, which is more than was planned for, but loses nothing.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,7 +30,11 @@ class Aside:
 
     def __init__(self, folder: Path | None, name: str) -> None:
         self._folder, self._name = folder, name
-        self._held: dict[int, tuple[int, Exported | Path]] = {}
+        self._held: dict[int, tuple[int, int, Exported | Path]] = {}
+        """Length, the fewest tokens that it can be cut back to, and the state itself."""
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._held)
 
     def __contains__(self, sequence: int) -> bool:
         return sequence in self._held
@@ -37,14 +42,17 @@ class Aside:
     def put(self, sequence: int, state: SequenceState) -> None:
         """Write a state down; it can be released then."""
         exported = state.exported()
-        self._held[sequence] = (state.length, self._written(sequence, exported))
+        self._held[sequence] = (state.length, state.least, self._written(sequence, exported))
 
     def length(self, sequence: int) -> int:
         return self._held[sequence][0]
 
+    def least(self, sequence: int) -> int:
+        return self._held[sequence][1]
+
     def take(self, sequence: int, state: SequenceState) -> None:
         """Have an empty state become what was put here, which is gone then. Raises OutOfStep."""
-        length, held = self._held[sequence]
+        length, _, held = self._held[sequence]
         try:
             tensors = safetensors.torch.load_file(held) if isinstance(held, Path) else held
         except (OSError, SafetensorError) as error:
@@ -54,7 +62,7 @@ class Aside:
 
     def drop(self, sequence: int) -> None:
         """Forget a state; nothing happens if it is not here."""
-        _, held = self._held.pop(sequence, (0, None))
+        _, _, held = self._held.pop(sequence, (0, 0, None))
         if isinstance(held, Path):
             _remove(held)
 

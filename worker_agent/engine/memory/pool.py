@@ -6,23 +6,23 @@ is admitted, who yields and what is kept for later; each stage does as it is tol
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from worker_agent.engine.memory.aside import Aside
 from worker_agent.engine.memory.states import SequenceState
 from worker_agent.wire.errors import OutOfStep
-from worker_agent.wire.messages import Shared
+from worker_agent.wire.messages import HeldState, Resumed, Shared, StateKind
 
 
 class StatePool:
     """The states of all sequences on a stage.
 
     Args:
-        make: an empty state.
+        make: an empty state, in a slot of the stage's pool (-1: in any).
         aside: where states go that yield.
     """
 
-    def __init__(self, make: Callable[[], SequenceState], aside: Aside) -> None:
+    def __init__(self, make: Callable[[int], SequenceState], aside: Aside) -> None:
         self._make, self._aside = make, aside
         self._states: dict[int, SequenceState] = {}
         self._kept: set[int] = set()
@@ -34,7 +34,7 @@ class StatePool:
     def __getitem__(self, sequence: int) -> SequenceState:
         """A sequence's state, taken back first if it was set aside. Raises KeyError, OutOfStep, OutOfMemory."""
         if sequence not in self._states and sequence in self._aside:
-            state = self._make()
+            state = self._make(-1)
             self._states[sequence] = state
             self._aside.take(sequence, state)
         return self._states[sequence]
@@ -70,7 +70,7 @@ class StatePool:
         """
         self._known[sequence] = known
         if shared is None:
-            self._states[sequence] = self._make()
+            self._states[sequence] = self._make(-1)
             return
         if shared.sequence not in self:
             raise OutOfStep("the tokens that a prompt shares with an earlier one are not in the KV cache any more")
@@ -80,7 +80,7 @@ class StatePool:
             self._states[sequence] = self._states.pop(shared.sequence)
             self._forget(shared.sequence)
         else:
-            self._states[sequence] = state = self._make()
+            self._states[sequence] = state = self._make(-1)
             state.copy_from(donor, shared.tokens)
 
     def keep(self, sequence: int) -> None:
@@ -100,6 +100,73 @@ class StatePool:
             state.release()
         self._aside.drop(sequence)
         self._forget(sequence)
+
+    def served(self, sequence: int) -> None:
+        """It was this sequence's turn: all others come before it now."""
+        self._states[sequence] = self._states.pop(sequence)
+
+    # --- over the loss of another stage ---
+
+    def held(self) -> tuple[HeldState, ...]:
+        """All states, in the order in which they were served."""
+        here = (
+            HeldState(number, state.length, state.least, self._kind(number), state.slot)
+            for number, state in self._states.items()
+        )
+        aside = self._aside
+        return (*here, *(HeldState(number, aside.length(number), aside.least(number), "aside") for number in aside))
+
+    def check_resumed(self, resumed: Sequence[Resumed]) -> None:
+        """Raises OutOfStep where a state that is here cannot be cut back to its length."""
+        lengths = {each.sequence: each.length for each in resumed if each.length}
+        for state in self.held():
+            length = lengths.get(state.sequence, state.length)
+            if length != state.length and not state.least <= length < state.length:
+                raise OutOfStep(
+                    f"sequence {state.sequence} is to go on from its first {length} tokens; its state here holds "
+                    f"{state.length} and can be cut back to {state.least} at least"
+                )
+
+    def resume(self, resumed: Sequence[Resumed]) -> None:
+        """Keep the states of these, cut back and where they are wanted, and release all others. Raises OutOfStep."""
+        wanted = {each.sequence: each for each in resumed if each.length}
+        for number in [number for number in (*self._states, *self._aside) if number not in wanted]:
+            self.release(number)
+        for number, each in wanted.items():
+            if number in self._states or (number in self._aside and self._aside.length(number) > each.length):
+                self[number].truncate(each.length)
+            elif number in self._aside and each.kind != "aside":
+                self[number]
+        self._kept = {number for number, each in wanted.items() if each.kind == "kept" and number in self._states}
+        self.place({number: each.slot for number, each in wanted.items() if number in self._states})
+        for number, each in wanted.items():
+            if number in self._states:
+                self.served(number)
+                if each.kind == "aside":
+                    self.set_aside(number)
+
+    def place(self, slots: dict[int, int]) -> None:
+        """Have states lie in these slots; -1 is anywhere. Whoever else is in the way goes elsewhere."""
+        wanted = set(slots.values()) - {-1}
+        moved = []
+        for number, state in self._states.items():
+            target = slots.get(number, -1)
+            if state.slot >= 0 and (target != state.slot if target >= 0 else state.slot in wanted):
+                moved.append(number)
+        copies = []
+        for number in moved:
+            state = self._states[number]
+            copies.append((state.length, {name: tensor.clone() for name, tensor in state.exported().items()}))
+            state.release()
+        # Those that are to lie somewhere come before those that may lie anywhere.
+        for number, (length, tensors) in sorted(
+            zip(moved, copies, strict=True), key=lambda each: slots.get(each[0], -1) < 0
+        ):
+            self._states[number] = state = self._make(slots.get(number, -1))
+            state.imported(tensors, length)
+
+    def _kind(self, number: int) -> StateKind:
+        return "kept" if number in self._kept else "runs"
 
     def clear(self) -> None:
         for sequence in list(self._states):

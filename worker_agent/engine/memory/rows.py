@@ -84,14 +84,23 @@ class RowPool:
         self._layers: dict[int, Kept] = {}
         self._regions: list[Region] = []
 
-    def state(self) -> RowState:
+    def state(self, slot: int = -1) -> RowState:
         """The empty state of a new sequence, in the first free slot: those that run stand close together.
+
+        Args:
+            slot: which one instead, where it has to be that.
 
         Raises OutOfMemory.
         """
         if not self._free:
             raise OutOfMemory(f"all {self.slots} slots of the KV cache are taken")
-        return RowState(self, heapq.heappop(self._free))
+        if slot < 0:
+            return RowState(self, heapq.heappop(self._free))
+        if slot not in self._free:
+            raise OutOfMemory(f"slot {slot} of the KV cache is not free")
+        self._free.remove(slot)
+        heapq.heapify(self._free)
+        return RowState(self, slot)
 
     @property
     def batches(self) -> bool:

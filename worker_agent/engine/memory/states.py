@@ -21,6 +21,8 @@ class SequenceState(ABC):
 
     length: int
     """Tokens that every layer has seen."""
+    slot: int = -1
+    """Where in the stage's pool it lies; -1 where it has no place of its own there."""
 
     @property
     @abstractmethod
@@ -30,6 +32,11 @@ class SequenceState(ABC):
     @abstractmethod
     def can_be_cut(self, length: int) -> bool:
         """Whether it can be cut back to its first `length` tokens."""
+
+    @property
+    def least(self) -> int:
+        """The fewest tokens that it can be cut back to for certain."""
+        return 0 if self.can_be_cut(0) else self.length
 
     @abstractmethod
     def truncate(self, length: int) -> None:

@@ -25,6 +25,7 @@ from worker_agent.wire.messages.fields import (
     Z85Key,
 )
 from worker_agent.wire.messages.parts import Quantize
+from worker_agent.wire.messages.recovery import ResumedStates
 
 
 class Hello(Call, tag="hello", kw_only=True, frozen=True):
@@ -333,7 +334,7 @@ class Loaded(Call, tag="loaded", kw_only=True, frozen=True):
 
 
 class Link(Call, tag="link", kw_only=True, frozen=True):
-    """Raise the stage's epoch, drop all of its sequences, and connect it to its neighbours.
+    """Raise the stage's epoch, drop all of its sequences but the resumed ones, and connect it to its neighbours.
 
     An address of None means the agent itself. Answered by Done.
     """
@@ -350,6 +351,10 @@ class Link(Call, tag="link", kw_only=True, frozen=True):
     """To the first stage: some stage cannot take a prompt in pieces."""
     reuse: Reuse = "no"
     """To the first stage: what every stage can take over from an earlier prompt."""
+    resumed: ResumedStates = ()
+    """Sequences whose states stay, cut back to these lengths, the one whose turn comes next first. A stage that does
+    not hold one of them has it recomputed. The first stage runs nothing before all that are not kept were started anew
+    or cancelled, so that the first steps hold as many sequences as they would have held."""
 
 
 class Unload(Call, tag="unload", kw_only=True, frozen=True):

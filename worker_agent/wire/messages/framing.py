@@ -46,6 +46,7 @@ from worker_agent.wire.messages.fields import (
     TensorFrame,
 )
 from worker_agent.wire.messages.parts import Part
+from worker_agent.wire.messages.recovery import Halt, Halted
 from worker_agent.wire.messages.ring import Cancel, StageFault, Start, Step, Tokens
 
 ControlMessage = (
@@ -74,6 +75,8 @@ ControlMessage = (
     | Joined
     | ReadLog
     | LogText
+    | Halt
+    | Halted
 )
 """Messages that are not in a hurry: encoded as maps, tagged by name."""
 

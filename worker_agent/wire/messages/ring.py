@@ -96,6 +96,8 @@ class Start(Call, tag="start", kw_only=True, frozen=True):
     group: Name = ""
     """Only prompts of one group may begin with each other's tokens: how long the first token takes tells whether
     somebody sent these before."""
+    held: Position = 0
+    """So many of its first tokens are in the states of all stages: what `Link.resumed` says of it."""
 
 
 class Cancel(Call, tag="cancel", kw_only=True, frozen=True):
@@ -116,7 +118,10 @@ class Shared(Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
 
 
 class Admission(Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
-    """What every later stage must know of a sequence, sent along with its first piece."""
+    """What every later stage must know of a sequence, sent along with its first piece.
+
+    And with the first piece after a Link that resumed it: its state is there, and the last stage samples from here on.
+    """
 
     tokens: Annotated[tuple[TokenId, ...], Meta(max_length=150_000)]
     """Token ids that penalties look at; empty when the sampling has no penalty."""

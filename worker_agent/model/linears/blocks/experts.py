@@ -177,6 +177,14 @@ class BlockExperts:
         return into
 
 
+def let_go(module: nn.Module) -> None:
+    """Take a layer's experts in blocks out of their module: those that were noted, and those it computes with."""
+    held = vars(module)
+    held.pop("stacked_blocks", None)
+    if isinstance(held.get("forward"), BlockExperts):
+        del held["forward"]
+
+
 class _Matrices:
     """One matrix of each expert."""
 

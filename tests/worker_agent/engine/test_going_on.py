@@ -1,0 +1,185 @@
+"""A stage is lost in the middle of answers; what comes afterwards is what would have come, to the last bit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+from msgspec.structs import replace
+
+from tests.worker_agent.recovering import RecoveringRing, Wish
+from tests.worker_agent.ring import Ring, cut_model, random_prompt
+from tests.worker_agent.tiny_models import VOCABULARY, make_model
+from worker_agent.engine.stage import Stage
+from worker_agent.wire.errors import OutOfStep, UnknownStage, WireError
+from worker_agent.wire.messages import Halt, Link, Resumed, Sampling
+
+BEGINNING = random_prompt(40, VOCABULARY, 9)
+WISHES = {
+    0: Wish(random_prompt(23, VOCABULARY, 0), 30),
+    1: Wish(random_prompt(9, VOCABULARY, 1), 8, Sampling(temperature=0.9, top_p=0.95, seed=5)),
+    2: Wish(BEGINNING, 24, Sampling(temperature=1.2, seed=7, repetition_penalty=1.3, presence_penalty=0.4)),
+    3: Wish(random_prompt(70, VOCABULARY, 3), 20, Sampling(no_repeat_ngram_size=2, logprobs=2)),
+    # Shares what the third one has read, while that runs.
+    4: Wish([*BEGINNING, *random_prompt(11, VOCABULARY, 4)], 18, after=(2, 3)),
+    # Comes when the second one is over, and takes its slot.
+    5: Wish(random_prompt(17, VOCABULARY, 5), 14, Sampling(temperature=0.7, seed=2), after=(1, 8)),
+}
+
+
+MOMENTS = range(1, 100, 7)
+"""After how many turns a stage is lost."""
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory: pytest.TempPathFactory) -> list[Stage]:
+    folder = tmp_path_factory.mktemp("going-on")
+    make_model("llama", folder / "model", num_hidden_layers=6)
+    ring = Ring.build(cut_model(folder / "model", folder / "parts"), [2, 4], dtype="bfloat16", prefill_chunk=16)
+    return [runner.stage for runner in ring.runners]
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is asked of the stages, how they are loaded, and what comes of it when nothing is lost."""
+
+    stages: list[Stage]
+    wishes: dict[int, Wish]
+    changes: dict[str, object]
+    answers: dict[int, list[int]] = field(default_factory=dict)
+    rows: dict[tuple[int, int, int], bytes] = field(default_factory=dict)
+
+    @classmethod
+    def undisturbed(cls, stages: list[Stage], wishes: dict[int, Wish], **changes: object) -> Case:
+        case = cls(stages, wishes, changes)
+        ring = case.ring()
+        ring.serve(wishes)
+        assert len(ring.finished) == len(wishes)
+        return cls(stages, wishes, changes, {number: ring.answer(number) for number in wishes}, ring.rows())
+
+    def ring(self) -> RecoveringRing:
+        return RecoveringRing.of(self.stages, **self.changes)
+
+    def lost_after(self, turns: int, *lost: int) -> RecoveringRing:
+        """Lose these stages after so many turns, and go on to the end."""
+        ring = self.ring()
+        ring.serve(self.wishes, turns)
+        ring.go_on(ring.halt(lost))
+        ring.serve(self.wishes)
+        return ring
+
+    def check(self, ring: RecoveringRing) -> None:
+        assert {number: ring.answer(number) for number in self.wishes} == self.answers
+        rows = ring.rows()
+        assert rows.keys() == self.rows.keys()
+        assert [key for key in rows if rows[key] != self.rows[key]] == []
+
+
+@pytest.fixture(scope="module")
+def many(stages: list[Stage]) -> Case:
+    return Case.undisturbed(stages, WISHES, lanes=1)
+
+
+@pytest.fixture(scope="module")
+def in_lanes(stages: list[Stage]) -> Case:
+    """As many steps at once as there are stages."""
+    return Case.undisturbed(stages, {number: wish for number, wish in WISHES.items() if number < 4}, lanes=3)
+
+
+@pytest.fixture(scope="module")
+def crowded(stages: list[Stage]) -> Case:
+    """Too many for the pool: the younger ones yield, and come again."""
+    wishes = {number: Wish(random_prompt(30, VOCABULARY, number), 50) for number in range(4)}
+    return Case.undisturbed(stages, wishes, lanes=1, kv_tokens=192)
+
+
+@pytest.mark.parametrize("turns", MOMENTS)
+def test_states_survive_a_link_and_go_on_as_if_nothing_had_been(many: Case, turns: int) -> None:
+    many.check(many.lost_after(turns))
+
+
+@pytest.mark.parametrize("turns", range(1, 60, 9))
+def test_steps_that_go_side_by_side_hold_the_same_sequences_as_before(in_lanes: Case, turns: int) -> None:
+    in_lanes.check(in_lanes.lost_after(turns))
+
+
+@pytest.mark.parametrize("turns", range(110, 166, 8))
+def test_whoever_had_yielded_goes_on(crowded: Case, turns: int) -> None:
+    ring = crowded.lost_after(turns)
+    if turns in range(114, 156):
+        assert "aside" in {each.kind for each in ring.resumed}
+    crowded.check(ring)
+
+
+def test_what_is_kept_for_later_prompts_stays(stages: list[Stage]) -> None:
+    chat = Wish(random_prompt(30, VOCABULARY, 1), 12)
+    first = Case.undisturbed(stages, {0: chat}, lanes=1)
+    further = [*chat.prompt, *first.answers[0], *random_prompt(9, VOCABULARY, 2)]
+    # The last one begins after the loss, which comes while the second one is under way.
+    case = Case.undisturbed(
+        stages, {0: chat, 1: Wish(chat.prompt[:7], 20, after=(0, 12)), 2: Wish(further, 9, after=(1, 15))}, lanes=1
+    )
+    ring = case.lost_after(60)
+    assert [each.kind for each in ring.resumed] == ["runs", "kept"]
+    assert ring.cached == {2: 41}
+    case.check(ring)
+
+
+def test_a_sequence_that_is_cancelled_instead_of_started_holds_nobody_up(many: Case) -> None:
+    ring = many.ring()
+    ring.serve(many.wishes, 20)
+    held = ring.halt()
+    ring.go_on(held, cancelled=(0, 3))
+    ring.serve(many.wishes)
+    assert ring.finished == many.wishes.keys() - {0, 3}
+    assert not any(runner.info().sequences for runner in ring.runners), "what they held was freed everywhere"
+
+
+def test_what_cannot_be_as_it_was_told_is_refused_and_nothing_has_changed(many: Case) -> None:
+    ring = many.ring()
+    ring.serve(many.wishes, 20)
+    (held,) = (each for each in ring.halt()[1] if each.sequence == 0)
+    link = Link(call=1, deployment="d1", stage=1, epoch=ring.epoch + 1)
+    too_long = replace(link, resumed=(Resumed(0, held.length + 1),))
+    with pytest.raises(OutOfStep, match=f"its first {held.length + 1} tokens; its state here holds {held.length}"):
+        ring.runners[1].link(too_long)
+    assert ring.runners[1].epoch == ring.epoch
+    with pytest.raises(UnknownStage, match="was to be halted"):
+        ring.runners[1].halt(Halt(call=1, deployment="d1", stage=1, epoch=ring.epoch - 1))
+    ring.runners[0].link(replace(link, stage=0, resumed=(Resumed(0, 3),)))
+    ring.epoch += 1
+    with pytest.raises(WireError, match="begin with 2 tokens in the caches; the stages were linked with 3"):
+        ring.begin(0, held=2)
+
+
+def test_a_state_that_was_cut_at_another_length_on_one_stage_is_found_out(many: Case) -> None:
+    ring = many.ring()
+    ring.serve(many.wishes, 30)
+    ring.go_on(ring.halt(), wrong=1)
+    with pytest.raises(AssertionError, match="came to a KV cache of"):
+        ring.serve(many.wishes)
+
+
+def test_after_a_step_that_failed_half_way_nothing_is_certain(many: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    ring = many.ring()
+    ring.serve(many.wishes, 20)
+    monkeypatch.setattr(ring.runners[1]._executor, "_run", lambda *_: torch.empty(0).view(7))
+    while not ring.runners[1].broken:
+        ring.turn()
+    monkeypatch.undo()
+    assert ring.halt()[1] == ()
+    with pytest.raises(OutOfStep, match="failed half-way"):
+        ring.runners[1].link(Link(call=1, deployment="d1", stage=1, epoch=ring.epoch + 1, resumed=(Resumed(0, 3),)))
+
+
+def test_a_state_that_cannot_be_cut_back_says_so(tmp_path: Path) -> None:
+    make_model("mamba", tmp_path / "model", num_hidden_layers=3)
+    ring = RecoveringRing.build(cut_model(tmp_path / "model", tmp_path / "parts"), [1, 2])
+    ring.serve({0: Wish(random_prompt(9, VOCABULARY, 0), 20)}, 12)
+    held = ring.halt()
+    assert all(each.least == each.length > 0 for states in held.values() for each in states)
+    link = Link(call=1, deployment="d1", stage=0, epoch=9, resumed=(Resumed(0, held[0][0].length - 1),))
+    with pytest.raises(OutOfStep, match="can be cut back to"):
+        ring.runners[0].link(link)
