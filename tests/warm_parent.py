@@ -190,10 +190,6 @@ def run(task: dict[str, Any]) -> None:
     """Run what was asked for, and end as the interpreter would, but for taking hundreds of modules to pieces."""
     if "agents" in task:
         importlib.import_module("tests.warm").begin_in_command(task["agents"])
-    if task.get("module") == "worker_agent" and task["safe"]:
-        # As a controller starts them: here has stood a stage already, and another one would cost each of them half a
-        # second. Those of the agent's own tests get ready as ever, and are asked what they hold.
-        importlib.import_module("worker_agent.host.loader").warm_up = lambda runtime: None
     try:
         if "program" in task:
             runpy.run_path(task["program"], run_name="__main__")
