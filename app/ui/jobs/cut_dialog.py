@@ -6,13 +6,15 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PySide6.QtCore import Qt, QTimer, Slot
-from PySide6.QtWidgets import QDialog, QFileDialog, QWidget
+from PySide6.QtCore import Qt, Slot
+from PySide6.QtWidgets import QDialog, QWidget
 
 from app.errors import ShardboardError
 from app.figures import size_text
+from app.ui import make
+from app.ui.choose import choose_folder
 from app.ui.jobs.cut_form import CutForm
-from app.ui.jobs.cut_plan import CutPlan, CutWish, plan_cut
+from app.ui.jobs.cut_preview import CutPreview, CutWish, preview_cut
 from app.ui.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from app.ui.bridge import Call, Report
 
 WAIT_MILLISECONDS = 150
-"""After the last key before the plan is looked at again."""
+"""After the last key before the preview is made anew."""
 
 
 class CutDialog(QDialog):
@@ -33,18 +35,15 @@ class CutDialog(QDialog):
         self.setObjectName("cut-dialog")
         self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         self._workbench = workbench
-        self.plan: CutPlan | None = None
+        self.preview: CutPreview | None = None
         """Of what is entered now; None while it is being looked at."""
         self._folders: dict[str, ModelDescription] = {}
         """Models that are not in the library, by their path."""
         self._inspecting: Call | None = None
-        self._planning: Call | None = None
+        self._looking: Call | None = None
         self._output_is_mine = False
         self.form = CutForm(workbench.theme, self)
-        self._timer = QTimer(self)
-        self._timer.setSingleShot(True)
-        self._timer.setInterval(WAIT_MILLISECONDS)
-        self._timer.timeout.connect(self._look)
+        self._timer = make.timer(self, self._look, WAIT_MILLISECONDS)
         self._connect()
         self._show_models(model)
         self.form.count.setFocus()
@@ -101,11 +100,7 @@ class CutDialog(QDialog):
 
     @Slot()
     def _browse_model(self) -> None:
-        dialog = QFileDialog(self, "Choose a model's folder")
-        dialog.setFileMode(QFileDialog.FileMode.Directory)
-        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        dialog.fileSelected.connect(self.take_folder)
-        dialog.open()
+        choose_folder(self, "Choose a model's folder", self.take_folder)
 
     @Slot(str)
     def take_folder(self, folder: str) -> None:
@@ -137,10 +132,10 @@ class CutDialog(QDialog):
     @Slot()
     def _on_mode(self) -> None:
         by_count = self.form.by_count.isChecked()
-        if not by_count and not self.form.layers.text() and self.plan is not None and self.plan.shards:
+        if not by_count and not self.form.layers.text() and self.preview is not None and self.preview.shards:
             from app.sharding.plan import ranges_text
 
-            self.form.layers.setText(ranges_text([(shard.start, shard.end) for shard in self.plan.shards]))
+            self.form.layers.setText(ranges_text([(shard.start, shard.end) for shard in self.preview.shards]))
         self.form.show_mode(by_count)
         self._on_changed()
 
@@ -150,11 +145,7 @@ class CutDialog(QDialog):
 
     @Slot()
     def _browse_output(self) -> None:
-        dialog = QFileDialog(self, "Choose where the shards go", str(self._usual_place()))
-        dialog.setFileMode(QFileDialog.FileMode.Directory)
-        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        dialog.fileSelected.connect(self._take_output)
-        dialog.open()
+        choose_folder(self, "Choose where the shards go", self._take_output, str(self._usual_place()))
 
     @Slot(str)
     def _take_output(self, folder: str) -> None:
@@ -163,8 +154,8 @@ class CutDialog(QDialog):
 
     @Slot()
     def _on_changed(self) -> None:
-        """What was planned is not what is entered any more."""
-        self.plan = None
+        """What is previewed is not what is entered any more."""
+        self.preview = None
         self.form.cut.setEnabled(False)
         self._timer.start()
 
@@ -172,38 +163,40 @@ class CutDialog(QDialog):
     def _look(self) -> None:
         description = self.description
         if description is None:
-            self.form.show_plan(None)
+            self.form.show_preview(None)
             return
         shards: int | str = self.form.count.value() if self.form.by_count.isChecked() else self.form.layers.text()
         wish = CutWish(description, shards, self.form.output.text())
-        call = self._planning = self._workbench.bridge.call(
-            lambda controller, report: asyncio.to_thread(plan_cut, wish), "planning the cut"
+        call = self._looking = self._workbench.bridge.call(
+            lambda controller, report: asyncio.to_thread(preview_cut, wish), "looking at the cut"
         )
-        call.done.connect(self._on_planned)
-        call.failed.connect(self._on_plan_failed)
+        call.done.connect(self._on_preview)
+        call.failed.connect(self._on_look_failed)
 
     @Slot(object)
-    def _on_planned(self, plan: CutPlan) -> None:
-        if self.sender() is not self._planning or self._timer.isActive():
+    def _on_preview(self, preview: CutPreview) -> None:
+        if self.sender() is not self._looking or self._timer.isActive():
             return  # something else was entered meanwhile
-        self.plan = plan
-        self.form.show_plan(plan)
+        self.preview = preview
+        self.form.show_preview(preview)
 
     @Slot(object)
-    def _on_plan_failed(self, error: ShardboardError) -> None:
+    def _on_look_failed(self, error: ShardboardError) -> None:
         self.form.shards_note.refuse(error)
 
     # --- the end ---
 
     def accept(self) -> None:
-        plan = self.plan
-        if plan is None or not plan.is_possible:
+        preview = self.preview
+        if preview is None or not preview.is_possible:
             return
-        output = Path(plan.wish.output_dir).expanduser().resolve()
+        output = Path(preview.wish.output_dir).expanduser().resolve()
         self._workbench.settings.save_state("cut", {"folder": str(output.parent)})
-        name = plan.wish.description.name
-        model = name if self._workbench.cluster.model(name) == plan.wish.description else plan.wish.description.folder
-        ranges = [(shard.start, shard.end) for shard in plan.shards]
+        name = preview.wish.description.name
+        model = (
+            name if self._workbench.cluster.model(name) == preview.wish.description else preview.wish.description.folder
+        )
+        ranges = [(shard.start, shard.end) for shard in preview.shards]
         self._workbench.jobs.cut(model, ranges, output, register=self.form.register.isChecked())
         super().accept()
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from PySide6.QtWidgets import QPushButton, QWidget
+from PySide6.QtWidgets import QWidget
 
 from app.ui import make
-from app.ui.cluster import Cluster, NodeView
+from app.ui.cluster import Cluster, NodeSnapshot
 from app.ui.nodes.node_dialog import FittedDialog, wrapped
 from app.ui.nodes.node_words import listed, models_of
 from app.ui.theme import SPACING
@@ -19,7 +19,7 @@ _NAMED = 6
 class RemoveNodesDialog(FittedDialog):
     """Accepted when the user wants it."""
 
-    def __init__(self, cluster: Cluster, nodes: Sequence[NodeView], parent: QWidget) -> None:
+    def __init__(self, cluster: Cluster, nodes: Sequence[NodeSnapshot], parent: QWidget) -> None:
         super().__init__(parent)
         self.setObjectName("nodes-remove-dialog")
         names = names_of(nodes)
@@ -27,32 +27,26 @@ class RemoveNodesDialog(FittedDialog):
         self.setWindowTitle("Remove nodes" if len(nodes) > 1 else "Remove node")
         self.setModal(True)
         heading = make.label(title, "title", wraps=True)
-        layout = make.column(
-            heading, within=self, margins=(3 * SPACING, 3 * SPACING, 3 * SPACING, 2 * SPACING), spacing=2 * SPACING
-        )
+        layout = make.column(heading, within=self, margins=make.DIALOG, spacing=2 * SPACING)
         self.consequences = "\n".join(_consequences(cluster, nodes))
         layout.addWidget(wrapped(self.consequences, ""))
         layout.addStretch(1)
         row = make.row(make.STRETCH, spacing=None)
-        cancel, self.remove = QPushButton("Cancel"), QPushButton("Remove")
-        self.remove.setProperty("role", "danger")
-        self.remove.setAutoDefault(False)
-        cancel.setDefault(True)
-        cancel.clicked.connect(self.reject)
-        self.remove.clicked.connect(self.accept)
+        cancel = make.button("Cancel", self.reject, by_return=True)
+        self.remove = make.button("Remove", self.accept, role="danger", by_return=False)
         row.addWidget(cancel)
         row.addWidget(self.remove)
         layout.addLayout(row)
         self.setMinimumWidth(self.fontMetrics().averageCharWidth() * 68)
 
 
-def names_of(nodes: Sequence[NodeView]) -> str:
+def names_of(nodes: Sequence[NodeSnapshot]) -> str:
     """node-1, node-2 and 5 more"""
     names = [view.name for view in nodes]
     return listed(names) if len(names) <= _NAMED else f"{', '.join(names[:_NAMED])} and {len(names) - _NAMED} more"
 
 
-def _consequences(cluster: Cluster, nodes: Sequence[NodeView]) -> list[str]:
+def _consequences(cluster: Cluster, nodes: Sequence[NodeSnapshot]) -> list[str]:
     said = [names_of(nodes)] if len(nodes) > 1 else []
     affected = list(dict.fromkeys(view for node in nodes for view in cluster.deployments_on(node.id)))
     if affected:

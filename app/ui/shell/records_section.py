@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
-from PySide6.QtCore import Slot
-from PySide6.QtWidgets import QCheckBox, QGridLayout, QLabel, QPushButton, QSpinBox, QWidget
+from PySide6.QtCore import QSignalBlocker, Slot
+from PySide6.QtWidgets import QCheckBox, QSpinBox, QWidget
 
 from app.controller_settings import GIB, RecordSettings
 from app.errors import ShardboardError
@@ -50,14 +51,9 @@ class RecordsSection(Section):
         )
         self.days = self._spin("Keep them for", " days", 36_500, "for ever")
         self.limit = self._spin("Keep at most", " MiB", MOST_MIB, "without a limit")
-        grid = QGridLayout()
-        grid.setHorizontalSpacing(2 * SPACING)
-        grid.setVerticalSpacing(SPACING)
-        grid.setColumnStretch(2, 1)
+        grid = make.grid(wide=2)
         for number, (text, field) in enumerate((("Keep them for", self.days), ("Keep at most", self.limit))):
-            label = QLabel(text, self)
-            label.setBuddy(field)
-            grid.addWidget(label, number, 0)
+            grid.addWidget(make.label_of(field, text), number, 0)
             grid.addWidget(field, number, 1)
         self.column.addLayout(grid)
         self.text = self._switch(
@@ -69,21 +65,19 @@ class RecordsSection(Section):
             "Without it there is no waterfall and no explanation of what took the time.",
         )  # fmt: skip
         self.used = self.add_words("Counting…")
-        self.prune = make.button("Prune now…", None, self, picture="trash-2")
-        self.prune.setObjectName("records-prune")
-        self.confirm = make.dressed(QPushButton(self), "danger", key="records-prune-confirm")
-        self.keep = QPushButton("Keep it", self)
-        for button in (self.prune, self.confirm, self.keep):
-            button.setAutoDefault(False)
+        self.prune = make.button(
+            "Prune now…", self._on_prune, self, picture="trash-2", key="records-prune", by_return=False
+        )
+        self.confirm = make.button(
+            "", self._on_confirmed, self, role="danger", key="records-prune-confirm", by_return=False
+        )
+        self.keep = make.button("Keep it", self._calm_down, self, by_return=False)
         row = make.row((self.used, 1), self.prune, self.confirm, self.keep)
         self.column.addLayout(row)
         self.days.valueChanged.connect(self._on_changed)
         self.limit.valueChanged.connect(self._on_changed)
         self.text.toggled.connect(self._on_changed)
         self.times.toggled.connect(self._on_changed)
-        self.prune.clicked.connect(self._on_prune)
-        self.confirm.clicked.connect(self._on_confirmed)
-        self.keep.clicked.connect(self._calm_down)
         self._calm_down()
         self._read()
 
@@ -128,15 +122,13 @@ class RecordsSection(Section):
 
     def _show(self, settings: RecordSettings) -> None:
         self._settings = settings
-        fields = (self.days, self.limit, self.text, self.times)
-        for field in fields:
-            field.blockSignals(True)
-        self.days.setValue(settings.keep_days)
-        self.limit.setValue(_mib(settings))
-        self.text.setChecked(settings.keep_text)
-        self.times.setChecked(settings.keep_token_times)
-        for field in fields:
-            field.blockSignals(False)
+        with ExitStack() as quiet:
+            for field in (self.days, self.limit, self.text, self.times):
+                quiet.enter_context(QSignalBlocker(field))
+            self.days.setValue(settings.keep_days)
+            self.limit.setValue(_mib(settings))
+            self.text.setChecked(settings.keep_text)
+            self.times.setChecked(settings.keep_token_times)
 
     # --- changing ---
 
