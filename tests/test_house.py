@@ -163,6 +163,53 @@ def test_the_agents_tests_lie_in_the_rooms_that_they_test() -> None:
     assert outside_rooms <= {path.name for path in code.glob("*.py")}, "of modules that lie in no room themselves"
 
 
+DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
+
+
+def files_named(document: Path) -> set[str]:
+    """Files in a text, `app/runs/run.py` or `run.py`; of the architecture also all that stands in its drawn trees."""
+    text = document.read_text(encoding="utf-8")
+    found = set(re.findall(r"`([\w./-]+\.(?:py|html|md|sh|ps1|c))`", text))
+    for tree in re.findall(r"^```\n(.*?)^```", text, re.MULTILINE | re.DOTALL) if document == ARCHITECTURE else ():
+        found |= set(re.findall(r"(?<![\w/])[\w/]+(?:\.py\b|/(?!\w))", tree))
+    return found
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=named)
+def test_every_file_that_a_document_names_is_there(document: Path) -> None:
+    folders = (*PROGRAM, "tests", "benchmarks", "deploy", "docs")
+    there = [
+        "/main.py",
+        "/start.sh",
+        *(f"/{named(path)}" for folder in folders for path in (ROOT / folder).rglob("*.*")),
+    ]
+    files = files_named(document)
+    wrong = {
+        name for name in files
+        if not any(f"/{name}" in path if name.endswith("/") else path.endswith(f"/{name}") for path in there)
+    }  # fmt: skip
+    assert wrong == set()
+    assert document != ARCHITECTURE or len(files) > 100, "its trees are read, too"
+
+
+def test_every_class_that_the_architecture_names_is_there_and_has_what_is_named_of_it() -> None:
+    classes: dict[str, str] = {}
+    for path in sources(*PROGRAM):
+        text = path.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ClassDef):
+                classes[node.name] = classes.get(node.name, "") + (ast.get_source_segment(text, node) or "")
+    named = re.findall(r"`([A-Z][a-z]+[A-Za-z]*)(?:\.(\w+))?`", ARCHITECTURE.read_text(encoding="utf-8"))
+    assert len(named) > 40
+    wrong = [
+        f"{name}.{part}" if part else name
+        for name, part in named
+        if name not in classes or not re.search(rf"\b{part}\b", classes[name])
+    ]
+    assert wrong == []
+
+
 def test_every_module_says_what_it_is() -> None:
     silent = [
         named(path)

@@ -17,7 +17,7 @@ import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from PySide6.QtCore import QElapsedTimer, QObject, Signal, Slot
 
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Result = TypeVar("Result")
 Report = Callable[[Any], None]
 """Takes how far the work is; may be called from any thread."""
 Work = Callable[["Controller", Report], Coroutine[Any, Any, Any]]

@@ -1,4 +1,4 @@
-"""Makes what every screen is built of: rows and columns of widgets, labels, buttons, commands, timers.
+"""Makes what every screen is built of: rows, columns and grids of widgets, labels, fields, buttons, commands, timers.
 
 A screen says here in one expression what stands where and how it looks; Qt takes a call for each of these. Used with
 the module's name: `make.row(title, make.STRETCH, export)`.
@@ -13,10 +13,16 @@ from PySide6.QtCore import QObject, Qt, QTimer, SignalInstance
 from PySide6.QtGui import QAction, QKeySequence
 from PySide6.QtWidgets import (
     QBoxLayout,
+    QFrame,
+    QGridLayout,
     QHBoxLayout,
     QLabel,
     QLayout,
+    QLineEdit,
+    QPlainTextEdit,
+    QProgressBar,
     QPushButton,
+    QScrollArea,
     QSplitter,
     QStackedWidget,
     QToolButton,
@@ -25,7 +31,7 @@ from PySide6.QtWidgets import (
 )
 
 from app.ui.icons import icon
-from app.ui.theme import SPACING
+from app.ui.theme import SPACING, monospace
 
 Box = TypeVar("Box", bound=QBoxLayout)
 Dressed = TypeVar("Dressed", bound=QWidget)
@@ -43,6 +49,8 @@ Item = QWidget | QLayout | Stretch | int | tuple[QWidget | QLayout, int] | tuple
 where it does not fill its own; nothing, with a share; or a gap in device-independent pixels."""
 Margins = int | tuple[int, int, int, int]
 """The same on all sides, or left, top, right, bottom."""
+DIALOG: Margins = (3 * SPACING, 3 * SPACING, 3 * SPACING, 2 * SPACING)
+"""Around what stands in a dialog."""
 Run = Callable[..., object] | SignalInstance
 """What is called, or a signal that is emitted instead."""
 
@@ -86,6 +94,40 @@ def _filled(layout: Box, items: tuple[Item, ...], margins: Margins | None, spaci
     return layout
 
 
+def grid(
+    *,
+    within: QWidget | None = None,
+    margins: Margins = 0,
+    across: int = 2 * SPACING,
+    down: int = SPACING,
+    wide: int = 1,
+) -> QGridLayout:
+    """Cells, which the caller fills.
+
+    Args:
+        across: between two columns, in device-independent pixels.
+        down: between two rows, likewise.
+        wide: number of the column that takes the room that is left over.
+    """
+    made = QGridLayout() if within is None else QGridLayout(within)
+    made.setContentsMargins(*((margins,) * 4 if isinstance(margins, int) else margins))
+    made.setHorizontalSpacing(across)
+    made.setVerticalSpacing(down)
+    made.setColumnStretch(wide, 1)
+    return made
+
+
+def scrolled(inside: QWidget, *, sideways: bool = True) -> QScrollArea:
+    """A part that scrolls where it has no room, without a frame."""
+    made = QScrollArea()
+    made.setWidgetResizable(True)
+    made.setFrameShape(QFrame.Shape.NoFrame)
+    if not sideways:
+        made.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+    made.setWidget(inside)
+    return made
+
+
 def label(
     text: str = "",
     role: str = "",
@@ -116,6 +158,13 @@ def label(
     return dressed(made, role, name=name)
 
 
+def label_of(field: QWidget, text: str) -> QLabel:
+    """Says what a field is for; with an & in it, its letter leads into the field."""
+    made = QLabel(text)
+    made.setBuddy(field)
+    return made
+
+
 def button(
     text: str = "",
     run: Run | None = None,
@@ -124,21 +173,57 @@ def button(
     picture: str = "",
     role: str = "",
     tip: str = "",
+    key: str = "",
     name: str = "",
-    by_return: bool = True,
+    by_return: bool | None = None,
 ) -> QPushButton:
     """A button that runs something when it is pressed.
 
     Args:
         picture: an icon's name.
-        by_return: whether Return presses it in a dialog.
+        by_return: Return presses it in a dialog: wherever the focus is, nowhere, or while it has the focus (None).
     """
     made = QPushButton(icon(picture), text, parent) if picture else QPushButton(text, parent)
-    if not by_return:
-        made.setAutoDefault(False)
+    if by_return is not None:
+        made.setAutoDefault(by_return)
+        made.setDefault(by_return)
     if run is not None:
         made.clicked.connect(run)
-    return dressed(made, role, name=name, tip=tip)
+    return dressed(made, role, key=key, name=name, tip=tip)
+
+
+def field(hint: str, name: str, parent: QWidget | None = None, *, key: str = "", searches: bool = False) -> QLineEdit:
+    """A line to type in.
+
+    Args:
+        hint: stands in it while it is empty.
+        searches: has a magnifying glass, and a button that empties it.
+    """
+    made = QLineEdit(parent)
+    made.setPlaceholderText(hint)
+    if searches:
+        made.setClearButtonEnabled(True)
+        made.addAction(icon("search"), QLineEdit.ActionPosition.LeadingPosition)
+    return dressed(made, key=key, name=name)
+
+
+def reading(name: str, parent: QWidget | None = None, *, wraps: bool = True) -> QPlainTextEdit:
+    """A text of many lines in the fixed-width font, to be read and copied from."""
+    made = QPlainTextEdit(parent)
+    made.setReadOnly(True)
+    made.setTabChangesFocus(True)
+    made.setFont(monospace())
+    if not wraps:
+        made.setLineWrapMode(QPlainTextEdit.LineWrapMode.NoWrap)
+    return dressed(made, name=name)
+
+
+def progress(name: str, parent: QWidget | None = None, *, most: int = 100) -> QProgressBar:
+    """A bar without words; one whose `most` is 0 moves to and fro."""
+    made = QProgressBar(parent)
+    made.setRange(0, most)
+    made.setTextVisible(False)
+    return dressed(made, name=name)
 
 
 def tool(

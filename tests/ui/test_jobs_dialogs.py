@@ -13,11 +13,15 @@ from pytestqt.qtbot import QtBot
 
 from app.jobs.works import AddWork, CutWork
 from app.paths import Home
+from app.registry.records import JobStatus
+from app.ui.board.panes.library_pane import LibraryPane
+from app.ui.board.state.board_model import BoardModel
 from app.ui.cluster import Lists
-from app.ui.jobs.add_model_dialog import AddModelDialog, add_paths
+from app.ui.jobs.add_model_dialog import AddModelDialog
 from app.ui.jobs.cut_dialog import CutDialog
 from app.ui.jobs.cut_plan import CutPlan, CutWish, PlannedShard, plan_cut
 from app.ui.jobs.job import Job
+from app.ui.jobs.jobs_notices import JobNotices
 from app.ui.jobs.model_source import SourceLook
 from app.ui.jobs.planned_shards import PlannedShardsModel
 from app.ui.theme import ThemeKeeper
@@ -164,9 +168,9 @@ def test_a_folder_without_a_model_is_refused_at_the_field(stocked: Workbench, qt
 def test_the_preview_table_is_sound(theme: ThemeKeeper, qtmodeltester: ModelTester, force_py: bool) -> None:
     shards = PlannedShardsModel(theme)
     qtmodeltester.check(shards, force_py=force_py)
-    shards.show_shards((PlannedShard(0, 0, 4, 100), PlannedShard(1, 4, 5, 50)))
+    shards.show_rows((PlannedShard(0, 0, 4, 100), PlannedShard(1, 4, 5, 50)))
     assert [shards.index(1, column).data() for column in range(3)] == ["shard_1", "4", "50 bytes"]
-    shards.show_shards(())
+    shards.show_rows(())
     assert shards.rowCount() == 0
 
 
@@ -244,12 +248,14 @@ def test_a_name_that_is_taken_is_told_before_the_job(
 def test_dropped_paths_become_jobs_and_what_is_no_model_says_why(
     workbench: Workbench, qtbot: QtBot, tiny: Path, tmp_path: Path
 ) -> None:
-    picture = tmp_path / "picture.png"
-    picture.write_bytes(b"x")
-    copy = shutil.copytree(tiny, tmp_path / "copy")
-    add_paths(workbench, [copy, picture, tmp_path])
-    qtbot.waitUntil(lambda: len(workbench.notices.banners) == 2, timeout=SECONDS)
-    assert [job.view.title for job in workbench.jobs.jobs] == ["Add copy"]
-    assert workbench.notices.banners[0].text.startswith("picture.png was not added: ")
-    assert "no config.json" in workbench.notices.banners[1].text
-    workbench.jobs.close()
+    copy, empty = shutil.copytree(tiny, tmp_path / "copy"), tmp_path / "empty"
+    empty.mkdir()
+    notices, library = JobNotices(workbench, workbench), LibraryPane(BoardModel(workbench, workbench))
+    qtbot.addWidget(library)
+    library.model.paths_dropped.emit((copy, empty))
+    qtbot.waitUntil(lambda: len(workbench.jobs.jobs) == 2 and not workbench.jobs.busy(), timeout=SECONDS)
+    assert [job.view.title for job in workbench.jobs.jobs] == ["Add copy", "Add empty"]
+    assert [job.view.status for job in workbench.jobs.jobs] == [JobStatus.DONE, JobStatus.FAILED]
+    (banner,) = workbench.notices.banners
+    assert banner.text.startswith("Add empty: ") and "config.json" in banner.text
+    assert notices.parent() is workbench

@@ -177,5 +177,5 @@ def test_a_job_that_others_asked_for_is_shown_and_says_by_whom_and_leaves_the_us
     assert "asked for: over HTTP by laptop" in dock.model.index(0, 0).data(Qt.ItemDataRole.ToolTipRole)
     error = replace(view, status=JobStatus.FAILED, error=FULL, can_retry=True)
     quiet_workbench.bridge.jobs_changed.emit((error, error))
-    assert dock.model.job(dock.model.index(0, 0)).view.can_retry
+    assert dock.model.row(dock.model.index(0, 0)).view.can_retry
     assert toasts == [] and quiet_workbench.notices.banners == []

@@ -1,8 +1,9 @@
-"""The same run is told in the same words by window, report, page and command."""
+"""The same run is told in the same words by window, report, page, command and over HTTP."""
 
 from __future__ import annotations
 
 import io
+import json
 import re
 from html.parser import HTMLParser
 
@@ -11,6 +12,7 @@ from PySide6.QtWidgets import QLabel
 from pytestqt.qtbot import QtBot
 
 from app.api.rendering import render
+from app.api.routes.runs import analysed
 from app.cli.output import print_telling
 from app.runs.export import ExportFormat, export_runs
 from app.runs.run import Run
@@ -22,8 +24,10 @@ from app.ui.workbench import Workbench
 from tests.runs.samples import deployment_run, job_run, request_run, trace_of
 
 TRACE = trace_of(tokens=40, took_us=10_000, stages=[(0, 4_000), (700, 3_000)])
+LONG_PROMPT = trace_of(tokens=4, took_us=10_000, first_us=900_000, stages=[(0, 4_000), (700, 3_000)])
 RUNS = {
     "request": request_run(TRACE),
+    "request with a long prompt": request_run(LONG_PROMPT),
     "failed request": request_run(TRACE, status="failed", error="Node mini was lost.", result="The capital"),
     "request without times": request_run(None),
     "deployment": deployment_run(),
@@ -74,7 +78,7 @@ def _said(pairs: Pairs) -> Pairs:
 
 
 @pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
-def test_window_report_page_and_command_tell_a_run_in_the_same_words(
+def test_window_report_page_command_and_http_tell_a_run_in_the_same_words(
     run: Run,
     quiet_workbench: Workbench,
     qtbot: QtBot,
@@ -118,3 +122,8 @@ def test_window_report_page_and_command_tell_a_run_in_the_same_words(
     assert all(f"{name} {value}" in lines for name, value in facts)
     assert all(part in printed for part in sentences)
     assert f"({told.state.lower()})" in printed
+
+    over_http = json.loads(analysed(run, with_bars=False))
+    assert (over_http["bottleneck"] or {"sentence": ""})["sentence"] == told.insight
+    if run.request is not None:
+        assert over_http["run"]["request"]["result"] == told.passages[1].text

@@ -63,14 +63,14 @@ def test_model_and_proxy_keep_the_rules_while_entries_come_change_and_go(
     model = PaletteModel()
     proxy = PaletteProxy(model)
     qtmodeltester.check(proxy if which == "proxy" else model, force_py=force_py)
-    model.set_entries(ENTRIES)
+    model.reset(ENTRIES)
     model.used(ENTRIES[2])
     proxy.set_query("no")
     proxy.set_query("")
     assert proxy.entry(0) is ENTRIES[2]
-    model.set_entries(ENTRIES[:2])
-    model.set_entries(())
-    model.set_entries(ENTRIES)
+    model.reset(ENTRIES[:2])
+    model.reset(())
+    model.reset(ENTRIES)
 
 
 def test_typing_filters_and_enter_runs_the_best(palette: CommandPalette, qtbot: QtBot) -> None:

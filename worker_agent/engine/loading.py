@@ -154,6 +154,7 @@ class _Builder:
             if self._with_head is not None:
                 why = f"what passes to the model's end from {trial.named(self._with_head)} is more than hidden states"
                 stage.ways["packed"].lost(why)
+                self._end_in_floats(why)
             elif cut.is_last:
                 # Before the layers: laying out takes the head twice for a moment, and it is the largest matrix of all.
                 self._head(blank_ends)
@@ -188,7 +189,8 @@ class _Builder:
         """Raises OutOfMemory when what could not stay in blocks, or could not be quantized, takes too much."""
         more, load = self._fill.extra_bytes, self._stage.load
         if more > max(0, self._spare):
-            why = next(iter(self._fill.unfolded), "not all of its matrices can be quantized")
+            said = [*self._fill.unfolded.values(), self._stage.ways["blocks"].why]
+            why = next(filter(None, said), "not all of its matrices can be quantized")
             raise OutOfMemory(
                 f"layers {load.start}-{load.end - 1} of {load.model} take {_gb(more)} more than was reckoned with, "
                 f"up to {trial.named(block)}: {why}"
@@ -201,16 +203,19 @@ class _Builder:
         cut, ways, where = self._cut, self._stage.ways, trial.named(block)
         blanks = {index: _copied(cut.own[index]) for index in block}
         self._stand(block)
-        expected: list[trial.Outputs] = []
-        groups = self._watched(block, lambda: expected.append(trial.expected(self._stage, texts, where)))
+        outputs: list[trial.Outputs] = []
+        groups = self._watched(block, lambda: outputs.append(self._expected(block, texts)))
+        expected = outputs[0]
         found = self._laid_out(block, groups, LAYOUTS)
-        why = "" if self._batched and not self._ragged(expected[0], texts) else self._whole_differs(expected[0], texts)
+        why = "" if self._batched and not self._ragged(expected, texts) else self._whole_differs(expected, texts)
         if why:
             log.warning("%s: something else comes out once it is laid out (%s); one way after the other", where, why)
-            found = self._one_by_one(block, blanks, texts, expected[0])
+            found, expected = self._one_by_one(block, blanks, texts, expected)
         ways.add(found)
+        for index in block:
+            self._fill.count(index)
         if self._batched:
-            if why := self._ragged(expected[0], texts):
+            if why := self._ragged(expected, texts):
                 ways["batched"].lost(f"{where}: {why}")
                 self._batched = False
                 log.warning("each sequence will have a pass of its own: %s, %s", where, why)
@@ -218,7 +223,12 @@ class _Builder:
                 ways["batched"].used(len(block))
                 self._int8(block, texts)
         cut.disconnect()
-        return expected[0]
+        return expected
+
+    def _expected(self, block: range, texts: trial.Texts) -> trial.Outputs:
+        """What a block that stands as transformers has it gives, with the numbers that its blocks mean."""
+        with blocks.as_meant(self._model):
+            return trial.expected(self._stage, texts, trial.named(block))
 
     def _stand(self, block: range) -> None:
         """Fill the layers of a block and have them alone stand in the model, ready to run."""
@@ -299,10 +309,11 @@ class _Builder:
 
     def _one_by_one(
         self, block: range, blanks: dict[int, nn.Module], texts: trial.Texts, expected: trial.Outputs
-    ) -> Ways:
-        """Take each way that keeps the results, and no other."""
+    ) -> tuple[Ways, trial.Outputs]:
+        """Take each way that keeps the results, and no other; and what is expected of the block then."""
         kept: list[WayName] = []
         lost = Ways()
+        in_floats = False
 
         def again(wanted: Sequence[WayName]) -> Ways:
             """The block loaded again, as it was before anything was done to it, and laid out so."""
@@ -311,17 +322,25 @@ class _Builder:
                 self._cut.own[index] = _copied(blanks[index])
             self._cut.place()
             self._stand(block)
-            return self._laid_out(block, self._watched(block, lambda: trial.run_whole(self._cut, texts)), wanted)
+            for index in block if in_floats else ():
+                blocks.let_go(self._cut.own[index])
+            groups = self._watched(block, lambda: trial.run_whole(self._cut, texts))
+            return self._laid_out(block, groups, [way for way in LAYOUTS if way in wanted])
 
-        for way in LAYOUTS:
+        # What is expected hangs on whether blocks stay or become floats, whose numbers are rounded once more.
+        for way in sorted(LAYOUTS, key=lambda each: each != "blocks"):
             found = again((*kept, way))
-            if why := self._whole_differs(expected, texts):
-                lost[way].lost(f"{trial.named(block)}: {why}", found[way].possible)
-            else:
+            if not (why := self._whole_differs(expected, texts)):
                 kept.append(way)
+                continue
+            lost[way].lost(f"{trial.named(block)}: {why}", found[way].possible)
+            if way == "blocks":
+                in_floats = True
+                again(())
+                expected = trial.expected(self._stage, texts, trial.named(block))
         result = again(kept)
         result.add(lost)
-        return result
+        return result, expected
 
     def _lay_out(
         self, module: nn.Module, groups: list[list[nn.Linear]], wanted: Iterable[WayName], ways: Ways,
@@ -350,7 +369,9 @@ class _Builder:
         cut, model = self._cut, self._model
         self._connect_head()
         texts = trial.make_texts(cut, self._device, self._dtype, hidden=True)
-        expected = trial.expected(self._stage, texts, "what stands behind the layers")
+        with blocks.as_meant(model):
+            expected = trial.expected(self._stage, texts, "what stands behind the layers")
+        reckoned = blocks.held_bytes(model)
         tied = model.get_output_embeddings() if cut.is_first and self._is_tied() else None
         found = Ways()
         keep = [] if tied is None else [tied]
@@ -363,6 +384,7 @@ class _Builder:
             for name, blank in blank_ends.items():
                 cut.replace(name, blank)
             self._fill.ends()
+            blocks.let_go(model)
             for name, buffer in buffers.items():
                 # What was computed once (rotary frequencies) is not computed again.
                 owner, _, own = name.rpartition(".")
@@ -371,8 +393,17 @@ class _Builder:
             for way in END_LAYOUTS:
                 plain[way].lost(f"the model's end: {why}", found[way].possible)
             found = plain
+        self._fill.count_ends(blocks.held_bytes(model) - reckoned)
         self._stage.ways.add(found)
         cut.disconnect()
+
+    def _end_in_floats(self, why: str) -> None:
+        """Forget that what stands behind the layers is in blocks: it is not laid out, so it would be held twice."""
+        reckoned = blocks.held_bytes(self._model)
+        blocks.let_go(self._model)
+        self._fill.count_ends(blocks.held_bytes(self._model) - reckoned)
+        if self._fill.extra_bytes:
+            self._stage.ways["blocks"].lost(why)
 
     def _is_tied(self) -> bool:
         """Whether the embedding and the head are one tensor here."""

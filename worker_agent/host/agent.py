@@ -1,7 +1,7 @@
 """The agent: the loop that turns frames into messages and answers into frames.
 
-The I/O thread, which runs `Agent.serve`, owns all sockets. It never computes, reads a disk or waits for a
-send; what a message asks for is `service.py`'s matter. Importing this imports torch.
+The I/O thread, which runs `Agent.serve`, owns the sockets for messages. It never computes, reads a part or a log from
+the disk, or waits for a send; what a message asks for is `service.py`'s matter. Importing this imports torch.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """What stands before, in and after the decoder layers of any transformers model.
 
-The only room that knows the names of transformers' modules. It never reads weights: a model is built on
-torch's `meta` device and run once there with every step watched (`probe.py`), which tells for each module
-whether it works before the layers, in them or after them, how much a token puts into the KV cache, and
-whether anything but the hidden states flows from layer to layer.
+No architecture is known by its name, and no weights are read: a model is built on torch's `meta` device and run
+once there with every step watched (`probe.py`), which tells for each module whether it works before the layers, in
+them or after them, how much a token puts into the KV cache, and whether anything but the hidden states flows from
+layer to layer.
 """
 
 from __future__ import annotations

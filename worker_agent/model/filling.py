@@ -101,10 +101,16 @@ class Filler:
         self._cut, self._source, self._device, self._dtype = cut, source, device, dtype
         self._model, self._anatomy = cut.model, cut.anatomy
         self.quantizer = Quantizer(quantize, _experts(cut.model))
-        self.unfolded: list[str] = []
-        """Tensors that came in blocks and stand as floats in the model, and why."""
-        self.extra_bytes = 0
-        """By how much the layers that were filled are more than `weight_bytes` says: what cannot stay in blocks."""
+        self.unfolded: dict[str, str] = {}
+        """Tensors that came in blocks and stand as floats in the model, by their names in the files, and why."""
+        self._reckoned: dict[int, int] = {}
+        self._extra: dict[int | None, int] = {}
+        """Of each layer, and of the ends (None), how much more they take than `weight_bytes` says."""
+
+    @property
+    def extra_bytes(self) -> int:
+        """By how much what was counted is more than `weight_bytes` says: what cannot stay in blocks."""
+        return sum(self._extra.values())
 
     def ends(self) -> None:
         """Everything but the layers, which do not stand in the model now. Raises BadWeights."""
@@ -181,20 +187,19 @@ class Filler:
         self._check_whole(layer, prefix)
         self._attach(layer, prefix, state)
         self.quantizer.quantize(layer)
-        self._count(layer, state)
+        item, quantize = self._dtype.itemsize, self.quantizer.wanted
+        self._reckoned[index] = sum(
+            lazy.described.loaded_bytes(item, quantize, in_layer=True) for lazy in state.values()
+        )
         return layer
 
-    def _count(self, module: nn.Module, state: dict[str, Lazy]) -> None:
-        """Add up by how much what stands in the model is more than what was reckoned with."""
-        item, quantize = self._dtype.itemsize, self.quantizer.wanted
-        reckoned = sum(lazy.described.loaded_bytes(item, quantize, in_layer=True) for lazy in state.values())
-        held = 0
-        for each in module.modules():
-            found = reading.in_blocks(each)
-            held += sum(blocks.nbytes for matrices in found.values() for blocks in matrices)
-            for name, parameter in each.named_parameters(recurse=False):
-                held += 0 if name in found else parameter.numel() * parameter.itemsize
-        self.extra_bytes += held - reckoned
+    def count(self, index: int) -> None:
+        """Take down by how much a layer, as it was laid out, is more than what was reckoned with."""
+        self._extra[index] = reading.held_bytes(self._cut.own[index]) - self._reckoned[index]
+
+    def count_ends(self, more: int) -> None:
+        """Take down by how much what stands at the ends is more than the blocks that it came in."""
+        self._extra[None] = more
 
     def _attach(self, module: nn.Module, prefix: str, state: dict[str, Lazy]) -> None:
         """Note which matrices below `module` are stored in blocks; what became of others by conversion stays floats."""
@@ -220,13 +225,14 @@ class Filler:
         for each in [owner for owner in module.modules() if left and experts.has_experts(owner)]:
             for stored in experts.attach(each, left):
                 del left[stored]
-        self.unfolded += [f"{stored} became another tensor of the model than the file has" for stored in left]
+        for stored in left:
+            self.unfolded[stored] = f"{stored} became another tensor of the model than the file has"
 
     def tell(self, tally: Tally) -> None:
         """Add to the tally of matrices in blocks those that could not stay so, what quantizing cost, and why they are
         slow if they are.
         """
-        for why in self.unfolded:
+        for why in self.unfolded.values():
             tally.lost(why)
         costs = [tally.why] if tally.why else []
         if error := self.quantizer.error:

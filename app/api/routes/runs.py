@@ -109,7 +109,7 @@ async def export_selection(
     return await _download(request, controller, body, body.ids)
 
 
-@router.get("/{kind}/{run_id}/", summary="One run", responses=errors(404, 422))
+@router.get("/{kind}/{run_id}/", summary="One run", responses={200: {"model": RunView}, **errors(404, 422)})
 async def analysis(
     controller: TheController,
     kind: Kind,
@@ -118,7 +118,7 @@ async def analysis(
 ) -> Response:
     """All that is recorded of it. A request that is under way is told as far as it has come."""
     run = await live_run(controller, kind, run_id)
-    return Response(await asyncio.to_thread(_analysed, run, with_bars), media_type="application/json")
+    return Response(await asyncio.to_thread(analysed, run, with_bars), media_type="application/json")
 
 
 async def live_run(controller: Controller, kind: Kind, run_id: str) -> Run:
@@ -129,7 +129,9 @@ async def live_run(controller: Controller, kind: Kind, run_id: str) -> Run:
     return run
 
 
-def _analysed(run: Run, with_bars: bool) -> bytes:
+def analysed(run: Run, with_bars: bool) -> bytes:
+    """The JSON of a RunView."""
+    read = None if run.request is None else run.request.prompt_tokens or None
     run = without_infinities(run)
     trace = run.request_trace
     timed = trace if trace is not None and (trace.tokens or trace.chunks) else None
@@ -138,7 +140,7 @@ def _analysed(run: Run, with_bars: bool) -> bytes:
             "run": run,
             "shares": None if timed is None else shares(timed),
             "bars": None if timed is None or not with_bars else bars(timed),
-            "bottleneck": None if timed is None else explain(timed),
+            "bottleneck": None if timed is None else explain(timed, read),
         }
     )
 

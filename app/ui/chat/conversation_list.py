@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any
 
-from PySide6.QtCore import QAbstractListModel, QModelIndex, QObject, Qt, Signal
+from PySide6.QtCore import QModelIndex, QObject, Qt, Signal
 
 from app.figures import ago, clock
 from app.ui.chat.conversation import Summary
 from app.ui.list_delegate import Index
+from app.ui.list_model import ListModel
 
 
 class ListRole(IntEnum):
@@ -22,26 +22,21 @@ class ListRole(IntEnum):
     """Whether an answer is being written in it."""
 
 
-class ConversationList(QAbstractListModel):
+class ConversationList(ListModel[Summary]):
     """Rows are Summaries; a conversation that is open stands in it as itself."""
 
     renamed = Signal(str, str)
     """The user gave a conversation (id) another title."""
 
     def __init__(self, parent: QObject | None = None) -> None:
-        super().__init__(parent)
-        self._rows: list[Summary] = []
+        super().__init__((), parent)
         self._streaming: set[str] = set()
 
     # --- what Qt asks ---
 
-    def rowCount(self, parent: Index = QModelIndex()) -> int:  # noqa: B008 - Qt's own signature
-        return 0 if parent.isValid() else len(self._rows)
-
     def data(self, index: Index, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
-        if not index.isValid() or index.row() >= len(self._rows):
+        if (summary := self.row(index)) is None:
             return None
-        summary = self._rows[index.row()]
         match role:
             case Qt.ItemDataRole.DisplayRole | Qt.ItemDataRole.EditRole:
                 return summary.title
@@ -67,66 +62,50 @@ class ConversationList(QAbstractListModel):
         title = " ".join(str(value).split())
         if role != Qt.ItemDataRole.EditRole or not index.isValid() or not title:
             return False
-        summary = self._rows[index.row()]
+        summary = self.rows[index.row()]
         if title != summary.title:
             summary.title = title
-            self._tell(index.row())
+            self.tell(index.row())
             self.renamed.emit(summary.id, title)
         return True
 
     # --- what the desk tells ---
 
-    def reset(self, summaries: Sequence[Summary]) -> None:
-        self.beginResetModel()
-        self._rows = list(summaries)
-        self.endResetModel()
-
     def row_of(self, id: str) -> int:
         """-1 when it is not listed."""
-        return next((row for row, summary in enumerate(self._rows) if summary.id == id), -1)
+        return next((row for row, summary in enumerate(self.rows) if summary.id == id), -1)
 
     def summary(self, id: str) -> Summary | None:
-        return next((summary for summary in self._rows if summary.id == id), None)
+        return next((summary for summary in self.rows if summary.id == id), None)
 
     def put(self, summary: Summary, *, on_top: bool = False) -> None:
         """Show a conversation as it is now; a new one, or one that was used, goes to the top."""
         row = self.row_of(summary.id)
         if row < 0:
-            self.beginInsertRows(QModelIndex(), 0, 0)
-            self._rows.insert(0, summary)
-            self.endInsertRows()
+            self.insert(0, summary)
             return
-        self._rows[row] = summary
+        self.rows[row] = summary
         if on_top and row > 0:
             self.beginMoveRows(QModelIndex(), row, row, QModelIndex(), 0)
-            self._rows.insert(0, self._rows.pop(row))
+            self.rows.insert(0, self.rows.pop(row))
             self.endMoveRows()
             row = 0
-        self._tell(row)
+        self.tell(row)
 
     def restore(self, summary: Summary, row: int) -> None:
         """Put a deleted conversation back where it was."""
-        row = max(0, min(row, len(self._rows)))
-        self.beginInsertRows(QModelIndex(), row, row)
-        self._rows.insert(row, summary)
-        self.endInsertRows()
+        self.insert(max(0, min(row, len(self.rows))), summary)
 
     def take(self, id: str) -> None:
         """It is no more."""
         if (row := self.row_of(id)) >= 0:
-            self.beginRemoveRows(QModelIndex(), row, row)
-            del self._rows[row]
-            self.endRemoveRows()
+            self.remove(row)
 
     def set_streaming(self, id: str, streaming: bool) -> None:
         (self._streaming.add if streaming else self._streaming.discard)(id)
         if (row := self.row_of(id)) >= 0:
-            self._tell(row)
+            self.tell(row)
 
     def refresh_times(self) -> None:
         """The words for the times are others by now."""
-        if self._rows:
-            self.dataChanged.emit(self.index(0), self.index(len(self._rows) - 1), [int(ListRole.WHEN)])
-
-    def _tell(self, row: int) -> None:
-        self.dataChanged.emit(self.index(row), self.index(row))
+        self.tell_all(ListRole.WHEN)

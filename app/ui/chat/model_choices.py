@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
-from PySide6.QtCore import QAbstractListModel, QModelIndex, QObject, Qt, Slot
+from PySide6.QtCore import QObject, Qt, Slot
 
 from app.cluster.node_state import NodeState
 from app.models.description import ModelDescription
@@ -16,6 +16,7 @@ from app.sharding.placement import NodeCapacity, whole_on_one
 from app.ui import make
 from app.ui.cluster import Cluster, DeploymentView, NodeView
 from app.ui.list_delegate import Index
+from app.ui.list_model import ListModel
 
 COALESCE_MILLISECONDS = 500
 
@@ -74,13 +75,12 @@ def _undeployed(model: ModelDescription, free: list[NodeCapacity]) -> Choice:
     return Choice(model.name, f"Loads on {placement.stages[0].node.name} when you ask", False)
 
 
-class ModelChoices(QAbstractListModel):
+class ModelChoices(ListModel[Choice]):
     """The choices as a model for the picker. Figures of nodes are looked at twice a second at most."""
 
     def __init__(self, cluster: Cluster, parent: QObject | None = None) -> None:
-        super().__init__(parent)
+        super().__init__((), parent)
         self._cluster = cluster
-        self._rows: tuple[Choice, ...] = ()
         self._timer = make.timer(self, self.refresh, COALESCE_MILLISECONDS)
         self.is_live = False
         cluster.loaded.connect(self.refresh)
@@ -89,13 +89,9 @@ class ModelChoices(QAbstractListModel):
         cluster.nodes_reset.connect(self.refresh)
         cluster.nodes_changed.connect(self._on_nodes_changed)
 
-    @property
-    def rows(self) -> tuple[Choice, ...]:
-        return self._rows
-
     def row_of(self, name: str) -> int:
         """-1 when it cannot be chosen."""
-        return next((row for row, choice in enumerate(self._rows) if choice.name == name), -1)
+        return next((row for row, choice in enumerate(self.rows) if choice.name == name), -1)
 
     @Slot(object)
     def _on_nodes_changed(self, ids: frozenset[int]) -> None:
@@ -106,25 +102,16 @@ class ModelChoices(QAbstractListModel):
     def refresh(self) -> None:
         """Look again."""
         rows = choices(self._cluster.models, self._cluster.deployments, self._cluster.nodes.values())
-        if rows == self._rows:
+        if [row.name for row in rows] != [row.name for row in self.rows]:
+            self.reset(rows)
             return
-        if [row.name for row in rows] == [row.name for row in self._rows]:
-            changed = [number for number, row in enumerate(rows) if row != self._rows[number]]
-            self._rows = rows
-            for number in changed:
-                self.dataChanged.emit(self.index(number), self.index(number))
-            return
-        self.beginResetModel()
-        self._rows = rows
-        self.endResetModel()
-
-    def rowCount(self, parent: Index = QModelIndex()) -> int:  # noqa: B008 - Qt's own signature
-        return 0 if parent.isValid() else len(self._rows)
+        for number, row in enumerate(rows):
+            if row != self.rows[number]:
+                self.replace(number, row)
 
     def data(self, index: Index, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
-        if not index.isValid() or index.row() >= len(self._rows):
+        if (choice := self.row(index)) is None:
             return None
-        choice = self._rows[index.row()]
         match role:
             case Qt.ItemDataRole.DisplayRole | ChoiceRole.NAME:
                 return choice.name
@@ -135,6 +122,5 @@ class ModelChoices(QAbstractListModel):
         return None
 
     def flags(self, index: Index) -> Qt.ItemFlag:
-        if not index.isValid() or not self._rows[index.row()].usable:
-            return Qt.ItemFlag.NoItemFlags
-        return super().flags(index)
+        choice = self.row(index)
+        return super().flags(index) if choice is not None and choice.usable else Qt.ItemFlag.NoItemFlags

@@ -12,12 +12,10 @@ from PySide6.QtCore import QSignalBlocker, Qt, Signal, Slot
 from PySide6.QtWidgets import (
     QButtonGroup,
     QFrame,
-    QGridLayout,
     QHBoxLayout,
     QLabel,
     QLineEdit,
     QPlainTextEdit,
-    QScrollArea,
     QToolButton,
     QWidget,
 )
@@ -49,15 +47,11 @@ class ParametersPane(QFrame):
         self._edits: dict[str, QLineEdit] = {}
         self._errors: dict[str, QLabel] = {}
         outer = make.column(self._header(), within=self, spacing=0)
-        scroll = QScrollArea()
-        scroll.setWidgetResizable(True)
-        scroll.setFrameShape(QFrame.Shape.NoFrame)
-        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        scroll.setStyleSheet("QScrollArea, QScrollArea > QWidget > QWidget { background: transparent; }")
         inside = QWidget()
         self._rows = make.column(within=inside, margins=(2 * SPACING, SPACING, 2 * SPACING, 2 * SPACING))
         self._build()
-        scroll.setWidget(inside)
+        scroll = make.scrolled(inside, sideways=False)
+        scroll.setStyleSheet("QScrollArea, QScrollArea > QWidget > QWidget { background: transparent; }")
         outer.addWidget(scroll)
         self.show_options(Options())
         self.show_defaults(ModelDefaults())
@@ -77,10 +71,7 @@ class ParametersPane(QFrame):
         self.system = self._text_box("System prompt", "How the model should behave", 4)
         self._rows.addWidget(self._system_label)
         self._rows.addWidget(self.system)
-        grid = QGridLayout()
-        grid.setHorizontalSpacing(SPACING)
-        grid.setVerticalSpacing(SPACING // 2)
-        grid.setColumnStretch(0, 1)
+        grid = make.grid(across=SPACING, down=SPACING // 2, wide=0)
         for number, field in enumerate(FIELDS):
             label = self._label(field.label)
             label.setToolTip(field.tip)

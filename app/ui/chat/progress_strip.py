@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from PySide6.QtCore import Signal, Slot
-from PySide6.QtWidgets import QProgressBar, QSizePolicy, QWidget
+from PySide6.QtWidgets import QSizePolicy, QWidget
 
 from app.figures import duration, token_rate
 from app.ui import make
@@ -26,9 +26,7 @@ class ProgressStrip(QWidget):
         self._answer: Answer | None = None
         self._request: int | None = None
         layout = make.column(within=self, spacing=SPACING // 2)
-        self.bar = QProgressBar()
-        self.bar.setTextVisible(False)
-        self.bar.setAccessibleName("Progress of the prompt")
+        self.bar = make.progress("Progress of the prompt")
         keeps = self.bar.sizePolicy()
         keeps.setRetainSizeWhenHidden(True)
         self.bar.setSizePolicy(keeps)

@@ -36,7 +36,6 @@ AT_ONCE = 16
 """Messages written when a conversation is opened, and each time its beginning is reached."""
 EDGE = 24
 FOLLOW_PIXELS = 4
-LEADING = 4
 
 
 @dataclass

@@ -6,11 +6,13 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PySide6.QtCore import Qt, QTimer, Slot
-from PySide6.QtWidgets import QDialog, QFileDialog, QWidget
+from PySide6.QtCore import Qt, Slot
+from PySide6.QtWidgets import QDialog, QWidget
 
 from app.errors import ShardboardError
 from app.figures import size_text
+from app.ui import make
+from app.ui.choose import choose_folder
 from app.ui.jobs.cut_form import CutForm
 from app.ui.jobs.cut_plan import CutPlan, CutWish, plan_cut
 from app.ui.workbench import Workbench
@@ -41,10 +43,7 @@ class CutDialog(QDialog):
         self._planning: Call | None = None
         self._output_is_mine = False
         self.form = CutForm(workbench.theme, self)
-        self._timer = QTimer(self)
-        self._timer.setSingleShot(True)
-        self._timer.setInterval(WAIT_MILLISECONDS)
-        self._timer.timeout.connect(self._look)
+        self._timer = make.timer(self, self._look, WAIT_MILLISECONDS)
         self._connect()
         self._show_models(model)
         self.form.count.setFocus()
@@ -101,11 +100,7 @@ class CutDialog(QDialog):
 
     @Slot()
     def _browse_model(self) -> None:
-        dialog = QFileDialog(self, "Choose a model's folder")
-        dialog.setFileMode(QFileDialog.FileMode.Directory)
-        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        dialog.fileSelected.connect(self.take_folder)
-        dialog.open()
+        choose_folder(self, "Choose a model's folder", self.take_folder)
 
     @Slot(str)
     def take_folder(self, folder: str) -> None:
@@ -150,11 +145,7 @@ class CutDialog(QDialog):
 
     @Slot()
     def _browse_output(self) -> None:
-        dialog = QFileDialog(self, "Choose where the shards go", str(self._usual_place()))
-        dialog.setFileMode(QFileDialog.FileMode.Directory)
-        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        dialog.fileSelected.connect(self._take_output)
-        dialog.open()
+        choose_folder(self, "Choose where the shards go", self._take_output, str(self._usual_place()))
 
     @Slot(str)
     def _take_output(self, folder: str) -> None:

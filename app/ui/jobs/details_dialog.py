@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from PySide6.QtCore import Qt, Slot
 from PySide6.QtGui import QGuiApplication
-from PySide6.QtWidgets import QDialog, QHBoxLayout, QLabel, QPlainTextEdit, QPushButton, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QDialog, QWidget
 
-from app.ui.icons import icon
+from app.ui import make
 from app.ui.jobs.job import Job
 from app.ui.jobs.job_words import details_text
-from app.ui.theme import SPACING, monospace
+from app.ui.theme import SPACING
 
 
 class JobDetailsDialog(QDialog):
@@ -21,29 +21,13 @@ class JobDetailsDialog(QDialog):
         self.setWindowTitle("Job details")
         self.setObjectName("job-details")
         self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(3 * SPACING, 3 * SPACING, 3 * SPACING, 2 * SPACING)
-        layout.setSpacing(2 * SPACING)
-        title = QLabel(job.view.title)
-        title.setProperty("role", "title")
-        title.setWordWrap(True)
-        layout.addWidget(title)
-        self._text = QPlainTextEdit()
-        self._text.setReadOnly(True)
-        self._text.setFont(monospace())
-        self._text.setAccessibleName("Details of the job")
-        self._text.setTabChangesFocus(True)
-        layout.addWidget(self._text, 1)
-        buttons = QHBoxLayout()
-        copy = QPushButton(icon("copy"), "Copy")
-        copy.clicked.connect(self._copy)
-        close = QPushButton("Close")
-        close.setDefault(True)
-        close.clicked.connect(self.accept)
-        buttons.addWidget(copy)
-        buttons.addStretch(1)
-        buttons.addWidget(close)
-        layout.addLayout(buttons)
+        self._text = make.reading("Details of the job")
+        copy = make.button("Copy", self._copy, picture="copy")
+        make.column(
+            make.label(job.view.title, "title", wraps=True), (self._text, 1),
+            make.row(copy, make.STRETCH, make.button("Close", self.accept, by_return=True), spacing=None),
+            within=self, margins=make.DIALOG, spacing=2 * SPACING,
+        )  # fmt: skip
         metrics = self.fontMetrics()
         self.resize(72 * metrics.averageCharWidth() + 6 * SPACING, 22 * metrics.height())
         job.changed.connect(self._show)

@@ -6,6 +6,7 @@ from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QLabel, QSizePolicy, QWidget
 
 from app.errors import ShardboardError
+from app.ui import make
 
 
 class InlineNote(QLabel):
@@ -34,7 +35,4 @@ class InlineNote(QLabel):
 
     def _say(self, text: str, role: str) -> None:
         self.setText(text)
-        if self.property("role") != role:
-            self.setProperty("role", role)
-            self.style().unpolish(self)
-            self.style().polish(self)
+        make.change_role(self, role)

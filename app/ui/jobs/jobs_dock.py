@@ -4,21 +4,10 @@ from __future__ import annotations
 
 from PySide6.QtCore import QModelIndex, QPoint, Qt, Signal, Slot
 from PySide6.QtGui import QAction, QGuiApplication, QKeySequence
-from PySide6.QtWidgets import (
-    QDockWidget,
-    QFrame,
-    QHBoxLayout,
-    QLabel,
-    QListView,
-    QMenu,
-    QPushButton,
-    QStackedWidget,
-    QToolButton,
-    QVBoxLayout,
-    QWidget,
-)
+from PySide6.QtWidgets import QDockWidget, QFrame, QHBoxLayout, QListView, QMenu, QToolButton, QWidget
 
-from app.ui.icons import icon
+from app.ui import make
+from app.ui.empty_state import EmptyState
 from app.ui.jobs.details_dialog import JobDetailsDialog
 from app.ui.jobs.job import Job
 from app.ui.jobs.job_delegate import JobDelegate
@@ -44,16 +33,9 @@ class JobsDock(QDockWidget):
         self.model.summary_changed.connect(self.summary_changed)
         self._make_actions()
         self.view = self._make_view()
-        self._pages = QStackedWidget()
-        self._pages.addWidget(self._make_empty())
-        self._pages.addWidget(self.view)
-        body = QFrame()
-        body.setProperty("role", "panel")
-        layout = QVBoxLayout(body)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(0)
-        layout.addLayout(self._make_bar())
-        layout.addWidget(self._pages, 1)
+        self._pages = make.stack(self._make_empty(), self.view)
+        body = make.dressed(QFrame(), "panel")
+        make.column(self._make_bar(), (self._pages, 1), within=body, spacing=0)
         self.setWidget(body)
         self.model.rowsInserted.connect(self._on_rows)
         self.model.rowsRemoved.connect(self._on_rows)
@@ -69,12 +51,11 @@ class JobsDock(QDockWidget):
     # --- building ---
 
     def _make_actions(self) -> None:
-        def action(text: str, name: str, slot: object, tip: str, *keys: Qt.Key) -> QAction:
-            made = QAction(icon(name), text, self)
-            made.setToolTip(tip)
+        def action(text: str, picture: str, run: make.Run, tip: str, *keys: Qt.Key) -> QAction:
+            made = make.command(self, picture, text, run)
+            made.setToolTip(tip)  # which names its keys
             made.setShortcuts([QKeySequence(key) for key in keys])
             made.setShortcutContext(Qt.ShortcutContext.WidgetShortcut)
-            made.triggered.connect(slot)
             return made
 
         key = Qt.Key
@@ -90,17 +71,12 @@ class JobsDock(QDockWidget):
             "Clear finished", "trash-2", self._clear, "Remove the jobs that are over from the list"
         )
         self._delete_action = action(
-            "Cancel or remove",
-            "x",
-            self._cancel_or_remove,
-            "Cancel the job, or remove it when it is over",
+            "Cancel or remove", "x", self._cancel_or_remove, "Cancel the job, or remove it when it is over",
             key.Key_Delete,
-        )
+        )  # fmt: skip
 
     def _make_view(self) -> QListView:
-        view = QListView()
-        view.setObjectName("jobs-list")
-        view.setAccessibleName("Jobs")
+        view = make.dressed(QListView(), key="jobs-list", name="Jobs")
         view.setModel(self.model)
         view.setItemDelegate(JobDelegate(self._workbench.theme, view))
         view.setMouseTracking(True)
@@ -115,49 +91,23 @@ class JobsDock(QDockWidget):
         return view
 
     def _make_bar(self) -> QHBoxLayout:
-        bar = QHBoxLayout()
-        bar.setContentsMargins(SPACING, SPACING // 2, SPACING, SPACING // 2)
-        bar.setSpacing(SPACING // 2)
+        bar = make.row(margins=(SPACING, SPACING // 2, SPACING, SPACING // 2), spacing=SPACING // 2)
         shown = (self.cancel_action, self.retry_action, self.open_action, self.details_action, self.copy_action)
-        for action in (*shown, None, self.clear_action):
-            if action is None:
-                bar.addStretch(1)
-                continue
-            button = QToolButton()
+        for action in (*shown, self.clear_action):
+            button = make.dressed(QToolButton(), name=action.text())
             button.setDefaultAction(action)
             button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
             button.setFocusPolicy(Qt.FocusPolicy.TabFocus)
-            button.setAccessibleName(action.text())
             bar.addWidget(button)
+        bar.insertStretch(len(shown), 1)
         return bar
 
-    def _make_empty(self) -> QWidget:
-        page = QWidget()
-        layout = QVBoxLayout(page)
-        layout.setSpacing(SPACING // 2)
-        layout.addStretch(1)
-        title = QLabel("Nothing is under way")
-        title.setProperty("role", "heading")
-        text = QLabel("Cutting a model, adding one and deploying show here how far they are.")
-        text.setProperty("role", "muted")
-        text.setWordWrap(True)
-        for label in (title, text):
-            label.setAlignment(Qt.AlignmentFlag.AlignCenter)
-            layout.addWidget(label)
-        buttons = QHBoxLayout()
-        buttons.setSpacing(SPACING)
-        buttons.setContentsMargins(0, SPACING, 0, 0)
-        buttons.addStretch(1)
-        for words, name, slot in (
-            ("Add a model…", "plus", self._add_model),
-            ("Cut into shards…", "scissors", self._cut_model),
-        ):
-            button = QPushButton(icon(name), words)
-            button.clicked.connect(slot)
-            buttons.addWidget(button)
-        buttons.addStretch(1)
-        layout.addLayout(buttons)
-        layout.addStretch(1)
+    def _make_empty(self) -> EmptyState:
+        page = EmptyState(self._workbench.theme)
+        sentence = "Cutting a model, adding one, deploying and measuring show here how far they are."
+        page.say("briefcase", "Nothing is under way", sentence)
+        page.offer("Add a model…", self._add_model, "plus")
+        page.offer("Cut into shards…", self._cut_model, "scissors")
         return page
 
     @Slot()
@@ -205,7 +155,7 @@ class JobsDock(QDockWidget):
     @property
     def current(self) -> Job | None:
         """The chosen job."""
-        return self.model.job(self.view.currentIndex())
+        return self.model.row(self.view.currentIndex())
 
     @Slot(QPoint)
     def _show_menu(self, at: QPoint) -> None:

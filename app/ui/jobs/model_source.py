@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,19 +83,3 @@ def _folder_text(folder: Path) -> str:
     if (how := read_prequantized(folder)) is not None:
         return f"A folder with a model in {how.words}. The library gets a copy, which runs as it is stored."
     return "A folder with a model. Its weights stay where they are."
-
-
-def sort_out(paths: Iterable[str]) -> tuple[tuple[str, ...], tuple[tuple[str, ShardboardError], ...]]:
-    """Which paths can be tried as models, and why the others cannot."""
-    from app.models.sources import FolderSource, recognise
-
-    taken, refused = [], []
-    for path in paths:
-        try:
-            source = recognise(path)
-            if isinstance(source, FolderSource):
-                _folder_text(source.folder)
-            taken.append(path)
-        except ShardboardError as error:
-            refused.append((path, error))
-    return tuple(taken), tuple(refused)

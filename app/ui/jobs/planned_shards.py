@@ -2,92 +2,64 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
 from typing import Any
 
-from PySide6.QtCore import QAbstractTableModel, QObject, QRect, Qt, Slot
-from PySide6.QtGui import QPainter, QPixmap
+from PySide6.QtCore import QObject, QRect, Qt, Slot
+from PySide6.QtGui import QIcon, QPainter, QPixmap
 from PySide6.QtWidgets import QApplication
 
 from app.figures import layers_text, size_text
 from app.ui.jobs.cut_plan import PlannedShard
 from app.ui.jobs.shards_bar import shard_text
 from app.ui.list_delegate import Index
+from app.ui.tables import Column, Role, RowsModel
 from app.ui.theme import ThemeKeeper
 
-TITLES = ("Shard", "Layers", "Size")
+SWATCH = 12
 
 
-class ShardColumn(IntEnum):
-    SHARD = 0
-    LAYERS = 1
-    SIZE = 2
+def _layers(shard: PlannedShard) -> str:
+    count = shard.end - shard.start
+    return f"{layers_text(shard.start, shard.end)}  ({count})" if count > 1 else layers_text(shard.start, shard.end)
 
 
-class PlannedShardsModel(QAbstractTableModel):
-    """A row for each shard, in order."""
+COLUMNS = (
+    Column("Shard", lambda shard: f"shard_{shard.number}"),
+    Column("Layers", _layers),
+    Column("Size", lambda shard: size_text(shard.nbytes), is_figure=True),
+)
+
+
+class PlannedShardsModel(RowsModel):
+    """A row for each PlannedShard, in order, with its colour of the bar."""
 
     def __init__(self, theme: ThemeKeeper, parent: QObject | None = None) -> None:
-        super().__init__(parent)
+        super().__init__(COLUMNS, parent)
         self._theme = theme
-        self._shards: tuple[PlannedShard, ...] = ()
         theme.changed.connect(self._on_theme)
-
-    def show_shards(self, shards: tuple[PlannedShard, ...]) -> None:
-        """Replace them all: every figure changes with each change of the plan."""
-        if shards != self._shards:
-            self.beginResetModel()
-            self._shards = shards
-            self.endResetModel()
 
     @Slot()
     def _on_theme(self) -> None:
-        if self._shards:
-            self.dataChanged.emit(self.index(0, 0), self.index(len(self._shards) - 1, 0))
+        if self.rows:
+            self.dataChanged.emit(self.index(0, 0), self.index(len(self.rows) - 1, 0))
 
-    def rowCount(self, parent: Index | None = None) -> int:
-        return 0 if parent is not None and parent.isValid() else len(self._shards)
+    def data(self, index: Index, role: int = Role.DisplayRole) -> Any:
+        if role == Role.AccessibleTextRole and index.isValid():
+            return shard_text(self.rows[index.row()])
+        if role == Role.DecorationRole and index.isValid() and index.column() == 0:
+            return self._swatch(self.rows[index.row()].number)
+        return super().data(index, role)
 
-    def columnCount(self, parent: Index | None = None) -> int:
-        return 0 if parent is not None and parent.isValid() else len(ShardColumn)
-
-    def headerData(self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
-        if orientation is Qt.Orientation.Horizontal and role == Qt.ItemDataRole.DisplayRole:
-            return TITLES[section] if 0 <= section < len(TITLES) else None
-        if role == Qt.ItemDataRole.TextAlignmentRole and section == ShardColumn.SIZE:
-            return Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
-        return None
-
-    def data(self, index: Index, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
-        if not index.isValid() or not 0 <= index.row() < len(self._shards):
-            return None
-        shard, column = self._shards[index.row()], index.column()
-        if role == Qt.ItemDataRole.DisplayRole:
-            return (f"shard_{shard.number}", _layers(shard), size_text(shard.nbytes))[column]
-        if role == Qt.ItemDataRole.AccessibleTextRole:
-            return shard_text(shard)
-        if role == Qt.ItemDataRole.DecorationRole and column == ShardColumn.SHARD:
-            return self._swatch(shard.number)
-        if role == Qt.ItemDataRole.TextAlignmentRole and column == ShardColumn.SIZE:
-            return Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
-        return None
-
-    def _swatch(self, number: int) -> QPixmap:
-        """A dot in the shard's colour of the bar."""
+    def _swatch(self, number: int) -> QIcon:
+        """A dot in the shard's colour."""
         ratio = QApplication.primaryScreen().devicePixelRatio()
-        side = 12
-        pixmap = QPixmap(round(side * ratio), round(side * ratio))
+        pixmap = QPixmap(round(SWATCH * ratio), round(SWATCH * ratio))
         pixmap.setDevicePixelRatio(ratio)
         pixmap.fill(Qt.GlobalColor.transparent)
         painter = QPainter(pixmap)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         painter.setPen(Qt.PenStyle.NoPen)
         painter.setBrush(self._theme.colors.of(number))
-        painter.drawRoundedRect(QRect(1, 1, side - 2, side - 2), 3, 3)
+        painter.drawRoundedRect(QRect(1, 1, SWATCH - 2, SWATCH - 2), 3, 3)
         painter.end()
-        return pixmap
-
-
-def _layers(shard: PlannedShard) -> str:
-    count = shard.end - shard.start
-    return f"{layers_text(shard.start, shard.end)}  ({count})" if count > 1 else layers_text(shard.start, shard.end)
+        return QIcon(pixmap)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from PySide6.QtCore import Slot
 from PySide6.QtGui import QTextCursor
-from PySide6.QtWidgets import QFrame, QLineEdit, QPlainTextEdit, QWidget
+from PySide6.QtWidgets import QFrame, QWidget
 
 from app.errors import ShardboardError
 from app.ui import make
 from app.ui.bridge import Call
-from app.ui.theme import SPACING, monospace
+from app.ui.theme import SPACING
 from app.ui.workbench import Workbench
 
 BYTES = 200_000
@@ -25,20 +25,12 @@ class AgentLogPage(QFrame):
         self.node: int | None = None
         self._call: Call | None = None
         self._lines: list[str] = []
-        self.search = QLineEdit(self)
-        self.search.setPlaceholderText("Show only lines with…")
-        self.search.setAccessibleName("Filter the agent's log")
-        self.search.setClearButtonEnabled(True)
+        self.search = make.field("Show only lines with…", "Filter the agent's log", self, searches=True)
         self.search.textChanged.connect(self._show_lines)
         self.refresh = make.button("Refresh", self.read, self, picture="refresh-cw")
         self._note = make.label("", "muted", self)
         self._error = make.label("", "error", self, wraps=True, is_plain=True, selectable=True, hidden=True)
-        self.text = QPlainTextEdit(self)
-        self.text.setReadOnly(True)
-        self.text.setTabChangesFocus(True)
-        self.text.setLineWrapMode(QPlainTextEdit.LineWrapMode.NoWrap)
-        self.text.setFont(monospace())
-        self.text.setAccessibleName("The agent's log")
+        self.text = make.reading("The agent's log", self, wraps=False)
         tools = make.row((self.search, 1), self._note, self.refresh)
         make.column(tools, self._error, (self.text, 1), within=self, margins=2 * SPACING)
 

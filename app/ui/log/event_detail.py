@@ -6,14 +6,14 @@ import json
 
 from PySide6.QtCore import Qt, Signal, Slot
 from PySide6.QtGui import QGuiApplication
-from PySide6.QtWidgets import QFrame, QLabel, QPlainTextEdit, QWidget
+from PySide6.QtWidgets import QFrame, QLabel, QWidget
 
 from app.figures import clock
 from app.registry import EventRecord
 from app.ui import make
 from app.ui.looks import EVENTS
 from app.ui.paging.export import json_line
-from app.ui.theme import SPACING, monospace
+from app.ui.theme import SPACING
 from app.ui.workbench import Workbench
 
 
@@ -32,11 +32,7 @@ class EventDetail(QFrame):
         self._mark = QLabel(self)
         self._level = QLabel(self)
         self._about = make.label("", "muted", self)
-        self.text = QPlainTextEdit(self)
-        self.text.setReadOnly(True)
-        self.text.setTabChangesFocus(True)
-        self.text.setFont(monospace())
-        self.text.setAccessibleName("The event in full")
+        self.text = make.reading("The event in full", self)
         self.copy = make.command(self, "copy", "Copy event as JSON", self._on_copy)
         button = make.button("Copy", self.copy.trigger, self, picture="copy", tip=self.copy.text())
         self._request = make.button("Show request", self._on_request, self)

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from PySide6.QtCore import Signal, Slot
-from PySide6.QtWidgets import QFormLayout, QLineEdit, QWidget
+from PySide6.QtWidgets import QFormLayout, QWidget
 
 from app.errors import BadInput, NodeError, ShardboardError
 from app.registry.records import NodeRecord
+from app.ui import make
 from app.ui.nodes.copy_field import CopyField
 from app.ui.nodes.node_dialog import NodeDialog, wrapped
 from app.ui.notices import Level
@@ -47,12 +48,9 @@ class AddNodeDialog(NodeDialog):
         super().__init__(workbench, "Add a node", _INTRODUCTION, "Check and add", parent)
         self.setObjectName("nodes-add-dialog")
         self.command = CopyField("the command that starts the agent")
-        self.address, self.key = QLineEdit(), QLineEdit()
-        self.address.setPlaceholderText("192.168.1.20:7600")
-        self.address.setAccessibleName("Address of the agent, host and port")
-        self.key.setPlaceholderText("40 characters, as the agent prints them")
+        self.address = make.field("192.168.1.20:7600", "Address of the agent, host and port")
+        self.key = make.field("40 characters, as the agent prints them", "Public key of the agent")
         self.key.setFont(monospace())
-        self.key.setAccessibleName("Public key of the agent")
         form = QFormLayout()
         form.setHorizontalSpacing(2 * SPACING)
         form.setVerticalSpacing(SPACING)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from PySide6.QtCore import QElapsedTimer, QEvent, Slot
 from PySide6.QtGui import QResizeEvent
-from PySide6.QtWidgets import QDialog, QHBoxLayout, QLabel, QProgressBar, QSizePolicy, QWidget
+from PySide6.QtWidgets import QDialog, QHBoxLayout, QLabel, QSizePolicy, QWidget
 
 from app.errors import ShardboardError
 from app.ui import make
@@ -56,7 +56,7 @@ class NodeDialog(FittedDialog):
         make.column(
             heading, wrapped(introduction), self.body, self.problem, make.STRETCH, self._make_busy(),
             self._make_buttons(accept_text), within=self,
-            margins=(3 * SPACING, 3 * SPACING, 3 * SPACING, 2 * SPACING), spacing=2 * SPACING,
+            margins=make.DIALOG, spacing=2 * SPACING,
         )  # fmt: skip
         self.setMinimumWidth(self.fontMetrics().averageCharWidth() * 84)
 
@@ -109,19 +109,14 @@ class NodeDialog(FittedDialog):
     def _make_busy(self) -> QWidget:
         self.busy = QWidget()
         self._busy_text = make.label("", "muted")
-        bar = QProgressBar()
-        bar.setRange(0, 0 if self.workbench.settings.get("appearance/animations") else 1)
-        bar.setTextVisible(False)
-        bar.setAccessibleName("Work is under way")
+        bar = make.progress("Work is under way", most=0 if self.workbench.settings.get("appearance/animations") else 1)
         make.column(self._busy_text, bar, within=self.busy, spacing=SPACING // 2)
         self.busy.hide()
         return self.busy
 
     def _make_buttons(self, accept_text: str) -> QHBoxLayout:
         self.cancel_button = make.button("Cancel", self.reject, by_return=False)
-        self.accept_button = make.button(accept_text, role="primary")
-        self.accept_button.setDefault(True)
-        self.accept_button.clicked.connect(self.begin)
+        self.accept_button = make.button(accept_text, self.begin, role="primary", by_return=True)
         return make.row(make.STRETCH, self.cancel_button, self.accept_button)
 
     def _show_busy(self, busy: bool) -> None:

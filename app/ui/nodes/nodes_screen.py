@@ -7,12 +7,11 @@ from typing import Any, ClassVar
 
 from PySide6.QtCore import QPoint, Qt, Slot
 from PySide6.QtGui import QAction, QKeySequence
-from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QLineEdit, QMenu, QToolButton, QWidget
+from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QMenu, QToolButton, QWidget
 
 from app.cluster.node_state import NodeState
 from app.ui import make
 from app.ui.empty_state import EmptyState
-from app.ui.icons import icon
 from app.ui.looks import rank
 from app.ui.nodes.graph_panel import GraphPanel
 from app.ui.nodes.node_actions import NodeActions
@@ -156,11 +155,7 @@ class NodesScreen(Screen):
         upper = make.dressed(QFrame(), "panel")
         layout = make.column(within=upper, spacing=0)
         bar = make.row(margins=(2 * SPACING, SPACING, 2 * SPACING, SPACING), spacing=SPACING // 2)
-        self.filter = QLineEdit()
-        self.filter.setPlaceholderText("Filter by name, address, state or model")
-        self.filter.setAccessibleName("Filter nodes")
-        self.filter.setClearButtonEnabled(True)
-        self.filter.addAction(icon("search"), QLineEdit.ActionPosition.LeadingPosition)
+        self.filter = make.field("Filter by name, address, state or model", "Filter nodes", searches=True)
         self.filter.setMinimumWidth(self.fontMetrics().averageCharWidth() * 42)
         self.filter.textChanged.connect(self._on_filter)
         bar.addWidget(self.filter)

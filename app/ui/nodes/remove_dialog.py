@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from PySide6.QtWidgets import QPushButton, QWidget
+from PySide6.QtWidgets import QWidget
 
 from app.ui import make
 from app.ui.cluster import Cluster, NodeView
@@ -27,19 +27,13 @@ class RemoveNodesDialog(FittedDialog):
         self.setWindowTitle("Remove nodes" if len(nodes) > 1 else "Remove node")
         self.setModal(True)
         heading = make.label(title, "title", wraps=True)
-        layout = make.column(
-            heading, within=self, margins=(3 * SPACING, 3 * SPACING, 3 * SPACING, 2 * SPACING), spacing=2 * SPACING
-        )
+        layout = make.column(heading, within=self, margins=make.DIALOG, spacing=2 * SPACING)
         self.consequences = "\n".join(_consequences(cluster, nodes))
         layout.addWidget(wrapped(self.consequences, ""))
         layout.addStretch(1)
         row = make.row(make.STRETCH, spacing=None)
-        cancel, self.remove = QPushButton("Cancel"), QPushButton("Remove")
-        self.remove.setProperty("role", "danger")
-        self.remove.setAutoDefault(False)
-        cancel.setDefault(True)
-        cancel.clicked.connect(self.reject)
-        self.remove.clicked.connect(self.accept)
+        cancel = make.button("Cancel", self.reject, by_return=True)
+        self.remove = make.button("Remove", self.accept, role="danger", by_return=False)
         row.addWidget(cancel)
         row.addWidget(self.remove)
         layout.addLayout(row)

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from PySide6.QtCore import QSignalBlocker, Signal, Slot
-from PySide6.QtGui import QAction
-from PySide6.QtWidgets import QComboBox, QLineEdit, QWidget
+from PySide6.QtWidgets import QComboBox, QWidget
 
 from app.ui import make
-from app.ui.icons import icon
 
 TYPING_MILLISECONDS = 250
 """After the last key, so that not every letter is searched for."""
@@ -47,11 +45,7 @@ class SearchRow(QWidget):
     def __init__(self, placeholder: str, name: str, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.boxes: list[ChoiceBox] = []
-        self.search = QLineEdit(self)
-        self.search.setPlaceholderText(placeholder)
-        self.search.setAccessibleName(name)
-        self.search.setClearButtonEnabled(True)
-        self.search.addAction(QAction(icon("search"), "", self.search), QLineEdit.ActionPosition.LeadingPosition)
+        self.search = make.field(placeholder, name, self, searches=True)
         self._row = make.row((self.search, 1), within=self)
         self._typing = make.timer(self, self._on_edited, TYPING_MILLISECONDS)
         self.search.textChanged.connect(self._on_typed)

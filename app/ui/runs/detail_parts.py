@@ -57,11 +57,7 @@ class SectionView(QWidget):
 
     def __init__(self, section: Section, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        grid = QGridLayout(self)
-        grid.setContentsMargins(0, 0, 0, 0)
-        grid.setHorizontalSpacing(2 * SPACING)
-        grid.setVerticalSpacing(SPACING // 2)
-        grid.setColumnStretch(1, 1)
+        grid = make.grid(within=self, down=SPACING // 2)
         heading = make.label(section.title, "heading", self)
         grid.addWidget(heading, 0, 0, 1, 2)
         for row, (name, fact) in enumerate(section.facts, start=1):
@@ -90,10 +86,7 @@ class EventsView(QWidget):
                 f"The last {MOST_EVENTS} of {len(events):,} events; an export has all of them.", "muted", self
             )
             layout.addWidget(more)
-        grid = QGridLayout()
-        grid.setHorizontalSpacing(SPACING)
-        grid.setVerticalSpacing(SPACING // 2)
-        grid.setColumnStretch(2, 1)
+        grid = make.grid(across=SPACING, down=SPACING // 2, wide=2)
         for row, event in enumerate(reversed(events[-MOST_EVENTS:])):
             self._add_row(grid, row, event, theme)
         layout.addLayout(grid)

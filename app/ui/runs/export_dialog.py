@@ -14,11 +14,7 @@ from PySide6.QtWidgets import (
     QDateTimeEdit,
     QDialog,
     QFileDialog,
-    QGridLayout,
     QLabel,
-    QLineEdit,
-    QProgressBar,
-    QPushButton,
     QRadioButton,
     QWidget,
 )
@@ -71,22 +67,16 @@ class ExportDialog(QDialog):
         self._range = QWidget()
         self.forms: dict[Form, QRadioButton] = {}
         self._group = QButtonGroup(self)
-        self.file = QLineEdit()
-        self.file.setAccessibleName("File")
+        self.file = make.field("", "File")
         self.note = make.label("", "muted", wraps=True)
-        self.bar = QProgressBar()
-        self.bar.setAccessibleName("Progress of the export")
-        self.bar.setTextVisible(False)
-        self.go = make.button("Export", role="primary")
-        self.go.setDefault(True)
-        self.cancel = QPushButton("Cancel")
+        self.bar = make.progress("Progress of the export")
+        self.go = make.button("Export", self.begin, role="primary", by_return=True)
+        self.cancel = make.button("Cancel", self.reject)
         self._settings = QWidget()
         self._build()
         self.what.currentIndexChanged.connect(self._on_what)
         self._group.buttonClicked.connect(self._on_form)
         self.file.textEdited.connect(self._on_file)
-        self.go.clicked.connect(self.begin)
-        self.cancel.clicked.connect(self.reject)
         self.forms[Form.JSONL].setChecked(True)
         self._on_what()
         self._on_form()
@@ -108,10 +98,7 @@ class ExportDialog(QDialog):
         column.addWidget(self._range)
         column.addSpacing(SPACING)
         column.addWidget(_heading("Form"))
-        grid = QGridLayout()
-        grid.setHorizontalSpacing(2 * SPACING)
-        grid.setVerticalSpacing(SPACING)
-        grid.setColumnStretch(1, 1)
+        grid = make.grid()
         for number, (form, title, sentence) in enumerate(FORMS):
             button = QRadioButton(title)
             button.setObjectName(f"export-{form.value}")
@@ -129,7 +116,7 @@ class ExportDialog(QDialog):
         column.addLayout(place)
         layout = make.column(
             self._settings, self.note, self.bar, make.STRETCH, within=self,
-            margins=(3 * SPACING, 3 * SPACING, 3 * SPACING, 2 * SPACING),
+            margins=make.DIALOG,
         )  # fmt: skip
         buttons = make.row(make.STRETCH, self.cancel, self.go, spacing=None)
         layout.addLayout(buttons)

@@ -71,10 +71,6 @@ class OverviewPage(QSplitter):
 def _scrolled(content: QVBoxLayout) -> QScrollArea:
     inner = make.dressed(QFrame(), "panel")
     inner.setLayout(content)
-    area = QScrollArea()
-    area.setFrameShape(QFrame.Shape.NoFrame)
-    area.setWidgetResizable(True)
-    area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+    area = make.scrolled(inner, sideways=False)
     area.setFocusPolicy(Qt.FocusPolicy.NoFocus)
-    area.setWidget(inner)
     return area

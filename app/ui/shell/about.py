@@ -8,7 +8,7 @@ import sys
 from PySide6 import __version__ as pyside_version
 from PySide6.QtCore import Qt, Slot, qVersion
 from PySide6.QtGui import QGuiApplication
-from PySide6.QtWidgets import QDialog, QFrame, QGridLayout, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QDialog, QFrame, QHBoxLayout, QLabel, QVBoxLayout, QWidget
 
 import worker_agent
 from app.ui import make
@@ -44,7 +44,7 @@ class AboutDialog(QDialog):
         self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         column = make.column(
             self._head(), self._table("Versions", versions(), selectable=True), self._table("Licences", LICENCES),
-            self._buttons(), within=self, margins=(3 * SPACING, 3 * SPACING, 3 * SPACING, 2 * SPACING),
+            self._buttons(), within=self, margins=make.DIALOG,
             spacing=2 * SPACING,
         )  # fmt: skip
         column.setSizeConstraint(QVBoxLayout.SizeConstraint.SetFixedSize)
@@ -61,28 +61,20 @@ class AboutDialog(QDialog):
 
     def _table(self, title: str, rows: tuple[tuple[str, str], ...], *, selectable: bool = False) -> QFrame:
         card = make.dressed(QFrame(self), "card")
-        grid = QGridLayout(card)
-        grid.setContentsMargins(2 * SPACING, SPACING + 4, 2 * SPACING, SPACING + 4)
-        grid.setHorizontalSpacing(3 * SPACING)
-        grid.setVerticalSpacing(SPACING // 2 + 2)
-        grid.setColumnStretch(1, 1)
+        around = (2 * SPACING, SPACING + 4, 2 * SPACING, SPACING + 4)
+        grid = make.grid(within=card, margins=around, across=3 * SPACING, down=SPACING // 2 + 2)
         grid.setColumnMinimumWidth(0, self.fontMetrics().averageCharWidth() * 22)
         heading = make.label(title, "heading", card)
         grid.addWidget(heading, 0, 0, 1, 2)
         for number, (name, value) in enumerate(rows, start=1):
             left = make.label(name, "muted", card)
-            right = QLabel(value, card)
-            if selectable:
-                right.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
             grid.addWidget(left, number, 0)
-            grid.addWidget(right, number, 1)
+            grid.addWidget(make.label(value, "", card, selectable=selectable), number, 1)
         return card
 
     def _buttons(self) -> QHBoxLayout:
         self.copy_button = make.button("Copy versions", self.copy, self, picture="copy")
-        close = QPushButton("Close", self)
-        close.setDefault(True)
-        close.clicked.connect(self.accept)
+        close = make.button("Close", self.accept, self, by_return=True)
         return make.row(self.copy_button, make.STRETCH, close, spacing=None)
 
     @Slot()

@@ -62,7 +62,7 @@ class CommandPalette(QDialog):
 
     def set_entries(self, entries: Sequence[PaletteEntry]) -> None:
         """What can be done now."""
-        self.model.set_entries(entries)
+        self.model.reset(entries)
 
     def open(self) -> None:
         """Show it in the upper middle of the parent's window, empty and with what was used last at the top."""

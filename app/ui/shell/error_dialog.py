@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from PySide6.QtCore import Qt, Slot
 from PySide6.QtGui import QGuiApplication
-from PySide6.QtWidgets import QDialog, QHBoxLayout, QLabel, QPlainTextEdit, QPushButton, QWidget
+from PySide6.QtWidgets import QDialog, QHBoxLayout, QLabel, QWidget
 
 from app.errors import ShardboardError
 from app.ui import make
 from app.ui.icons import icon
 from app.ui.looks import NOTICES, LookIcon
 from app.ui.notices import Level, Notice, details_of
-from app.ui.theme import SPACING, ThemeKeeper, monospace
+from app.ui.theme import SPACING, ThemeKeeper
 
 
 class ErrorDialog(QDialog):
@@ -28,7 +28,7 @@ class ErrorDialog(QDialog):
         self._icon = LookIcon(self)
         title = self._label(what if why else notice.text, "title")
         head = make.row(self._icon, (title, 1), spacing=SPACING + 4)
-        column = make.column(head, SPACING, within=self, margins=(3 * SPACING, 3 * SPACING, 3 * SPACING, 2 * SPACING))
+        column = make.column(head, SPACING, within=self, margins=make.DIALOG)
         if why:
             column.addWidget(self._label("What happened", "muted"))
             column.addWidget(self._label(why))
@@ -38,12 +38,8 @@ class ErrorDialog(QDialog):
             column.addWidget(self._label(notice.advice))
             column.addSpacing(SPACING)
         column.addWidget(self._label("Details", "muted"))
-        self.details = QPlainTextEdit(notice.details or notice.text, self)
-        self.details.setReadOnly(True)
-        self.details.setFont(monospace())
-        self.details.setAccessibleName("Details")
-        self.details.setTabChangesFocus(True)
-        self.details.setLineWrapMode(QPlainTextEdit.LineWrapMode.NoWrap)
+        self.details = make.reading("Details", self, wraps=False)
+        self.details.setPlainText(notice.details or notice.text)
         column.addWidget(self.details, 1)
         column.addSpacing(SPACING)
         column.addLayout(self._buttons())
@@ -61,18 +57,13 @@ class ErrorDialog(QDialog):
         return cls(Notice(0, Level.ERROR, text, error.advice, details_of(what, error)), theme, parent)
 
     def _label(self, text: str, role: str = "") -> QLabel:
-        label = make.label(text, "", self, wraps=True, is_plain=True, selectable=True)
-        if role:
-            label.setProperty("role", role)
-        return label
+        return make.label(text, role, self, wraps=True, is_plain=True, selectable=True)
 
     def _buttons(self) -> QHBoxLayout:
         self.copy_button = make.button(
             "Copy", self.copy, self, picture="copy", tip="Copy everything that is written here"
         )
-        close = QPushButton("Close", self)
-        close.setDefault(True)
-        close.clicked.connect(self.accept)
+        close = make.button("Close", self.accept, self, by_return=True)
         row = make.row(self.copy_button, make.STRETCH, close, spacing=None)
         close.setFocus()
         return row

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from PySide6.QtCore import Slot
-from PySide6.QtWidgets import QLineEdit, QWidget
+from PySide6.QtWidgets import QWidget
 
 from app.errors import ShardboardError
 from app.figures import ago, clock
@@ -43,10 +43,8 @@ class KeysSection(Section):
         self.table = self._make_table()
         self.column.addWidget(self.table)
         self.none = self.add_words("There are no keys yet.")
-        self.name = QLineEdit(self)
-        self.name.setPlaceholderText("Who or what will use it: laptop, grafana, …")
-        self.name.setAccessibleName("Name of the new key")
-        self.name.setObjectName("key-name")
+        hint = "Who or what will use it: laptop, grafana, …"
+        self.name = make.field(hint, "Name of the new key", self, key="key-name")
         self.name.setMaxLength(64)
         self.add = make.button("Add a key", None, self, picture="plus", by_return=False)
         self.remove = make.button("Remove", None, self, picture="trash-2", by_return=False)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 
-from PySide6.QtCore import QAbstractListModel, QModelIndex, QObject, QSortFilterProxyModel, Qt
+from PySide6.QtCore import QObject, QSortFilterProxyModel, Qt
 from PySide6.QtGui import QIcon
 
 from app.ui.list_delegate import Index
+from app.ui.list_model import ListModel
 from app.ui.shell.fuzzy import fit
 
 MOST_RECENT = 5
@@ -41,12 +42,11 @@ class PaletteEntry:
         return self.hint if self.enabled else self.why_not or "Not possible right now"
 
 
-class PaletteModel(QAbstractListModel):
+class PaletteModel(ListModel[PaletteEntry]):
     """All commands, in the order they were given."""
 
     def __init__(self, parent: QObject | None = None) -> None:
-        super().__init__(parent)
-        self._entries: tuple[PaletteEntry, ...] = ()
+        super().__init__((), parent)
         self._recent: list[tuple[str, str]] = []
 
     @property
@@ -54,33 +54,20 @@ class PaletteModel(QAbstractListModel):
         """(hint, text) of what was used last, the latest first."""
         return list(self._recent)
 
-    def set_entries(self, entries: Sequence[PaletteEntry]) -> None:
-        self.beginResetModel()
-        self._entries = tuple(entries)
-        self.endResetModel()
-
     def used(self, entry: PaletteEntry) -> None:
         """It was run: next time it stands at the top."""
         key = (entry.hint, entry.text)
         self._recent = [key, *(each for each in self._recent if each != key)][:MOST_RECENT]
-        if self._entries:
-            self.dataChanged.emit(self.index(0), self.index(len(self._entries) - 1), [Role.IS_RECENT])
+        self.tell_all(Role.IS_RECENT)
 
     def recency(self, entry: PaletteEntry) -> int:
         """0 for the latest; a large number for what was not used lately."""
         key = (entry.hint, entry.text)
         return self._recent.index(key) if key in self._recent else MOST_RECENT
 
-    def entry(self, row: int) -> PaletteEntry:
-        return self._entries[row]
-
-    def rowCount(self, parent: Index = QModelIndex()) -> int:  # noqa: B008 - Qt's own signature
-        return 0 if parent.isValid() else len(self._entries)
-
     def data(self, index: Index, role: int = Qt.ItemDataRole.DisplayRole) -> object:
-        if not index.isValid():
+        if (entry := self.row(index)) is None:
             return None
-        entry = self._entries[index.row()]
         match role:
             case Qt.ItemDataRole.DisplayRole:
                 return entry.text
@@ -111,7 +98,7 @@ class PaletteProxy(QSortFilterProxyModel):
         self.invalidate()
 
     def entry(self, row: int) -> PaletteEntry:
-        return self._commands.entry(self.mapToSource(self.index(row, 0)).row())
+        return self._commands.rows[self.mapToSource(self.index(row, 0)).row()]
 
     def _fit(self, entry: PaletteEntry) -> float | None:
         own = fit(self._query, entry.text)
@@ -120,13 +107,13 @@ class PaletteProxy(QSortFilterProxyModel):
         return own if own is not None else None if with_hint is None else with_hint - 1
 
     def filterAcceptsRow(self, row: int, parent: Index) -> bool:
-        return self._fit(self._commands.entry(row)) is not None
+        return self._fit(self._commands.rows[row]) is not None
 
     def lessThan(self, left: Index, right: Index) -> bool:
         one, other = self._rank(left.row()), self._rank(right.row())
         return one < other
 
     def _rank(self, row: int) -> tuple[float, bool, int, int]:
-        entry = self._commands.entry(row)
+        entry = self._commands.rows[row]
         value = self._fit(entry) if self._query else 0.0
         return (-(value or 0.0), not entry.enabled, self._commands.recency(entry), row)

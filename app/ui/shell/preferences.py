@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from PySide6.QtCore import Qt, Slot
-from PySide6.QtWidgets import QDialog, QFrame, QHBoxLayout, QPushButton, QScrollArea, QTabWidget, QWidget
+from PySide6.QtWidgets import QDialog, QHBoxLayout, QTabWidget, QWidget
 
 from app.ui import make
 from app.ui.shell.keys_section import KeysSection
@@ -49,10 +49,7 @@ class PreferencesDialog(QDialog):
             *sections, make.STRETCH, within=inside, margins=(3 * SPACING, 2 * SPACING, 3 * SPACING, SPACING),
             spacing=2 * SPACING,
         )  # fmt: skip
-        area = QScrollArea()
-        area.setWidgetResizable(True)
-        area.setFrameShape(QFrame.Shape.NoFrame)
-        area.setWidget(inside)
+        area = make.scrolled(inside)
         area.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         self.pages.addTab(area, title)
 
@@ -108,9 +105,7 @@ class PreferencesDialog(QDialog):
 
     def _foot(self) -> QHBoxLayout:
         note = make.label("Changes take effect at once.", "muted", self)
-        close = QPushButton("Close", self)
-        close.setDefault(True)
-        close.clicked.connect(self.accept)
+        close = make.button("Close", self.accept, self, by_return=True)
         return make.row((note, 1), close, margins=(3 * SPACING, 0, 3 * SPACING, 0), spacing=None)
 
     @Slot(str)

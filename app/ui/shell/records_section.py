@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 from PySide6.QtCore import Slot
-from PySide6.QtWidgets import QCheckBox, QGridLayout, QLabel, QPushButton, QSpinBox, QWidget
+from PySide6.QtWidgets import QCheckBox, QPushButton, QSpinBox, QWidget
 
 from app.controller_settings import GIB, RecordSettings
 from app.errors import ShardboardError
@@ -50,14 +50,9 @@ class RecordsSection(Section):
         )
         self.days = self._spin("Keep them for", " days", 36_500, "for ever")
         self.limit = self._spin("Keep at most", " MiB", MOST_MIB, "without a limit")
-        grid = QGridLayout()
-        grid.setHorizontalSpacing(2 * SPACING)
-        grid.setVerticalSpacing(SPACING)
-        grid.setColumnStretch(2, 1)
+        grid = make.grid(wide=2)
         for number, (text, field) in enumerate((("Keep them for", self.days), ("Keep at most", self.limit))):
-            label = QLabel(text, self)
-            label.setBuddy(field)
-            grid.addWidget(label, number, 0)
+            grid.addWidget(make.label_of(field, text), number, 0)
             grid.addWidget(field, number, 1)
         self.column.addLayout(grid)
         self.text = self._switch(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import Qt, QUrl, Slot
+from PySide6.QtCore import QSignalBlocker, Qt, QUrl, Slot
 from PySide6.QtGui import QDesktopServices
 from PySide6.QtWidgets import QCheckBox, QComboBox, QGridLayout, QLabel, QSpinBox, QWidget
 
@@ -12,7 +12,6 @@ from app.ui.http_server import ServerState
 from app.ui.icons import mark
 from app.ui.nodes.copy_field import CopyField
 from app.ui.shell.preference_rows import Section
-from app.ui.theme import SPACING
 from app.ui.workbench import Workbench
 
 ADDRESSES = ("127.0.0.1", "0.0.0.0")
@@ -74,14 +73,9 @@ class ServerSection(Section):
         self.port.setObjectName("server-port")
         self.port.setToolTip(f"{DEFAULT_PORT} unless you choose another; 0 takes any that is free")
         self.port.valueChanged.connect(self._on_port)
-        grid = QGridLayout()
-        grid.setHorizontalSpacing(2 * SPACING)
-        grid.setVerticalSpacing(SPACING)
-        grid.setColumnStretch(2, 1)
+        grid = make.grid(wide=2)
         for number, (text, field) in enumerate((("Address", self.host), ("Port", self.port))):
-            label = QLabel(text, self)
-            label.setBuddy(field)
-            grid.addWidget(label, number, 0)
+            grid.addWidget(make.label_of(field, text), number, 0)
             grid.addWidget(field, number, 1)
         return grid
 
@@ -97,9 +91,8 @@ class ServerSection(Section):
         if not self.host.hasFocus():
             self.host.setCurrentText(settings.host)
         if not self.port.hasFocus():
-            self.port.blockSignals(True)
-            self.port.setValue(settings.port)
-            self.port.blockSignals(False)
+            with QSignalBlocker(self.port):
+                self.port.setValue(settings.port)
         here = is_loopback(settings.host)
         self.demand.setChecked(settings.demand_key or not here)
         self.demand.setEnabled(here)

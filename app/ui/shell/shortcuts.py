@@ -9,18 +9,14 @@ from PySide6.QtCore import Qt, Slot
 from PySide6.QtWidgets import (
     QDialog,
     QFrame,
-    QGridLayout,
     QHBoxLayout,
     QLabel,
-    QLineEdit,
-    QPushButton,
     QScrollArea,
     QVBoxLayout,
     QWidget,
 )
 
 from app.ui import make
-from app.ui.icons import icon
 from app.ui.theme import SPACING
 
 
@@ -42,23 +38,17 @@ class ShortcutsDialog(QDialog):
         self.setObjectName("shortcuts")
         self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         self._entries = tuple(entry for entry in entries if entry.keys)
-        self.search = QLineEdit(self)
-        self.search.setPlaceholderText("Find a shortcut")
-        self.search.setAccessibleName("Find a shortcut")
-        self.search.setClearButtonEnabled(True)
-        self.search.addAction(icon("search"), QLineEdit.ActionPosition.LeadingPosition)
+        self.search = make.field("Find a shortcut", "Find a shortcut", self, searches=True)
         self.search.textChanged.connect(self._show)
         self._area = QScrollArea(self)
         self._area.setWidgetResizable(True)
         self._area.setFrameShape(QFrame.Shape.NoFrame)
         self._area.setAccessibleName("Shortcuts")
-        close = QPushButton("Close", self)
-        close.setDefault(True)
-        close.clicked.connect(self.accept)
+        close = make.button("Close", self.accept, self, by_return=True)
         foot = make.row(make.STRETCH, close, spacing=None)
         make.column(
             self.search, (self._area, 1), foot, within=self,
-            margins=(3 * SPACING, 3 * SPACING, 3 * SPACING, 2 * SPACING), spacing=2 * SPACING,
+            margins=make.DIALOG, spacing=2 * SPACING,
         )  # fmt: skip
         em = self.fontMetrics()
         self.resize(em.averageCharWidth() * 116, em.lineSpacing() * 34)
@@ -102,10 +92,8 @@ class ShortcutsDialog(QDialog):
 
 def _card(title: str, entries: Sequence[ShortcutEntry], parent: QWidget) -> QFrame:
     card = make.dressed(QFrame(parent), "card")
-    grid = QGridLayout(card)
-    grid.setContentsMargins(2 * SPACING, SPACING + 4, 2 * SPACING, SPACING + 4)
-    grid.setVerticalSpacing(SPACING // 2 + 2)
-    grid.setColumnStretch(0, 1)
+    around = (2 * SPACING, SPACING + 4, 2 * SPACING, SPACING + 4)
+    grid = make.grid(within=card, margins=around, down=SPACING // 2 + 2, wide=0)
     heading = make.label(title, "heading", card)
     grid.addWidget(heading, 0, 0, 1, 2)
     for number, entry in enumerate(entries, start=1):

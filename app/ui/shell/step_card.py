@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from PySide6.QtCore import Qt, Signal, Slot
 from PySide6.QtGui import QHideEvent, QShowEvent
-from PySide6.QtWidgets import QFrame, QLabel, QProgressBar, QPushButton, QSizePolicy, QWidget
+from PySide6.QtWidgets import QFrame, QLabel, QPushButton, QSizePolicy, QWidget
 
 from app.figures import amount_text, time_left
 from app.ui import make
@@ -44,9 +44,7 @@ class StepCard(QFrame):
         self.status = self._words("", "")
         self.status.setMinimumHeight(2 * self.fontMetrics().lineSpacing())
         self.status.setAlignment(Qt.AlignmentFlag.AlignBottom | Qt.AlignmentFlag.AlignLeft)
-        self.bar = QProgressBar(self)
-        self.bar.setTextVisible(False)
-        self.bar.setAccessibleName(f"{step.title}: progress")
+        self.bar = make.progress(f"{step.title}: progress", self)
         self.button = QPushButton(button, self)
         self.button.setObjectName(f"welcome-step-{number}-button")
         self.button.clicked.connect(self._on_pressed)

@@ -19,7 +19,6 @@ from app.figures import size_text
 from app.paths import Home
 from app.ui import make
 from app.ui.shell.preference_rows import Section
-from app.ui.theme import SPACING
 from app.ui.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -38,10 +37,7 @@ class StorageSection(Section):
         if home is None:
             self.add_words("Shardboard's folder is not open yet.")
             return
-        grid = QGridLayout()
-        grid.setHorizontalSpacing(2 * SPACING)
-        grid.setVerticalSpacing(SPACING)
-        grid.setColumnStretch(1, 1)
+        grid = make.grid()
         rows = (("Home", home.root, ""), ("Models", home.models, "models"), ("Logs", home.logs, "logs"),
                 ("Agents here", home.agents, "agents"))  # fmt: skip
         for number, (name, folder, figure) in enumerate(rows):

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QObject, Signal, Slot
-from PySide6.QtWidgets import QDialog, QLabel, QProgressBar, QPushButton, QWidget
+from PySide6.QtWidgets import QDialog, QLabel, QWidget
 
 from app.ui import make
 from app.ui.theme import SPACING
@@ -41,25 +41,21 @@ class AskDialog(QDialog):
         self.setObjectName("closing-ask")
         title = make.label("Work is under way", "title")
         listed = make.label("\n".join(f"•  {text}" for text in under_way), wraps=True, is_plain=True)
-        note = QLabel(
+        note = make.label(
             "If you stop it: answers keep the text they have, weights that were sent stay on their nodes, downloads go "
-            "on where they were, half-written shard folders are removed."
+            "on where they were, half-written shard folders are removed.",
+            "muted",
+            wraps=True,
         )
-        note.setWordWrap(True)
-        note.setProperty("role", "muted")
-        layout = make.column(
-            title, listed, note, SPACING, within=self, margins=(3 * SPACING, 3 * SPACING, 3 * SPACING, 2 * SPACING)
-        )
+        layout = make.column(title, listed, note, SPACING, within=self, margins=make.DIALOG)
         buttons = make.row(make.STRETCH, spacing=None)
         for text, answer, name in (
             ("Stop it and close", Answer.STOP, "closing-stop"),
             ("Close when it is done", Answer.WAIT, "closing-wait"),
             ("Keep the window open", Answer.STAY, "closing-stay"),
         ):
-            button = QPushButton(text)
-            button.setObjectName(name)
+            button = make.button(text, self._on_clicked, key=name)
             button.setProperty("answer", answer.value)
-            button.clicked.connect(self._on_clicked)
             if answer is Answer.STAY:
                 button.setProperty("role", "primary")
                 button.setDefault(True)
@@ -83,10 +79,7 @@ class ClosingDialog(QDialog):
         self.setWindowTitle("Closing")
         self.setModal(True)
         self._text = QLabel("Closing")
-        bar = QProgressBar()
-        bar.setRange(0, 0)
-        bar.setTextVisible(False)
-        bar.setAccessibleName("Closing")
+        bar = make.progress("Closing", most=0)
         make.column(
             self._text, bar, within=self, margins=(3 * SPACING, 2 * SPACING, 3 * SPACING, 3 * SPACING), spacing=None
         )

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import struct
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -84,8 +85,14 @@ def _meant(format_: str, block: bytes) -> list[float]:
     return found
 
 
-def in_blocks(cut: CutModel, folder: Path, choice: dict[str, str]) -> tuple[CutModel, dict[str, torch.Tensor]]:
-    """The model with matrices in blocks, by the endings of their names; and what these mean, by name."""
+def in_blocks(
+    cut: CutModel, folder: Path, choice: dict[str, str], make: Callable[[str, torch.Tensor], Blocks] | None = None
+) -> tuple[CutModel, dict[str, torch.Tensor]]:
+    """The model with matrices in blocks, by the endings of their names; and what these mean, by name.
+
+    Args:
+        make: blocks of a format for a matrix; without it they are as near to the matrix as can be.
+    """
     folder.mkdir()
     parts, meant = [], {}
     for part in cut.parts:
@@ -97,7 +104,7 @@ def in_blocks(cut: CutModel, folder: Path, choice: dict[str, str]) -> tuple[CutM
             format_ = next((kind for ending, kind in choice.items() if tensor.name.endswith(ending)), "")
             if format_:
                 floats = np.frombuffer(piece, dtype=np.float32).reshape(tensor.shape)
-                blocks = quantized(format_, torch.from_numpy(floats.copy()))
+                blocks = (make or quantized)(format_, torch.from_numpy(floats.copy()))
                 piece, meant[tensor.name] = blocks.data.numpy().tobytes(), meaning(blocks)
                 tensor = PartTensor(tensor.name, format_, tensor.shape, len(piece))
             content += piece
@@ -185,6 +192,7 @@ def test_a_model_in_blocks_answers_as_transformers_does_with_what_the_blocks_mea
         ways = {way.name: way for way in stage.ways.report()}
         # Queries, keys and values are one matrix, gate and up another one.
         assert (ways["blocks"].used, ways["blocks"].possible) == (count, count), ways["blocks"]
+        assert ways["recorded"].used == 1, ways["recorded"]
         parts = stored.parts_for(stage.slice.start, stage.slice.end)
         plain = sum(tensor.nbytes for part in parts for tensor in part.tensors)
         assert stage.weight_bytes == plain  # all is as large as it is stored

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from PySide6.QtCore import Slot
-from PySide6.QtWidgets import QFrame, QLabel, QProgressBar, QPushButton, QWidget
+from PySide6.QtWidgets import QFrame, QLabel, QPushButton, QWidget
 
 from app.ui import make
 from app.ui.board.deploying import progress_text
@@ -27,9 +27,7 @@ class DeployPanel(QFrame):
         self.setProperty("role", "panel")
         self._board, self._deploying = board, board.deploying
         self.head = make.dressed(ElidedLabel(), "heading")
-        self.bar = QProgressBar()
-        self.bar.setTextVisible(False)
-        self.bar.setAccessibleName("Progress of the deployment")
+        self.bar = make.progress("Progress of the deployment")
         self.text = make.dressed(ElidedLabel(), "muted")
         self.reason = make.label(wraps=True, selectable=True, is_plain=True)
         self._icon = QLabel()

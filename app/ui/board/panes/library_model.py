@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from PySide6.QtCore import QAbstractListModel, QByteArray, QMimeData, QModelIndex, QObject, Qt, Signal, Slot
+from PySide6.QtCore import QByteArray, QMimeData, QModelIndex, QObject, Qt, Signal, Slot
 
 from app.figures import count_text, size_text
 from app.models.description import ModelDescription
@@ -14,37 +14,33 @@ from app.ui.board.panes.two_lines import Row
 from app.ui.board.state.lanes import MIME_MODEL
 from app.ui.cluster import Cluster
 from app.ui.list_delegate import Index
+from app.ui.list_model import ListModel
 
 URIS = "text/uri-list"
 
 
-class LibraryModel(QAbstractListModel):
+class LibraryModel(ListModel[ModelDescription]):
     """Follows the cluster's mirror row by row, so that the selection stays where it is."""
 
     paths_dropped = Signal(object)
     """A tuple of Paths: folders and GGUF files from the desktop."""
 
     def __init__(self, cluster: Cluster, parent: QObject | None = None) -> None:
-        super().__init__(parent)
+        super().__init__(cluster.models, parent)
         self._cluster = cluster
-        self._models: list[ModelDescription] = list(cluster.models)
         cluster.models_changed.connect(self._on_models)
         cluster.deployments_changed.connect(self._on_deployments)
 
     def row_of(self, name: str | None) -> QModelIndex:
         """Invalid for a model that is not there."""
-        row = next((row for row, model in enumerate(self._models) if model.name == name), -1)
+        row = next((row for row, model in enumerate(self.rows) if model.name == name), -1)
         return self.index(row) if row >= 0 else QModelIndex()
 
     # --- what Qt asks ---
 
-    def rowCount(self, parent: Index = QModelIndex()) -> int:  # noqa: B008 - as Qt declares it
-        return 0 if parent.isValid() else len(self._models)
-
     def data(self, index: Index, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
-        if not self.checkIndex(index, QAbstractListModel.CheckIndexOption.IndexIsValid):
+        if (model := self.row(index)) is None:
             return None
-        model = self._models[index.row()]
         deployed = self._cluster.deployment_of(model.name) is not None
         match role:
             case Qt.ItemDataRole.DisplayRole | Row.KEY:
@@ -76,7 +72,7 @@ class LibraryModel(QAbstractListModel):
     def mimeData(self, indexes: Sequence[QModelIndex]) -> QMimeData:
         data = QMimeData()
         if indexes:
-            data.setData(MIME_MODEL, QByteArray(self._models[indexes[0].row()].name.encode()))
+            data.setData(MIME_MODEL, QByteArray(self.rows[indexes[0].row()].name.encode()))
         return data
 
     def supportedDragActions(self) -> Qt.DropAction:
@@ -100,32 +96,22 @@ class LibraryModel(QAbstractListModel):
     def _on_models(self) -> None:
         fresh = list(self._cluster.models)
         names = {model.name for model in fresh}
-        for row in range(len(self._models) - 1, -1, -1):
-            if self._models[row].name not in names:
-                self.beginRemoveRows(QModelIndex(), row, row)
-                del self._models[row]
-                self.endRemoveRows()
+        for row in range(len(self.rows) - 1, -1, -1):
+            if self.rows[row].name not in names:
+                self.remove(row)
         for row, model in enumerate(fresh):
-            if row < len(self._models) and self._models[row].name == model.name:
-                if self._models[row] is not model:
-                    self._models[row] = model
-                    self.dataChanged.emit(self.index(row), self.index(row))
-            elif any(known.name == model.name for known in self._models):  # their order is another: rare
-                self.beginResetModel()
-                self._models = fresh
-                self.endResetModel()
+            if row < len(self.rows) and self.rows[row].name == model.name:
+                if self.rows[row] is not model:
+                    self.replace(row, model)
+            elif any(known.name == model.name for known in self.rows):  # their order is another: rare
+                self.reset(fresh)
                 return
             else:
-                self.beginInsertRows(QModelIndex(), row, row)
-                self._models.insert(row, model)
-                self.endInsertRows()
+                self.insert(row, model)
 
     @Slot()
     def _on_deployments(self) -> None:
-        if self._models:
-            self.dataChanged.emit(
-                self.index(0), self.index(len(self._models) - 1), [int(Row.TAG), int(Row.IS_GOOD)]
-            )  # fmt: skip
+        self.tell_all(Row.TAG, Row.IS_GOOD)
 
 
 def _models_in(data: QMimeData) -> tuple[Path, ...]:

@@ -6,14 +6,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PySide6.QtCore import QModelIndex, QPoint, Qt, Signal, Slot
-from PySide6.QtWidgets import QFileDialog, QFrame, QMenu, QWidget
+from PySide6.QtCore import QModelIndex, QPoint, Signal, Slot
+from PySide6.QtWidgets import QFrame, QMenu, QWidget
 
 from app.ui import make
 from app.ui.board.panes.library_menu import LibraryMenu
 from app.ui.board.panes.library_model import LibraryModel
 from app.ui.board.panes.two_lines import Row, TwoLineList
 from app.ui.board.state.lanes import Selection
+from app.ui.choose import GGUF_FILES, choose_file, choose_folder
 from app.ui.icons import icon
 from app.ui.theme import SPACING
 
@@ -82,22 +83,11 @@ class LibraryPane(QFrame):
 
     @Slot()
     def add_folder(self) -> None:
-        dialog = QFileDialog(self, "Add a model from a folder")
-        dialog.setFileMode(QFileDialog.FileMode.Directory)
-        dialog.setOption(QFileDialog.Option.ShowDirsOnly)
-        self._open(dialog)
+        choose_folder(self, "Add a model from a folder", self._on_path)
 
     @Slot()
     def add_file(self) -> None:
-        dialog = QFileDialog(self, "Add a model from a GGUF file")
-        dialog.setFileMode(QFileDialog.FileMode.ExistingFile)
-        dialog.setNameFilters(["GGUF models (*.gguf)", "All files (*)"])
-        self._open(dialog)
-
-    def _open(self, dialog: QFileDialog) -> None:
-        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        dialog.fileSelected.connect(self._on_path)
-        dialog.open()
+        choose_file(self, "Add a model from a GGUF file", self._on_path, GGUF_FILES)
 
     @Slot(str)
     def _on_path(self, path: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from PySide6.QtCore import QAbstractListModel, QByteArray, QMimeData, QModelIndex, QObject, QPoint, Qt, Signal, Slot
+from PySide6.QtCore import QByteArray, QMimeData, QModelIndex, QObject, QPoint, QSignalBlocker, Qt, Signal, Slot
 from PySide6.QtWidgets import QFrame, QSpinBox, QWidget
 
 from app.errors import ShardboardError
@@ -15,6 +15,7 @@ from app.ui import make
 from app.ui.board.panes.two_lines import Row, TwoLineList
 from app.ui.board.state.lanes import MIME_SHARD, Selection
 from app.ui.list_delegate import Index
+from app.ui.list_model import ListModel
 from app.ui.notices import Level
 from app.ui.theme import SPACING
 
@@ -37,24 +38,20 @@ class _Shelved:
         return f"Layer{'s' if self.end - self.start > 1 else ''} {layers_text(self.start, self.end)}"
 
 
-class ShelfModel(QAbstractListModel):
+class ShelfModel(ListModel[_Shelved]):
     """Row number is stage number. Only what is different changes, so that the selection stays."""
 
     def __init__(self, board: BoardModel, parent: QObject | None = None) -> None:
-        super().__init__(parent)
+        super().__init__((), parent)
         self._board = board
-        self._rows: list[_Shelved] = self._read()
+        self.rows = self._read()
         board.changed.connect(self._on_changed)
 
     # --- what Qt asks ---
 
-    def rowCount(self, parent: Index = QModelIndex()) -> int:  # noqa: B008 - as Qt declares it
-        return 0 if parent.isValid() else len(self._rows)
-
     def data(self, index: Index, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
-        if not self.checkIndex(index, QAbstractListModel.CheckIndexOption.IndexIsValid):
+        if (shard := self.row(index)) is None:
             return None
-        shard = self._rows[index.row()]
         where = shard.node or "not placed"
         match role:
             case Qt.ItemDataRole.DisplayRole:
@@ -107,21 +104,14 @@ class ShelfModel(QAbstractListModel):
     @Slot()
     def _on_changed(self) -> None:
         fresh = self._read()
-        if fresh == self._rows:
-            return
-        common = min(len(fresh), len(self._rows))
-        if len(fresh) < len(self._rows):
-            self.beginRemoveRows(QModelIndex(), common, len(self._rows) - 1)
-            del self._rows[common:]
-            self.endRemoveRows()
+        common = min(len(fresh), len(self.rows))
+        if len(fresh) < len(self.rows):
+            self.remove(common, len(self.rows) - common)
         for row in range(common):
-            if self._rows[row] != fresh[row]:
-                self._rows[row] = fresh[row]
-                self.dataChanged.emit(self.index(row), self.index(row))
+            if self.rows[row] != fresh[row]:
+                self.replace(row, fresh[row])
         if len(fresh) > common:
-            self.beginInsertRows(QModelIndex(), common, len(fresh) - 1)
-            self._rows.extend(fresh[common:])
-            self.endInsertRows()
+            self.insert(common, *fresh[common:])
 
 
 class ShelfPane(QFrame):
@@ -162,11 +152,10 @@ class ShelfPane(QFrame):
         self._pages.setCurrentIndex(1 if draft is None else 0)
         self.count.setEnabled(draft is not None and not self._board.is_deploying)
         if draft is not None:
-            self.count.blockSignals(True)
-            self.count.setMaximum(len(draft.description.cuts) + 1)
-            if self.count.value() != len(draft.pieces):
-                self.count.setValue(len(draft.pieces))
-            self.count.blockSignals(False)
+            with QSignalBlocker(self.count):
+                self.count.setMaximum(len(draft.description.cuts) + 1)
+                if self.count.value() != len(draft.pieces):
+                    self.count.setValue(len(draft.pieces))
 
     @Slot(int)
     def _on_count(self, count: int) -> None:

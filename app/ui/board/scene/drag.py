@@ -92,7 +92,7 @@ class ShardLoad:
             board.move_shard(self.stage, node_id)
 
 
-def read(mime: QMimeData) -> ModelLoad | ShardLoad | None:
+def read(mime: QMimeData) -> Load | None:
     """What a drag brings; None for what the board does not take."""
     if mime.hasFormat(MIME_MODEL):
         return ModelLoad(bytes(mime.data(MIME_MODEL).data()).decode("utf-8", "replace"))

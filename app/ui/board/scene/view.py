@@ -27,7 +27,7 @@ from PySide6.QtWidgets import QApplication, QFrame, QGraphicsView, QWidget
 
 from app.errors import ShardboardError
 from app.ui.board.scene.board_scene import BoardScene, Spot
-from app.ui.board.scene.drag import BoundaryDrag, ModelLoad, ShardLoad, preview, preview_text, read, shard_drag
+from app.ui.board.scene.drag import BoundaryDrag, Load, preview, preview_text, read, shard_drag
 from app.ui.board.scene.keys import BoardKeys
 from app.ui.board.scene.overlays import Bubble, no_nodes
 from app.ui.board.scene.spot_menu import SpotMenu
@@ -59,7 +59,7 @@ class BoardView(QGraphicsView):
         self.zoom = 1.0
         self._keys = BoardKeys(self.board_scene, board, self)
         self._stale = True
-        self._load: ModelLoad | ShardLoad | None = None
+        self._load: Load | None = None
         self._verdicts: dict[int, Verdict] = {}
         self._pressed: tuple[int, QPoint] | None = None
         """A stage under the pressed mouse, and where it was pressed."""
@@ -347,7 +347,7 @@ class BoardView(QGraphicsView):
         if self.attempt(load.failure, lambda: load.drop(self.board, node_id)):
             self.dropped.emit(load.kind)
 
-    def _judge_all(self, load: ModelLoad | ShardLoad) -> dict[int, Verdict]:
+    def _judge_all(self, load: Load) -> dict[int, Verdict]:
         return {node_id: load.judge(self.board, node_id) for node_id in self.board_scene.cards}
 
     def _show_target(self, event: QDragMoveEvent) -> None:

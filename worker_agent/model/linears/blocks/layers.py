@@ -14,7 +14,7 @@ from torch import nn
 
 from worker_agent.model.linears.blocks import building
 from worker_agent.model.linears.blocks.formats import NUMBERS, Blocks
-from worker_agent.model.linears.blocks.racing import first_of_many
+from worker_agent.model.linears.blocks.racing import NEVER, first_of_many
 from worker_agent.model.linears.packed import being_recorded
 
 TILE_ELEMENTS = 1024 * 1024
@@ -24,11 +24,12 @@ TILE_ELEMENTS = 1024 * 1024
 class BlockLinear(nn.Module):
     """`nn.Linear` over weights in blocks."""
 
-    def __init__(self, blocks: Blocks, bias: torch.Tensor | None, dtype: torch.dtype) -> None:
+    def __init__(self, blocks: Blocks, bias: torch.Tensor | None, dtype: torch.dtype, *, exactly: bool = False) -> None:
+        """`exactly`: the matrix is never unfolded into `dtype`, which would change its numbers too much."""
         super().__init__()
         self.in_features, self.out_features, self.bias = blocks.columns, blocks.rows, bias
         self.blocks = blocks
-        self.many = first_of_many(blocks, dtype, times, times_unfolded)
+        self.many = NEVER if exactly else first_of_many(blocks, dtype, times, times_unfolded)
         """From how many rows of input on the matrix is unfolded."""
         self._handle = next(_handles)
         _layers[self._handle] = self
@@ -56,9 +57,18 @@ class BlockEmbedding(nn.Module):
         super().__init__()
         self.num_embeddings, self.embedding_dim = blocks.rows, blocks.columns
         self.blocks, self._dtype = blocks, dtype
+        self._handle = next(_handles)
+        _embeddings[self._handle] = self
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """int64 [...] -> [..., width]. Raises IndexError for a token that is not in the table."""
+        if being_recorded():  # what is asked of the ids below would look like a pass that depends on the numbers
+            recorded: torch.Tensor = torch.ops.shardboard.block_embedding(ids, self._handle)
+            return recorded
+        return self.run(ids)
+
+    def run(self, ids: torch.Tensor) -> torch.Tensor:
+        """The same."""
         flat = ids.reshape(-1).long()
         if flat.numel() and not 0 <= int(flat.min()) <= int(flat.max()) < self.num_embeddings:
             raise IndexError(f"a token is not within the table's {self.num_embeddings}")
@@ -73,8 +83,13 @@ def times(blocks: Blocks, rows: torch.Tensor) -> torch.Tensor:
     return kernels.multiply(NUMBERS[blocks.format], blocks.data, rows.float().contiguous()).to(rows.dtype)
 
 
+def times_meant(blocks: Blocks, rows: torch.Tensor) -> torch.Tensor:
+    """The same by torch alone, with the float32 numbers that the blocks mean: what the other ways are compared with."""
+    return times_unfolded(blocks, rows.float()).to(rows.dtype)
+
+
 def times_unfolded(blocks: Blocks, rows: torch.Tensor) -> torch.Tensor:
-    """The same, by torch's kernels on one tile of the matrix after another."""
+    """The same, by torch's kernels on one tile of the matrix after another, in the type of `rows`."""
     step = max(1, TILE_ELEMENTS // blocks.columns)
     into = torch.empty(rows.shape[0], blocks.rows, dtype=rows.dtype)
     for start in range(0, blocks.rows, step):
@@ -85,6 +100,7 @@ def times_unfolded(blocks: Blocks, rows: torch.Tensor) -> torch.Tensor:
 
 _layers: weakref.WeakValueDictionary[int, BlockLinear] = weakref.WeakValueDictionary()
 """Layers by handle: a recording holds the handle, since TorchScript knows tensors alone."""
+_embeddings: weakref.WeakValueDictionary[int, BlockEmbedding] = weakref.WeakValueDictionary()
 _handles = itertools.count()
 
 
@@ -95,3 +111,11 @@ def _block_linear(rows: torch.Tensor, handle: int) -> torch.Tensor:
 _library = torch.library.Library("shardboard", "FRAGMENT")
 _library.define("block_linear(Tensor rows, int handle) -> Tensor")
 _library.impl("block_linear", _block_linear, "CompositeExplicitAutograd")
+
+
+def _block_embedding(ids: torch.Tensor, handle: int) -> torch.Tensor:
+    return _embeddings[handle].run(ids)
+
+
+_library.define("block_embedding(Tensor ids, int handle) -> Tensor")
+_library.impl("block_embedding", _block_embedding, "CompositeExplicitAutograd")
