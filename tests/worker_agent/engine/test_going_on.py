@@ -84,6 +84,13 @@ class Case:
         ring.serve(self.wishes)
         return ring
 
+    def check_in_lanes(self, ring: RecoveringRing) -> None:
+        """Who shares a step with whom depends on when steps come round: low bits may differ where that matters."""
+        if depends_on_company(self.stages[0].dtype):
+            assert {number: ring.answer(number) for number in self.wishes} == self.answers
+        else:
+            self.check(ring)
+
     def check(self, ring: RecoveringRing) -> None:
         assert {number: ring.answer(number) for number in self.wishes} == self.answers
         rows = ring.rows()
@@ -118,7 +125,7 @@ def test_states_survive_a_link_and_go_on_as_if_nothing_had_been(many: Case, turn
 
 @pytest.mark.parametrize("turns", range(1, 60, 9))
 def test_steps_that_go_side_by_side_hold_the_same_sequences_as_before(in_lanes: Case, turns: int) -> None:
-    in_lanes.check(in_lanes.lost_after(turns))
+    in_lanes.check_in_lanes(in_lanes.lost_after(turns))
 
 
 @pytest.mark.parametrize("turns", range(110, 166, 8))
@@ -164,7 +171,7 @@ def test_a_stage_is_lost_while_some_have_yielded(crowded: Case, turns: int, lost
 
 @pytest.mark.parametrize("lost", range(3))
 def test_a_stage_is_lost_while_steps_go_side_by_side(in_lanes: Case, lost: int) -> None:
-    in_lanes.check(in_lanes.lost_after(25, lost))
+    in_lanes.check_in_lanes(in_lanes.lost_after(25, lost))
 
 
 def test_one_is_lost_after_another_and_then_the_newcomer(many: Case) -> None:
@@ -222,15 +229,17 @@ def test_states_make_way_for_what_fills_a_step_up() -> None:
 
 
 def test_what_goes_over_the_journals_limit_begins_anew(many: Case) -> None:
-    small = Case(
-        many.stages, many.wishes, {"journal_bytes": 100 * many.stages[0].dtype.itemsize * 130}, many.answers, many.rows
-    )
-    ring = small.ring()
-    ring.serve(small.wishes, 30)
+    ring = many.ring()
+    ring.serve(many.wishes, 30)
+    limit = ring.runners[0].info().journal_bytes // 3
+    ring = Case(many.stages, many.wishes, {"journal_bytes": limit}).ring()
+    ring.serve(many.wishes, 30)
+    assert ring.runners[0].info().journal_bytes <= limit
     held = ring.halt((1,))
-    assert {each.covered for each in held[0] if each.length} == {True, False}
+    given_up = {each.sequence for each in held[0] if each.kind == "runs" and each.length and not each.covered}
+    assert given_up
     ring.go_on(held)
-    assert {each.length > 0 for each in ring.resumed} == {True, False}
+    assert given_up <= {each.sequence for each in ring.resumed if not each.length}
     ring.serve(many.wishes)
     assert ring.finished == many.wishes.keys()
     assert not ring.runners[0].info().journal_bytes, "nothing runs any more"
