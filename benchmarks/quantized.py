@@ -5,7 +5,8 @@
 `llama` is a Llama shape of 1.17 B parameters with random weights; `smollm` the demo's model. Each is deployed from
 floats in the compute dtype, quantized to int8 and int4, and from GGUF files (Q4_0, and the mixture called Q4_K_M; the
 demo's own file), all by the same two agents; every round measures each in turn. Memory is what the agents' processes
-hold more after a deployment is loaded, besides their base, and as a ratio to the file.
+hold more after a deployment is loaded, besides their base. Beside it stands how many of the matrices that could be in
+blocks are: what became floats is no faster than floats.
 """
 
 from __future__ import annotations
@@ -113,11 +114,18 @@ def variants(model: str, folder: Path, dtype: str) -> Iterator[tuple[str, Path, 
     yield "as stored", file, "none", False
 
 
+def counted(stages: list[list[Any]], name: str) -> str:
+    """How often a way is taken in all stages, out of how often it could be: 110 of 110."""
+    found = [way for ways in stages for way in ways if way.name == name]
+    return f"{sum(way.used for way in found)} of {sum(way.possible for way in found)}"
+
+
 async def run(options: argparse.Namespace) -> None:
     from app.controller import Controller
     from app.inference.parameters import GenerationParameters
     from app.inference.prompt import TokenPrompt
     from app.paths import Home
+    from app.runs.ways import lost_text
     from app.serving import ServingWish
 
     root = Path(tempfile.mkdtemp(prefix="shardboard-quantized-", dir=options.folder))
@@ -136,10 +144,19 @@ async def run(options: argparse.Namespace) -> None:
         assert record.error is None, record.error
         return record
 
+    async def ways_of(node: int, deployment: str, stage: int) -> list[Any]:
+        """How a stage runs, once its agent has told; what could have been faster or smaller is shown at once."""
+        while (told := controller.nodes.stage(node, deployment, stage)) is None:
+            await asyncio.sleep(0.2)
+        if missing := lost_text(told.ways):
+            print(f"stage {stage}: {missing}", file=sys.stderr, flush=True)
+        return list(told.ways)
+
     names: list[str] = []
     try:
-        print("| weights | stored, MB | reckoned, MB | agents hold more, MB | sent and loaded in, s |")
-        print("| --- | --- | --- | --- | --- |")
+        columns = ["weights", "stored, MB", "reckoned, MB", "agents hold more, MB", "sent and loaded in, s"]
+        columns += ["in blocks", "recorded"]
+        print(f"| {' | '.join(columns)} |\n| --- |{' --- |' * (len(columns) - 1)}")
         for name, source, quantize, dequantize in variants(options.model, root, options.dtype):
             if options.weights and name not in options.weights:
                 continue
@@ -149,13 +166,16 @@ async def run(options: argparse.Namespace) -> None:
             size = sum(part.nbytes for part in controller.library.get(name).parts) / 1e6
             before, began = held(), time.monotonic()
             wish = ServingWish(dtype=options.dtype, context=1024, kv_tokens=4096, quantize=quantize)
-            await controller.deploy(name, nodes=[node.id for node in nodes], serving=wish)
+            deployment = await controller.deploy(name, nodes=[node.id for node in nodes], serving=wish)
             seconds = time.monotonic() - began
             await ask(name, 16, 8)
             names.append(name)
             plan = await controller.plan(name, nodes=[node.id for node in nodes], serving=wish)
             reckoned = sum(stage.weight_bytes for stage in plan.stages) / 1e6
-            print(f"| {name} | {size:.0f} | {reckoned:.0f} | {held() - before:.0f} | {seconds:.1f} |", flush=True)
+            grown = held() - before
+            ways = [await ways_of(node.id, deployment.id, stage) for stage, node in enumerate(nodes)]
+            counts = " | ".join(counted(ways, way) for way in ("blocks", "recorded"))
+            print(f"| {name} | {size:.0f} | {reckoned:.0f} | {grown:.0f} | {seconds:.1f} | {counts} |", flush=True)
         figures: dict[str, dict[str, list[float]]] = {name: {} for name in names}
         for number in range(options.rounds):
             for streams in options.streams:

@@ -128,7 +128,7 @@ def _make_agent(options: Options, home: AgentHome, board: Switchboard, runtime: 
     from worker_agent.host.agent import Agent
     from worker_agent.host.budget import MemoryBudget
     from worker_agent.host.loader import Loader
-    from worker_agent.host.service import Facts, Resources
+    from worker_agent.host.service import AgentIdentity, Resources
     from worker_agent.host.telemetry import Telemetry, default_budget
     from worker_agent.store.shard_store import ShardStore
     from worker_agent.store.storekeeper import Storekeeper
@@ -149,8 +149,8 @@ def _make_agent(options: Options, home: AgentHome, board: Switchboard, runtime: 
         peers=board.peers,
         aside=home.aside,
     )
-    facts = Facts(secrets.token_hex(8), board.keys.agent_id, options.name, runtime.numerics())
-    return Agent(board, facts, runtime, resources)
+    identity = AgentIdentity(secrets.token_hex(8), board.keys.agent_id, options.name, runtime.numerics())
+    return Agent(board, identity, runtime, resources)
 
 
 def _join_beside(invitation: Invitation, name: str, board: Switchboard, agent: Agent) -> None:

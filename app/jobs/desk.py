@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from app.children.work import ProgressCallback, until_over
 from app.errors import Cancelled, Conflict, ShardboardError
 from app.inference.facts import versions
-from app.jobs.job import Job, JobView, Means, Runner, Work, explained, in_python_thread
+from app.jobs.job import Job, JobSnapshot, Means, Runner, Work, explained, in_python_thread
 from app.registry import JobRecord, JobStatus, Registry
 from app.runs.trace import JobTrace, Origin, pack
 
@@ -42,10 +42,10 @@ class JobDesk:
         self._ended: dict[int, Work[Any]] = {}
         self._queues: dict[str, asyncio.Lock] = {}
         self._numbering = asyncio.Lock()
-        self._listeners: list[Callable[[JobView], None]] = []
+        self._listeners: list[Callable[[JobSnapshot], None]] = []
         self._closed = False
 
-    def on_changed(self, listener: Callable[[JobView], None]) -> None:
+    def on_changed(self, listener: Callable[[JobSnapshot], None]) -> None:
         """Be told of each job that comes, gets on (ten times a second at most) or ends, on the loop's thread."""
         self._listeners.append(listener)
 

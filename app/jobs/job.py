@@ -88,7 +88,7 @@ def in_python_thread(work: Callable[[], Result], name: str) -> asyncio.Future[Re
 
 
 @dataclass(frozen=True)
-class JobView:
+class JobSnapshot:
     """A job at one moment, for any thread."""
 
     id: int
@@ -168,13 +168,13 @@ class Job:
         return 0 if self.record is None else self.record.id
 
     @property
-    def view(self) -> JobView:
+    def view(self) -> JobSnapshot:
         """It as it is now."""
         record, now = self.record, self.progress
         status = JobStatus.QUEUED if record is None else record.status
         over, done = status.is_over, self.outcome
         runs = status is JobStatus.RUNNING
-        return JobView(
+        return JobSnapshot(
             self.id, self.work.kind, self.work.title, status,
             phase=(now.phase if now is not None else "starting") if runs else "",
             done_bytes=now.done_bytes if now is not None else 0,

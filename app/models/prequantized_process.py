@@ -72,8 +72,8 @@ def repack(request: RepackRequest, report: ProgressCallback) -> RepackOutcome:
     if how is None:
         raise ModelError(f"The model in {folder} is not quantized: its config.json says nothing of it.")
     target.mkdir(parents=True, exist_ok=True)
-    plan = _Plan(checkpoint, how)
-    needed = sum(output.tensor.nbytes for output in plan.outputs) + SPARE_BYTES
+    repacking = _Repacking(checkpoint, how)
+    needed = sum(output.tensor.nbytes for output in repacking.outputs) + SPARE_BYTES
     if needed > (free := shutil.disk_usage(target).free):
         raise DiskFullError(
             f"The model in {folder} needs {size_text(needed)} at {target.parent} with its matrices in blocks, and "
@@ -81,8 +81,8 @@ def repack(request: RepackRequest, report: ProgressCallback) -> RepackOutcome:
             "Free some space, or move the models with MODEL_CACHE_DIR.",
         )
     try:
-        meter = Meter(report, "converting", sum(output.reads for output in plan.outputs))
-        _write(plan.outputs, target, meter)
+        meter = Meter(report, "converting", sum(output.reads for output in repacking.outputs))
+        _write(repacking.outputs, target, meter)
         (target / CONFIG).write_bytes(plain_config(checkpoint.config))
         for name in (*TOKENIZER_FILES, GENERATION_CONFIG):
             if (folder / name).is_file():
@@ -95,7 +95,7 @@ def repack(request: RepackRequest, report: ProgressCallback) -> RepackOutcome:
                 f"The disk of {target} filled up while {folder} was converted.", "Free space."
             ) from error
         raise ModelError(f"{folder} cannot be converted: {error}.") from error
-    return RepackOutcome((*checkpoint.notes, *plan.notes()))
+    return RepackOutcome((*checkpoint.notes, *repacking.notes()))
 
 
 def undo(request: RepackRequest) -> None:
@@ -103,7 +103,7 @@ def undo(request: RepackRequest) -> None:
     shutil.rmtree(request.target, ignore_errors=True)
 
 
-class _Plan:
+class _Repacking:
     """What becomes of each tensor of a model."""
 
     def __init__(self, checkpoint: Checkpoint, how: Prequantized) -> None:

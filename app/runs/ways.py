@@ -73,7 +73,7 @@ WORDS = {
     ),
     "packed": WayWords(
         "Packed weights",
-        "The weights lie in memory in the order in which this processor reads them fastest.",
+        "The weights lie in memory, and are multiplied, in the way that is fastest on this processor.",
         "matrix",
         "matrices",
         "not packed",

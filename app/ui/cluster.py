@@ -55,7 +55,7 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class NodeView:
+class NodeSnapshot:
     """A node as the window shows it now."""
 
     record: NodeRecord
@@ -126,7 +126,7 @@ class NodeView:
 
 
 @dataclass(frozen=True, slots=True)
-class DeploymentView:
+class DeploymentSnapshot:
     """A deployment with its shards, in pipeline order."""
 
     record: DeploymentRecord
@@ -171,7 +171,7 @@ class Cluster(QObject):
     nodes_reset = Signal()
     """Nodes came or went, or their order changed."""
     nodes_changed = Signal(object)
-    """A frozenset of ids whose NodeView is another now (about once a second for each)."""
+    """A frozenset of ids whose NodeSnapshot is another now (about once a second for each)."""
     models_changed = Signal()
     deployments_changed = Signal()
     measurements_changed = Signal()
@@ -181,10 +181,10 @@ class Cluster(QObject):
     def __init__(self, bridge: Bridge, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self.is_loaded = False
-        self.nodes: dict[int, NodeView] = {}
+        self.nodes: dict[int, NodeSnapshot] = {}
         """By id, in the registry's order."""
         self.models: tuple[ModelDescription, ...] = ()
-        self.deployments: tuple[DeploymentView, ...] = ()
+        self.deployments: tuple[DeploymentSnapshot, ...] = ()
         """Loading and ready ones, newest first."""
         self.measurements: dict[str, tuple[MeasurementRecord, ...]] = {}
         """By model, of those that were measured: the newest in each kind of numbers."""
@@ -218,11 +218,11 @@ class Cluster(QObject):
     def model(self, name: str) -> ModelDescription | None:
         return next((model for model in self.models if model.name == name), None)
 
-    def deployment_of(self, model: str) -> DeploymentView | None:
+    def deployment_of(self, model: str) -> DeploymentSnapshot | None:
         """The newest ready deployment of a model."""
         return next((view for view in self.deployments if view.is_ready and view.record.model_name == model), None)
 
-    def ways(self, view: DeploymentView) -> tuple[tuple[ShardRecord, tuple[Way, ...]], ...]:
+    def ways(self, view: DeploymentSnapshot) -> tuple[tuple[ShardRecord, tuple[Way, ...]], ...]:
         """How each stage of a deployment runs, as its agent says; those of which nothing is heard are left out."""
         found = []
         for shard in view.shards:
@@ -232,7 +232,7 @@ class Cluster(QObject):
                 found.append((shard, told.ways))
         return tuple(found)
 
-    def deployments_on(self, node: int) -> tuple[DeploymentView, ...]:
+    def deployments_on(self, node: int) -> tuple[DeploymentSnapshot, ...]:
         return tuple(
             view for view in self.deployments if view.is_ready and any(shard.node_id == node for shard in view.shards)
         )
@@ -304,12 +304,12 @@ class Cluster(QObject):
 
     def _take_nodes(self, records: tuple[NodeRecord, ...]) -> None:
         before = list(self.nodes)
-        fresh: dict[int, NodeView] = {}
+        fresh: dict[int, NodeSnapshot] = {}
         changed = set()
         for record in records:
             known = self.nodes.get(record.id)
             if known is None:
-                fresh[record.id] = NodeView(record)
+                fresh[record.id] = NodeSnapshot(record)
             else:
                 fresh[record.id] = replace(known, record=record)
                 if fresh[record.id] != known:
@@ -413,7 +413,7 @@ class Lists:
 
     nodes: tuple[NodeRecord, ...] | None = None
     models: tuple[ModelDescription, ...] | None = None
-    deployments: tuple[DeploymentView, ...] | None = None
+    deployments: tuple[DeploymentSnapshot, ...] | None = None
     measurements: dict[str, tuple[MeasurementRecord, ...]] | None = None
 
 
@@ -430,7 +430,9 @@ async def _read(controller: Controller, wanted: frozenset[str]) -> Lists:
             live = (DeploymentStatus.READY, DeploymentStatus.LOADING)
             records = [record for record in registry.deployments.list() if record.status in live]
             views = tuple(
-                DeploymentView(record, tuple(sorted(shards.get(record.id, []), key=lambda shard: shard.start_layer)))
+                DeploymentSnapshot(
+                    record, tuple(sorted(shards.get(record.id, []), key=lambda shard: shard.start_layer))
+                )
                 for record in reversed(records)
             )
         return Lists(

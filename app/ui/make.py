@@ -237,6 +237,16 @@ def tool(
     return dressed(made, name=name or tip, tip=tip)
 
 
+def tool_of(action: QAction, *, words: bool = False, key: str = "") -> QToolButton:
+    """A small button for a command, with its icon alone or with its words; a click leaves the focus where it is."""
+    made = QToolButton()
+    made.setDefaultAction(action)
+    style = Qt.ToolButtonStyle
+    made.setToolButtonStyle(style.ToolButtonTextBesideIcon if words else style.ToolButtonIconOnly)
+    made.setFocusPolicy(Qt.FocusPolicy.TabFocus)
+    return dressed(made, key=key, name=action.text())
+
+
 def stack(*pages: QWidget) -> QStackedWidget:
     """Pages of which one is shown, the first one at first."""
     made = QStackedWidget()

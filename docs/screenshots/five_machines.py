@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from app.models.description import ModelDescription
-    from app.ui.cluster import DeploymentView
+    from app.ui.cluster import DeploymentSnapshot
     from worker_agent.wire.messages import StageInfo
 
 
@@ -70,7 +70,7 @@ def fill_cluster(application: object) -> None:
     cluster.take_steps([StepPassed("1f2e3d4c", 1, 0, times)] * 42)
 
 
-def held(view: DeploymentView, number: int, model: ModelDescription) -> StageInfo:
+def held(view: DeploymentSnapshot, number: int, model: ModelDescription) -> StageInfo:
     """A stage as its agent would tell it. The last one has no kernels for two of the ways."""
     from worker_agent.wire.messages import StageInfo, Way
 

@@ -17,7 +17,7 @@ from app.controller import Controller
 from app.errors import BadInput, Cancelled, Conflict, RegistryError, ShardboardError
 from app.jobs import desk as desks
 from app.jobs.desk import BY_USER, JobDesk
-from app.jobs.job import Job, JobView, Means, Outcome
+from app.jobs.job import Job, JobSnapshot, Means, Outcome
 from app.jobs.works import CutWork
 from app.paths import Home
 from app.registry import JobRecord, JobStatus, Registry
@@ -107,7 +107,7 @@ def test_jobs_have_their_numbers_and_their_turns_in_the_order_of_asking_though_t
                 time.sleep(0.3)
             return add(**record)
 
-        def note(view: JobView) -> None:
+        def note(view: JobSnapshot) -> None:
             if view.status is JobStatus.RUNNING and view.title not in running:
                 running.append(view.title)
 
@@ -124,7 +124,7 @@ def test_jobs_have_their_numbers_and_their_turns_in_the_order_of_asking_though_t
 
 def test_a_job_is_written_down_told_and_brings_what_its_work_does(on_desk: Callable[[Test], None]) -> None:
     async def test(desk: JobDesk, registry: Registry) -> None:
-        views: list[JobView] = []
+        views: list[JobSnapshot] = []
         told: list[JobProgress] = []
         desk.on_changed(views.append)
         chore = Chore()

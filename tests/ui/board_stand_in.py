@@ -13,7 +13,7 @@ from app.models.description import ModelDescription
 from app.ui.board.scene.view import BoardView
 from app.ui.board.state.board_model import BoardModel
 from app.ui.board.state.lanes import MIME_MODEL, MIME_SHARD
-from app.ui.cluster import DeploymentView, Lists
+from app.ui.cluster import DeploymentSnapshot, Lists
 from app.ui.workbench import Workbench
 from tests.ui import simulated
 
@@ -47,7 +47,7 @@ class Stand:
     def leave(self) -> None:
         QApplication.sendEvent(self.view.viewport(), QDragLeaveEvent())
 
-    def load(self) -> DeploymentView:
+    def load(self) -> DeploymentSnapshot:
         """Have the draft said to be deployed as it is."""
         draft = self.board.arrangement
         assert draft is not None

@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from app.jobs.job import JobView
+from app.jobs.job import JobSnapshot
 from app.jobs.works import AddWork
 from app.registry.records import JobStatus
 from app.ui.jobs.job import Job
@@ -20,7 +20,7 @@ from app.ui.jobs.job_queue import JobQueue
 class MadeUpJob(Job):
     """A job that does nothing but be shown."""
 
-    def __init__(self, view: JobView, queue: JobQueue) -> None:
+    def __init__(self, view: JobSnapshot, queue: JobQueue) -> None:
         super().__init__(AddWork("some/model"), True, queue._bridge, queue._submit, queue)
         self.view = view
 
@@ -39,7 +39,7 @@ def made_up(queue: JobQueue, id: int, title: str, state: JobStatus = JobStatus.Q
     now = datetime.now(UTC)
     began = {} if state is JobStatus.QUEUED else {"started_at": now}
     ended = {"ended_at": now} if state.is_over else {}
-    view = JobView(id, fields.pop("kind", "cut"), title, status=state, **{**began, **ended, **fields})
+    view = JobSnapshot(id, fields.pop("kind", "cut"), title, status=state, **{**began, **ended, **fields})
     job = MadeUpJob(view, queue)
     queue._take(job)
     return job

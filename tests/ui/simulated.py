@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from app.cluster.health import NodeHealth
 from app.models.description import ModelDescription, PartSource, TensorSource
 from app.registry.records import DeploymentRecord, DeploymentStatus, NodeRecord, ShardRecord
-from app.ui.cluster import Cluster, DeploymentView, Lists
+from app.ui.cluster import Cluster, DeploymentSnapshot, Lists
 from worker_agent.wire.messages import HealthReport, Progress, StageInfo, Way
 
 MB = 1_000_000
@@ -45,7 +45,7 @@ def health(
     return NodeHealth(id, datetime.now(UTC), rtt, report)
 
 
-def held(view: DeploymentView, number: int, *ways: Way) -> StageInfo:
+def held(view: DeploymentSnapshot, number: int, *ways: Way) -> StageInfo:
     """A stage of a deployment as its agent would tell it."""
     shard, record = view.shards[number], view.record
     return StageInfo(
@@ -77,7 +77,7 @@ def model(
     )  # fmt: skip
 
 
-def deployment(id: str, model: ModelDescription, stages: list[tuple[int, int, int]]) -> DeploymentView:
+def deployment(id: str, model: ModelDescription, stages: list[tuple[int, int, int]]) -> DeploymentSnapshot:
     """Ready; `stages` are (node, start, end)."""
     record = DeploymentRecord(
         id=id, model_name=model.name, plan_hash="p" * 16, dtype="float32", context=2048, kv_tokens=2048,
@@ -100,7 +100,7 @@ def deployment(id: str, model: ModelDescription, stages: list[tuple[int, int, in
         )
         for number, (node, start, end) in enumerate(stages)
     )
-    return DeploymentView(record, shards)
+    return DeploymentSnapshot(record, shards)
 
 
 def fill(
@@ -108,7 +108,7 @@ def fill(
     *,
     nodes: int = 3,
     models: tuple[ModelDescription, ...] = (),
-    deployments: tuple[DeploymentView, ...] = (),
+    deployments: tuple[DeploymentSnapshot, ...] = (),
     budget: int = 4_000 * MB,
 ) -> None:
     """Nodes 1 to `nodes`, alive, with these models and deployments."""

@@ -18,7 +18,7 @@ from app.ui.board.scene.arrows import Port, routes
 from app.ui.board.scene.block_item import tool_tip
 from app.ui.board.scene.layout import GRIP_WIDTH, Density, bar_places, grid
 from app.ui.board.scene.words import lane_text, progress_bytes, progress_pace
-from app.ui.board.state.lanes import Block, BlockKind, LaneView
+from app.ui.board.state.lanes import Block, BlockKind, LaneSnapshot
 from app.ui.cluster import Activity
 from app.ui.workbench import Workbench
 from tests.ui import simulated
@@ -278,7 +278,7 @@ def test_a_hundred_nodes_cost_little(qtbot: QtBot, quiet_workbench: Workbench) -
         work()  # type: ignore[operator]
         return (time.perf_counter() - begin) * 1000
 
-    def lanes_of(cpu: float) -> tuple[LaneView, ...]:
+    def lanes_of(cpu: float) -> tuple[LaneSnapshot, ...]:
         cluster.take_node_events([simulated.health(node, cpu=cpu, budget=200 * MB) for node in cluster.nodes])
         return made.board.lanes()
 

@@ -19,11 +19,11 @@ from app.ui.board.state.board_model import BoardModel
 from app.ui.cluster import Lists
 from app.ui.jobs.add_model_dialog import AddModelDialog
 from app.ui.jobs.cut_dialog import CutDialog
-from app.ui.jobs.cut_plan import CutPlan, CutWish, PlannedShard, plan_cut
+from app.ui.jobs.cut_preview import CutPreview, CutWish, ShardPreview, preview_cut
 from app.ui.jobs.job import Job
 from app.ui.jobs.jobs_notices import JobNotices
 from app.ui.jobs.model_source import SourceLook
-from app.ui.jobs.planned_shards import PlannedShardsModel
+from app.ui.jobs.shard_previews import ShardPreviews
 from app.ui.theme import ThemeKeeper
 from app.ui.workbench import Workbench
 from tests.tiny_model import make_model
@@ -61,10 +61,10 @@ def keep(qtbot: QtBot, dialog: QDialog) -> None:
     qtbot.addWidget(dialog)
 
 
-def planned(qtbot: QtBot, dialog: CutDialog) -> CutPlan:
-    qtbot.waitUntil(lambda: dialog.plan is not None, timeout=SECONDS)
-    assert dialog.plan is not None
-    return dialog.plan
+def previewed(qtbot: QtBot, dialog: CutDialog) -> CutPreview:
+    qtbot.waitUntil(lambda: dialog.preview is not None, timeout=SECONDS)
+    assert dialog.preview is not None
+    return dialog.preview
 
 
 def looked(qtbot: QtBot, dialog: AddModelDialog) -> SourceLook:
@@ -76,9 +76,9 @@ def looked(qtbot: QtBot, dialog: AddModelDialog) -> SourceLook:
 def test_a_number_of_shards_is_previewed_with_sizes_and_free_space(cut: CutDialog, qtbot: QtBot) -> None:
     cut.form.count.setValue(3)
     assert not cut.form.cut.isEnabled()
-    plan = planned(qtbot, cut)
-    assert [(shard.start, shard.end) for shard in plan.shards] == [(0, 4), (4, 8), (8, 12)]
-    assert plan.shards[0].nbytes == 480 * MB
+    preview = previewed(qtbot, cut)
+    assert [(shard.start, shard.end) for shard in preview.shards] == [(0, 4), (4, 8), (8, 12)]
+    assert preview.shards[0].nbytes == 480 * MB
     assert cut.form.shards.rowCount() == 3 and len(cut.form.bar.pieces()) == 3
     widths = [piece.width() for piece in cut.form.bar.pieces()]
     assert widths[0] == pytest.approx(widths[2]) and widths[0] > widths[1]
@@ -87,16 +87,16 @@ def test_a_number_of_shards_is_previewed_with_sizes_and_free_space(cut: CutDialo
 
 
 def test_layers_are_checked_while_they_are_typed(cut: CutDialog, qtbot: QtBot) -> None:
-    planned(qtbot, cut)
+    previewed(qtbot, cut)
     cut.form.by_layers.setChecked(True)
     assert cut.form.layers.text() == "0-5,6-11" and cut.form.layers.isVisible() and not cut.form.count.isVisible()
     for text, wrong in (("0-5,7-11", "layer 6"), ("0-5;6-11", "no range of layers"), ("0-20", "past the last")):
         cut.form.layers.setText(text)
-        plan = planned(qtbot, cut)
-        assert plan.shards_error is not None and wrong in cut.form.shards_note.text()
+        preview = previewed(qtbot, cut)
+        assert preview.shards_error is not None and wrong in cut.form.shards_note.text()
         assert cut.form.shards_note.is_error and not cut.form.cut.isEnabled() and cut.form.shards.rowCount() == 0
     cut.form.layers.setText("0-1,2-11")
-    assert [shard.end for shard in planned(qtbot, cut).shards] == [2, 12]
+    assert [shard.end for shard in previewed(qtbot, cut).shards] == [2, 12]
     assert not cut.form.shards_note.is_error and cut.form.cut.isEnabled()
 
 
@@ -106,22 +106,22 @@ def test_a_folder_that_cannot_be_used_is_told_at_the_field(cut: CutDialog, qtbot
     for folder, wrong in (("", "No folder"), ("here", "no full path"), (str(tmp_path / "file"), "is a file"),
                           (str(tmp_path / "mine"), "is no shard that Shardboard has written")):  # fmt: skip
         cut.form.output.setText(folder)
-        assert planned(qtbot, cut).folder_error is not None
+        assert previewed(qtbot, cut).folder_error is not None
         assert wrong in cut.form.output_note.text() and "--" not in cut.form.output_note.text()
         assert not cut.form.cut.isEnabled()
 
 
 def test_too_small_a_disk_is_told_before_anything_begins(tmp_path: Path) -> None:
     enormous = model("enormous", layer_bytes=10**15)
-    plan = plan_cut(CutWish(enormous, 2, str(tmp_path / "not" / "there")))
-    assert plan.folder_error is not None and plan.folder_error.kind == "disk" and not plan.is_possible
-    assert plan.free is not None and plan.needed > 12 * 10**15
+    preview = preview_cut(CutWish(enormous, 2, str(tmp_path / "not" / "there")))
+    assert preview.folder_error is not None and preview.folder_error.kind == "disk" and not preview.is_possible
+    assert preview.free is not None and preview.needed > 12 * 10**15
     assert not (tmp_path / "not").exists()
 
 
 def test_accepting_starts_a_job_with_what_was_previewed(cut: CutDialog, qtbot: QtBot, tmp_path: Path) -> None:
     workbench = cut._workbench
-    planned(qtbot, cut)
+    previewed(qtbot, cut)
     cut.form.register.setChecked(False)
     cut.form.cut.click()
     (job,) = workbench.jobs.jobs
@@ -137,7 +137,7 @@ def test_another_model_brings_its_own_place_unless_the_user_chose_one(stocked: W
     assert dialog.form.output.text().endswith("alpha")
     dialog.form.model.setCurrentIndex(1)
     assert dialog.form.output.text().endswith("beta") and dialog.form.count.maximum() == 3
-    planned(qtbot, dialog)
+    previewed(qtbot, dialog)
 
 
 def test_a_folder_that_is_not_in_the_library_can_be_cut(
@@ -148,7 +148,7 @@ def test_a_folder_that_is_not_in_the_library_can_be_cut(
     dialog.take_folder(str(tiny))
     qtbot.waitUntil(lambda: dialog.description is not None and dialog.description.name == "tiny", timeout=SECONDS)
     dialog.form.output.setText(str(tmp_path / "out"))
-    assert len(planned(qtbot, dialog).shards) == 2
+    assert len(previewed(qtbot, dialog).shards) == 2
     dialog.accept()
     (job,) = stocked.jobs.jobs
     assert isinstance(job, Job) and isinstance(job.work, CutWork)
@@ -166,9 +166,9 @@ def test_a_folder_without_a_model_is_refused_at_the_field(stocked: Workbench, qt
 
 @pytest.mark.parametrize("force_py", [False, True])
 def test_the_preview_table_is_sound(theme: ThemeKeeper, qtmodeltester: ModelTester, force_py: bool) -> None:
-    shards = PlannedShardsModel(theme)
+    shards = ShardPreviews(theme)
     qtmodeltester.check(shards, force_py=force_py)
-    shards.show_rows((PlannedShard(0, 0, 4, 100), PlannedShard(1, 4, 5, 50)))
+    shards.show_rows((ShardPreview(0, 0, 4, 100), ShardPreview(1, 4, 5, 50)))
     assert [shards.index(1, column).data() for column in range(3)] == ["shard_1", "4", "50 bytes"]
     shards.show_rows(())
     assert shards.rowCount() == 0

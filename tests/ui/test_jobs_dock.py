@@ -13,7 +13,7 @@ from pytestqt.modeltest import ModelTester
 from pytestqt.qtbot import QtBot
 
 from app.errors import DiskFullError
-from app.jobs.job import JobView
+from app.jobs.job import JobSnapshot
 from app.jobs.works import AddWork
 from app.registry.records import JobStatus
 from app.runs.trace import Origin
@@ -170,7 +170,9 @@ def test_a_job_that_others_asked_for_is_shown_and_says_by_whom_and_leaves_the_us
     toasts: list[Notice] = []
     quiet_workbench.notices.toasted.connect(toasts.append)
     own = made_up(quiet_workbench.jobs, 1, "Cut x", JobStatus.RUNNING)
-    view = JobView(2, "add", "Add y", JobStatus.RUNNING, origin=Origin(via="http", user="laptop"), work=AddWork("y"))
+    view = JobSnapshot(
+        2, "add", "Add y", JobStatus.RUNNING, origin=Origin(via="http", user="laptop"), work=AddWork("y")
+    )
     quiet_workbench.bridge.jobs_changed.emit((view,))
     assert dock.current is own
     assert [dock.model.index(row, 0).data() for row in range(2)] == ["Add y", "Cut x"]

@@ -17,7 +17,7 @@ from app.cluster.node_state import NodeState
 from app.controller import Controller
 from app.controller_settings import ServerSettings
 from app.errors import Cancelled
-from app.jobs.job import JobView
+from app.jobs.job import JobSnapshot
 from app.jobs.works import register_model
 from app.paths import Home
 from app.registry import JobStatus
@@ -210,7 +210,7 @@ def test_a_deployment_is_seen_ended_and_begun_again_from_everywhere(
     assert workbench.cluster.deployment_of("tiny") is None
 
     done(workbench, qtbot, let_go)
-    views: list[JobView] = []
+    views: list[JobSnapshot] = []
     workbench.jobs.job_changed.connect(lambda job: views.append(job.view))
     last = shell.json("job", "retry", str(third.view.id))["id"]
     assert shell.json("job", "follow", str(last))["status"] == "done"

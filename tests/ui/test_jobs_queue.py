@@ -14,7 +14,7 @@ import pytest
 from pytestqt.qtbot import QtBot
 
 from app.errors import BadInput, DiskFullError, ModelError
-from app.jobs.job import JobView
+from app.jobs.job import JobSnapshot
 from app.models.description import ModelDescription
 from app.models.library import ModelLibrary
 from app.paths import Home
@@ -57,7 +57,7 @@ def nothing_is_left_running(workbench: Workbench, qtbot: QtBot) -> Iterator[None
     assert children() == []
 
 
-def finish(qtbot: QtBot, *jobs: Job) -> list[JobView]:
+def finish(qtbot: QtBot, *jobs: Job) -> list[JobSnapshot]:
     qtbot.waitUntil(lambda: all(job.is_over for job in jobs), timeout=SECONDS)
     return [job.view for job in jobs]
 
@@ -77,7 +77,7 @@ def test_a_model_is_cut_with_progress_and_says_where_its_shards_are(
     workbench: Workbench, qtbot: QtBot, tmp_path: Path
 ) -> None:
     job = workbench.jobs.cut("tiny", 3, tmp_path / "out")
-    seen: list[JobView] = []
+    seen: list[JobSnapshot] = []
     job.changed.connect(lambda: seen.append(job.view))
     (view,) = finish(qtbot, job)
     assert (view.status, view.error) == (JobStatus.DONE, None)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from PySide6.QtCore import QModelIndex, Qt
 from PySide6.QtGui import QKeySequence
-from PySide6.QtWidgets import QLabel, QWidget
+from PySide6.QtWidgets import QDialog, QLabel, QWidget
+from pytestqt.modeltest import ModelTester
 from pytestqt.qtbot import QtBot
 
 from app.ui import make
+from app.ui.list_delegate import Index
+from app.ui.list_model import ListModel
 from app.ui.tables import Column, RowsModel, Table
-from app.ui.theme import SPACING, ThemeKeeper
+from app.ui.theme import SPACING, ThemeKeeper, monospace
 
 Role = Qt.ItemDataRole
 COLUMNS = (
@@ -51,6 +54,56 @@ def test_the_keys_of_a_command_stand_in_its_hint(qtbot: QtBot) -> None:
     button = make.button("Find", found.trigger, screen, role="primary")
     button.click()
     assert pressed == ["find"]
+
+
+def test_fields_texts_bars_and_grids_are_made_with_what_screens_want_of_them(qtbot: QtBot) -> None:
+    whole = QWidget()
+    qtbot.addWidget(whole)
+    field, text = make.field("a name", "Name", key="name", searches=True), make.reading("Log", wraps=False)
+    assert (field.placeholderText(), field.accessibleName(), field.objectName()) == ("a name", "Name", "name")
+    assert field.isClearButtonEnabled() and not make.field("", "Plain").isClearButtonEnabled()
+    assert text.isReadOnly() and text.tabChangesFocus() and text.font().family() == monospace().family()
+    assert make.progress("Work", most=0).maximum() == 0
+    label = make.label_of(field, "Name")
+    grid = make.grid(within=whole, across=10, wide=1)
+    for column, widget in enumerate((label, field)):
+        grid.addWidget(widget, 0, column)
+    grid.addWidget(text, 1, 1)
+    whole.resize(400, 300)
+    whole.show()
+    assert label.buddy() is field and field.x() == label.geometry().right() + 1 + 10
+    assert field.geometry().right() == 399 and text.y() == field.geometry().bottom() + 1 + SPACING
+
+
+def test_return_presses_the_button_that_it_is_meant_for(qtbot: QtBot) -> None:
+    pressed: list[str] = []
+    dialog = QDialog()
+    qtbot.addWidget(dialog)
+    no = make.button("No", lambda: pressed.append("no"), by_return=False)
+    yes = make.button("Yes", lambda: pressed.append("yes"), by_return=True)
+    field = make.field("", "Something")
+    make.column(field, no, yes, within=dialog)
+    dialog.show()
+    field.setFocus()
+    qtbot.keyClick(field, Qt.Key.Key_Return)
+    assert pressed == ["yes"]
+
+
+def test_a_list_of_rows_tells_its_views_of_every_change(qtmodeltester: ModelTester) -> None:
+    class Names(ListModel[str]):
+        def data(self, index: Index, role: int = Role.DisplayRole) -> str | None:
+            return self.row(index) if role == Role.DisplayRole else None
+
+    names = Names(("b",))
+    qtmodeltester.check(names)
+    names.insert(1, "c", "e")
+    names.insert(0, "a")
+    names.replace(3, "d")
+    assert [names.index(row).data() for row in range(names.rowCount())] == ["a", "b", "c", "d"]
+    names.remove(1, 2)
+    assert names.rows == ["a", "d"] and names.row(names.index(5)) is None
+    names.reset(())
+    assert names.rowCount() == 0
 
 
 def test_a_column_says_what_stands_in_it_and_on_which_side(theme: ThemeKeeper, qtbot: QtBot) -> None:

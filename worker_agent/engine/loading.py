@@ -31,6 +31,7 @@ from worker_agent.model.anatomy import Anatomy, build_empty, examine_once
 from worker_agent.model.filling import ByteCounter, Filler, Source, weight_bytes
 from worker_agent.model.heap import give_back, large_blocks_apart
 from worker_agent.model.linears import fused, packed
+from worker_agent.model.linears.blocks import halves
 from worker_agent.model.linears.blocks import reading as blocks
 from worker_agent.model.slicing import Slice, dismantle
 from worker_agent.model.ways import Ways
@@ -355,6 +356,8 @@ class _Builder:
                 fused.join_siblings(module, groups, ways[way])
             elif way == "blocks":
                 blocks.lay_out(module, self._dtype, ways[way])
+            elif halves.can(self._device, self._dtype):
+                packed.pack(module, self._dtype, ways[way], laid_out=halves.laid_out)
             else:
                 packed.pack(module, self._dtype, ways[way], keep)
 
@@ -484,7 +487,8 @@ def _switched_off(device: torch.device, dtype: torch.dtype) -> dict[WayName, str
     """For each layout, why it is not taken on this machine; empty where it is."""
     apart = fused.why_not()
     kept = "" if device.type == "cpu" else "only the CPU's kernels read blocks"
-    return {"norms": apart, "joined": apart, "blocks": kept, "packed": packed.why_not(device, dtype)}
+    plain = "" if halves.can(device, dtype) else packed.why_not(device, dtype)
+    return {"norms": apart, "joined": apart, "blocks": kept, "packed": plain}
 
 
 def _gb(count: int) -> str:

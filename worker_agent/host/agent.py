@@ -16,7 +16,7 @@ import zmq
 
 from worker_agent.engine.runtime import Runtime
 from worker_agent.host.compute import Compute
-from worker_agent.host.service import Facts, Resources, Service
+from worker_agent.host.service import AgentIdentity, Resources, Service
 from worker_agent.host.switchboard import Switchboard
 from worker_agent.store.storekeeper import Reply, failed
 from worker_agent.wire.callers import Caller, Callers
@@ -50,16 +50,16 @@ _LOG_AGAIN_SECONDS = 10.0
 class Agent:
     """Serves until it is stopped."""
 
-    def __init__(self, board: Switchboard, facts: Facts, runtime: Runtime, resources: Resources) -> None:
+    def __init__(self, board: Switchboard, identity: AgentIdentity, runtime: Runtime, resources: Resources) -> None:
         self._board = board
         self._resources = resources
         self._callers: Callers = resources.callers
         self._answers: dict[bytes, Outlet] = {}
         self._exit_code: int | None = None
         self._complained: dict[str, float] = {}
-        self._service = Service(facts, resources, self.post, self._to_owner, self.stop)
+        self._service = Service(identity, resources, self.post, self._to_owner, self.stop)
         self._compute = Compute(
-            self._service.send_out, facts.boot, runtime, resources.aside, lambda: resources.loader.is_busy
+            self._service.send_out, identity.boot, runtime, resources.aside, lambda: resources.loader.is_busy
         )
         self._service.attach(self._compute)
         resources.telemetry.is_measuring = lambda: self._compute.is_measuring

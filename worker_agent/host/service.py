@@ -72,7 +72,7 @@ DOWNSTREAM, FIRST = "downstream", "first"
 
 
 @dataclass(frozen=True)
-class Facts:
+class AgentIdentity:
     """What does not change while the agent runs."""
 
     boot: str
@@ -121,13 +121,13 @@ class Service:
 
     def __init__(
         self,
-        facts: Facts,
+        identity: AgentIdentity,
         resources: Resources,
         post: Callable[[Callable[[], None]], None],
         to_owner: Callable[[str, Message], None],
         stop: Callable[[], None],
     ) -> None:
-        self._facts = facts
+        self._identity = identity
         self._resources = resources
         self._post = post
         self._to_owner = to_owner
@@ -204,12 +204,12 @@ class Service:
         return Welcome(
             call=message.call,
             version=min(message.newest, WIRE_VERSION),
-            boot=self._facts.boot,
-            agent=self._facts.agent,
-            hostname=self._facts.name,
+            boot=self._identity.boot,
+            agent=self._identity.agent,
+            hostname=self._identity.name,
             system=platform.platform()[:200],
             software=__version__,
-            numerics=self._facts.numerics,
+            numerics=self._identity.numerics,
             cpu_name=cpu_name(),
             cpu_count=cpu_count(),
             memory_total=sample.memory.total,
@@ -228,7 +228,7 @@ class Service:
         held = sum(stage.weight_bytes + stage.kv_held_bytes for stage in stages)
         return HealthReport(
             call=message.call,
-            boot=self._facts.boot,
+            boot=self._identity.boot,
             cpu_percent=sample.cpu_percent,
             process_cpu_percent=sample.process_cpu_percent,
             load_1m=sample.load_1m,
@@ -236,7 +236,7 @@ class Service:
             memory_available=sample.memory.available,
             process_memory=sample.process_memory,
             memory_base=base,
-            memory_held=base + journals + (held if self._facts.numerics.device == "cpu" else 0),
+            memory_held=base + journals + (held if self._identity.numerics.device == "cpu" else 0),
             memory_budget=self._resources.budget.total,
             memory_used=self._resources.budget.used,
             disk_free=sample.disk_free,

@@ -22,6 +22,7 @@ from torch import nn
 from worker_agent.engine.runtime import Runtime
 from worker_agent.host.home import lock_file
 from worker_agent.model.linears import packed
+from worker_agent.model.linears.blocks import halves
 from worker_agent.wire.messages import ComputeDType, Speed
 
 DTYPES: tuple[ComputeDType, ...] = get_args(ComputeDType)
@@ -104,8 +105,12 @@ def _matrices(device: torch.device, dtype: torch.dtype) -> list[nn.Module]:
         # Real numbers: kernels are slow on what lies in memory by chance, and pages never written are not read.
         weight = torch.full((_WIDTH, _WIDTH), 0.01, dtype=dtype, device=device)
         linear.weight = nn.Parameter(weight, requires_grad=False)
-        wants_packing = packed.can_pack(device, dtype) and weight.numel() >= packed.LEAST_ELEMENTS[dtype]
-        found.append(packed.PackedLinear(linear) if wants_packing else linear)
+        layer: nn.Module | str = linear
+        if halves.can(device, dtype):
+            layer = halves.laid_out(linear)
+        elif packed.can_pack(device, dtype) and weight.numel() >= packed.LEAST_ELEMENTS[dtype]:
+            layer = packed.PackedLinear(linear)
+        found.append(linear if isinstance(layer, str) else layer)
     return found
 
 

@@ -229,12 +229,14 @@ class Filler:
             self.unfolded[stored] = f"{stored} became another tensor of the model than the file has"
 
     def tell(self, tally: Tally) -> None:
-        """Add to the tally of matrices in blocks those that could not stay so, what quantizing cost, and why they are
-        slow if they are.
+        """Add to the tally of matrices in blocks those that could not stay so and how much more they take, what
+        quantizing cost, and why they are slow if they are.
         """
         for why in self.unfolded.values():
             tally.lost(why)
         costs = [tally.why] if tally.why else []
+        if tally.taken < tally.possible and (more := self.extra_bytes) > 0:
+            costs.insert(0, f"{more / 1e6:,.0f} MB more" if more >= 1e6 else f"{more / 1e3:,.0f} kB more")
         if error := self.quantizer.error:
             costs.append(
                 f"{self.quantizer.wanted}, which changed the weights by {100 * error:.2g} % of their size (RMS)"

@@ -7,7 +7,7 @@ What a stage can do differently from transformers' own pass, with the same resul
 - `pieces`: a long prompt comes in several steps;
 - `reused`: a prompt starts where an earlier one was that began in the same way;
 - `blocks`: matrices that stay in the blocks in which they are stored, or into which they were quantized;
-- `packed`: matrices in the layout that the CPU reads fastest;
+- `packed`: matrices in the layout, or by the kernels, that the CPU reads them with fastest;
 - `joined`: matrices with one input as one matrix;
 - `norms`: norms by torch's own kernel;
 - `recorded`: the whole pass without Python between the layers;

@@ -12,7 +12,7 @@ from PySide6.QtCore import QObject, Signal, Slot
 from app.children.work import JobProgress, NodeProgress
 from app.errors import ShardboardError
 from app.figures import amount_text, data_rate, size_text, time_left
-from app.jobs.job import JobView
+from app.jobs.job import JobSnapshot
 from app.registry.records import JobStatus
 from app.sharding.placement import Placement
 from app.ui.jobs.job import Job
@@ -93,7 +93,7 @@ class Deploying(QObject):
     @property
     def overall(self) -> JobProgress:
         """How far all of it is."""
-        view = self._job.view if self._job is not None else JobView(0, "deploy", "")
+        view = self._job.view if self._job is not None else JobSnapshot(0, "deploy", "")
         return JobProgress(
             view.phase or "waiting", view.done_bytes, view.total_bytes, view.bytes_per_second, view.seconds_left,
             view.nodes,
@@ -160,7 +160,7 @@ class Deploying(QObject):
         for job in self._workbench.jobs.busy():
             self._on_added(job)
 
-    def _say_end(self, view: JobView, placement: Placement, previous: Placement | None) -> None:
+    def _say_end(self, view: JobSnapshot, placement: Placement, previous: Placement | None) -> None:
         notices, name = self._workbench.notices, placement.model_name
         again = "Deploy the previous placement again"
         if view.status is JobStatus.DONE:

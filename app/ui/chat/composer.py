@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from PySide6.QtCore import QSize, Qt, Signal, Slot
 from PySide6.QtGui import QFocusEvent, QKeyEvent, QResizeEvent
-from PySide6.QtWidgets import QFrame, QPlainTextEdit, QPushButton, QWidget
+from PySide6.QtWidgets import QFrame, QPlainTextEdit, QWidget
 
 from app.ui import make
 from app.ui.icons import icon
@@ -90,8 +90,7 @@ class Composer(QFrame):
         )
         self.input = InputBox()
         self.input.setStyleSheet("QPlainTextEdit { border: none; background: transparent; padding: 0; }")
-        self.button = QPushButton()
-        self.button.setObjectName("chat-send")
+        self.button = make.button(key="chat-send")
         self.button.setIconSize(QSize(18, 18))
         row = make.row((self.input, 1, Qt.AlignmentFlag.AlignVCenter), (self.button, 0, Qt.AlignmentFlag.AlignBottom))
         outer.addLayout(row)

@@ -14,7 +14,7 @@ from app.models.description import ModelDescription
 from app.serving import ServingWish
 from app.sharding.placement import NodeCapacity, whole_on_one
 from app.ui import make
-from app.ui.cluster import Cluster, DeploymentView, NodeView
+from app.ui.cluster import Cluster, DeploymentSnapshot, NodeSnapshot
 from app.ui.list_delegate import Index
 from app.ui.list_model import ListModel
 
@@ -39,7 +39,7 @@ class Choice:
 
 
 def choices(
-    models: Iterable[ModelDescription], deployments: Iterable[DeploymentView], nodes: Iterable[NodeView]
+    models: Iterable[ModelDescription], deployments: Iterable[DeploymentSnapshot], nodes: Iterable[NodeSnapshot]
 ) -> tuple[Choice, ...]:
     """Pure: what can be asked now, the surest first."""
     nodes = tuple(nodes)
@@ -55,12 +55,12 @@ def choices(
     )
 
 
-def _where(view: DeploymentView, names: dict[int, str]) -> str:
+def _where(view: DeploymentSnapshot, names: dict[int, str]) -> str:
     used = [names.get(shard.node_id, "a node that is gone") for shard in view.shards if shard.node_id is not None]
     return " → ".join(used) if 0 < len(used) <= 3 else f"{len(used)} nodes"
 
 
-def _capacity(node: NodeView) -> NodeCapacity:
+def _capacity(node: NodeSnapshot) -> NodeCapacity:
     used = node.report.memory_used if node.report is not None else 0
     return NodeCapacity(node.id, node.name, max(0, node.memory_budget - used))
 

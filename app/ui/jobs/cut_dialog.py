@@ -14,7 +14,7 @@ from app.figures import size_text
 from app.ui import make
 from app.ui.choose import choose_folder
 from app.ui.jobs.cut_form import CutForm
-from app.ui.jobs.cut_plan import CutPlan, CutWish, plan_cut
+from app.ui.jobs.cut_preview import CutPreview, CutWish, preview_cut
 from app.ui.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from app.ui.bridge import Call, Report
 
 WAIT_MILLISECONDS = 150
-"""After the last key before the plan is looked at again."""
+"""After the last key before the preview is made anew."""
 
 
 class CutDialog(QDialog):
@@ -35,12 +35,12 @@ class CutDialog(QDialog):
         self.setObjectName("cut-dialog")
         self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         self._workbench = workbench
-        self.plan: CutPlan | None = None
+        self.preview: CutPreview | None = None
         """Of what is entered now; None while it is being looked at."""
         self._folders: dict[str, ModelDescription] = {}
         """Models that are not in the library, by their path."""
         self._inspecting: Call | None = None
-        self._planning: Call | None = None
+        self._looking: Call | None = None
         self._output_is_mine = False
         self.form = CutForm(workbench.theme, self)
         self._timer = make.timer(self, self._look, WAIT_MILLISECONDS)
@@ -132,10 +132,10 @@ class CutDialog(QDialog):
     @Slot()
     def _on_mode(self) -> None:
         by_count = self.form.by_count.isChecked()
-        if not by_count and not self.form.layers.text() and self.plan is not None and self.plan.shards:
+        if not by_count and not self.form.layers.text() and self.preview is not None and self.preview.shards:
             from app.sharding.plan import ranges_text
 
-            self.form.layers.setText(ranges_text([(shard.start, shard.end) for shard in self.plan.shards]))
+            self.form.layers.setText(ranges_text([(shard.start, shard.end) for shard in self.preview.shards]))
         self.form.show_mode(by_count)
         self._on_changed()
 
@@ -154,8 +154,8 @@ class CutDialog(QDialog):
 
     @Slot()
     def _on_changed(self) -> None:
-        """What was planned is not what is entered any more."""
-        self.plan = None
+        """What is previewed is not what is entered any more."""
+        self.preview = None
         self.form.cut.setEnabled(False)
         self._timer.start()
 
@@ -163,38 +163,40 @@ class CutDialog(QDialog):
     def _look(self) -> None:
         description = self.description
         if description is None:
-            self.form.show_plan(None)
+            self.form.show_preview(None)
             return
         shards: int | str = self.form.count.value() if self.form.by_count.isChecked() else self.form.layers.text()
         wish = CutWish(description, shards, self.form.output.text())
-        call = self._planning = self._workbench.bridge.call(
-            lambda controller, report: asyncio.to_thread(plan_cut, wish), "planning the cut"
+        call = self._looking = self._workbench.bridge.call(
+            lambda controller, report: asyncio.to_thread(preview_cut, wish), "looking at the cut"
         )
-        call.done.connect(self._on_planned)
-        call.failed.connect(self._on_plan_failed)
+        call.done.connect(self._on_preview)
+        call.failed.connect(self._on_look_failed)
 
     @Slot(object)
-    def _on_planned(self, plan: CutPlan) -> None:
-        if self.sender() is not self._planning or self._timer.isActive():
+    def _on_preview(self, preview: CutPreview) -> None:
+        if self.sender() is not self._looking or self._timer.isActive():
             return  # something else was entered meanwhile
-        self.plan = plan
-        self.form.show_plan(plan)
+        self.preview = preview
+        self.form.show_preview(preview)
 
     @Slot(object)
-    def _on_plan_failed(self, error: ShardboardError) -> None:
+    def _on_look_failed(self, error: ShardboardError) -> None:
         self.form.shards_note.refuse(error)
 
     # --- the end ---
 
     def accept(self) -> None:
-        plan = self.plan
-        if plan is None or not plan.is_possible:
+        preview = self.preview
+        if preview is None or not preview.is_possible:
             return
-        output = Path(plan.wish.output_dir).expanduser().resolve()
+        output = Path(preview.wish.output_dir).expanduser().resolve()
         self._workbench.settings.save_state("cut", {"folder": str(output.parent)})
-        name = plan.wish.description.name
-        model = name if self._workbench.cluster.model(name) == plan.wish.description else plan.wish.description.folder
-        ranges = [(shard.start, shard.end) for shard in plan.shards]
+        name = preview.wish.description.name
+        model = (
+            name if self._workbench.cluster.model(name) == preview.wish.description else preview.wish.description.folder
+        )
+        ranges = [(shard.start, shard.end) for shard in preview.shards]
         self._workbench.jobs.cut(model, ranges, output, register=self.form.register.isChecked())
         super().accept()
 

@@ -20,9 +20,9 @@ from PySide6.QtWidgets import (
 from app.figures import size_text
 from app.ui import make
 from app.ui.icons import icon
-from app.ui.jobs.cut_plan import CutPlan
+from app.ui.jobs.cut_preview import CutPreview
 from app.ui.jobs.inline_note import InlineNote
-from app.ui.jobs.planned_shards import PlannedShardsModel
+from app.ui.jobs.shard_previews import ShardPreviews
 from app.ui.jobs.shards_bar import ShardsBar
 from app.ui.tables import Table
 from app.ui.theme import SPACING, ThemeKeeper
@@ -48,7 +48,7 @@ class CutForm:
         self.layers = make.field("0-9,10-20", "Layers of each shard, like 0-9,10-20", key="cut-layers")
         self.shards_note = InlineNote("cut-shards-note")
         self.bar = ShardsBar(theme)
-        self.shards = PlannedShardsModel(theme, dialog)
+        self.shards = ShardPreviews(theme, dialog)
         self.output = make.field("", "Folder for the shards", key="cut-output")
         self.browse_output = make.button("Browse…", picture="folder-open", name="Choose the folder for the shards")
         self.output_note = InlineNote("cut-output-note")
@@ -112,25 +112,25 @@ class CutForm:
         self.count.setVisible(by_count)
         self.layers.setVisible(not by_count)
 
-    def show_plan(self, plan: CutPlan | None) -> None:
-        """None: there is no model to plan for."""
-        shards = plan.shards if plan is not None else ()
+    def show_preview(self, preview: CutPreview | None) -> None:
+        """None: there is no model to cut."""
+        shards = preview.shards if preview is not None else ()
         self.bar.show_shards(shards)
         self.shards.show_rows(shards)
-        self.cut.setEnabled(plan is not None and plan.is_possible)
-        if plan is None:
+        self.cut.setEnabled(preview is not None and preview.is_possible)
+        if preview is None:
             self.shards_note.say("")
             self.output_note.say("")
             return
-        if plan.shards_error is not None:
-            self.shards_note.refuse(plan.shards_error)
+        if preview.shards_error is not None:
+            self.shards_note.refuse(preview.shards_error)
         else:
             largest = max(shard.nbytes for shard in shards)
             self.shards_note.say(f"The largest shard has {size_text(largest)}.")
-        if plan.folder_error is not None:
-            self.output_note.refuse(plan.folder_error)
-        elif plan.free is not None and plan.needed:
-            self.output_note.say(f"Needs {size_text(plan.needed)} · {size_text(plan.free)} free")
+        if preview.folder_error is not None:
+            self.output_note.refuse(preview.folder_error)
+        elif preview.free is not None and preview.needed:
+            self.output_note.say(f"Needs {size_text(preview.needed)} · {size_text(preview.free)} free")
         else:
             self.output_note.say("")
 

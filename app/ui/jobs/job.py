@@ -10,7 +10,7 @@ from typing import Any
 from PySide6.QtCore import QObject, Signal
 
 from app.errors import ShardboardError
-from app.jobs.job import JobView, Work
+from app.jobs.job import JobSnapshot, Work
 from app.registry.records import JobStatus
 from app.ui.bridge import Bridge
 
@@ -24,14 +24,14 @@ class Job(QObject):
     changed = Signal()
     """`view` is another now; about ten times a second at most."""
     ended = Signal(object)
-    """The last JobView. Comes once."""
+    """The last JobSnapshot. Comes once."""
 
     def __init__(
         self, work: Work[Any], own: bool, bridge: Bridge, again: Callable[[Work[Any]], Job], parent: QObject
     ) -> None:
         super().__init__(parent)
         self.work = work
-        self.view = JobView(0, work.kind, work.title, model=work.model, work=work)
+        self.view = JobSnapshot(0, work.kind, work.title, model=work.model, work=work)
         self.is_own = own
         """This window asked for it."""
         self._bridge, self._again = bridge, again
@@ -54,7 +54,7 @@ class Job(QObject):
         """Do it once more as a new job, which goes on where this one was if that can be; None when it cannot."""
         return self._again(self.work) if self.view.can_retry else None
 
-    def show_view(self, view: JobView) -> None:
+    def show_view(self, view: JobSnapshot) -> None:
         """It is like this on the desk. Nothing changes any more once it is over."""
         if self.is_over:
             return

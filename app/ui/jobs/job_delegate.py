@@ -7,7 +7,7 @@ from PySide6.QtGui import QColor, QFontMetrics, QPainter
 from PySide6.QtWidgets import QStyle, QStyleOptionViewItem
 
 from app.figures import clock
-from app.jobs.job import JobView
+from app.jobs.job import JobSnapshot
 from app.registry.records import JobStatus
 from app.ui.icons import draw_icon
 from app.ui.jobs.job_words import ICONS, KIND_ICONS, figures_text, outcome_text, phase_text
@@ -29,7 +29,7 @@ class JobDelegate(ListDelegate):
 
     def paint_row(self, painter: QPainter, option: QStyleOptionViewItem, index: Index) -> None:
         view = index.data(JobRole.VIEW)
-        if not isinstance(view, JobView):
+        if not isinstance(view, JobSnapshot):
             return
         box = option.rect.adjusted(2 * SPACING, SPACING, -2 * SPACING, -SPACING)
         side = QFontMetrics(option.font).height()
@@ -43,7 +43,7 @@ class JobDelegate(ListDelegate):
             self._paint_bar(painter, option, view, text)
         self._paint_foot(painter, option, view, text)
 
-    def _paint_title(self, painter: QPainter, option: QStyleOptionViewItem, view: JobView, box: QRect) -> None:
+    def _paint_title(self, painter: QPainter, option: QStyleOptionViewItem, view: JobSnapshot, box: QRect) -> None:
         colors, metrics = self._theme.colors, QFontMetrics(option.font)
         state, side = phase_text(view), metrics.height()
         if view.status.is_over and view.ended_at is not None:
@@ -58,7 +58,7 @@ class JobDelegate(ListDelegate):
         middle = Qt.TextElideMode.ElideMiddle
         write(painter, line, view.title, strong(option.font), colors.text, cut=middle)
 
-    def _paint_bar(self, painter: QPainter, option: QStyleOptionViewItem, view: JobView, box: QRect) -> None:
+    def _paint_bar(self, painter: QPainter, option: QStyleOptionViewItem, view: JobSnapshot, box: QRect) -> None:
         colors, done = self._theme.colors, view.fraction
         selected = bool(option.state & QStyle.StateFlag.State_Selected)
         track = QRectF(box.left(), box.top() + QFontMetrics(option.font).height() + LINE, box.width(), BAR)
@@ -70,7 +70,7 @@ class JobDelegate(ListDelegate):
             track.setWidth(max(float(BAR), track.width() * done))
             painter.drawRoundedRect(track, BAR / 2, BAR / 2)
 
-    def _paint_foot(self, painter: QPainter, option: QStyleOptionViewItem, view: JobView, box: QRect) -> None:
+    def _paint_foot(self, painter: QPainter, option: QStyleOptionViewItem, view: JobSnapshot, box: QRect) -> None:
         colors, metrics = self._theme.colors, QFontMetrics(option.font)
         runs, height = view.status is JobStatus.RUNNING, metrics.height()
         top = box.top() + height + (BAR + 2 * LINE if runs else LINE + BAR // 2)
@@ -87,13 +87,13 @@ class JobDelegate(ListDelegate):
         write(painter, line, text, option.font, color)
 
 
-def _nothing_to_say(view: JobView) -> str:
+def _nothing_to_say(view: JobSnapshot) -> str:
     if view.status is JobStatus.QUEUED:
         return "Begins when the one before it is over"
     return "Nothing was left half-written" if view.status is JobStatus.CANCELLED else ""
 
 
-def state_color(view: JobView, colors: Colors) -> QColor:
+def state_color(view: JobSnapshot, colors: Colors) -> QColor:
     """The colour of a state's icon and word, which both say the same."""
     if view.status is JobStatus.RUNNING:
         return colors.muted if view.is_ending else colors.accent

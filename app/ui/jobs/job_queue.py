@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from PySide6.QtCore import QObject, Signal, Slot
 
-from app.jobs.job import JobView, Work
+from app.jobs.job import JobSnapshot, Work
 from app.registry.records import JobStatus
 from app.ui.bridge import Bridge, window_origin
 from app.ui.jobs.job import Job
@@ -142,7 +142,7 @@ class JobQueue(QObject):
         return job
 
     @Slot(object)
-    def _on_views(self, views: tuple[JobView, ...]) -> None:
+    def _on_views(self, views: tuple[JobSnapshot, ...]) -> None:
         for view in views:
             job = self._known.get(view.id)
             if job is None and view.work is not None and not view.status.is_over:
@@ -150,7 +150,7 @@ class JobQueue(QObject):
             if job is not None:
                 job.show_view(view)
 
-    def _own(self, view: JobView) -> Job | None:
+    def _own(self, view: JobSnapshot) -> Job | None:
         """The job that was asked for here and has just got its number."""
         waiting = (job for job in self.jobs if not job.view.id and not job.is_over)
         return next((job for job in waiting if job.work is view.work), None)
@@ -162,7 +162,7 @@ class JobQueue(QObject):
             self.job_changed.emit(job)
 
     @Slot(object)
-    def _on_ended(self, view: JobView) -> None:
+    def _on_ended(self, view: JobSnapshot) -> None:
         job = self.sender()
         if isinstance(job, Job) and not self.is_closed:
             self.job_ended.emit(job)

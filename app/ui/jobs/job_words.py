@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from app.figures import amount_text, clock, data_rate, duration, time_left
-from app.jobs.job import JobView
+from app.jobs.job import JobSnapshot
 from app.registry.records import JobStatus
 from app.ui.notices import details_of
 
@@ -29,7 +29,7 @@ WAYS = {"http": "over HTTP", "command": "by a command"}
 """How others than this window ask for a job."""
 
 
-def phase_text(view: JobView) -> str:
+def phase_text(view: JobSnapshot) -> str:
     """Copying; Cancelling, cleaning up; Waiting for its turn."""
     if view.status is JobStatus.RUNNING:
         if view.is_ending:
@@ -38,7 +38,7 @@ def phase_text(view: JobView) -> str:
     return STATE_WORDS[view.status]
 
 
-def figures_text(view: JobView) -> str:
+def figures_text(view: JobSnapshot) -> str:
     """1.2 of 4 GB · 120 MB/s · 25 s left; 512 of 2,704 tokens; empty when there are no figures."""
     if view.status is not JobStatus.RUNNING or view.total_bytes <= 0 or view.is_ending:
         return ""
@@ -52,21 +52,21 @@ def figures_text(view: JobView) -> str:
     return " · ".join(pieces)
 
 
-def outcome_text(view: JobView) -> str:
+def outcome_text(view: JobSnapshot) -> str:
     """What came of it, or why it failed."""
     if view.error is not None:
         return str(view.error)
     return view.result
 
 
-def spoken_text(view: JobView) -> str:
+def spoken_text(view: JobSnapshot) -> str:
     """All of a row for who cannot see it."""
     percent = f"{view.fraction:.0%}" if view.fraction is not None and view.status is JobStatus.RUNNING else ""
     pieces = [view.title, phase_text(view), percent, figures_text(view), outcome_text(view)]
     return ", ".join(piece.rstrip(".") for piece in pieces if piece)
 
 
-def details_text(view: JobView) -> str:
+def details_text(view: JobSnapshot) -> str:
     """All that is known of a job, as text to copy."""
     lines = [view.title, f"state: {STATE_WORDS[view.status].lower()}"]
     if view.origin.via in WAYS:
@@ -86,7 +86,7 @@ def details_text(view: JobView) -> str:
     return "\n".join(lines)
 
 
-def summary_text(views: Iterable[JobView]) -> str:
+def summary_text(views: Iterable[JobSnapshot]) -> str:
     """For the status bar: 2 jobs, 40 %; empty when nothing is under way."""
     busy = [view for view in views if not view.status.is_over]
     if not busy:

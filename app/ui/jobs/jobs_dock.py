@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from PySide6.QtCore import QModelIndex, QPoint, Qt, Signal, Slot
 from PySide6.QtGui import QAction, QGuiApplication, QKeySequence
-from PySide6.QtWidgets import QDockWidget, QFrame, QHBoxLayout, QListView, QMenu, QToolButton, QWidget
+from PySide6.QtWidgets import QDockWidget, QFrame, QHBoxLayout, QListView, QMenu, QWidget
 
 from app.ui import make
 from app.ui.empty_state import EmptyState
@@ -94,11 +94,7 @@ class JobsDock(QDockWidget):
         bar = make.row(margins=(SPACING, SPACING // 2, SPACING, SPACING // 2), spacing=SPACING // 2)
         shown = (self.cancel_action, self.retry_action, self.open_action, self.details_action, self.copy_action)
         for action in (*shown, self.clear_action):
-            button = make.dressed(QToolButton(), name=action.text())
-            button.setDefaultAction(action)
-            button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
-            button.setFocusPolicy(Qt.FocusPolicy.TabFocus)
-            bar.addWidget(button)
+            bar.addWidget(make.tool_of(action, words=True))
         bar.insertStretch(len(shown), 1)
         return bar
 

@@ -18,7 +18,7 @@ class JobRole(IntEnum):
     JOB = Qt.ItemDataRole.UserRole + 1
     """The Job."""
     VIEW = Qt.ItemDataRole.UserRole + 2
-    """Its JobView."""
+    """Its JobSnapshot."""
 
 
 class JobsModel(ListModel[Job]):

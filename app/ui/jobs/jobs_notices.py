@@ -7,7 +7,7 @@ from pathlib import Path
 from PySide6.QtCore import QObject, QUrl, Slot
 from PySide6.QtGui import QDesktopServices
 
-from app.jobs.job import JobView
+from app.jobs.job import JobSnapshot
 from app.registry.records import JobStatus
 from app.ui.jobs.job import Job
 from app.ui.notices import Level, NoticeAction
@@ -42,7 +42,7 @@ class JobNotices(QObject):
             retry = (NoticeAction("Retry", job.retry),) if view.can_retry else ()
             self._workbench.notices.error(view.title, view.error, *retry, key=_key(view))
 
-    def _done_actions(self, view: JobView) -> tuple[NoticeAction, ...]:
+    def _done_actions(self, view: JobSnapshot) -> tuple[NoticeAction, ...]:
         folder, model, navigate = view.folder, view.model, self._workbench.navigate
         if folder is not None:
             return (NoticeAction("Open folder", lambda: open_folder(folder)),)
@@ -51,11 +51,11 @@ class JobNotices(QObject):
         return ()
 
 
-def _key(view: JobView) -> str:
+def _key(view: JobSnapshot) -> str:
     return f"job {view.title}"
 
 
-def _done_text(view: JobView) -> str:
+def _done_text(view: JobSnapshot) -> str:
     if view.kind == "cut":
         return f"{view.model} was cut: {view.result}"
     return view.result or f"{view.title}: done"

@@ -7,7 +7,7 @@ from PySide6.QtGui import QFont, QHelpEvent, QPainter, QPainterPath
 from PySide6.QtWidgets import QSizePolicy, QToolTip, QWidget
 
 from app.figures import layers, layers_text, size_text
-from app.ui.jobs.cut_plan import PlannedShard
+from app.ui.jobs.cut_preview import ShardPreview
 from app.ui.theme import SPACING, ThemeKeeper
 
 GAP = 2
@@ -20,12 +20,12 @@ class ShardsBar(QWidget):
     def __init__(self, theme: ThemeKeeper, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._theme = theme
-        self._shards: tuple[PlannedShard, ...] = ()
+        self._shards: tuple[ShardPreview, ...] = ()
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.setAccessibleName("Preview of the shards")
         theme.changed.connect(self._on_theme)
 
-    def show_shards(self, shards: tuple[PlannedShard, ...]) -> None:
+    def show_shards(self, shards: tuple[ShardPreview, ...]) -> None:
         if shards != self._shards:
             self._shards = shards
             self.setAccessibleDescription("; ".join(shard_text(shard) for shard in shards))
@@ -68,7 +68,7 @@ class ShardsBar(QWidget):
             painter.fillRect(piece, colors.of(shard.number))
             self._paint_words(painter, shard, piece)
 
-    def _paint_words(self, painter: QPainter, shard: PlannedShard, piece: QRectF) -> None:
+    def _paint_words(self, painter: QPainter, shard: ShardPreview, piece: QRectF) -> None:
         """Two lines where they fit, one where only the number does, none in a sliver."""
         bold = QFont(self.font())
         bold.setWeight(QFont.Weight.DemiBold)
@@ -97,6 +97,6 @@ class ShardsBar(QWidget):
         return super().event(event)
 
 
-def shard_text(shard: PlannedShard) -> str:
+def shard_text(shard: ShardPreview) -> str:
     """Shard 0: layers 0–9, 1.2 GB"""
     return f"Shard {shard.number}: {layers(shard.start, shard.end)}, {size_text(shard.nbytes)}"

@@ -15,7 +15,7 @@ from app.errors import ShardboardError
 from app.registry.records import NodeRecord
 from app.ui import make
 from app.ui.bridge import Call
-from app.ui.cluster import NodeView
+from app.ui.cluster import NodeSnapshot
 from app.ui.nodes.node_words import address_of, details_text, listed
 from app.ui.notices import Level
 from app.ui.workbench import Workbench
@@ -144,7 +144,7 @@ class NodeActions(QObject):
         for view in self._those(lambda v: v.state in ANSWERING and v.record.draining):
             self._do(view, "take back", lambda controller, id: controller.drain_node(str(id), False))
 
-    def _remove(self, views: Sequence[NodeView]) -> None:
+    def _remove(self, views: Sequence[NodeSnapshot]) -> None:
         removed: list[str] = []
 
         def on_done(name: str) -> None:
@@ -156,7 +156,7 @@ class NodeActions(QObject):
             call = self._do(view, "remove", lambda controller, id: controller.remove_node(str(id)))
             call.done.connect(partial(_call_with, on_done, view.name))
 
-    def _do(self, view: NodeView, verb: str, work: Callable[[Controller, int], object]) -> Call:
+    def _do(self, view: NodeSnapshot, verb: str, work: Callable[[Controller, int], object]) -> Call:
         """Carry one thing out on one node; a failure is told with the node's name and a way to try again."""
 
         async def carry_out(controller: Controller, report: object) -> object:
@@ -200,11 +200,11 @@ class NodeActions(QObject):
 
     # --- within ---
 
-    def _views(self) -> list[NodeView]:
+    def _views(self) -> list[NodeSnapshot]:
         nodes = self._workbench.cluster.nodes
         return [nodes[id] for id in self._selected if id in nodes]
 
-    def _those(self, test: Callable[[NodeView], bool]) -> list[NodeView]:
+    def _those(self, test: Callable[[NodeSnapshot], bool]) -> list[NodeSnapshot]:
         return [view for view in self._views() if test(view)]
 
     def _make(self, text: str, icon_name: str, run: Callable[[], object], shortcut: str, tip: str) -> QAction:

@@ -8,7 +8,7 @@ from enum import IntEnum
 
 from app.cluster.node_state import ANSWERING, NodeState
 from app.figures import ago, clock, duration, size_text
-from app.ui.cluster import DeploymentView, NodeView, Sample
+from app.ui.cluster import DeploymentSnapshot, NodeSnapshot, Sample
 from app.ui.looks import rank
 from app.ui.nodes.node_words import TROUBLED, address_of, gpu_text, memory_text, process_text, shards_text
 
@@ -55,7 +55,7 @@ class NodeRow:
 
 
 def row_of(
-    view: NodeView, deployments: tuple[DeploymentView, ...], latest: Sample | None, now: datetime | None = None
+    view: NodeSnapshot, deployments: tuple[DeploymentSnapshot, ...], latest: Sample | None, now: datetime | None = None
 ) -> NodeRow:
     """Put a node into cells.
 
@@ -104,7 +104,7 @@ def row_of(
     return NodeRow(view.id, view.state, reason, used, budget, problem, heard, cells, words)
 
 
-def heartbeat_of(view: NodeView, latest: Sample | None) -> datetime | None:
+def heartbeat_of(view: NodeSnapshot, latest: Sample | None) -> datetime | None:
     """When the node was last heard of: by the window, else by the registry."""
     seen = datetime.fromtimestamp(latest.at, UTC) if latest is not None else None
     known = view.record.last_heartbeat
@@ -119,12 +119,12 @@ _UNKNOWN = NodeCell("–", -1.0)
 """Sorts before everything that is known."""
 
 
-def _address_key(view: NodeView) -> str:
+def _address_key(view: NodeSnapshot) -> str:
     """So that 10.0.0.9 comes before 10.0.0.10."""
     host = ".".join(part.rjust(3, "0") if part.isdigit() else part for part in view.record.ip_address.split("."))
     return f"{host}:{view.record.port:05}"
 
 
-def _gpu_key(view: NodeView) -> float:
+def _gpu_key(view: NodeSnapshot) -> float:
     loads = [gpu.load for gpu in view.report.gpus if gpu.load is not None] if view.report else []
     return max(loads, default=0.0)

@@ -6,7 +6,7 @@ from PySide6.QtCore import QObject, Slot
 
 from app.cluster.node_state import Heard, NodeState
 from app.errors import ShardboardError
-from app.ui.cluster import NodeView
+from app.ui.cluster import NodeSnapshot
 from app.ui.nodes.node_words import models_of
 from app.ui.notices import Level, NoticeAction
 from app.ui.workbench import Workbench
@@ -45,7 +45,7 @@ class NodeWatch(QObject):
             if (view := self._workbench.cluster.nodes.get(id)) is not None:
                 self._judge(view)
 
-    def _judge(self, view: NodeView) -> None:
+    def _judge(self, view: NodeSnapshot) -> None:
         if view.state in _FINE:
             self._seen_up.add(view.id)
         models = models_of(self._workbench.cluster.deployments_on(view.id))
@@ -65,7 +65,7 @@ class NodeWatch(QObject):
             self._told[view.id] = (view.state, models)
             self._tell(view, models)
 
-    def _tell(self, view: NodeView, models: str) -> None:
+    def _tell(self, view: NodeSnapshot, models: str) -> None:
         what = {NodeState.FROZEN: "is frozen", NodeState.STOPPED: "has stopped"}.get(view.state, "is down")
         affected = f" {models} cannot answer until it is back." if models else ""
         actions = [NoticeAction("Show node", lambda: self._workbench.navigate.emit("nodes", view.id))]
@@ -80,14 +80,14 @@ class NodeWatch(QObject):
             details=f"{view.name} {what}\nreason: {view.reason}\naffected: {models or 'nothing'}",
         )
 
-    def _start(self, view: NodeView) -> None:
+    def _start(self, view: NodeSnapshot) -> None:
         self._workbench.cluster.take_heard(view.id, Heard(False, starting=True))
         call = self._workbench.bridge.call(
             lambda controller, report: controller.start_agent(view.id), f"starting {view.name}"
         )
         call.failed.connect(lambda error: self._on_start_failed(view, error))
 
-    def _on_start_failed(self, view: NodeView, error: ShardboardError) -> None:
+    def _on_start_failed(self, view: NodeSnapshot, error: ShardboardError) -> None:
         self._workbench.notices.error(f"{view.name} could not be started", error)
 
     def _withdraw(self, id: int) -> None:

@@ -6,18 +6,18 @@ from collections.abc import Sequence
 
 from app.cluster.node_state import ANSWERING, NodeState
 from app.figures import amount_text, layers, size_text
-from app.ui.cluster import DeploymentView, NodeView
+from app.ui.cluster import DeploymentSnapshot, NodeSnapshot
 
 TROUBLED = frozenset({NodeState.DOWN, NodeState.FROZEN, NodeState.STOPPED})
 """States whose reason is worth a place in the row."""
 
 
-def address_of(view: NodeView) -> str:
+def address_of(view: NodeSnapshot) -> str:
     """host:port"""
     return view.record.address.removeprefix("tcp://")
 
 
-def shards_text(node: int, deployments: Sequence[DeploymentView]) -> str:
+def shards_text(node: int, deployments: Sequence[DeploymentSnapshot]) -> str:
     """layers 0–14 of SmolLM2; layers 0–3 of made-up-8b"""
     return "; ".join(
         f"{layers(shard.start_layer, shard.end_layer)} of {shard.model_name}"
@@ -27,7 +27,7 @@ def shards_text(node: int, deployments: Sequence[DeploymentView]) -> str:
     )
 
 
-def models_of(deployments: Sequence[DeploymentView]) -> str:
+def models_of(deployments: Sequence[DeploymentSnapshot]) -> str:
     """The models of deployments as a list in a sentence: SmolLM2 and made-up-8b."""
     return listed(list(dict.fromkeys(view.record.model_name for view in deployments)))
 
@@ -39,7 +39,7 @@ def listed(names: Sequence[str]) -> str:
     return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def gpu_text(view: NodeView) -> str:
+def gpu_text(view: NodeSnapshot) -> str:
     """45 %, 3.1 of 24 GB; empty without a GPU."""
     report = view.report
     if report is None or not report.gpus:
@@ -58,7 +58,7 @@ def memory_text(used: int | None, budget: int) -> str:
     return f"– of {size_text(budget)}" if used is None else amount_text(used, budget)
 
 
-def process_text(view: NodeView) -> str:
+def process_text(view: NodeSnapshot) -> str:
     """What the agent's process holds beside what is accounted for; what the agent itself takes while it is away.
 
     Its process holds 1.6 GB; 1.5 GB are accounted for, 283 MB by the agent itself
@@ -72,7 +72,7 @@ def process_text(view: NodeView) -> str:
     return text
 
 
-def details_text(view: NodeView, deployments: Sequence[DeploymentView]) -> str:
+def details_text(view: NodeSnapshot, deployments: Sequence[DeploymentSnapshot]) -> str:
     """All that is known of a node, to be copied."""
     record = view.record
     lines = [
@@ -92,7 +92,7 @@ def details_text(view: NodeView, deployments: Sequence[DeploymentView]) -> str:
     return "\n".join(lines)
 
 
-def _process_figures(view: NodeView) -> str:
+def _process_figures(view: NodeSnapshot) -> str:
     own = f"the agent itself {size_text(view.agent_memory)}"
     if view.report is None or view.state not in ANSWERING:
         return own

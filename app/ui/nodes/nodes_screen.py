@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from PySide6.QtCore import QPoint, Qt, Slot
 from PySide6.QtGui import QAction, QKeySequence
-from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QMenu, QToolButton, QWidget
+from PySide6.QtWidgets import QFrame, QHBoxLayout, QMenu, QToolButton, QWidget
 
 from app.cluster.node_state import NodeState
 from app.ui import make
@@ -168,10 +168,8 @@ class NodesScreen(Screen):
         more.setMenu(self._make_menu(more))
         bar.addWidget(more)
         layout.addLayout(bar)
-        self._nothing = QLabel("No node matches this filter.")
+        self._nothing = make.label("No node matches this filter.", "muted", hidden=True)
         self._nothing.setAlignment(Qt.AlignmentFlag.AlignCenter)
-        self._nothing.setProperty("role", "muted")
-        self._nothing.hide()
         layout.addWidget(self._nothing, 1)
         framed = make.row(self.table, margins=(SPACING, 0, SPACING, 0), spacing=None)
         layout.addLayout(framed, 4)

@@ -32,8 +32,7 @@ class ProblemCard(QFrame):
         super().__init__(parent)
         self._theme = theme
         self._icon = QLabel()
-        self._title, self._message, self._advice = QLabel(), QLabel(), QLabel()
-        self._title.setProperty("role", "heading")
+        self._title, self._message, self._advice = make.label("", "heading"), QLabel(), QLabel()
         texts = make.column(spacing=SPACING // 2)
         for label in (self._title, self._message, self._advice):
             label.setWordWrap(True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from PySide6.QtWidgets import QWidget
 
 from app.ui import make
-from app.ui.cluster import Cluster, NodeView
+from app.ui.cluster import Cluster, NodeSnapshot
 from app.ui.nodes.node_dialog import FittedDialog, wrapped
 from app.ui.nodes.node_words import listed, models_of
 from app.ui.theme import SPACING
@@ -19,7 +19,7 @@ _NAMED = 6
 class RemoveNodesDialog(FittedDialog):
     """Accepted when the user wants it."""
 
-    def __init__(self, cluster: Cluster, nodes: Sequence[NodeView], parent: QWidget) -> None:
+    def __init__(self, cluster: Cluster, nodes: Sequence[NodeSnapshot], parent: QWidget) -> None:
         super().__init__(parent)
         self.setObjectName("nodes-remove-dialog")
         names = names_of(nodes)
@@ -40,13 +40,13 @@ class RemoveNodesDialog(FittedDialog):
         self.setMinimumWidth(self.fontMetrics().averageCharWidth() * 68)
 
 
-def names_of(nodes: Sequence[NodeView]) -> str:
+def names_of(nodes: Sequence[NodeSnapshot]) -> str:
     """node-1, node-2 and 5 more"""
     names = [view.name for view in nodes]
     return listed(names) if len(names) <= _NAMED else f"{', '.join(names[:_NAMED])} and {len(names) - _NAMED} more"
 
 
-def _consequences(cluster: Cluster, nodes: Sequence[NodeView]) -> list[str]:
+def _consequences(cluster: Cluster, nodes: Sequence[NodeSnapshot]) -> list[str]:
     said = [names_of(nodes)] if len(nodes) > 1 else []
     affected = list(dict.fromkeys(view for node in nodes for view in cluster.deployments_on(node.id)))
     if affected:

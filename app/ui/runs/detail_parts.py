@@ -109,12 +109,8 @@ class ErrorCard(QFrame):
         self._theme = theme
         self.setObjectName("run-error")
         self._mark = QLabel(self)
-        self._text = QLabel(self)
-        self._advice = make.label("", "muted", self)
-        for label in (self._text, self._advice):
-            label.setTextFormat(Qt.TextFormat.PlainText)
-            label.setWordWrap(True)
-            label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self._text = make.label("", "", self, is_plain=True, wraps=True, selectable=True)
+        self._advice = make.label("", "muted", self, is_plain=True, wraps=True, selectable=True)
         words = make.column(self._text, self._advice, spacing=SPACING // 2)
         make.row(
             (self._mark, 0, Qt.AlignmentFlag.AlignTop), (words, 1), within=self,

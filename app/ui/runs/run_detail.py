@@ -105,8 +105,8 @@ class RunDetail(QFrame):
         make.column(header, self._insight_row, tabs, (self._pages, 1), within=self, spacing=0)
 
     def _button(self, action: QAction) -> QPushButton:
-        button = QPushButton(action.icon(), action.text(), self)
-        button.clicked.connect(action.trigger)
+        button = make.button(action.text(), action.trigger, self)
+        button.setIcon(action.icon())
         return button
 
     # --- showing ---

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from PySide6.QtCore import Qt, Slot
 from PySide6.QtGui import QResizeEvent, QShowEvent
-from PySide6.QtWidgets import QBoxLayout, QFrame, QHBoxLayout, QLabel, QPushButton, QScrollArea, QWidget
+from PySide6.QtWidgets import QBoxLayout, QFrame, QHBoxLayout, QScrollArea, QWidget
 
 from app.ui import make
 from app.ui.icons import icon
@@ -48,21 +48,16 @@ class WelcomePage(QScrollArea):
         )
         for card in self.cards:
             card.wanted.connect(self._on_step_wanted)
-        self.primary = QPushButton()
-        self.cancel = QPushButton("Cancel")
-        self.primary.setProperty("role", "primary")
+        self.primary = make.button(run=self._on_primary, role="primary")
+        self.cancel = make.button("Cancel", self.setup.cancel, tip="Stop here; what is done stays")
         font = self.primary.font()
         font.setPointSizeF(font.pointSizeF() * 1.15)
         for button in (self.primary, self.cancel):
             button.setFont(font)
             button.setMinimumHeight(self.fontMetrics().height() * 5 // 2)
         self.primary.setMinimumWidth(self.fontMetrics().averageCharWidth() * 24)
-        self.primary.clicked.connect(self._on_primary)
-        self.cancel.setToolTip("Stop here; what is done stays")
-        self.cancel.clicked.connect(self.setup.cancel)
-        self.note = make.label("", "muted")
+        self.note = make.label("", "muted", wraps=True)
         self.note.setAlignment(Qt.AlignmentFlag.AlignHCenter)
-        self.note.setWordWrap(True)
         self._cards_row = QBoxLayout(QBoxLayout.Direction.LeftToRight)
         self._build()
         self.setup.changed.connect(self.refresh)
@@ -76,14 +71,12 @@ class WelcomePage(QScrollArea):
         title.setFont(font)
         title.setStyleSheet("font-size: 22pt;")
         title.setAlignment(Qt.AlignmentFlag.AlignHCenter)
-        lead = make.dressed(
-            QLabel(
-                "Shardboard cuts a language model into parts and runs them as a pipeline. "
-                "Try it here first: two agents on this machine share a small model, and you talk to it."
-            ),
+        lead = make.label(
+            "Shardboard cuts a language model into parts and runs them as a pipeline. "
+            "Try it here first: two agents on this machine share a small model, and you talk to it.",
             "muted",
+            wraps=True,
         )
-        lead.setWordWrap(True)
         lead.setAlignment(Qt.AlignmentFlag.AlignHCenter)
         self._cards_row.setSpacing(2 * SPACING)
         for card in self.cards:

@@ -75,9 +75,7 @@ class Choice(QWidget):
             self.box.addItem(words, value)
         self._show()
         self.box.currentIndexChanged.connect(self._on_chosen)
-        label = QLabel(text, self)
-        label.setBuddy(self.box)
-        row = make.row((label, 1), (self.box, 0, Qt.AlignmentFlag.AlignRight), spacing=None)
+        row = make.row((make.label_of(self.box, text), 1), (self.box, 0, Qt.AlignmentFlag.AlignRight), spacing=None)
         column = make.column(row, within=self, spacing=2)
         if meaning:
             note = make.label(meaning, "muted", self, wraps=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
-from PySide6.QtCore import Slot
-from PySide6.QtWidgets import QCheckBox, QPushButton, QSpinBox, QWidget
+from PySide6.QtCore import QSignalBlocker, Slot
+from PySide6.QtWidgets import QCheckBox, QSpinBox, QWidget
 
 from app.controller_settings import GIB, RecordSettings
 from app.errors import ShardboardError
@@ -64,21 +65,19 @@ class RecordsSection(Section):
             "Without it there is no waterfall and no explanation of what took the time.",
         )  # fmt: skip
         self.used = self.add_words("Counting…")
-        self.prune = make.button("Prune now…", None, self, picture="trash-2")
-        self.prune.setObjectName("records-prune")
-        self.confirm = make.dressed(QPushButton(self), "danger", key="records-prune-confirm")
-        self.keep = QPushButton("Keep it", self)
-        for button in (self.prune, self.confirm, self.keep):
-            button.setAutoDefault(False)
+        self.prune = make.button(
+            "Prune now…", self._on_prune, self, picture="trash-2", key="records-prune", by_return=False
+        )
+        self.confirm = make.button(
+            "", self._on_confirmed, self, role="danger", key="records-prune-confirm", by_return=False
+        )
+        self.keep = make.button("Keep it", self._calm_down, self, by_return=False)
         row = make.row((self.used, 1), self.prune, self.confirm, self.keep)
         self.column.addLayout(row)
         self.days.valueChanged.connect(self._on_changed)
         self.limit.valueChanged.connect(self._on_changed)
         self.text.toggled.connect(self._on_changed)
         self.times.toggled.connect(self._on_changed)
-        self.prune.clicked.connect(self._on_prune)
-        self.confirm.clicked.connect(self._on_confirmed)
-        self.keep.clicked.connect(self._calm_down)
         self._calm_down()
         self._read()
 
@@ -123,15 +122,13 @@ class RecordsSection(Section):
 
     def _show(self, settings: RecordSettings) -> None:
         self._settings = settings
-        fields = (self.days, self.limit, self.text, self.times)
-        for field in fields:
-            field.blockSignals(True)
-        self.days.setValue(settings.keep_days)
-        self.limit.setValue(_mib(settings))
-        self.text.setChecked(settings.keep_text)
-        self.times.setChecked(settings.keep_token_times)
-        for field in fields:
-            field.blockSignals(False)
+        with ExitStack() as quiet:
+            for field in (self.days, self.limit, self.text, self.times):
+                quiet.enter_context(QSignalBlocker(field))
+            self.days.setValue(settings.keep_days)
+            self.limit.setValue(_mib(settings))
+            self.text.setChecked(settings.keep_text)
+            self.times.setChecked(settings.keep_token_times)
 
     # --- changing ---
 

@@ -10,13 +10,13 @@ from app.children.work import JobProgress
 from app.cluster.node_state import NodeState
 from app.figures import layers, size_text
 from app.ui.bridge import Call, Report, window_origin
-from app.ui.cluster import DeploymentView, NodeView
+from app.ui.cluster import DeploymentSnapshot, NodeSnapshot
 from app.ui.shell.setup_step import CallStep, SetupStep, StepProgress
 from app.ui.workbench import Workbench
 
 if TYPE_CHECKING:
     from app.controller import Controller
-    from app.jobs.job import JobView
+    from app.jobs.job import JobSnapshot
     from app.ui.jobs.job import Job
 
 AGENTS = 2
@@ -39,7 +39,7 @@ def phase_words(phase: str) -> str:
     return WORDS.get(phase, phase[:1].upper() + phase[1:])
 
 
-def usable_nodes(workbench: Workbench) -> list[NodeView]:
+def usable_nodes(workbench: Workbench) -> list[NodeSnapshot]:
     """Nodes that can take layers now, those of this machine first."""
     up = [view for view in workbench.cluster.nodes.values() if view.state is NodeState.UP]
     return sorted(up, key=lambda view: (not view.is_here, view.id))
@@ -110,7 +110,7 @@ class ModelStep(SetupStep):
         self.show_progress(StepProgress(words, view.done_bytes, view.total_bytes, view.seconds_left))
 
     @Slot(object)
-    def _on_job_ended(self, view: JobView) -> None:
+    def _on_job_ended(self, view: JobSnapshot) -> None:
         self._job = None
         self.finish(succeeded=view.status == "done", error=view.error)
 
@@ -127,7 +127,7 @@ class SplitStep(CallStep):
         super().__init__(workbench, parent)
         self._agents, self._model = agents, model
 
-    def deployment(self) -> DeploymentView | None:
+    def deployment(self) -> DeploymentSnapshot | None:
         """The model where it answers now."""
         return self.workbench.cluster.deployment_of(MODEL)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from PySide6.QtCore import Qt, Signal, Slot
 from PySide6.QtGui import QHideEvent, QShowEvent
-from PySide6.QtWidgets import QFrame, QLabel, QPushButton, QSizePolicy, QWidget
+from PySide6.QtWidgets import QFrame, QLabel, QSizePolicy, QWidget
 
 from app.figures import amount_text, time_left
 from app.ui import make
@@ -45,9 +45,7 @@ class StepCard(QFrame):
         self.status.setMinimumHeight(2 * self.fontMetrics().lineSpacing())
         self.status.setAlignment(Qt.AlignmentFlag.AlignBottom | Qt.AlignmentFlag.AlignLeft)
         self.bar = make.progress(f"{step.title}: progress", self)
-        self.button = QPushButton(button, self)
-        self.button.setObjectName(f"welcome-step-{number}-button")
-        self.button.clicked.connect(self._on_pressed)
+        self.button = make.button(button, self._on_pressed, self, key=f"welcome-step-{number}-button")
         self.details = make.button("Details", self._show_details, self, role="quiet")
         for part in (self.bar, self.button):  # the card keeps its height while they come and go
             policy = part.sizePolicy()
@@ -63,10 +61,7 @@ class StepCard(QFrame):
         self.refresh()
 
     def _words(self, text: str, role: str) -> QLabel:
-        label = make.label(text, "", self, wraps=True, is_plain=True)
-        if role:
-            label.setProperty("role", role)
-        return label
+        return make.label(text, role, self, wraps=True, is_plain=True)
 
     @Slot()
     def refresh(self) -> None:
@@ -74,7 +69,7 @@ class StepCard(QFrame):
         step, state = self.step, self.step.state
         self.badge.show_state(state)
         self.status.setText(self._status(state))
-        self._paint_status({StepState.DONE: "ok", StepState.FAILED: "error"}.get(state, "muted"))
+        make.change_role(self.status, {StepState.DONE: "ok", StepState.FAILED: "error"}.get(state, "muted"))
         self.bar.setVisible(state is StepState.RUNNING)
         progress = step.progress
         self.bar.setRange(0, BAR_STEPS if progress.total else 0)
@@ -107,9 +102,6 @@ class StepCard(QFrame):
                     parts.append(f"{int(step.elapsed)} s")
                 return " · ".join(parts)
         return ""
-
-    def _paint_status(self, role: str) -> None:
-        make.change_role(self.status, role)
 
     def _run_clock(self) -> None:
         wanted = self.step.state is StepState.RUNNING and self.isVisible()

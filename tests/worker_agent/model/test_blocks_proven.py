@@ -65,6 +65,8 @@ def test_blocks_that_come_out_otherwise_become_floats_which_are_counted_and_lose
     assert ways["joined"].used == ways["joined"].possible and ways["recorded"].used == 1
     tensors = {name: each for name, each in stage.slice.model.named_parameters() if each.numel()}
     assert stage.weight_bytes == sum(each.numel() * each.itemsize for each in tensors.values()) > whole.weight_bytes
+    more = round((stage.weight_bytes - whole.weight_bytes) / 1e6)
+    assert ways["blocks"].why.startswith(f"{more} MB more; the model's end: "), "what a warning to the user begins with"
     assert not any("blocks" in vars(module) for module in stage.slice.model.modules())
 
 

@@ -13,7 +13,7 @@ import itertools
 import os
 import weakref
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import nn
@@ -108,11 +108,20 @@ def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
     return not why_not(device, dtype)
 
 
-def pack(module: nn.Module, dtype: torch.dtype, tally: Tally, keep: Collection[nn.Module] = ()) -> None:
+def pack(
+    module: nn.Module,
+    dtype: torch.dtype,
+    tally: Tally,
+    keep: Collection[nn.Module] = (),
+    laid_out: Callable[[nn.Linear], nn.Module | str] | None = None,
+) -> None:
     """Replace the linear layers below `module` by packed ones, one after another, except those in `keep`.
 
     Each is compared with the plain one first; the plain weight is let go before the next one's turn.
-    """
+
+    Args:
+        laid_out: makes another layer that reads the same weights faster, or says why there is none.
+    """  # fmt: skip
     holders = Counter(id(weight) for _, weight in module.named_parameters(remove_duplicate=False))
     for name, plain in list(module.named_modules()):
         if type(plain) is not nn.Linear or plain in keep or vars(plain).get("blocks") is not None:
@@ -120,7 +129,7 @@ def pack(module: nn.Module, dtype: torch.dtype, tally: Tally, keep: Collection[n
         if plain.weight.dtype != dtype or plain.weight.numel() < LEAST_ELEMENTS[dtype]:
             continue
         alone = holders[id(plain.weight)] == 1
-        packed = _pack(plain, alone=alone)
+        packed = _pack(plain, alone=alone) if laid_out is None else laid_out(plain)
         if isinstance(packed, str):
             tally.lost(f"a matrix of {plain.out_features} x {plain.in_features}: {packed}")
             continue

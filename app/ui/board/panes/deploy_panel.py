@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from PySide6.QtCore import Slot
-from PySide6.QtWidgets import QFrame, QLabel, QPushButton, QWidget
+from PySide6.QtWidgets import QFrame, QLabel, QWidget
 
 from app.ui import make
 from app.ui.board.deploying import progress_text
@@ -31,12 +31,15 @@ class DeployPanel(QFrame):
         self.text = make.dressed(ElidedLabel(), "muted")
         self.reason = make.label(wraps=True, selectable=True, is_plain=True)
         self._icon = QLabel()
-        self.cancel = _button("Cancel", self._deploying.cancel)
-        self.cancel.setObjectName("board-cancel")
-        self.retry = _button("Retry", self._deploying.retry, "primary")
-        self.retry.setToolTip("What the nodes have received already is not sent again.")
-        self.previous = _button("Deploy the previous placement again", self._deploying.restore_previous)
-        self.dismiss = _button("Dismiss", self._deploying.dismiss)
+        self.cancel = make.button("Cancel", self._deploying.cancel, key="board-cancel")
+        self.retry = make.button(
+            "Retry",
+            self._deploying.retry,
+            role="primary",
+            tip="What the nodes have received already is not sent again.",
+        )
+        self.previous = make.button("Deploy the previous placement again", self._deploying.restore_previous)
+        self.dismiss = make.button("Dismiss", self._deploying.dismiss)
         head = make.row(self._icon, (self.head, 1), self.cancel)
         foot = FlowLayout(SPACING)
         for button in (self.retry, self.previous, self.dismiss):
@@ -80,11 +83,3 @@ class DeployPanel(QFrame):
             self.bar.setValue(min(STEPS, overall.done_bytes * STEPS // overall.total_bytes))
         else:
             self.bar.setRange(0, 0)
-
-
-def _button(text: str, run: object, role: str = "") -> QPushButton:
-    made = QPushButton(text)
-    if role:
-        made.setProperty("role", role)
-    made.clicked.connect(run)
-    return made

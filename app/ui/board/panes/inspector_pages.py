@@ -20,8 +20,8 @@ from app.runs.measured import circumstances_text, measured_text
 from app.sharding.placement import StageSizes, kept_for
 from app.ui.board.panes.page import Fact, Page
 from app.ui.board.panes.stage_ways import StageWays, show_ways
-from app.ui.board.state.lanes import BlockKind, LaneView, unavailable_because
-from app.ui.cluster import Cluster, DeploymentView, NodeView
+from app.ui.board.state.lanes import BlockKind, LaneSnapshot, unavailable_because
+from app.ui.cluster import Cluster, DeploymentSnapshot, NodeSnapshot
 from app.ui.notices import Level
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def _measured_fact(record: MeasurementRecord) -> Fact:
     return record.serving.numbers, f"{text}. {record.remark}" if record.remark else text
 
 
-def _stage_ways(cluster: Cluster, view: DeploymentView) -> list[StageWays]:
+def _stage_ways(cluster: Cluster, view: DeploymentSnapshot) -> list[StageWays]:
     """Of the stages of which something is heard, with how they are named where they differ."""
     return [
         (f"{cluster.nodes[shard.node_id].name}, {layers(shard.start_layer, shard.end_layer)}", ways)
@@ -203,7 +203,7 @@ class InspectNode(Page):
         draft = self._board.arrangement
         return draft.serving.dtype if draft is not None else "float32"
 
-    def _show_memory(self, lane: LaneView) -> None:
+    def _show_memory(self, lane: LaneSnapshot) -> None:
         mine = [block for block in lane.blocks if block.kind is not BlockKind.OTHER]
         others = [block for block in lane.blocks if block.kind is BlockKind.OTHER]
         self.memory.show_facts(
@@ -217,7 +217,7 @@ class InspectNode(Page):
             )
         )
 
-    def _show_buttons(self, lane: LaneView, view: NodeView) -> None:
+    def _show_buttons(self, lane: LaneSnapshot, view: NodeSnapshot) -> None:
         name = self._board.model_name
         self.place.setVisible(name is not None)
         if name is not None:
@@ -259,7 +259,7 @@ PROCESS_TIPS = {
 }
 
 
-def process_facts(lane: LaneView) -> list[Fact]:
+def process_facts(lane: LaneSnapshot) -> list[Fact]:
     """What the agent's process takes of main memory: expected with the draft, accounted for now, held now."""
     view, report = lane.node, lane.node.report
     blocks = sum(block.memory for block in lane.blocks)
@@ -274,7 +274,7 @@ def process_facts(lane: LaneView) -> list[Fact]:
     return [*facts, ("Note", view.memory_problem)]
 
 
-def _shard_facts(lane: LaneView) -> list[tuple[str, str]]:
+def _shard_facts(lane: LaneSnapshot) -> list[tuple[str, str]]:
     facts = []
     for block in lane.blocks:
         name = f"Shard {block.stage + 1}" if block.stage is not None else block.label

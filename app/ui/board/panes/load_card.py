@@ -20,7 +20,7 @@ from app.ui.theme import SPACING
 if TYPE_CHECKING:
     from app.ui.board.state.board_model import BoardModel
     from app.ui.bridge import SeenStep
-    from app.ui.cluster import Cluster, DeploymentView
+    from app.ui.cluster import Cluster, DeploymentSnapshot
 
 STEPS = 200
 """So many of the last steps are looked at."""
@@ -109,7 +109,7 @@ class LoadCard(QFrame):
         self._mark.setPixmap(mark("gauge", self._theme.colors.accent))
 
 
-def plan_of(cluster: Cluster, view: DeploymentView) -> Plan:
+def plan_of(cluster: Cluster, view: DeploymentSnapshot) -> Plan:
     """A deployment as the explanation wants it: which layers are where, and how much they weigh."""
     record = view.record
     description = cluster.model(record.model_name)

@@ -114,11 +114,8 @@ class Facts(QWidget):
         raise KeyError(name)
 
     def _add(self) -> None:
-        name, value = QLabel(), QLabel()
-        name.setProperty("role", "muted")
+        name, value = make.label("", "muted"), make.label(wraps=True, is_plain=True)
         name.setAlignment(Qt.AlignmentFlag.AlignTop)
-        value.setWordWrap(True)
-        value.setTextFormat(Qt.TextFormat.PlainText)
         value.setAlignment(Qt.AlignmentFlag.AlignTop)
         value.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         value.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from PySide6.QtCore import Qt, Slot
 from PySide6.QtGui import QAction, QResizeEvent
-from PySide6.QtWidgets import QComboBox, QFrame, QGridLayout, QLabel, QPushButton, QSpinBox, QToolButton, QWidget
+from PySide6.QtWidgets import QComboBox, QFrame, QGridLayout, QLabel, QPushButton, QSpinBox, QWidget
 
 from app.errors import ShardboardError
 from app.models.description import COMPUTE_ITEM_BYTES
@@ -52,7 +52,12 @@ class PlanBar(QFrame):
         self._top.addLayout(names, 0, 0)
         self._buttons = QWidget()
         make.row(
-            _tool(commands.undo), _tool(commands.redo), self.propose, self.undeploy, self.deploy, within=self._buttons
+            make.tool_of(commands.undo),
+            make.tool_of(commands.redo),
+            self.propose,
+            self.undeploy,
+            self.deploy,
+            within=self._buttons,
         )
         self._is_narrow = False
         self._top.addWidget(self._buttons, 0, 1)
@@ -74,11 +79,7 @@ class PlanBar(QFrame):
 
     def _button(self, action: QAction, text: str, name: str, role: str = "") -> QPushButton:
         """A push button for a command: it follows whether it can be done, and says why not."""
-        made = QPushButton(text)
-        made.setObjectName(name)
-        if role:
-            made.setProperty("role", role)
-        made.clicked.connect(action.trigger)
+        made = make.button(text, action.trigger, key=name, role=role)
         made.setProperty("command", action.text())
 
         def follow() -> None:
@@ -125,15 +126,6 @@ class PlanBar(QFrame):
     def _recolour(self) -> None:
         color = self._board.workbench.theme.colors.warning
         self._warning_icon.setPixmap(mark("triangle-alert", color))
-
-
-def _tool(action: QAction) -> QToolButton:
-    made = QToolButton()
-    made.setDefaultAction(action)
-    made.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonIconOnly)
-    made.setAccessibleName(action.text())
-    made.setFocusPolicy(Qt.FocusPolicy.TabFocus)
-    return made
 
 
 class ServingRow(QWidget):

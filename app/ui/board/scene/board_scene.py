@@ -18,7 +18,7 @@ from app.ui.board.scene.boundary_item import BoundaryItem
 from app.ui.board.scene.layout import Density, Grid, card_height, card_shape, grid
 from app.ui.board.scene.look import Look
 from app.ui.board.scene.node_item import NodeItem
-from app.ui.board.state.lanes import Block, BlockKind, LaneView, Selection, Verdict
+from app.ui.board.state.lanes import Block, BlockKind, LaneSnapshot, Selection, Verdict
 
 if TYPE_CHECKING:
     from app.ui.board.state.board_model import BoardModel
@@ -71,7 +71,7 @@ class BoardScene(QGraphicsScene):
             return
         for lane in lanes:
             card = self.cards[lane.node.id]
-            if lane.node is not card.lane.node or lane != card.lane:  # each report makes another NodeView
+            if lane.node is not card.lane.node or lane != card.lane:  # each report makes another NodeSnapshot
                 card.show_lane(lane, self._cluster.history(lane.node.id))
         self._finish()
 
@@ -86,7 +86,7 @@ class BoardScene(QGraphicsScene):
             self._place()
             self._finish()
 
-    def _rebuild(self, lanes: Sequence[LaneView]) -> None:
+    def _rebuild(self, lanes: Sequence[LaneSnapshot]) -> None:
         wanted = {lane.node.id: lane for lane in lanes}
         for gone in [card for node_id, card in self.cards.items() if node_id not in wanted]:
             self.removeItem(gone)

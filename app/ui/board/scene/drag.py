@@ -13,7 +13,7 @@ from PySide6.QtWidgets import QWidget
 from app.figures import layers_text, size_text
 from app.ui.board.scene.block_item import paint_block
 from app.ui.board.scene.look import Look
-from app.ui.board.state.lanes import MIME_MODEL, MIME_SHARD, Block, BlockKind, LaneView, Verdict
+from app.ui.board.state.lanes import MIME_MODEL, MIME_SHARD, Block, BlockKind, LaneSnapshot, Verdict
 
 if TYPE_CHECKING:
     from app.sharding.arrangement import Arrangement
@@ -149,7 +149,7 @@ class BoundaryDrag:
         return min(self.cuts, key=lambda cut: (abs(cut - wanted), abs(cut - self.layer)), default=self.layer)
 
 
-def preview(lanes: Sequence[LaneView], made: Arrangement, boundary: int) -> dict[int, tuple[Block, ...]]:
+def preview(lanes: Sequence[LaneSnapshot], made: Arrangement, boundary: int) -> dict[int, tuple[Block, ...]]:
     """The blocks of both neighbours' nodes, as they would be in the arrangement `made`; by node."""
     found: dict[int, tuple[Block, ...]] = {}
     for lane in lanes:
@@ -171,7 +171,7 @@ def _as_in(made: Arrangement, block: Block, boundary: int) -> Block:
 
 
 def preview_text(
-    lanes: Sequence[LaneView], made: Arrangement, boundary: int, blocks: dict[int, tuple[Block, ...]]
+    lanes: Sequence[LaneSnapshot], made: Arrangement, boundary: int, blocks: dict[int, tuple[Block, ...]]
 ) -> tuple[str, str]:
     """'Layers 0–16 | 17–29', and what both nodes would hold."""
     one, other = made.pieces[boundary], made.pieces[boundary + 1]

@@ -16,7 +16,7 @@ from app.ui.board.scene.block_item import BlockItem
 from app.ui.board.scene.layout import BarPlaces, CardShape, bar_places
 from app.ui.board.scene.look import Look, faded, mixed, shrunk
 from app.ui.board.scene.words import caption, progress_bytes, progress_pace, state_text
-from app.ui.board.state.lanes import Block, LaneView, Verdict
+from app.ui.board.state.lanes import Block, LaneSnapshot, Verdict
 from app.ui.cluster import Sample
 from app.ui.icons import draw_icon
 from app.ui.looks import NODES
@@ -37,7 +37,7 @@ RIGHT = Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
 class NodeItem(QGraphicsItem):
     """One node's card. Texts and lines are made once for each change, and only for cards that are in sight."""
 
-    def __init__(self, look: Look, lane: LaneView, shape: CardShape) -> None:
+    def __init__(self, look: Look, lane: LaneSnapshot, shape: CardShape) -> None:
         super().__init__()
         self.setZValue(1)
         self.setAcceptedMouseButtons(Qt.MouseButton.NoButton)
@@ -65,7 +65,7 @@ class NodeItem(QGraphicsItem):
         self._places = shape
         self.show_lane(self.lane, samples)
 
-    def show_lane(self, lane: LaneView, samples: Sequence[Sample]) -> None:
+    def show_lane(self, lane: LaneSnapshot, samples: Sequence[Sample]) -> None:
         """Take what is known now."""
         self.lane = lane
         self._samples = tuple(samples[-SAMPLES:])

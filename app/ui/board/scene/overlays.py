@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from PySide6.QtCore import QPoint, QRect, Qt
-from PySide6.QtWidgets import QFrame, QLabel, QWidget
+from PySide6.QtWidgets import QFrame, QWidget
 
 from app.ui import make
 from app.ui.empty_state import EmptyState
@@ -33,16 +33,10 @@ class Bubble(QFrame):
         self.setProperty("role", "card")
         self.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
         self.setFocusPolicy(Qt.FocusPolicy.NoFocus)
-        self.head = QLabel()
-        self.body = QLabel()
-        self.verdict = QLabel()
-        self.head.setProperty("role", "heading")
-        self.body.setProperty("role", "muted")
-        self.verdict.setProperty("role", "error")
-        layout = make.column(within=self, margins=(12, 8, 12, 8), spacing=2)
-        for label in (self.head, self.body, self.verdict):
-            label.setTextFormat(Qt.TextFormat.PlainText)
-            layout.addWidget(label)
+        self.head, self.body, self.verdict = (
+            make.label("", role, is_plain=True) for role in ("heading", "muted", "error")
+        )
+        make.column(self.head, self.body, self.verdict, within=self, margins=(12, 8, 12, 8), spacing=2)
         self.hide()
 
     def say(self, head: str, body: str = "", problem: str = "") -> None:

@@ -8,11 +8,11 @@ from app.children.work import NodeProgress
 from app.cluster.node_state import ANSWERING, NodeState
 from app.figures import amount_text, data_rate, duration, layers, size_text, time_left
 from app.ui.board.deploying import progress_text
-from app.ui.board.state.lanes import BlockKind, LaneView
-from app.ui.cluster import NodeView
+from app.ui.board.state.lanes import BlockKind, LaneSnapshot
+from app.ui.cluster import NodeSnapshot
 
 
-def state_text(view: NodeView) -> str:
+def state_text(view: NodeSnapshot) -> str:
     """State and link: up · 2.0 ms."""
     parts = [view.state.value]
     if view.rtt is not None and view.state in ANSWERING:
@@ -22,7 +22,7 @@ def state_text(view: NodeView) -> str:
     return " · ".join(parts)
 
 
-def caption(lane: LaneView) -> str:
+def caption(lane: LaneSnapshot) -> str:
     """How much of the memory is taken, or what is missing."""
     if lane.shortage:
         return f"{size_text(lane.shortage)} missing: needs {size_text(taken(lane))} of {size_text(lane.budget)}"
@@ -31,7 +31,7 @@ def caption(lane: LaneView) -> str:
     return f"{size_text(taken(lane))} of {size_text(lane.budget)}"
 
 
-def taken(lane: LaneView) -> int:
+def taken(lane: LaneSnapshot) -> int:
     """Bytes on the node: the draft's and the others'."""
     return max(sum(block.memory for block in lane.blocks), lane.budget + lane.shortage - max(0, lane.free), 0)
 
@@ -56,7 +56,7 @@ def progress_bytes(progress: NodeProgress) -> str:
     return " · ".join(parts)
 
 
-def lane_text(lane: LaneView) -> str:
+def lane_text(lane: LaneSnapshot) -> str:
     """A node and what it holds, as a sentence."""
     parts = []
     for block in lane.blocks:
@@ -75,7 +75,7 @@ def lane_text(lane: LaneView) -> str:
     return f"{lane.node.name}{state}: {holds}, {end}{progress}."
 
 
-def board_text(lanes: Sequence[LaneView], model: str | None) -> str:
+def board_text(lanes: Sequence[LaneSnapshot], model: str | None) -> str:
     """The whole board."""
     if not lanes:
         return "There are no nodes yet."

@@ -21,7 +21,7 @@ from app.ui import make
 from app.ui.board.deploying import Deploying
 from app.ui.board.state.drafts import Drafts
 from app.ui.board.state.judge import Judge
-from app.ui.board.state.lanes import LaneView, Selection, Verdict
+from app.ui.board.state.lanes import LaneSnapshot, Selection, Verdict
 from app.ui.board.state.memory import BoardMemory
 from app.ui.board.state.outlook import BestSingle, BoardOutlook
 
@@ -57,7 +57,7 @@ class BoardModel(QObject):
         self._outlook = BoardOutlook(self._cluster, self.memory)
         self.drafts = Drafts(self._cluster, self.memory, workbench.settings)
         self._judge = Judge(self._cluster, self.drafts, self.memory, self.deploying)
-        self._lanes: tuple[LaneView, ...] | None = None
+        self._lanes: tuple[LaneSnapshot, ...] | None = None
         self._figures = make.timer(self, self._refresh, FIGURES_MILLISECONDS)
         self._cluster.nodes_reset.connect(self._on_nodes_reset)
         self._cluster.nodes_changed.connect(self._on_nodes_changed)
@@ -101,13 +101,13 @@ class BoardModel(QObject):
         """The same for another model."""
         return self.memory.capacities(model, draft.serving.dtype if draft is not None else "")
 
-    def lanes(self) -> tuple[LaneView, ...]:
+    def lanes(self) -> tuple[LaneSnapshot, ...]:
         """Every node, in the registry's order."""
         if self._lanes is None:
             self._lanes = self.memory.lanes(self.model_name, self.arrangement, self.is_loaded, self.deploying.nodes)
         return self._lanes
 
-    def lane(self, node_id: int) -> LaneView | None:
+    def lane(self, node_id: int) -> LaneSnapshot | None:
         return next((lane for lane in self.lanes() if lane.node.id == node_id), None)
 
     def pipeline(self) -> tuple[int | None, ...]:

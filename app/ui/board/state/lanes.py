@@ -8,7 +8,7 @@ from enum import StrEnum
 from app.children.work import NodeProgress
 from app.cluster.node_state import NodeState
 from app.figures import size_text
-from app.ui.cluster import NodeView
+from app.ui.cluster import NodeSnapshot
 
 MIME_MODEL = "application/x-shardboard-model"
 """A model's name, UTF-8."""
@@ -47,10 +47,10 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
-class LaneView:
+class LaneSnapshot:
     """One node with the draft on it."""
 
-    node: NodeView
+    node: NodeSnapshot
     budget: int
     free: int
     """After the draft and the other deployments."""
@@ -80,7 +80,7 @@ class Selection:
     model: str | None = None
 
 
-def unavailable_because(view: NodeView) -> str:
+def unavailable_because(view: NodeSnapshot) -> str:
     """Why a node cannot take shards now, as the rest of a sentence; empty when it can."""
     match view.state:
         case NodeState.UP:

@@ -8,8 +8,8 @@ from app.runs.ways import lost_text
 from app.sharding.arrangement import Arrangement
 from app.sharding.placement import NodeCapacity, StageSizes
 from app.sharding.prediction import NodeSpeed, speed_of
-from app.ui.board.state.lanes import Block, BlockKind, LaneView, unavailable_because
-from app.ui.cluster import Cluster, DeploymentView, NodeView
+from app.ui.board.state.lanes import Block, BlockKind, LaneSnapshot, unavailable_because
+from app.ui.cluster import Cluster, DeploymentSnapshot, NodeSnapshot
 
 
 class BoardMemory:
@@ -51,7 +51,7 @@ class BoardMemory:
             if owner == node
         )
 
-    def free_for(self, view: NodeView, model: str | None) -> int:
+    def free_for(self, view: NodeSnapshot, model: str | None) -> int:
         """Bytes that the draft of a model may take on a node; below 0 when the others are too large already."""
         return view.memory_budget - sum(block.memory for block in self.others(view.id, model))
 
@@ -76,13 +76,13 @@ class BoardMemory:
             for view in usable
         }
 
-    def speed(self, view: NodeView, dtype: str) -> NodeSpeed | None:
+    def speed(self, view: NodeSnapshot, dtype: str) -> NodeSpeed | None:
         """None when the agent has not measured this dtype."""
         return speed_of(view.record.capacities, dtype, view.rtt)
 
     def lanes(
         self, model: str | None, draft: Arrangement | None, is_loaded: bool, progress: dict[int, NodeProgress]
-    ) -> tuple[LaneView, ...]:
+    ) -> tuple[LaneSnapshot, ...]:
         """Every node with the draft's blocks and the others', in the registry's order."""
         kind = BlockKind.DEPLOYED if is_loaded else BlockKind.PROPOSED
         loaded = self._cluster.deployment_of(model) if model is not None and is_loaded else None
@@ -102,20 +102,20 @@ class BoardMemory:
             blocks = (*self.others(view.id, model), *mine.get(view.id, ()))
             free = view.memory_budget - sum(block.memory for block in blocks)
             lanes.append(
-                LaneView(
+                LaneSnapshot(
                     view, view.memory_budget, max(0, free), blocks, max(0, -free),
                     not unavailable_because(view), progress.get(view.id),
                 )
             )  # fmt: skip
         return tuple(lanes)
 
-    def _blocks_of(self, view: DeploymentView) -> tuple[tuple[int, Block], ...]:
+    def _blocks_of(self, view: DeploymentSnapshot) -> tuple[tuple[int, Block], ...]:
         known = self._blocks.get(view.record.id)
         if known is None:
             known = self._blocks[view.record.id] = self._measure(view)
         return known
 
-    def _measure(self, view: DeploymentView) -> tuple[tuple[int, Block], ...]:
+    def _measure(self, view: DeploymentSnapshot) -> tuple[tuple[int, Block], ...]:
         record = view.record
         description = self._cluster.model(record.model_name)
         if description is None:

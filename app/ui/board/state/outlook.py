@@ -9,14 +9,14 @@ from app.errors import BadInput
 from app.sharding.arrangement import Arrangement
 from app.sharding.prediction import NodeSpeed, Prediction, predict
 from app.ui.board.state.memory import BoardMemory
-from app.ui.cluster import Cluster, NodeView
+from app.ui.cluster import Cluster, NodeSnapshot
 
 
 @dataclass(frozen=True)
 class BestSingle:
     """The fastest node that can hold the whole model. No prediction when it was not measured."""
 
-    node: NodeView
+    node: NodeSnapshot
     prediction: Prediction | None
 
 
@@ -46,13 +46,13 @@ class BoardOutlook:
         view = self._cluster.nodes[best.node_id]
         return BestSingle(view, self._single(draft.whole_on(best.node_id), view))
 
-    def _single(self, whole: Arrangement, view: NodeView) -> Prediction | None:
+    def _single(self, whole: Arrangement, view: NodeSnapshot) -> Prediction | None:
         speed = self._memory.speed(view, whole.serving.dtype)
         if speed is None:
             return None
         return _predicted(whole, [(0, whole.description.num_layers, speed)], (True,))
 
-    def _predict(self, draft: Arrangement, views: list[NodeView]) -> Prediction | None:
+    def _predict(self, draft: Arrangement, views: list[NodeSnapshot]) -> Prediction | None:
         speeds = [self._memory.speed(view, draft.serving.dtype) for view in views]
         key = (draft.model_name, draft.serving, draft.pieces, tuple(speeds))
         if self._known is None or self._known[0] != key:

@@ -24,10 +24,11 @@ from worker_agent.wire.messages import BLOCK_FORMATS
 
 NUMBERS = {
     "Q4_0": 2, "Q4_1": 3, "Q5_0": 6, "Q5_1": 7, "Q8_0": 8, "Q2_K": 10, "Q3_K": 11, "Q4_K": 12, "Q5_K": 13, "Q6_K": 14,
-    "IQ4_NL": 20, "IQ4_XS": 23, "MXFP4": 39, "INT4_32": 1000, "INT4_128": 1001, "INT8_32": 1002, "INT8_128": 1003,
-    "FP8_32": 1004, "FP8_128": 1005,
+    "IQ4_NL": 20, "IQ4_XS": 23, "BF16": 30, "MXFP4": 39, "INT4_32": 1000, "INT4_128": 1001, "INT8_32": 1002,
+    "INT8_128": 1003, "FP8_32": 1004, "FP8_128": 1005,
 }  # fmt: skip
-"""The formats' numbers, by which the kernels know them: those of GGUF files, and from 1000 on our own."""
+"""The formats' numbers, by which the kernels know them: those of GGUF files, and from 1000 on our own. BF16 is no
+format of stored blocks: plain matrices of that type are multiplied so where the processor cannot (`halves.py`)."""
 OWN = 1000
 """The first number of a format that GGUF files do not have."""
 

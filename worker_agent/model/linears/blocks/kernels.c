@@ -53,6 +53,7 @@ typedef int8_t s8x16 __attribute__((vector_size(16)));
    those of 256 eight. */
 typedef struct {
     s8x16 low, high;
+    const uint8_t *wide; /* where numbers of 16 bits stand */
 } group;
 
 /* What turns the numbers of a block into its weights, w[i] = code[i] * scale + minimum: for each of its groups, or for
@@ -64,8 +65,8 @@ typedef struct {
 typedef void (*scaler)(const uint8_t *block, scales *found);
 /* `which` is always a constant where it is called, so that shifts and cases are decided by the compiler. */
 typedef void (*unpacker)(const uint8_t *block, int which, group *found);
-/* What 16 numbers of a group are as floats. */
-typedef void (*reader)(s8x16 codes, vf *into);
+/* What 16 numbers of a group, its first half or its second, are as floats. */
+typedef void (*reader)(const group *from, int half, vf *into);
 
 /* --- small readers ------------------------------------------------------------------------------------------- */
 
@@ -123,6 +124,8 @@ INLINE void floats(s8x16 codes, vf *into) {
     }
 #endif
 }
+
+INLINE void small(const group *from, int half, vf *into) { floats(half ? from->high : from->low, into); }
 
 INLINE s8x16 looked_up(const int8_t *table, u8x16 index) {
 #if defined(__AVX2__)
@@ -381,13 +384,35 @@ INLINE void unpack_fp8(const uint8_t *block, int which, group *found) {
 }
 
 /* 16 numbers of FP8 (e4m3) as floats: exponent and mantissa where a float has them, and its bias made up for. */
-INLINE void e4m3(s8x16 codes, vf *into) {
+INLINE void e4m3(const group *from, int half, vf *into) {
+    const s8x16 codes = half ? from->high : from->low;
     typedef int8_t part __attribute__((vector_size(WIDTH)));
     for (int each = 0; each < 16 / WIDTH; each++) {
         part here;
         memcpy(&here, (const int8_t *)&codes + each * WIDTH, sizeof here);
         vi bits = __builtin_convertvector(here, vi);
         into[each] = (vf)((bits & INT32_MIN) | ((bits & 0x7f) << 20)) * splat(0x1p120f);
+    }
+}
+
+/* bfloat16, for processors without instructions for it: the upper halves of floats. */
+INLINE void scale_bf16(const uint8_t *block, scales *found) {
+    (void)block;
+    found->scale[0] = 1.0f;
+    found->minimum[0] = 0.0f;
+}
+
+INLINE void unpack_bf16(const uint8_t *block, int which, group *found) {
+    (void)which;
+    found->wide = block;
+}
+
+INLINE void upper(const group *from, int half, vf *into) {
+    typedef uint16_t part __attribute__((vector_size(2 * WIDTH)));
+    for (int each = 0; each < 16 / WIDTH; each++) {
+        part here;
+        memcpy(&here, from->wide + half * 32 + each * 2 * WIDTH, sizeof here);
+        into[each] = (vf)(__builtin_convertvector(here, vi) << 16);
     }
 }
 
@@ -445,8 +470,8 @@ INLINE float dot(format of, const uint8_t *row, int64_t groups, const float *inp
     float least = 0.0f, least2 = 0.0f;
     EACH_GROUP(of, row, groups)
         vf codes[VECTORS];
-        of.read(found.low, codes);
-        of.read(found.high, codes + HALF);
+        of.read(&found, 0, codes);
+        of.read(&found, 1, codes + HALF);
         const vf_loose *given = (const vf_loose *)(input + at * 32);
         vf here = codes[0] * given[0], there = codes[HALF] * given[HALF];
         UNROLLED for (int each = 1; each < HALF; each++) {
@@ -465,8 +490,8 @@ INLINE float dot(format of, const uint8_t *row, int64_t groups, const float *inp
 INLINE void unfold_row(format of, const uint8_t *row, int64_t from, int64_t groups, float *into) {
     EACH_GROUP(of, row + from / of.groups * of.block_bytes, groups)
         vf ready[VECTORS];
-        of.read(found.low, ready);
-        of.read(found.high, ready + HALF);
+        of.read(&found, 0, ready);
+        of.read(&found, 1, ready + HALF);
         vf_loose *target = (vf_loose *)(into + at * 32);
         UNROLLED for (int each = 0; each < HALF; each++) {
             target[each] = ready[each] * splat(known.scale[first]) + splat(known.minimum[first]);
@@ -579,13 +604,13 @@ INLINE void unfold(format of, const work *w, int64_t begin, int64_t end) {
 /* Number (of GGUF's types, or ours from 1000 on), name, bytes of a block, groups in it, whether a group has two scales,
    and what its numbers are */
 #define FORMATS(each)                                                                                                \
-    each(2, q4_0, 18, 1, 0, floats) each(3, q4_1, 20, 1, 0, floats) each(6, q5_0, 22, 1, 0, floats)                  \
-    each(7, q5_1, 24, 1, 0, floats) each(8, q8_0, 34, 1, 0, floats) each(10, q2_k, 84, 8, 1, floats)                 \
-    each(11, q3_k, 110, 8, 1, floats) each(12, q4_k, 144, 8, 0, floats) each(13, q5_k, 176, 8, 0, floats)            \
-    each(14, q6_k, 210, 8, 1, floats) each(20, iq4_nl, 18, 1, 0, floats) each(23, iq4_xs, 136, 8, 0, floats)         \
-    each(39, mxfp4, 17, 1, 0, floats) each(1000, int4_32, 21, 1, 0, floats) each(1001, int4_128, 69, 4, 0, floats)   \
-    each(1002, int8_32, 40, 1, 0, floats) each(1003, int8_128, 136, 4, 0, floats) each(1004, fp8_32, 36, 1, 0, e4m3) \
-    each(1005, fp8_128, 132, 4, 0, e4m3)
+    each(2, q4_0, 18, 1, 0, small) each(3, q4_1, 20, 1, 0, small) each(6, q5_0, 22, 1, 0, small)                     \
+    each(7, q5_1, 24, 1, 0, small) each(8, q8_0, 34, 1, 0, small) each(10, q2_k, 84, 8, 1, small)                    \
+    each(11, q3_k, 110, 8, 1, small) each(12, q4_k, 144, 8, 0, small) each(13, q5_k, 176, 8, 0, small)               \
+    each(14, q6_k, 210, 8, 1, small) each(20, iq4_nl, 18, 1, 0, small) each(23, iq4_xs, 136, 8, 0, small)            \
+    each(30, bf16, 64, 1, 0, upper) each(39, mxfp4, 17, 1, 0, small) each(1000, int4_32, 21, 1, 0, small)            \
+    each(1001, int4_128, 69, 4, 0, small) each(1002, int8_32, 40, 1, 0, small) each(1003, int8_128, 136, 4, 0, small)\
+    each(1004, fp8_32, 36, 1, 0, e4m3) each(1005, fp8_128, 132, 4, 0, e4m3)
 
 #define TASKS(number, name, bytes, groups, apart, read)                                                              \
     static __attribute__((noinline)) void multiply_##name(const work *w, int64_t begin, int64_t end) {                     \

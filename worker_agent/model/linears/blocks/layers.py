@@ -11,12 +11,15 @@ import weakref
 
 import torch
 from torch import nn
+from torch.nn.functional import linear
 
 from worker_agent.model.linears.blocks import building
 from worker_agent.model.linears.blocks.formats import NUMBERS, Blocks
 from worker_agent.model.linears.blocks.racing import NEVER, first_of_many
 from worker_agent.model.linears.packed import being_recorded
 
+LEAST_WIDENED = 4
+"""For fewer rows torch's own product with a matrix of bfloat16 is as fast as ours, or a little faster."""
 TILE_ELEMENTS = 1024 * 1024
 """Weights that are unfolded at a time: 4 MB, which the caches hold."""
 
@@ -80,6 +83,8 @@ def times(blocks: Blocks, rows: torch.Tensor) -> torch.Tensor:
     kernels = building.kernels()
     if kernels is None:
         return times_unfolded(blocks, rows)
+    if blocks.format == "BF16" and rows.dtype == torch.bfloat16 and rows.shape[0] < LEAST_WIDENED:
+        return linear(rows, blocks.data.view(torch.bfloat16))
     return kernels.multiply(NUMBERS[blocks.format], blocks.data, rows.float().contiguous()).to(rows.dtype)
 
 

@@ -125,11 +125,11 @@ def held_bytes(module: nn.Module) -> int:
             matrices.append(each.blocks)
         if isinstance(forward := vars(each).get("forward"), experts.BlockExperts):
             matrices += [blocks for found in forward.stacked.values() for blocks in found]
-        held |= {id(blocks): blocks.nbytes for blocks in matrices}
+        held |= {blocks.data.data_ptr(): blocks.nbytes for blocks in matrices}
         tensors = [weight for name, weight in each.named_parameters(recurse=False) if name not in known]
+        held |= {tensor.data_ptr(): tensor.numel() * tensor.itemsize for tensor in tensors}
         if isinstance(each, PackedLinear):
-            tensors.append(each.packed)
-        held |= {id(tensor): tensor.numel() * tensor.itemsize for tensor in tensors}
+            held[id(each.packed)] = each.packed.numel() * each.packed.itemsize
     return sum(held.values())
 
 
@@ -202,11 +202,11 @@ def lay_out(module: nn.Module, dtype: torch.dtype, tally: Tally, kind: type[nn.M
             lay_out(child, dtype, tally, kind)
             continue
         if isinstance(child, nn.Linear):
-            if why := _differs(layers.times, blocks, dtype):
+            if why := differs(layers.times, blocks, dtype):
                 tally.lost(f"a matrix of {blocks.rows} x {blocks.columns} in {blocks.format}: {why}")
                 vars(child).pop("blocks")
                 continue
-            exactly = bool(_differs(layers.times_unfolded, blocks, dtype))
+            exactly = bool(differs(layers.times_unfolded, blocks, dtype))
             setattr(module, name, BlockLinear(blocks, child.bias, dtype, exactly=exactly))
             child.bias = None  # type: ignore[assignment]
         else:
@@ -217,7 +217,7 @@ def lay_out(module: nn.Module, dtype: torch.dtype, tally: Tally, kind: type[nn.M
 
 
 @torch.inference_mode()
-def _differs(way: Callable[[Blocks, torch.Tensor], torch.Tensor], blocks: Blocks, dtype: torch.dtype) -> str:
+def differs(way: Callable[[Blocks, torch.Tensor], torch.Tensor], blocks: Blocks, dtype: torch.dtype) -> str:
     """Why what a way of multiplying gives, for few rows or for many, is not what the blocks mean; empty if it is."""
     generator = torch.Generator().manual_seed(5)
     for rows in (1, 11):

@@ -1,4 +1,4 @@
-"""The shards of a cut that is being planned, as a table."""
+"""The shards that a cut would make, as a table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from PySide6.QtGui import QIcon, QPainter, QPixmap
 from PySide6.QtWidgets import QApplication
 
 from app.figures import layers_text, size_text
-from app.ui.jobs.cut_plan import PlannedShard
+from app.ui.jobs.cut_preview import ShardPreview
 from app.ui.jobs.shards_bar import shard_text
 from app.ui.list_delegate import Index
 from app.ui.tables import Column, Role, RowsModel
@@ -18,7 +18,7 @@ from app.ui.theme import ThemeKeeper
 SWATCH = 12
 
 
-def _layers(shard: PlannedShard) -> str:
+def _layers(shard: ShardPreview) -> str:
     count = shard.end - shard.start
     return f"{layers_text(shard.start, shard.end)}  ({count})" if count > 1 else layers_text(shard.start, shard.end)
 
@@ -30,8 +30,8 @@ COLUMNS = (
 )
 
 
-class PlannedShardsModel(RowsModel):
-    """A row for each PlannedShard, in order, with its colour of the bar."""
+class ShardPreviews(RowsModel):
+    """A row for each ShardPreview, in order, with its colour of the bar."""
 
     def __init__(self, theme: ThemeKeeper, parent: QObject | None = None) -> None:
         super().__init__(COLUMNS, parent)

@@ -28,7 +28,7 @@ class CutWish:
 
 
 @dataclass(frozen=True)
-class PlannedShard:
+class ShardPreview:
     number: int
     start: int
     end: int
@@ -37,11 +37,11 @@ class PlannedShard:
 
 
 @dataclass(frozen=True)
-class CutPlan:
+class CutPreview:
     """What came of a wish. It can be carried out when there is no error."""
 
     wish: CutWish
-    shards: tuple[PlannedShard, ...] = ()
+    shards: tuple[ShardPreview, ...] = ()
     needed: int = 0
     free: int | None = None
     """Bytes; None when nobody can tell."""
@@ -53,26 +53,26 @@ class CutPlan:
         return bool(self.shards) and self.shards_error is None and self.folder_error is None
 
 
-def plan_cut(wish: CutWish) -> CutPlan:
+def preview_cut(wish: CutWish) -> CutPreview:
     """Blocks for as long as the disk takes."""
     from app.sharding.cut import choose_ranges
     from app.sharding.job import SPARE_BYTES
     from app.sharding.plan import stage_bytes
 
-    shards: tuple[PlannedShard, ...] = ()
+    shards: tuple[ShardPreview, ...] = ()
     shards_error: ShardboardError | None = None
     try:
         count, layers = (wish.shards, None) if isinstance(wish.shards, int) else (None, wish.shards)
         size = stage_bytes(wish.description)
         shards = tuple(
-            PlannedShard(number, start, end, size(start, end))
+            ShardPreview(number, start, end, size(start, end))
             for number, (start, end) in enumerate(choose_ranges(wish.description, count, layers))
         )
     except ShardboardError as error:
         shards_error = error
     needed = sum(shard.nbytes for shard in shards) + SPARE_BYTES if shards else 0
     free, folder_error = _look_at(wish, needed)
-    return CutPlan(wish, shards, needed, free, shards_error, folder_error)
+    return CutPreview(wish, shards, needed, free, shards_error, folder_error)
 
 
 def _look_at(wish: CutWish, needed: int) -> tuple[int | None, ShardboardError | None]:
