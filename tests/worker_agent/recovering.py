@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -10,24 +10,32 @@ import numpy as np
 from msgspec.structs import replace
 
 from tests.worker_agent.ring import RUNTIME, Ring
+from worker_agent.engine.grammars import Grammars
 from worker_agent.engine.runner import Runner
 from worker_agent.engine.stage import Stage
+from worker_agent.wire.errors import AgentError
 from worker_agent.wire.messages import (
     Budget,
     DType,
     Halt,
     Halted,
     HeldState,
+    JournalPage,
+    JournalPiece,
+    JournalStep,
     Link,
+    ReadJournal,
+    Recompute,
     Resumed,
     Sampling,
     Start,
     TensorFrame,
+    check_payload,
     decode,
     encode,
 )
 
-Sent = TypeVar("Sent", Start, Link, Halted)
+Sent = TypeVar("Sent", Start, Link, Halted, ReadJournal, JournalPage, Recompute)
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,7 @@ class Wish:
     max_tokens: int
     sampling: Sampling = field(default_factory=Sampling)
     after: tuple[int, int] = (-1, 0)
+    eos: tuple[int, ...] = ()
 
 
 @dataclass
@@ -48,14 +57,20 @@ class RecoveringRing(Ring):
     started: list[int] = field(default_factory=list)
     resumed: tuple[Resumed, ...] = ()
     """What the last `go_on` resumed."""
+    recomputed: list[JournalStep] = field(default_factory=list)
+    page_steps: int = 7
+    spoil: Callable[[JournalStep], JournalStep] = lambda step: step
+    """Changes a step before it is computed again."""
+    grammars: Grammars = field(default_factory=Grammars)
 
     @classmethod
-    def of(cls, stages: Sequence[Stage], **changes: object) -> RecoveringRing:
+    def of(cls, stages: Sequence[Stage], grammars: Grammars, **changes: object) -> RecoveringRing:
         """Runners for stages that were loaded, as if they had been with these changes."""
-        ring = cls([])
+        ring = cls([], grammars=grammars)
         for stage in stages:
-            stage.load = replace(stage.load, **changes)
-            ring.runners.append(Runner(stage, RUNTIME, f"boot{stage.load.stage}", ring._sender(stage.load.stage)))
+            stage.load = replace(stage.load, **{"kv_tokens": 4096, "lanes": 1, "journal_bytes": 0, **changes})
+            sender = ring._sender(stage.load.stage)
+            ring.runners.append(Runner(stage, RUNTIME, f"boot{stage.load.stage}", sender, grammars=ring.grammars))
         ring.link()
         return ring
 
@@ -78,7 +93,7 @@ class RecoveringRing(Ring):
         tokens = np.asarray([*wish.prompt, *self.answer(number)], dtype=np.int32)
         message = Start(
             call=1, deployment="d1", epoch=self.epoch, sequence=number, prompt_tokens=len(wish.prompt),
-            sampling=wish.sampling, budget=Budget(max_tokens=wish.max_tokens), held=held,
+            sampling=wish.sampling, budget=Budget(wish.max_tokens, wish.eos), held=held,
             tokens=TensorFrame(DType.INT32, (len(tokens),)),
         )  # fmt: skip
         if number not in self.started:
@@ -106,24 +121,33 @@ class RecoveringRing(Ring):
     def go_on(
         self, held: dict[int, tuple[HeldState, ...]], cancelled: Sequence[int] = (), wrong: int | None = None
     ) -> None:
-        """Link all stages anew, with what can go on, and start every unfinished sequence again.
+        """Put newcomers in the places of lost stages, link all anew, and start every unfinished sequence again.
 
         Args:
             cancelled: sequences that are ended instead.
             wrong: a stage that is told of lengths that are too short by one.
         """
+        lost = [stage for stage in range(len(self.runners)) if stage not in held]
+        for stage in lost:
+            old = self.runners[stage]
+            self.runners[stage] = Runner(
+                old.stage, RUNTIME, f"another{stage}", self._sender(stage), grammars=self.grammars
+            )
+        # Of several neighbours only the first needs a survivor: it has a journal itself when the next one's turn comes.
+        sources = {stage - 1 if stage else min(held) for stage in lost} & held.keys()
         unfinished = [number for number in self.started if number not in self.finished]
         resumed = {}
         # What was under way comes first once more; where the first stage was lost, so does what had not begun.
         first = sorted(held[min(held)], key=lambda each: each.length <= self.committed(each.sequence))
         for state in first:
             number = state.sequence
+            covered = all(each.covered for source in sources for each in held[source] if each.sequence == number)
             others = [each for states in held.values() for each in states if each.sequence == number]
             if number in unfinished:
                 length = self.committed(number)
-                possible = all(each.least <= length for each in others)
+                possible = covered and all(each.least <= length for each in others)
                 resumed[number] = Resumed(number, length if possible else 0, state.kind, state.slot)
-            elif state.kind == "kept" and 0 in held:
+            elif state.kind == "kept" and 0 in held and covered:
                 resumed[number] = Resumed(number, min(each.length for each in others), "kept", state.slot)
         others = [Resumed(number, 0) for number in unfinished if number not in resumed]
         self.resumed = (*resumed.values(), *others) if 0 in held else (*others, *resumed.values())
@@ -131,11 +155,51 @@ class RecoveringRing(Ring):
         for stage in reversed(range(len(self.runners))):
             short = tuple(replace(each, length=max(0, each.length - 1)) for each in self.resumed)
             self._link_one(stage, self.runners[stage], short if stage == wrong else self.resumed)
+        for stage in lost:
+            self._recompute(stage, stage - 1 if stage else min(held))
         for number in unfinished:
             if number in cancelled:
                 self.runners[0].cancel(number)
                 continue
             self.begin(number, resumed[number].length if number in resumed else 0)
+
+    def _recompute(self, stage: int, source: int) -> None:
+        """Have a newcomer compute its states from another stage's journal, page by page."""
+        wanted = tuple(each.sequence for each in self.resumed if each.length)
+        if not wanted:
+            return
+        after, complete = 0, False
+        while not complete:
+            read = ReadJournal(
+                call=1, deployment="d1", stage=source, epoch=self.epoch, sequences=wanted, after=after,
+                steps=self.page_steps, shapes=not stage,
+            )  # fmt: skip
+            page, payload = self.runners[source].read_journal(through(read))
+            page = through(page)
+            check_payload(page, payload)
+            pieces = [piece for step in page.steps for piece in step.pieces]
+            described = page.hidden
+            if not stage:
+                ids = np.asarray([token for piece in pieces for token in self._tokens(piece)], dtype=np.int32)
+                described, payload = TensorFrame(DType.INT32, (len(ids),)), (ids.tobytes(),)
+            after, complete = page.steps[-1].number, page.complete
+            steps = tuple(self.spoil(step) for step in page.steps)
+            self.recomputed += steps
+            message = Recompute(
+                call=1, deployment="d1", stage=stage, epoch=self.epoch, steps=steps, given=described, complete=complete
+            )
+            check_payload(message, payload)
+            answers: list[AgentError | None] = []
+            self.runners[stage].recompute(through(message), payload, answers.append)
+            while self.runners[stage].has_work:
+                self.runners[stage].work()
+            assert answers == [None], answers
+
+    def _tokens(self, piece: JournalPiece) -> list[int]:
+        if piece.fills:
+            return [0] * piece.count
+        tokens = [*self.wishes[piece.sequence].prompt, *self.answer(piece.sequence)]
+        return tokens[piece.position : piece.position + piece.count]
 
     def _link_one(self, stage: int, runner: Runner, resumed: tuple[Resumed, ...]) -> None:
         whole = not all(runner.stage.in_pieces for runner in self.runners)

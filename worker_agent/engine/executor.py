@@ -26,7 +26,7 @@ from worker_agent.engine.prefixes import KEPT_SEQUENCES
 from worker_agent.engine.stage import Stage
 from worker_agent.model import rotary
 from worker_agent.wire.errors import OutOfStep
-from worker_agent.wire.messages import Shared
+from worker_agent.wire.messages import JournalStep, Shared, StageInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +75,12 @@ class Executor:
 
     def __init__(self, stage: Stage, aside: Path | None = None) -> None:
         self.stage = stage
+        self._ways = stage.ways.report()
         load = stage.load
         capacity = min(load.kv_tokens, load.max_context)
         self._rows = RowPool(load.max_sequences + KEPT_SEQUENCES, capacity, int8=stage.kv_dtype == "int8")
+        self.slots: tuple[int, ...] = ()
+        """Where the states of the last step's turns lie in the pool."""
         self.memory = StatePool(self._new_state, Aside(aside, f"{load.deployment}-{load.stage}"))
 
     @torch.inference_mode()
@@ -103,7 +106,70 @@ class Executor:
         states = [self._at(turn) for turn in plan.turns]
         if not states:
             return plan.given
+        self.slots = tuple(state.slot for state in states)
         return self._run(plan.turns, states, plan.given)
+
+    @torch.inference_mode()
+    def recompute(self, step: JournalStep, given: torch.Tensor) -> torch.Tensor:
+        """Run a step that once ran on a stage that was lost, in its shape, so that its bits are those of then.
+
+        Rows of sequences that nobody needs run over states of the right length that hold nothing, which attention for
+        many at once looks at, but mixes with nobody's. Where each sequence has a pass of its own, over an empty one.
+
+        Returns hidden states [tokens, hidden], of which those of such rows mean nothing; on the last stage no rows.
+        Raises OutOfStep, OutOfMemory.
+        """
+        memory = self.memory
+        for piece in step.pieces:
+            if piece.known is not None and not piece.fills:
+                memory.release(piece.sequence)
+                memory.admit(piece.sequence, piece.known, piece.shared)
+        if self.stage.batched:
+            mine = {piece.sequence: piece.slot for piece in step.pieces if not piece.fills}
+            memory.place(mine, {piece.slot for piece in step.pieces if piece.fills})
+        turns = [Turn(piece.sequence, piece.position, piece.count, range(0)) for piece in step.pieces]
+        states, filling = [], []
+        try:
+            for piece, turn in zip(step.pieces, turns, strict=True):
+                if piece.fills:
+                    filling.append(self._new_state(piece.slot))
+                    if self.stage.batched:
+                        filling[-1].length = piece.position
+                    states.append(filling[-1])
+                else:
+                    states.append(self._at(turn))
+            return self._run(turns, states, given)
+        finally:
+            for state in filling:
+                state.release()
+
+    def info(self, epoch: int, journal_bytes: int) -> StageInfo:
+        """What the agent reports of the stage."""
+        stage, load, memory = self.stage, self.stage.load, self.memory
+        return StageInfo(
+            deployment=load.deployment,
+            plan=load.plan,
+            epoch=epoch,
+            stage=load.stage,
+            stages=load.stages,
+            start=load.start,
+            end=load.end,
+            model=load.model,
+            weight_bytes=stage.weight_bytes,
+            kv_bytes=stage.kv_bytes,
+            kv_tokens=load.kv_tokens,
+            kv_used_tokens=memory.used_tokens,
+            kv_held_bytes=memory.nbytes,
+            sequences=memory.sequences,
+            ways=self._ways,
+            reuse=stage.reuse,
+            quantize=load.quantize,
+            weights_error=stage.weights_error,
+            kv_dtype=stage.kv_dtype,
+            kv_error=stage.kv_error,
+            kv_kept_tokens=memory.kept_tokens,
+            journal_bytes=journal_bytes,
+        )
 
     def clear(self) -> None:
         """Forget all sequences."""

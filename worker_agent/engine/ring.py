@@ -15,9 +15,12 @@ No clock, no sockets, no tensors: times come in, and what a step holds or has br
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Generic, TypeVar
+
+from worker_agent.wire.messages import Piece, Tokens
 
 Given = TypeVar("Given")
 """A step that comes in."""
@@ -169,3 +172,44 @@ class RingPlace(Generic[Given, Sent]):
         for each in self._unanswered.values():
             each.at = now
         return tuple(each.message for each in self._unanswered.values())
+
+
+class Waits:
+    """Since when each sequence of the first stage could go on, but for others."""
+
+    def __init__(self) -> None:
+        self._ready: dict[int, float] = {}
+
+    def begin(self, sequence: int, at: float) -> None:
+        self._ready[sequence] = at
+
+    def end(self, sequence: int) -> None:
+        self._ready.pop(sequence, None)
+
+    def clear(self) -> None:
+        self._ready.clear()
+
+    def of(self, pieces: Iterable[Piece], over: Iterable[int], now: float) -> float:
+        """How long all that is in a step could have gone on, but for others.
+
+        The shortest wait of its sequences: a step has one figure, and no token may have waited longer than it took.
+
+        Args:
+            over: sequences that end with this step.
+        """
+        for number in over:
+            self.end(number)
+        waits = [now - self._ready.get(piece.sequence, now) for piece in pieces]
+        return max(0.0, min(waits, default=0.0))
+
+    def computed(self, pieces: Iterable[Piece], now: float) -> None:
+        """The next chunk of a prompt need not wait until this one has come round."""
+        for piece in pieces:
+            if piece.sequence in self._ready:
+                self._ready[piece.sequence] = now
+
+    def came_round(self, message: Tokens, at: float) -> None:
+        """What has come round can go into the next step from then on."""
+        for number in (*(token.sequence for token in message.tokens), *(number for number, _ in message.prefilled)):
+            if number in self._ready:
+                self._ready[number] = at

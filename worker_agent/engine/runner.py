@@ -14,11 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from msgspec.structs import replace
 
 from worker_agent.engine.executor import Admitted, Executor, StepPlan, Turn
 from worker_agent.engine.grammars import Grammars
+from worker_agent.engine.journal import Journal
 from worker_agent.engine.outgoing import Destination, Outgoing
-from worker_agent.engine.ring import Arrival, RingPlace, Verdict
+from worker_agent.engine.recomputing import Answer, Recomputing
+from worker_agent.engine.ring import Arrival, RingPlace, Verdict, Waits
 from worker_agent.engine.runtime import Runtime
 from worker_agent.engine.sampling import Samplers
 from worker_agent.engine.scheduler import PlannedStep, Scheduler, Sequence, check_whole_prompt
@@ -33,9 +36,12 @@ from worker_agent.wire.messages import (
     Halt,
     Halted,
     HeldState,
+    JournalPage,
     Link,
     Message,
     Piece,
+    ReadJournal,
+    Recompute,
     Reuse,
     StageFault,
     StageInfo,
@@ -78,18 +84,19 @@ class Runner:
     ) -> None:
         self.stage, self._runtime, self._boot, self._send, self._begun = stage, runtime, boot, send, begun
         self._executor = Executor(stage, aside)
-        self._ways = stage.ways.report()
         self.load = stage.load
         self._ring: RingPlace[Incoming, Outgoing] = RingPlace(self.load.plan, self.load.epoch)
         self._scheduler = self._new_scheduler()
         self._samplers = Samplers(self.load.deployment, grammars or Grammars())
         self._soundness = Soundness()
+        self._journal = Journal(self.load.journal_bytes) if self.load.journal_bytes else None
+        self._recomputing = Recomputing(self._executor, self._journal, runtime, begun)
         self._in_doubt = False
         """Whether a step failed half-way, so that no state is certain until the next Link."""
         self._resumed: dict[int, int] = {}
         """On the first stage: sequences that go on over the last Link, and how many of their tokens the states hold."""
-        self._ready: dict[int, float] = {}
-        """On the first stage: since when each sequence could go on, but for others."""
+        self._waits = Waits()
+        """On the first stage."""
 
     def _new_scheduler(self, *, whole_prompts: bool = False, reuse: Reuse = "no") -> Scheduler:
         load = self.load
@@ -134,9 +141,12 @@ class Runner:
         self._scheduler = self._new_scheduler(whole_prompts=message.whole_prompts, reuse=message.reuse)
         self._samplers.clear()
         self._soundness.forget_all()
-        self._ready.clear()
+        self._waits.clear()
         self._in_doubt = False
         self._executor.memory.resume(message.resumed)
+        self._recomputing.link(message.resumed)
+        if self._journal is not None:
+            self._journal.resume(message.resumed)
         if self.stage.is_first:
             self._scheduler.resume(message.resumed, kept)
             self._resumed = {each.sequence: each.length for each in message.resumed}
@@ -146,13 +156,28 @@ class Runner:
         if message.epoch != self.epoch:
             raise UnknownStage(f"the stage is at epoch {self.epoch}, epoch {message.epoch} was to be halted")
         self._ring.fail()
+        self._recomputing.stop("the stage was halted")
         states = {each.sequence: each for each in self._executor.memory.held()} if not self._in_doubt else {}
         if self.stage.is_first:  # it knows best whose turn is next, also of those that have not begun yet
             running = {
                 number: states.pop(number, HeldState(number, 0, 0, "runs")) for number in self._scheduler.running
             }
             states = running | states
+        if self._journal is not None:
+            states = {number: replace(each, covered=self._journal.covers(number)) for number, each in states.items()}
         return Halted(call=message.call, states=tuple(states.values())[:MAX_STATES])
+
+    def read_journal(self, message: ReadJournal) -> tuple[JournalPage, tuple[Buffer, ...]]:
+        """What the next stage's states were computed from. Raises UnknownStage for another epoch."""
+        if message.epoch != self.epoch:
+            raise UnknownStage(f"the stage is at epoch {self.epoch}, the request was for epoch {message.epoch}")
+        return self._recomputing.read(message)
+
+    def recompute(self, message: Recompute, payload: tuple[Buffer, ...], answer: Answer) -> None:
+        """Compute lost states again; `answer` is told when it is done. Raises an AgentError."""
+        if message.epoch != self.epoch or not self._ring.runs:
+            raise UnknownStage(f"the stage is at epoch {self.epoch}, the request was for epoch {message.epoch}")
+        self._recomputing.add(message, payload, answer)
 
     def start(self, message: Start, payload: tuple[Buffer, ...], draining: bool, received: float | None = None) -> None:
         """Queue a sequence. Raises an AgentError when it can never run here."""
@@ -187,19 +212,20 @@ class Runner:
             widest = MAX_FRAME_BYTES // (self.stage.hidden_size * self.stage.dtype.itemsize) - self.load.prefill_chunk
             check_whole_prompt(sequence, widest)
         self._scheduler.add(sequence)
-        self._ready[message.sequence] = time.monotonic() if received is None else received
+        self._waits.begin(message.sequence, time.monotonic() if received is None else received)
 
     def cancel(self, sequence: int) -> None:
         self._scheduler.cancel(sequence)
-        self._ready.pop(sequence, None)
+        self._waits.end(sequence)
 
     def close(self) -> None:
         """Let go of what sequences hold. The stage cannot run any more."""
+        self._recomputing.stop("the stage was unloaded")
         self._executor.close()
 
     def drop_sequences(self) -> None:
         self._scheduler.cancel_all()
-        self._ready.clear()
+        self._waits.clear()
 
     # --- data --------------------------------------------------------------------------------------
 
@@ -219,7 +245,7 @@ class Runner:
         awaited = self._ring.came_round(message.epoch, message.step, time.monotonic())
         if awaited is None:
             return
-        self._can_go_on(message, time.monotonic() if received is None else received)
+        self._waits.came_round(message, time.monotonic() if received is None else received)
         if not self._scheduler.returned(message) and not awaited:
             self._ring.dropped += 1
 
@@ -227,6 +253,8 @@ class Runner:
         """Run one step if there is one; how many tokens it held, 0 when there was nothing to do."""
         if not self._ring.runs:
             return 0
+        if self._recomputing.has_work:
+            return self._recomputing.work()
         if self.stage.is_first:
             planned = self._scheduler.next_step()
             return self._run_planned(planned) if planned is not None else 0
@@ -235,7 +263,7 @@ class Runner:
 
     @property
     def has_work(self) -> bool:
-        return self._ring.has_waiting
+        return self._ring.has_waiting or self._recomputing.has_work
 
     def repeat_lost(self, now: float) -> None:
         """Send again what has not come round for too long: a reconnect may have lost it."""
@@ -265,45 +293,22 @@ class Runner:
             alone=alone,
         )
         given = torch.tensor(planned.tokens, dtype=torch.int64).to(self.stage.device)
-        queued = self._waited(planned, began)
+        queued = self._waits.of(planned.pieces, (*planned.released, *planned.kept), began)
         if self.stage.is_last:
             tokens = self._compute_last(step, given, began, queued)
-            self._computed(planned)
+            self._waits.computed(planned.pieces, time.monotonic())
             if tokens is not None:
                 self._scheduler.returned(tokens)
-                self._can_go_on(tokens, time.monotonic())
+                self._waits.came_round(tokens, time.monotonic())
                 self._send(self._out(Destination.CONTROLLER, tokens))
             return len(planned.tokens) or 1
         forwarded = self._compute_inner(step, given, began, queued)
-        self._computed(planned)
+        self._waits.computed(planned.pieces, time.monotonic())
         if forwarded is not None:
             outgoing = self._out(Destination.DOWNSTREAM, *forwarded)
             self._ring.sent(planned.number, outgoing, time.monotonic())
             self._send(outgoing)
         return len(planned.tokens) or 1
-
-    def _waited(self, planned: PlannedStep, began: float) -> float:
-        """How long all that is in a step of the first stage could have gone on, but for others.
-
-        The shortest wait of its sequences: a step has one figure, and no token may have waited longer than it took.
-        """
-        for number in (*planned.released, *planned.kept):
-            self._ready.pop(number, None)
-        waits = [began - self._ready.get(piece.sequence, began) for piece in planned.pieces]
-        return max(0.0, min(waits, default=0.0))
-
-    def _computed(self, planned: PlannedStep) -> None:
-        """The next chunk of a prompt need not wait until this one has come round."""
-        now = time.monotonic()
-        for piece in planned.pieces:
-            if piece.sequence in self._ready:
-                self._ready[piece.sequence] = now
-
-    def _can_go_on(self, message: Tokens, at: float) -> None:
-        """What has come round can go into the next step from then on."""
-        for number in (*(token.sequence for token in message.tokens), *(number for number, _ in message.prefilled)):
-            if number in self._ready:
-                self._ready[number] = at
 
     def _run_arrived(self, arrival: Arrival[Incoming]) -> int:
         step, began = arrival.given.step, time.monotonic()
@@ -341,6 +346,7 @@ class Runner:
         if step.pieces:
             frame, data = to_frame(hidden)
             described, payload = (frame,), (data,)
+        self._note(step, payload)
         onward = Step(
             deployment=step.deployment,
             plan=step.plan,
@@ -364,6 +370,8 @@ class Runner:
         logits = self._compute(step, given)
         if logits is None:
             return None
+        if self.load.stage:
+            self._note(step, ())
         try:
             chosen = self._samplers.choose(step.pieces, logits, self._soundness.unsound)
         except (RuntimeError, ValueError, IndexError) as error:
@@ -413,6 +421,11 @@ class Runner:
             self._fault(error, step.pieces)
             return None
 
+    def _note(self, step: Step, hidden: tuple[Buffer, ...]) -> None:
+        """Take down what the next stage is about to compute with."""
+        if self._journal is not None:
+            self._journal.note(step.pieces, self._executor.slots, step.released, step.kept, hidden, step.alone)
+
     def _begins(self, piece: Piece, step: Step) -> bool:
         """Whether a piece is its sequence's first one here; one that begins anew is released by the same step."""
         here = piece.sequence in self._executor.memory and piece.sequence not in step.released
@@ -457,27 +470,4 @@ class Runner:
 
     def info(self) -> StageInfo:
         """What the agent reports of the stage."""
-        load, stage, memory = self.load, self.stage, self._executor.memory
-        return StageInfo(
-            deployment=load.deployment,
-            plan=load.plan,
-            epoch=self.epoch,
-            stage=load.stage,
-            stages=load.stages,
-            start=load.start,
-            end=load.end,
-            model=load.model,
-            weight_bytes=stage.weight_bytes,
-            kv_bytes=stage.kv_bytes,
-            kv_tokens=load.kv_tokens,
-            kv_used_tokens=memory.used_tokens,
-            kv_held_bytes=memory.nbytes,
-            sequences=memory.sequences,
-            ways=self._ways,
-            reuse=stage.reuse,
-            quantize=load.quantize,
-            weights_error=stage.weights_error,
-            kv_dtype=stage.kv_dtype,
-            kv_error=stage.kv_error,
-            kv_kept_tokens=memory.kept_tokens,
-        )
+        return self._executor.info(self.epoch, 0 if self._journal is None else self._journal.nbytes)

@@ -28,6 +28,8 @@ from worker_agent.wire.messages import (
     Halt,
     Link,
     Progress,
+    ReadJournal,
+    Recompute,
     Speed,
     StageInfo,
     Start,
@@ -38,6 +40,8 @@ from worker_agent.wire.messages import (
 log = logging.getLogger(__name__)
 
 Reply = Callable[[ControlMessage], None]
+PayloadReply = Callable[..., None]
+"""A Reply that takes payload frames behind the message."""
 
 IDLE_SECONDS = 0.25
 """How long the thread waits for a note before it looks whether a step has to be repeated."""
@@ -121,6 +125,30 @@ class Compute(threading.Thread):
 
     def halt(self, message: Halt, reply: Reply) -> None:
         self._asked(message.call, reply, lambda: self._runner(message.deployment, message.stage).halt(message))
+
+    def read_journal(self, message: ReadJournal, reply: PayloadReply) -> None:
+        def note() -> None:
+            try:
+                page, payload = self._runner(message.deployment, message.stage).read_journal(message)
+            except AgentError as error:
+                reply(Failed(call=message.call, kind=error.kind, message=str(error)))
+            else:
+                reply(page, *payload)
+
+        self._notes.put(note)
+
+    def recompute(self, message: Recompute, payload: Sequence[Buffer], reply: Reply) -> None:
+        def answer(error: AgentError | None) -> None:
+            failed = error and Failed(call=message.call, kind=error.kind, message=str(error))
+            reply(failed or Done(call=message.call))
+
+        def note() -> None:
+            try:
+                self._runner(message.deployment, message.stage).recompute(message, tuple(payload), answer)
+            except AgentError as error:
+                answer(error)
+
+        self._notes.put(note)
 
     def start_sequence(self, message: Start, payload: Sequence[Buffer], reply: Reply) -> None:
         received = time.monotonic()

@@ -49,7 +49,9 @@ from worker_agent.wire.messages import (
     Message,
     Numerics,
     Offer,
+    ReadJournal,
     ReadLog,
+    Recompute,
     Shutdown,
     StageFault,
     Start,
@@ -172,6 +174,10 @@ class Service:
                 self._link(caller, message, reply)
             case Halt():
                 self._compute.halt(message, reply)
+            case ReadJournal():
+                self._compute.read_journal(message, reply)
+            case Recompute():
+                self._compute.recompute(message, payload, reply)
             case Unload():
                 self._unload(message, reply)
             case Drain():
@@ -218,6 +224,7 @@ class Service:
     def _health(self, message: Health) -> HealthReport:
         sample, stages = self._resources.telemetry.latest, self._compute.stages()
         base = self._base(sample)
+        journals = sum(stage.journal_bytes for stage in stages)
         held = sum(stage.weight_bytes + stage.kv_held_bytes for stage in stages)
         return HealthReport(
             call=message.call,
@@ -229,7 +236,7 @@ class Service:
             memory_available=sample.memory.available,
             process_memory=sample.process_memory,
             memory_base=base,
-            memory_held=base + (held if self._identity.numerics.device == "cpu" else 0),
+            memory_held=base + journals + (held if self._identity.numerics.device == "cpu" else 0),
             memory_budget=self._resources.budget.total,
             memory_used=self._resources.budget.used,
             disk_free=sample.disk_free,

@@ -6,7 +6,7 @@ is admitted, who yields and what is kept for later; each stage does as it is tol
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from worker_agent.engine.memory.aside import Aside
 from worker_agent.engine.memory.states import SequenceState
@@ -145,9 +145,11 @@ class StatePool:
                 if each.kind == "aside":
                     self.set_aside(number)
 
-    def place(self, slots: dict[int, int]) -> None:
-        """Have states lie in these slots; -1 is anywhere. Whoever else is in the way goes elsewhere."""
-        wanted = set(slots.values()) - {-1}
+    def place(self, slots: dict[int, int], free: Iterable[int] = ()) -> None:
+        """Have states lie in these slots; -1 is anywhere. Whoever else is in the way, there or in the slots that are to
+        be `free`, goes elsewhere.
+        """
+        wanted = {*slots.values(), *free} - {-1}
         moved = []
         for number, state in self._states.items():
             target = slots.get(number, -1)
@@ -158,12 +160,15 @@ class StatePool:
             state = self._states[number]
             copies.append((state.length, {name: tensor.clone() for name, tensor in state.exported().items()}))
             state.release()
+        blocked = [self._make(slot) for slot in free] if moved else []
         # Those that are to lie somewhere come before those that may lie anywhere.
         for number, (length, tensors) in sorted(
             zip(moved, copies, strict=True), key=lambda each: slots.get(each[0], -1) < 0
         ):
             self._states[number] = state = self._make(slots.get(number, -1))
             state.imported(tensors, length)
+        for state in blocked:
+            state.release()
 
     def _kind(self, number: int) -> StateKind:
         return "kept" if number in self._kept else "runs"

@@ -143,6 +143,8 @@ class StageInfo(Struct, forbid_unknown_fields=True, frozen=True):
     """As Loaded has it."""
     kv_kept_tokens: U63 = 0
     """Tokens of prompts and answers that are over, kept for prompts that begin in the same way."""
+    journal_bytes: U63 = 0
+    """Bytes of main memory that its journal takes at this moment."""
 
 
 class Welcome(Call, tag="welcome", kw_only=True, frozen=True):
@@ -308,6 +310,9 @@ class Load(Call, tag="load", kw_only=True, frozen=True):
     """Into what the float matrices of the layers are put; those that are stored in blocks stay so in any case."""
     kv_dtype: KvDType = "computed"
     """In what keys and values are kept, where the stage can; the way `kv_int8` says why where it cannot."""
+    journal_bytes: Annotated[int, Meta(ge=0, le=2**40)] = 0
+    """What the stage may keep of what it sent, so that the next one's states can be computed again where it is lost; 0
+    keeps nothing. Comes out of the memory for stages where that is main memory."""
     upstream_key: Z85Key | None
     """Public key of the agent that sends this stage its steps; None on the first stage."""
     ring_key: Z85Key | None

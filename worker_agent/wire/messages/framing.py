@@ -46,7 +46,7 @@ from worker_agent.wire.messages.fields import (
     TensorFrame,
 )
 from worker_agent.wire.messages.parts import Part
-from worker_agent.wire.messages.recovery import Halt, Halted
+from worker_agent.wire.messages.recovery import Halt, Halted, JournalPage, JournalStep, ReadJournal, Recompute
 from worker_agent.wire.messages.ring import Cancel, StageFault, Start, Step, Tokens
 
 ControlMessage = (
@@ -77,6 +77,9 @@ ControlMessage = (
     | LogText
     | Halt
     | Halted
+    | ReadJournal
+    | JournalPage
+    | Recompute
 )
 """Messages that are not in a hurry: encoded as maps, tagged by name."""
 
@@ -161,12 +164,22 @@ def check_payload(message: Message, payload: Sequence[Buffer]) -> None:
         case LogText():
             if len(payload) != 1 or len(payload[0]) > MAX_LOG_BYTES:
                 raise WireError("a piece of a log without its one frame of text, or with too much")
+        case Recompute():
+            _check_journal(message.steps, message.given, payload)
+        case JournalPage():
+            _check_journal(message.steps, message.hidden, payload)
         case Load():
             if len(payload) != 2:
                 raise WireError("a load without its config and parts")
         case _:
             if payload:
                 raise WireError(f"a {type(message).__name__} carries no payload")
+
+
+def _check_journal(steps: Sequence[JournalStep], tensor: TensorFrame | None, payload: Sequence[Buffer]) -> None:
+    _check_tensors(() if tensor is None else (tensor,), payload)
+    if tensor is not None and tensor.shape[:1] != (sum(piece.count for step in steps for piece in step.pieces),):
+        raise WireError("a tensor that does not hold as many tokens as the steps of the journal")
 
 
 def _check_tensors(tensors: Sequence[TensorFrame], payload: Sequence[Buffer]) -> None:

@@ -20,6 +20,7 @@ from worker_agent.wire.messages.fields import (
     Text,
     TokenId,
 )
+from worker_agent.wire.messages.recovery import Shared
 
 
 class Sampling(Struct, forbid_unknown_fields=True, frozen=True, omit_defaults=True):
@@ -106,15 +107,6 @@ class Cancel(Call, tag="cancel", kw_only=True, frozen=True):
     deployment: Id
     epoch: U63
     sequence: SequenceNumber
-
-
-class Shared(Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
-    """Where the state of a sequence's first tokens comes from: another one that began with the same."""
-
-    sequence: SequenceNumber
-    tokens: Annotated[int, Meta(ge=1, le=2**31 - 1)]
-    take: bool
-    """Whether the other one is over, and its state becomes this one's without being copied."""
 
 
 class Admission(Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
