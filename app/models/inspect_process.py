@@ -56,10 +56,11 @@ def inspect(request: InspectRequest, report: ProgressCallback) -> ModelDescripti
 
     try:
         model = build_empty(checkpoint.config, OUTLINE_DTYPE)
-        ends = settle_ends(checkpoint, model, examine(model))
+        anatomy = examine(model)
+        ends = settle_ends(checkpoint, model, anatomy)
         if ends.config is not None:
             model = build_empty(ends.config, OUTLINE_DTYPE)
-        anatomy = examine(model)
+            anatomy = examine(model)
         tensors = tuple(tensor for tensor in checkpoint.tensors if tensor.name not in ends.doubled)
         assigned = assign(model, anatomy, [tensor.name for tensor in tensors])
     except CannotSplit as error:

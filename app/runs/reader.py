@@ -20,6 +20,7 @@ from app.runs.trace import DeploymentTrace, Origin, Plan, RequestTrace, StagePla
 
 MOST_EVENTS = 1_000
 """Of one run; a run that lasted for days may have had more."""
+A_MOMENT = timedelta(seconds=1)
 _PAGE = 100
 
 
@@ -140,8 +141,7 @@ class RunReader:
             started_at=record.created_at,
             completed_at=over,
             trace=DeploymentTrace(plan=self._plan(record)) if trace is None else trace,
-            # What is said of its end comes a moment after it.
-            events=self._events(record.created_at, over and over + timedelta(seconds=1), record.id, None, trace),
+            events=self._events(record.created_at, over, record.id, None, trace),
         )
 
     def _plan(self, record: DeploymentRecord) -> Plan:
@@ -187,7 +187,8 @@ class RunReader:
         trace: Trace | None,
     ) -> tuple[RunEvent, ...]:
         """What happened to the run, its deployment and its nodes, oldest first."""
-        until = until or datetime.now(UTC)
+        # What is said of an end, as that a node was lost, comes a moment after it.
+        until = datetime.now(UTC) if until is None else until + A_MOMENT
         plan = trace.plan if isinstance(trace, RequestTrace | DeploymentTrace) else None
         nodes = {stage.node_id for stage in plan.stages} if plan is not None else set()
         happened = self._registry.events.list(

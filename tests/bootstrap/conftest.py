@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -26,6 +29,37 @@ def make_wheel(folder: Path, name: str, version: str, files: dict[str, str]) -> 
         for path, text in {**contents, f"{info}/RECORD": record}.items():
             archive.writestr(path, text)
     return wheel
+
+
+COPIES_PIP = """
+import sys
+if "venv" in sys.orig_argv:
+    import pathlib, shutil, venv
+    def copy_pip(builder, context):
+        [site] = pathlib.Path(context.env_dir).glob("lib/python*/site-packages")
+        for folder in {folders!r}:
+            shutil.copytree(folder, site / pathlib.Path(folder).name)
+    venv.EnvBuilder._setup_pip = copy_pip
+"""
+
+
+@pytest.fixture(scope="session")
+def quick_python(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A Python whose environments get a copy of this one's pip: to install it as ensurepip does takes four seconds.
+
+    For tests that are not about how an environment is made.
+    """
+    found = importlib.util.find_spec("pip")
+    if sys.platform == "win32" or found is None or found.origin is None:
+        return sys.executable
+    package = Path(found.origin).parent
+    folders = [str(package), *map(str, package.parent.glob("pip-*.dist-info"))]
+    folder = tmp_path_factory.mktemp("quick") / "python"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    [site] = folder.glob("lib/python*/site-packages")
+    (site / "copies_pip.py").write_text(COPIES_PIP.format(folders=folders))
+    (site / "copies_pip.pth").write_text("import copies_pip\n")
+    return str(folder / "bin" / "python")
 
 
 @pytest.fixture

@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 
 
-def start_agent(folder: Path, environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+def start_agent(
+    folder: Path, environment: dict[str, str], *arguments: str, python: str = sys.executable
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["bash", str(folder / "agent.sh"), *arguments],
-        env={**environment, "SHARDBOARD_PYTHON": sys.executable},
+        env={**environment, "SHARDBOARD_PYTHON": python},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

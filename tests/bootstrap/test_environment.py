@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="drives the bash
 
 
 def test_a_machine_with_only_the_wheel_gets_an_agent_and_the_second_start_is_quick(
-    machine_folder: Path, offline: dict[str, str]
+    machine_folder: Path, offline: dict[str, str], quick_python: str
 ) -> None:
     first = start_agent(machine_folder, offline, "--listen", "127.0.0.1:0", "two words")
     assert first.returncode == 0, first.stderr
@@ -39,21 +39,21 @@ def test_a_machine_with_only_the_wheel_gets_an_agent_and_the_second_start_is_qui
     assert "up to date" in start_agent(machine_folder, offline).stderr
     assert (machine_folder / ".venv" / MARK).exists()
     moved = machine_folder.rename(machine_folder.with_name("moved"))
-    again = start_agent(moved, offline)
+    again = start_agent(moved, offline, python=quick_python)
     assert again.returncode == 0, again.stderr
     assert "Setting up" in again.stderr
     assert made_for(moved / ".venv") == str(moved)
 
 
 def test_an_interrupted_set_up_ends_pip_and_the_next_one_starts_clean(
-    machine_folder: Path, offline: dict[str, str]
+    machine_folder: Path, offline: dict[str, str], quick_python: str
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent_index:  # accepts connections and never answers
         waiting = {name: value for name, value in offline.items() if name != "PIP_NO_INDEX"}
         waiting["PIP_INDEX_URL"] = f"http://127.0.0.1:{silent_index.getsockname()[1]}/simple"
         begun = subprocess.Popen(
             ["bash", str(machine_folder / "agent.sh"), "prepare"],
-            env={**waiting, "SHARDBOARD_PYTHON": sys.executable},
+            env={**waiting, "SHARDBOARD_PYTHON": quick_python},
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -69,18 +69,20 @@ def test_an_interrupted_set_up_ends_pip_and_the_next_one_starts_clean(
             pass
         connection.close()
     assert not Environment(machine_folder).serves(frozenset())
-    after = start_agent(machine_folder, offline, "--version")
+    after = start_agent(machine_folder, offline, "--version", python=quick_python)
     assert after.returncode == 0, after.stderr
     assert after.stdout == "agent ['--version']\n"
 
 
 def test_without_a_network_the_set_up_says_so_and_leaves_no_stamp(
-    machine_folder: Path, offline: dict[str, str]
+    machine_folder: Path, offline: dict[str, str], quick_python: str
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     unreachable = {name: value for name, value in offline.items() if name not in ("PIP_NO_INDEX", "PIP_FIND_LINKS")}
-    failed = start_agent(machine_folder, {**unreachable, "PIP_INDEX_URL": f"http://127.0.0.1:{port}/simple"})
+    failed = start_agent(
+        machine_folder, {**unreachable, "PIP_INDEX_URL": f"http://127.0.0.1:{port}/simple"}, python=quick_python
+    )
     assert failed.returncode == 1
     assert "The package index could not be reached." in failed.stderr
     assert "Traceback" not in failed.stderr

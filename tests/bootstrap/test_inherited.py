@@ -92,13 +92,13 @@ def test_what_is_made_under_an_open_umask_is_not_for_everybody_to_write(
 
 
 def test_a_setting_that_leads_pip_elsewhere_is_named(
-    machine_folder: Path, offline: dict[str, str], tmp_path: Path
+    machine_folder: Path, offline: dict[str, str], quick_python: str, tmp_path: Path
 ) -> None:
     settings = tmp_path / "pip.conf"
     settings.write_text(f"[install]\ntarget = {tmp_path / 'elsewhere'}\n")
     failed = subprocess.run(
         ["bash", str(machine_folder / "agent.sh")],
-        env={**offline, "SHARDBOARD_PYTHON": sys.executable, "PIP_CONFIG_FILE": str(settings)},
+        env={**offline, "SHARDBOARD_PYTHON": quick_python, "PIP_CONFIG_FILE": str(settings)},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -108,13 +108,13 @@ def test_a_setting_that_leads_pip_elsewhere_is_named(
     assert "but not in" in failed.stderr and "pip config list" in failed.stderr
 
 
-def test_ctrl_c_is_heard_where_it_was_ignored(machine_folder: Path, offline: dict[str, str]) -> None:
+def test_ctrl_c_is_heard_where_it_was_ignored(machine_folder: Path, offline: dict[str, str], quick_python: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent_index:  # accepts connections and never answers
         waiting = {name: value for name, value in offline.items() if name != "PIP_NO_INDEX"}
         waiting["PIP_INDEX_URL"] = f"http://127.0.0.1:{silent_index.getsockname()[1]}/simple"
         begun = subprocess.Popen(
             inheriting("bash", str(machine_folder / "agent.sh"), ignored=("SIGINT",), blocked=("SIGINT",)),
-            env={**waiting, "SHARDBOARD_PYTHON": sys.executable},
+            env={**waiting, "SHARDBOARD_PYTHON": quick_python},
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,

@@ -48,10 +48,10 @@ def project(tmp_path: Path, offline: dict[str, str]) -> Path:
     return folder
 
 
-def start(folder: Path, offline: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+def start(folder: Path, offline: dict[str, str], *arguments: str, python: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["bash", str(folder / "test"), "--newest", *arguments],
-        env={**offline, "SHARDBOARD_PYTHON": sys.executable},
+        env={**offline, "SHARDBOARD_PYTHON": python},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -60,9 +60,9 @@ def start(folder: Path, offline: dict[str, str], *arguments: str) -> subprocess.
 
 
 def test_the_newest_releases_are_tried_whatever_the_project_allows_and_its_own_environment_is_left_alone(
-    project: Path, offline: dict[str, str]
+    project: Path, offline: dict[str, str], quick_python: str
 ) -> None:
-    done = start(project, offline)
+    done = start(project, offline, python=quick_python)
     assert done.returncode == 0, done.stderr
     ran, said = done.stdout.splitlines()
     assert ran == f"pytest 2.15.0+cpu 6.1.0 {list(EXACTNESS)}", "the build for the CPU goes before the plain one"
@@ -74,16 +74,18 @@ def test_the_newest_releases_are_tried_whatever_the_project_allows_and_its_own_e
 
     # What came out since is taken the next time; pytest gets what it is told, and how it ends is told.
     make_wheel(Path(offline["PIP_FIND_LINKS"]), "transformers", "6.2.0", {"transformers.py": "name = '6.2.0'\n"})
-    again = start(project, offline, "tests/some", "-k", "status")
+    again = start(project, offline, "tests/some", "-k", "status", python=quick_python)
     assert again.returncode == 3
     assert again.stdout.splitlines()[0] == "pytest 2.15.0+cpu 6.2.0 ['tests/some', '-k', 'status']"
     assert "tests fail (pytest's exit code is 3)" in again.stdout
 
 
-def test_where_the_index_offers_nothing_it_is_said_what_is_missing(project: Path, offline: dict[str, str]) -> None:
+def test_where_the_index_offers_nothing_it_is_said_what_is_missing(
+    project: Path, offline: dict[str, str], quick_python: str
+) -> None:
     for wheel in Path(offline["PIP_FIND_LINKS"]).glob("transformers-*"):
         wheel.unlink()
-    failed = start(project, offline)
+    failed = start(project, offline, python=quick_python)
     assert failed.returncode == 1
     assert "offers no transformers" in failed.stderr and "Traceback" not in failed.stderr
 

@@ -129,7 +129,7 @@ def test_an_environment_that_the_user_moved_to_another_disk_goes_on_and_is_not_c
 
 
 def test_our_own_is_made_anew_without_following_links_in_it(
-    machine_folder: Path, offline: dict[str, str], tmp_path: Path
+    machine_folder: Path, offline: dict[str, str], quick_python: str, tmp_path: Path
 ) -> None:
     precious = tmp_path / "precious"
     precious.mkdir()
@@ -138,7 +138,7 @@ def test_our_own_is_made_anew_without_following_links_in_it(
     (venv / "bin" / "python").symlink_to(tmp_path / "gone")
     (venv / "share").symlink_to(precious)
     (venv / "old.txt").write_text("of an earlier time")
-    made = start_agent(machine_folder, offline, "works")
+    made = start_agent(machine_folder, offline, "works", python=quick_python)
     assert made.stdout == "agent ['works']\n", made.stderr
     assert made_for(venv) == str(machine_folder)
     assert not (venv / "share").exists() and not (venv / "old.txt").exists()

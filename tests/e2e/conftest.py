@@ -22,8 +22,15 @@ from app.paths import Home
 from app.registry import NodeRecord, RequestRecord
 from app.serving import ServingWish
 from tests.tiny_model import make_model
+from worker_agent.model.imports import import_transformers
 
 Result = TypeVar("Result")
+
+
+def pytest_collectstart() -> None:
+    """For the tests here, transformers comes as agents have it, which takes half as long as the whole; others that use
+    what stands here do without torch."""
+    import_transformers()
 
 
 def prompt_of(given: str | Sequence[Any], chat: bool = False) -> Prompt:

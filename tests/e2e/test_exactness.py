@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from app.registry import RequestRecord
 from app.serving import ServingWish
-from tests.conftest import CACHE
 from tests.e2e.conftest import System
+from tests.worker_agent.references import kept
 
 PROMPTS = [
     "Hi",
@@ -37,14 +33,8 @@ Reference = list[tuple[list[int], list[int]]]
 def reference(smollm: Path) -> Reference:
     """What transformers' generate answers in float32: kept for these versions, this model and these prompts."""
     files = [smollm / name for name in ("config.json", "model.safetensors.index.json", "tokenizer.json")]
-    of = [version("torch"), version("transformers"), ANSWER, *PROMPTS, *(path.read_text("utf-8") for path in files)]
-    kept = CACHE / "references" / f"{hashlib.sha256(json.dumps(of).encode()).hexdigest()}.json"
-    if not kept.exists():
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = kept.with_suffix(f".{os.getpid()}")
-        unfinished.write_text(json.dumps(generated(smollm)), encoding="utf-8")
-        unfinished.replace(kept)
-    answers = [(ids, answer) for ids, answer in json.loads(kept.read_text(encoding="utf-8"))]
+    of = ["exactness", ANSWER, *PROMPTS, *(path.read_text("utf-8") for path in files)]
+    answers = [(ids, answer) for ids, answer in kept(of, lambda: generated(smollm))]
     assert max(len(ids) for ids, _ in answers) > 600, "one prompt has to be cut into chunks"
     return answers
 

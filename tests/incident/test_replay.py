@@ -128,7 +128,8 @@ def test_the_failed_request_of_a_killed_agent_is_bundled_with_a_remark_and_repla
     record = pair.finish(run)
     assert record.status is RequestStatus.FAILED
     told = pair.controller.registry.events.list
-    wait_until(lambda: any(event.node_id == victim.id for event in told()))
+    # That it is there was told when it came.
+    wait_until(lambda: any(event.node_id == victim.id and event.at >= record.created_at for event in told()))
     data = bundled(pair, record)
     opened = Bundle.read(data)
     lost, alive = (next(text for name, text in opened.contents.logs.items() if node.hostname in name)

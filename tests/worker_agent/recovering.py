@@ -46,6 +46,7 @@ class Wish:
     max_tokens: int
     sampling: Sampling = field(default_factory=Sampling)
     after: tuple[int, int] = (-1, 0)
+    eos: tuple[int, ...] = ()
 
 
 @dataclass
@@ -63,9 +64,11 @@ class RecoveringRing(Ring):
     grammars: Grammars = field(default_factory=Grammars)
 
     @classmethod
-    def of(cls, stages: Sequence[Stage], *, lanes: int | None = None, **changes: object) -> RecoveringRing:
+    def of(
+        cls, stages: Sequence[Stage], grammars: Grammars, *, lanes: int | None = None, **changes: object
+    ) -> RecoveringRing:
         """Runners for stages that were loaded, as if they had been with these changes."""
-        ring = cls([], lanes=lanes)
+        ring = cls([], lanes=lanes, grammars=grammars)
         for stage in stages:
             stage.load = replace(stage.load, **{"kv_tokens": 4096, "journal_bytes": 0, **changes})
             sender = ring._sender(stage.load.stage)
@@ -92,7 +95,7 @@ class RecoveringRing(Ring):
         tokens = np.asarray([*wish.prompt, *self.answer(number)], dtype=np.int32)
         message = Start(
             call=1, deployment="d1", epoch=self.epoch, sequence=number, prompt_tokens=len(wish.prompt),
-            sampling=wish.sampling, budget=Budget(max_tokens=wish.max_tokens), held=held,
+            sampling=wish.sampling, budget=Budget(wish.max_tokens, wish.eos), held=held,
             tokens=TensorFrame(DType.INT32, (len(tokens),)),
         )  # fmt: skip
         if number not in self.started:

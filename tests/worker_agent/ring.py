@@ -115,10 +115,10 @@ class Ring:
     """Steps that may be in flight at once; None for as many as there are stages."""
 
     @classmethod
-    def build(cls, cut: CutModel, boundaries: Sequence[int], **changes: object) -> Ring:
+    def build(cls, cut: CutModel, boundaries: Sequence[int], *, lanes: int | None = None, **changes: object) -> Ring:
         """`boundaries` are the inner ones: [3] makes two stages."""
         edges = [0, *boundaries, cut.anatomy.num_layers]
-        ring = cls([])
+        ring = cls([], lanes=lanes)
         for stage, (start, end) in enumerate(pairwise(edges)):
             load = load_message(cut, start, end, stage, len(edges) - 1, **changes)
             loaded = load_stage(

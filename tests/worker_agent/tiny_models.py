@@ -65,13 +65,20 @@ def make_model(model_type: str, folder: Path, **changes: object) -> PreTrainedMo
 
 def greedy(model: PreTrainedModel, prompt: list[int], max_tokens: int) -> list[int]:
     """What transformers' own generate answers."""
-    tokens = torch.tensor([prompt])
-    with torch.no_grad():
-        answer = model.generate(
-            tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=max_tokens, do_sample=False,
-            eos_token_id=None, pad_token_id=0,
-        )  # fmt: skip
-    return answer[0, len(prompt) :].tolist()
+
+    def generated() -> list[int]:
+        tokens = torch.tensor([prompt])
+        with torch.no_grad():
+            answer = model.generate(
+                tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=max_tokens, do_sample=False,
+                eos_token_id=None, pad_token_id=0,
+            )  # fmt: skip
+        found: list[int] = answer[0, len(prompt) :].tolist()
+        return found
+
+    from tests.worker_agent.references import identity, kept  # a child that makes a model has no need of it
+
+    return kept(["greedy", identity(model), prompt, max_tokens], generated)
 
 
 if __name__ == "__main__":

@@ -121,7 +121,7 @@ class Executor:
         """
         memory = self.memory
         for piece in step.pieces:
-            if piece.known is not None:
+            if piece.known is not None and not piece.fills:
                 memory.release(piece.sequence)
                 memory.admit(piece.sequence, piece.known, piece.shared)
         if self.stage.batched:

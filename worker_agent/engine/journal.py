@@ -11,10 +11,10 @@ sequence from its first piece to its release: one that begins anew begins anothe
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from worker_agent.wire.messages import MAX_JOURNAL_PIECES, Buffer, JournalPiece, JournalStep, Piece, Shared
+from worker_agent.wire.messages import MAX_JOURNAL_PIECES, Buffer, JournalPiece, JournalStep, Piece, Resumed, Shared
 
 PAGE_BYTES = 8 * 1024 * 1024
 """So many bytes of hidden states at most are read at once, unless it is one step: half of what a frame may hold."""
@@ -131,16 +131,17 @@ class Journal:
                 lives.append(life)
         self._append(shape, lives, hidden, step.alone)
 
-    def resume(self, lengths: Mapping[int, int], kept: Collection[int] = ()) -> None:
-        """A new epoch: these sequences go on, with so many tokens each; all others are over."""
-        for number in [number for number in self._current if not lengths.get(number)]:
+    def resume(self, resumed: Iterable[Resumed]) -> None:
+        """A new epoch: these sequences go on, all others are over."""
+        found = {each.sequence: each for each in resumed if each.length}
+        for number in [number for number in self._current if number not in found]:
             self._end(number)
         for number, life in self._current.items():
-            while life.entries and self._position(life, life.entries[-1]) >= lengths[number]:
+            while life.entries and self._position(life, life.entries[-1]) >= found[number].length:
                 self._drop(life.entries.pop())
             if not life.entries:
                 life.is_covered = False
-        self._kept = OrderedDict((number, None) for number in kept if number in self._current)
+        self._kept = OrderedDict((number, None) for number in self._current if found[number].kind == "kept")
 
     def _begin(self, sequence: int, position: int, known: int, shared: Shared | None) -> _Life:
         self._last_life += 1

@@ -25,7 +25,7 @@ from worker_agent.engine.alone import Alone
 from worker_agent.engine.attention import RAGGED, Segment, ragged_step
 from worker_agent.engine.memory.rows import RowPool
 from worker_agent.engine.runtime import Runtime, keep_single
-from worker_agent.engine.stage import DTYPES, Stage, kept_in, kv_bytes
+from worker_agent.engine.stage import DTYPES, Stage, journal_bytes, kept_in, kv_bytes
 from worker_agent.model import rotary
 from worker_agent.model.anatomy import Anatomy, build_empty, examine_once
 from worker_agent.model.filling import ByteCounter, Filler, Source, weight_bytes
@@ -74,18 +74,21 @@ def load_stage(
     _check_range(load, anatomy)
     weights = weight_bytes(parts, dtype, load.quantize)
     keys_values = kv_bytes(anatomy, load, kept_in(anatomy, load))
-    if weights + keys_values > memory_free:
+    journal = journal_bytes(load, device)
+    needed = weights + keys_values + journal
+    if needed > memory_free:
+        beside = f" and {_gb(journal)} for its journal" if journal else ""
         raise OutOfMemory(
             f"layers {load.start}-{load.end - 1} of {load.model} need {_gb(weights)} for weights and "
-            f"{_gb(keys_values)} for {load.kv_tokens:,} tokens of KV cache, {_gb(weights + keys_values)} in all; "
+            f"{_gb(keys_values)} for {load.kv_tokens:,} tokens of KV cache{beside}, {_gb(needed)} in all; "
             f"{_gb(memory_free)} are free"
-        ).with_figures(weights + keys_values, memory_free)
+        ).with_figures(needed, memory_free)
     stage = Stage(load, Slice(model, anatomy, load.start, load.end), device, weights)
     try:
         with large_blocks_apart():
             source = Source(model, parts, part_path, ByteCounter(parts, progress))
             fill = Filler(stage.slice, source, device, dtype, load.quantize)
-            _Builder(stage, fill, memory_free - weights - keys_values).build()
+            _Builder(stage, fill, memory_free - needed).build()
         stage.weight_bytes += fill.extra_bytes
         stage.weights_error = fill.quantizer.error
     except BaseException:

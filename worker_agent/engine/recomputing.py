@@ -144,6 +144,5 @@ class Recomputing:
         self._executor.memory.check_resumed(self._resumed)
         self._executor.memory.resume(self._resumed)
         if self._journal is not None:
-            kept = [each.sequence for each in self._resumed if each.kind == "kept"]
-            self._journal.resume({each.sequence: each.length for each in self._resumed}, kept)
+            self._journal.resume(self._resumed)
         self._awaits = False

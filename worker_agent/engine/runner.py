@@ -150,7 +150,7 @@ class Runner:
         self._executor.memory.resume(message.resumed)
         self._recomputing.link(message.resumed)
         if self._journal is not None:
-            self._journal.resume({each.sequence: each.length for each in message.resumed})
+            self._journal.resume(message.resumed)
         if self.stage.is_first:
             self._scheduler.resume(message.resumed, kept)
             self._resumed = {each.sequence: each.length for each in message.resumed}

@@ -92,6 +92,11 @@ def kept_in(anatomy: Anatomy, load: Load) -> KvDType:
     return load.kv_dtype if anatomy.batched else "computed"
 
 
+def journal_bytes(load: Load, device: torch.device) -> int:
+    """What a stage's journal takes of the memory for stages: it is in main memory."""
+    return load.journal_bytes if device.type == "cpu" else 0
+
+
 def kv_bytes(anatomy: Anatomy, load: Load, kv_dtype: KvDType) -> int:
     """Bytes that a stage sets aside for what its sequences keep.
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from worker_agent.engine.loading import drop_stage, load_stage
 from worker_agent.engine.runtime import Runtime
-from worker_agent.engine.stage import Stage
+from worker_agent.engine.stage import Stage, journal_bytes
 from worker_agent.engine.warming import warm_up
 from worker_agent.host.budget import MemoryBudget
 from worker_agent.store.shard_store import ShardStore
@@ -126,7 +126,9 @@ class Loader(threading.Thread):
                 "loaded layers %d-%d of %s in %.1f s (%s; %s)",
                 load.start, load.end - 1, load.model, time.monotonic() - begun, load.dtype, stage.ways,
             )  # fmt: skip
-            self._budget.take(load.deployment, load.stage, stage.weight_bytes + stage.kv_bytes)
+            self._budget.take(
+                load.deployment, load.stage, stage.weight_bytes + stage.kv_bytes + journal_bytes(load, stage.device)
+            )
             job.on_loaded(stage, time.monotonic() - begun)
         except AgentError as error:
             log.warning("stage %d of %s was not loaded: %s", load.stage, load.deployment, error)

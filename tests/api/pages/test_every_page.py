@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -66,37 +67,61 @@ def full(served: Served, third_agent: AgentProcess) -> Iterator[Full]:
     registry.nodes.remove(away.id)
 
 
+@pytest.fixture(scope="module")
+def page(request: pytest.FixtureRequest) -> str:
+    """All tests of one page, then all of the next."""
+    return str(request.param)
+
+
+@pytest.fixture
+def shown(tab: Tab, full: Full, page: str) -> Tab:
+    """At the page, which is opened unless the test before has been looking at it, and has done nothing there."""
+    if tab.run("return window.lookedAt") != page:
+        tab.open(full(page))
+        looked_at(tab, page)
+    return tab
+
+
+def looked_at(tab: Tab, page: str) -> None:
+    """Whoever looks at this page next need not open it."""
+    tab.run(f"window.lookedAt = {json.dumps(page)}")
+
+
+def of(*pages: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("page", pages, indirect=True, scope="module")
+
+
 def is_own(address: str, url: str) -> bool:
     return address.startswith((f"{url}/", "data:"))
 
 
-@pytest.mark.parametrize("page", PAGES)
+@of(*PAGES)
 def test_a_page_opens_without_a_word_in_the_console_and_without_another_host(page: str, tab: Tab, full: Full) -> None:
     tab.open(full(page))
+    looked_at(tab, page)
     assert tab.browser.console() == []
     asked = tab.browser.requests()
     assert f"{tab.url}/static/style.css" in asked
     assert [address for address in asked if not is_own(address, tab.url)] == []
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_a_page_runs_nothing_that_somebody_wrote(page: str, tab: Tab, full: Full) -> None:
-    tab.open(full(page))
+@of(*PAGES)
+def test_a_page_runs_nothing_that_somebody_wrote(shown: Tab) -> None:
+    tab = shown
     tab.refresh()  # what is put in later is as harmless
     assert tab.run("return typeof hacked") == "undefined"
     assert tab.all("script:not([src]), [onerror], [onload]") == []
     assert not [line for line in tab.browser.console() if "Content Security Policy" in line]
 
 
-@pytest.mark.parametrize("page", ["/", "/inference/", "/shard/nodes/", "/shard/models/", PAGES[7], PAGES[9]])
-def test_texts_that_attack_are_shown_as_they_are(page: str, tab: Tab, full: Full) -> None:
-    tab.open(full(page))
-    assert "<script>hacked = 1</script>" in tab.text("main")
+@of("/", "/inference/", "/shard/nodes/", "/shard/models/", PAGES[7], PAGES[9])
+def test_texts_that_attack_are_shown_as_they_are(shown: Tab) -> None:
+    assert "<script>hacked = 1</script>" in shown.text("main")
 
 
-@pytest.mark.parametrize("page", [*PAGES, MISSING[0]])
-def test_a_page_can_be_read_by_day_and_by_night(page: str, tab: Tab, full: Full) -> None:
-    tab.open(full(page))
+@of(*PAGES, MISSING[0])
+def test_a_page_can_be_read_by_day_and_by_night(shown: Tab) -> None:
+    tab = shown
     tab.run("for (const one of document.querySelectorAll('details')) one.open = true")
     grounds = set()
     for dark in (False, True):
@@ -106,9 +131,9 @@ def test_a_page_can_be_read_by_day_and_by_night(page: str, tab: Tab, full: Full)
     assert len(grounds) == 2
 
 
-@pytest.mark.parametrize("page", [*PAGES, *MISSING])
-def test_a_page_is_as_wide_as_its_screen(page: str, tab: Tab, full: Full) -> None:
-    tab.open(full(page))
+@of(*PAGES, *MISSING)
+def test_a_page_is_as_wide_as_its_screen(shown: Tab) -> None:
+    tab = shown
     tab.run("for (const one of document.querySelectorAll('details')) one.open = true")
     for size in (DESKTOP, PHONE):
         tab.look(size=size)
@@ -116,11 +141,10 @@ def test_a_page_is_as_wide_as_its_screen(page: str, tab: Tab, full: Full) -> Non
         assert tab.run(OVERFLOW) == [], size
 
 
-@pytest.mark.parametrize("page", [*PAGES, MISSING[0]])
-def test_a_page_tells_what_everything_is(page: str, tab: Tab, full: Full) -> None:
-    tab.open(full(page))
-    assert tab.run(NAMES) == []
-    assert tab.driver.title.endswith("· Shardboard")
+@of(*PAGES, MISSING[0])
+def test_a_page_tells_what_everything_is(shown: Tab) -> None:
+    assert shown.run(NAMES) == []
+    assert shown.driver.title.endswith("· Shardboard")
 
 
 @pytest.mark.parametrize("page", ["/", "/inference/", "/shard/nodes/", "/shard/models/"])

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from worker_agent.engine.journal import Journal
-from worker_agent.wire.messages import Admission, Budget, JournalStep, Piece, Sampling, Shared
+from worker_agent.wire.messages import Admission, Budget, JournalStep, Piece, Resumed, Sampling, Shared
 
 ROW = 4
 """Bytes of a token's hidden states: a number that no other token has."""
@@ -107,14 +107,16 @@ class JournalMachine(RuleBasedStateMachine):
             )
             del self.states[number][length:]
             self.ends[number] = [end for end in self.ends[number] if end <= length]
-        lengths = {number: len(self.states[number]) for number in staying}
+        resumed = [
+            Resumed(number, len(self.states[number]), "kept" if number in self.kept else "runs") for number in staying
+        ]
         covered = [number for number in staying if self.journal.covers(number)]
         newcomer = Journal(self.journal.limit)
         for step, rows in self.read(covered):
             newcomer.note_recomputed(step, (rows,))
-        self.journal.resume(lengths, self.kept)
+        self.journal.resume(resumed)
         if data.draw(st.booleans()):
-            newcomer.resume(lengths, self.kept)
+            newcomer.resume(resumed)
             self.journal = newcomer
         assert all(self.journal.covers(number) for number in covered)
 

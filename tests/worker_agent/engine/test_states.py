@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
 
+from app.models.description import ModelDescription
 from app.serving import Serving
 from app.sharding.placement import StageSizes
 from tests.models.described import described
 from tests.worker_agent.causal_types import VOCABULARY, make_model
-from tests.worker_agent.ring import RUNTIME, cut_model, load_message
+from tests.worker_agent.ring import RUNTIME, CutModel, cut_model, load_message
 from worker_agent.engine.executor import Admitted, Executor, StepPlan, Turn
 from worker_agent.engine.loading import load_stage
 from worker_agent.wire.messages import DType, KvDType
@@ -27,15 +27,23 @@ TYPES = {
 }
 
 
+@pytest.fixture(scope="module", params=TYPES)
+def model(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[CutModel, ModelDescription]:
+    """A tiny model as stages load it, and as the controller knows it."""
+    folder = tmp_path_factory.mktemp(request.param)
+    make_model(request.param, folder / "model")
+    return cut_model(folder / "model", folder / "parts"), described(folder / "model")
+
+
 @pytest.mark.parametrize(
     ("dtype", "kv_dtype"), [("float32", "computed"), ("bfloat16", "computed"), ("float32", "int8")]
 )
-@pytest.mark.parametrize("model_type", TYPES)
 def test_what_is_set_aside_is_what_a_sequence_keeps(
-    model_type: str, dtype: DType, kv_dtype: KvDType, tmp_path: Path
+    model: tuple[CutModel, ModelDescription], dtype: DType, kv_dtype: KvDType
 ) -> None:
-    make_model(model_type, tmp_path / "model")
-    cut, description = cut_model(tmp_path / "model", tmp_path / "parts"), described(tmp_path / "model")
+    cut, description = model
     sizes = StageSizes(description, Serving(dtype, TOKENS, TOKENS, kv_dtype=kv_dtype))
     edges = [0, *([3] if 3 in cut.anatomy.cuts else []), cut.anatomy.num_layers]
     given = torch.randint(0, VOCABULARY, (TOKENS,))

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from app.errors import ModelError
 from app.models.inspect_process import InspectRequest, inspect
 from tests.worker_agent.causal_types import VOCABULARY, make_model
+from tests.worker_agent.references import identity, kept
 from tests.worker_agent.ring import CutModel, Ring, cut_model, random_prompt
 from worker_agent.wire.errors import AgentError, CannotSplit
 from worker_agent.wire.messages import Sampling
@@ -94,14 +95,18 @@ def judge(model_type: str, folder: Path, *, thorough: bool = True) -> Verdict:
 
 def reference(model: PreTrainedModel, prompt: list[int], count: int = ANSWER) -> Answer:
     """What transformers' own generate answers."""
-    tokens = torch.tensor([prompt])
-    with torch.no_grad():
-        made = model.generate(
-            tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=count, do_sample=False, eos_token_id=None,
-            pad_token_id=0, output_logits=True, return_dict_in_generate=True,
-        )  # fmt: skip
-    rows = [torch.log_softmax(logits[0].float(), dim=-1) for logits in made.logits]
-    return Answer(made.sequences[0, len(prompt) :].tolist(), [row.topk(TOP).values.tolist() for row in rows])
+
+    def generated() -> tuple[list[int], list[list[float]]]:
+        tokens = torch.tensor([prompt])
+        with torch.no_grad():
+            made = model.generate(
+                tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=count, do_sample=False,
+                eos_token_id=None, pad_token_id=0, output_logits=True, return_dict_in_generate=True,
+            )  # fmt: skip
+        rows = [torch.log_softmax(logits[0].float(), dim=-1) for logits in made.logits]
+        return made.sequences[0, len(prompt) :].tolist(), [row.topk(TOP).values.tolist() for row in rows]
+
+    return Answer(*kept(["reference", identity(model), prompt, count, TOP], generated))
 
 
 def _without_reference(folder: Path, why: str) -> Verdict:

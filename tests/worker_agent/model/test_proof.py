@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 from torch.nn.functional import rms_norm
 
-from tests.worker_agent.ring import Ring, cut_model, random_prompt
+from tests.worker_agent.ring import CutModel, Ring, cut_model, random_prompt
 from tests.worker_agent.tiny_models import CONFIGS, VOCABULARY, greedy, make_model
 from worker_agent.engine import attention, trial
 from worker_agent.engine.recorded import Recording
@@ -136,27 +137,44 @@ def small_packs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(packed.LEAST_ELEMENTS, torch.float32, 1)
 
 
+@dataclass(frozen=True)
+class Sound:
+    """A model before anything in it is broken: its parts, what transformers answers, and the ways of two stages."""
+
+    cut: CutModel
+    expected: list[list[int]]
+    ways: list[dict[str, Way]]
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Sound:
+    folder = tmp_path_factory.mktemp("sound")
+    model = make_model("mistral", folder / "model", num_hidden_layers=4, tie_word_embeddings=False)
+    expected = [greedy(model, prompt, ANSWER) for prompt in PROMPTS]
+    cut = cut_model(folder / "model", folder / "parts")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(packed.LEAST_ELEMENTS, torch.float32, 1)
+        return Sound(cut, expected, ways_of(Ring.build(cut, [2])))
+
+
 @pytest.mark.usefixtures("small_packs")
 @pytest.mark.parametrize("fault", BREAKS)
 def test_a_way_that_gives_something_else_is_not_taken_and_the_answers_stay(
-    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fault: str, sound: Sound, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = make_model("mistral", tmp_path / "model", num_hidden_layers=4, tie_word_embeddings=False)
-    expected = [greedy(model, prompt, ANSWER) for prompt in PROMPTS]
-    cut = cut_model(tmp_path / "model", tmp_path / "parts")
     way = fault.partition(" ")[0]
-    for ways in ways_of(Ring.build(cut, [2])):
+    for ways in sound.ways:
         assert all(each.used == each.possible > 0 and not each.why for each in ways.values()), ways
         assert way in ways
     BREAKS[fault](monkeypatch)
-    ring = Ring.build(cut, [2], prefill_chunk=16)
+    ring = Ring.build(sound.cut, [2], prefill_chunk=16)
     for ways in ways_of(ring):
         assert ways[way].used == 0 < ways[way].possible, ways
         assert ways[way].why
         others = [each for name, each in ways.items() if name not in (way, "pieces", "reused")]
         # The model's end, a norm and a matrix, falls back as one; in the layers the others are taken as before.
         assert all(each.used >= each.possible - 1 > 0 or each.used == each.possible for each in others), ways
-    assert answers_of(ring) == expected
+    assert answers_of(ring) == sound.expected
 
 
 @pytest.mark.usefixtures("small_packs")

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from tests.worker_agent.references import identity, kept
 from tests.worker_agent.ring import Ring, cut_model, random_prompt
 from tests.worker_agent.tiny_models import VOCABULARY, greedy, make_model
 from worker_agent.model import rotary
@@ -58,7 +59,13 @@ TYPES: dict[str, tuple[str, dict[str, Any]]] = {
 
 def reference(folder: Path) -> list[list[int]]:
     """Each prompt by a model that has seen no other: some embeddings remember the longest text of all."""
-    return [greedy(AutoModelForCausalLM.from_pretrained(folder).eval(), prompt, ANSWER) for prompt in PROMPTS]
+
+    def fresh() -> PreTrainedModel:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder).eval()
+        return model
+
+    of = ["each by a fresh model", identity(fresh()), PROMPTS, ANSWER]
+    return kept(of, lambda: [greedy(fresh(), prompt, ANSWER) for prompt in PROMPTS])
 
 
 def answers(ring: Ring, *, together: bool) -> list[list[int]]:

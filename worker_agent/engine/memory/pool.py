@@ -160,12 +160,15 @@ class StatePool:
             state = self._states[number]
             copies.append((state.length, {name: tensor.clone() for name, tensor in state.exported().items()}))
             state.release()
+        blocked = [self._make(slot) for slot in free] if moved else []
         # Those that are to lie somewhere come before those that may lie anywhere.
         for number, (length, tensors) in sorted(
             zip(moved, copies, strict=True), key=lambda each: slots.get(each[0], -1) < 0
         ):
             self._states[number] = state = self._make(slots.get(number, -1))
             state.imported(tensors, length)
+        for state in blocked:
+            state.release()
 
     def _kind(self, number: int) -> StateKind:
         return "kept" if number in self._kept else "runs"
