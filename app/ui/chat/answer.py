@@ -66,6 +66,7 @@ class Answer(QObject):
         self.phase = Phase.WAITING
         self.stream: RequestStream | None = None
         self.is_stopping = False
+        self._interruptions: list[str] = []
         self._what = ""
         self._prompt = (0, 0)
         self._tokens = 0
@@ -101,6 +102,7 @@ class Answer(QObject):
         known = self._tokens > 1 and decoding > 0
         return Figures(
             tokens=self._tokens,
+            interruptions=tuple(self._interruptions),
             tokens_per_second=(self._tokens - 1) / decoding if known else None,
             first_token=self._first_token if self._tokens else None,
             total=elapsed,
@@ -130,7 +132,8 @@ class Answer(QObject):
                         self.phase = Phase.PROMPT
                 case Interrupted(what):
                     self.phase, self._what = Phase.PREPARING, what
-                case Resumed():
+                case Resumed(what):
+                    self._interruptions.append(what.partition(". (")[0].rstrip("."))  # why is told by the run
                     self.phase = Phase.STREAMING if self._tokens else Phase.PROMPT
                 case TextDelta(text, tokens):
                     if not self._tokens:
@@ -166,6 +169,7 @@ class Answer(QObject):
             tokens_per_second=record.timings.get("tokens_per_second"),
             first_token=record.timings.get("first_token"),
             total=record.timings.get("total"),
+            interruptions=tuple(self._interruptions),
         )
         match record.status:
             case RequestStatus.COMPLETED:

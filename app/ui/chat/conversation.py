@@ -88,6 +88,8 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     tokens_per_second: float | None = None
     first_token: float | None = None
     total: float | None = None
+    interruptions: tuple[str, ...] = ()
+    """Each time that a stage was lost and the answer went on: who was lost, what was done, whether it is exact."""
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):

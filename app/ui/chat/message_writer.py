@@ -284,4 +284,5 @@ def figures_text(message: Message) -> str:
             parts.append(token_rate(figures.tokens_per_second))
         if figures.first_token is not None:
             parts.append(f"first after {duration(figures.first_token)}")
+        parts += figures.interruptions
     return " · ".join(parts)
