@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from app.children.work import JobProgress, NodeProgress
 from app.cluster.agent_link import AgentLink
-from app.cluster.weights import RECONNECT_SECONDS, PartReader, SendProgress, send_parts
+from app.cluster.weights import OFFER_COUNT, RECONNECT_SECONDS, PartReader, SendProgress, send_parts
 from app.errors import Cancelled, NodeError, PlacementError, ShardboardError
 from app.inference.events import StepPassed
 from app.inference.pipeline import Pipeline
@@ -22,7 +22,7 @@ from app.models.digests import PartDigests
 from app.models.part_bytes import part_bytes
 from app.registry import DeploymentRecord, DeploymentStatus, NodeRecord, Registry
 from app.sharding.placement import Placement, journal_bytes, sequences_at_once
-from worker_agent.wire.messages import MAX_FRAME_BYTES, Load, Loaded, Part, StageInfo, Unload, plan_hash
+from worker_agent.wire.messages import MAX_FRAME_BYTES, Load, Loaded, Offer, Part, StageInfo, Unload, plan_hash
 
 log = logging.getLogger(__name__)
 
@@ -127,6 +127,18 @@ class Deployer:
             raise
         _tell_all("ready", seats, weights, on_progress)
         return Deployed(record, pipeline, sent)
+
+    async def held(
+        self, description: ModelDescription, digests: PartDigests, link: AgentLink, layers: tuple[int, int]
+    ) -> int:
+        """How many bytes of a stage's weights an agent has on its disk. Raises NodeError."""
+        parts = await asyncio.to_thread(digests.parts)
+        by_key = {(part.kind, part.index): part for part in parts}
+        wanted = [by_key[source.kind, source.index] for source in description.stage_parts(*layers)][:OFFER_COUNT]
+        offer = Offer(
+            call=0, digests=tuple(part.digest for part in wanted), sizes=tuple(part.nbytes for part in wanted)
+        )  # fmt: skip
+        return sum((await link.call(offer, seconds=HURRIED_SECONDS)).held)
 
     async def reload(
         self,

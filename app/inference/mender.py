@@ -15,7 +15,7 @@ from typing import Any
 
 from app.cluster.health import NodeDown, NodeEvent, NodeFrozen, NodeUp
 from app.cluster.nodes import NodeDirectory
-from app.errors import NodeError, RegistryError, ShardboardError
+from app.errors import NodeError, RegistryError, RequestError, ShardboardError
 from app.figures import duration
 from app.inference.deployment_notes import note
 from app.inference.pipeline import Pipeline
@@ -76,6 +76,11 @@ class Mender:
         mending.listeners.append(preparing)
         try:
             return await asyncio.shield(mending.task)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if mending.task.cancelled() and task is not None and not task.cancelling():
+                raise RequestError(f"The deployment of {record.model_name} was taken down.") from None
+            raise
         finally:
             mending.listeners.remove(preparing)
 
@@ -115,10 +120,15 @@ class Mender:
     def _seen_to(self, deployment: str, mending: _Mending) -> None:
         if self._mending.get(deployment) is mending:
             del self._mending[deployment]
-        if not mending.task.cancelled():
-            mending.task.exception()  # seen: it was told to whoever waited
+        error = None if mending.task.cancelled() else mending.task.exception()
         pipeline = self._live.get(deployment)
-        if pipeline is not None and pipeline.broken is not None and pipeline.active:  # it broke at the last moment
+        if error is not None and pipeline is not None:
+            if not isinstance(error, ShardboardError):  # a bug of ours: nobody must wait for ever
+                log.error("deployment %s could not be mended", deployment, exc_info=error)
+            pipeline.fail(
+                error if isinstance(error, ShardboardError) else NodeError(f"A bug: {error}.", "See the log.")
+            )
+        elif pipeline is not None and pipeline.broken is not None and pipeline.active:  # it broke at the last moment
             self.interrupted(pipeline)
 
     async def _see_to(self, deployment: str, mending: _Mending) -> Mended:

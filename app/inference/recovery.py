@@ -19,6 +19,7 @@ from app.figures import layers, size_text
 from app.inference.deployer import Deployer, Seat, check_addresses
 from app.inference.pipeline import Pipeline
 from app.models.description import ModelDescription
+from app.models.digests import PartDigests
 from app.models.library import ModelLibrary
 from app.registry import DeploymentRecord, DeploymentStatus, NodeRecord, Registry, ShardRecord
 from app.sharding.placement import NodeCapacity, Placement, StageSizes, place, place_ranges
@@ -170,13 +171,13 @@ class Recovery:
             resumed = await _halted(record, pipeline, ())
             return await self._linked(record, stages, [stage.info for stage in stages], pipeline, "", resumed)
         nodes = await self._candidates(record.serving.dtype)
-        placement = self._moved(record, description, stages, nodes)
+        digests = await asyncio.to_thread(self._library.digests, description)
+        placement = await self._moved(record, description, digests, stages, nodes)
         if placement is None:
             return await self._anew(record, description, pipeline, stages, nodes, told)
         told(_moving(stages, placement, record.model_name))
         seats = [self._seat(node) for node in await self._records([each.node.node_id for each in placement.stages])]
         check_addresses(seats)
-        digests = await asyncio.to_thread(self._library.digests, description)
         changed = [stage for stage, found in enumerate(stages) if found.info is None]
         # What is left stops before anything else: its journals must not go on.
         resumed = await _halted(record, pipeline, changed)
@@ -252,10 +253,11 @@ class Recovery:
 
     # --- what is done ------------------------------------------------------------------------------------
 
-    def _moved(
+    async def _moved(
         self,
         record: DeploymentRecord,
         description: ModelDescription,
+        digests: PartDigests,
         stages: Sequence[_Stage],
         nodes: Sequence[NodeCapacity],
     ) -> Placement | None:
@@ -269,7 +271,8 @@ class Recovery:
         ]
         staying = [stage.seat.node for stage in stages if stage.info is not None]
         reachable = [node for node in nodes if self._reaches(node.node_id, staying)]
-        if (chosen := relocate(lost, reachable)) is None:
+        held = await self._held(description, digests, lost, ranges, reachable)
+        if (chosen := relocate(lost, reachable, held)) is None:
             return None
         by_id = {node.node_id: node for node in nodes}
         where = [
@@ -278,6 +281,25 @@ class Recovery:
             for number, stage in enumerate(stages)
         ]
         return place_ranges(description, where, ranges, record.serving)
+
+    async def _held(
+        self,
+        description: ModelDescription,
+        digests: PartDigests,
+        lost: Sequence[LostStage],
+        ranges: Sequence[tuple[int, int]],
+        nodes: Sequence[NodeCapacity],
+    ) -> dict[tuple[int, int], int]:
+        """What lies on disks already, by node and stage, where there is a choice and who is asked says so in time."""
+        there = {node.node_id for node in nodes}
+        asked = [(node.node_id, each.stage) for each in lost if each.node_id not in there for node in nodes]
+        if len(nodes) < 2:
+            return {}
+        found = await asyncio.gather(
+            *(self._deployer.held(description, digests, self._nodes.link(id), ranges[stage]) for id, stage in asked),
+            return_exceptions=True,
+        )
+        return {place: held for place, held in zip(asked, found, strict=True) if isinstance(held, int)}
 
     def _reaches(self, node: int, others: Sequence[NodeRecord]) -> bool:
         """Whether agents of these nodes can call each other: an address on loopback is its own machine's alone."""
