@@ -146,7 +146,7 @@ class Mender:
                 mended = await self._recovery.mend(record, description, pipeline, mending.tell)
                 record, pipeline = mended.record, mended.pipeline
                 self._live[record.id] = pipeline
-                await pipeline.resume(mended.what)
+                await pipeline.resume(mended.what, alike=mended.alike)
             except NodeError as error:
                 # Lost again while its sequences were started: the next round sees to that.
                 if pipeline is not None and pipeline.broken is error:

@@ -161,11 +161,16 @@ class Pipeline:
         self._keeps_states = bool(resumed)
         self._heard = asyncio.get_running_loop().time()
 
-    async def resume(self, what: str) -> None:
-        """Start again what was interrupted, after `link`. `what` was done for that, in a sentence.
+    async def resume(self, what: str, *, alike: bool = True) -> None:
+        """Start again what was interrupted, after `link`.
+
+        Args:
+            what: was done for that, in a sentence.
+            alike: whether all stages are computed as before; on another kind of machine low bits may be others.
 
         Raises NodeError if a stage is lost meanwhile.
         """
+        exact = self.dtype == "float32" or (self._keeps_states and alike)
         for sequence in list(self._sequences.values()):
             if self.broken is not None:
                 raise self.broken
@@ -182,7 +187,7 @@ class Pipeline:
                 await self._cancel(sequence.number)
             else:
                 if sequence.times_started > 1:
-                    sequence.sink.resumed(what, exact=self._keeps_states or self.dtype == "float32")
+                    sequence.sink.resumed(what, exact=exact)
         for number in list(self._awaited):  # the first stage waits for all that were to go on
             await self._cancel(number)
 

@@ -17,14 +17,14 @@ from app.cluster.nodes import NodeDirectory
 from app.errors import NodeError, PlacementError, RequestError, ShardboardError
 from app.figures import layers, size_text
 from app.inference.deployer import Deployer, Seat, check_addresses
-from app.inference.pipeline import Pipeline
+from app.inference.pipeline import BREAKING, Pipeline
 from app.models.description import ModelDescription
 from app.models.digests import PartDigests
 from app.models.library import ModelLibrary
 from app.registry import DeploymentRecord, DeploymentStatus, NodeRecord, Registry, ShardRecord
 from app.sharding.placement import NodeCapacity, Placement, StageSizes, place, place_ranges
 from app.sharding.relocation import LostStage, relocate
-from worker_agent.wire.messages import Health, Resumed, StageInfo
+from worker_agent.wire.messages import Health, Numerics, Resumed, StageInfo
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +66,8 @@ class Mended:
     """What was done for it, in words: layers 22–31 went to laptop."""
     left: tuple[tuple[int, int], ...] = ()
     """Nodes that had stages which are elsewhere now, and those stages' numbers: they may hold them still."""
+    alike: bool = True
+    """Whether whoever took a stage over computes as the node that had it: else half precision differs in low bits."""
 
 
 class Recovery:
@@ -195,7 +197,8 @@ class Recovery:
             for number, (found, seat) in enumerate(zip(stages, seats, strict=True))
             if seat.node.id != found.seat.node.id
         ]
-        return replace(mended, left=tuple(left))
+        alike = all(self._numerics(old) == self._numerics(seats[stage].node.id) for old, stage in left)
+        return replace(mended, left=tuple(left), alike=alike)
 
     # --- who is there ------------------------------------------------------------------------------------
 
@@ -355,7 +358,7 @@ class Recovery:
                 await mended.link(await self._next_epoch(record), resumed)
                 await mended.recompute(lost, resumed)
             except NodeError as error:
-                if error.kind != "position":
+                if not resumed or error.kind in BREAKING:
                     raise
                 log.warning("the states of deployment %s cannot be kept: %s", record.id, error)
                 await mended.link(await self._next_epoch(record))
@@ -367,6 +370,11 @@ class Recovery:
                 mended.close()
             raise
         return Mended(record, mended, what or "connected anew")
+
+    def _numerics(self, node: int) -> Numerics | None:
+        """What a node computes with, as it said last."""
+        welcome = self._nodes.link(node).welcome
+        return None if welcome is None else welcome.numerics
 
     async def _next_epoch(self, record: DeploymentRecord) -> int:
         return await self._registry.call(lambda known: known.deployments.next_epoch(record.id))
