@@ -51,7 +51,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory, speaker: Path) -> Iterator[Sy
 def deploy(system: System, layers: str = "0-2,3-6", kv_dtype: str = "computed") -> None:
     count = layers.count(",") + 1
     nodes = [node.id for node in system.nodes[:count]]
-    wish = ServingWish(dtype="float32", context=4096, kv_tokens=8192, kv_dtype=kv_dtype)
+    wish = ServingWish(dtype="float32", context=4096, kv_tokens=8192, kv_dtype=kv_dtype, wait_seconds=0)
     system.run(system.controller.deploy(MODEL, nodes=nodes, layers=layers, serving=wish))
 
 

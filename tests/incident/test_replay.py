@@ -124,8 +124,10 @@ def test_the_failed_request_of_a_killed_agent_is_bundled_with_a_remark_and_repla
     victim = pair.nodes[1]
     run = pair.begin(MODEL, PROMPT, max_tokens=3000, ignore_eos=True)
     wait_until(lambda: len(run.token_ids) > 20)
+    pair.run(pair.controller.drain_node(str(pair.nodes[0].id)))  # nobody takes the lost layers
     pair.signal(victim, signal.SIGKILL)
     record = pair.finish(run)
+    pair.run(pair.controller.drain_node(str(pair.nodes[0].id), False))
     assert record.status is RequestStatus.FAILED
     told = pair.controller.registry.events.list
     # That it is there was told when it came.
