@@ -5,7 +5,7 @@ They are not even imported: many begin with torch."""
 from __future__ import annotations
 
 SLOW = (
-    "api", "cli", "e2e", "incident",  # whole systems
+    "api", "cli", "e2e", "faults", "incident",  # whole systems
     "bootstrap/test_checks.py", "bootstrap/test_environment.py", "bootstrap/test_inherited.py",
     "bootstrap/test_newest.py", "bootstrap/test_ownership.py", "cluster/test_local_agents.py", "control/test_door.py",
     "models/test_demo.py", "models/test_ends.py", "models/test_gguf.py", "models/test_hub.py", "models/test_inspect.py",
