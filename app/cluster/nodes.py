@@ -156,6 +156,8 @@ class NodeDirectory:
             try:
                 welcome = await link.connect(seconds)
                 record = await self._registry.call(lambda known: _register(known, endpoint, key, welcome, local_pid))
+                # Whatever it was told last, perhaps by a registry that has forgotten it.
+                await link.call(Drain(call=0, draining=record.draining))
             except BaseException:
                 await link.close()
                 raise
