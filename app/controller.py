@@ -128,8 +128,12 @@ class Controller:
         if monitor:
             controller._watching = asyncio.get_running_loop().create_task(controller._watch())
             controller._pruning = asyncio.get_running_loop().create_task(controller._prune_at_times())
-            await controller.inference.take_back()
         return controller
+
+    async def take_back(self) -> None:
+        """Go on with the requests that an earlier controller left under way: for one that stays, as window and service
+        do. A command that opens one for a moment leaves them where they are."""
+        await self.inference.take_back()
 
     async def close(self) -> None:
         """Cancel what is under way and let go of everything. Agents go on with what they hold."""

@@ -100,6 +100,7 @@ class _Service:
         try:
             door = ControlServer(controller)
             await door.open()
+            await controller.take_back()
             server: ApiServer | None = None
             try:
                 server = await self._serve_http(controller)

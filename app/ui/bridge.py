@@ -220,6 +220,7 @@ class Bridge(QObject):
         self._doors: list[Callable[[], Coroutine[Any, Any, None]]] = []
         """On the loop: what lets others in, as functions that close it."""
         self._opening_door: asyncio.Future[None] | None = None
+        self._taking_back: asyncio.Future[None] | None = None
         self._node_feed = _Feed(self, lambda batch: self.node_events.emit(tuple(batch)))
         self._table_feed = _Feed(self, lambda batch: self.tables_changed.emit(frozenset(batch)))
         self._job_feed = _Feed(self, lambda batch: self.jobs_changed.emit(tuple(batch)))
@@ -262,6 +263,7 @@ class Bridge(QObject):
         self.post(self._self_feed, "opened")
         self._ready.set_result(controller)
         self._opening_door = asyncio.ensure_future(self._open_door(controller))
+        self._taking_back = asyncio.ensure_future(controller.take_back())  # what a window that was killed left
 
     async def _open_door(self, controller: Controller) -> None:
         """Let commands in. A window without that is a window all the same."""
@@ -281,8 +283,8 @@ class Bridge(QObject):
 
     async def shut_doors(self) -> None:
         """On the loop: let nobody in any more. What those who are in wait for is cancelled, and they are told."""
-        if self._opening_door is not None:
-            await asyncio.gather(self._opening_door, return_exceptions=True)
+        begun = [each for each in (self._opening_door, self._taking_back) if each is not None]
+        await asyncio.gather(*begun, return_exceptions=True)
         while self._doors:
             try:
                 await self._doors.pop()()

@@ -123,9 +123,17 @@ def test_a_command_does_not_outlive_the_service_that_is_killed_under_it(
     _, errors = asking.communicate(timeout=40)
     assert asking.returncode == 1 and f"process {service.process.pid}) ended" in errors
     assert time.monotonic() - began < 15
-    # The next controller finds what was under way and says that it was cut off.
+    # A command that opens a controller for a moment leaves what was under way; one that stays goes on with it.
     assert commands.json("node", "list")
-    assert commands.json("request", "list", "--limit", "1")[0]["status"] == "failed"
+    (left,) = commands.json("request", "list", "--limit", "1")
+    assert left["status"] == "processing"
+    again = Service(*place)
+    url = f"{again.url}/shard/api/inference/cancel/{left['id']}/"
+    asked = urllib.request.Request(url, b"{}", {"Content-Type": "application/json"}, method="POST")
+    with urllib.request.urlopen(asked, timeout=60) as answer:
+        told = json.load(answer)
+    assert told["status"] == "cancelled" and told["completion_tokens"] > 0
+    assert again.end() == 0
 
 
 def test_a_taken_port_and_an_open_address_without_a_key_are_refused(place: tuple[CommandLine, Path]) -> None:

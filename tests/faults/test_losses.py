@@ -57,7 +57,8 @@ def test_a_killed_stage_goes_to_another_node_and_the_tokens_are_the_same(four: S
     kill(four, victim)
     check(four.finish(run), expected)
     (interruption,) = run.trace().interruptions
-    assert interruption.what == f"layers {2 * victim}–{2 * victim + 1} went to {four.nodes[3].hostname}"
+    assert interruption.what.startswith(f"layers {2 * victim}–{2 * victim + 1} went to ")
+    assert four.nodes[victim].hostname not in interruption.what
     assert interruption.exact and interruption.tokens >= 7
     assert f"node {four.nodes[victim].id} " in interruption.node
 
@@ -189,7 +190,7 @@ def test_a_frozen_agent_is_given_up_and_what_it_does_when_it_wakes_changes_nothi
     wait_until(lambda: len(run.token_ids) >= 7)
     freeze(four, four.nodes[1], 15.0)
     check(four.finish(run), expected)
-    assert interrupted(run).endswith(f"went to {four.nodes[3].hostname}")
+    assert "layers 2–3 went to " in interrupted(run)
     check(four.answer(MODEL, PROMPT, **LONG), expected)
     wait_until(lambda: four.controller.nodes.health.is_alive(four.nodes[1].id), 30)
     check(four.answer(MODEL, PROMPT, **LONG), expected)
