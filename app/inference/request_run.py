@@ -71,7 +71,8 @@ class RequestRun:
         self._keep_text = keep_text
         self.record = record
         self.recorder = RequestRecorder(origin, keep_times)
-        self.token_ids: list[int] = []
+        self.token_ids = list(record.token_ids)
+        """Of the answer so far; of what an earlier controller began, at first what it wrote down."""
         self.logprobs: list[TokenLogprob] = []
         """One for each token, when they were asked for."""
         self.prompt_logprobs: list[TokenLogprob | None] = []
@@ -138,7 +139,7 @@ class RequestRun:
     @property
     def text(self) -> str:
         """What has been shown so far."""
-        return "" if self._text is None else self._text.text
+        return self.record.result if self._text is None else self._text.text
 
     @property
     def text_stopped(self) -> bool:
