@@ -144,19 +144,17 @@ class Mender:
         while True:
             try:
                 mended = await self._recovery.mend(record, description, pipeline, mending.tell)
-                record, pipeline = mended.record, mended.pipeline
-                self._live[record.id] = pipeline
-                await pipeline.resume(mended.what, alike=mended.alike)
-            except NodeError as error:
-                # Lost again while its sequences were started: the next round sees to that.
-                if pipeline is not None and pipeline.broken is error:
-                    continue
-                await self._given_up(record, pipeline, error, waiting)
-                raise
             except ShardboardError as error:
                 await self._given_up(record, pipeline, error, waiting)
                 raise
-            break
+            record, pipeline = mended.record, mended.pipeline
+            self._live[record.id] = pipeline
+            try:
+                await pipeline.resume(mended.what, alike=mended.alike)
+            except NodeError as error:
+                log.info("deployment %s was lost again while its answers were started: %s", record.id, error)
+            else:
+                break
         self.recoveries += bool(waiting)
         for node, stage in mended.left:
             self._chore(self._free(node, record.id, stage))

@@ -409,7 +409,8 @@ class Pipeline:
             self._missed = asyncio.get_running_loop().create_task(self._catch_up())
 
     async def _catch_up(self) -> None:
-        epoch, wanted = self.epoch, [sequence.wanted for sequence in self._sequences.values()]
+        # Not of one that is still on its way there: the agent would not know it.
+        epoch, wanted = self.epoch, [each.wanted for each in self._sequences.values() if each.times_started]
         while wanted and self.epoch == epoch and self.broken is None:
             asked, wanted = wanted[:MAX_CAUGHT_UP], wanted[MAX_CAUGHT_UP:]
             message = CatchUp(call=0, deployment=self.deployment, epoch=epoch, sequences=tuple(asked))

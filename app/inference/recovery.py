@@ -114,7 +114,7 @@ class Recovery:
         Raises:
             Nowhere: no node has room for its layers, and the time to wait for that is over.
             NodeError: it was tried in vain many times.
-            RequestError: a node of it was removed from the registry, and nobody else can take its layers.
+            RequestError: a node of it was removed from the registry.
         """
         loop = asyncio.get_running_loop()
         deadline, failures = loop.time() + record.serving.wait_seconds, 0
@@ -249,7 +249,7 @@ class Recovery:
 
     def _shun(self, error: NodeError, seats: Sequence[Seat]) -> None:
         until = asyncio.get_running_loop().time() + SHUNNED_SECONDS
-        self._shunned.update({seat.node.id: until for seat in seats if seat.node.hostname == error.node})
+        self._shunned.update({seat.node.id: until for seat in seats if seat.link.node == error.node})
 
     def _is_shunned(self, node: int) -> bool:
         return self._shunned.get(node, 0.0) > asyncio.get_running_loop().time()
@@ -273,7 +273,11 @@ class Recovery:
             if stage.info is None
         ]
         staying = [stage.seat.node for stage in stages if stage.info is not None]
-        reachable = [node for node in nodes if self._reaches(node.node_id, staying)]
+        records = {node.id: node for node in await self._records([node.node_id for node in nodes])}
+        # An address on loopback is its own machine's alone.
+        reachable = [
+            node for node in nodes if all(each.is_loopback == records[node.node_id].is_loopback for each in staying)
+        ]
         held = await self._held(description, digests, lost, ranges, reachable)
         if (chosen := relocate(lost, reachable, held)) is None:
             return None
@@ -303,12 +307,6 @@ class Recovery:
             return_exceptions=True,
         )
         return {place: held for place, held in zip(asked, found, strict=True) if isinstance(held, int)}
-
-    def _reaches(self, node: int, others: Sequence[NodeRecord]) -> bool:
-        """Whether agents of these nodes can call each other: an address on loopback is its own machine's alone."""
-        link = self._nodes.link(node)
-        inside = link.address.startswith(("tcp://127.", "tcp://localhost", "tcp://[::1]"))
-        return all(other.is_loopback == inside for other in others)
 
     async def _anew(
         self,

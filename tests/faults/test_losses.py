@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 
+from app.errors import NodeError
 from app.inference.request_run import RequestRun
 from app.registry import NodeRecord, RequestRecord, RequestStatus
 from tests.e2e.conftest import System
 from tests.faults.conftest import MODEL, deploy
 from tests.waiting import wait_until
+from worker_agent.wire.messages import Link
 
 PROMPT = [3, 4, 5, 6, 7, 8, 9, 10, 11, 12]
 TOKENS = 48
@@ -236,8 +238,6 @@ def test_a_request_that_brings_a_stage_down_each_time_is_given_up(
         await hand_over(sequence)
 
     def four_message(pipeline: Any) -> Any:
-        from worker_agent.wire.messages import Link
-
         return Link(call=0, deployment=pipeline.deployment, stage=0, epoch=pipeline.epoch + 1)
 
     monkeypatch.setattr(pipeline, "_hand_over", hand_over_and_break)
@@ -288,3 +288,28 @@ def test_in_exact_mode_two_neighbours_are_computed_again_one_after_the_other(fou
     kill(four, 0, 1)
     check(four.finish(run), expected)
     assert run.trace().interruptions[0].exact
+
+
+def test_a_node_that_answers_and_does_no_work_is_passed_over(four: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its compute thread hangs: beats are answered, it has its stage, and the ring cannot be linked with it."""
+    record = deploy(four, 0, 1, 2)
+    expected = four.answer(MODEL, PROMPT, **LONG)
+    run = four.begin(MODEL, PROMPT, **LONG)
+    wait_until(lambda: len(run.token_ids) >= 7)
+    victim = four.nodes[1]
+    link = four.controller.nodes.link(victim.id)
+    call, refused = link.call, []
+
+    async def call_unless_linking(message: Any, *arguments: Any, **named: Any) -> Any:
+        if isinstance(message, Link):
+            refused.append(message)
+            raise NodeError("It did not answer in time.", kind="timeout", node=link.node)
+        return await call(message, *arguments, **named)
+
+    monkeypatch.setattr(link, "call", call_unless_linking)
+    pipeline = four.controller.deployments.pipeline(record.id)
+    assert pipeline is not None
+    four.call(lambda: pipeline.interrupt(NodeError(f"{link.node} hangs.", kind="lost", node=link.node)))
+    check(four.finish(run), expected)
+    assert len(refused) == 1 and "layers 2–3 went to " in interrupted(run)
+    assert victim.hostname not in interrupted(run)
