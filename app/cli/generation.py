@@ -23,12 +23,12 @@ from app.inference.answer_parts import AnswerPart
 from app.inference.chat_format import AnswerReader, divided
 from app.inference.constraint import Constraint, grammar_constraint
 from app.inference.events import (
+    Continued,
     Finished,
     Interrupted,
     Preparing,
     PromptProgress,
     RequestEvent,
-    Resumed,
     Started,
     TextDelta,
 )
@@ -213,7 +213,7 @@ def _show_text(events: Iterator[RequestEvent]) -> RequestRecord:
                     shown.reader = format.reader()
                 case Interrupted(what):
                     waiting.show(what)
-                case Resumed(what):
+                case Continued(what):
                     waiting.end()
                     note(what)
                 case TextDelta(text=text) if text:

@@ -16,10 +16,10 @@ from typing import Any
 from app import first_run
 from app.control import incidents
 from app.controller import Controller
-from app.inference.events import Finished, Interrupted, Preparing, PromptProgress, Resumed, Started, TextDelta
+from app.inference.events import Continued, Finished, Interrupted, Preparing, PromptProgress, Started, TextDelta
 
 EVENTS: dict[str, type] = {
-    event.__name__: event for event in (Preparing, Started, PromptProgress, Interrupted, Resumed, TextDelta, Finished)
+    event.__name__: event for event in (Preparing, Started, PromptProgress, Interrupted, Continued, TextDelta, Finished)
 }
 """The events of a request by the name under which they are told."""
 

@@ -36,12 +36,14 @@ class Interrupted:
 
 
 @dataclass(frozen=True, slots=True)
-class Resumed:
+class Continued:
     """The answer goes on after an interruption. `what` tells what happened, what was done and how long it took."""
 
     what: str
     exact: bool
     """Whether its tokens are those that would have come anyway."""
+    seconds: float
+    """How long it paused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ class Finished:
     record: RequestRecord
 
 
-RequestEvent = Preparing | Started | PromptProgress | Interrupted | Resumed | TextDelta | Finished
+RequestEvent = Preparing | Started | PromptProgress | Interrupted | Continued | TextDelta | Finished
 
 
 @dataclass(frozen=True, slots=True)

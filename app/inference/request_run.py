@@ -18,12 +18,12 @@ from typing import Any
 from app.errors import NodeError, RequestError, ShardboardError
 from app.inference.chat_format import ChatFormat
 from app.inference.events import (
+    Continued,
     Finished,
     Interrupted,
     Preparing,
     PromptProgress,
     RequestEvent,
-    Resumed,
     Started,
     TextDelta,
 )
@@ -243,7 +243,7 @@ class RequestRun:
 
     def resumed(self, what: str, exact: bool) -> None:
         if (interruption := self.recorder.resumed(what, exact, len(self.token_ids))) is not None:
-            self._tell(Resumed(interruption_text(interruption), exact))
+            self._tell(Continued(interruption_text(interruption), exact, interruption.lasted_us / 1e6))
 
     def failed(self, error: ShardboardError) -> None:
         if not self._over.done():

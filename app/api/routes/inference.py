@@ -19,12 +19,12 @@ from app.api.views import ALWAYS, RequestLineView, RequestList, RequestView, err
 from app.controller import Controller
 from app.errors import RequestError
 from app.inference.events import (
+    Continued,
     Finished,
     Interrupted,
     Preparing,
     PromptProgress,
     RequestEvent,
-    Resumed,
     Started,
     TextDelta,
 )
@@ -150,7 +150,7 @@ async def stream(
     last_event_id: Annotated[int | None, Header(ge=0, le=2**53, alias="Last-Event-ID")] = None,
 ) -> Response:
     """Server-sent events from its beginning on: preparing, started, prompt, text, and finished as the last.
-    `interrupted` and `resumed` tell that a stage was lost, and that the answer goes on.
+    `interrupted` and `continued` tell that a stage was lost, and that the answer goes on.
 
     The id of each event is how many characters of the answer have come by then; `Last-Event-ID`, as browsers send it
     when they connect again, leaves out as many, also when the controller was started again meanwhile.
@@ -268,8 +268,8 @@ def _event(event: RequestEvent) -> tuple[str, bytes]:
             return "prompt", msgspec.json.encode({"done": done, "total": total})
         case Interrupted(what):
             return "interrupted", msgspec.json.encode({"what": what})
-        case Resumed(what, exact):
-            return "resumed", msgspec.json.encode({"what": what, "exact": exact})
+        case Continued(what, exact, seconds):
+            return "continued", msgspec.json.encode({"what": what, "exact": exact, "seconds": round(seconds, 6)})
         case TextDelta(text, tokens):
             return "text", msgspec.json.encode({"text": text, "tokens": tokens})
         case Finished(record):

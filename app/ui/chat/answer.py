@@ -9,14 +9,15 @@ from enum import StrEnum
 from PySide6.QtCore import QElapsedTimer, QObject, Signal, Slot
 
 from app.errors import ShardboardError
+from app.figures import duration
 from app.inference.chat_format import AnswerReader, ChatFormat, divided
 from app.inference.events import (
+    Continued,
     Finished,
     Interrupted,
     Preparing,
     PromptProgress,
     RequestEvent,
-    Resumed,
     Started,
     TextDelta,
 )
@@ -132,8 +133,8 @@ class Answer(QObject):
                         self.phase = Phase.PROMPT
                 case Interrupted(what):
                     self.phase, self._what = Phase.PREPARING, what
-                case Resumed(what):
-                    self._interruptions.append(what.partition(". (")[0].rstrip("."))  # why is told by the run
+                case Continued(_, exact, seconds):  # all of it is told by the run
+                    self._interruptions.append(f"interrupted {duration(seconds)}, {'' if exact else 'not bit-'}exact")
                     self.phase = Phase.STREAMING if self._tokens else Phase.PROMPT
                 case TextDelta(text, tokens):
                     if not self._tokens:

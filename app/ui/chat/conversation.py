@@ -89,7 +89,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     first_token: float | None = None
     total: float | None = None
     interruptions: tuple[str, ...] = ()
-    """Each time that a stage was lost and the answer went on: who was lost, what was done, whether it is exact."""
+    """Each time that a stage was lost and the answer went on: for how long it paused, whether it is exact."""
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from PySide6.QtCore import Signal, Slot
-from PySide6.QtWidgets import QSizePolicy, QWidget
+from PySide6.QtWidgets import QWidget
 
 from app.figures import duration, token_rate
 from app.ui import make
 from app.ui.chat.answer import Answer, Phase, Progress
 from app.ui.chat.conversation import Message
 from app.ui.chat.message_writer import figures_text
+from app.ui.giving_way import ElidedLabel
 from app.ui.theme import SPACING
 
 UPDATE_MILLISECONDS = 100
@@ -31,10 +32,10 @@ class ProgressStrip(QWidget):
         keeps.setRetainSizeWhenHidden(True)
         self.bar.setSizePolicy(keeps)
         self.bar.setStyleSheet("QProgressBar { min-height: 3px; max-height: 3px; border-radius: 1px; }")
-        self.text = make.label("", "muted")
+        self.text = ElidedLabel()
+        self.text.setProperty("role", "muted")
         self.text.setObjectName("chat-figures")
         self.text.setAccessibleName("Progress of the answer")
-        self.text.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
         self.show_run = make.button("Show run", self._on_show_run, role="link", tip="See where each token's time went")
         row = make.row((self.text, 1), self.show_run, margins=(SPACING // 2, 0, SPACING // 2, 0), spacing=None)
         layout.addWidget(self.bar)
@@ -55,7 +56,7 @@ class ProgressStrip(QWidget):
         self._timer.stop()
         self.bar.hide()
         self._request = message.request_id if message is not None and message.is_over else None
-        self.text.setText(_final(message) if message is not None else "")
+        self.text.say(_final(message) if message is not None else "")
         self.show_run.setVisible(self._request is not None)
 
     @Slot()
@@ -64,8 +65,7 @@ class ProgressStrip(QWidget):
             return
         progress = self._answer.progress
         text = "Stopping" if self._answer.is_stopping else words(progress)
-        if self.text.text() != text:
-            self.text.setText(text)
+        self.text.say(text)
         self.bar.setVisible(progress.phase in (Phase.PREPARING, Phase.PROMPT) and not self._answer.is_stopping)
         if progress.phase is Phase.PROMPT and progress.prompt_total:
             self.bar.setRange(0, progress.prompt_total)

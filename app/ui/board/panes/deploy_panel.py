@@ -9,7 +9,7 @@ from PySide6.QtWidgets import QFrame, QLabel, QWidget
 
 from app.ui import make
 from app.ui.board.deploying import progress_text
-from app.ui.board.panes.giving_way import ElidedLabel, FlowLayout
+from app.ui.giving_way import ElidedLabel, FlowLayout
 from app.ui.icons import mark
 from app.ui.theme import SPACING
 

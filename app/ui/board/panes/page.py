@@ -9,7 +9,7 @@ from PySide6.QtGui import QAction
 from PySide6.QtWidgets import QLabel, QPushButton, QSizePolicy, QWidget
 
 from app.ui import make
-from app.ui.board.panes.giving_way import ElidedLabel
+from app.ui.giving_way import ElidedLabel
 from app.ui.theme import SPACING
 
 Fact = tuple[str, str]

@@ -12,8 +12,8 @@ from app.errors import ShardboardError
 from app.models.description import COMPUTE_ITEM_BYTES
 from app.serving import KV_DTYPES, QUANTIZE, Serving
 from app.ui import make
-from app.ui.board.panes.giving_way import ElidedLabel, FlowLayout
 from app.ui.board.panes.plan_words import outlook_text, outlook_tip, single_text, state_text, warning_text
+from app.ui.giving_way import ElidedLabel, FlowLayout
 from app.ui.icons import mark
 from app.ui.notices import Level
 from app.ui.theme import SPACING
