@@ -141,3 +141,24 @@ def test_what_streams_while_the_window_closes_is_on_disk(qtbot: QtBot, home: Hom
     assert kept.messages[-1].text.startswith("Once upon a time") and kept.messages[-1].outcome is not Outcome.STREAMING
     workbench.deleteLater()
     bridge.deleteLater()
+
+
+def test_a_change_that_waited_for_a_write_is_on_disk_when_the_window_closes_just_after(
+    qtbot: QtBot, home: Home, theme: ThemeKeeper
+) -> None:
+    bridge = Bridge()
+    workbench = Workbench(bridge, Settings(home.root / "window.ini"), theme)
+    with qtbot.waitSignal(workbench.cluster.loaded, timeout=20_000):
+        bridge.start(home)
+    store, chat = ChatStore(bridge, workbench.settings, workbench), conversation()
+    store.save(chat, now=True)
+    chat.messages[-1].text = "the last word"
+    store.save(chat, now=True)
+    with qtbot.waitSignal(store.saved):
+        pass
+    with qtbot.waitSignal(bridge.closed, timeout=20_000):
+        bridge.close()
+    kept = from_json((home.root / "chats" / f"{chat.id}.json").read_bytes())
+    assert kept.messages[-1].text == "the last word"
+    workbench.deleteLater()
+    bridge.deleteLater()

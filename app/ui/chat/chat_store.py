@@ -65,6 +65,7 @@ class ChatStore(QObject):
         self._deleted: set[str] = set()
         self._since = QElapsedTimer()
         self._timer = make.timer(self, self.flush)
+        bridge.closed.connect(self.flush)  # a change that waited for a write, which ended just before
 
     # --- reading ---
 
