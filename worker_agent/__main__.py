@@ -128,6 +128,7 @@ def _make_agent(options: Options, home: AgentHome, board: Switchboard, runtime: 
     from worker_agent.host.agent import Agent
     from worker_agent.host.budget import MemoryBudget
     from worker_agent.host.loader import Loader
+    from worker_agent.host.probing import Prober
     from worker_agent.host.service import AgentIdentity, Resources
     from worker_agent.host.telemetry import Telemetry, default_budget
     from worker_agent.store.shard_store import ShardStore
@@ -147,6 +148,7 @@ def _make_agent(options: Options, home: AgentHome, board: Switchboard, runtime: 
         loader=Loader(store, budget, runtime, telemetry.settled_memory),
         telemetry=telemetry,
         peers=board.peers,
+        prober=Prober(board.context, board.keys, board.access),
         aside=home.aside,
     )
     identity = AgentIdentity(secrets.token_hex(8), board.keys.agent_id, options.name, runtime.numerics())

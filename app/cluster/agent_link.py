@@ -60,6 +60,8 @@ from worker_agent.wire.messages import (
     Message,
     Offer,
     Part,
+    Probed,
+    ProbeLink,
     ReadJournal,
     ReadLog,
     Recompute,
@@ -243,10 +245,12 @@ class AgentLink:
     @overload
     async def call(self, message: CatchUp, payload: Sequence[Buffer] = (), *, seconds: float = ...) -> CaughtUp: ...
     @overload
+    async def call(self, message: ProbeLink, payload: Sequence[Buffer] = (), *, seconds: float = ...) -> Probed: ...
+    @overload
     async def call(self, message: PlainCall, payload: Sequence[Buffer] = (), *, seconds: float = ...) -> Done: ...
     async def call(
         self, message: Call, payload: Sequence[Buffer] = (), *, seconds: float = CALL_TIMEOUT
-    ) -> Welcome | HealthReport | Have | ChunkAck | CaughtUp | Halted | Done:
+    ) -> Welcome | HealthReport | Have | ChunkAck | CaughtUp | Halted | Probed | Done:
         """Send a message and wait for its answer; the link fills in the call id.
 
         Raises:

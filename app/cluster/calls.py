@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from worker_agent.wire.messages import (
+    AdmitProbe,
     Cancel,
     CatchUp,
     CaughtUp,
@@ -24,6 +25,8 @@ from worker_agent.wire.messages import (
     Link,
     Message,
     Offer,
+    Probed,
+    ProbeLink,
     Recompute,
     Shutdown,
     Start,
@@ -44,11 +47,12 @@ LOG_TIMEOUT = 60.0
 
 Answer = tuple[Message, Sequence[bytes]]
 """With its payload frames."""
-PlainCall = Link | Unload | Drain | Shutdown | Start | Cancel | Constrain | Recompute
+PlainCall = Link | Unload | Drain | Shutdown | Start | Cancel | Constrain | Recompute | AdmitProbe
 """Answered by Done."""
 
 ANSWERS: dict[type[Call], type[Call]] = {
     Hello: Welcome, Health: HealthReport, Offer: Have, Chunk: ChunkAck, CatchUp: CaughtUp, Halt: Halted,
+    ProbeLink: Probed,
 }  # fmt: skip
 """Everything else that is asked is answered by Done."""
 

@@ -23,6 +23,7 @@ from worker_agent.engine.stage import Stage
 from worker_agent.host.budget import MemoryBudget
 from worker_agent.host.compute import Compute
 from worker_agent.host.loader import Loader, LoadJob
+from worker_agent.host.probing import Prober
 from worker_agent.host.telemetry import Sample, Telemetry, cpu_count, cpu_name
 from worker_agent.store.shard_store import ShardStore
 from worker_agent.store.storekeeper import Reply, Storekeeper, failed
@@ -32,6 +33,7 @@ from worker_agent.wire.errors import AgentError, Draining, UnknownStage, Version
 from worker_agent.wire.messages import (
     OLDEST_WIRE_VERSION,
     WIRE_VERSION,
+    AdmitProbe,
     Buffer,
     Cancel,
     CatchUp,
@@ -50,6 +52,8 @@ from worker_agent.wire.messages import (
     Message,
     Numerics,
     Offer,
+    Ping,
+    ProbeLink,
     ReadJournal,
     ReadLog,
     Recompute,
@@ -107,6 +111,7 @@ class Resources:
     loader: Loader
     telemetry: Telemetry
     peers: Peers
+    prober: Prober
     aside: Path
     """A folder for the states of sequences that yield to others."""
 
@@ -160,6 +165,12 @@ class Service:
                 reply(self._health(message))
             case Chunk() | Offer() | ReadLog():
                 self._resources.storekeeper.submit(message, payload, reply)
+            case Ping():
+                self._resources.prober.echo(caller.key, message, payload, reply)
+            case AdmitProbe():
+                self._resources.prober.admit(message, reply)
+            case ProbeLink():
+                self._resources.prober.probe(message, reply)
             case Constrain():
                 self._constrain(message, payload, reply)
             case Start():

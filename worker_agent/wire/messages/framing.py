@@ -46,6 +46,7 @@ from worker_agent.wire.messages.fields import (
     TensorFrame,
 )
 from worker_agent.wire.messages.parts import Part
+from worker_agent.wire.messages.probing import MAX_PING_BYTES, AdmitProbe, Ping, Pong, Probed, ProbeLink
 from worker_agent.wire.messages.recovery import Halt, Halted, JournalPage, JournalStep, ReadJournal, Recompute
 from worker_agent.wire.messages.ring import Cancel, CatchUp, CaughtUp, StageFault, Start, Step, Tokens
 
@@ -82,6 +83,11 @@ ControlMessage = (
     | ReadJournal
     | JournalPage
     | Recompute
+    | AdmitProbe
+    | ProbeLink
+    | Probed
+    | Ping
+    | Pong
 )
 """Messages that are not in a hurry: encoded as maps, tagged by name."""
 
@@ -170,6 +176,9 @@ def check_payload(message: Message, payload: Sequence[Buffer]) -> None:
             _check_journal(message.steps, message.given, payload)
         case JournalPage():
             _check_journal(message.steps, message.hidden, payload)
+        case Ping():
+            if len(payload) > 1 or any(len(frame) > MAX_PING_BYTES for frame in payload):
+                raise WireError("a ping with more than one frame, or with too long a one")
         case Load():
             if len(payload) != 2:
                 raise WireError("a load without its config and parts")
