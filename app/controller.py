@@ -19,6 +19,7 @@ from app.cluster.controller_identity import ControllerIdentity
 from app.cluster.health import NodeEvent
 from app.cluster.invitations import JoinCommand, first_to_join
 from app.cluster.launching import AgentLauncher, LaunchedAgent
+from app.cluster.link_findings import LinkFinding, findings_of
 from app.cluster.memory import AgentMemory
 from app.cluster.node_state import Heard
 from app.cluster.nodes import NodeDirectory
@@ -36,6 +37,7 @@ from app.inference.tokenizer import Tokenizer
 from app.jobs.desk import JobDesk
 from app.jobs.job import Means, Runner, in_python_thread
 from app.jobs.measuring import MeasureWork
+from app.jobs.probing import LinksWork
 from app.jobs.works import AddWork, CutWork, DemoWork, DeployWork, register_model
 from app.models.demo import NAME as DEMO_MODEL
 from app.models.description import ModelDescription
@@ -45,6 +47,7 @@ from app.registry import (
     DeploymentRecord,
     EventLevel,
     JobRecord,
+    LinkRecord,
     MeasurementRecord,
     ModelRecord,
     NodeRecord,
@@ -97,7 +100,7 @@ class Controller:
             lambda: self.settings.records,
             lambda: self.settings.server.share_prompts,
         )
-        self.jobs = JobDesk(Means(registry, self.library, self.deployments, self.inference), runner)
+        self.jobs = JobDesk(Means(registry, self.library, self.deployments, self.inference, self.nodes), runner)
         self._event_log = EventLogHandler(registry)
         self._watching: asyncio.Task[None] | None = None
         self._pruning: asyncio.Task[None] | None = None
@@ -364,6 +367,20 @@ class Controller:
         nodes = await self.registry.call(lambda known: known.nodes.list())
         told = await asyncio.gather(*(self.nodes.memory(node.id, ASK_SECONDS) for node in nodes))
         return [each for each in told if each is not None]
+
+    async def measure_links(
+        self,
+        nodes: Sequence[int] | None = None,
+        on_progress: ProgressCallback | None = None,
+        origin: Origin = UNKNOWN,
+    ) -> list[LinkRecord]:
+        """Measure the links between these nodes, or all that answer; see `app.jobs.probing`. Cancelling the call
+        cancels the job."""
+        return await self.jobs.do(LinksWork(None if nodes is None else tuple(nodes)), origin, on_progress)
+
+    async def link_findings(self) -> list[LinkFinding]:
+        """What was measured of each link last, with what there is to say of it. Nothing is asked."""
+        return await self.registry.call(lambda known: findings_of(known.links.list(), known.nodes.list()))
 
     async def invite(
         self, listen: str, on_ready: Callable[[JoinCommand], None], *, reachable_as: str | None = None

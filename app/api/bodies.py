@@ -54,6 +54,14 @@ class DrainNode(Strict):
     draining: bool = Field(default=True, description="false lets it take new work again")
 
 
+class MeasureLinks(Strict):
+    """Between which nodes. Without any: all that answer."""
+
+    nodes: list[Annotated[int, Field(ge=1, le=MOST_ID)]] | None = Field(
+        default=None, min_length=2, max_length=1000, description="ids"
+    )
+
+
 class AddModel(Strict):
     """Where a model comes from."""
 

@@ -344,7 +344,7 @@ class JobView(BaseModel):
     """Background work: what it is, how far, what came of it."""
 
     id: int
-    kind: str = Field(description="add, demo, cut, deploy or measure")
+    kind: str = Field(description="add, demo, cut, deploy, measure or links")
     title: str
     model: str | None
     status: str

@@ -77,7 +77,7 @@ class JobProgress(msgspec.Struct, frozen=True, tag="progress"):
     """None while nobody can tell."""
     nodes: tuple[NodeProgress, ...] = ()
     """How far each of the nodes is that it is about."""
-    unit: Literal["bytes", "tokens"] = "bytes"
+    unit: Literal["bytes", "tokens", "links"] = "bytes"
     """What `done_bytes` and `total_bytes` count where it is something else."""
 
     @property

@@ -19,10 +19,11 @@ import psutil
 import typer
 
 from app.cli.options import Json
-from app.cli.output import print_json, print_table
-from app.cli.session import registry_location
+from app.cli.output import note, print_json, print_table, progress_shown
+from app.cli.session import open_controller, origin, registry_location
+from app.cluster.link_findings import LinkFinding
 from app.errors import ShardboardError
-from app.figures import size_text
+from app.figures import data_rate, duration, size_text
 from app.paths import Home
 from app.registry import Registry
 from worker_agent import __version__
@@ -73,12 +74,16 @@ def doctor(
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="Also try whether an agent could use this port.")
     ] = None,
+    links: Annotated[
+        bool, typer.Option("--links", help="Also measure the links between all nodes that answer, in both directions.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Check environment, registry, keys, disk, memory, ports and local agents. Ends with 1 when something failed."""
     checks = list(examine(Home.find(), port))
+    findings = _measured_links(as_json) if links else None
     if as_json:
-        print_json(checks)
+        print_json(checks if findings is None else {"checks": checks, "links": findings})
     else:
         print_table(
             f"Shardboard {__version__}",
@@ -86,8 +91,43 @@ def doctor(
             [(check.verdict.value, check.name, check.found, check.advice) for check in checks],
             "",
         )
-    if any(check.verdict is Verdict.FAILED for check in checks):
+    if findings is not None and not as_json:
+        _show_links(findings)
+    broken = any(not finding.link.is_measured for finding in findings or ())
+    if broken or any(check.verdict is Verdict.FAILED for check in checks):
         raise typer.Exit(1)
+
+
+def _measured_links(quiet: bool) -> list[LinkFinding]:
+    """Of the links that were measured just now."""
+    with open_controller(monitor=False) as session, progress_shown(quiet) as progress:
+        records = session.run(session.controller.measure_links(on_progress=progress.job, origin=origin()))
+        new = {record.id for record in records}
+        return [finding for finding in session.run(session.controller.link_findings()) if finding.link.id in new]
+
+
+def _show_links(findings: list[LinkFinding]) -> None:
+    print_table(
+        "Links between agents",
+        ("From", "To", "Round trip", "Jitter", "Bandwidth", "Clock ahead", "What is wrong", "What to do"),
+        [
+            (
+                f"{finding.source} ({finding.link.source_id})",
+                f"{finding.target} ({finding.link.target_id})",
+                duration(finding.link.rtt),
+                duration(finding.link.jitter),
+                None if finding.link.bytes_per_second is None else data_rate(finding.link.bytes_per_second),
+                None if finding.link.clock_offset is None else f"{finding.link.clock_offset * 1e3:+.1f} ms",
+                finding.problem,
+                finding.advice,
+            )
+            for finding in findings
+        ],
+        "",
+    )
+    for finding in findings:
+        if finding.drift:
+            note(f"{finding.source} to {finding.target}: {finding.drift}")
 
 
 def examine(home: Home, port: int | None = None) -> Iterator[Check]:

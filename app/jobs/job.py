@@ -17,6 +17,7 @@ from app.runs.phases import PhaseRecorder
 from app.runs.trace import UNKNOWN, Origin
 
 if TYPE_CHECKING:
+    from app.cluster.nodes import NodeDirectory
     from app.inference.deployments import Deployments
     from app.inference.service import InferenceService
     from app.models.library import ModelLibrary
@@ -48,6 +49,7 @@ class Means:
     library: ModelLibrary
     deployments: Deployments
     inference: InferenceService
+    nodes: NodeDirectory
 
 
 class Work(Protocol[Covariant]):
@@ -55,7 +57,7 @@ class Work(Protocol[Covariant]):
 
     @property
     def kind(self) -> str:
-        """cut, add, demo, deploy or measure"""
+        """cut, add, demo, deploy, measure or links"""
         ...
 
     @property
@@ -94,7 +96,7 @@ class JobSnapshot:
     id: int
     """Its number in the registry; 0 of what has none, or none yet."""
     kind: str
-    """cut, add, demo, deploy or measure"""
+    """cut, add, demo, deploy, measure or links"""
     title: str
     status: JobStatus = JobStatus.QUEUED
     phase: str = ""
@@ -103,7 +105,7 @@ class JobSnapshot:
     bytes_per_second: float = 0.0
     seconds_left: float | None = None
     """None while nobody can tell."""
-    unit: Literal["bytes", "tokens"] = "bytes"
+    unit: Literal["bytes", "tokens", "links"] = "bytes"
     """What is counted, where it is no bytes."""
     nodes: tuple[NodeProgress, ...] = ()
     """How far each of the nodes is that it is about."""

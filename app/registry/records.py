@@ -204,7 +204,7 @@ class RequestLine:
 @dataclass(frozen=True, slots=True)
 class JobRecord:
     """Long work that somebody asked for: cutting a model (`kind` is cut), adding one (add), taking the demo's (demo),
-    deploying one (deploy), measuring what its numbers cost (measure).
+    deploying one (deploy), measuring what its numbers cost (measure), measuring the links between nodes (links).
 
     `details` is what came of it: ranges of layers, the output folder, bytes, the deployment.
     """
@@ -256,6 +256,35 @@ class MeasurementRecord:
     def cost(self) -> float | None:
         """By what part the perplexity is above the reference's: 0.01 is one percent. None without one."""
         return None if self.reference_perplexity is None else self.perplexity / self.reference_perplexity - 1
+
+
+@dataclass(frozen=True, slots=True)
+class LinkRecord:
+    """What one measuring of the link from one node's agent to another's has found. Seconds, bytes."""
+
+    id: int
+    source_id: int
+    """The node that measured, and from which steps would go to `target_id`."""
+    target_id: int
+    outcome: str
+    """`measured`, or how far it came: see `worker_agent.wire.messages.ProbeOutcome`."""
+    detail: str
+    """What the system or the other agent said to that; may be empty."""
+    rtt: float | None
+    """The median round trip of a short message. None, as all figures, where there is nothing to tell."""
+    least_rtt: float | None
+    jitter: float | None
+    """How far one round trip is from the one before it, on average."""
+    clock_offset: float | None
+    """By how much the target's clock is ahead."""
+    bytes_per_second: float | None
+    segment_bytes: int | None
+    """Of a TCP segment on the way."""
+    created_at: datetime
+
+    @property
+    def is_measured(self) -> bool:
+        return self.outcome == "measured"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from app.registry.deployments import Deployments
 from app.registry.events import Events
 from app.registry.failures import explained
 from app.registry.jobs import Jobs
+from app.registry.links import Links
 from app.registry.location import Location, locate
 from app.registry.measurements import Measurements
 from app.registry.migration import MIGRATIONS, Migration
@@ -52,6 +53,7 @@ class Registry:
         self.jobs = Jobs(store)
         self.traces = Traces(store)
         self.measurements = Measurements(store)
+        self.links = Links(store)
         self.api_keys = ApiKeys(store)
 
     @classmethod
@@ -106,7 +108,7 @@ class Registry:
 
     def on_changed(self, listener: Callable[[str], None]) -> None:
         """Be told, after each write, what was written: node, model, deployment, shard, request, event, job,
-        trace, measurement or API key.
+        trace, measurement, link or API key.
 
         Called in the thread that wrote, so it must be quick. Beats of the heart and epochs are not told.
         """

@@ -186,6 +186,24 @@ class Trace(PeeweeModel):
         )
 
 
+class NodeLink(PeeweeModel):
+    id = AutoField()
+    source = ForeignKeyField(WorkerNode, on_delete="CASCADE")
+    target = ForeignKeyField(WorkerNode, on_delete="CASCADE")
+    outcome = Words()
+    detail = Prose()
+    rtt = DoubleField(null=True)
+    least_rtt = DoubleField(null=True)
+    jitter = DoubleField(null=True)
+    clock_offset = DoubleField(null=True)
+    bytes_per_second = DoubleField(null=True)
+    segment_bytes = IntegerField(null=True)
+    created_at = Instant()
+
+    class Meta:
+        table_name = "node_link"
+
+
 class Measurement(PeeweeModel):
     id = AutoField()
     model = ForeignKeyField(Model, on_delete="CASCADE")
@@ -217,4 +235,4 @@ class ApiKey(PeeweeModel):
         table_name = "api_key"
 
 
-TABLES = (WorkerNode, Model, Deployment, ModelShard, InferenceRequest, Event, Job, Trace, Measurement, ApiKey)
+TABLES = (WorkerNode, NodeLink, Model, Deployment, ModelShard, InferenceRequest, Event, Job, Trace, Measurement, ApiKey)

@@ -49,6 +49,7 @@ STATES = {
 """The word for each status of requests, jobs and deployments."""
 JOB_KINDS = {
     "cut": "Cut into shards", "add": "Add a model", "demo": "Demo model", "deploy": "Deploy", "measure": "Measure",
+    "links": "Measure links",
 }  # fmt: skip
 
 GETTING_READY, READING_THE_PROMPT, COMPUTING = "Getting ready", "Reading the prompt", "Computing"

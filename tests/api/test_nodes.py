@@ -235,3 +235,21 @@ def test_a_node_that_dies_is_told_and_so_is_what_it_was_doing(
     assert api.post(f"/shard/api/nodes/remove/{node['id']}/")["state"] == "down", "it is removed all the same"
     assert api.answer(max_tokens=2)["status"] == "completed", "by the two that are left"
     api.post(f"/shard/api/deployments/undeploy/{deployment}/")
+
+
+def test_links_between_nodes_are_measured_by_a_job_and_then_told(api: Served) -> None:
+    begun = api.post("/shard/api/nodes/links/measure/", {}, 202)
+    assert (begun["kind"], begun["title"]) == ("links", "Measure links")
+    wait_until(lambda: api.get(f"/shard/api/jobs/status/{begun['id']}/")["status"] == "done", seconds=60)
+    told = api.get("/shard/api/nodes/links/")["links"]
+    ids = list(nodes(api))
+    assert {(each["source_id"], each["target_id"]) for each in told} == {(a, b) for a in ids for b in ids if a != b}
+    for each in told:
+        assert each["outcome"] == "measured"
+        assert 0 < each["least_round_trip_ms"] <= each["round_trip_ms"]
+        assert each["bytes_per_second"] > 1e6
+
+
+def test_links_of_a_node_that_is_not_there_are_not_measured(api: Served) -> None:
+    assert api.client.post("/shard/api/nodes/links/measure/", json={"nodes": [1, 99_999]}).status_code == 404
+    assert api.client.post("/shard/api/nodes/links/measure/", json={"nodes": [1]}).status_code == 422

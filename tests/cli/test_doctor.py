@@ -102,3 +102,26 @@ except SystemExit:
 """
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_links_between_agents_are_measured_and_shown(home: Home) -> None:
+    home.create()
+    runner = CliRunner()
+    assert runner.invoke(app, ["node", "local", "2", "--memory", "300MB"]).exit_code == 0
+    try:
+        result = runner.invoke(app, ["doctor", "--links", "--json"])
+        assert result.exit_code == 0, result.output
+        links = json.loads(result.stdout)["links"]
+        assert {(each["link"]["source_id"], each["link"]["target_id"]) for each in links} == {(1, 2), (2, 1)}
+        assert all(each["link"]["outcome"] == "measured" and each["link"]["rtt"] > 0 for each in links)
+        shown = runner.invoke(app, ["doctor", "--links"])
+        assert shown.exit_code == 0 and "Links between agents" in shown.stdout
+    finally:
+        for number in ("1", "2"):
+            runner.invoke(app, ["node", "remove", number])
+
+
+def test_links_need_two_nodes(home: Home) -> None:
+    home.create()
+    result = CliRunner().invoke(app, ["doctor", "--links"])
+    assert result.exit_code != 0

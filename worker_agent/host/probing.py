@@ -19,7 +19,7 @@ import zmq
 
 from worker_agent.store.storekeeper import Reply, failed
 from worker_agent.wire.access import Access
-from worker_agent.wire.errors import AgentError, WireError
+from worker_agent.wire.errors import Busy, WireError
 from worker_agent.wire.keys import KeyPair
 from worker_agent.wire.links import Endpoint, LinkEvent, LinkMonitor, peer_socket
 from worker_agent.wire.messages import (
@@ -86,9 +86,9 @@ class Prober:
         reply(Pong(call=message.call, received_bytes=received, clock=time.time()))
 
     def probe(self, message: ProbeLink, reply: Reply) -> None:
-        """Begin to measure. Raises AgentError while another measurement is under way, AddressError."""
+        """Begin to measure. Raises Busy while another measurement is under way, AddressError."""
         if not self._idle.is_set():
-            raise AgentError("This agent measures a link already, one at a time; ask again when that is over.")
+            raise Busy("This agent measures a link already, one at a time; ask again when that is over.")
         endpoint = Endpoint.parse(message.address)
 
         def work() -> None:

@@ -86,6 +86,12 @@ class NotFinite(AgentError):
     kind = "numbers"
 
 
+class Busy(AgentError):
+    """What can be done once at a time is being done."""
+
+    kind = "busy"
+
+
 class UnknownStage(AgentError):
     """A message for a deployment or stage that this agent does not hold."""
 

@@ -7,11 +7,15 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
-from app.api.bodies import AddNode, DrainNode, Nothing, accepts, body_of, done
+from app.api.bodies import AddNode, DrainNode, MeasureLinks, Nothing, accepts, body_of, done
+from app.api.link_views import LinkList, LinkView
+from app.api.routes.jobs import begin_job
+from app.api.security import Caller
 from app.api.state import Number, TheController, node_views
-from app.api.views import ALWAYS, NodeList, NodeView, errors
+from app.api.views import ALWAYS, JobView, NodeList, NodeView, errors
 from app.cluster.node_state import NodeState
 from app.errors import BadInput, Conflict, NodeError, RegistryError
+from app.jobs.probing import LinksWork
 
 router = APIRouter(prefix="/shard/api/nodes", tags=["nodes"], responses=errors(*ALWAYS))
 
@@ -74,3 +78,25 @@ async def drain(
     """What it runs goes on. With `draining` false it takes new work again."""
     record = await controller.drain_node(str(node_id), body.draining)
     return done(request, NodeView.of(controller, record), PAGE)
+
+
+@router.get("/links/", summary="The links between nodes")
+async def links(controller: TheController) -> LinkList:
+    """Each direction as it was measured last, with what is wrong with it and what has changed since the time before."""
+    return LinkList(links=[LinkView.of(finding) for finding in await controller.link_findings()])
+
+
+@router.post(
+    "/links/measure/", status_code=202, summary="Measure the links between nodes",
+    responses={202: {"model": JobView}, **errors(400, 404, 409, 415, 422, 507)}, openapi_extra=body_of(MeasureLinks),
+)  # fmt: skip
+async def measure_links(
+    request: Request,
+    controller: TheController,
+    origin: Caller,
+    body: Annotated[MeasureLinks, Depends(accepts(MeasureLinks))],
+) -> Response:
+    """Begins a job that measures each direction between the agents, one after another, and returns it."""
+    await controller.registry.call(lambda known: [known.nodes.get(node) for node in body.nodes or ()])
+    work = LinksWork(None if body.nodes is None else tuple(body.nodes))
+    return done(request, await begin_job(controller, work, origin), PAGE, 202)

@@ -17,7 +17,14 @@ ICONS = {
     JobStatus.CANCELLED: "circle-stop",
 }
 """By state; the kinds have icons of their own."""
-KIND_ICONS = {"cut": "scissors", "add": "package", "demo": "sparkles", "deploy": "rocket", "measure": "gauge"}
+KIND_ICONS = {
+    "cut": "scissors",
+    "add": "package",
+    "demo": "sparkles",
+    "deploy": "rocket",
+    "measure": "gauge",
+    "links": "network",
+}
 STATE_WORDS = {
     JobStatus.QUEUED: "Waiting for its turn",
     JobStatus.RUNNING: "Running",
@@ -42,8 +49,8 @@ def figures_text(view: JobSnapshot) -> str:
     """1.2 of 4 GB · 120 MB/s · 25 s left; 512 of 2,704 tokens; empty when there are no figures."""
     if view.status is not JobStatus.RUNNING or view.total_bytes <= 0 or view.is_ending:
         return ""
-    if view.unit == "tokens":
-        return f"{view.done_bytes:,} of {view.total_bytes:,} tokens"
+    if view.unit != "bytes":
+        return f"{view.done_bytes:,} of {view.total_bytes:,} {view.unit}"
     pieces = [amount_text(view.done_bytes, view.total_bytes)]
     if view.bytes_per_second > 0:
         pieces.append(data_rate(view.bytes_per_second))
