@@ -26,7 +26,6 @@ from app.cluster.nodes import NodeDirectory
 from app.controller_settings import ControllerSettings
 from app.errors import BadInput, RegistryError, ShardboardError
 from app.event_log import EventLogHandler
-from app.inference.deployer import Deployed
 from app.inference.deployments import Deployments
 from app.inference.events import StepPassed
 from app.inference.parameters import GenerationParameters
@@ -348,11 +347,27 @@ class Controller:
                 await self.deployments.undeploy(record)
         return await self.nodes.remove(node.id)
 
-    async def drain_node(self, id_or_name: str, draining: bool = True) -> NodeRecord:
-        """Have a node take no new work, or take it again."""
+    async def drain_node(
+        self,
+        id_or_name: str,
+        draining: bool = True,
+        move: bool = False,
+        on_progress: ProgressCallback | None = None,
+        origin: Origin = UNKNOWN,
+    ) -> NodeRecord:
+        """Have a node take no new work, or take it again.
+
+        Args:
+            move: hand what it holds over to other nodes, while it answers. Raises PlacementError where no other node
+                has room for it; what has moved until then stays where it is now.
+        """
         node = await self.registry.call(lambda known: known.nodes.find(id_or_name))
         await self.nodes.link(node.id).connect()
-        return await self.nodes.drain(node.id, draining)
+        drained = await self.nodes.drain(node.id, draining)
+        if move and draining:
+            async for placement in self.deployments.away_from(node):
+                await self.jobs.do(DeployWork(placement, live=True), origin, on_progress)
+        return drained
 
     async def list_nodes(self) -> list[NodeRecord]:
         """All nodes, each asked now whether it is there."""
@@ -412,18 +427,27 @@ class Controller:
         nodes: Sequence[int] | None = None,
         layers: str | None = None,
         serving: ServingWish = ANY_SERVING,
+        live: bool = False,
         on_progress: ProgressCallback | None = None,
         origin: Origin = UNKNOWN,
     ) -> DeploymentRecord:
-        """Place a model and load it. Cancelling the call cancels the job, which frees what it loaded."""
-        placement = await self.plan(model, nodes=nodes, layers=layers, serving=serving)
-        return (await self.deploy_placement(placement, on_progress, origin)).record
+        """Place a model and load it. Cancelling the call cancels the job, which frees what it loaded.
 
-    async def deploy_placement(
-        self, placement: Placement, on_progress: ProgressCallback | None = None, origin: Origin = UNKNOWN
-    ) -> Deployed:
-        """Carry out a placement, by hand or by `plan`. Cancelling the call cancels the job."""
-        return await self.jobs.do(DeployWork(placement), origin, on_progress)
+        Args:
+            live: move the stages of what is deployed to `nodes`, while it answers.
+        """
+        if live:
+            placement = await self.plan_handover(model, nodes, layers, serving)
+        else:
+            placement = await self.plan(model, nodes=nodes, layers=layers, serving=serving)
+        return (await self.jobs.do(DeployWork(placement, live=live), origin, on_progress)).record
+
+    async def plan_handover(
+        self, model: str, nodes: Sequence[int] | None, layers: str | None = None, serving: ServingWish = ANY_SERVING
+    ) -> Placement:
+        """A deployed model's stages on other nodes. Raises BadInput, PlacementError, NodeError."""
+        description = await asyncio.to_thread(self.library.get, model)
+        return await self.deployments.plan_handover(description, nodes, layers or "", keeps=serving == ANY_SERVING)
 
     async def undeploy(self, deployment_or_model: str) -> list[DeploymentRecord]:
         """Unload a deployment by its id, or all of a model's. Raises RegistryError when there is none."""

@@ -15,9 +15,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from app.controller import Controller
+from app.jobs.works import DeployWork
 from app.models.demo import ensure_demo_model
 from app.paths import Home
 from app.registry import NodeRecord
+from app.runs.trace import UNKNOWN
 from benchmarks.decode import MODEL
 
 
@@ -44,7 +46,7 @@ async def run() -> MovingFigures:
 
         async def sent(layers: str) -> int:
             placement = await controller.plan(MODEL, nodes=[node.id for node in nodes], layers=layers)
-            deployed = await controller.deploy_placement(placement)
+            deployed = await controller.jobs.do(DeployWork(placement), UNKNOWN)
             await controller.undeploy(MODEL)
             return deployed.sent_bytes
 

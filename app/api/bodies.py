@@ -52,6 +52,7 @@ class AddNode(Strict):
 
 class DrainNode(Strict):
     draining: bool = Field(default=True, description="false lets it take new work again")
+    move: bool = Field(default=False, description="hand what it holds over to other nodes, while it answers")
 
 
 class MeasureLinks(Strict):
@@ -118,6 +119,9 @@ class Deploy(Strict):
     )  # fmt: skip
     recovery: Recovery | None = Field(
         default=None, description="how answers go on when a stage was lost: fast, or exact, to the bit, from a journal"
+    )
+    live: bool = Field(
+        default=False, description="move the stages of what is deployed to `nodes`, one for each, while it answers"
     )
 
     @property

@@ -85,6 +85,9 @@ def deploy(
     kv_dtype: KvDType = None,
     wait: Wait = None,
     recovery: Recovery = None,
+    live: Annotated[
+        bool, typer.Option("--live", help="Move the stages of what is deployed to --nodes, while it answers.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Send a model's layers to the nodes that lack them, load them, and make the model answer requests."""
@@ -100,6 +103,7 @@ def deploy(
                 nodes=chosen,
                 layers=shard_layers,
                 serving=serving,
+                live=live,
                 on_progress=progress.job,
                 origin=origin(),
             )

@@ -10,12 +10,12 @@ import msgspec
 import typer
 
 from app.cli.options import Json, read_size
-from app.cli.output import note, print_json, print_table
-from app.cli.session import open_controller, open_registry
+from app.cli.output import note, print_json, print_table, progress_shown
+from app.cli.session import open_controller, open_registry, origin
 from app.cluster.invitations import JoinCommand
 from app.cluster.memory import AgentMemory
 from app.cluster.node_state import Heard, NodeState, node_state
-from app.errors import RegistryError
+from app.errors import BadInput, RegistryError
 from app.figures import ago, size_text
 from app.registry import NodeRecord
 
@@ -75,10 +75,16 @@ def remove_node(node: Node) -> None:
 def drain_node(
     node: Node,
     off: Annotated[bool, typer.Option("--off", help="Take new work again.")] = False,
+    move: Annotated[
+        bool, typer.Option("--move", help="Hand what it holds over to other nodes, while it answers.")
+    ] = False,
 ) -> None:
-    """Give a node no new work; what it runs goes on."""
-    with open_controller(monitor=False) as session:
-        session.run(session.controller.drain_node(node, not off))
+    """Give a node no new work; what it runs goes on, there or, with --move, on other nodes."""
+    if off and move:
+        raise BadInput("--off and --move contradict each other.", "Leave one out.")
+    with open_controller(monitor=move) as session, progress_shown(False) as progress:
+        drained = session.controller.drain_node(node, not off, move, on_progress=progress.job, origin=origin())
+        session.run(drained)
     note(f"Node {node} takes new work again." if off else f"Node {node} takes no new work.")
 
 

@@ -11,7 +11,7 @@ import itertools
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import TypeVar, overload
 
 import msgspec
 import zmq.asyncio
@@ -24,6 +24,7 @@ from app.cluster.calls import (
     LOAD_SILENCE,
     LOG_TIMEOUT,
     Answer,
+    Heavy,
     PendingCall,
     PlainCall,
     discard,
@@ -52,7 +53,6 @@ from worker_agent.wire.messages import (
     Health,
     HealthReport,
     Hello,
-    JournalPage,
     Load,
     Loaded,
     LoadProgress,
@@ -62,9 +62,7 @@ from worker_agent.wire.messages import (
     Part,
     Probed,
     ProbeLink,
-    ReadJournal,
     ReadLog,
-    Recompute,
     StageFault,
     Tokens,
     Welcome,
@@ -74,6 +72,8 @@ from worker_agent.wire.messages import (
     encode_parts,
 )
 from worker_agent.wire.messages.fields import Call
+
+Page = TypeVar("Page", bound=Call)
 
 _log = logging.getLogger(__name__)
 
@@ -260,7 +260,7 @@ class AgentLink:
         if not self.is_up:
             raise self.error()
         # A tokenizer is some tens of megabytes: it, too, goes where it holds up no beat.
-        heavy = isinstance(message, Offer | Chunk | Recompute) or (isinstance(message, Constrain) and payload)
+        heavy = isinstance(message, Heavy) or (isinstance(message, Constrain) and payload)
         channel = await self._weights_channel(seconds) if heavy else self._control
         assert channel is not None
         answer = await self._ask(channel, message, payload, seconds)
@@ -269,11 +269,11 @@ class AgentLink:
             raise self._out_of_place(message, answer)
         return answer  # type: ignore[return-value]  # `ANSWERS` holds what the overloads say
 
-    async def read_journal(self, message: ReadJournal, *, seconds: float) -> tuple[JournalPage, Sequence[bytes]]:
-        """A page of a stage's journal, with its hidden states. Raises NodeError as `call` does."""
+    async def read(self, message: Call, kind: type[Page], *, seconds: float) -> tuple[Page, Sequence[bytes]]:
+        """Ask for something that comes with payload frames. Raises NodeError as `call` does."""
         channel = await self._weights_channel(seconds)
         answer, payload = await self._ask_frames(channel, message, (), seconds)
-        if not isinstance(answer, JournalPage):
+        if not isinstance(answer, kind):
             raise self._out_of_place(message, answer)
         return answer, payload
 

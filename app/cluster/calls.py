@@ -32,6 +32,7 @@ from worker_agent.wire.messages import (
     Start,
     Unload,
     Welcome,
+    WriteStates,
 )
 from worker_agent.wire.messages.fields import Call
 
@@ -47,8 +48,10 @@ LOG_TIMEOUT = 60.0
 
 Answer = tuple[Message, Sequence[bytes]]
 """With its payload frames."""
-PlainCall = Link | Unload | Drain | Shutdown | Start | Cancel | Constrain | Recompute | AdmitProbe
+PlainCall = Link | Unload | Drain | Shutdown | Start | Cancel | Constrain | Recompute | WriteStates | AdmitProbe
 """Answered by Done."""
+Heavy = Offer | Chunk | Recompute | WriteStates
+"""Goes over the connection where it holds up no beat."""
 
 ANSWERS: dict[type[Call], type[Call]] = {
     Hello: Welcome, Health: HealthReport, Offer: Have, Chunk: ChunkAck, CatchUp: CaughtUp, Halt: Halted,

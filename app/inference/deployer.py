@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -165,10 +165,58 @@ class Deployer:
             )
             return await self._load_all(record, description, config, parts, placement, seats, on_progress, cancel)
         except BaseException:
-            for stage in lost:
-                with suppress(NodeError):
-                    await asyncio.shield(seats[stage].link.call(Unload(call=0, deployment=record.id, stage=stage)))
+            await asyncio.shield(self.take_away(record.id, {stage: seats[stage] for stage in lost}))
             raise
+
+    async def bring(
+        self,
+        record: DeploymentRecord,
+        description: ModelDescription,
+        digests: PartDigests,
+        placement: Placement,
+        seats: Sequence[Seat],
+        moved: Sequence[int],
+        on_progress: OnProgress,
+        cancel: asyncio.Event,
+    ) -> None:
+        """Load stages where they are to be, while they go on running where they are. Nobody is told of that yet.
+
+        Raises NodeError, Cancelled; what was loaded then is unloaded again.
+        """
+        parts = await self._hash(description, digests, on_progress, cancel)
+        ranges = [placement.ranges[stage] for stage in moved]
+        try:
+            await self._send_all(description, parts, [seats[stage] for stage in moved], ranges, on_progress, cancel)
+            await self.announce(record, description, parts, placement, seats, moved, on_progress, cancel)
+        except BaseException:
+            await asyncio.shield(self.take_away(record.id, {stage: seats[stage] for stage in moved}))
+            raise
+
+    async def announce(
+        self,
+        record: DeploymentRecord,
+        description: ModelDescription,
+        parts: Sequence[Part],
+        placement: Placement,
+        seats: Sequence[Seat],
+        stages: Sequence[int] | None = None,
+        on_progress: OnProgress = lambda progress: None,
+        cancel: asyncio.Event | None = None,
+    ) -> list[Loaded]:
+        """Tell stages, all of them by default, who their neighbours are; those that are not loaded are loaded.
+
+        What their agents say of them, in order. Raises NodeError.
+        """
+        config = await asyncio.to_thread(description.config_bytes)
+        return await self._load_all(
+            record, description, config, parts, placement, seats, on_progress, cancel or asyncio.Event(), stages
+        )
+
+    async def take_away(self, deployment: str, seats: Mapping[int, Seat]) -> None:
+        """Free some stages of a deployment. A node that is away is passed over: it starts empty anyway."""
+        for stage, seat in seats.items():
+            with suppress(NodeError):
+                await seat.link.call(Unload(call=0, deployment=deployment, stage=stage))
 
     def stages(
         self, seats: Sequence[Seat], ranges: Sequence[tuple[int, int]], loaded: Sequence[Loaded | StageInfo]
@@ -192,9 +240,7 @@ class Deployer:
 
     async def unload(self, deployment: str, seats: Sequence[Seat]) -> None:
         """Free what a deployment holds on its nodes. A node that is away is passed over: it starts empty anyway."""
-        for stage, seat in enumerate(seats):
-            with suppress(NodeError):
-                await seat.link.call(Unload(call=0, deployment=deployment, stage=stage))
+        await self.take_away(deployment, dict(enumerate(seats)))
 
     async def _hash(
         self, description: ModelDescription, digests: PartDigests, on_progress: OnProgress, cancel: asyncio.Event
@@ -254,6 +300,7 @@ class Deployer:
         seats: Sequence[Seat],
         on_progress: OnProgress,
         cancel: asyncio.Event,
+        only: Sequence[int] | None = None,
     ) -> list[Loaded]:
         by_key = {(part.kind, part.index): part for part in parts}
         count, serving = len(seats), placement.serving
@@ -292,6 +339,7 @@ class Deployer:
         return await _all(
             load(stage, seat, start, end)
             for stage, (seat, (start, end)) in enumerate(zip(seats, placement.ranges, strict=True))
+            if only is None or stage in only
         )
 
     async def _give_up(self, deployment: str, seats: Sequence[Seat], error: BaseException) -> None:

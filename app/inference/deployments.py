@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from app.children.work import NodeProgress
 from app.cluster.health import NodeEvent
 from app.cluster.nodes import NodeDirectory
-from app.errors import NodeError, PlacementError, RequestError, ShardboardError
+from app.errors import BadInput, NodeError, PlacementError, RequestError, ShardboardError
 from app.figures import size_text
 from app.inference.deployer import Deployed, Deployer, OnProgress, Seat
 from app.inference.deployment_notes import note_deployed, note_undeployed
 from app.inference.deployment_recorder import DeploymentRecorder
 from app.inference.events import StepPassed
 from app.inference.facts import FactFinder, versions
+from app.inference.handover import HandedOver, Handover
 from app.inference.mender import Mender
 from app.inference.pipeline import Pipeline
 from app.inference.recovery import Recovery
@@ -61,6 +62,7 @@ class Deployments:
         self._live: dict[str, Pipeline] = {}
         recovery = Recovery(registry, nodes, library, self._deployer, self.capacities, self._redeploy)
         self.mender = Mender(registry, nodes, library, recovery, self._live)
+        self._handover = Handover(registry, nodes, library, self._deployer, self.mender, self.capacities)
         self._apart: dict[str, DeploymentRecord] = {}
         """Those that only who made them uses."""
         self._locks: dict[str, asyncio.Lock] = {}
@@ -166,6 +168,63 @@ class Deployments:
         if not apart:
             await self._registry.call(lambda known: note_deployed(known, deployed))
         return deployed
+
+    async def plan_handover(
+        self, description: ModelDescription, node_ids: Sequence[int] | None, layers: str, *, keeps: bool
+    ) -> Placement:
+        """A deployment's stages on other nodes.
+
+        Args:
+            layers: as the user wrote them; empty stands for those that are.
+            keeps: whether nothing else about it is to change.
+
+        Raises BadInput, PlacementError, NodeError.
+        """
+        record = await self._standing(description.name)
+        if not keeps:
+            raise BadInput(
+                "A deployment that goes on answering keeps its dtype, its context and all that it was loaded with.",
+                "Leave these options out, or deploy without --live.",
+            )
+        if node_ids is None:
+            raise BadInput("It is not said where the stages are to go.", "Name a node for each stage: --nodes 1,3")
+        return await self._handover.plan(record, description, node_ids, layers)
+
+    async def away_from(self, node: NodeRecord) -> AsyncIterator[Placement]:
+        """For each deployment that has stages on a node where they may go, one after the other as that is carried out.
+
+        Raises PlacementError where there is no room.
+        """
+        shards = await self._registry.call(lambda known: known.shards.list(node_id=node.id))
+        here = {shard.deployment_id for shard in shards}
+        for record in [each for each in await self.ready() if each.id in here]:
+            description = await asyncio.to_thread(self._library.get, record.model_name)
+            yield await self._handover.away(record, description, node)
+
+    async def _standing(self, model_name: str) -> DeploymentRecord:
+        ready = await self.ready(model_name)
+        if not ready:
+            raise PlacementError(f"{model_name} is not deployed, so nothing can be handed over.", "Deploy it first.")
+        return ready[0]
+
+    async def hand_over(
+        self,
+        description: ModelDescription,
+        placement: Placement,
+        on_progress: OnProgress = lambda progress: None,
+        cancel: asyncio.Event | None = None,
+    ) -> HandedOver:
+        """Move the stages of a model's deployment that a placement has on other nodes, while it answers.
+
+        Raises PlacementError, NodeError, Cancelled.
+        """
+        await self._standing(description.name)
+        record, pipeline = await self.acquire(description, lambda what: None)
+        handed = await self._handover.carry_out(
+            record, description, pipeline, placement, on_progress, cancel or asyncio.Event()
+        )
+        self._placements[record.id] = placement
+        return handed
 
     async def undeploy(self, record: DeploymentRecord) -> DeploymentRecord:
         """End a deployment: its requests fail, its nodes free what it holds."""

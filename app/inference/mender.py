@@ -98,6 +98,44 @@ class Mender:
         if pipeline.deployment not in self._mending:
             self._mend(pipeline.deployment)
 
+    async def hand_over(self, deployment: str, work: Coroutine[Any, Any, Mended]) -> Mended:
+        """Have something else done to a linked pipeline while its sequences wait, and go on with them.
+
+        Where that fails it is mended as if a stage had been lost, and what it failed with is raised.
+
+        Raises NodeError, or whatever else `work` raises.
+        """
+        mending = _Mending()
+        self._mending[deployment] = mending
+        failures: list[ShardboardError] = []
+
+        async def done() -> Mended:
+            try:
+                mended = await work
+                self._live[deployment] = mended.pipeline
+                await mended.pipeline.resume(mended.what, alike=mended.alike)
+            except ShardboardError as error:
+                log.warning("deployment %s could not be handed over: %s", deployment, error)
+                failures.append(error)
+                return await self._see_to(deployment, mending)
+            for node, stage in mended.left:
+                self._chore(self._free(node, deployment, stage))
+            return mended
+
+        mending.task = asyncio.get_running_loop().create_task(done())
+        mending.task.add_done_callback(lambda task: self._seen_to(deployment, mending))
+        try:
+            mended = await asyncio.shield(mending.task)
+        except asyncio.CancelledError:
+            await asyncio.wait({mending.task})  # whoever cleans up now finds it done, or given up
+            raise
+        if failures:
+            raise failures[0]
+        return mended
+
+    def is_mending(self, deployment: str) -> bool:
+        return deployment in self._mending
+
     async def stop(self, deployment: str) -> None:
         """It is taken down: nobody mends it any more."""
         if (mending := self._mending.pop(deployment, None)) is not None:

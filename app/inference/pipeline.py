@@ -105,6 +105,11 @@ class Pipeline:
         """Sequences under way, or waiting for the pipeline to be mended."""
         return len(self._sequences)
 
+    @property
+    def heard(self) -> float:
+        """When something came round last, by the loop's clock."""
+        return self._heard
+
     def holds_node(self, node_id: int) -> bool:
         return any(stage.node_id == node_id for stage in self.stages)
 
@@ -115,24 +120,34 @@ class Pipeline:
         self.stages = tuple(stages)
         self._stop_listening = [link.on_ring(self._on_ring) for link in {id(s.link): s.link for s in stages}.values()]
 
-    async def halted(self, lost: Many[int] = ()) -> tuple[Resumed, ...]:
+    def pause(self, reason: NodeError) -> None:
+        """Nothing runs before the next `link`, which whoever calls this sees to: no stage was lost."""
+        self.broken, self._doubt = reason, None
+        for sequence in self._sequences.values():
+            sequence.sink.interrupted(reason)
+
+    async def halted(self, lost: Many[int] = (), *, keeps: bool = True) -> tuple[Resumed, ...]:
         """Stop every stage that is left in the midst of its epoch: what of the states goes on.
 
         Args:
             lost: stages whose states have to be computed again, from the journals of others.
+            keeps: whether what was kept for later prompts may go on, if no stage was lost.
 
         Raises NodeError.
         """
-        held = {}
-        for stage in self.stages:
-            if stage.stage not in lost:
-                message = Halt(call=0, deployment=self.deployment, stage=stage.stage, epoch=self.epoch)
-                held[stage.stage] = (await stage.link.call(message)).states
+        left = [stage for stage in self.stages if stage.stage not in lost]
+        answers = await asyncio.gather(
+            *(
+                stage.link.call(Halt(call=0, deployment=self.deployment, stage=stage.stage, epoch=self.epoch))
+                for stage in left
+            )
+        )
+        held = {stage.stage: answer.states for stage, answer in zip(left, answers, strict=True)}
         if not held:
             return ()
         bare = uncovered(lost, held)
         certain = {number: sequence.certain for number, sequence in self._sequences.items()}
-        found = resumption(held, certain, all_left=not lost)
+        found = resumption(held, certain, all_left=keeps and not lost)
         return tuple(replace(each, length=0) if each.sequence in bare else each for each in found)
 
     async def recompute(self, lost: Many[int], resumed: Many[Resumed]) -> None:

@@ -10,7 +10,16 @@ from collections.abc import Callable, Mapping, Sequence
 
 from app.errors import NodeError
 from app.inference.stages import PipelineStage
-from worker_agent.wire.messages import DType, HeldState, JournalPiece, ReadJournal, Recompute, Resumed, TensorFrame
+from worker_agent.wire.messages import (
+    DType,
+    HeldState,
+    JournalPage,
+    JournalPiece,
+    ReadJournal,
+    Recompute,
+    Resumed,
+    TensorFrame,
+)
 
 PAGE_STEPS = 64
 PAGE_SECONDS = 120.0
@@ -58,7 +67,7 @@ async def recompute(
                 call=0, deployment=deployment, stage=source, epoch=epoch, sequences=wanted, after=after,
                 steps=PAGE_STEPS, shapes=stage == 0,
             )  # fmt: skip
-            page, payload = await stages[source].link.read_journal(read, seconds=PAGE_SECONDS)
+            page, payload = await stages[source].link.read(read, JournalPage, seconds=PAGE_SECONDS)
             given = page.hidden
             if stage == 0:
                 ids = [token for step in page.steps for piece in step.pieces for token in _ids(piece, tokens_of)]

@@ -188,7 +188,7 @@ class Recovery:
         except NodeError as error:
             self._shun(error, seats)
             raise
-        await self._registry.call(lambda known: _note_moved(known, [each.shard for each in stages], seats))
+        await self._registry.call(lambda known: note_moved(known, [each.shard for each in stages], seats))
         moved = [replace(found, seat=seat) for found, seat in zip(stages, seats, strict=True)]
         told(f"Connecting {record.model_name} anew")
         mended = await self._linked(record, moved, loaded, pipeline, _went(stages, seats), resumed, changed)
@@ -197,7 +197,7 @@ class Recovery:
             for number, (found, seat) in enumerate(zip(stages, seats, strict=True))
             if seat.node.id != found.seat.node.id
         ]
-        alike = all(self._numerics(old) == self._numerics(seats[stage].node.id) for old, stage in left)
+        alike = all(numerics(self._nodes, old) == numerics(self._nodes, seats[stage].node.id) for old, stage in left)
         return replace(mended, left=tuple(left), alike=alike)
 
     # --- who is there ------------------------------------------------------------------------------------
@@ -369,11 +369,6 @@ class Recovery:
             raise
         return Mended(record, mended, what or "connected anew")
 
-    def _numerics(self, node: int) -> Numerics | None:
-        """What a node computes with, as it said last."""
-        welcome = self._nodes.link(node).welcome
-        return None if welcome is None else welcome.numerics
-
     async def _next_epoch(self, record: DeploymentRecord) -> int:
         return await self._registry.call(lambda known: known.deployments.next_epoch(record.id))
 
@@ -382,6 +377,12 @@ class Recovery:
 
     def _seat(self, record: NodeRecord) -> Seat:
         return Seat(record, self._nodes.link(record.id))
+
+
+def numerics(nodes: NodeDirectory, node: int) -> Numerics | None:
+    """What a node computes with, as it said last."""
+    welcome = nodes.link(node).welcome
+    return None if welcome is None else welcome.numerics
 
 
 async def _halted(record: DeploymentRecord, pipeline: Pipeline | None, lost: Sequence[int]) -> tuple[Resumed, ...]:
@@ -437,6 +438,7 @@ def _nowhere(stages: Sequence[_Stage], sizes: StageSizes, error: PlacementError)
     )
 
 
-def _note_moved(registry: Registry, shards: Sequence[ShardRecord], seats: Sequence[Seat]) -> None:
+def note_moved(registry: Registry, shards: Sequence[ShardRecord], seats: Sequence[Seat]) -> None:
+    """Write down where the stages of a deployment are now. In the registry's thread."""
     for shard, seat in zip(shards, seats, strict=True):
         registry.shards.update(shard.id, node_id=seat.node.id, is_loaded=True)

@@ -54,22 +54,25 @@ class RequestRecorder:
         self.submitted = time.monotonic()
         self._last = self.submitted
         self._first_step: float | None = None
-        self._lost: tuple[float, str, str] | None = None
+        self._lost: tuple[float, str, str, bool] | None = None
 
     def handed_over(self) -> None:
         """The sequence is on its way to the agents. What comes first counts from here."""
         if self._first_step is None:
             self._first_step = self._last = time.monotonic()
 
-    def interrupted(self, node: str, reason: str) -> None:
-        """A stage was lost. Told again before it has been seen to, that is the same interruption."""
-        self._lost = self._lost or (time.monotonic(), node, reason)
+    def interrupted(self, node: str, reason: str, *, planned: bool = False) -> None:
+        """A stage was lost, or is handed over. Told again before it has been seen to, that is the same interruption,
+        and whatever was lost is what has to be told."""
+        before = self._lost
+        if before is None or (before[3] and not planned):
+            self._lost = (time.monotonic() if before is None else before[0], node, reason, planned)
 
     def resumed(self, what: str, exact: bool, tokens: int) -> Interruption | None:
         """The agents have it again, `tokens` of the answer having come. What they bring next counts from here."""
         if self._lost is None:
             return None
-        now, (at, node, reason) = time.monotonic(), self._lost
+        now, (at, node, reason, planned) = time.monotonic(), self._lost
         self._lost, self._last = None, now
         interruption = Interruption(
             at_us=_us(at - self.submitted),
@@ -78,6 +81,7 @@ class RequestRecorder:
             node=node,
             reason=reason,
             what=what,
+            planned=planned,
             exact=exact,
         )
         self.interruptions.append(interruption)

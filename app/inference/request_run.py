@@ -28,6 +28,7 @@ from app.inference.events import (
     TextDelta,
 )
 from app.inference.request_recorder import Facts, RequestRecorder
+from app.inference.sequence import HANDOVER
 from app.inference.text_stream import TextRules, TextStream
 from app.inference.tokenizer import Tokenizer
 from app.registry import Registry, RequestRecord, RequestStatus
@@ -236,10 +237,10 @@ class RequestRun:
                 self.prompt_logprobs.append(TokenLogprob(token.token, token.logprob, top))
 
     def interrupted(self, error: NodeError) -> None:
-        self.recorder.interrupted(error.node, error.message)
-        self._tell(
-            Interrupted(f"{error.message.rstrip('.')}. The answer goes on as soon as its layers are there again.")
-        )
+        planned = error.kind == HANDOVER
+        self.recorder.interrupted(error.node, error.message, planned=planned)
+        goes_on = "in a moment" if planned else "as soon as its layers are there again"
+        self._tell(Interrupted(f"{error.message.rstrip('.')}. The answer goes on {goes_on}."))
 
     def resumed(self, what: str, exact: bool) -> None:
         if (interruption := self.recorder.resumed(what, exact, len(self.token_ids))) is not None:

@@ -16,6 +16,8 @@ from worker_agent.wire.messages import Budget, Constraint, Sampling, Scored, Sta
 VAIN_RECOVERIES = 5
 """A sequence that was started again so often without getting on any further is given up: it may be the very one that
 brings a stage down each time, or one that no stage can run."""
+HANDOVER = "handover"
+"""The kind of what interrupts sequences while a stage of theirs is handed over: nothing was lost."""
 NO_SCORES = 2**31 - 1
 """A position beyond every prompt."""
 

@@ -167,6 +167,8 @@ class DeployWork:
     placement: Placement
     replaces: bool = False
     """Whether what the model has deployed is taken down before; `replaced` in the job's details says what was."""
+    live: bool = False
+    """Whether the stages of what is deployed are moved to where the placement has them, while it answers."""
     kind: str = "deploy"
 
     @property
@@ -180,6 +182,8 @@ class DeployWork:
     @property
     def title(self) -> str:
         count = len({stage.node.node_id for stage in self.placement.stages})
+        if self.live:
+            return f"Move stages of {self.model}"
         return f"Deploy {self.model} on {count} {'node' if count == 1 else 'nodes'}"
 
     async def do(self, job: Job, means: Means) -> Outcome[Deployed]:
@@ -196,6 +200,14 @@ class DeployWork:
         def told(progress: NodeProgress) -> None:
             job.report(course.told(progress))
 
+        if self.live:
+            moving = deployments.hand_over(description, self.placement, told, cancelled)
+            handed = await job.ended(asyncio.ensure_future(moving), cancelled.set)
+            job.details.update(
+                deployment=handed.deployed.record.id, pause_seconds=round(handed.pause_seconds, 4),
+                answers=handed.answers, copied_bytes=handed.copied_bytes,
+            )  # fmt: skip
+            return Outcome(handed.deployed, self.model, handed.sentence)
         deploying = deployments.deploy(description, self.placement, told, cancelled, job.origin)
         deployed = await job.ended(asyncio.ensure_future(deploying), cancelled.set)
         job.details.update(deployment=deployed.record.id, sent_bytes=deployed.sent_bytes)

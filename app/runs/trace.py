@@ -179,7 +179,7 @@ class ChunkTime(Struct, frozen=True, array_like=True):
 
 
 class Interruption(Struct, frozen=True, kw_only=True):
-    """A stage was lost while a request ran, and the request went on."""
+    """A stage was lost, or handed over to another node, while a request ran, and the request went on."""
 
     at_us: int
     lasted_us: int
@@ -191,6 +191,8 @@ class Interruption(Struct, frozen=True, kw_only=True):
     reason: str = ""
     what: str = ""
     """What was done, in a sentence without its full stop: layers 22-31 went to laptop."""
+    planned: bool = False
+    """Whether nothing was lost: the stage was handed over."""
     exact: bool = True
     """Whether the tokens are those that would have come anyway; in half precision their low bits belong to the steps
     in which they are computed."""

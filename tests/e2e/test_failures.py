@@ -15,8 +15,10 @@ import pytest
 from app.children.work import NodeProgress
 from app.errors import RegistryError
 from app.inference import deployer
+from app.jobs.works import DeployWork
 from app.paths import Home
 from app.registry import DeploymentRecord, DeploymentStatus, Registry, RequestStatus
+from app.runs.trace import UNKNOWN
 from app.serving import ServingWish
 from tests.e2e.conftest import System, open_system
 from tests.e2e.test_requests import wait_until
@@ -158,11 +160,15 @@ def test_moving_a_boundary_by_one_layer_sends_the_bytes_of_one_layer(pair: Syste
     pair.run(controller.undeploy("moved"))
     (stage_a, stage_b) = pair.run(controller.plan("moved", nodes=nodes)).ranges
     moved = f"{stage_a[0]}-{stage_a[1]},{stage_a[1] + 1}-{stage_b[1] - 1}"
-    deployed = pair.run(controller.deploy_placement(pair.run(controller.plan("moved", nodes=nodes, layers=moved))))
+    deployed = pair.run(
+        controller.jobs.do(DeployWork(pair.run(controller.plan("moved", nodes=nodes, layers=moved))), UNKNOWN)
+    )
     assert deployed.sent_bytes == description.layers[stage_a[1]].nbytes
     back = f"{stage_a[0]}-{stage_a[1] - 1},{stage_b[0]}-{stage_b[1] - 1}"
     pair.run(controller.undeploy("moved"))
-    deployed = pair.run(controller.deploy_placement(pair.run(controller.plan("moved", nodes=nodes, layers=back))))
+    deployed = pair.run(
+        controller.jobs.do(DeployWork(pair.run(controller.plan("moved", nodes=nodes, layers=back))), UNKNOWN)
+    )
     assert deployed.sent_bytes == 0, "both nodes have held every one of their layers before"
     pair.run(controller.undeploy("moved"))
 

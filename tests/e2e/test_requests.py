@@ -15,7 +15,9 @@ from app.inference.events import Finished, Preparing, PromptProgress, RequestEve
 from app.inference.parameters import GenerationParameters
 from app.inference.prompt import ChatPrompt, TokenPrompt
 from app.inference.request_run import RequestRun
+from app.jobs.works import DeployWork
 from app.registry import DeploymentStatus, RequestRecord, RequestStatus
+from app.runs.trace import UNKNOWN
 from app.serving import Serving, ServingWish
 from tests.e2e.conftest import System
 from tests.waiting import wait_until
@@ -229,7 +231,7 @@ def test_what_a_node_would_not_hold_is_refused_by_the_node_itself(shared: System
     fantasy = [NodeCapacity(node.id, node.hostname, 10**15) for node in shared.nodes[:2]]
     placement = place(description, fantasy, Serving("float32", 4096, 2_000_000_000))
     with pytest.raises(NodeError, match=r"node \d+ .*need .* GB .* are free") as caught:
-        shared.run(shared.controller.deploy_placement(placement))
+        shared.run(shared.controller.jobs.do(DeployWork(placement), UNKNOWN))
     assert caught.value.kind == "memory"
     assert shared.run(shared.controller.deployments.ready("overbooked")) == []
 

@@ -16,6 +16,7 @@ from worker_agent.engine.stage import Stage
 from worker_agent.wire.errors import AgentError
 from worker_agent.wire.messages import (
     Budget,
+    Copied,
     DType,
     Halt,
     Halted,
@@ -25,17 +26,21 @@ from worker_agent.wire.messages import (
     JournalStep,
     Link,
     ReadJournal,
+    ReadStates,
     Recompute,
     Resumed,
     Sampling,
     Start,
+    StatePart,
+    StatesPage,
     TensorFrame,
+    WriteStates,
     check_payload,
     decode,
     encode,
 )
 
-Sent = TypeVar("Sent", Start, Link, Halted, ReadJournal, JournalPage, Recompute)
+Sent = TypeVar("Sent", Start, Link, Halted, ReadJournal, JournalPage, Recompute, ReadStates, StatesPage, WriteStates)
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,10 @@ class RecoveringRing(Ring):
     spoil: Callable[[JournalStep], JournalStep] = lambda step: step
     """Changes a step before it is computed again."""
     grammars: Grammars = field(default_factory=Grammars)
+    copied: list[StatePart] = field(default_factory=list)
+    """Parts of states that went on where an earlier one had ended."""
+    spoil_copy: Callable[[bytes], bytes] = lambda frame: frame
+    """Changes a frame of states before it is put down."""
 
     @classmethod
     def of(
@@ -164,6 +173,55 @@ class RecoveringRing(Ring):
                 self.runners[0].cancel(number)
                 continue
             self.begin(number, resumed[number].length if number in resumed else 0)
+
+    def hand_over(self, moved: Sequence[int], *, turns: int = 2, page_bytes: int = 4000, rests: bool = True) -> None:
+        """Put other runners in the places of stages, with their states, while the ring goes on for some turns.
+
+        Args:
+            turns: between two pages that are copied ahead.
+            rests: whether what is under way comes round before the stages stop.
+        """
+        newcomers = {
+            stage: Runner(
+                self.runners[stage].stage, RUNTIME, f"another{stage}", self._sender(stage), grammars=self.grammars
+            )
+            for stage in moved
+        }
+        have: dict[int, dict[int, Copied]] = {stage: {} for stage in moved}
+        for _ in range(3):
+            for stage in moved:
+                self._copy(stage, newcomers[stage], have[stage], page_bytes, whole=False)
+            self.serve(self.wishes, turns)
+        if rests:
+            self.runners[0].halt(Halt(call=1, deployment="d1", stage=0, epoch=self.epoch, rest=True))
+            while self.turn():
+                pass
+        held = self.halt()
+        for stage in moved:
+            while not self._copy(stage, newcomers[stage], have[stage], page_bytes, whole=True):
+                pass
+            self.runners[stage] = newcomers[stage]
+        if 0 in moved:
+            held = {stage: tuple(each for each in states if each.kind != "kept") for stage, states in held.items()}
+        self.go_on(held)
+
+    def _copy(self, stage: int, newcomer: Runner, have: dict[int, Copied], max_bytes: int, *, whole: bool) -> bool:
+        """Copy a page of states. Whether there was no more."""
+        read = ReadStates(
+            call=1, deployment="d1", stage=stage, epoch=self.epoch, have=tuple(have.values()), max_bytes=max_bytes,
+            whole=whole,
+        )  # fmt: skip
+        page, payload = self.runners[stage].copies.read(through(read))
+        page = through(page)
+        check_payload(page, payload)
+        for number in have.keys() - set(page.present):
+            del have[number]
+        have |= {part.sequence: Copied(part.sequence, part.version, part.end) for part in page.parts}
+        self.copied += [part for part in page.parts if part.start]
+        write = WriteStates(call=1, deployment="d1", stage=stage, parts=page.parts, present=page.present)
+        payload = tuple(self.spoil_copy(bytes(frame)) for frame in payload)
+        newcomer.copies.write(through(write), payload)
+        return page.complete
 
     def _recompute(self, stage: int, source: int) -> None:
         """Have a newcomer compute its states from another stage's journal, page by page."""

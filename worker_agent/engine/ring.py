@@ -148,6 +148,11 @@ class RingPlace(Generic[Given, Sent]):
         """The oldest step that has not come round."""
         return next(iter(self._unanswered), default)
 
+    @property
+    def under_way(self) -> int:
+        """Steps that have not come round."""
+        return len(self._unanswered)
+
     def sent(self, number: int, message: Sent, at: float) -> None:
         """A step of this stage is on its way."""
         self._unanswered[number] = _Unanswered(message, at)

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from msgspec.structs import replace
 
+from worker_agent.engine.copying import StateCopies
 from worker_agent.engine.executor import Admitted, Executor, StepPlan, Turn
 from worker_agent.engine.grammars import Grammars
 from worker_agent.engine.journal import Journal
@@ -94,6 +95,9 @@ class Runner:
         self._produced = ProducedLog()
         self._journal = Journal(self.load.journal_bytes) if self.load.journal_bytes else None
         self._recomputing = Recomputing(self._executor, self._journal, runtime, begun)
+        self.copies = StateCopies(self._executor.memory, self._ring, stage.device)
+        self._rests = False
+        """On the first stage: whether no step is to begin before the next Link."""
         self._in_doubt = False
         """Whether a step failed half-way, so that no state is certain until the next Link."""
         self._resumed: dict[int, int] = {}
@@ -146,7 +150,7 @@ class Runner:
         self._samplers.clear()
         self._soundness.forget_all()
         self._waits.clear()
-        self._in_doubt = False
+        self._in_doubt = self._rests = False
         self._executor.memory.resume(message.resumed)
         self._recomputing.link(message.resumed)
         if self._journal is not None:
@@ -159,6 +163,9 @@ class Runner:
         """Run nothing until the next Link; what the stage holds. Raises UnknownStage for another epoch."""
         if message.epoch != self.epoch:
             raise UnknownStage(f"the stage is at epoch {self.epoch}, epoch {message.epoch} was to be halted")
+        if message.rest:
+            self._rests = True
+            return Halted(call=message.call, states=(), under_way=self._ring.under_way)
         self._ring.fail()
         self._recomputing.stop("the stage was halted")
         states = {each.sequence: each for each in self._executor.memory.held()} if not self._in_doubt else {}
@@ -270,7 +277,7 @@ class Runner:
         if self._recomputing.has_work:
             return self._recomputing.work()
         if self.stage.is_first:
-            planned = self._scheduler.next_step()
+            planned = None if self._rests else self._scheduler.next_step()
             return self._run_planned(planned) if planned is not None else 0
         arrival = self._ring.take()
         return 0 if arrival is None else self._run_arrived(arrival)

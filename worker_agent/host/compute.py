@@ -31,12 +31,14 @@ from worker_agent.wire.messages import (
     Link,
     Progress,
     ReadJournal,
+    ReadStates,
     Recompute,
     Speed,
     StageInfo,
     Start,
     Step,
     Tokens,
+    WriteStates,
 )
 
 log = logging.getLogger(__name__)
@@ -129,15 +131,14 @@ class Compute(threading.Thread):
         self._asked(message.call, reply, lambda: self._runner(message.deployment, message.stage).halt(message))
 
     def read_journal(self, message: ReadJournal, reply: PayloadReply) -> None:
-        def note() -> None:
-            try:
-                page, payload = self._runner(message.deployment, message.stage).read_journal(message)
-            except AgentError as error:
-                reply(Failed(call=message.call, kind=error.kind, message=str(error)))
-            else:
-                reply(page, *payload)
+        self._read(message.call, reply, lambda: self._runner(message.deployment, message.stage).read_journal(message))
 
-        self._notes.put(note)
+    def read_states(self, message: ReadStates, reply: PayloadReply) -> None:
+        self._read(message.call, reply, lambda: self._runner(message.deployment, message.stage).copies.read(message))
+
+    def write_states(self, message: WriteStates, payload: Sequence[Buffer], reply: Reply) -> None:
+        stage, frames = (message.deployment, message.stage), tuple(payload)
+        self._answered(message.call, reply, lambda: self._runner(*stage).copies.write(message, frames))
 
     def recompute(self, message: Recompute, payload: Sequence[Buffer], reply: Reply) -> None:
         def answer(error: AgentError | None) -> None:
@@ -312,6 +313,19 @@ class Compute(threading.Thread):
             return Done(call=call)
 
         self._asked(call, reply, done)
+
+    def _read(
+        self, call: int, reply: PayloadReply, question: Callable[[], tuple[ControlMessage, tuple[Buffer, ...]]]
+    ) -> None:
+        def note() -> None:
+            try:
+                page, payload = question()
+            except AgentError as error:
+                reply(Failed(call=call, kind=error.kind, message=str(error)))
+            else:
+                reply(page, *payload)
+
+        self._notes.put(note)
 
     def _asked(self, call: int, reply: Reply, question: Callable[[], ControlMessage]) -> None:
         def note() -> None:

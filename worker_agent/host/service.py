@@ -56,6 +56,7 @@ from worker_agent.wire.messages import (
     ProbeLink,
     ReadJournal,
     ReadLog,
+    ReadStates,
     Recompute,
     Shutdown,
     StageFault,
@@ -64,6 +65,7 @@ from worker_agent.wire.messages import (
     Tokens,
     Unload,
     Welcome,
+    WriteStates,
     decode_parts,
 )
 from worker_agent.wire.peers import PeerName, Peers
@@ -192,6 +194,10 @@ class Service:
                 self._compute.halt(message, reply)
             case ReadJournal():
                 self._compute.read_journal(message, reply)
+            case ReadStates():
+                self._compute.read_states(message, reply)
+            case WriteStates():
+                self._compute.write_states(message, payload, reply)
             case Recompute():
                 self._compute.recompute(message, payload, reply)
             case Unload():

@@ -75,8 +75,10 @@ async def drain(
     node_id: Number,
     body: Annotated[DrainNode, Depends(accepts(DrainNode))],
 ) -> Response:
-    """What it runs goes on. With `draining` false it takes new work again."""
-    record = await controller.drain_node(str(node_id), body.draining)
+    """What it runs goes on, there or, with `move`, on other nodes: then this is answered when it has moved.
+
+    With `draining` false it takes new work again."""
+    record = await controller.drain_node(str(node_id), body.draining, body.move)
     return done(request, NodeView.of(controller, record), PAGE)
 
 

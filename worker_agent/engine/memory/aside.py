@@ -14,7 +14,7 @@ from pathlib import Path
 import safetensors.torch
 from safetensors import SafetensorError
 
-from worker_agent.engine.memory.states import Exported, SequenceState
+from worker_agent.engine.memory.states import Exported, SequenceState, next_version
 from worker_agent.wire.errors import OutOfStep
 
 log = logging.getLogger(__name__)
@@ -32,6 +32,7 @@ class Aside:
         self._folder, self._name = folder, name
         self._held: dict[int, tuple[int, int, Exported | Path]] = {}
         """Length, the fewest tokens that it can be cut back to, and the state itself."""
+        self._versions: dict[int, int] = {}
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._held)
@@ -43,6 +44,7 @@ class Aside:
         """Write a state down; it can be released then."""
         exported = state.exported()
         self._held[sequence] = (state.length, state.least, self._written(sequence, exported))
+        self._versions[sequence] = next_version()
 
     def length(self, sequence: int) -> int:
         return self._held[sequence][0]
@@ -50,19 +52,27 @@ class Aside:
     def least(self, sequence: int) -> int:
         return self._held[sequence][1]
 
+    def version(self, sequence: int) -> int:
+        """Another one for each time that it was put here."""
+        return self._versions[sequence]
+
     def take(self, sequence: int, state: SequenceState) -> None:
         """Have an empty state become what was put here, which is gone then. Raises OutOfStep."""
-        length, _, held = self._held[sequence]
+        state.imported(self.exported(sequence), self.length(sequence))
+        self.drop(sequence)
+
+    def exported(self, sequence: int) -> Exported:
+        """What was put here. Raises OutOfStep."""
+        _, _, held = self._held[sequence]
         try:
-            tensors = safetensors.torch.load_file(held) if isinstance(held, Path) else held
+            return safetensors.torch.load_file(held) if isinstance(held, Path) else held
         except (OSError, SafetensorError) as error:
             raise OutOfStep(f"the state that was set aside cannot be read again: {error}") from error
-        state.imported(tensors, length)
-        self.drop(sequence)
 
     def drop(self, sequence: int) -> None:
         """Forget a state; nothing happens if it is not here."""
         _, _, held = self._held.pop(sequence, (0, 0, None))
+        self._versions.pop(sequence, None)
         if isinstance(held, Path):
             _remove(held)
 

@@ -53,6 +53,7 @@ class OwnState(SequenceState):
     """What each layer keeps: keys and values, a window of them, a recurrent state."""
 
     def __init__(self, config: PreTrainedConfig, owned: Collection[int]) -> None:
+        super().__init__()
         self.cache = OwnCache(config, owned)
 
     @property
@@ -96,7 +97,7 @@ class OwnState(SequenceState):
         self.length = other.length
         self.truncate(length)
 
-    def exported(self) -> Exported:
+    def exported(self, start: int = 0, end: int | None = None) -> Exported:
         found: Exported = {}
         plain: dict[str, Any] = {}
         for index in self._indices():

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from worker_agent.engine.memory.aside import Aside
-from worker_agent.engine.memory.states import SequenceState
+from worker_agent.engine.memory.states import Exported, SequenceState
 from worker_agent.wire.errors import OutOfStep
-from worker_agent.wire.messages import HeldState, Resumed, Shared, StateKind
+from worker_agent.wire.messages import HeldState, Resumed, Shared, StateKind, StatePart
 
 
 class StatePool:
@@ -104,6 +104,51 @@ class StatePool:
     def served(self, sequence: int) -> None:
         """It was this sequence's turn: all others come before it now."""
         self._states[sequence] = self._states.pop(sequence)
+
+    # --- for a stage that takes this one's place ---
+
+    def parts(self) -> tuple[StatePart, ...]:
+        """All states, each as one part: those that run, in the order in which they were served, and those aside."""
+        here = tuple(
+            StatePart(number, state.version, 0, state.length, self._kind(number), state.slot, self.known(number))
+            for number, state in self._states.items()
+        )
+        aside = self._aside
+        return here + tuple(
+            StatePart(number, aside.version(number), 0, aside.length(number), "aside", -1, self.known(number))
+            for number in aside
+        )
+
+    def token_bytes(self, sequence: int) -> int:
+        """About what a token adds to a state that can be copied in parts; 0 where it is copied as a whole."""
+        state = self._states.get(sequence)
+        return state.token_bytes if state is not None and state.takes_parts else 0
+
+    def exported(self, part: StatePart) -> Exported:
+        """The tensors of a part. Raises OutOfStep."""
+        state = self._states.get(part.sequence)
+        return self._aside.exported(part.sequence) if state is None else state.exported(part.start, part.end)
+
+    def put(self, part: StatePart, tensors: Exported) -> None:
+        """Put a part down where it was there, if that is free: behind what came of it before, or as a new state.
+
+        Raises OutOfStep, OutOfMemory.
+        """
+        number = part.sequence
+        if part.start == 0:
+            self.release(number)
+            taken = {state.slot for state in self._states.values()}
+            self._states[number] = self._make(-1 if part.slot in taken else part.slot)
+        state = self._states.get(number)
+        if state is None or state.length != part.start:
+            held = "nothing" if state is None else f"{state.length} tokens"
+            raise OutOfStep(f"of sequence {number} {held} came before its part from token {part.start} on")
+        state.imported(tensors, part.end)
+        self._known[number] = part.known
+        if part.kind == "kept":
+            self._kept.add(number)
+        elif part.kind == "aside":
+            self.set_aside(number)
 
     # --- over the loss of another stage ---
 

@@ -22,7 +22,7 @@ import torch
 from transformers import DynamicCache
 
 from worker_agent.engine.memory.region import Region, page_bytes, reserve
-from worker_agent.engine.memory.states import Exported, SequenceState, check_cut
+from worker_agent.engine.memory.states import Exported, SequenceState, check_cut, next_version
 from worker_agent.wire.errors import OutOfMemory, OutOfStep
 
 GROWTH_TOKENS = 256
@@ -170,7 +170,10 @@ class RowState(SequenceState):
     Per layer tensors [1, heads, room, width], of which the first `length` rows are filled.
     """
 
+    takes_parts = True
+
     def __init__(self, pool: RowPool, slot: int) -> None:
+        super().__init__()
         self.pool, self.slot = pool, slot
         self.length = 0
         self._touched = 0
@@ -187,11 +190,18 @@ class RowState(SequenceState):
             tensor.shape[1] * -(-touched * tensor.shape[3] * tensor.dtype.itemsize // page) * page for tensor in rows
         )
 
+    @property
+    def token_bytes(self) -> int:
+        rows = (tensor for kept in self._rows.values() for tensor in kept)
+        return sum(tensor.shape[1] * tensor.shape[3] * tensor.dtype.itemsize for tensor in rows)
+
     def can_be_cut(self, length: int) -> bool:
         return True
 
     def truncate(self, length: int) -> None:
         check_cut(self, length)
+        if length < self.length:
+            self.version = next_version()
         self._touched = max(self._touched, self.length)
         self.length = length
 
@@ -201,19 +211,19 @@ class RowState(SequenceState):
             self._fill(layer, tuple(each[0, :, :length] for each in kept))
         self.length = length
 
-    def exported(self) -> Exported:
+    def exported(self, start: int = 0, end: int | None = None) -> Exported:
         found = {}
         for layer, kept in self._rows.items():
             for name, tensor in zip(NAMES[self.pool.int8], kept, strict=True):
-                found[f"{layer}.{name}"] = tensor[0, :, : self.length].contiguous()
+                found[f"{layer}.{name}"] = tensor[0, :, start : self.length if end is None else end].contiguous()
         return found
 
     def imported(self, tensors: Exported, length: int) -> None:
         for layer in sorted({int(name.partition(".")[0]) for name in tensors}):
             found = [tensors.get(f"{layer}.{name}") for name in NAMES[self.pool.int8]]
-            kept = tuple(each for each in found if each is not None and each.shape[1] == length)
+            kept = tuple(each for each in found if each is not None and each.shape[1] == length - self.length)
             if len(kept) < len(found) or (kept[0].dtype == torch.int8) != self.pool.int8:
-                raise OutOfStep(f"what was exported holds no keys and values of {length} tokens for layer {layer}")
+                raise OutOfStep(f"what was exported holds no keys and values up to token {length} for layer {layer}")
             self._fill(layer, kept)
         self.length = length
 
@@ -249,10 +259,10 @@ class RowState(SequenceState):
         self._room(layer, 1, (key, value))
 
     def _fill(self, layer: int, kept: Kept) -> None:
-        """Put rows [heads, tokens, width] at the beginning."""
+        """Put rows [heads, tokens, width] behind those that are there."""
         count = kept[0].shape[1]
         for into, each in zip(self._room(layer, count, kept), kept, strict=True):
-            into[0].narrow(1, 0, count).copy_(each)
+            into[0].narrow(1, self.length, count).copy_(each)
 
     def _room(self, layer: int, count: int, like: Kept) -> Kept:
         """The layer's rows, with room for `count` more. `like` gives heads, widths and types."""

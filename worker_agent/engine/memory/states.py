@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 
 import torch
@@ -10,6 +11,13 @@ from worker_agent.wire.errors import OutOfStep
 
 Exported = dict[str, torch.Tensor]
 """A state as tensors by name, as safetensors writes them."""
+
+_versions = itertools.count(1)
+
+
+def next_version() -> int:
+    """One that no state in this process has had."""
+    return next(_versions)
 
 
 class SequenceState(ABC):
@@ -23,6 +31,17 @@ class SequenceState(ABC):
     """Tokens that every layer has seen."""
     slot: int = -1
     """Where in the stage's pool it lies; -1 where it has no place of its own there."""
+    takes_parts = False
+    """Whether it only grows at its end, so that it can be exported and imported in parts."""
+
+    def __init__(self) -> None:
+        self.version = next_version()
+        """Of what it holds: as long as it is the same, what was there has stayed and only its end may be new."""
+
+    @property
+    def token_bytes(self) -> int:
+        """About what one more token adds, of a state that takes parts; 0 while that is not known."""
+        return 0
 
     @property
     @abstractmethod
@@ -47,12 +66,14 @@ class SequenceState(ABC):
         """Become, while empty, what another state of the same stage was after `length` tokens. Raises OutOfStep."""
 
     @abstractmethod
-    def exported(self) -> Exported:
-        """All of it as tensors, for `imported` of an empty state of the same stage, in this process or another."""
+    def exported(self, start: int = 0, end: int | None = None) -> Exported:
+        """What tokens `[start, end)` left, all of them by default, as tensors, for `imported` of a state of the same
+        stage, in this process or another. Only one that takes parts can be asked for a part."""
 
     @abstractmethod
     def imported(self, tensors: Exported, length: int) -> None:
-        """Become, while empty, what was exported at `length` tokens. Raises OutOfStep if it is of another stage."""
+        """Go on behind its last token with what was exported from there to `length` tokens; while empty, become what
+        was exported. Raises OutOfStep if it is of another stage."""
 
     @abstractmethod
     def release(self) -> None:

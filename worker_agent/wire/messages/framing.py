@@ -45,6 +45,7 @@ from worker_agent.wire.messages.fields import (
     DType,
     TensorFrame,
 )
+from worker_agent.wire.messages.handover import ReadStates, StatesPage, WriteStates
 from worker_agent.wire.messages.parts import Part
 from worker_agent.wire.messages.probing import MAX_PING_BYTES, AdmitProbe, Ping, Pong, Probed, ProbeLink
 from worker_agent.wire.messages.recovery import Halt, Halted, JournalPage, JournalStep, ReadJournal, Recompute
@@ -88,6 +89,9 @@ ControlMessage = (
     | Probed
     | Ping
     | Pong
+    | ReadStates
+    | StatesPage
+    | WriteStates
 )
 """Messages that are not in a hurry: encoded as maps, tagged by name."""
 
@@ -169,6 +173,9 @@ def check_payload(message: Message, payload: Sequence[Buffer]) -> None:
                 raise WireError("a chunk that goes past the end of its part")
         case Constrain():
             pass  # the tokenizer, in as many frames as it takes
+        case StatesPage() | WriteStates():
+            if bool(message.parts) != bool(payload):
+                raise WireError("parts of states without frames, or frames without parts")
         case LogText():
             if len(payload) != 1 or len(payload[0]) > MAX_LOG_BYTES:
                 raise WireError("a piece of a log without its one frame of text, or with too much")

@@ -38,6 +38,8 @@ class Halt(Call, tag="halt", kw_only=True, frozen=True):
     deployment: Id
     stage: U32
     epoch: U63
+    rest: bool = False
+    """To the first stage: only begin no step any more; what is under way comes round, and can be awaited."""
 
 
 class HeldState(Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
@@ -60,6 +62,8 @@ class Halted(Call, tag="halted", kw_only=True, frozen=True):
     states: Annotated[tuple[HeldState, ...], Meta(max_length=MAX_STATES)]
     """In the order in which they were served, the one whose turn comes next first. The first stage also lists those
     that are to run and have not begun yet, with a length of 0."""
+    under_way: U32 = 0
+    """On the first stage: steps that have not come round."""
 
 
 class Resumed(Struct, array_like=True, forbid_unknown_fields=True, frozen=True):

@@ -1,0 +1,170 @@
+"""Stages are handed over to other nodes while answers are under way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from app.cluster.agent_link import AgentLink
+from app.errors import BadInput, NodeError, PlacementError
+from app.inference.request_run import RequestRun
+from app.registry import RequestRecord
+from app.serving import ServingWish
+from tests.e2e.conftest import System
+from tests.faults.conftest import MODEL, deploy
+from tests.faults.test_losses import PROMPT, check
+from tests.waiting import wait_until
+from worker_agent.wire.messages import ReadStates, WriteStates
+
+
+def move(system: System, *nodes: int) -> None:
+    """Have the stages on these nodes, by their place in the list, while answers go on."""
+    ids = [system.nodes[index].id for index in nodes]
+    system.run(system.controller.deploy(MODEL, nodes=ids, live=True))
+
+
+def begun(system: System, wishes: Sequence[tuple[Sequence[int], dict[str, Any]]], tokens: int = 5) -> list[RequestRun]:
+    runs = [system.begin(MODEL, prompt, **wish) for prompt, wish in wishes]
+    got_on(runs, tokens)
+    return runs
+
+
+def got_on(runs: Sequence[RequestRun], tokens: int = 5) -> None:
+    """So many tokens more of each."""
+    before = [len(run.token_ids) for run in runs]
+    wait_until(lambda: all(len(run.token_ids) >= had + tokens for run, had in zip(runs, before, strict=True)), 60)
+
+
+def answers(system: System, wishes: Sequence[tuple[Sequence[int], dict[str, Any]]]) -> list[RequestRecord]:
+    return [system.finish(run) for run in begun(system, wishes)]
+
+
+def stages_on(system: System, index: int) -> int:
+    latest = system.controller.nodes.health.latest(system.nodes[index].id)
+    return 0 if latest is None else len(latest.report.stages)
+
+
+LONGER = {"max_tokens": 300, "ignore_eos": True}
+WISHES: list[tuple[Sequence[int], dict[str, Any]]] = [
+    (PROMPT, LONGER),
+    (PROMPT[3:], {**LONGER, "temperature": 1.0, "seed": 7}),
+    (PROMPT * 5, {**LONGER, "repetition_penalty": 1.3, "temperature": 0.8, "seed": 3}),
+    ([*PROMPT * 5, 20, 21], {**LONGER, "logprobs": 3}),
+]
+
+
+@pytest.mark.parametrize(
+    ("count", "serving"),
+    [(4, {"dtype": "float32"}), (1, {"dtype": "bfloat16"}), (1, {"dtype": "bfloat16", "kv_dtype": "int8"})],
+)
+def test_stage_after_stage_moves_and_the_answers_go_on_to_the_bit(
+    four: System, count: int, serving: dict[str, Any]
+) -> None:
+    deploy(four, 0, 1, 2, **serving)
+    expected = answers(four, WISHES[:count])
+    runs = begun(four, WISHES[:count])
+    for nodes in ((3, 1, 2), (3, 0, 2), (3, 0, 1)):
+        move(four, *nodes)
+        got_on(runs)
+    for run, before in zip(runs, expected, strict=True):
+        check(four.finish(run), before)
+        moves = run.trace().interruptions
+        assert all(each.planned and each.exact and each.tokens for each in moves)
+        assert [each.what.partition(" went from ")[0] for each in moves] == ["layers 0–1", "layers 2–3", "layers 4–5"]
+    wait_until(lambda: not stages_on(four, 2) and stages_on(four, 3), 15)
+
+
+def test_two_stages_move_at_once_while_a_prompt_is_read_and_what_was_kept_of_others_stays(four: System) -> None:
+    deploy(four, 0, 1, 2, context=4096)
+    prompt = [3 + (7 * place) % 90 for place in range(3000)]
+    expected = four.answer(MODEL, prompt, max_tokens=8, ignore_eos=True)
+    shared = four.answer(MODEL, PROMPT * 20, max_tokens=3, ignore_eos=True)
+    prompt[0] = 99  # nothing of it is in the caches
+    run = four.begin(MODEL, prompt, max_tokens=8, ignore_eos=True)
+    wait_until(lambda: run.chunks)
+    move(four, 0, 3, 1)
+    record = four.finish(run)
+    again = four.begin(MODEL, PROMPT * 20, max_tokens=3, ignore_eos=True)
+    check(four.finish(again), shared)
+    assert again.cached_tokens > 100
+    check(record, four.answer(MODEL, prompt, max_tokens=8, ignore_eos=True))
+    assert len(record.token_ids) == len(expected.token_ids)
+
+
+def test_a_drained_node_hands_over_what_it_holds(four: System) -> None:
+    deploy(four, 0, 1)
+    expected = answers(four, WISHES[:2])
+    runs = begun(four, WISHES[:2])
+    node = four.nodes[1]
+    drained = four.run(four.controller.drain_node(str(node.id), True, move=True))
+    assert drained.draining
+    for run, before in zip(runs, expected, strict=True):
+        check(four.finish(run), before)
+        assert run.trace().interruptions[0].planned
+    wait_until(lambda: not stages_on(four, 1), 15)
+    four.run(four.controller.drain_node(str(node.id), False))
+
+
+def test_a_node_that_dies_while_it_takes_over_leaves_everything_as_it_was(
+    four: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deploy(four, 0, 1, 2)
+    expected = answers(four, WISHES[:2])
+    runs = begun(four, WISHES[:2])
+    killed_when(four, monkeypatch, lambda asked: isinstance(asked, WriteStates), 3)
+    with pytest.raises(NodeError):
+        move(four, 0, 3, 2)
+    for run, before in zip(runs, expected, strict=True):
+        check(four.finish(run), before)
+        assert not run.trace().interruptions
+
+
+@pytest.mark.parametrize("victim", [1, 3])
+def test_a_node_that_dies_in_the_midst_of_it_costs_no_answer(
+    four: System, monkeypatch: pytest.MonkeyPatch, victim: int
+) -> None:
+    """The one that hands over, or the one that takes over, when nothing runs any more and nothing runs yet."""
+    deploy(four, 0, 1, 2)
+    expected = answers(four, WISHES[:2])
+    runs = begun(four, WISHES[:2])
+    killed_when(four, monkeypatch, lambda asked: isinstance(asked, ReadStates) and asked.whole, victim)
+    with pytest.raises(NodeError):
+        move(four, 0, 3, 2)
+    for run, before in zip(runs, expected, strict=True):
+        check(four.finish(run), before)
+        assert len(run.trace().interruptions) == 1
+
+
+def test_what_cannot_be_handed_over_is_said(four: System) -> None:
+    with pytest.raises(PlacementError, match="not deployed"):
+        move(four, 0, 1)
+    deploy(four, 0, 1)
+    with pytest.raises(PlacementError, match="2 stages"):
+        move(four, 3)
+    with pytest.raises(PlacementError, match="there already"):
+        move(four, 0, 1)
+    ids = [node.id for node in four.nodes[:2]]
+    with pytest.raises(BadInput, match="not cut anew"):
+        four.run(four.controller.deploy(MODEL, nodes=ids, layers="0-1,2-5", live=True))
+    with pytest.raises(BadInput, match="dtype"):
+        four.run(four.controller.deploy(MODEL, nodes=ids, serving=ServingWish(dtype="bfloat16"), live=True))
+    with pytest.raises(BadInput, match="where the stages"):
+        four.run(four.controller.deploy(MODEL, live=True))
+
+
+def killed_when(system: System, monkeypatch: pytest.MonkeyPatch, moment: Callable[[object], bool], victim: int) -> None:
+    """Kill an agent just before any of them is asked something for the first time."""
+    dead: list[bool] = []
+    ask = AgentLink._ask_frames
+
+    async def ask_or_kill(link: AgentLink, channel: Any, message: Any, *arguments: Any, **named: Any) -> Any:
+        if moment(message) and not dead:
+            dead.append(True)
+            process = system.process(system.nodes[victim])
+            process.kill()
+            process.wait()
+        return await ask(link, channel, message, *arguments, **named)
+
+    monkeypatch.setattr(AgentLink, "_ask_frames", ask_or_kill)
