@@ -24,7 +24,7 @@ from app.cluster.memory import AgentMemory
 from app.cluster.node_state import Heard
 from app.cluster.nodes import NodeDirectory
 from app.controller_settings import ControllerSettings
-from app.errors import BadInput, RegistryError, ShardboardError
+from app.errors import BadInput, RegistryError
 from app.event_log import EventLogHandler
 from app.inference.deployments import Deployments
 from app.inference.events import StepPassed
@@ -59,6 +59,7 @@ from app.runs.trace import UNKNOWN, Origin
 from app.serving import ServingWish
 from app.sharding.cut import CutResult
 from app.sharding.placement import Placement
+from app.upkeep import Upkeep
 
 log = logging.getLogger(__name__)
 
@@ -68,8 +69,6 @@ DATABASE_VARIABLE = "SHARDBOARD_DATABASE"
 INVITATION_SECONDS = 600.0
 ASK_SECONDS = 3.0
 """How long a node that is asked how it is may take to answer."""
-PRUNE_SECONDS = 6 * 3600.0
-"""How often what is too old is forgotten, beginning a minute after the start."""
 
 
 class Controller:
@@ -101,8 +100,7 @@ class Controller:
         )
         self.jobs = JobDesk(Means(registry, self.library, self.deployments, self.inference, self.nodes), runner)
         self._event_log = EventLogHandler(registry)
-        self._watching: asyncio.Task[None] | None = None
-        self._pruning: asyncio.Task[None] | None = None
+        self._upkeep = Upkeep(self.deployments.watch, self.prune)
 
     @classmethod
     async def open(cls, home: Home, *, monitor: bool = True, runner: Runner = in_python_thread) -> Controller:
@@ -128,8 +126,7 @@ class Controller:
         await asyncio.to_thread(controller.nodes.clear_abandoned)
         await controller.nodes.open()
         if monitor:
-            controller._watching = asyncio.get_running_loop().create_task(controller._watch())
-            controller._pruning = asyncio.get_running_loop().create_task(controller._prune_at_times())
+            controller._upkeep.begin()
         return controller
 
     async def take_back(self) -> None:
@@ -139,9 +136,7 @@ class Controller:
 
     async def close(self) -> None:
         """Cancel what is under way and let go of everything. Agents go on with what they hold."""
-        for chore in (self._watching, self._pruning):
-            if chore is not None:
-                chore.cancel()
+        self._upkeep.end()
         await self.jobs.close()
         await self.inference.close()
         self.deployments.close()
@@ -489,20 +484,6 @@ class Controller:
         self.deployments.on_node_event(event)
         for listener in self._listeners:
             listener(event)
-
-    async def _watch(self) -> None:
-        while True:
-            await asyncio.sleep(1.0)
-            self.deployments.watch()
-
-    async def _prune_at_times(self) -> None:
-        await asyncio.sleep(60.0)  # whoever has just opened the window has better things to wait for
-        while True:
-            try:
-                await self.prune()
-            except ShardboardError as error:
-                log.warning("old records could not be forgotten: %s", error)
-            await asyncio.sleep(PRUNE_SECONDS)
 
 
 def _note_stopped(registry: Registry, *nodes: NodeRecord) -> None:

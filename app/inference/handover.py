@@ -208,18 +208,7 @@ class Handover:
         found = await self._capacities(list(dict.fromkeys(node_ids)), record.serving.dtype)
         by_id = {node.node_id: node for node in found}
         sizes = StageSizes(description, record.serving)
-        for node in found:
-            coming = [
-                sizes.memory(*_range(shard))
-                for shard, target in zip(shards, node_ids, strict=True)
-                if target == node.node_id != shard.node_id
-            ]
-            if sum(coming) > node.free_memory:
-                raise PlacementError(
-                    f"{node.name} has {size_text(node.free_memory)} free, what is to move there takes "
-                    f"{size_text(sum(coming))}: {size_text(sum(coming) - node.free_memory)} are missing.",
-                    "Choose another node, or free memory there.",
-                )
+        _check_room(shards, node_ids, found, sizes)
         where = [
             # What stays has its memory already.
             dataclasses.replace(by_id[target], free_memory=by_id[target].free_memory + sizes.memory(*_range(shard)))
@@ -287,6 +276,9 @@ class Handover:
         for stage in moved:
             await new[stage].link.connect(CONNECT_SECONDS)
         check_addresses(new)
+        targets = [seat.node.id for seat in new]
+        capacities = await self._capacities(list(dict.fromkeys(targets)), record.serving.dtype)
+        _check_room(shards, targets, capacities, StageSizes(description, record.serving))
         digests = await asyncio.to_thread(self._library.digests, description)
         await self._deployer.bring(record, description, digests, placement, new, moved, on_progress, cancel)
         try:
@@ -390,6 +382,24 @@ class Handover:
 
     def _seat(self, record: NodeRecord) -> Seat:
         return Seat(record, self._nodes.link(record.id))
+
+
+def _check_room(
+    shards: Sequence[ShardRecord], targets: Sequence[int], nodes: Sequence[NodeCapacity], sizes: StageSizes
+) -> None:
+    """Raises PlacementError where a node has no room for what is to move there, besides what it holds."""
+    for node in nodes:
+        coming = sum(
+            sizes.memory(*_range(shard))
+            for shard, target in zip(shards, targets, strict=True)
+            if target == node.node_id != shard.node_id
+        )
+        if coming > node.free_memory:
+            raise PlacementError(
+                f"{node.name} has {size_text(node.free_memory)} free, what is to move there takes {size_text(coming)} "
+                f"besides what is there now: {size_text(coming - node.free_memory)} are missing.",
+                "Choose another node, free memory there, or have the model taken down and deployed anew.",
+            )
 
 
 async def rested(pipeline: Pipeline, seconds: float) -> None:

@@ -207,7 +207,7 @@ class DeployWork:
                 deployment=handed.deployed.record.id, pause_seconds=round(handed.pause_seconds, 4),
                 answers=handed.answers, copied_bytes=handed.copied_bytes,
             )  # fmt: skip
-            return Outcome(handed.deployed, self.model, handed.sentence)
+            return Outcome(handed.deployed, self.model, handed.sentence[:1].upper() + handed.sentence[1:])
         deploying = deployments.deploy(description, self.placement, told, cancelled, job.origin)
         deployed = await job.ended(asyncio.ensure_future(deploying), cancelled.set)
         job.details.update(deployment=deployed.record.id, sent_bytes=deployed.sent_bytes)

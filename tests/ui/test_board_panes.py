@@ -147,7 +147,9 @@ def test_a_deployed_draft_can_be_taken_down_and_a_changed_one_deployed(bar: Plan
     assert bar.state.text() == "Deployed as shown"
     assert bar.deploy.isHidden() and not bar.undeploy.isHidden()
     board.move_shard(1, 3)
-    assert bar.state.text() == "Differs from what is deployed"
+    assert bar.state.text() == "Stages can move while it answers" and bar.deploy.text() == "Move"
+    board.move_boundary(0, 5)
+    assert bar.state.text() == "Differs from what is deployed" and bar.deploy.text() == "Deploy"
     assert not bar.deploy.isHidden() and bar.deploy.isEnabled()
 
 
@@ -304,6 +306,26 @@ def test_a_failure_says_why_and_what_was_lost_with_it(board: BoardModel, holder:
     assert [action.text for action in banner.actions] == ["Retry", "Deploy the previous placement again"]
     panel.previous.click()
     assert board.deploying.placement == before and board.workbench.notices.banners == []
+
+
+def test_a_move_that_fails_says_that_it_answers_as_before(board: BoardModel, holder: QWidget) -> None:
+    panel = DeployPanel(board, holder)
+    board.propose()
+    placement = board.arrangement.to_placement(board.capacities())  # type: ignore[union-attr]
+    board.deploying.start(placement, placement, live=True)
+    job = board.workbench.jobs.jobs[-1]
+    assert panel.head.text() == f"Moving {placement.model_name}"
+    error = NodeError("node-2 has no memory left.", "Free some there.", kind="memory", node="node-2")
+    job.show_view(replace(job.view, id=1, status=JobStatus.FAILED, error=error))
+    assert panel.head.text() == f"{placement.model_name} could not be moved"
+    assert panel.reason.text() == "node-2 has no memory left. It answers as before.\nFree some there."
+    assert [panel.retry.isHidden(), panel.previous.isHidden(), panel.anew.isHidden()] == [False, True, False]
+    panel.retry.click()
+    assert board.deploying.is_live
+    job = board.workbench.jobs.jobs[-1]
+    job.show_view(replace(job.view, id=2, status=JobStatus.FAILED, error=error))
+    panel.anew.click()
+    assert board.deploying.is_active and not board.deploying.is_live
 
 
 def test_a_deployment_under_load_says_why_it_is_no_faster(

@@ -221,6 +221,25 @@ def test_a_draft_is_deployed_changed_deployed_again_and_taken_down(live: BoardSc
     assert first is not None and second is not None and first.record.id != second.record.id
     assert [(shard.start_layer, shard.end_layer) for shard in second.shards] == [(0, 3), (3, 4)]
 
+    # The same stages on other nodes: they move while it answers.
+    one, other = board.pipeline()
+    assert one is not None and other is not None
+    running = live.workbench.bridge.generate(
+        "tiny", TokenPrompt((1, 2, 3)), GenerationParameters(max_tokens=300, ignore_eos=True)
+    )
+    with qtbot.waitSignal(running.events, timeout=20_000):
+        pass
+    board.move_shard(0, other)
+    board.move_shard(1, one)
+    assert live.plan_bar.deploy.text() == "Move" and live.plan_bar.state.text() == "Stages can move while it answers"
+    with qtbot.waitSignal(running.ended, timeout=60_000) as ended:
+        click(qtbot, live, "board-deploy")
+    qtbot.waitUntil(lambda: board.is_loaded and not board.is_deploying, timeout=60_000)
+    assert len(ended.args[0].token_ids) == 300 and ended.args[0].error is None
+    moved = cluster.deployment_of("tiny")
+    assert moved is not None and moved.record.id == second.record.id and board.pipeline() == (other, one)
+    assert told[-1].text.startswith("Layers 0–2 went from ")
+
     # While it answers, it is not taken down without a question.
     answer = live.workbench.bridge.generate(
         "tiny", TokenPrompt((1, 2, 3)), GenerationParameters(max_tokens=400, ignore_eos=True)

@@ -23,6 +23,7 @@ PHASES = {
     "hashing": "Reading the weights",
     "sending": "Sending",
     "loading": "Loading",
+    "copying": "Copying states",
     "linking": "Linking",
     "ready": "Ready",
 }
@@ -36,10 +37,19 @@ class Failure:
     error: ShardboardError
     previous: Placement | None
     """What was deployed before and was taken down for it."""
+    live: bool = False
+    """Whether stages were to move while the model answers: it goes on where it is."""
+
+    @property
+    def title(self) -> str:
+        what = "could not be moved" if self.live else "could not be deployed"
+        return f"{self.placement.model_name} {what}"
 
     @property
     def text(self) -> str:
         """What failed and why, in one or two sentences."""
+        if self.live:
+            return f"{self.error.message} It answers as before."
         taken = " The deployment it replaced was taken down before." if self.previous is not None else ""
         return f"{self.error.message}{taken}"
 
@@ -76,6 +86,11 @@ class Deploying(QObject):
         return _placement(self._job) if self._job is not None else None
 
     @property
+    def is_live(self) -> bool:
+        """Whether stages move while the model answers."""
+        return self._job is not None and _is_live(self._job)
+
+    @property
     def model_name(self) -> str | None:
         """The model that is being deployed."""
         return self._job.view.model if self._job is not None else None
@@ -99,15 +114,16 @@ class Deploying(QObject):
             view.nodes,
         )  # fmt: skip
 
-    def start(self, placement: Placement, previous: Placement | None) -> None:
+    def start(self, placement: Placement, previous: Placement | None, *, live: bool = False) -> None:
         """Take down what the model has deployed, then carry out the placement.
 
         Args:
             previous: what is deployed of the model now, to go back to.
+            live: take nothing down, move the stages while the model answers.
         """
         if not self.is_active:
             self._previous = previous
-        self._workbench.jobs.deploy(placement)
+        self._workbench.jobs.deploy(placement, live=live)
 
     def cancel(self) -> None:
         """End it; what was loaded is unloaded, what was sent stays on the nodes for the next time."""
@@ -116,6 +132,11 @@ class Deploying(QObject):
 
     def retry(self) -> None:
         """The same placement again; what the nodes have received already is not sent again."""
+        if self.failure is not None and not self.is_active:
+            self.start(self.failure.placement, None, live=self.failure.live)
+
+    def deploy_anew(self) -> None:
+        """Take down what could not be moved, and deploy it where it was to be."""
         if self.failure is not None and not self.is_active:
             self.start(self.failure.placement, None)
 
@@ -150,7 +171,7 @@ class Deploying(QObject):
         placement, previous = self.placement, self._previous if "replaced" in job.view.details else None
         self._job = self._previous = None
         if job.is_own and placement is not None:
-            self._say_end(job.view, placement, previous)
+            self._say_end(job.view, placement, previous, _is_live(job))
         self._take_next()
         self.changed.emit()
         self.ended.emit()
@@ -160,21 +181,26 @@ class Deploying(QObject):
         for job in self._workbench.jobs.busy():
             self._on_added(job)
 
-    def _say_end(self, view: JobSnapshot, placement: Placement, previous: Placement | None) -> None:
+    def _say_end(self, view: JobSnapshot, placement: Placement, previous: Placement | None, live: bool) -> None:
         notices, name = self._workbench.notices, placement.model_name
         again = "Deploy the previous placement again"
         if view.status is JobStatus.DONE:
             count = len({stage.node.node_id for stage in placement.stages})
             where = f"on {placement.stages[0].node.name}" if count == 1 else f"on {count} nodes"
             action = NoticeAction("Open chat", lambda: self._workbench.navigate.emit("chat", name))
-            notices.toast(f"{name} is deployed {where}", Level.SUCCESS, action)
+            notices.toast(view.result if live else f"{name} is deployed {where}", Level.SUCCESS, action)
         elif view.error is not None:
-            self.failure = Failure(placement, view.error, previous)
-            actions, what = [NoticeAction("Retry", self.retry)], f"{name} could not be deployed"
-            if previous is not None:
+            self.failure = Failure(placement, view.error, previous, live)
+            actions, what = [NoticeAction("Retry", self.retry)], self.failure.title
+            if live:
+                actions.append(NoticeAction("Take it down and deploy", self.deploy_anew))
+                what += "; it answers as before"
+            elif previous is not None:
                 actions.append(NoticeAction(again, self.restore_previous))
                 what += ", and the deployment it replaced was taken down before"
             notices.error(what, view.error, *actions, key=_key(name))
+        elif live:
+            notices.toast(f"Moving {name} was cancelled. It answers as before.", Level.INFO)
         else:
             actions = [] if previous is None else [NoticeAction(again, lambda: self.start(previous, None))]
             notices.toast(
@@ -188,6 +214,10 @@ def _placement(job: Job) -> Placement | None:
     """What a job deploys; None for any other."""
     found = getattr(job.work, "placement", None) if job.view.kind == "deploy" else None
     return found if isinstance(found, Placement) else None
+
+
+def _is_live(job: Job) -> bool:
+    return bool(getattr(job.work, "live", False))
 
 
 def _key(model: str) -> str:

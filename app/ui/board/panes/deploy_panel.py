@@ -39,10 +39,11 @@ class DeployPanel(QFrame):
             tip="What the nodes have received already is not sent again.",
         )
         self.previous = make.button("Deploy the previous placement again", self._deploying.restore_previous)
+        self.anew = make.button("Take it down and deploy", self._deploying.deploy_anew)
         self.dismiss = make.button("Dismiss", self._deploying.dismiss)
         head = make.row(self._icon, (self.head, 1), self.cancel)
         foot = FlowLayout(SPACING)
-        for button in (self.retry, self.previous, self.dismiss):
+        for button in (self.retry, self.anew, self.previous, self.dismiss):
             foot.addWidget(button)
         make.column(
             head, self.bar, self.text, self.reason, foot, within=self,
@@ -62,20 +63,22 @@ class DeployPanel(QFrame):
         broken: tuple[QWidget, ...] = (self.reason, self.retry, self.dismiss)
         for widget in broken:
             widget.setVisible(not active and failure is not None)
-        self.previous.setVisible(not active and failure is not None and failure.previous is not None)
+        gone = not active and failure is not None and failure.previous is not None and not failure.live
+        self.previous.setVisible(gone)
+        self.anew.setVisible(not active and failure is not None and failure.live)
         colors = self._board.workbench.theme.colors
         if active:
             self._icon.setPixmap(mark("rocket", colors.accent))
             self._show_progress()
         elif failure is not None:
             self._icon.setPixmap(mark("circle-alert", colors.error))
-            self.head.say(f"{failure.placement.model_name} could not be deployed")
+            self.head.say(failure.title)
             advice = f"\n{failure.error.advice}" if failure.error.advice else ""
             self.reason.setText(failure.text + advice)
 
     def _show_progress(self) -> None:
         overall = self._deploying.overall
-        self.head.say(f"Deploying {self._deploying.model_name}")
+        self.head.say(f"{'Moving' if self._deploying.is_live else 'Deploying'} {self._deploying.model_name}")
         self.text.say("Cancelling…" if self._deploying.is_cancelling else progress_text(overall))
         self.cancel.setEnabled(not self._deploying.is_cancelling)
         if overall.total_bytes:

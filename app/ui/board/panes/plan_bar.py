@@ -110,6 +110,7 @@ class PlanBar(QFrame):
         deployed = name is not None and board.workbench.cluster.deployment_of(name) is not None
         self.undeploy.setVisible(deployed and not board.is_deploying)
         self.deploy.setVisible(not board.is_deploying and not board.is_loaded)
+        self.deploy.setText("Move" if board.moves else "Deploy")
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         """Where there is little room the buttons stand below the name, which would be cut off beside them."""

@@ -106,6 +106,8 @@ def state_text(board: BoardModel) -> str:
         return ""
     if board.is_loaded:
         return "Deployed as shown"
+    if board.moves:
+        return "Stages can move while it answers"
     if board.loaded is not None:
         return "Differs from what is deployed"
     return "Not deployed"

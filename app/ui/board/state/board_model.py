@@ -90,6 +90,18 @@ class BoardModel(QObject):
         return draft is not None and self.drafts.is_loaded(draft)
 
     @property
+    def moves(self) -> bool:
+        """Whether the draft has the stages of what is deployed on other nodes, and no more: that can be done while the
+        model answers."""
+        draft, loaded = self.arrangement, self.loaded
+        return (
+            draft is not None
+            and loaded is not None
+            and (draft.ranges, draft.serving) == (loaded.ranges, loaded.serving)
+            and draft.nodes != loaded.nodes
+        )
+
+    @property
     def is_deploying(self) -> bool:
         return self.deploying.is_active
 
@@ -256,6 +268,9 @@ class BoardModel(QObject):
         previous = self._previous(draft.model_name)
         if previous is None:
             self.deploying.start(placement, None)
+            return
+        if self.moves:
+            self.deploying.start(placement, previous, live=True)
             return
         self._ask_first(
             draft.model_name,
