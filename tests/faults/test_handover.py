@@ -46,11 +46,11 @@ def stages_on(system: System, index: int) -> int:
     return 0 if latest is None else len(latest.report.stages)
 
 
-LONGER = {"max_tokens": 300, "ignore_eos": True}
+LONGER = {"max_tokens": 240, "ignore_eos": True}
 WISHES: list[tuple[Sequence[int], dict[str, Any]]] = [
     (PROMPT, LONGER),
     (PROMPT[3:], {**LONGER, "temperature": 1.0, "seed": 7}),
-    (PROMPT * 5, {**LONGER, "repetition_penalty": 1.3, "temperature": 0.8, "seed": 3}),
+    (PROMPT * 5, {**LONGER, "repetition_penalty": 1.3, "temperature": 0.8, "seed": 11}),
     ([*PROMPT * 5, 20, 21], {**LONGER, "logprobs": 3}),
 ]
 
