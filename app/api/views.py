@@ -25,6 +25,7 @@ from app.registry import (
     RequestRecord,
     ShardRecord,
 )
+from app.runs.trace import Foreseen
 from app.runs.ways import Way, is_lost, words_of
 from app.sharding.placement import Placement
 from worker_agent.wire.messages import StageInfo
@@ -204,6 +205,22 @@ class PlannedProcessView(BaseModel):
     process_bytes: int = Field(description="in all")
 
 
+class ForeseenView(BaseModel):
+    """What one answer alone may expect."""
+
+    tokens_per_second: float
+    first_token_ms: float
+    prompt_tokens: int = Field(description="of which prompt")
+    assumed: list[str] = Field(description="what was assumed instead of measured")
+
+    @classmethod
+    def of(cls, told: Foreseen) -> ForeseenView:
+        return cls(
+            tokens_per_second=told.tokens_per_second, first_token_ms=told.first_token_us / 1e3,
+            prompt_tokens=told.prompt_tokens, assumed=list(told.assumed),
+        )  # fmt: skip
+
+
 class PlanView(BaseModel):
     """Where a model's layers would go."""
 
@@ -218,6 +235,7 @@ class PlanView(BaseModel):
     stages: list[PlannedStageView]
     processes: list[PlannedProcessView]
     left_out: list[str] = Field(description="nodes that would get nothing")
+    predicted: ForeseenView | None = Field(description="null where a node has not measured itself")
 
     @classmethod
     def of(cls, placement: Placement) -> PlanView:
@@ -239,6 +257,7 @@ class PlanView(BaseModel):
                 for one in placement.processes
             ],
             left_out=[f"{node.name} ({node.node_id})" for node in placement.left_out],
+            predicted=None if placement.foreseen is None else ForeseenView.of(placement.foreseen),
         )  # fmt: skip
 
 

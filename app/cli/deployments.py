@@ -24,10 +24,11 @@ from app.cli.options import (
     read_quantize,
     read_recovery,
 )
-from app.cli.output import note, print_json, print_table, progress_shown
+from app.cli.output import note, print_fields, print_json, print_table, progress_shown
 from app.cli.session import open_controller, open_registry, origin
 from app.figures import layers, size_text
 from app.registry import DeploymentRecord, DeploymentStatus, Registry, ShardRecord
+from app.runs.foreseen import predicted_text
 from app.runs.trace import DeploymentTrace, Plan, unpack
 from app.runs.ways import larger_text, lost_text, way_lines
 from app.serving import ServingWish
@@ -221,6 +222,13 @@ def _show_placement(placement: Placement) -> None:
         ],
         "",
     )
+    if placement.foreseen is not None:
+        print_fields(
+            [
+                ("Predicted", f"{predicted_text(placement.foreseen)}, one answer at a time"),
+                *(("Assumed", text) for text in placement.foreseen.assumed),
+            ]
+        )
     for node in placement.left_out:
         note(f"{node.name} ({node.node_id}) gets nothing: it has {size_text(node.free_memory)} free.")
 

@@ -155,6 +155,10 @@ class HealthMonitor:
         watch = self._watches.get(node)
         return watch.latest if watch is not None else None
 
+    def round_trips(self) -> dict[int, float]:
+        """From here to each node and back, seconds, at the last beat that was answered."""
+        return {node: watch.latest.rtt for node, watch in self._watches.items() if watch.latest is not None}
+
 
 @dataclass
 class _Watch:

@@ -68,6 +68,7 @@ class DeploymentRecorder:
             took_us=took,
             memory=self._finder.memory(nodes),
             error=error,
+            foreseen=self._placement.foreseen,
         )
         try:
             await self._registry.call(lambda known: known.traces.put("deployment", record.id, pack(trace)))

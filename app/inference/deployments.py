@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 
 from app.children.work import NodeProgress
 from app.cluster.health import NodeEvent
@@ -29,8 +30,9 @@ from app.inference.stages import PipelineStage
 from app.models.description import ModelDescription
 from app.models.library import ModelLibrary
 from app.registry import DeploymentRecord, DeploymentStatus, NodeRecord, Registry, ShardRecord
-from app.runs.trace import UNKNOWN, ModelFacts, NodeMemory, Origin
+from app.runs.trace import UNKNOWN, Foreseen, ModelFacts, NodeMemory, Origin
 from app.serving import Serving, ServingWish
+from app.sharding.foresight import foreseen, foretell, link_speeds
 from app.sharding.placement import (
     NodeCapacity,
     Placement,
@@ -41,6 +43,7 @@ from app.sharding.placement import (
     whole_on_one,
 )
 from app.sharding.plan import parse_layers
+from app.sharding.prediction import PROMPT_TOKENS
 from worker_agent.wire.messages import Health, HealthReport
 
 log = logging.getLogger(__name__)
@@ -84,8 +87,40 @@ class Deployments:
             chosen = capacities[: len(ranges)] if node_ids is None else capacities
             placement = place_ranges(description, chosen, ranges, serving)
             check_fits(placement)
-            return placement
-        return place(description, capacities, serving)
+        else:
+            placement = place(description, capacities, serving)
+        return await self._foretold(description, placement)
+
+    async def _foretold(self, description: ModelDescription, placement: Placement) -> Placement:
+        """The same, with what is predicted of it now."""
+        stages = [(stage.start, stage.end, stage.node.node_id) for stage in placement.stages]
+        return replace(placement, foreseen=await self.foretell(description, placement.serving, stages))
+
+    async def foretell(
+        self,
+        description: ModelDescription,
+        serving: Serving,
+        stages: Sequence[tuple[int, int, int]],
+        prompt_tokens: int = PROMPT_TOKENS,
+    ) -> Foreseen | None:
+        """What is predicted of one answer alone; None where a node has not measured itself.
+
+        Args:
+            stages: `(start, end, node's id)` in pipeline order.
+        """
+
+        def work(known: Registry) -> Foreseen | None:
+            every = {node.id: node for node in known.nodes.list()}
+            if any(node not in every for _, _, node in stages):
+                return None
+            placed = [(start, end, every[node]) for start, end, node in stages]
+            trips, links = self._nodes.health.round_trips(), link_speeds(known.links.list())
+            prediction = foretell(
+                description, serving, placed, round_trips=trips, links=links, prompt_tokens=prompt_tokens
+            )
+            return None if prediction is None else foreseen(prediction, [node for _, _, node in placed])
+
+        return await self._registry.call(work)
 
     async def capacities(self, node_ids: Sequence[int] | None = None, dtype: str | None = None) -> list[NodeCapacity]:
         """What these nodes (all active ones when None) have free now, and how fast they are in a compute dtype.
@@ -143,6 +178,8 @@ class Deployments:
             apart: for requests that name it alone; who made it has to take it down.
         """
         seats = await self._seats([stage.node.node_id for stage in placement.stages])
+        if placement.foreseen is None:  # by hand, or of a model that goes to one node by itself
+            placement = await self._foretold(description, placement)
         digests = await asyncio.to_thread(self._library.digests, description)
         recorder = DeploymentRecorder(self._registry, self._finder, placement, origin, on_progress)
         linked: list[Pipeline] = []
@@ -239,8 +276,10 @@ class Deployments:
         await self._deployer.unload(record.id, [self._seat(node) for node in nodes])
         return await self._registry.call(lambda known: note_undeployed(known, record, shards, told))
 
-    async def facts(self, record: DeploymentRecord, pipeline: Pipeline, description: ModelDescription) -> Facts:
-        """What a request on this deployment runs on, for its trace."""
+    async def facts(
+        self, record: DeploymentRecord, pipeline: Pipeline, description: ModelDescription, prompt_tokens: int
+    ) -> Facts:
+        """What a request on this deployment runs on, and what is predicted of it, for its trace."""
         model = self._models.get(description.name)
         if model is None or not model.content:
             model = self._models[description.name] = await asyncio.to_thread(self._finder.model, description)
@@ -250,6 +289,12 @@ class Deployments:
             model,
             self._finder.plan(record, pipeline, self._placements.get(record.id)),
             self._finder.nodes(nodes),
+            await self.foretell(
+                description,
+                record.serving,
+                [(stage.start, stage.end, stage.node_id) for stage in pipeline.stages],
+                max(1, prompt_tokens),
+            ),
         )
 
     def memory(self, stages: Sequence[PipelineStage]) -> tuple[NodeMemory, ...]:

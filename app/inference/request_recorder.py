@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from app.runs.trace import (
     UNKNOWN,
     ChunkTime,
+    Foreseen,
     Interruption,
     ModelFacts,
     NodeFacts,
@@ -32,6 +33,7 @@ class Facts:
     model: ModelFacts
     plan: Plan
     nodes: tuple[NodeFacts, ...]
+    foreseen: Foreseen | None = None
 
 
 @dataclass
@@ -121,6 +123,7 @@ class RequestRecorder:
             notes=self.notes,
             cached_tokens=self.cached_tokens,
             interruptions=tuple(self.interruptions),
+            foreseen=None if facts is None else facts.foreseen,
         )
 
     def _step(self) -> tuple[int, int]:

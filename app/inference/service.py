@@ -160,7 +160,7 @@ class InferenceService:
         parameters.budget(eos, len(ids), description.max_context)
         record, pipeline = await self._deployments.acquire(description, run.preparing, deployment)
         budget = parameters.budget(eos, len(ids), record.serving.longest)
-        facts = await self._deployments.facts(record, pipeline, description)
+        facts = await self._deployments.facts(record, pipeline, description, len(ids))
         rules = _rules(parameters, format, tokenizer)
         run.begin(ids, tokenizer, rules, record.id, facts, format, (*budget.eos, *budget.stops))
         sequence = self._sequence(run, ids, ids, parameters, budget, description, tokenizer)
@@ -178,7 +178,7 @@ class InferenceService:
         deployed, pipeline = await self._deployments.take_back(record.deployment_id, description, run.preparing)
         ids = record.prompt_token_ids
         budget = parameters.budget(eos, len(ids), deployed.serving.longest)
-        facts = await self._deployments.facts(deployed, pipeline, description)
+        facts = await self._deployments.facts(deployed, pipeline, description, len(ids))
         # Log probabilities were not written down: who asked for them has all tokens told again, or computed.
         scored = parameters.logprobs is not None or parameters.prompt_logprobs is not None
         tokens = () if scored else record.token_ids

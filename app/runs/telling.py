@@ -15,6 +15,7 @@ import msgspec
 
 from app.figures import amount_text, clock, data_rate, duration, layers, micros, percent, short, size_text, token_rate
 from app.runs.bottleneck import explain
+from app.runs.foreseen import predicted_facts, predicted_text
 from app.runs.interruptions import interruption_text
 from app.runs.run import RequestFacts, Run, RunEvent
 from app.runs.trace import (
@@ -190,6 +191,8 @@ def tell(run: Run) -> Telling:
         figures.append(("Stages", f"{len(run.plan.stages)}"))
         figures.append(("Context", f"{run.plan.context:,} tokens"))
         figures.append(("KV memory for", f"{run.plan.kv_tokens:,} tokens"))
+    if isinstance(trace, DeploymentTrace) and trace.foreseen is not None:
+        figures.append(("Predicted", predicted_text(trace.foreseen)))
     if moved > 0:
         figures.append(("Moved", size_text(moved)))
     sections = []
@@ -240,6 +243,8 @@ def _request(run: Run, request: RequestFacts) -> Telling:
     )
     asked = tuple((name, value_text(value)) for name, value in sorted(request.parameters.items()))
     sections = [Section("Parameters", asked or (("All", "as the model has them"),))]
+    if predicted := predicted_facts(trace):
+        sections.append(Section("Predicted", predicted))
     if trace.notes:
         vain = tuple(("generation_config.json", note) for note in trace.notes)
         sections.append(Section("Asked by the model in vain", vain))

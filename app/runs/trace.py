@@ -122,6 +122,20 @@ class Plan(Struct, frozen=True, kw_only=True):
         return Serving.kept(self)
 
 
+class Foreseen(Struct, frozen=True, kw_only=True):
+    """What was predicted of one answer alone, before it came."""
+
+    tokens_per_second: float
+    first_token_us: int
+    """From the hand-over to the agents to the first token."""
+    prompt_tokens: int
+    """For which prompt."""
+    network_share: float = 0.0
+    """Of a token's time, what goes into the way between the agents."""
+    assumed: tuple[str, ...] = ()
+    """Which figures were assumed, since they had not been measured; a sentence each."""
+
+
 class ModelFacts(Struct, frozen=True, kw_only=True):
     """The model that was asked."""
 
@@ -251,6 +265,8 @@ class RequestTrace(Struct, frozen=True, kw_only=True, tag="request", tag_field="
     cached_tokens: int = 0
     """Of the prompt: so many were in the stages' memory already, from an earlier prompt that began in the same way."""
     interruptions: tuple[Interruption, ...] = ()
+    foreseen: Foreseen | None = None
+    """What was predicted for this prompt."""
 
 
 class DeploymentTrace(Struct, frozen=True, kw_only=True, tag="deployment", tag_field="kind"):
@@ -266,6 +282,8 @@ class DeploymentTrace(Struct, frozen=True, kw_only=True, tag="deployment", tag_f
     took_us: int = 0
     memory: tuple[NodeMemory, ...] = ()
     error: str | None = None
+    foreseen: Foreseen | None = None
+    """What was predicted of it; None where a node had not measured itself."""
 
 
 class JobTrace(Struct, frozen=True, kw_only=True, tag="job", tag_field="kind"):

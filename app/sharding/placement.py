@@ -10,6 +10,7 @@ from statistics import fmean, median_low
 from app.errors import BadInput, PlacementError
 from app.figures import size_text
 from app.models.description import COMPUTE_ITEM_BYTES, ModelDescription
+from app.runs.trace import Foreseen
 from app.serving import KV_DTYPES, MAX_WAIT_SECONDS, QUANTIZE, RECOVERIES, Serving
 from app.sharding.plan import Range, check_ranges, partition, range_text, stage_memory
 
@@ -185,6 +186,8 @@ class Placement:
     stages: tuple[PlacedStage, ...]
     left_out: tuple[NodeCapacity, ...] = ()
     """Nodes that were offered and get nothing, because they are too small or there are more nodes than layers."""
+    foreseen: Foreseen | None = None
+    """What is predicted of it, where that was asked for and the nodes have measured themselves."""
 
     @property
     def ranges(self) -> tuple[Range, ...]:

@@ -28,6 +28,11 @@ NETWORK_BYTES_PER_SECOND = 100e6
 """Of hidden states between machines: a gigabit line. Only long prompts send enough for it to matter."""
 LOCAL_BYTES_PER_SECOND = 600e6
 """Of hidden states between agents of one machine: the encryption of every connection."""
+HAND_OVER_SECONDS = 0.0002
+"""What a step takes besides the way that a short message was measured to take: from the thread that computes to the one
+that sends, and back."""
+PROMPT_TOKENS = 256
+"""Of the prompt for which is predicted where nobody names one."""
 PROMPT_CHUNK = 256
 """Prompt tokens in one step (`app.inference.deployer.PREFILL_CHUNK`)."""
 
@@ -45,6 +50,15 @@ class NodeSpeed:
 
 
 @dataclass(frozen=True)
+class LinkSpeed:
+    """One direction of the link between two nodes, as their agents measured it (`worker_agent/host/probing.py`)."""
+
+    rtt: float
+    """Of a short message and its answer, seconds."""
+    bytes_per_second: float
+
+
+@dataclass(frozen=True)
 class Prediction:
     """What one sequence alone may expect."""
 
@@ -56,6 +70,8 @@ class Prediction:
     share: tuple[float, ...]
     """Of a token's time, what each stage takes; with `network_share` they add up to 1."""
     network_share: float
+    assumed_hops: tuple[int, ...] = ()
+    """Hops of which nothing was measured, by the stage that they begin at."""
 
 
 @dataclass(frozen=True)
@@ -81,14 +97,16 @@ def predict(
     dtype: str,
     quantize: str = "none",
     same_machine: bool | Sequence[bool] = False,
-    prompt_tokens: int = 256,
+    links: Sequence[LinkSpeed | None] = (),
+    prompt_tokens: int = PROMPT_TOKENS,
 ) -> Prediction:
     """Predict the speed of one sequence alone in a pipeline.
 
     A token takes `sum over stages (read bytes / read speed + layers * LAYER_SECONDS + STAGE_SECONDS) + sum over
     hops`, where the bytes are those of the stage's matrices in the compute dtype and of the keys and values of
     the prompt. There are as many hops as stages, since the last one sends its token to the first (none for one
-    stage). A hop takes half a round trip between machines, `MESSAGE_SECONDS` within one.
+    stage). A hop takes half a measured round trip and `HAND_OVER_SECONDS`; where none was measured, half of the
+    controller's round trip between machines, `MESSAGE_SECONDS` within one.
 
     A prompt takes `sum over stages (2 * parameters * tokens / flops + (read bytes + activations) / read speed)` and
     the same fixed costs, plus hops that carry `tokens * hidden size` elements; activations are
@@ -102,6 +120,7 @@ def predict(
         quantize: as Serving has it.
         same_machine: for each hop, from stage k to k + 1 and last from the last stage to the first, whether
             both ends are on one machine; one value stands for all.
+        links: for each hop what was measured of it; None, or nothing at all, where that is not known.
         prompt_tokens: how long the prompt is.
 
     Raises:
@@ -114,12 +133,13 @@ def predict(
     speeds = [speed for _, _, speed in stages]
     work = [_work(description, start, end, dtype, quantize) for start, end, _ in stages]
     steps = [_decode_seconds(each, speed, prompt_tokens) for each, speed in zip(work, speeds, strict=True)]
+    known = [links[hop] if hop < len(links) else None for hop in range(len(local))]
     waits = [
-        _hop_seconds(speed, following, here)
-        for speed, following, here in zip(speeds, [*speeds[1:], speeds[0]], local, strict=False)
+        _hop_seconds(speed, following, here, link)
+        for speed, following, here, link in zip(speeds, [*speeds[1:], speeds[0]], local, known, strict=False)
     ]
     total, network = sum(steps) + sum(waits), sum(waits)
-    prompt = _prompt_seconds(description, work, speeds, local, waits, dtype, prompt_tokens)
+    prompt = _prompt_seconds(description, work, speeds, local, known, waits, dtype, prompt_tokens)
     return Prediction(
         tokens_per_second=1 / total,
         first_token_seconds=prompt,
@@ -127,6 +147,7 @@ def predict(
         slowest_stage=max(range(len(steps)), key=steps.__getitem__),
         share=tuple(step / total for step in steps),
         network_share=network / total,
+        assumed_hops=tuple(hop for hop, link in enumerate(known) if link is None),
     )
 
 
@@ -170,8 +191,10 @@ def _decode_seconds(work: _Work, speed: NodeSpeed, context: int) -> float:
     return read + work.layers * LAYER_SECONDS + STAGE_SECONDS
 
 
-def _hop_seconds(one: NodeSpeed, other: NodeSpeed, same_machine: bool) -> float:
-    """One way. The farther of the two from the controller tells how far they are from each other."""
+def _hop_seconds(one: NodeSpeed, other: NodeSpeed, same_machine: bool, link: LinkSpeed | None) -> float:
+    """One way. Unmeasured, the farther of the two from the controller tells how far they are from each other."""
+    if link is not None:
+        return link.rtt / 2 + HAND_OVER_SECONDS
     return MESSAGE_SECONDS if same_machine else max(MESSAGE_SECONDS, max(one.rtt, other.rtt) / 2)
 
 
@@ -180,6 +203,7 @@ def _prompt_seconds(
     work: Sequence[_Work],
     speeds: Sequence[NodeSpeed],
     local: Sequence[bool],
+    links: Sequence[LinkSpeed | None],
     waits: Sequence[float],
     dtype: str,
     tokens: int,
@@ -195,8 +219,15 @@ def _prompt_seconds(
         for each, speed in zip(work, speeds, strict=True)
     ]
     # The last hop carries one token, not its hidden state.
-    carrying = [state / (LOCAL_BYTES_PER_SECOND if here else NETWORK_BYTES_PER_SECOND) for here in local[:-1]]
+    carrying = [state / _rate(here, link) for here, link in zip(local[:-1], links[:-1], strict=True)]
     once = sum(computing) + sum(waits) + sum(carrying)
     if all(local):
         return once * tokens / chunk
     return once + (chunks - 1) * max(*computing, *carrying)
+
+
+def _rate(same_machine: bool, link: LinkSpeed | None) -> float:
+    """Bytes of hidden states per second."""
+    if link is not None:
+        return link.bytes_per_second
+    return LOCAL_BYTES_PER_SECOND if same_machine else NETWORK_BYTES_PER_SECOND

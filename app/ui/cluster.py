@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING
 from PySide6.QtCore import QObject, Signal, Slot
 
 from app.cluster.node_state import ANSWERING, NOTHING, Heard, NodeState, node_state
-from app.registry.records import DeploymentRecord, DeploymentStatus, MeasurementRecord, NodeRecord, ShardRecord
+from app.registry.records import (
+    DeploymentRecord,
+    DeploymentStatus,
+    LinkRecord,
+    MeasurementRecord,
+    NodeRecord,
+    ShardRecord,
+)
 from app.ui import make
 
 if TYPE_CHECKING:
@@ -30,7 +37,7 @@ HISTORY = 600
 """Samples kept for each node: ten minutes at one a second."""
 RATE_SECONDS = 2.0
 """Tokens per second are counted over so long."""
-TABLES = frozenset({"node", "model", "deployment", "measurement"})
+TABLES = frozenset({"node", "model", "deployment", "measurement", "link"})
 """Of the registry: those that are mirrored."""
 
 
@@ -175,6 +182,7 @@ class Cluster(QObject):
     models_changed = Signal()
     deployments_changed = Signal()
     measurements_changed = Signal()
+    links_changed = Signal()
     activity = Signal(object)
     """A tuple of Activity, at most 30 times a second."""
 
@@ -187,6 +195,7 @@ class Cluster(QObject):
         self.deployments: tuple[DeploymentSnapshot, ...] = ()
         """Loading and ready ones, newest first."""
         self.measurements: dict[str, tuple[MeasurementRecord, ...]] = {}
+        self.links: tuple[LinkRecord, ...] = ()
         """By model, of those that were measured: the newest in each kind of numbers."""
         self._bridge = bridge
         self._history: dict[int, deque[Sample]] = {}
@@ -254,6 +263,7 @@ class Cluster(QObject):
     def _on_tables_changed(self, nouns: frozenset[str]) -> None:
         wanted = {"deployment" if noun == "shard" else noun for noun in nouns} & TABLES
         wanted |= {"measurement"} if "model" in wanted else set()  # they go with it
+        wanted |= {"link"} if "node" in wanted else set()
         if wanted:
             self._stale |= wanted
             if not self._reload.isActive():
@@ -298,6 +308,9 @@ class Cluster(QObject):
         if lists.measurements is not None and lists.measurements != self.measurements:
             self.measurements = lists.measurements
             self.measurements_changed.emit()
+        if lists.links is not None and lists.links != self.links:
+            self.links = lists.links
+            self.links_changed.emit()
         if not self.is_loaded:
             self.is_loaded = True
             self.loaded.emit()
@@ -415,6 +428,7 @@ class Lists:
     models: tuple[ModelDescription, ...] | None = None
     deployments: tuple[DeploymentSnapshot, ...] | None = None
     measurements: dict[str, tuple[MeasurementRecord, ...]] | None = None
+    links: tuple[LinkRecord, ...] | None = None
 
 
 async def _read(controller: Controller, wanted: frozenset[str]) -> Lists:
@@ -440,6 +454,7 @@ async def _read(controller: Controller, wanted: frozenset[str]) -> Lists:
             models=controller.library.list() if "model" in wanted else None,
             deployments=views,
             measurements=_measured(registry) if "measurement" in wanted else None,
+            links=tuple(registry.links.list()) if "link" in wanted else None,
         )
 
     return await controller.registry.call(read)

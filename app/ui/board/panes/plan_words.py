@@ -61,6 +61,7 @@ def outlook_tip(board: BoardModel) -> str:
         return "\n".join(memory)
     lines = [f"Shard {stage + 1}: {share:.0%} of a token's time" for stage, share in enumerate(prediction.share)]
     lines.append(f"Between the nodes: {prediction.network_share:.0%}")
+    lines += board.assumed
     return "\n".join([*memory, "", f"For a prompt of {prediction.prompt_tokens} tokens, one answer at a time:", *lines])
 
 

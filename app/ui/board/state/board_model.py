@@ -63,6 +63,7 @@ class BoardModel(QObject):
         self._cluster.nodes_changed.connect(self._on_nodes_changed)
         self._cluster.models_changed.connect(self._on_lists_changed)
         self._cluster.deployments_changed.connect(self._on_lists_changed)
+        self._cluster.links_changed.connect(self._on_lists_changed)
         self.deploying.changed.connect(self._on_deploying)
         workbench.settings.changed.connect(self._on_setting)
 
@@ -142,6 +143,12 @@ class BoardModel(QObject):
         """Of the draft; None while a shard has no node or a node has not measured itself."""
         draft = self.arrangement
         return self._outlook.of(draft) if draft is not None else None
+
+    @property
+    def assumed(self) -> tuple[str, ...]:
+        """What the prediction assumes instead of having it measured."""
+        draft = self.arrangement
+        return self._outlook.assumed(draft) if draft is not None else ()
 
     @property
     def best_single(self) -> BestSingle | None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from app.errors import BadInput
 from app.sharding.arrangement import Arrangement
-from app.sharding.prediction import NodeSpeed, Prediction, predict
+from app.sharding.foresight import assumed_texts, foretell, link_speeds
+from app.sharding.prediction import Prediction
 from app.ui.board.state.memory import BoardMemory
 from app.ui.cluster import Cluster, NodeSnapshot
 
@@ -46,34 +46,28 @@ class BoardOutlook:
         view = self._cluster.nodes[best.node_id]
         return BestSingle(view, self._single(draft.whole_on(best.node_id), view))
 
+    def assumed(self, draft: Arrangement) -> tuple[str, ...]:
+        """What the prediction of a draft assumes instead of having it measured, a sentence each."""
+        prediction = self.of(draft)
+        nodes = [self._cluster.nodes[node].record for node in draft.joined().nodes if node in self._cluster.nodes]
+        return () if prediction is None else assumed_texts(prediction, nodes)
+
     def _single(self, whole: Arrangement, view: NodeSnapshot) -> Prediction | None:
-        speed = self._memory.speed(view, whole.serving.dtype)
-        if speed is None:
-            return None
-        return _predicted(whole, [(0, whole.description.num_layers, speed)], (True,))
+        return self._foretold(whole, [view])
 
     def _predict(self, draft: Arrangement, views: list[NodeSnapshot]) -> Prediction | None:
         speeds = [self._memory.speed(view, draft.serving.dtype) for view in views]
-        key = (draft.model_name, draft.serving, draft.pieces, tuple(speeds))
+        links = self._cluster.links
+        key = (draft.model_name, draft.serving, draft.pieces, tuple(speeds), links[0].id if links else 0)
         if self._known is None or self._known[0] != key:
-            stages = [
-                (piece.start, piece.end, speed)
-                for piece, speed in zip(draft.pieces, speeds, strict=True)
-                if speed is not None
-            ]
-            machines = [view.record.machine for view in views]
-            local = tuple(one == other for one, other in zip(machines, [*machines[1:], machines[0]], strict=True))
-            known = _predicted(draft, stages, local) if len(stages) == len(draft.pieces) else None
-            self._known = (key, known)
+            self._known = (key, self._foretold(draft, views))
         return self._known[1]
 
-
-def _predicted(
-    draft: Arrangement, stages: Sequence[tuple[int, int, NodeSpeed]], local: tuple[bool, ...]
-) -> Prediction | None:
-    try:
-        return predict(
-            draft.description, stages, dtype=draft.serving.dtype, quantize=draft.serving.quantize, same_machine=local
+    def _foretold(self, draft: Arrangement, views: Sequence[NodeSnapshot]) -> Prediction | None:
+        return foretell(
+            draft.description,
+            draft.serving,
+            [(piece.start, piece.end, view.record) for piece, view in zip(draft.pieces, views, strict=True)],
+            round_trips={view.id: view.rtt for view in views},
+            links=link_speeds(self._cluster.links),
         )
-    except BadInput:  # figures of a machine that make no sense: better none than a wrong one
-        return None
