@@ -20,12 +20,12 @@ from zmq.utils.monitor import recv_monitor_message
 
 from app.cluster.trouble import Trouble, probe
 from worker_agent.wire.keys import KeyPair
-from worker_agent.wire.links import LinkKind, controller_socket
+from worker_agent.wire.links import GIVEN_UP_SECONDS, MONITORED, LinkKind, controller_socket
 from worker_agent.wire.messages import Buffer
 
 PROBE_SECONDS = 5.0
 REDIAL_SECONDS = 3.0
-"""How long to wait before dialling again where ZeroMQ has given up."""
+"""How long to wait before dialling again where ZeroMQ has given up on a handshake."""
 
 _log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class Connection:
         self._socket = controller_socket(context, keys, server_key, identity, kind)
         # A message that waits for a connection would reach another epoch, perhaps another process: only send when up.
         self._socket.immediate = 1
-        self._monitor = self._socket.get_monitor_socket()
+        self._monitor = self._socket.get_monitor_socket(MONITORED)
         self._tasks = {asyncio.create_task(self._watch()), asyncio.create_task(self._receive())}
         self._redial: asyncio.TimerHandle | None = None
         self._probing: asyncio.Task[None] | None = None
@@ -132,8 +132,6 @@ class Connection:
                 self._observer.connection_up(self)
             case zmq.Event.HANDSHAKE_FAILED_AUTH:
                 self._explain(Trouble("not_allowed"))
-            case zmq.Event.HANDSHAKE_FAILED_PROTOCOL:
-                self._explain(Trouble("version", "what listens there does not use CURVE, so it is no agent"))
             case zmq.Event.HANDSHAKE_FAILED_NO_DETAIL:
                 self._on_broken_handshake(value)
             case zmq.Event.DISCONNECTED:
@@ -154,6 +152,7 @@ class Connection:
 
     def _on_disconnected(self) -> None:
         self._reached_tcp = False
+        stood = self.up
         if self.up:
             self.up = False
             self._observer.connection_down(self)
@@ -161,7 +160,8 @@ class Connection:
             self._explain(Trouble("version", "what listens there answers in another protocol"))
         # After a refused key or a breach of the protocol ZeroMQ does not retry; where it does, this is called off.
         self._stop_redial()
-        self._redial = asyncio.get_running_loop().call_later(REDIAL_SECONDS, self.dial)
+        seconds = GIVEN_UP_SECONDS if stood else REDIAL_SECONDS
+        self._redial = asyncio.get_running_loop().call_later(seconds, self.dial)
 
     def _explain(self, trouble: Trouble) -> None:
         self._explained = True

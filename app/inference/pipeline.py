@@ -20,11 +20,13 @@ from msgspec.structs import replace
 
 from app.cluster.agent_link import RingMessage
 from app.errors import NodeError, ShardboardError
+from app.inference.cut_lines import CutLines
 from app.inference.events import StepPassed
 from app.inference.grammar_sender import GrammarSender
 from app.inference.recomputing import recompute, uncovered
 from app.inference.resumption import resumption
 from app.inference.sequence import Sequence
+from app.inference.stage_faults import BETWEEN_AGENTS, stage_error
 from app.inference.stages import PipelineStage, links
 from worker_agent.wire.messages import (
     MAX_CAUGHT_UP,
@@ -91,6 +93,7 @@ class Pipeline:
         self._numbers = itertools.count(secrets.randbits(40) << 20)
         self._heard = 0.0
         self._doubt: tuple[float, NodeError] | None = None
+        self._cut = CutLines()
         self._awaited: dict[int, int] = {}
         """Sequences whose states stayed over the last link and that have to be started, and their states' lengths."""
         self._keeps_states = False
@@ -112,6 +115,12 @@ class Pipeline:
 
     def holds_node(self, node_id: int) -> bool:
         return any(stage.node_id == node_id for stage in self.stages)
+
+    @property
+    def cut_off(self) -> int | None:
+        """The stage that the others cannot reach, though the controller may: nothing has come round since the ring was
+        linked last, and an agent has said why. None where that is not so."""
+        return self._cut.off
 
     def restage(self, stages: Many[PipelineStage]) -> None:
         """Where the stages are from the next `link` on."""
@@ -172,6 +181,7 @@ class Pipeline:
         for stage, message in links(self.deployment, self.stages, epoch, resumed):
             await stage.link.call(message, seconds=LINK_SECONDS)
         self.epoch, self.broken, self._doubt = epoch, None, None
+        self._cut.linked()
         self._awaited = {each.sequence: each.length for each in resumed if each.kind != "kept"}
         self._keeps_states = bool(resumed)
         self._heard = asyncio.get_running_loop().time()
@@ -389,6 +399,7 @@ class Pipeline:
             self._fault(message)
             return
         self._heard = asyncio.get_running_loop().time()
+        self._cut.came_round()
         self._tokens(message)
 
     def _tokens(self, message: Tokens) -> None:
@@ -466,27 +477,13 @@ class Pipeline:
 
     def _fault(self, fault: StageFault) -> None:
         stage = self.stages[fault.stage] if fault.stage < len(self.stages) else self.stages[0]
-        error = NodeError(
-            f"{stage.node_name} (layers {stage.start}-{stage.end - 1}) failed: {fault.message.rstrip('.')}.",
-            _advice(fault.kind, self.dtype),
-            kind=fault.kind,
-            node=stage.node_name,
-        )
+        error = stage_error(fault, stage, self.dtype)
         if fault.goes_on:
             for number in fault.sequences:
                 if (sequence := self._sequences.pop(number, None)) is not None:
                     sequence.sink.failed(error)
-        elif fault.kind == "link_lost":
+        elif fault.kind in BETWEEN_AGENTS:
             self._doubt = self._doubt or (self._heard, error)
+            self._cut.said(stage, self.stages[(stage.stage + 1) % len(self.stages)])
         else:
             self.interrupt(error)
-
-
-def _advice(kind: str, dtype: str) -> str:
-    """What to do about a stage's fault, besides what the stage itself says."""
-    if kind != "numbers":
-        return "The agent's log has the details. The next request starts the deployment anew."
-    if dtype == "float32":
-        return "Other requests go on."
-    wider = "bfloat16 or float32" if dtype == "float16" else "float32"
-    return f"Other requests go on. For {wider} undeploy the model, then deploy it again with --dtype."

@@ -168,13 +168,19 @@ class Recovery:
         told: Callable[[str], None],
     ) -> Mended:
         stages = await self._look(record)
-        lost = [stage for stage in stages if stage.info is None]
-        if not lost:
-            resumed = await _halted(record, pipeline, ())
-            return await self._linked(record, stages, [stage.info for stage in stages], pipeline, "", resumed)
+        whole = all(stage.info is not None for stage in stages)
+        cut_off = pipeline.cut_off if pipeline is not None and whole else None
+        if whole and cut_off is None:
+            return await self._connected(record, stages, pipeline)
         nodes = await self._candidates(record.serving.dtype)
         digests = await asyncio.to_thread(self._library.digests, description)
+        found = stages
+        if cut_off is not None:
+            stages = [replace(stage, info=None) if stage is stages[cut_off] else stage for stage in stages]
+            nodes = [node for node in nodes if node.node_id != stages[cut_off].seat.node.id]
         placement = await self._moved(record, description, digests, stages, nodes)
+        if placement is None and whole:  # nobody else has room, and the line may come back
+            return await self._connected(record, found, pipeline)
         if placement is None:
             return await self._anew(record, description, pipeline, stages, nodes, told)
         told(_moving(stages, placement, record.model_name))
@@ -199,6 +205,11 @@ class Recovery:
         ]
         alike = all(numerics(self._nodes, old) == numerics(self._nodes, seats[stage].node.id) for old, stage in left)
         return replace(mended, left=tuple(left), alike=alike)
+
+    async def _connected(self, record: DeploymentRecord, stages: Sequence[_Stage], pipeline: Pipeline | None) -> Mended:
+        """All stages are there: link them anew, with the states that they have."""
+        resumed = await _halted(record, pipeline, ())
+        return await self._linked(record, stages, [stage.info for stage in stages], pipeline, "", resumed)
 
     # --- who is there ------------------------------------------------------------------------------------
 

@@ -32,7 +32,9 @@ def resumption(
         if number in certain:
             length = certain[number]
             possible = everywhere and all(each.least <= length <= each.length for each in found)
-            resumed[number] = Resumed(number, length if possible else 0, state.kind, state.slot)
+            # What the first stage believes over is not, where the last tokens were lost on their way here.
+            kind = "runs" if state.kind == "kept" else state.kind
+            resumed[number] = Resumed(number, length if possible else 0, kind, state.slot)
         elif state.kind == "kept" and all_left and everywhere:
             length = min(each.length for each in found)
             if all(each.least <= length for each in found) and length:

@@ -36,3 +36,9 @@ def test_what_is_over_stays_for_later_prompts_only_where_all_stages_have_it() ->
 def test_those_that_had_not_begun_come_first_where_the_first_stage_was_lost() -> None:
     held = {1: [rows(1, 5)], 2: [rows(1, 5)]}
     assert [each.sequence for each in resumption(held, {1: 5, 2: 0}, all_left=False)] == [2, 1]
+
+
+def test_whoever_is_under_way_runs_on_though_a_stage_believes_him_over() -> None:
+    """His last tokens were lost on their way to the controller, and then the ring broke."""
+    held = {0: [rows(1, 9, "kept", slot=2)], 1: [rows(1, 9)]}
+    assert resumption(held, {1: 8}) == (Resumed(1, 8, "runs", 2),)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from app.sharding.placement import NodeCapacity
 from app.sharding.relocation import LostStage, relocate
@@ -67,3 +68,60 @@ def _possible(sizes: list[int], free: list[int]) -> bool:
         for at, room in enumerate(free)
         if room >= sizes[0]
     )
+
+
+class Wandering(RuleBasedStateMachine):
+    """Stages over nodes that go and come back, again and again: whoever takes a lost one has room, and its own node is
+    the first choice."""
+
+    @initialize(
+        room=st.lists(st.integers(20, 150), min_size=1, max_size=5), sizes=st.lists(st.integers(1, 60), max_size=4)
+    )
+    def begin(self, room: list[int], sizes: list[int]) -> None:
+        self.room, self.sizes, self.there = room, sizes, set(range(len(room)))
+        placed = relocate([LostStage(each, size, -1) for each, size in enumerate(sizes)], self.nodes())
+        self.where: dict[int, int] = placed or {}
+
+    def nodes(self) -> list[NodeCapacity]:
+        return [node(each, self.room[each] - self.used(each)) for each in sorted(self.there)]
+
+    def used(self, node: int) -> int:
+        return sum(self.sizes[stage] for stage, at in getattr(self, "where", {}).items() if at == node)
+
+    @rule(which=st.integers(0, 4))
+    def a_node_goes(self, which: int) -> None:
+        self.there.discard(which)
+
+    @rule(which=st.integers(0, 4))
+    def a_node_comes_back_and_has_forgotten_nothing(self, which: int) -> None:
+        if which < len(self.room):
+            self.there.add(which)
+
+    @rule(forgetful=st.sets(st.integers(0, 4)))
+    def what_is_lost_goes_somewhere(self, forgetful: set[int]) -> None:
+        """Lost is what is on nodes that are away, or that were started again."""
+        lost = [stage for stage, at in self.where.items() if at not in self.there or at in forgetful]
+        before = {stage: self.where.pop(stage) for stage in lost}
+        given = [LostStage(stage, self.sizes[stage], before[stage]) for stage in lost]
+        offered = {each.node_id: each.free_memory for each in self.nodes()}
+        chosen = relocate(given, self.nodes())
+        if chosen is None:
+            assert not _possible([each.memory for each in given], list(offered.values()))
+            self.where |= before
+            return
+        assert set(chosen) == set(lost) and set(chosen.values()) <= self.there
+        self.where |= chosen
+        if all(_has_room(given, at, offered) for at in before.values()):
+            assert chosen == before, "where all of them can go back, they do"
+
+    @invariant()
+    def nobody_holds_more_than_he_has_room_for(self) -> None:
+        assert all(self.used(each) <= room for each, room in enumerate(self.room))
+
+
+def _has_room(lost: list[LostStage], node: int, offered: dict[int, int]) -> bool:
+    return sum(each.memory for each in lost if each.node_id == node) <= offered.get(node, -1)
+
+
+TestWandering = Wandering.TestCase
+TestWandering.settings = settings(max_examples=50, stateful_step_count=20, deadline=None)

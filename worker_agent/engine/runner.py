@@ -101,7 +101,8 @@ class Runner:
         self._in_doubt = False
         """Whether a step failed half-way, so that no state is certain until the next Link."""
         self._resumed: dict[int, int] = {}
-        """On the first stage: sequences that go on over the last Link, and how many of their tokens the states hold."""
+        """On the first stage: sequences that have yet to go on over the last Link, and how many of their tokens the
+        states hold. One that comes again after that begins anew."""
         self._waits = Waits()
         """On the first stage."""
 
@@ -223,11 +224,13 @@ class Runner:
             widest = MAX_FRAME_BYTES // (self.stage.hidden_size * self.stage.dtype.itemsize) - self.load.prefill_chunk
             check_whole_prompt(sequence, widest)
         self._scheduler.add(sequence)
+        self._resumed.pop(message.sequence, None)
         self._produced.begin(sequence.number, sequence.given)
         self._waits.begin(message.sequence, time.monotonic() if received is None else received)
 
     def cancel(self, sequence: int) -> None:
         self._scheduler.cancel(sequence)
+        self._resumed.pop(sequence, None)
         self._produced.forget(sequence)
         self._waits.end(sequence)
 
@@ -244,6 +247,7 @@ class Runner:
 
     def drop_sequences(self) -> None:
         self._scheduler.cancel_all()
+        self._resumed.clear()
         self._produced.clear()
         self._waits.clear()
 

@@ -8,6 +8,8 @@ Good to know:
   again: close the socket and make a new one once the key has been announced.
 - A client that has the wrong key of the server is dropped in mid-handshake and tries for ever:
   `LinkEvent.WRONG_KEY`. A server that restarts in that moment looks the same, so believe the second one.
+- A client that is sent what is no CURVE, or what was damaged on its way, hangs up, and libzmq does **not** try again
+  either: dial once more (`LinkMonitor.was_given_up`).
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import errno
 import ipaddress
 import socket as stdlib_socket
+import time
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Literal, TypeVar
@@ -45,6 +48,18 @@ ANSWERS_HWM = 256
 """Small messages that may wait for one slow connection in each direction."""
 BULK_HWM = 8
 """Frames of up to 16 MiB that may wait; senders hold back by the protocol's credits, this is the bound."""
+
+GIVEN_UP_SECONDS = 0.5
+"""libzmq begins to connect again a moment after a connection broke; when nothing is heard of it for so long, it will
+not."""
+
+MONITORED = zmq.EVENT_ALL & ~zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+"""The events that a monitor may be asked for.
+
+libzmq (4.3.5) tells of a message that cannot be deciphered through this one, also long after the handshake, and loses
+errno by telling it. It then takes the breach for a full queue: it reads no more from that connection, keeps it, and
+ends the whole process (`Assertion failed: !_io_error`) if the other side closes it before a heartbeat runs out.
+"""
 
 LinkKind = Literal["control", "weights", "steps"]
 
@@ -273,9 +288,20 @@ class LinkMonitor:
 
     def __init__(self, watched: zmq.Socket[Any]) -> None:
         self._watched = watched
-        self.socket = watched.get_monitor_socket()
+        self.socket = watched.get_monitor_socket(MONITORED)
         self._up = False
         self._attempted = False
+        self._explained = False
+        self._broken_at: float | None = None
+
+    @property
+    def was_given_up(self) -> bool:
+        """Whether a connection broke and libzmq does nothing to have it back."""
+        return self._broken_at is not None and time.monotonic() - self._broken_at > GIVEN_UP_SECONDS
+
+    def forget(self) -> None:
+        """The connection is dialled again: what became of the last one is over."""
+        self._broken_at = None
 
     def read(self) -> list[LinkEvent]:
         """The events that have come, without waiting; only for a plain socket."""
@@ -290,21 +316,26 @@ class LinkMonitor:
         """What one message of the monitor socket means; None for what is of no interest."""
         message = parse_monitor_message(frames)
         attempted, self._attempted = self._attempted, message["event"] != zmq.Event.CONNECT_RETRIED
+        self._broken_at = time.monotonic() if message["event"] == zmq.Event.DISCONNECTED else None
         match message["event"]:
+            case zmq.Event.CONNECTED:
+                self._explained = False
             case zmq.Event.CONNECT_RETRIED if not attempted:
                 return LinkEvent.REFUSED  # the name could not even be resolved
             case zmq.Event.HANDSHAKE_SUCCEEDED:
                 self._up = True
                 return LinkEvent.CONNECTED
             case zmq.Event.HANDSHAKE_FAILED_AUTH:
+                self._explained = True
                 return LinkEvent.NOT_TRUSTED
             case zmq.Event.HANDSHAKE_FAILED_NO_DETAIL:
+                self._explained = True
                 return LinkEvent.NO_ANSWER if message["value"] == errno.EAGAIN else LinkEvent.WRONG_KEY
-            case zmq.Event.HANDSHAKE_FAILED_PROTOCOL:
-                return LinkEvent.NO_ANSWER
             case zmq.Event.DISCONNECTED if self._up:
                 self._up = False
                 return LinkEvent.DISCONNECTED
+            case zmq.Event.DISCONNECTED if not self._explained:
+                return LinkEvent.NO_ANSWER  # what was said there is no CURVE
             case zmq.Event.CLOSED if not self._up:
                 return LinkEvent.REFUSED
         return None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import zmq
@@ -14,6 +16,10 @@ from worker_agent.wire.messages import Buffer, Message, encode
 from worker_agent.wire.outlet import Outlet, send_frames
 
 log = logging.getLogger(__name__)
+
+COMPLAINT_SECONDS = 1.0
+"""How often it is said that another agent cannot be reached: for as long as that lasts, since only then it matters
+whether sequences wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +73,9 @@ class Peers:
     def serve(self, ready: dict[object, int], trouble: OnTrouble) -> None:
         """After each poll: send what waits, read what monitors and peers say."""
         for name, peer in list(self._peers.items()):
+            if peer.monitor.was_given_up:
+                log.info("connection of %s at %s: dialled again", name, peer.endpoint)
+                peer.dial()
             if peer.outlet.is_waiting:
                 peer.outlet.flush()
             if peer.monitor.socket in ready:
@@ -105,6 +114,8 @@ class Peers:
         match event:
             case LinkEvent.DISCONNECTED:
                 trouble(name, "link_lost", f"The connection to the agent at {peer.endpoint} was lost.")
+            case LinkEvent.REFUSED | LinkEvent.NO_ANSWER if peer.may_complain(time.monotonic()):
+                trouble(name, "link_lost", f"The agent at {peer.endpoint} cannot be reached ({event.value}).")
             case LinkEvent.NOT_TRUSTED:
                 self.close(name)
                 trouble(name, "not_allowed", f"The agent at {peer.endpoint} does not accept this agent's key.")
@@ -124,7 +135,22 @@ class _Peer:
         self.outlet = Outlet(lambda frames: send_frames(self.socket, frames))
         self.last_event: LinkEvent | None = None
         self.complained = False
+        self._unreached_at = 0.0
         self.socket.connect(endpoint.address)
+
+    def may_complain(self, now: float) -> bool:
+        """Whether it is time to say again that the other agent cannot be reached."""
+        due = now - self._unreached_at >= COMPLAINT_SECONDS
+        if due:
+            self._unreached_at = now
+        return due
+
+    def dial(self) -> None:
+        """Connect afresh where libzmq does not: after what came was no CURVE, or was damaged on its way."""
+        self.monitor.forget()
+        with suppress(zmq.ZMQError):  # without this the address counts as connected already
+            self.socket.disconnect(self.endpoint.address)
+        self.socket.connect(self.endpoint.address)
 
     def close(self) -> None:
         self.monitor.close()

@@ -13,6 +13,7 @@ import pytest
 import zmq
 import zmq.asyncio
 
+from tests.faults.relay import Relays, flipped
 from tests.worker_agent.agent_process import until
 from worker_agent.wire.keys import KeyPair
 from worker_agent.wire.links import (
@@ -223,6 +224,24 @@ def test_a_connection_that_breaks_shows_and_comes_back(context: Context, door: D
         with agent_socket(context, SERVER) as second:
             until(lambda: _bound(second, endpoint))
             client.sees(LinkEvent.CONNECTED, count=2)
+
+
+def test_a_connection_on_which_something_was_damaged_breaks_at_once_and_is_not_tried_again(
+    context: Context, server: zmq.Socket[bytes], door: Doorkeeper
+) -> None:
+    """Whoever asks a monitor for all events has it kept, silent, and may be ended with all that he does."""
+    endpoint = bind(server, HERE)
+    with Relays() as relays:
+        relay = relays.before(endpoint.address)
+        with Watched(context, FRIEND, relay.address, kind="steps") as client:
+            client.sees(LinkEvent.CONNECTED)
+            relay.damage("controller", "back", flipped)
+            client.sees(LinkEvent.DISCONNECTED, seconds=5)
+            until(lambda: client.monitor.was_given_up, 5)
+            client.socket.disconnect(relay.address)
+            client.socket.connect(relay.address)
+            client.sees(LinkEvent.CONNECTED, count=2)
+            assert not client.monitor.was_given_up
 
 
 def test_an_asyncio_context_makes_asyncio_sockets() -> None:
