@@ -95,6 +95,12 @@ class JobQueue(QObject):
 
         return self._submit(MeasureWork(model, wish, None if nodes is None else tuple(nodes)))
 
+    def measure_links(self) -> Job:
+        """Measure the links between all nodes that answer."""
+        from app.jobs.probing import LinksWork
+
+        return self._submit(LinksWork())
+
     def busy(self) -> list[Job]:
         """What runs or waits."""
         return [job for job in self.jobs if not job.is_over]

@@ -41,6 +41,7 @@ class NodeActions(QObject):
         self.add = make("Add node…", "plus", self.open_add, "Ins", "Add an agent that runs on another machine")
         self.start_here = make("Start agents here…", "rocket", self.open_start, "Ctrl+Shift+A", "Start agents here")
         self.invite = make("Invite a machine…", "link", self.open_invite, "Ctrl+Shift+I", "Make a command to join with")
+        self.links = make("Links…", "network", self.open_links, "", "How fast nodes reach each other; measure it")
         self.start = make("Start agent", "play", self._start, "", "Start the stopped agents of this machine")
         self.stop = make("Stop agent", "circle-stop", self._stop, "", "End agents of this machine; nodes stay known")
         self.drain = make("Drain", "unplug", self._drain, "", "Give no new work; what runs goes on")
@@ -57,7 +58,7 @@ class NodeActions(QObject):
 
     def adding(self) -> list[QAction]:
         """Those that need no node."""
-        return [self.add, self.start_here, self.invite]
+        return [self.add, self.start_here, self.invite, self.links]
 
     def about_nodes(self) -> list[QAction]:
         return [
@@ -107,6 +108,12 @@ class NodeActions(QObject):
         dialog = InviteDialog(self._workbench, self._window)
         dialog.joined.connect(self._on_added)
         return _opened(dialog)
+
+    @Slot()
+    def open_links(self) -> QDialog:
+        from app.ui.nodes.links_dialog import LinksDialog
+
+        return _opened(LinksDialog(self._workbench, self._window))
 
     @Slot()
     def ask_remove(self) -> QDialog:

@@ -147,6 +147,7 @@ class NodesScreen(Screen):
             ("nodes-start", self.node_actions.start_here),
             ("nodes-add", self.node_actions.add),
             ("nodes-invite", self.node_actions.invite),
+            ("nodes-links", self.node_actions.links),
         ):
             row.addWidget(_button(action, name))
         return row
