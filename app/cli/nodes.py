@@ -12,6 +12,7 @@ import typer
 from app.cli.options import Json, read_size
 from app.cli.output import note, print_json, print_table, progress_shown
 from app.cli.session import open_controller, open_registry, origin
+from app.cluster.ghosts import Ghost, ghosts_of
 from app.cluster.invitations import JoinCommand
 from app.cluster.memory import AgentMemory
 from app.cluster.node_state import Heard, NodeState, node_state
@@ -39,7 +40,7 @@ def add_node(
 
 @app.command("list")
 def list_nodes(as_json: Json = False) -> None:
-    """Show the nodes, and which of them answer."""
+    """Show the nodes, which of them answer, and which will hardly come back."""
     memory: dict[int, AgentMemory] = {}
     heard: dict[int, Heard] = {}
     try:
@@ -50,25 +51,48 @@ def list_nodes(as_json: Json = False) -> None:
     except RegistryError:  # a controller is at work and keeps the registry up to date, or the registry is broken
         with open_registry() as registry:
             nodes = registry.nodes.list()
+    ghosts = {ghost.node_id: ghost for ghost in ghosts_of(nodes, heard)}
     if as_json:
         print_json(
             [
-                {**msgspec.to_builtins(node), "state": _state(node, heard), "memory": memory.get(node.id)}
+                {
+                    **msgspec.to_builtins(node),
+                    "state": _state(node, heard),
+                    "memory": memory.get(node.id),
+                    "ghost": ghosts.get(node.id),
+                }
                 for node in nodes
             ]
         )
         return
     _show(nodes, heard)
+    _name_ghosts(list(ghosts.values()))
     if memory:
         _show_memory(nodes, memory)
 
 
 @app.command("remove")
-def remove_node(node: Node) -> None:
+def remove_node(
+    node: Annotated[str | None, typer.Argument(help="Its id, name or host:port, as `node list` shows them.")] = None,
+    ghosts: Annotated[
+        bool, typer.Option("--ghosts", help="Remove all that `node list` names as ghosts, instead of one.")
+    ] = False,
+) -> None:
     """Unload a node's stages and forget it; an agent that was started here ends."""
+    if ghosts == (node is not None):
+        raise BadInput("Which node to remove is not clear.", "Name one node, or give --ghosts alone.")
     with open_controller(monitor=False) as session:
-        session.run(session.controller.remove_node(node))
-    note(f"Node {node} is removed.")
+        if node is not None:
+            session.run(session.controller.remove_node(node))
+            note(f"Node {node} is removed.")
+            return
+        nodes = session.run(session.controller.list_nodes())
+        found = ghosts_of(nodes, session.run(session.controller.heard_of_nodes()))
+        for ghost in found:
+            session.run(session.controller.remove_node(str(ghost.node_id)))
+            note(f"Node {ghost.node_id} is removed. {ghost.problem}")
+        if not found:
+            note("There is no ghost among the nodes.")
 
 
 @app.command("drain")
@@ -169,6 +193,13 @@ def _show(nodes: list[NodeRecord], heard: Mapping[int, Heard]) -> None:
         ],
         "There is no node yet; start agents here with: node local 2",
     )
+
+
+def _name_ghosts(ghosts: list[Ghost]) -> None:
+    for ghost in ghosts:
+        note(f"Node {ghost.node_id} is a ghost. {ghost.problem} {ghost.advice}")
+    if len(ghosts) > 1:
+        note("All of them go with: node remove --ghosts")
 
 
 def _show_memory(nodes: list[NodeRecord], memory: dict[int, AgentMemory]) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QObject, Signal, Slot
 
+from app.cluster.ghosts import Ghost, ghosts_of
 from app.cluster.node_state import ANSWERING, NOTHING, Heard, NodeState, node_state
 from app.registry.records import (
     DeploymentRecord,
@@ -245,6 +246,12 @@ class Cluster(QObject):
         return tuple(
             view for view in self.deployments if view.is_ready and any(shard.node_id == node for shard in view.shards)
         )
+
+    def ghosts(self) -> dict[int, Ghost]:
+        """The nodes that will hardly come back, by their ids."""
+        views = self.nodes.values()
+        found = ghosts_of([view.record for view in views], {view.id: view.heard for view in views})
+        return {ghost.node_id: ghost for ghost in found}
 
     def take_heard(self, node: int, heard: Heard) -> None:
         """Show at once what the controller is about to tell: an agent that is being started, or does not run."""

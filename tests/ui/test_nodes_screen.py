@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -127,6 +128,39 @@ def test_removing_asks_and_names_what_goes_down(screen: NodesScreen, qtbot: QtBo
     assert screen.busy_with() == []
     qtbot.mouseClick(dialog.remove, Qt.MouseButton.LeftButton)
     assert screen.busy_with() == ["removing node-1", "removing node-2"]
+
+
+def test_a_ghost_says_why_it_is_one_and_all_ghosts_go_with_one_question(screen: NodesScreen, qtbot: QtBot) -> None:
+    cluster = screen.workbench.cluster
+    gone = replace(node_record(1), last_heartbeat=datetime.now(UTC) - timedelta(days=9))
+    cluster.take_lists(Lists((gone, node_record(2), node_record(3)), (), ()))
+    cluster.take_node_events([health(2), health(3)])
+    screen.model.flush()
+    screen._look()
+    assert not screen.node_actions.remove_ghosts.isEnabled(), "it has not been asked yet"
+    cluster.take_node_events([NodeDown(1, datetime.now(UTC), "timeout", "Gone."),
+                              NodeDown(2, datetime.now(UTC), "timeout", "Gone.")])  # fmt: skip
+    screen.model.flush()
+    screen._look()
+    assert "node-1 was last heard of 9 d ago" in screen.model.rows[0].reason
+    assert screen.model.rows[1].reason == "Gone.", "it was there today"
+    command(screen, "Remove ghosts").trigger()
+    dialog = screen.findChild(QDialog, "nodes-remove-dialog")
+    qtbot.mouseClick(dialog.remove, Qt.MouseButton.LeftButton)
+    assert screen.busy_with() == ["removing node-1"]
+
+
+def test_a_node_becomes_a_ghost_when_its_machine_comes_again(screen: NodesScreen) -> None:
+    cluster = screen.workbench.cluster
+    before = replace(node_record(1, name="box"), last_heartbeat=datetime.now(UTC) - timedelta(hours=2))
+    again = replace(node_record(2, name="box"), created_at=datetime.now(UTC))
+    cluster.take_lists(Lists((before, again), (), ()))
+    cluster.take_node_events([NodeDown(1, datetime.now(UTC), "timeout", "Gone.")])
+    screen.model.flush()
+    assert screen.model.rows[0].reason == "Gone."
+    cluster.take_node_events([health(2)])
+    screen.model.flush()
+    assert "box seems to have come again as node 2 (10.0.0.2:7600)" in screen.model.rows[0].reason
 
 
 def test_a_filter_that_finds_nothing_says_so_and_a_wanted_node_is_shown_all_the_same(screen: NodesScreen) -> None:

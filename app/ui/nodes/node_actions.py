@@ -47,6 +47,9 @@ class NodeActions(QObject):
         self.drain = make("Drain", "unplug", self._drain, "", "Give no new work; what runs goes on")
         self.take_back = make("Take back", "plug", self._take_back, "", "Give new work again")
         self.remove = make("Remove…", "trash-2", self.ask_remove, "Del", "Forget nodes, and end those started here")
+        self.remove_ghosts = make(
+            "Remove ghosts…", "trash-2", self.ask_remove_ghosts, "", "Forget nodes that will hardly come back"
+        )
         self.copy_address = make("Copy address", "copy", self._copy_address, "Ctrl+C", "Copy host and port")
         self.copy_details = make("Copy details", "clipboard-copy", self._copy_details, "Ctrl+Shift+C", "Copy all known")
         self.show_on_board = make("Show on board", "layout-dashboard", self._show_on_board, "", "Go to the board")
@@ -63,7 +66,7 @@ class NodeActions(QObject):
     def about_nodes(self) -> list[QAction]:
         return [
             self.start, self.stop, self.drain, self.take_back, self.copy_address, self.copy_details,
-            self.show_on_board, self.show_log, self.remove,
+            self.show_on_board, self.show_log, self.remove, self.remove_ghosts,
         ]  # fmt: skip
 
     def busy_with(self) -> list[str]:
@@ -78,6 +81,7 @@ class NodeActions(QObject):
         self.stop.setEnabled(bool(self._those(lambda view: view.is_here and view.state in ANSWERING)))
         self.drain.setEnabled(bool(self._those(lambda v: v.state in ANSWERING and not v.record.draining)))
         self.take_back.setEnabled(bool(self._those(lambda v: v.state in ANSWERING and v.record.draining)))
+        self.remove_ghosts.setEnabled(bool(self._workbench.cluster.ghosts()))
         for action in (self.remove, self.copy_address, self.copy_details):
             action.setEnabled(bool(views))
         for action in (self.show_on_board, self.show_log):
@@ -117,9 +121,16 @@ class NodeActions(QObject):
 
     @Slot()
     def ask_remove(self) -> QDialog:
+        return self._ask_to_remove(self._views())
+
+    @Slot()
+    def ask_remove_ghosts(self) -> QDialog:
+        cluster = self._workbench.cluster
+        return self._ask_to_remove([cluster.nodes[id] for id in cluster.ghosts()])
+
+    def _ask_to_remove(self, views: Sequence[NodeSnapshot]) -> QDialog:
         from app.ui.nodes.remove_dialog import RemoveNodesDialog
 
-        views = self._views()
         dialog = RemoveNodesDialog(self._workbench.cluster, views, self._window)
         dialog.accepted.connect(partial(self._remove, views))
         return _opened(dialog)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import IntEnum
 
+from app.cluster.ghosts import Ghost
 from app.cluster.node_state import ANSWERING, NodeState
 from app.figures import ago, clock, duration, size_text
 from app.ui.cluster import DeploymentSnapshot, NodeSnapshot, Sample
@@ -55,17 +56,21 @@ class NodeRow:
 
 
 def row_of(
-    view: NodeSnapshot, deployments: tuple[DeploymentSnapshot, ...], latest: Sample | None, now: datetime | None = None
-) -> NodeRow:
+    view: NodeSnapshot, deployments: tuple[DeploymentSnapshot, ...], latest: Sample | None, now: datetime | None = None,
+    ghost: Ghost | None = None,
+) -> NodeRow:  # fmt: skip
     """Put a node into cells.
 
     Args:
         deployments: all that are known; those without a shard on the node are passed over.
         latest: the node's newest sample.
+        ghost: why it will hardly come back, where that is so.
     """
     alive = view.state in ANSWERING
     report = view.report if alive else None
     reason = view.reason if view.state in TROUBLED else ""
+    if ghost is not None:
+        reason = f"A ghost. {ghost.problem} {ghost.advice}"
     heard = heartbeat_of(view, latest)
     shards = shards_text(view.id, deployments)
     used, budget = (report.memory_used if report else 0), view.memory_budget

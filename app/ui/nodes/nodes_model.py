@@ -10,6 +10,7 @@ from typing import Any
 from PySide6.QtCore import QModelIndex, QObject, Qt, Slot
 from PySide6.QtGui import QFont, QGuiApplication
 
+from app.cluster.ghosts import Ghost
 from app.ui import make
 from app.ui.cluster import Cluster
 from app.ui.list_delegate import Index
@@ -58,6 +59,7 @@ class NodesModel(RowsModel):
         self._cluster = cluster
         self._places: dict[int, int] = {}
         self._stale: set[int] = set()
+        self._ghosts: dict[int, Ghost] = {}
         self._flush = make.timer(self, self.flush, FLUSH_MILLISECONDS)
         self._ageing = make.timer(self, self._age, AGEING_MILLISECONDS, once=False)
         self._figures_font = _with_even_figures()
@@ -141,7 +143,9 @@ class NodesModel(RowsModel):
     @Slot()
     def flush(self) -> None:
         """Show what has changed since the last time."""
-        stale, self._stale = self._stale, set()
+        before, self._ghosts = self._ghosts, self._cluster.ghosts()
+        stale = self._stale | before.keys() | self._ghosts.keys()  # another node's coming or time alone makes a ghost
+        self._stale = set()
         for id in stale:
             place = self._places.get(id)
             if place is not None and id in self._cluster.nodes:
@@ -160,7 +164,8 @@ class NodesModel(RowsModel):
 
     def _row(self, id: int) -> NodeRow:
         history = self._cluster.history(id)
-        return row_of(self._cluster.nodes[id], self._cluster.deployments, history[-1] if history else None)
+        latest = history[-1] if history else None
+        return row_of(self._cluster.nodes[id], self._cluster.deployments, latest, ghost=self._ghosts.get(id))
 
     def _put(self, place: int, row: NodeRow) -> None:
         """Replace a row and tell of the columns that look different now; a beat alone shows nothing new."""

@@ -182,7 +182,7 @@ class NodesScreen(Screen):
         for group in (
             (actions.start, actions.stop, actions.drain, actions.take_back),
             (actions.show_on_board, actions.show_log, actions.copy_address, actions.copy_details),
-            (actions.remove,),
+            (actions.remove, actions.remove_ghosts),
         ):
             menu.addActions(group)
             menu.addSeparator()
