@@ -259,3 +259,34 @@ def imported_names(node: ast.AST) -> list[str]:
             return [module.split(".")[0]]
         case _:
             return []
+
+
+CLOCK_READERS = {
+    "app/cluster/health.py": "when something was heard of a node, for people to read",
+    "app/cluster/nodes.py": "when an agent's start began, for people to read",
+    "app/inference/request_run.py": "when a request began and ended; how old one is that an earlier controller began",
+    "app/cluster/ghosts.py": "whether a node has been silent for weeks, which somebody then may remove",
+    "worker_agent/host/probing.py": "how far two machines' clocks are apart, for people to read",
+    "app/inference/chat_template.py": "today's date, which some models' templates put into the prompt",
+}
+"""Modules of what runs answers that may ask for the time of day, and what for: it decides nothing there."""
+
+
+def test_the_time_of_day_decides_nothing_where_answers_are_run() -> None:
+    """Clocks are set back and forward while answers run; what waits or measures goes by one that nobody sets."""
+    found = {
+        named(path)
+        for folder in ("worker_agent", "app/cluster", "app/inference", "app/sharding")
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and (node.value.id, node.attr) in TIME_OF_DAY
+    }
+    assert found == set(CLOCK_READERS)
+
+
+TIME_OF_DAY = {
+    *(("time", name) for name in ("time", "time_ns", "localtime", "gmtime", "ctime", "strftime", "clock_gettime")),
+    *(("datetime", name) for name in ("now", "utcnow", "today")), ("date", "today"),
+}  # fmt: skip

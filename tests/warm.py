@@ -32,7 +32,8 @@ from tests.tiny_model import MAKER
 from tests.warm_parent import MESSAGE_BYTES, PADDING
 from worker_agent.engine.runtime import KERNEL_SETTINGS
 
-MODULES = frozenset({"worker_agent", "app.models.inspect_process", "app.models.gguf_process", MAKER})
+UNRULY = "tests.faults.unruly_agent"
+MODULES = frozenset({"worker_agent", "app.models.inspect_process", "app.models.gguf_process", MAKER, UNRULY})
 """Those that import torch."""
 LIGHT_MODULES = frozenset({"app.sharding.cut_process"})
 """Those that do not, and import much of `app`."""

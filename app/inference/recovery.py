@@ -93,6 +93,9 @@ class Recovery:
         self._capacities, self._redeploy = capacities, redeploy
         self._changed = asyncio.Event()
         self._shunned: dict[int, float] = {}
+        """Nodes, and until when no lost layers go there."""
+        self._stuck: dict[int, float] = {}
+        """Nodes, and until when what they hold counts as lost."""
 
     def look_again(self) -> None:
         """A node came back: whoever waits for it need not go on waiting."""
@@ -118,16 +121,21 @@ class Recovery:
         """
         loop = asyncio.get_running_loop()
         deadline, failures = loop.time() + record.serving.wait_seconds, 0
+        last: NodeError | None = None
         while True:
             self._changed.clear()
             try:
                 return await self._attempt(record, description, pipeline, told)
             except Nowhere as error:
+                if loop.time() >= deadline and last is not None:  # there may be room, and something else in the way
+                    raise Nowhere(
+                        f"{error.message} {last.message}", error.advice, kind=last.kind, node=last.node
+                    ) from error
                 if loop.time() >= deadline:
                     raise
                 told(f"{error.message} Waiting for it, for {deadline - loop.time():.0f} s more")
             except NodeError as error:  # one more was lost: there may be others
-                failures += 1
+                failures, last = failures + 1, error
                 log.warning("deployment %s cannot be mended this way: %s", record.id, error)
                 if failures >= MOST_FAILURES:
                     raise
@@ -233,7 +241,7 @@ class Recovery:
             report = await seat.link.call(Health(call=0), seconds=LOOK_SECONDS)
         except NodeError as error:
             return _Stage(shard, seat, None, error)
-        if self._is_shunned(seat.node.id):
+        if self._stuck.get(seat.node.id, 0.0) > asyncio.get_running_loop().time():
             trouble = NodeError(
                 f"{seat.node.hostname} answers, and does not get on.", kind="lost", node=seat.node.hostname
             )
@@ -258,9 +266,14 @@ class Recovery:
                 log.info("node %d takes no lost layers: %s", node, error)
         return found
 
-    def _shun(self, error: NodeError, seats: Sequence[Seat]) -> None:
+    def _shun(self, error: NodeError, seats: Sequence[Seat], *, stuck: bool = False) -> None:
+        """No lost layers go to the node that failed, for a while. One that takes no more may well go on with what it
+        has, unless it is stuck."""
         until = asyncio.get_running_loop().time() + SHUNNED_SECONDS
-        self._shunned.update({seat.node.id: until for seat in seats if seat.link.node == error.node})
+        failed = {seat.node.id: until for seat in seats if seat.link.node == error.node}
+        self._shunned.update(failed)
+        if stuck:
+            self._stuck.update(failed)
 
     def _is_shunned(self, node: int) -> bool:
         return self._shunned.get(node, 0.0) > asyncio.get_running_loop().time()
@@ -373,7 +386,7 @@ class Recovery:
                 await mended.link(await self._next_epoch(record))
         except NodeError as error:
             if error.kind == "timeout":  # it answers beats and does no work: its compute thread hangs
-                self._shun(error, [stage.seat for stage in stages])
+                self._shun(error, [stage.seat for stage in stages], stuck=True)
             mended.broken = mended.broken or error
             if pipeline is None:
                 mended.close()

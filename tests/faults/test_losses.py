@@ -117,7 +117,10 @@ def test_two_stages_are_lost_at_once(four: System) -> None:
     check(four.finish(run), expected)
 
 
-def test_the_node_that_takes_over_is_lost_while_it_loads(four: System, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("second", [3, 2], ids=["who takes over", "another"])
+def test_one_more_is_lost_while_a_lost_stage_is_loaded(
+    four: System, monkeypatch: pytest.MonkeyPatch, second: int
+) -> None:
     deploy(four, 0, 1, 2)
     expected = four.answer(MODEL, PROMPT, **LONG)
     deployer = four.controller.deployments._deployer
@@ -126,7 +129,7 @@ def test_the_node_that_takes_over_is_lost_while_it_loads(four: System, monkeypat
     async def reload_and_die(*arguments: Any, **named: Any) -> Any:
         if not taken:
             taken.append(True)
-            kill(four, 3)
+            kill(four, second)
         return await reload(*arguments, **named)
 
     monkeypatch.setattr(deployer, "reload", reload_and_die)
@@ -134,7 +137,29 @@ def test_the_node_that_takes_over_is_lost_while_it_loads(four: System, monkeypat
     wait_until(lambda: len(run.token_ids) >= 7)
     kill(four, 1)
     check(four.finish(run), expected)
-    assert taken and four.nodes[3].hostname not in interrupted(run)
+    assert taken and four.nodes[second].hostname not in run.trace().interruptions[-1].what
+
+
+@pytest.mark.parametrize("second", [3, 0], ids=["who took over", "another"])
+def test_one_more_is_lost_while_the_ring_is_linked(four: System, monkeypatch: pytest.MonkeyPatch, second: int) -> None:
+    record = deploy(four, 0, 1, 2)
+    expected = four.answer(MODEL, PROMPT, **LONG)
+    run = four.begin(MODEL, PROMPT, **LONG)
+    wait_until(lambda: len(run.token_ids) >= 7)
+    pipeline = four.controller.deployments.pipeline(record.id)
+    assert pipeline is not None
+    link, taken = pipeline.link, []
+
+    async def link_and_die(*arguments: Any, **named: Any) -> None:
+        await link(*arguments, **named)
+        if not taken:
+            taken.append(True)
+            kill(four, second)
+
+    monkeypatch.setattr(pipeline, "link", link_and_die)
+    kill(four, 1)
+    check(four.finish(run), expected)
+    assert taken
 
 
 def test_without_room_anywhere_it_fails_with_node_and_memory_named_and_the_text_kept(four: System) -> None:

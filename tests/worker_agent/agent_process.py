@@ -34,6 +34,7 @@ from worker_agent.wire.messages.fields import Call
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 60.0
+AGENT = ("worker_agent",)
 ANSWER_SECONDS = 10.0
 
 M = TypeVar("M", bound=Message)
@@ -61,11 +62,13 @@ class AgentProcess:
     public_key: str
 
     @classmethod
-    def start(cls, home: Path, *options: str) -> AgentProcess:
-        """Start it and wait until it listens."""
+    def start(cls, home: Path, *options: str, program: Sequence[str] = AGENT) -> AgentProcess:
+        """Start it and wait until it listens. `program`: the module to run, and what stands before the options."""
         ready = home.with_name(f"{home.name}.ready")
         ready.unlink(missing_ok=True)
-        process = launch("--listen", "127.0.0.1:0", "--home", str(home), "--ready-file", str(ready), *options)
+        process = launch(
+            "--listen", "127.0.0.1:0", "--home", str(home), "--ready-file", str(ready), *options, program=program
+        )
         try:
             until(lambda: ready.exists() or process.poll() is not None, START_SECONDS)
             assert process.poll() is None, f"the agent ended: {log_of(home)}"
@@ -105,10 +108,10 @@ class AgentProcess:
         return self.process.returncode
 
 
-def launch(*options: str) -> subprocess.Popen[str]:
+def launch(*options: str, program: Sequence[str] = AGENT) -> subprocess.Popen[str]:
     """Start `python -m worker_agent` with these options; what it writes to stderr is kept for `communicate`."""
     return subprocess.Popen(
-        [sys.executable, "-m", "worker_agent", "--threads", "1", "--log-level", "debug", *options],
+        [sys.executable, "-m", *program, "--threads", "1", "--log-level", "debug", *options],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
