@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import Depends, Path, Request
 
 from app.api.views import DeploymentView, NodeView
+from app.cluster.ghosts import ghosts_of
 from app.controller import Controller
 from app.registry import DeploymentStatus
 
@@ -25,7 +26,10 @@ Number = Annotated[int, Path(ge=1, le=MOST_ID)]
 async def node_views(controller: Controller) -> list[NodeView]:
     """All nodes. None is asked: the last beat of each tells."""
     records = await controller.registry.call(lambda known: known.nodes.list())
-    return [NodeView.of(controller, record) for record in records]
+    views = [NodeView.of(controller, record) for record in records]
+    heard = {record.id: controller.nodes.heard(record.id) for record in records}
+    ghosts = {ghost.node_id: f"{ghost.problem} {ghost.advice}" for ghost in ghosts_of(records, heard)}
+    return [view.model_copy(update={"ghost": ghosts.get(view.id, "")}) for view in views]
 
 
 async def deployment_views(controller: Controller, *, every: bool = False) -> list[DeploymentView]:

@@ -39,6 +39,7 @@ class NodeView(BaseModel):
     address: str
     state: NodeState = Field(description="; ".join(f"{state}: {state.meaning}" for state in NodeState))
     problem: str = Field(description="why it does not answer or get on; empty when it does")
+    ghost: str = Field(default="", description="why it will hardly come back, and what to do; empty while it may")
     draining: bool
     last_heartbeat: datetime | None
     system: str

@@ -106,6 +106,22 @@ def test_the_address_of_another_node_is_a_conflict(api: Served, guest: AgentProc
         registry.nodes.remove(other.id)
 
 
+def test_a_node_that_was_silent_for_long_is_told_as_a_ghost_there_and_on_its_page(api: Served) -> None:
+    registry = api.system.controller.registry
+    place = {"ip_address": "192.0.2.7", "port": 7600, "public_key": KeyPair.make().public}
+    heard = datetime.now(UTC) - timedelta(days=30)
+    lost = registry.nodes.add(hostname="attic", last_heartbeat=heard, **place)
+    try:
+        assert {id for id, each in nodes(api).items() if each["ghost"]} == {lost.id}
+        assert "attic was last heard of 30 d ago" in nodes(api)[lost.id]["ghost"]
+        assert (
+            "A ghost. attic was last heard of 30 d ago"
+            in api.client.get("/shard/nodes/", headers={"accept": "text/html"}).text
+        )
+    finally:
+        registry.nodes.remove(lost.id)
+
+
 def test_another_key_than_the_agents_is_told(api: Served, guest: AgentProcess) -> None:
     error = api.error("POST", ADD, 400, json=of(guest, key=KeyPair.make().public))
     assert "another key" in error["message"]
