@@ -247,7 +247,7 @@ def attend_one(query: torch.Tensor, kept: Kept, scaling: float | None, at_once: 
     kv_heads, total, width = keys.shape
     grouped = query.reshape(kv_heads, -1, width).float() * (width**-0.5 if scaling is None else scaling)
     count = min(total, at_once)
-    room = torch.empty(kv_heads * count * max(width, values.shape[-1]), device=query.device)
+    room = torch.empty(kv_heads * count * max(width, values.shape[-1]), dtype=torch.float32, device=query.device)
 
     def floats(rows: torch.Tensor, start: int) -> torch.Tensor:
         some = rows[:, start : start + count]

@@ -114,7 +114,7 @@ class Sampler:
         if sampling.logit_bias:
             ids = torch.tensor([token for token in sampling.logit_bias if token < len(scores)], device=scores.device)
             bias = [value for token, value in sampling.logit_bias.items() if token < len(scores)]
-            scores[ids] += torch.tensor(bias, device=scores.device)
+            scores[ids] += torch.tensor(bias, dtype=scores.dtype, device=scores.device)
         if sampling.repetition_penalty != 1 and self.seen:
             ids = torch.tensor(sorted(self.seen), device=scores.device)
             picked = scores[ids]

@@ -7,6 +7,8 @@ import os
 import re
 import shutil
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -468,3 +470,27 @@ def test_a_row_of_blocks_has_as_many_bytes_as_the_gguf_package_says() -> None:
         assert gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[name]] == (weights, nbytes)
         assert NUMBERS[name] == gguf.GGMLQuantizationType[name]
     assert HALVES.keys() | {name for name in BLOCK_FORMATS if NUMBERS[name] >= OWN} | {"BF16"} == NUMBERS.keys()
+
+
+BESIDE_A_LOAD = """
+import sys
+import torch
+from tests.worker_agent.model.test_blocks import random_blocks
+from worker_agent.model.linears.blocks import layers
+blocks = random_blocks("Q8_0", 24, 512)
+rows = torch.randn(5, 512, generator=torch.Generator().manual_seed(1))
+alone = layers.times(blocks, rows), blocks.unfolded(), blocks.chosen(torch.tensor([3, 1]))
+torch.set_default_dtype(torch.bfloat16)  # as transformers does for a moment, in another thread, while it builds a model
+beside = layers.times(blocks, rows), blocks.unfolded(), blocks.chosen(torch.tensor([3, 1]))
+same = [one.dtype == other.dtype and torch.equal(one, other) for one, other in zip(alone, beside)]
+print(same)
+sys.exit(0 if all(same) else 1)
+"""
+
+
+def test_what_is_multiplied_while_another_model_is_built_is_the_same() -> None:
+    # a process of its own: kernels that get too little room write over whatever lies behind it
+    found = subprocess.run(
+        [sys.executable, "-c", BESIDE_A_LOAD], cwd=Path(__file__).resolve().parents[3], capture_output=True, text=True
+    )
+    assert found.returncode == 0, found.stdout + found.stderr[-2000:]

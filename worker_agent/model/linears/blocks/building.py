@@ -58,7 +58,10 @@ class Kernels:
         """float32 [n, columns] times the transposed matrix of blocks `data`: float32 [n, rows]."""
         rows, size = data.shape
         count, columns = given.shape
-        scratch, into = torch.empty(given.numel()), torch.empty(count, rows)
+        # Said in each place where the kernels write: transformers changes what torch takes by default, for all threads,
+        # while it builds a model in half precision, and the kernels would write twice as far as there is room.
+        scratch = torch.empty(given.numel(), dtype=torch.float32)
+        into = torch.empty(count, rows, dtype=torch.float32)
         self._multiply(
             kind, data.data_ptr(), size, rows, columns // 32, given.data_ptr(), count, scratch.data_ptr(),
             into.data_ptr(), torch.get_num_threads(),
@@ -76,7 +79,7 @@ class Kernels:
 
     def fit(self, groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Scale and minimum of each group of float32 [n, 32], for whole numbers from 0 to 15."""
-        scales, minima = torch.empty(len(groups)), torch.empty(len(groups))
+        scales, minima = (torch.empty(len(groups), dtype=torch.float32) for _ in range(2))
         self._fit(groups.data_ptr(), len(groups), scales.data_ptr(), minima.data_ptr())
         return scales, minima
 

@@ -53,7 +53,7 @@ class Blocks:
     def unfolded(self, start: int = 0, stop: int | None = None) -> torch.Tensor:
         """Rows [start, stop) as float32 [rows, columns]."""
         data = self.data[start:stop]
-        into = torch.empty(data.shape[0], self.columns)
+        into = torch.empty(data.shape[0], self.columns, dtype=torch.float32)
         if (kernels := building.kernels()) is not None:
             kernels.unfold(NUMBERS[self.format], data, None, into)
             return into
@@ -63,7 +63,7 @@ class Blocks:
         """The rows of these numbers, int64 [n], as float32 [n, columns]. Numbers have to be within the matrix."""
         if (kernels := building.kernels()) is None:
             return _meaning(self.format, self.data[index])
-        into = torch.empty(index.shape[0], self.columns)
+        into = torch.empty(index.shape[0], self.columns, dtype=torch.float32)
         kernels.unfold(NUMBERS[self.format], self.data, index.contiguous(), into)
         return into
 
