@@ -265,7 +265,7 @@ CLOCK_READERS = {
     "app/cluster/health.py": "when something was heard of a node, for people to read",
     "app/cluster/nodes.py": "when an agent's start began, for people to read",
     "app/inference/request_run.py": "when a request began and ended; how old one is that an earlier controller began",
-    "app/cluster/ghosts.py": "whether a node has been silent for weeks, which somebody then may remove",
+    "app/cluster/ghosts.py": "whether a node has been silent for days, which somebody then may remove",
     "worker_agent/host/probing.py": "how far two machines' clocks are apart, for people to read",
     "app/inference/chat_template.py": "today's date, which some models' templates put into the prompt",
 }

@@ -1,0 +1,82 @@
+"""Faults at random for as long as one likes: whether any client lost or doubled a token, and whether memory grows.
+
+    python benchmarks/histories.py [--minutes 10] [--clients 4] [--seed 1]
+
+A tiny model in float32 over three of four agents on this machine, each behind a relay (tests/faults/relay.py). Agents
+are killed, lines cut, held, reset and damaged while the clients read; all that they ever saw is compared with what an
+undisturbed run brings. What is told of memory is the controller's process, which runs in this one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import psutil
+
+TOKENS = 48
+HOP_SECONDS = 0.01
+
+
+def main() -> None:
+    from app.paths import Home
+    from app.serving import ServingWish
+    from tests.e2e.conftest import open_system
+    from tests.faults.history import KINDS, Fault, live_through
+    from tests.faults.relay import EVERYBODY, Relays
+    from tests.tiny_model import make_model
+    from tests.waiting import wait_until
+
+    options = argparse.ArgumentParser(description="Faults at random while clients read.")
+    options.add_argument("--minutes", type=float, default=10.0)
+    options.add_argument("--clients", type=int, default=4)
+    options.add_argument("--seed", type=int, default=1)
+    chosen = options.parse_args()
+    chance, root = random.Random(chosen.seed), Path(tempfile.mkdtemp(prefix="shardboard-histories-"))
+    make_model("llama", root / "tiny", max_position_embeddings=4096, num_hidden_layers=6)
+    home = Home(root=root / "home", models=root / "models").create()
+    with open_system(home) as system, Relays() as relays, contextlib.ExitStack() as slow:
+        system.launch(4)
+        system.run(system.controller.add_model(str(root / "tiny"), name="tiny"))
+        before = [relays.before(f"{node.ip_address}:{node.port}") for node in system.nodes]
+        for node, relay in zip(system.nodes, before, strict=True):
+            system.run(system.controller.add_node(relay.address, node.public_key))
+            slow.enter_context(relay.delayed(HOP_SECONDS))
+        wish = ServingWish(dtype="float32", context=1024, kv_tokens=8192)
+        system.run(system.controller.deploy("tiny", nodes=[node.id for node in system.nodes[:3]], serving=wish))
+        prompts = [[3, 4, 5, 6, 7, 8, 20 + number] for number in range(chosen.clients)]
+        asked = {"max_tokens": TOKENS, "ignore_eos": True}
+        expected = [record.token_ids for record in system.answers("tiny", prompts, **asked)]
+        process, ends = psutil.Process(), time.monotonic() + 60 * chosen.minutes
+        rounds, faults, interruptions, held = 0, 0, 0, [(time.monotonic(), process.memory_info().rss)]
+        health = system.controller.nodes.health
+        while time.monotonic() < ends:
+            wait_until(lambda: all(health.is_alive(node.id) for node in system.nodes))
+            coming = [
+                Fault(chance.choice(KINDS), chance.randrange(4), chance.choice(EVERYBODY), chance.uniform(0.1, 3.0))
+                for _ in range(chance.randint(1, 3))
+            ]
+            interruptions += live_through(
+                system, before, lambda number: system.begin("tiny", prompts[number], **asked), expected, coming
+            )
+            rounds, faults = rounds + 1, faults + len(coming)
+            held.append((time.monotonic(), process.memory_info().rss))
+        half = held[len(held) // 2 :]
+        hours = max(half[-1][0] - half[0][0], 1e-9) / 3600
+        print("| answers | faults | interruptions | lost or doubled | memory, MB: at first | at last | MB an hour |")
+        print("| --- | --- | --- | --- | --- | --- | --- |")
+        print(
+            f"| {rounds * chosen.clients} | {faults} | {interruptions} | 0 | {held[0][1] / 1e6:.0f} "
+            f"| {held[-1][1] / 1e6:.0f} | {(half[-1][1] - half[0][1]) / 1e6 / hours:.0f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
