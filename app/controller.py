@@ -38,6 +38,7 @@ from app.jobs.job import Means, Runner, in_python_thread
 from app.jobs.measuring import MeasureWork
 from app.jobs.probing import LinksWork
 from app.jobs.works import AddWork, CutWork, DemoWork, DeployWork, register_model
+from app.making_way import MakingWay
 from app.models.demo import NAME as DEMO_MODEL
 from app.models.description import ModelDescription
 from app.models.library import ModelLibrary
@@ -100,6 +101,7 @@ class Controller:
         )
         self.jobs = JobDesk(Means(registry, self.library, self.deployments, self.inference, self.nodes), runner)
         self._event_log = EventLogHandler(registry)
+        self._making_way = MakingWay(registry, self.nodes, self.deployments, self.jobs)
         self._upkeep = Upkeep(self.deployments.watch, self.prune)
 
     @classmethod
@@ -137,6 +139,7 @@ class Controller:
     async def close(self) -> None:
         """Cancel what is under way and let go of everything. Agents go on with what they hold."""
         self._upkeep.end()
+        self._making_way.close()
         await self.jobs.close()
         await self.inference.close()
         self.deployments.close()
@@ -482,6 +485,7 @@ class Controller:
 
     def _on_node_event(self, event: NodeEvent) -> None:
         self.deployments.on_node_event(event)
+        self._making_way.on_node_event(event)
         for listener in self._listeners:
             listener(event)
 

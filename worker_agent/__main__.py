@@ -128,6 +128,7 @@ def _make_agent(options: Options, home: AgentHome, board: Switchboard, runtime: 
     from worker_agent.host.agent import Agent
     from worker_agent.host.budget import MemoryBudget
     from worker_agent.host.loader import Loader
+    from worker_agent.host.owner import OwnerWatch
     from worker_agent.host.probing import Prober
     from worker_agent.host.service import AgentIdentity, Resources
     from worker_agent.host.telemetry import Telemetry, default_budget
@@ -139,6 +140,8 @@ def _make_agent(options: Options, home: AgentHome, board: Switchboard, runtime: 
     store = ShardStore(home.parts, options.store_limit)
     budget = MemoryBudget(options.memory or default_budget(runtime.device))
     telemetry = Telemetry(lambda: store.disk_free)
+    owner = OwnerWatch(options.owner, os.cpu_count() or 1)
+    telemetry.on_sample = owner.look
     resources = Resources(
         access=board.access,
         callers=Callers(),
@@ -149,6 +152,7 @@ def _make_agent(options: Options, home: AgentHome, board: Switchboard, runtime: 
         telemetry=telemetry,
         peers=board.peers,
         prober=Prober(board.context, board.keys, board.access),
+        owner=owner,
         aside=home.aside,
     )
     identity = AgentIdentity(secrets.token_hex(8), board.keys.agent_id, options.name, runtime.numerics())

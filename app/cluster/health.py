@@ -87,6 +87,15 @@ class NodeFrozen:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeYields:
+    """The agent leaves its machine to its owner, and why; or not any more, with an empty reason."""
+
+    node: int
+    at: datetime
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class NodeMemoryJudged:
     """What the agent's process holds is another thing than what is accounted for, or is about that again.
 
@@ -100,7 +109,7 @@ class NodeMemoryJudged:
     """Both figures, and what to do."""
 
 
-NodeEvent = NodeHealth | NodeUp | NodeStarting | NodeDown | NodeFrozen | NodeMemoryJudged
+NodeEvent = NodeHealth | NodeUp | NodeStarting | NodeDown | NodeFrozen | NodeMemoryJudged | NodeYields
 
 
 RecordBeat = Callable[[int, datetime, bool], Awaitable[object]]
@@ -130,6 +139,10 @@ class HealthMonitor:
     async def close(self) -> None:
         for node in tuple(self._watches):
             await self.unwatch(node)
+
+    def yields(self, node: int) -> bool:
+        """Whether a node's owner needs it, as it said last."""
+        return self.heard(node).yields
 
     def is_alive(self, node: int) -> bool:
         return self.heard(node).alive is True
@@ -175,6 +188,7 @@ class _Watch:
     _memory: MemoryWatch = field(default_factory=MemoryWatch)
     _last_seen: datetime | None = None
     _answered_at: float = 0.0
+    _yielded: bool = False
     _recorded: bool | None = None
 
     def __post_init__(self) -> None:
@@ -231,13 +245,16 @@ class _Watch:
 
     def _judge(self, report: HealthReport) -> None:
         if not is_suspect(report.progress):
-            self.heard = replace(self.heard, frozen=False, reason="")
+            self.heard = replace(self.heard, frozen=False, yields=bool(report.yields), reason=report.yields)
         elif not self.heard.frozen:
             busy = report.progress.busy_seconds or 0.0
             limit = step_limit(report.progress.step_p99, report.progress.busy_tokens)
             frozen = NodeFrozen(self.node, datetime.now(UTC), busy, limit)
             self.heard = replace(self.heard, frozen=True, reason=frozen.reason)
             self.on_event(frozen)
+        if bool(report.yields) != self._yielded:
+            self._yielded = bool(report.yields)
+            self.on_event(NodeYields(self.node, datetime.now(UTC), report.yields))
         was = self._memory.differs
         if self._memory.judge(report):
             watch, held = self._memory, report.process_memory

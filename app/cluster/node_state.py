@@ -14,6 +14,7 @@ class NodeState(StrEnum):
     CONNECTING = "connecting"
     UP = "up"
     DRAINING = "draining"
+    YIELDING = "yielding"
     FROZEN = "frozen"
     DOWN = "down"
     STOPPED = "stopped"
@@ -29,13 +30,14 @@ _MEANINGS = {
     NodeState.CONNECTING: "The agent has not answered yet.",
     NodeState.UP: "The agent answers.",
     NodeState.DRAINING: "It takes no new work; what it runs goes on.",
+    NodeState.YIELDING: "Its owner needs it: it takes no new work, and what it holds moves, or goes on slowly.",
     NodeState.FROZEN: "It answers, but its computation does not get on.",
     NodeState.DOWN: "The agent cannot be reached.",
     NodeState.STOPPED: "The agent does not run. It can be started here.",
     NodeState.STARTING: "The agent is being started.",
 }
 
-ANSWERING = frozenset({NodeState.UP, NodeState.DRAINING, NodeState.FROZEN})
+ANSWERING = frozenset({NodeState.UP, NodeState.DRAINING, NodeState.YIELDING, NodeState.FROZEN})
 """States in which the last report is what the agent says now."""
 
 
@@ -50,6 +52,8 @@ class Heard:
     reason: str = ""
     """Why it is not there, or does not get on; a sentence."""
     frozen: bool = False
+    yields: bool = False
+    """Its machine's owner needs it; `reason` says why."""
     starting: bool = False
     """It is being started on this machine."""
 
@@ -63,6 +67,8 @@ def node_state(record: NodeRecord, heard: Heard) -> NodeState:
     if heard.alive:
         if heard.frozen:
             return NodeState.FROZEN
+        if heard.yields:
+            return NodeState.YIELDING
         return NodeState.DRAINING if record.draining else NodeState.UP
     if heard.starting:
         return NodeState.STARTING

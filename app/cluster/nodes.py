@@ -26,6 +26,7 @@ from app.cluster.health import (
     NodeMemoryJudged,
     NodeStarting,
     NodeUp,
+    NodeYields,
 )
 from app.cluster.launching import SHUTDOWN_SECONDS, STOP_SECONDS, AgentLauncher, LaunchedAgent
 from app.cluster.memory import AgentMemory
@@ -338,8 +339,8 @@ class NodeDirectory:
             await link.close()
 
     def _on_event(self, event: NodeEvent) -> None:
-        if isinstance(event, NodeUp | NodeDown | NodeFrozen | NodeMemoryJudged):
-            if not isinstance(event, NodeMemoryJudged):
+        if isinstance(event, NodeUp | NodeDown | NodeFrozen | NodeMemoryJudged | NodeYields):
+            if not isinstance(event, NodeMemoryJudged | NodeYields):
                 self._speeds.pop(event.node, None)  # the Welcome that is noted now may be older than the last beat
             self._keep(asyncio.create_task(self._note(event)))
         elif isinstance(event, NodeHealth) and event.report.speeds not in ((), self._speeds.get(event.node)):
@@ -368,7 +369,7 @@ class NodeDirectory:
         except ShardboardError as error:
             _log.warning("the speed of node %d could not be noted: %s", node, error)
 
-    async def _note(self, event: NodeUp | NodeDown | NodeFrozen | NodeMemoryJudged) -> None:
+    async def _note(self, event: NodeUp | NodeDown | NodeFrozen | NodeMemoryJudged | NodeYields) -> None:
         """Write down what happened to a node, and what it says it has."""
         level, message = _describe(event)
         try:
@@ -415,7 +416,7 @@ def _note_capacities(registry: Registry, node: int, welcome: Welcome) -> NodeRec
     return registry.nodes.update(node, capacities=capacities_of(welcome, known))
 
 
-def _describe(event: NodeUp | NodeDown | NodeFrozen | NodeMemoryJudged) -> tuple[EventLevel, str]:
+def _describe(event: NodeUp | NodeDown | NodeFrozen | NodeMemoryJudged | NodeYields) -> tuple[EventLevel, str]:
     match event:
         case NodeUp(restarted=True):
             return EventLevel.WARNING, "The agent was started anew; what it held is gone."
@@ -425,6 +426,10 @@ def _describe(event: NodeUp | NodeDown | NodeFrozen | NodeMemoryJudged) -> tuple
             return EventLevel.ERROR, event.reason
         case NodeFrozen():
             return EventLevel.ERROR, event.reason
+        case NodeYields(reason=""):
+            return EventLevel.INFO, "Its owner does not need it any more: it takes new work again."
+        case NodeYields():
+            return EventLevel.WARNING, event.reason
         case NodeMemoryJudged():
             return EventLevel.WARNING if event.differs else EventLevel.INFO, event.text
 

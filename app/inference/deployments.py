@@ -129,7 +129,7 @@ class Deployments:
         """
         if node_ids is None:
             every = await self._registry.call(lambda known: known.nodes.list())
-            records = [record for record in every if not record.draining]
+            records = [each for each in every if not each.draining and not self._nodes.health.yields(each.id)]
         else:
             records = await self._node_records(node_ids)
         found = await asyncio.gather(*(self._ask(record) for record in records), return_exceptions=True)

@@ -232,6 +232,7 @@ class Handover:
             for each in every
             if each.id != node.id
             and not each.draining
+            and not self._nodes.health.yields(each.id)
             and each.is_loopback == node.is_loopback
             and self._nodes.link(each.id).is_up
         ]

@@ -256,7 +256,10 @@ class Recovery:
         there = [
             node.id
             for node in every
-            if not node.draining and self._nodes.link(node.id).is_up and not self._is_shunned(node.id)
+            if not node.draining
+            and not self._nodes.health.yields(node.id)
+            and self._nodes.link(node.id).is_up
+            and not self._is_shunned(node.id)
         ]
         found = []
         for node in there:

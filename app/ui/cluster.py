@@ -346,7 +346,15 @@ class Cluster(QObject):
     @Slot(object)
     def take_node_events(self, events: Iterable[NodeEvent]) -> None:
         """What happened to nodes, oldest first. A node that the lists do not have yet is passed over."""
-        from app.cluster.health import NodeDown, NodeFrozen, NodeHealth, NodeMemoryJudged, NodeStarting, NodeUp
+        from app.cluster.health import (
+            NodeDown,
+            NodeFrozen,
+            NodeHealth,
+            NodeMemoryJudged,
+            NodeStarting,
+            NodeUp,
+            NodeYields,
+        )
         from app.cluster.progress import is_suspect
 
         changed = set()
@@ -359,7 +367,8 @@ class Cluster(QObject):
             match event:
                 case NodeHealth():
                     frozen = heard.frozen and is_suspect(event.report.progress)
-                    heard = heard if frozen else Heard(alive=True)
+                    why = event.report.yields
+                    heard = heard if frozen else Heard(alive=True, yields=bool(why), reason=why)
                     view = replace(view, heard=heard, report=event.report, rtt=event.rtt)
                     self._sample(event.node, event.at.timestamp(), event.report, event.rtt)
                 case NodeFrozen():
@@ -369,6 +378,8 @@ class Cluster(QObject):
                 case NodeDown():
                     starting = heard.starting and event.kind != "stopped"
                     view = replace(view, heard=Heard(False, event.kind, event.reason, starting=starting), rtt=None)
+                case NodeYields(reason=why):
+                    view = replace(view, heard=replace(heard, yields=bool(why), reason=why))
                 case NodeMemoryJudged():
                     view = replace(view, memory_problem=event.text if event.differs else "")
                 case NodeUp():

@@ -6,17 +6,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from app.cluster.agent_link import AgentLink
 from app.errors import BadInput, NodeError, PlacementError
 from app.inference.request_run import RequestRun
-from app.registry import RequestRecord
+from app.registry import EventRecord, RequestRecord
 from app.serving import ServingWish
 from tests.e2e.conftest import System
 from tests.faults.conftest import MODEL, deploy
 from tests.faults.test_losses import PROMPT, check
 from tests.waiting import wait_until
-from worker_agent.wire.messages import ReadStates, WriteStates
+from worker_agent.wire.messages import Health, ReadStates, WriteStates
 
 
 def move(system: System, *nodes: int) -> None:
@@ -168,3 +169,37 @@ def killed_when(system: System, monkeypatch: pytest.MonkeyPatch, moment: Callabl
         return await ask(link, channel, message, *arguments, **named)
 
     monkeypatch.setattr(AgentLink, "_ask_frames", ask_or_kill)
+
+
+def test_a_node_whose_owner_needs_it_hands_over_and_says_so_where_there_is_no_room(
+    four: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deploy(four, 0, 1)
+    expected = answers(four, WISHES[:2])
+    runs = begun(four, WISHES[:2])
+    needed: set[int] = set()
+    call = AgentLink.call
+
+    async def call_with_rules(link: AgentLink, message: Any, *arguments: Any, **named: Any) -> Any:
+        answer = await call(link, message, *arguments, **named)
+        here = [node.id for node in four.nodes if four.controller.nodes.link(node.id) is link]
+        return (
+            replace(answer, yields="Its owner is back.") if isinstance(message, Health) and needed & {*here} else answer
+        )
+
+    monkeypatch.setattr(AgentLink, "call", call_with_rules)
+    needed.add(four.nodes[1].id)
+    wait_until(lambda: all(run.trace().interruptions or run.is_over for run in runs), 30)
+    for run, before in zip(runs, expected, strict=True):
+        check(four.finish(run), before)
+    assert any(run.trace().interruptions for run in runs)
+    wait_until(lambda: not stages_on(four, 1), 15)
+    assert four.controller.nodes.heard(four.nodes[1].id).yields
+    needed |= {node.id for node in four.nodes}
+    wait_until(lambda: any("goes on there, slowly" in event.message for event in events(four)), 30)
+    needed.clear()
+    wait_until(lambda: any("takes new work again" in event.message for event in events(four)), 15)
+
+
+def events(system: System) -> list[EventRecord]:
+    return system.call(lambda: system.controller.registry.events.list(limit=50))

@@ -59,7 +59,12 @@ class Agent:
         self._complained: dict[str, float] = {}
         self._service = Service(identity, resources, self.post, self._to_owner, self.stop)
         self._compute = Compute(
-            self._service.send_out, identity.boot, runtime, resources.aside, lambda: resources.loader.is_busy
+            self._service.send_out,
+            identity.boot,
+            runtime,
+            resources.aside,
+            lambda: resources.loader.is_busy,
+            lambda: bool(resources.owner.reason),
         )
         self._service.attach(self._compute)
         resources.telemetry.is_measuring = lambda: self._compute.is_measuring

@@ -50,6 +50,10 @@ PayloadReply = Callable[..., None]
 IDLE_SECONDS = 0.25
 """How long the thread waits for a note before it looks whether a step has to be repeated."""
 
+YIELDING_SHARE = 3.0
+"""An agent that leaves its machine to its owner rests for so many times as long as a step took."""
+LONGEST_REST_SECONDS = 1.0
+
 REFRESH_SECONDS = 0.2
 """How old the figures of stages may grow while steps run one after another."""
 
@@ -60,7 +64,7 @@ class Compute(threading.Thread):
     Every public method may be called from any thread; those that change something leave a note and return
     at once. `send` and the reply functions are called from this thread. `aside` is a folder for the states of sequences
     that yield to others. While `is_loading`, the machine's speed is not measured: a stage needs the memory, and the
-    figures would be those of a busy machine.
+    figures would be those of a busy machine. While `yields`, it rests after each step.
     """
 
     def __init__(
@@ -70,9 +74,10 @@ class Compute(threading.Thread):
         runtime: Runtime,
         aside: Path | None = None,
         is_loading: Callable[[], bool] = lambda: False,
+        yields: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__(name="compute", daemon=True)
-        self._is_loading = is_loading
+        self._is_loading, self._yields = is_loading, yields
         self._aside = aside
         self._send, self._boot, self._runtime = send, boot, runtime
         self._notes: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -275,7 +280,10 @@ class Compute(threading.Thread):
             if tokens:
                 self._more = True
                 self._steps_done += 1
-                self._durations.append(time.monotonic() - began)
+                took = time.monotonic() - began
+                self._durations.append(took)
+                if self._yields():
+                    time.sleep(min(YIELDING_SHARE * took, LONGEST_REST_SECONDS))
             else:
                 runner.repeat_lost(now)
         if not self._more or now - self._refreshed > REFRESH_SECONDS:

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from worker_agent import __version__
 from worker_agent.host.home import default_home
+from worker_agent.host.owner import Hours, OwnerRules
 from worker_agent.wire.errors import AgentError
 from worker_agent.wire.keys import Invitation, check_key
 from worker_agent.wire.links import DEFAULT_PORT, Endpoint
@@ -42,6 +43,7 @@ class Options:
     trust: tuple[str, ...]
     join: Invitation | None
     name: str
+    owner: OwnerRules
     log_level: str
     ready_file: Path | None
     print_key: bool
@@ -68,6 +70,12 @@ def read_options(arguments: Sequence[str] | None = None) -> Options:
         trust=tuple(_named("--trust", check_key, key) for key in given.trust),
         join=join,
         name=(given.name or socket.gethostname())[:200],
+        owner=OwnerRules(
+            cpu=_percent("--yield-cpu", given.yield_cpu),
+            memory=_named("--yield-memory", parse_size, given.yield_memory) if given.yield_memory else None,
+            battery=given.yield_on_battery,
+            hours=_named("--yield-hours", Hours.parse, given.yield_hours) if given.yield_hours else None,
+        ),
         log_level=given.log_level,
         ready_file=_place("--ready-file", given.ready_file) if given.ready_file else None,
         print_key=given.print_key,
@@ -105,6 +113,11 @@ def _parser() -> argparse.ArgumentParser:
         help="obey the controller with this public key from now on; write --trust=KEY")  # fmt: skip
     add("--join", metavar="INVITATION", help="join the controller that made this invitation")
     add("--name", help="what the controller shows (default: this machine's name)")
+    add("--yield-cpu", type=int, metavar="PERCENT", help="leave the machine to its owner while other programs use more "
+        "of the CPU: its stages move to other nodes, or go on slowly")  # fmt: skip
+    add("--yield-memory", metavar="SIZE", help="the same while less memory is free, as 2GB")
+    add("--yield-on-battery", action="store_true", help="the same while it runs on its battery")
+    add("--yield-hours", metavar="H:MM-H:MM", help="the same at these times of each day, as 9:00-17:30")
     add("--log-level", choices=_LOG_LEVELS, default="info", help="default: %(default)s")
     add("--ready-file", metavar="PATH", help="written once the agent listens: JSON with its address and public key")
     add("--print-key", action="store_true", help="print this agent's public key and end")
@@ -148,6 +161,12 @@ def _place(option: str, text: str) -> Path:
             f"{option}: {text} leads nowhere, since the folder that this was started in has been removed. "
             "Give a whole path."
         ) from error
+
+
+def _percent(option: str, number: int | None) -> int | None:
+    if number is not None and not 1 <= number <= 100:
+        raise BadOption(f"{option}: {number} is no percentage from 1 to 100.")
+    return number
 
 
 def _positive(option: str, number: int | None) -> int | None:

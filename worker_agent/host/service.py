@@ -23,6 +23,7 @@ from worker_agent.engine.stage import Stage
 from worker_agent.host.budget import MemoryBudget
 from worker_agent.host.compute import Compute
 from worker_agent.host.loader import Loader, LoadJob
+from worker_agent.host.owner import OwnerWatch
 from worker_agent.host.probing import Prober
 from worker_agent.host.telemetry import Sample, Telemetry, cpu_count, cpu_name
 from worker_agent.store.shard_store import ShardStore
@@ -114,6 +115,7 @@ class Resources:
     telemetry: Telemetry
     peers: Peers
     prober: Prober
+    owner: OwnerWatch
     aside: Path
     """A folder for the states of sequences that yield to others."""
 
@@ -266,6 +268,7 @@ class Service:
             progress=self._compute.progress(),
             stages=stages,
             draining=self._draining,
+            yields=self._resources.owner.reason,
             loading=sum(each.loaded is None for each in self._stages.values()),
             dropped=self.dropped,
             speeds=self._compute.speeds(),

@@ -166,6 +166,8 @@ class Telemetry(threading.Thread):
         self._stopping = threading.Event()
         self.is_measuring: Callable[[], bool] = lambda: False
         """Whether the machine's speed is measured at this moment, with memory that is taken for that alone."""
+        self.on_sample: Callable[[Sample, float], None] = lambda sample, now: None
+        """Told of each sample, and when it was taken by the monotonic clock; in this thread."""
         self._held = (0, 0.0)
         self.latest = self._sample()
 
@@ -173,6 +175,7 @@ class Telemetry(threading.Thread):
         while not self._stopping.wait(SAMPLE_SECONDS):
             try:
                 self.latest = self._sample()
+                self.on_sample(self.latest, time.monotonic())
             # a sensor that fails for a moment must not silence the others for good
             except Exception:
                 log.exception("the machine's figures could not be read")

@@ -11,7 +11,7 @@ from app.ui.nodes.node_words import models_of
 from app.ui.notices import Level, NoticeAction
 from app.ui.workbench import Workbench
 
-_FINE = frozenset({NodeState.UP, NodeState.DRAINING})
+_FINE = frozenset({NodeState.UP, NodeState.DRAINING, NodeState.YIELDING})
 
 
 class NodeWatch(QObject):

@@ -72,7 +72,7 @@ class StatusBar(QStatusBar):
     @Slot(object)
     def _show_nodes(self, changed: object = None) -> None:
         nodes = self._workbench.cluster.nodes.values()
-        up = sum(node.state in (NodeState.UP, NodeState.DRAINING) for node in nodes)
+        up = sum(node.state in (NodeState.UP, NodeState.DRAINING, NodeState.YIELDING) for node in nodes)
         text = f"{up} of {len(nodes)} nodes up" if nodes else "No nodes"
         if text != self._nodes.text():
             self._nodes.setText(text)

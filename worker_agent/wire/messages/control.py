@@ -210,6 +210,8 @@ class HealthReport(Call, tag="health_report", kw_only=True, frozen=True):
     progress: Progress
     stages: Annotated[tuple[StageInfo, ...], Meta(max_length=256)]
     draining: bool
+    yields: Text = ""
+    """Why the agent leaves its machine to its owner, as a sentence; empty while it does not."""
     loading: U32
     """Stages that are being loaded at this moment: the process holds what is not counted yet."""
     dropped: U63

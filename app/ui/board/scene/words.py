@@ -17,7 +17,7 @@ def state_text(view: NodeSnapshot) -> str:
     parts = [view.state.value]
     if view.rtt is not None and view.state in ANSWERING:
         parts.append(duration(view.rtt))
-    if view.reason and view.state in (NodeState.DOWN, NodeState.FROZEN):
+    if view.reason and view.state in (NodeState.DOWN, NodeState.FROZEN, NodeState.YIELDING):
         parts.append(view.reason)
     return " · ".join(parts)
 

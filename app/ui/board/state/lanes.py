@@ -87,6 +87,8 @@ def unavailable_because(view: NodeSnapshot) -> str:
             return ""
         case NodeState.DRAINING:
             return "is draining and takes no new work"
+        case NodeState.YIELDING:
+            return "is needed by its owner and takes no new work"
         case NodeState.FROZEN:
             return f"hangs{': ' + view.reason if view.reason else ''}"
         case NodeState.DOWN:
