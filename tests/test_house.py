@@ -266,6 +266,7 @@ CLOCK_READERS = {
     "app/cluster/nodes.py": "when an agent's start began, for people to read",
     "app/inference/request_run.py": "when a request began and ended; how old one is that an earlier controller began",
     "app/cluster/ghosts.py": "whether a node has been silent for days, which somebody then may remove",
+    "worker_agent/host/owner.py": "whether it is an hour at which the machine's owner wants it",
     "worker_agent/host/probing.py": "how far two machines' clocks are apart, for people to read",
     "app/inference/chat_template.py": "today's date, which some models' templates put into the prompt",
 }
