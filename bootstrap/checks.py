@@ -37,7 +37,8 @@ class Group:
 
 GROUPS = (
     Group("tests of the agent", ("tests/worker_agent",)),
-    Group("tests of systems", ("tests/cluster", "tests/e2e", "tests/faults", "tests/incident")),
+    Group("tests of faults", ("tests/faults",)),
+    Group("tests of systems", ("tests/cluster", "tests/e2e", "tests/incident")),
     Group("tests of pages and OpenAI's API", ("tests/api/openai", "tests/api/pages")),
     Group("tests of the window", ("tests/ui",)),
     Group("tests of HTTP", ("tests/api",)),
