@@ -1,0 +1,205 @@
+"""The agent of another machine over SSH: code copied, process started so that it outlives the connection, ended.
+
+What goes there is `worker_agent` and `bootstrap`, and nothing of the controller's half. asyncssh is imported at the
+first call only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import shlex
+import tarfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from app.cluster.ssh_hosts import SshHosts
+from app.errors import BadInput, NodeError
+
+if TYPE_CHECKING:
+    import asyncssh
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+COPIED = ("worker_agent", "bootstrap", "pyproject.toml", "README.md", "LICENSE")
+FOLDER = "shardboard-agent"
+"""Under the home of the user there."""
+CONNECT_SECONDS = 15.0
+READY_SECONDS = 120.0
+SETUP_SECONDS = 1800.0
+_POLL_SECONDS = 0.3
+
+
+class SshTarget(NamedTuple):
+    """`user@host:port`; the user may be left to ~/.ssh/config."""
+
+    host: str
+    port: int | None
+    user: str | None
+
+    @classmethod
+    def parse(cls, text: str) -> SshTarget:
+        """Raises BadInput."""
+        user, at, place = text.rpartition("@")
+        if place.startswith("["):
+            host, _, rest = place[1:].partition("]")
+            port = rest.removeprefix(":")
+        else:
+            host, _, port = place.partition(":")
+        if not host or (at and not user) or (port and not (port.isdecimal() and 0 < int(port) < 65536)):
+            raise BadInput(f"{text} names no machine for SSH.", "Write it as user@host or user@host:port.")
+        return cls(host, int(port) if port else None, user or None)
+
+    @property
+    def place(self) -> str:
+        return f"{self.host}:{self.port or 22}"
+
+
+class RemoteAgent(msgspec.Struct, frozen=True):
+    """What the agent there says once it listens."""
+
+    pid: int
+    address: str
+    public_key: str
+
+
+def package() -> tuple[bytes, str]:
+    """A tar of what an agent needs, and the digest of its content. Reads files."""
+    digest, buffer = hashlib.sha256(), io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for top in COPIED:
+            start = ROOT / top
+            for path in sorted(start.rglob("*")) if start.is_dir() else [start]:
+                if not path.is_file() or "__pycache__" in path.parts:
+                    continue
+                name, content = path.relative_to(ROOT).as_posix(), path.read_bytes()
+                digest.update(f"{name}\0{len(content)}\0".encode() + content)
+                entry = tarfile.TarInfo(name)
+                entry.size, entry.mode = len(content), 0o755 if path.suffix == ".sh" else 0o644
+                tar.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue(), digest.hexdigest()
+
+
+class SshLauncher:
+    """`controller_key` is the public key that agents trust."""
+
+    def __init__(self, hosts: SshHosts, controller_key: str) -> None:
+        self._hosts, self._controller_key = hosts, controller_key
+
+    @asynccontextmanager
+    async def connected(
+        self, target: SshTarget, confirmed: str | None = None
+    ) -> AsyncIterator[asyncssh.SSHClientConnection]:
+        """A connection whose host key is pinned. Raises NodeError: refused, timeout, not_allowed, host_key_…"""
+        import asyncssh
+
+        hosts = self._hosts
+        refusal: list[NodeError] = []
+
+        class Client(asyncssh.SSHClient):
+            def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
+                try:
+                    hosts.check(target.place, key.get_fingerprint(), confirmed)
+                except NodeError as error:
+                    refusal.append(error)
+                    return False
+                return True
+
+        given = {"port": target.port, "username": target.user}
+        try:
+            connection = await asyncssh.connect(
+                target.host, client_factory=Client, known_hosts=([], [], []), connect_timeout=CONNECT_SECONDS,
+                keepalive_interval=10, **{name: value for name, value in given.items() if value is not None},
+            )  # fmt: skip
+        except asyncssh.HostKeyNotVerifiable as error:
+            raise (refusal[0] if refusal else _failed(target, str(error), "host_key_changed")) from error
+        except asyncssh.PermissionDenied as error:
+            raise NodeError(
+                f"The SSH server at {target.place} lets nobody in with the keys that were offered: {error.reason}.",
+                "Add your key there (ssh-copy-id), or load it into your SSH agent (ssh-add).",
+                kind="not_allowed",
+            ) from error
+        except (TimeoutError, asyncssh.Error) as error:
+            raise _failed(target, str(error) or "no answer", "timeout") from error
+        except OSError as error:
+            raise _failed(target, error.strerror or str(error), "refused") from error
+        async with connection:
+            yield connection
+
+    async def copy(self, connection: asyncssh.SSHClientConnection) -> bool:
+        """Bring the code there up to date; returns whether anything had to be copied."""
+        content, digest = await asyncio.to_thread(package)
+        if (await _ask(connection, f'cat "$HOME/{FOLDER}/digest" 2>/dev/null || true')).strip() == digest:
+            return False
+        tops = " ".join(shlex.quote(top) for top in COPIED)
+        script = (
+            f'set -e; umask 077; mkdir -p "$HOME/{FOLDER}/new"; cd "$HOME/{FOLDER}"; rm -f digest; tar xzf - -C new; '
+            f'for top in {tops}; do rm -rf "$top"; mv "new/$top" "$top"; done; rmdir new; echo {digest} > digest'
+        )
+        await _ask(connection, script, content)
+        return True
+
+    async def start(
+        self, connection: asyncssh.SSHClientConnection, listen: str, *, python: str | None = None,
+        report: Callable[[str], None] = lambda phase: None,
+    ) -> RemoteAgent:  # fmt: skip
+        """Start the agent there; it goes on when the connection ends.
+
+        Args:
+            python: an interpreter there which has what an agent needs; None sets up an environment first.
+        """
+        if python is None:
+            report("setting up the environment there")
+            said = await _ask(connection, f'cd "$HOME/{FOLDER}" && bash worker_agent/launch/agent.sh prepare', None,
+                              SETUP_SECONDS)  # fmt: skip
+            python = said.strip().splitlines()[-1]
+        report("starting the agent there")
+        words = " ".join(shlex.quote(word) for word in (f"--listen={listen}", f"--trust={self._controller_key}"))
+        await _ask(
+            connection,
+            f'cd "$HOME/{FOLDER}" && mkdir -p state && rm -f state/ready.json && export PYTHONPATH="$PWD" && '
+            f'(setsid nohup {shlex.quote(python)} -P -m worker_agent {words} --home "$PWD/state" '
+            '--ready-file "$PWD/state/ready.json" </dev/null >output.log 2>&1 & echo $! > pid)',
+        )
+        async with asyncio.timeout(READY_SECONDS):
+            while True:
+                look = f'cd "$HOME/{FOLDER}"; cat state/ready.json 2>/dev/null || kill -0 $(cat pid) 2>/dev/null || ' \
+                       "{ tail -c 1500 output.log; exit 9; }"  # fmt: skip
+                if said := await _ask(connection, look):
+                    return msgspec.json.decode(said, type=RemoteAgent)
+                await asyncio.sleep(_POLL_SECONDS)
+
+    async def remove(self, connection: asyncssh.SSHClientConnection, pid: int | None) -> None:
+        """End the agent there if it is this one, and delete all of it."""
+        end = ""
+        if pid is not None:  # a number alone may be another program's by now; where there is no /proc, ps tells
+            mine = f"ps -p {pid} -o args= 2>/dev/null | grep -q worker_agent"
+            end = (
+                f"if {mine}; then kill {pid}; n=0; while {mine} && [ $n -lt 50 ]; do sleep 0.2; n=$((n+1)); done; fi; "
+            )
+        await _ask(connection, f'{end}rm -rf "$HOME/{FOLDER}"')
+
+
+async def _ask(
+    connection: asyncssh.SSHClientConnection, script: str, given: bytes | None = None, seconds: float = 60.0
+) -> str:
+    done = await asyncio.wait_for(
+        connection.run(f"sh -c {shlex.quote(script)}", input=given or b"", encoding=None), seconds
+    )
+    said = bytes(done.stdout or b"").decode(errors="replace")
+    if done.exit_status != 0:
+        why = (bytes(done.stderr or b"").decode(errors="replace") + said).strip()[-1500:]
+        raise NodeError(f"A command over SSH failed there: {why}", "See what it says.", kind="internal")
+    return said
+
+
+def _failed(target: SshTarget, why: str, kind: str) -> NodeError:
+    return NodeError(
+        f"The SSH server at {target.place} cannot be reached: {why}.",
+        "Check the address, that the machine is on, and that it lets SSH in.",
+        kind=kind,
+    )

@@ -1,0 +1,142 @@
+"""An agent over SSH, with a real sshd on loopback: keys pinned, code copied once, a process that goes on alone."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from app.cluster.ssh_hosts import SshHosts
+from app.cluster.ssh_launching import FOLDER, SshLauncher, SshTarget, package
+from app.errors import BadInput, NodeError
+from tests.cli.programs import runs
+from worker_agent.wire.keys import KeyPair
+
+pytest.importorskip("asyncssh", reason="asyncssh is not installed")
+SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+pytestmark = pytest.mark.skipif(SSHD is None, reason="no sshd is installed (Debian: openssh-server)")
+
+
+@dataclass
+class Server:
+    port: int
+    remote_home: Path
+    user_key: Path
+    folder: Path
+
+    @property
+    def target(self) -> SshTarget:
+        return SshTarget("127.0.0.1", self.port, os.environ.get("USER") or "root")
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """With a host key, an authorized key and a home of its own; ~/.ssh of who runs the tests is not looked into."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    made = Server(port, tmp_path / "there", tmp_path / "own" / ".ssh" / "id_ed25519", tmp_path)
+    made.remote_home.mkdir()
+    made.user_key.parent.mkdir(parents=True)
+    for key in (tmp_path / "host", made.user_key):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    monkeypatch.setenv("HOME", str(tmp_path / "own"))
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    (tmp_path / "config").write_text(
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {tmp_path / 'host'}\nStrictModes no\nUsePAM no\n"
+        f"AuthorizedKeysFile {made.user_key}.pub\nPasswordAuthentication no\nPidFile none\n"
+        f"SetEnv HOME={made.remote_home}\n"
+    )
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)
+    daemon = subprocess.Popen([str(SSHD), "-D", "-f", str(tmp_path / "config"), "-E", str(tmp_path / "said")])
+    deadline = time.monotonic() + 20
+    while socket.socket().connect_ex(("127.0.0.1", port)):
+        assert daemon.poll() is None and time.monotonic() < deadline, (tmp_path / "said").read_text()
+        time.sleep(0.05)
+    yield made
+    daemon.terminate()
+    daemon.wait(10)
+
+
+def fingerprint(server: Server) -> str:
+    said = subprocess.run(
+        ["ssh-keygen", "-lf", str(server.folder / "host.pub")], capture_output=True, text=True, check=True
+    )
+    return said.stdout.split()[1]
+
+
+def test_a_host_is_refused_until_its_key_is_confirmed_and_when_it_changes(server: Server) -> None:
+    launcher = SshLauncher(SshHosts(server.folder / "hosts.json"), KeyPair.make().public)
+
+    async def enter(confirmed: str | None = None) -> str:
+        try:
+            async with launcher.connected(server.target, confirmed):
+                return ""
+        except NodeError as error:
+            assert fingerprint(server) in error.message
+            return error.kind
+
+    assert asyncio.run(enter()) == "host_key_unknown"
+    assert asyncio.run(enter("SHA256:another")) == "host_key_changed"
+    assert asyncio.run(enter()) == "host_key_unknown", "nothing is trusted by being seen"
+    assert asyncio.run(enter(fingerprint(server))) == ""
+    assert asyncio.run(enter()) == ""
+    (server.folder / "hosts.json").write_text(f'{{"127.0.0.1:{server.port}": "SHA256:before"}}')
+    assert asyncio.run(enter()) == "host_key_changed"
+
+
+def test_a_key_that_the_host_does_not_know_is_refused_by_name(server: Server) -> None:
+    server.user_key.with_suffix(".pub").write_text("")
+    launcher = SshLauncher(SshHosts(server.folder / "hosts.json"), KeyPair.make().public)
+
+    async def enter() -> None:
+        async with launcher.connected(server.target, fingerprint(server)):
+            pass
+
+    with pytest.raises(NodeError) as caught:
+        asyncio.run(enter())
+    assert caught.value.kind == "not_allowed" and "ssh-copy-id" in caught.value.advice
+
+
+def test_an_agent_is_copied_once_outlives_the_connection_and_leaves_nothing(server: Server) -> None:
+    launcher = SshLauncher(SshHosts(server.folder / "hosts.json"), KeyPair.make().public)
+
+    async def scenario() -> None:
+        async with launcher.connected(server.target, fingerprint(server)) as connection:
+            assert await launcher.copy(connection)
+            assert not await launcher.copy(connection), "the same content goes once"
+            agent = await launcher.start(connection, "127.0.0.1:0", python=sys.executable)
+        assert not (server.remote_home / FOLDER / "app").exists(), "the controller's half stays here"
+        assert "worker_agent" in psutil.Process(agent.pid).cmdline()
+        async with launcher.connected(server.target) as connection:
+            await launcher.remove(connection, agent.pid)
+        assert not runs(agent.pid) and list(server.remote_home.iterdir()) == []
+
+    asyncio.run(scenario())
+
+
+def test_what_is_copied_is_the_agents_half_and_always_the_same() -> None:
+    assert package()[1] == package()[1]
+
+
+@pytest.mark.parametrize("text", ["", "@host", "user@", "host:0", "host:99999", "host:ssh"])
+def test_a_place_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(BadInput):
+        SshTarget.parse(text)
+
+
+def test_a_place_is_user_host_and_port() -> None:
+    assert SshTarget.parse("ada@box:2222") == ("box", 2222, "ada")
+    assert SshTarget.parse("box") == ("box", None, None)
+    assert SshTarget.parse("ada@[fd00::1]:22") == ("fd00::1", 22, "ada")
