@@ -23,6 +23,7 @@ from app.cluster.link_findings import LinkFinding, findings_of
 from app.cluster.memory import AgentMemory
 from app.cluster.node_state import Heard
 from app.cluster.nodes import NodeDirectory
+from app.cluster.remote_agents import RemoteAgents
 from app.controller_settings import ControllerSettings
 from app.errors import BadInput, RegistryError
 from app.event_log import EventLogHandler
@@ -37,6 +38,7 @@ from app.jobs.desk import JobDesk
 from app.jobs.job import Means, Runner, in_python_thread
 from app.jobs.measuring import MeasureWork
 from app.jobs.probing import LinksWork
+from app.jobs.remote import SshWork
 from app.jobs.works import AddWork, CutWork, DemoWork, DeployWork, register_model
 from app.making_way import MakingWay
 from app.models.demo import NAME as DEMO_MODEL
@@ -45,7 +47,6 @@ from app.models.library import ModelLibrary
 from app.paths import Home
 from app.registry import (
     DeploymentRecord,
-    EventLevel,
     JobRecord,
     LinkRecord,
     MeasurementRecord,
@@ -93,13 +94,12 @@ class Controller:
         self.nodes = NodeDirectory(self._context, self.identity, registry, launcher, self._on_node_event)
         self.deployments = Deployments(registry, self.library, self.nodes)
         self.inference = InferenceService(
-            registry,
-            self.library,
-            self.deployments,
-            lambda: self.settings.records,
+            registry, self.library, self.deployments, lambda: self.settings.records,
             lambda: self.settings.server.share_prompts,
-        )
-        self.jobs = JobDesk(Means(registry, self.library, self.deployments, self.inference, self.nodes), runner)
+        )  # fmt: skip
+        self._remote = RemoteAgents.of(home, self.identity.keys.public)
+        means = Means(registry, self.library, self.deployments, self.inference, self.nodes, self._remote)
+        self.jobs = JobDesk(means, runner)
         self._event_log = EventLogHandler(registry)
         self._making_way = MakingWay(registry, self.nodes, self.deployments, self.jobs)
         self._upkeep = Upkeep(self.deployments.watch, self.prune)
@@ -279,6 +279,14 @@ class Controller:
         """Check an agent and register it. Raises NodeError that says what is wrong, BadInput, RegistryError."""
         return await self.nodes.add(address, key)
 
+    async def add_ssh_node(
+        self,
+        target: str, *, host_key: str | None = None, python: str | None = None, listen: str | None = None,
+        on_progress: ProgressCallback | None = None, origin: Origin = UNKNOWN,
+    ) -> NodeRecord:  # fmt: skip
+        """Put an agent on another machine over SSH and register it; see `RemoteAgents.add`."""
+        return await self.jobs.do(SshWork(target, host_key, python, listen), origin, on_progress)
+
     async def launch_local(
         self,
         count: int,
@@ -300,18 +308,14 @@ class Controller:
 
     async def stop_agent(self, node_id: int) -> NodeRecord:
         """End the agent of a node that was launched here; node, key and parts stay. Raises NodeError."""
-        record = await self.nodes.stop(node_id)
-        await self.registry.call(lambda known: _note_stopped(known, record))
-        return record
+        return await self.nodes.stop(node_id)
 
     async def stop_agents(self, keep_flagged: bool = True) -> list[NodeRecord]:
         """Stop all running agents that were launched here with `keep=False`, or without `keep_flagged` all of them.
 
         At the same time, within about ten seconds. Raises NodeError when one cannot be stopped.
         """
-        stopped = await self.nodes.stop_local(keep_flagged=keep_flagged)
-        await self.registry.call(lambda known: _note_stopped(known, *stopped))
-        return stopped
+        return await self.nodes.stop_local(keep_flagged=keep_flagged)
 
     async def start_agent(self, node_id: int, keep: bool | None = None) -> NodeRecord:
         """Start the agent of a node that was launched here again; its deployments load again with the next request.
@@ -343,7 +347,9 @@ class Controller:
         for record in await self.deployments.ready():
             if record.id in needing:
                 await self.deployments.undeploy(record)
-        return await self.nodes.remove(node.id)
+        removed = await self.nodes.remove(node.id)
+        await self._remote.remove(node.public_key)
+        return removed
 
     async def drain_node(
         self,
@@ -488,8 +494,3 @@ class Controller:
         self._making_way.on_node_event(event)
         for listener in self._listeners:
             listener(event)
-
-
-def _note_stopped(registry: Registry, *nodes: NodeRecord) -> None:
-    for node in nodes:
-        registry.events.add(EventLevel.INFO, "nodes", "The agent was stopped.", node_id=node.id)

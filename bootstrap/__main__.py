@@ -36,8 +36,8 @@ from bootstrap.window_packages import (  # noqa: E402
 )
 
 EXTRAS = {
-    "run": ("controller", "window", "http"),
-    "test": ("controller", "window", "http", "postgres", "dev"),
+    "run": ("controller", "window", "http", "ssh"),
+    "test": ("controller", "window", "http", "ssh", "postgres", "dev"),
     "agent": (),
     "prepare-agent": (),
     "agent-unit": (),

@@ -29,11 +29,35 @@ Node = Annotated[str, typer.Argument(help="Its id, name or host:port, as `node l
 
 @app.command("add")
 def add_node(
-    address: Annotated[str, typer.Argument(help="host:port of the agent.")],
-    key: Annotated[str, typer.Option(help="The agent's public key; it prints it when it starts.")],
+    address: Annotated[str | None, typer.Argument(help="host:port of an agent that runs.")] = None,
+    key: Annotated[str | None, typer.Option(help="The agent's public key; it prints it when it starts.")] = None,
+    ssh: Annotated[
+        str | None,
+        typer.Option(metavar="USER@HOST", help="Put the agent on this machine over SSH, or bring it up to date there."),
+    ] = None,
+    host_key: Annotated[
+        str | None, typer.Option(metavar="FINGERPRINT", help="With --ssh: the host's key, as it is confirmed.")
+    ] = None,
+    python: Annotated[
+        str | None, typer.Option(help="With --ssh: an interpreter there that has torch and transformers.")
+    ] = None,
+    listen: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="With --ssh: where the agent is to be reached.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Add a machine on which an agent runs. It is asked first."""
+    """Add a machine: one on which an agent runs, which is asked first, or one that SSH leads to."""
+    if ssh is not None and address is None and key is None:
+        with open_controller(monitor=False) as session, progress_shown(as_json) as progress:
+            adding = session.controller.add_ssh_node(
+                ssh, host_key=host_key, python=python, listen=listen, on_progress=progress.job, origin=origin()
+            )
+            _added([session.run(adding)], as_json)
+        return
+    if ssh is not None or address is None or key is None or host_key or python or listen:
+        raise BadInput(
+            "It is not clear what to add.", "Give HOST:PORT and --key of an agent that runs, or --ssh USER@HOST alone."
+        )
     with open_controller(monitor=False) as session:
         _added([session.run(session.controller.add_node(address, key))], as_json)
 

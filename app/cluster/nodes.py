@@ -240,7 +240,7 @@ class NodeDirectory:
             except NodeError as error:
                 _log.info("%s is made to stop: %s", link.node, error)
         await self._launcher.stop(record.public_key, grace=STOP_SECONDS if leaving else 0.0)
-        return await self._registry.call(lambda known: known.nodes.update(node, is_active=False))
+        return await self._registry.call(lambda known: _note_stopped(known, node))
 
     async def stop_local(self, *, keep_flagged: bool = True) -> list[NodeRecord]:
         """Stop the agents that were launched here and run, all at once; those to be kept go on, unless told otherwise.
@@ -414,6 +414,11 @@ def _register(registry: Registry, endpoint: Endpoint, key: str, welcome: Welcome
 def _note_capacities(registry: Registry, node: int, welcome: Welcome) -> NodeRecord:
     known = registry.nodes.get(node).capacities
     return registry.nodes.update(node, capacities=capacities_of(welcome, known))
+
+
+def _note_stopped(registry: Registry, node: int) -> NodeRecord:
+    registry.events.add(EventLevel.INFO, "nodes", "The agent was stopped.", node_id=node)
+    return registry.nodes.update(node, is_active=False)
 
 
 def _describe(event: NodeUp | NodeDown | NodeFrozen | NodeMemoryJudged | NodeYields) -> tuple[EventLevel, str]:

@@ -173,15 +173,29 @@ class SshLauncher:
                     return msgspec.json.decode(said, type=RemoteAgent)
                 await asyncio.sleep(_POLL_SECONDS)
 
-    async def remove(self, connection: asyncssh.SSHClientConnection, pid: int | None) -> None:
-        """End the agent there if it is this one, and delete all of it."""
-        end = ""
-        if pid is not None:  # a number alone may be another program's by now; where there is no /proc, ps tells
-            mine = f"ps -p {pid} -o args= 2>/dev/null | grep -q worker_agent"
-            end = (
-                f"if {mine}; then kill {pid}; n=0; while {mine} && [ $n -lt 50 ]; do sleep 0.2; n=$((n+1)); done; fi; "
-            )
-        await _ask(connection, f'{end}rm -rf "$HOME/{FOLDER}"')
+    async def running(self, connection: asyncssh.SSHClientConnection) -> RemoteAgent | None:
+        """The agent there, if it runs and listens."""
+        said = await _ask(connection, f'{_MINE}; mine && cat "$HOME/{FOLDER}/state/ready.json" 2>/dev/null || true')
+        return msgspec.json.decode(said, type=RemoteAgent) if said.strip() else None
+
+    async def end(self, connection: asyncssh.SSHClientConnection) -> None:
+        """End the agent there, if one runs, and wait for that."""
+        await _ask(
+            connection,
+            f"{_MINE}; if mine; then kill $pid; n=0; while mine && [ $n -lt 50 ]; do sleep 0.2; n=$((n+1)); done; fi",
+        )
+
+    async def remove(self, connection: asyncssh.SSHClientConnection) -> None:
+        """End the agent there, and delete all of it."""
+        await self.end(connection)
+        await _ask(connection, f'rm -rf "$HOME/{FOLDER}"')
+
+
+# A number alone may be another program's by now; where there is no /proc, ps tells.
+_MINE = (
+    f'pid=$(cat "$HOME/{FOLDER}/pid" 2>/dev/null); '
+    'mine() { [ -n "$pid" ] && ps -p "$pid" -o args= 2>/dev/null | grep -q worker_agent; }'
+)
 
 
 async def _ask(
@@ -190,11 +204,15 @@ async def _ask(
     done = await asyncio.wait_for(
         connection.run(f"sh -c {shlex.quote(script)}", input=given or b"", encoding=None), seconds
     )
-    said = bytes(done.stdout or b"").decode(errors="replace")
+    said = _text(done.stdout)
     if done.exit_status != 0:
-        why = (bytes(done.stderr or b"").decode(errors="replace") + said).strip()[-1500:]
+        why = (_text(done.stderr) + said).strip()[-1500:]
         raise NodeError(f"A command over SSH failed there: {why}", "See what it says.", kind="internal")
     return said
+
+
+def _text(said: object) -> str:
+    return said.decode(errors="replace") if isinstance(said, bytes) else ""
 
 
 def _failed(target: SshTarget, why: str, kind: str) -> NodeError:

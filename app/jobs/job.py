@@ -18,6 +18,7 @@ from app.runs.trace import UNKNOWN, Origin
 
 if TYPE_CHECKING:
     from app.cluster.nodes import NodeDirectory
+    from app.cluster.remote_agents import RemoteAgents
     from app.inference.deployments import Deployments
     from app.inference.service import InferenceService
     from app.models.library import ModelLibrary
@@ -50,6 +51,7 @@ class Means:
     deployments: Deployments
     inference: InferenceService
     nodes: NodeDirectory
+    remote: RemoteAgents
 
 
 class Work(Protocol[Covariant]):
@@ -57,7 +59,7 @@ class Work(Protocol[Covariant]):
 
     @property
     def kind(self) -> str:
-        """cut, add, demo, deploy, measure or links"""
+        """cut, add, demo, deploy, measure, links or ssh"""
         ...
 
     @property
@@ -96,7 +98,7 @@ class JobSnapshot:
     id: int
     """Its number in the registry; 0 of what has none, or none yet."""
     kind: str
-    """cut, add, demo, deploy, measure or links"""
+    """cut, add, demo, deploy, measure, links or ssh"""
     title: str
     status: JobStatus = JobStatus.QUEUED
     phase: str = ""

@@ -50,7 +50,7 @@ STATES = {
 """The word for each status of requests, jobs and deployments."""
 JOB_KINDS = {
     "cut": "Cut into shards", "add": "Add a model", "demo": "Demo model", "deploy": "Deploy", "measure": "Measure",
-    "links": "Measure links",
+    "links": "Measure links", "ssh": "Add over SSH",
 }  # fmt: skip
 
 GETTING_READY, READING_THE_PROMPT, COMPUTING = "Getting ready", "Reading the prompt", "Computing"

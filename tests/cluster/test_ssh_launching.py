@@ -16,9 +16,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from app.cli.session import open_controller
 from app.cluster.ssh_hosts import SshHosts
 from app.cluster.ssh_launching import FOLDER, SshLauncher, SshTarget, package
 from app.errors import BadInput, NodeError
+from app.paths import Home
+from app.registry import NodeRecord
 from tests.cli.programs import runs
 from worker_agent.wire.keys import KeyPair
 
@@ -120,10 +123,48 @@ def test_an_agent_is_copied_once_outlives_the_connection_and_leaves_nothing(serv
         assert not (server.remote_home / FOLDER / "app").exists(), "the controller's half stays here"
         assert "worker_agent" in psutil.Process(agent.pid).cmdline()
         async with launcher.connected(server.target) as connection:
-            await launcher.remove(connection, agent.pid)
+            await launcher.remove(connection)
         assert not runs(agent.pid) and list(server.remote_home.iterdir()) == []
 
     asyncio.run(scenario())
+
+
+def test_a_machine_is_added_over_ssh_brought_up_to_date_and_removed(server: Server, home: Home) -> None:
+    with open_controller(home) as session:
+        controller = session.controller
+
+        def add(host_key: str | None = None) -> NodeRecord:
+            target = f"{server.target.user}@127.0.0.1:{server.port}"
+            return session.run(controller.add_ssh_node(target, host_key=host_key, python=sys.executable))
+
+        with pytest.raises(NodeError, match="seen for the first time"):
+            add()
+        node = add(fingerprint(server))
+        assert session.run(controller.list_nodes())[0].is_active
+        (pid,) = [int((server.remote_home / FOLDER / "pid").read_text())]
+        assert add().id == node.id and runs(pid), "what runs there and is of today stays"
+        (server.remote_home / FOLDER / "digest").write_text("of yesterday")
+        assert add().id == node.id and not runs(pid), "what is not of today is ended, and another one runs"
+        (last,) = [int((server.remote_home / FOLDER / "pid").read_text())]
+        session.run(controller.remove_node(str(node.id)))
+        assert not runs(last) and not (server.remote_home / FOLDER).exists()
+        assert session.run(controller.list_nodes()) == []
+
+
+def test_an_agent_that_cannot_be_started_says_why_and_leaves_nothing(server: Server, home: Home) -> None:
+    with open_controller(home) as session, socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        target = f"{server.target.user}@127.0.0.1:{server.port}"
+
+        def add(**wish: str) -> None:
+            session.run(session.controller.add_ssh_node(target, host_key=fingerprint(server), **wish))
+
+        with pytest.raises(NodeError, match="port"):
+            add(python=sys.executable, listen=f"127.0.0.1:{taken.getsockname()[1]}")
+        with pytest.raises(NodeError, match="nowhere/python"):
+            add(python="/nowhere/python")
+        assert not (server.remote_home / FOLDER).exists() and session.run(session.controller.list_nodes()) == []
 
 
 def test_what_is_copied_is_the_agents_half_and_always_the_same() -> None:

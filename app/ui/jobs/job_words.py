@@ -24,6 +24,7 @@ KIND_ICONS = {
     "deploy": "rocket",
     "measure": "gauge",
     "links": "network",
+    "ssh": "terminal",
 }
 STATE_WORDS = {
     JobStatus.QUEUED: "Waiting for its turn",
