@@ -16,6 +16,8 @@ from app.runs.trace import UNKNOWN
 
 log = logging.getLogger(__name__)
 
+LOOK_SECONDS = 5.0
+"""Between two looks whether the node holds something: what was on its way there when it began to yield comes late."""
 AGAIN_SECONDS = 30.0
 """Before it is tried once more to move what had no room elsewhere."""
 
@@ -40,21 +42,22 @@ class MakingWay:
             task.cancel()
 
     async def _make_way(self, node_id: int) -> None:
-        """Move all that the node holds, as often as it takes."""
+        """Move all that the node holds, for as long as it yields."""
         said = ""
         while True:
+            seconds = LOOK_SECONDS
             try:
                 node = await self._registry.call(lambda known: known.nodes.get(node_id))
                 async for placement in self._deployments.away_from(node):
                     # A job of its own goes on to its end, also if the owner is done before.
                     await asyncio.shield(self._jobs.do(DeployWork(placement, live=True), UNKNOWN))
-                return
             except ShardboardError as error:
+                seconds = AGAIN_SECONDS
                 sentence = f"It goes on there, slowly: {error.message}"
                 if sentence != said:
                     said = sentence
                     await self._tell(node_id, sentence)
-            await asyncio.sleep(AGAIN_SECONDS)
+            await asyncio.sleep(seconds)
 
     async def _tell(self, node: int, sentence: str) -> None:
         try:

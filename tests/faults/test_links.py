@@ -141,7 +141,10 @@ def wait_at_most(seconds: float, run: RequestRun) -> None:
 
 
 def test_where_one_agent_never_reaches_the_next_one_again_its_layers_go_elsewhere(lines: Lines) -> None:
-    run = lines.begin()
-    with lines.relays[1].cut("agents"):
-        lines.check(run)
+    for _ in range(4):  # an answer may be over before the line is cut
+        run = lines.begin()
+        with lines.relays[1].cut("agents"):
+            lines.check(run)
+        if run.trace().interruptions:
+            break
     assert "layers 2–3 went to " in run.trace().interruptions[-1].what
