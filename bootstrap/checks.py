@@ -12,7 +12,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bootstrap.lanes import HUNG, Outcome, Task, clock, run_side_by_side, usable_cores
@@ -33,11 +33,13 @@ class Group:
 
     name: str
     paths: tuple[str, ...]
+    waits: bool = False
+    """Whether its tests wait more than they compute."""
 
 
 GROUPS = (
     Group("tests of the agent", ("tests/worker_agent",)),
-    Group("tests of faults", ("tests/faults",)),
+    Group("tests of faults", ("tests/faults",), waits=True),
     Group("tests of systems", ("tests/cluster", "tests/e2e", "tests/incident")),
     Group("tests of pages and OpenAI's API", ("tests/api/openai", "tests/api/pages")),
     Group("tests of the window", ("tests/ui",)),
@@ -72,7 +74,7 @@ def run_checks(python: Path, root: Path, arguments: Sequence[str]) -> int:
         return subprocess.run([str(python), "-m", "pytest", *ignored, *chosen], cwd=root, check=False).returncode
     began = time.monotonic()
     outcomes = run_side_by_side(
-        [Task(task.name, (str(python), *task.command), task.tests) for task in (quick_tasks() if quick else tasks())],
+        [replace(task, command=(str(python), *task.command)) for task in (quick_tasks() if quick else tasks())],
         folder=root,
         width=min(LANES, usable_cores()),
         show=lambda text: print(text, flush=True),
@@ -86,7 +88,12 @@ def tasks() -> list[Task]:
     """Everything."""
     taken = [path for group in GROUPS for path in group.paths]
     groups = [
-        pytest(group.name, *_without(inner for inner in taken if _is_within(inner, group.paths)), *group.paths)
+        pytest(
+            group.name,
+            *_without(inner for inner in taken if _is_within(inner, group.paths)),
+            *group.paths,
+            waits=group.waits,
+        )
         for group in GROUPS
     ]
     return [*groups, *_checks(), pytest(OTHERS, *_without(taken))]
@@ -102,8 +109,8 @@ def quick_tasks() -> list[Task]:
     ]
 
 
-def pytest(name: str, *arguments: str) -> Task:
-    return Task(name, ("-m", "pytest", *arguments), tests=True)
+def pytest(name: str, *arguments: str, waits: bool = False) -> Task:
+    return Task(name, ("-m", "pytest", *arguments), tests=True, waits=waits)
 
 
 def _without(paths: Iterable[str]) -> tuple[str, ...]:

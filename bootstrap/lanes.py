@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,8 @@ SILENT_SECONDS = 480.0
 """A program that says nothing for so long hangs: no test takes half of it, nor does a check."""
 HUNG = -1001
 """The status of one that was ended for that reason; no signal has this number."""
+BESIDE = -1
+"""The lane of a program that waits more than it computes."""
 _POLL_SECONDS = 0.1
 _PERCENT = re.compile(r"\[ *(\d+)%\]$", re.MULTILINE)
 
@@ -35,6 +37,8 @@ class Task:
     command: tuple[str, ...]
     tests: bool = False
     """Whether it is pytest, which prints in percent how far it is and closes with a count."""
+    waits: bool = False
+    """Whether it waits more than it computes: it then runs beside the others, on whatever cores they leave."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,8 @@ def run_side_by_side(
     silent_seconds: float = SILENT_SECONDS,
     environment: Mapping[str, str] | None = None,
 ) -> list[Outcome]:
-    """Run all tasks in `folder`, `width` at a time, begun in their order: the longest should stand first.
+    """Run all tasks in `folder`, `width` at a time, begun in their order: the longest should stand first. One of those
+    that wait more than they compute runs beside them.
 
     Each has cores of its own, where the system lets them be given out and there are enough: threads that compute
     together wait for each other, and where others take their cores in turn they wait for most of the time.
@@ -133,10 +138,11 @@ def run_side_by_side(
     began = shown = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="shardboard-checks-") as outputs, _leaving(running):
         while waiting or running:
-            while waiting and len(running) < width:
-                lane = min(set(range(width)) - {each.lane for each in running})
+            while (task := _next(waiting, running, width)) is not None:
+                lane = BESIDE if task.waits else min(set(range(width)) - {each.lane for each in running})
                 output = Path(outputs, str(len(waiting)))
-                running.append(_Running(waiting.popleft(), folder, output, lane, _cores(lane, width), environment))
+                waiting.remove(task)
+                running.append(_Running(task, folder, output, lane, _cores(lane, width), environment))
             for each in list(running):
                 each.end_if_silent(silent_seconds)
                 if (outcome := each.outcome()) is not None:
@@ -149,6 +155,12 @@ def run_side_by_side(
                 show(f".. {clock(shown - began)} {', '.join(each.progress() for each in running)}{more}")
             time.sleep(_POLL_SECONDS)
     return outcomes
+
+
+def _next(waiting: Iterable[Task], running: Sequence[_Running], width: int) -> Task | None:
+    """The next program for which there is a place: a lane, or the one beside them all for those that wait."""
+    taken = sum(each.lane != BESIDE for each in running)
+    return next((task for task in waiting if (taken == len(running) if task.waits else taken < width)), None)
 
 
 @contextmanager
@@ -179,4 +191,6 @@ def _cores(lane: int, width: int) -> set[int]:
     if sys.platform != "linux":
         return set()
     cores = sorted(os.sched_getaffinity(0))
+    if lane == BESIDE:
+        return set(cores)
     return set(cores[lane::width] if len(cores) >= width else cores)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -50,6 +51,18 @@ print(mine, "ends", flush=True)
         "== three": ["alone"],
     }
     assert ended[-1].task is three, "two at a time"
+
+
+def test_what_waits_more_than_it_computes_runs_beside_the_others_one_at_a_time(tmp_path: Path) -> None:
+    wait = "[time.sleep(0.01) for _ in iter(pathlib.Path({1!r}).exists, True)]"
+    meet = f"import pathlib, time; pathlib.Path({{0!r}}).touch(); {wait}"
+    beside = replace(python("beside", meet.format("a", "b")), waits=True)
+    later = replace(python("later", "import os; print(sorted(os.listdir()))"), waits=True)
+    ended = run_side_by_side(
+        [beside, later, python("one", meet.format("b", "a"))], folder=tmp_path, width=1, show=lambda text: None
+    )
+    assert {each.task.name for each in ended if each.status == 0} == {"beside", "later", "one"}
+    assert "['a', 'b']" in next(each.output for each in ended if each.task is later), "it came after the other one"
 
 
 def test_a_child_that_stays_behind_keeps_nobody_waiting(tmp_path: Path) -> None:
