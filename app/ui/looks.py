@@ -47,7 +47,7 @@ NODES = {
     NodeState.FROZEN: Look("snowflake", "warning"),
     NodeState.STARTING: Look("loader", "accent"),
     NodeState.CONNECTING: Look("loader", "muted"),
-    NodeState.YIELDING: Look("unplug", "warning"),
+    NodeState.YIELDING: Look("user", "warning"),
     NodeState.DRAINING: Look("unplug", "warning"),
     NodeState.STOPPED: Look("power-off", "muted"),
     NodeState.UP: Look("circle-check", "ok"),

@@ -17,6 +17,8 @@ from tests.faults.test_links import Lines, lines, relayed  # noqa: F401  # fixtu
 from tests.faults.test_losses import LONG, PROMPT
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.long
+
 CLIENTS = 3
 faults = st.builds(
     Fault, kind=st.sampled_from(KINDS), node=st.integers(0, 2), party=st.sampled_from(EVERYBODY),
@@ -25,7 +27,7 @@ faults = st.builds(
 
 
 @settings(
-    max_examples=2, deadline=None, derandomize=True, phases=[Phase.generate],
+    max_examples=1, deadline=None, derandomize=True, phases=[Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
 @given(chosen=st.lists(faults, min_size=2, max_size=3))

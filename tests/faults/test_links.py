@@ -96,6 +96,7 @@ def test_a_line_that_is_cut_and_comes_back_loses_nothing(lines: Lines, party: Pa
     lines.check(run)
 
 
+@pytest.mark.long
 def test_lines_that_break_every_half_second_lose_nothing(lines: Lines) -> None:
     run = lines.begin()
     ends = time.monotonic() + 20
@@ -107,6 +108,7 @@ def test_lines_that_break_every_half_second_lose_nothing(lines: Lines) -> None:
     lines.check(run)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("damage", [flipped, shortened])
 def test_a_byte_that_is_another_or_missing_breaks_the_line_and_no_answer(lines: Lines, damage: Damage) -> None:
     relay, seen = lines.relays[1], []
@@ -120,6 +122,7 @@ def test_a_byte_that_is_another_or_missing_breaks_the_line_and_no_answer(lines: 
     assert len(seen) == 4
 
 
+@pytest.mark.long
 def test_half_a_minute_without_a_word_to_one_agent_from_the_one_before_it(lines: Lines) -> None:
     run = lines.begin()
     with lines.relays[1].hold(["agents"]):
@@ -127,6 +130,7 @@ def test_half_a_minute_without_a_word_to_one_agent_from_the_one_before_it(lines:
     lines.check(run)
 
 
+@pytest.mark.long
 def test_half_a_minute_without_a_word_to_an_agent_from_the_controller(lines: Lines) -> None:
     run = lines.begin()
     with lines.relays[2].hold(["controller"]):
@@ -140,6 +144,7 @@ def wait_at_most(seconds: float, run: RequestRun) -> None:
         wait_until(lambda: run.is_over, seconds)
 
 
+@pytest.mark.long
 def test_where_one_agent_never_reaches_the_next_one_again_its_layers_go_elsewhere(lines: Lines) -> None:
     for _ in range(4):  # an answer may be over before the line is cut
         run = lines.begin()

@@ -18,6 +18,8 @@ from tests.faults.unruly_agent import Habits
 from tests.warm import UNRULY
 from tests.worker_agent.agent_process import AgentProcess
 
+pytestmark = pytest.mark.long
+
 WISHES = [(PROMPT, LONG), ([*PROMPT, 20], {**LONG, "temperature": 1.0, "seed": 7}), ([30, 31], LONG)]
 
 Start = Callable[[Habits], AgentProcess]
