@@ -348,7 +348,7 @@ class Controller:
             if record.id in needing:
                 await self.deployments.undeploy(record)
         removed = await self.nodes.remove(node.id)
-        await self._remote.remove(node.public_key)
+        await self._remote.forget(node.public_key, self.registry)
         return removed
 
     async def drain_node(

@@ -7,7 +7,7 @@ import logging
 
 from app.cluster.health import NodeEvent, NodeYields
 from app.cluster.nodes import NodeDirectory
-from app.errors import ShardboardError
+from app.errors import RegistryError, ShardboardError
 from app.inference.deployments import Deployments
 from app.jobs.desk import JobDesk
 from app.jobs.works import DeployWork
@@ -48,6 +48,12 @@ class MakingWay:
             seconds = LOOK_SECONDS
             try:
                 node = await self._registry.call(lambda known: known.nodes.get(node_id))
+            except RegistryError:
+                return  # it was removed
+            try:
+                if not self._nodes.health.yields(node_id):  # it is away: what it held is the recovery's to see to
+                    await asyncio.sleep(LOOK_SECONDS)
+                    continue
                 async for placement in self._deployments.away_from(node):
                     # A job of its own goes on to its end, also if the owner is done before.
                     await asyncio.shield(self._jobs.do(DeployWork(placement, live=True), UNKNOWN))

@@ -11,10 +11,10 @@ import msgspec
 
 from app.cluster.nodes import NodeDirectory
 from app.cluster.ssh_hosts import SshHosts
-from app.cluster.ssh_launching import RemoteAgent, SshLauncher, SshTarget
+from app.cluster.ssh_launching import FOLDER, RemoteAgent, SshLauncher, SshTarget
 from app.errors import NodeError
 from app.paths import Home
-from app.registry import NodeRecord
+from app.registry import EventLevel, NodeRecord, Registry
 from worker_agent.wire.files import write_private
 from worker_agent.wire.links import DEFAULT_PORT, Endpoint
 
@@ -97,15 +97,22 @@ class RemoteAgents:
                 kind=error.kind,
             ) from error
 
-    async def remove(self, public_key: str) -> bool:
-        """End an agent and delete what lies there, if it was added over SSH. Whether it was. Raises NodeError."""
+    async def forget(self, public_key: str, registry: Registry) -> None:
+        """End an agent that was added over SSH and delete what lies there. Where SSH leads there no more, an event says
+        what stays."""
         kept = (await asyncio.to_thread(self._read)).get(public_key)
         if kept is None:
-            return False
-        async with self._launcher.connected(SshTarget.parse(kept.target)) as connection:
-            await self._launcher.remove(connection)
+            return
+        try:
+            async with self._launcher.connected(SshTarget.parse(kept.target)) as connection:
+                await self._launcher.remove(connection)
+        except NodeError as error:
+            why = (
+                f"The node is removed, and its agent stays on {kept.target}: {error.message} End the process "
+                f"{kept.pid} there and delete ~/{FOLDER}."
+            )
+            await registry.call(lambda known: known.events.add(EventLevel.WARNING, "nodes", why))
         await asyncio.to_thread(self._keep, public_key, None)
-        return True
 
     def _keep(self, public_key: str, kept: _Kept | None) -> None:
         found = self._read()

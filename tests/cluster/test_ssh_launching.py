@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ import pytest
 
 from app.cli.session import open_controller
 from app.cluster.ssh_hosts import SshHosts
-from app.cluster.ssh_launching import FOLDER, SshLauncher, SshTarget, package
+from app.cluster.ssh_launching import COPIED, FOLDER, SshLauncher, SshTarget, package
 from app.errors import BadInput, NodeError
 from app.paths import Home
 from app.registry import NodeRecord
@@ -167,8 +169,26 @@ def test_an_agent_that_cannot_be_started_says_why_and_leaves_nothing(server: Ser
         assert not (server.remote_home / FOLDER).exists() and session.run(session.controller.list_nodes()) == []
 
 
-def test_what_is_copied_is_the_agents_half_and_always_the_same() -> None:
-    assert package()[1] == package()[1]
+def test_a_machine_that_ssh_leads_to_no_more_is_removed_and_it_is_said_what_stays(server: Server, home: Home) -> None:
+    target = f"{server.target.user}@127.0.0.1:{server.port}"
+    with open_controller(home) as session:
+        controller = session.controller
+        node = session.run(controller.add_ssh_node(target, host_key=fingerprint(server), python=sys.executable))
+        pid = int((server.remote_home / FOLDER / "pid").read_text())
+        (home.root / "ssh-hosts.json").write_text(f'{{"127.0.0.1:{server.port}": "SHA256:before"}}')
+        session.run(controller.remove_node(str(node.id)))
+        assert session.run(controller.list_nodes()) == []
+        (event,) = [each for each in controller.registry.events.list() if "its agent stays on" in each.message]
+        assert target in event.message and str(pid) in event.message
+        psutil.Process(pid).kill()
+
+
+def test_what_is_copied_is_the_agents_half() -> None:
+    content, digest = package()
+    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+        names = tar.getnames()
+    assert {name.partition("/")[0] for name in names} == set(COPIED) and "worker_agent/__main__.py" in names
+    assert len(digest) == 64 and not [name for name in names if "__pycache__" in name]
 
 
 @pytest.mark.parametrize("text", ["", "@host", "user@", "host:0", "host:99999", "host:ssh"])
