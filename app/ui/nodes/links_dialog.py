@@ -32,6 +32,7 @@ class LinksDialog(QDialog):
         self.table = make.dressed(QTableWidget(), name="Links between nodes")
         self.table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         self.table.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
+        self.table.verticalHeader().setMaximumWidth(self.fontMetrics().averageCharWidth() * 30)  # long names are cut
         self.said = wrapped("")
         self.said.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self.measure_button = make.button("Measure", self.measure, role="primary", key="links-measure")
