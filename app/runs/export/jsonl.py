@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from typing import Any, BinaryIO
 
@@ -24,7 +25,7 @@ def write_jsonl(runs: Iterable[Run], output: BinaryIO) -> int:
 
 def run_schema() -> dict[str, Any]:
     """The JSON Schema of one line."""
-    schema = msgspec.json.schema(Run)
+    schema = _unindented(msgspec.json.schema(Run))
     return {
         "$schema": DIALECT,
         "$id": f"urn:shardboard:run:{VERSION}",
@@ -32,6 +33,16 @@ def run_schema() -> dict[str, Any]:
         "description": "One line of a JSON Lines export. Fields may be added within a version; see docs/formats.md.",
         **schema,
     }
+
+
+def _unindented(schema: Any) -> Any:
+    """Descriptions are docstrings, which msgspec hands on with their indentation before 0.23, without it since."""
+    if isinstance(schema, dict):
+        return {
+            name: inspect.cleandoc(value) if name == "description" and isinstance(value, str) else _unindented(value)
+            for name, value in schema.items()
+        }
+    return [_unindented(value) for value in schema] if isinstance(schema, list) else schema
 
 
 def schema_text() -> str:
