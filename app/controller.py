@@ -290,12 +290,8 @@ class Controller:
     async def launch_local(
         self,
         count: int,
-        *,
-        threads: int | None = None,
-        memory: int | None = None,
-        device: str | None = None,
-        keep: bool = True,
-    ) -> list[NodeRecord]:
+        *, threads: int | None = None, memory: int | None = None, device: str | None = None, keep: bool = True,
+    ) -> list[NodeRecord]:  # fmt: skip
         """Start agents on this machine; they go on when this process ends.
 
         Args:
@@ -418,9 +414,22 @@ class Controller:
         nodes: Sequence[int] | None = None,
         layers: str | None = None,
         serving: ServingWish = ANY_SERVING,
+        live: bool = False,
+        replica: bool = False,
     ) -> Placement:
-        """Where a model's layers would go, with the memory that it takes there. Nothing happens yet."""
-        description = await asyncio.to_thread(self.library.get, model)
+        """Where a model's layers would go, with the memory that it takes there. Nothing happens yet.
+
+        Args:
+            live: a deployed model's stages on other nodes, as they are cut.
+            replica: its stages once more, on these nodes, or on others with room.
+        """
+        description, as_it_is = await asyncio.to_thread(self.library.get, model), serving == ANY_SERVING
+        if live and replica:
+            raise BadInput("Stages either move or get a replica.", "Leave out one of --live and --replica.")
+        if live:
+            return await self.deployments.plan_handover(description, nodes, layers or "", keeps=as_it_is)
+        if replica:
+            return await self.deployments.plan_replica(description, nodes, keeps=as_it_is and layers is None)
         completed = serving.completed(description.dtype, description.max_context)
         return await self.deployments.plan(description, completed, node_ids=nodes, layers=layers)
 
@@ -432,6 +441,7 @@ class Controller:
         layers: str | None = None,
         serving: ServingWish = ANY_SERVING,
         live: bool = False,
+        replica: bool = False,
         on_progress: ProgressCallback | None = None,
         origin: Origin = UNKNOWN,
     ) -> DeploymentRecord:
@@ -439,19 +449,10 @@ class Controller:
 
         Args:
             live: move the stages of what is deployed to `nodes`, while it answers.
+            replica: load them a second time, to share its requests and to stand in when one is lost.
         """
-        if live:
-            placement = await self.plan_handover(model, nodes, layers, serving)
-        else:
-            placement = await self.plan(model, nodes=nodes, layers=layers, serving=serving)
+        placement = await self.plan(model, nodes=nodes, layers=layers, serving=serving, live=live, replica=replica)
         return (await self.jobs.do(DeployWork(placement, live=live), origin, on_progress)).record
-
-    async def plan_handover(
-        self, model: str, nodes: Sequence[int] | None, layers: str | None = None, serving: ServingWish = ANY_SERVING
-    ) -> Placement:
-        """A deployed model's stages on other nodes. Raises BadInput, PlacementError, NodeError."""
-        description = await asyncio.to_thread(self.library.get, model)
-        return await self.deployments.plan_handover(description, nodes, layers or "", keeps=serving == ANY_SERVING)
 
     async def undeploy(self, deployment_or_model: str) -> list[DeploymentRecord]:
         """Unload a deployment by its id, or all of a model's. Raises RegistryError when there is none."""

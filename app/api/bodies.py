@@ -123,6 +123,11 @@ class Deploy(Strict):
     live: bool = Field(
         default=False, description="move the stages of what is deployed to `nodes`, one for each, while it answers"
     )
+    replica: bool = Field(
+        default=False,
+        description="load what is deployed once more, on `nodes`, one for each stage, or where there is room: both "
+        "share the requests, and one takes over when the other is lost",
+    )
 
     @property
     def serving(self) -> ServingWish:

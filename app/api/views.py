@@ -153,6 +153,7 @@ class DeploymentView(BaseModel):
     kv_dtype: str
     wait_seconds: int
     recovery: str
+    replica_of: str = Field(default="", description="the group of deployments that it shares requests with; else empty")
     plan_hash: str
     epoch: int
     created_at: datetime
@@ -185,6 +186,7 @@ class DeploymentView(BaseModel):
         return cls(
             id=record.id, model=record.model_name, status=record.status, error=record.error, **asdict(record.serving),
             plan_hash=record.plan_hash, epoch=record.epoch, created_at=record.created_at, mending=mending(record.id),
+            replica_of=record.replica_of,
             stages=[view(one) for one in mine],
         )  # fmt: skip
 

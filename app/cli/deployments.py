@@ -40,6 +40,16 @@ Model = Annotated[str, typer.Argument(help="A name in the library.")]
 listing = typer.Typer(no_args_is_help=True)
 
 
+Replica = Annotated[
+    bool,
+    typer.Option(
+        "--replica",
+        help="Load what is deployed once more, on --nodes or where there is room: both share the requests, and one "
+        "takes over when the other is lost.",
+    ),
+]
+
+
 def register(app: typer.Typer) -> None:
     app.command()(plan)
     app.command()(deploy)
@@ -58,6 +68,7 @@ def plan(
     kv_dtype: KvDType = None,
     wait: Wait = None,
     recovery: Recovery = None,
+    replica: Replica = False,
     as_json: Json = False,
 ) -> None:
     """Show which layers would go to which node, and what memory that takes. Loads nothing."""
@@ -67,7 +78,9 @@ def plan(
         read_recovery(recovery),
     )  # fmt: skip
     with open_controller() as session:
-        placement = session.run(session.controller.plan(model, nodes=chosen, layers=shard_layers, serving=serving))
+        placement = session.run(
+            session.controller.plan(model, nodes=chosen, layers=shard_layers, serving=serving, replica=replica)
+        )
     if as_json:
         facts = msgspec.to_builtins(placement)
         print_json({**facts.pop("serving"), **facts, "processes": [_process_facts(one) for one in placement.processes]})
@@ -89,6 +102,7 @@ def deploy(
     live: Annotated[
         bool, typer.Option("--live", help="Move the stages of what is deployed to --nodes, while it answers.")
     ] = False,
+    replica: Replica = False,
     as_json: Json = False,
 ) -> None:
     """Send a model's layers to the nodes that lack them, load them, and make the model answer requests."""
@@ -105,6 +119,7 @@ def deploy(
                 layers=shard_layers,
                 serving=serving,
                 live=live,
+                replica=replica,
                 on_progress=progress.job,
                 origin=origin(),
             )
@@ -238,11 +253,15 @@ def _show_deployments(deployments: list[DeploymentRecord], shards: list[ShardRec
         "Deployments",
         ("Id", "Model", "State", "Computes in", "Context", "Layers on nodes", "Error"),
         [
-            (d.id, d.model_name, d.status.value, d.serving.numbers, d.context, _places(d.id, shards), d.error)
+            (_named(d), d.model_name, d.status.value, d.serving.numbers, d.context, _places(d.id, shards), d.error)
             for d in deployments
         ],
         "Nothing is deployed; load a model with: deploy MODEL",
     )
+
+
+def _named(deployment: DeploymentRecord) -> str:
+    return f"{deployment.id}, replica of {deployment.replica_of}" if deployment.replica_of else deployment.id
 
 
 def _places(deployment: str, shards: list[ShardRecord]) -> str:

@@ -355,7 +355,10 @@ class Deployer:
 def _note_begun(
     registry: Registry, id: str, plan: str, placement: Placement, seats: Sequence[Seat]
 ) -> DeploymentRecord:
-    record = registry.deployments.add(id=id, model_name=placement.model_name, plan_hash=plan, serving=placement.serving)
+    record = registry.deployments.add(
+        id=id, model_name=placement.model_name, plan_hash=plan, serving=placement.serving,
+        replica_of=placement.replica_of,
+    )  # fmt: skip
     for number, (seat, (start, end)) in enumerate(zip(seats, placement.ranges, strict=True)):
         registry.shards.add(
             node_id=seat.node.id, deployment_id=id, model_name=placement.model_name, shard_id=number,

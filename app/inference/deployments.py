@@ -25,11 +25,13 @@ from app.inference.handover import HandedOver, Handover
 from app.inference.mender import Mender
 from app.inference.pipeline import Pipeline
 from app.inference.recovery import Recovery
+from app.inference.replicas import Replicas
 from app.inference.request_recorder import Facts
 from app.inference.stages import PipelineStage
 from app.models.description import ModelDescription
 from app.models.library import ModelLibrary
 from app.registry import DeploymentRecord, DeploymentStatus, NodeRecord, Registry, ShardRecord
+from app.registry.records import leading
 from app.runs.trace import UNKNOWN, Foreseen, ModelFacts, NodeMemory, Origin
 from app.serving import Serving, ServingWish
 from app.sharding.foresight import foreseen, foretell, link_speeds
@@ -65,6 +67,7 @@ class Deployments:
         self._live: dict[str, Pipeline] = {}
         recovery = Recovery(registry, nodes, library, self._deployer, self.capacities, self._redeploy)
         self.mender = Mender(registry, nodes, library, recovery, self._live)
+        self._replicas = Replicas(registry, self.mender, self._live, self.capacities, self.foretell)
         self._handover = Handover(registry, nodes, library, self._deployer, self.mender, self.capacities)
         self._apart: dict[str, DeploymentRecord] = {}
         """Those that only who made them uses."""
@@ -203,8 +206,16 @@ class Deployments:
             self._apart[deployed.record.id] = deployed.record
         await recorder.succeeded(description, deployed.record, deployed.pipeline)
         if not apart:
+            self._replicas.joined(deployed.record)
             await self._registry.call(lambda known: note_deployed(known, deployed))
         return deployed
+
+    async def plan_replica(
+        self, description: ModelDescription, node_ids: Sequence[int] | None, *, keeps: bool
+    ) -> Placement:
+        """As `Replicas.plan`."""
+        ready = await self.ready(description.name)
+        return await self._foretold(description, await self._replicas.plan(ready, description, node_ids, keeps=keeps))
 
     async def plan_handover(
         self, description: ModelDescription, node_ids: Sequence[int] | None, layers: str, *, keeps: bool
@@ -242,7 +253,7 @@ class Deployments:
         ready = await self.ready(model_name)
         if not ready:
             raise PlacementError(f"{model_name} is not deployed, so nothing can be handed over.", "Deploy it first.")
-        return ready[0]
+        return leading(ready)
 
     async def hand_over(
         self,
@@ -255,8 +266,8 @@ class Deployments:
 
         Raises PlacementError, NodeError, Cancelled.
         """
-        await self._standing(description.name)
-        record, pipeline = await self.acquire(description, lambda what: None)
+        standing = placement.moves or (await self._standing(description.name)).id
+        record, pipeline = await self.acquire(description, lambda what: None, standing)
         handed = await self._handover.carry_out(
             record, description, pipeline, placement, on_progress, cancel or asyncio.Event()
         )
@@ -268,6 +279,7 @@ class Deployments:
         await self.mender.stop(record.id)
         pipeline = self._live.pop(record.id, None)
         self._placements.pop(record.id, None)
+        self._replicas.ended(record.id)
         told = self._apart.pop(record.id, None) is None
         if pipeline is not None:
             pipeline.close()
@@ -316,13 +328,18 @@ class Deployments:
     # --- using -----------------------------------------------------------------------------------------
 
     async def acquire(
-        self, description: ModelDescription, preparing: Callable[[str], None], deployment: str | None = None
+        self,
+        description: ModelDescription,
+        preparing: Callable[[str], None],
+        deployment: str | None = None,
+        prompt: Sequence[int] = (),
     ) -> tuple[DeploymentRecord, Pipeline]:
         """A linked pipeline for a model: its deployment, or the whole model on one node that can hold it.
 
         Args:
             preparing: told in a sentence what has to be done first.
             deployment: the one to use, by its id, for who must know what a request runs on.
+            prompt: its tokens; of several deployments that share requests, one may have read them already.
 
         Raises:
             NodeError: the deployment's nodes cannot be reached; PlacementError: it has none, and no node is
@@ -332,7 +349,12 @@ class Deployments:
             return own, self._live[deployment]
         async with self._locks.setdefault(description.name, asyncio.Lock()):
             problem: ShardboardError | None = None
-            for record in await self.ready(description.name):
+            ready = await self.ready(description.name)
+            if ready and deployment is None:
+                picked = await self._replicas.pick(ready, description, prompt)
+                if picked is not None:
+                    return picked, self._live[picked.id]
+            for record in ready:
                 if deployment not in (None, record.id):
                     continue
                 pipeline = self._live.get(record.id)
@@ -357,7 +379,8 @@ class Deployments:
         shards = await self._shards(record)
         nodes = await self._node_records([shard.node_id for shard in shards if shard.node_id is not None])
         await self._deployer.unload(record.id, [self._seat(node) for node in nodes])
-        deployed = await self.deploy(description, placement)
+        deployed = await self.deploy(description, replace(placement, replica_of=record.replica_of))
+        self._replicas.ended(record.id)
         self._live.pop(record.id, None)
         self._placements.pop(record.id, None)
         await self._registry.call(lambda known: note_undeployed(known, record, shards, told=False))

@@ -216,7 +216,8 @@ class Handover:
             else by_id[target]
             for shard, target in zip(shards, node_ids, strict=True)
         ]
-        return place_ranges(description, where, [_range(shard) for shard in shards], record.serving)
+        placement = place_ranges(description, where, [_range(shard) for shard in shards], record.serving)
+        return dataclasses.replace(placement, moves=record.id)
 
     async def away(self, record: DeploymentRecord, description: ModelDescription, node: NodeRecord) -> Placement:
         """Where the stages that a node has may go. Raises PlacementError when there is no room."""

@@ -9,22 +9,34 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, MutableMapping
+from collections.abc import Callable, Coroutine, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from app.cluster.health import NodeDown, NodeEvent, NodeFrozen, NodeUp
 from app.cluster.nodes import NodeDirectory
 from app.errors import NodeError, RegistryError, RequestError, ShardboardError
-from app.figures import duration
+from app.figures import duration, layers
 from app.inference.deployment_notes import note
 from app.inference.pipeline import Pipeline
 from app.inference.recovery import Mended, Recovery
+from app.inference.sequence import HANDOVER
+from app.inference.sequence import Sequence as Answer
 from app.models.library import ModelLibrary
 from app.registry import DeploymentRecord, DeploymentStatus, EventLevel, Registry
 from worker_agent.wire.messages import Unload
 
 log = logging.getLogger(__name__)
+
+
+class StandIn(Protocol):
+    """Finds a replica where the sequences of a broken pipeline can go on."""
+
+    def __call__(self, pipeline: Pipeline, *, at_last: bool) -> Pipeline | None: ...
+
+
+def _nobody(pipeline: Pipeline, *, at_last: bool) -> Pipeline | None:
+    return None
 
 
 @dataclass(eq=False)
@@ -60,6 +72,7 @@ class Mender:
         self._recovery, self._live = recovery, live
         self._mending: dict[str, _Mending] = {}
         self._chores: set[asyncio.Task[None]] = set()
+        self.stand_in: StandIn = _nobody
         self.recoveries = 0
         """How often answers went on after an interruption, counted by deployments that were mended."""
         self.lost_answers = 0
@@ -94,9 +107,16 @@ class Mender:
         return pipeline
 
     def interrupted(self, pipeline: Pipeline) -> None:
-        """Sequences wait for a pipeline that is broken."""
-        if pipeline.deployment not in self._mending:
-            self._mend(pipeline.deployment)
+        """Sequences wait for a pipeline that is broken: they go on over a replica, or when it has been mended."""
+        planned = pipeline.broken is not None and pipeline.broken.kind == HANDOVER
+        if not planned and (other := self.stand_in(pipeline, at_last=False)) is not None:
+            self._chore(self._stood_in(pipeline, other, pipeline.release()))
+        self.look_after(pipeline.deployment)
+
+    def look_after(self, deployment: str) -> None:
+        """Have a deployment mended, though nobody waits for it."""
+        if deployment not in self._mending:
+            self._mend(deployment)
 
     async def hand_over(self, deployment: str, work: Coroutine[Any, Any, Mended]) -> Mended:
         """Have something else done to a linked pipeline while its sequences wait, and go on with them.
@@ -204,9 +224,29 @@ class Mender:
             await self._tell(EventLevel.INFO, f"{record.model_name}: {mended.what}.", record)
         return mended
 
+    async def _stood_in(self, pipeline: Pipeline, other: Pipeline, sequences: Sequence[Answer]) -> None:
+        """Have the sequences of a broken pipeline go on over its replica."""
+        reason, began = pipeline.broken, time.monotonic()
+        record = await self._registry.call(lambda known: known.deployments.get(pipeline.deployment))
+        there = {(stage.start, stage.node_id) for stage in pipeline.stages}
+        where = ", ".join(
+            f"{layers(stage.start, stage.end)} on {stage.node_name}"
+            for stage in other.stages
+            if (stage.start, stage.node_id) not in there
+        )
+        await other.take_over(sequences, f"its replica took over: {where}")
+        self.recoveries += 1
+        why = "" if reason is None else f"{reason.message.rstrip('.')}: "
+        took = duration(time.monotonic() - began)
+        sentence = f"{why}{answers(len(sequences))} of {record.model_name} went on after {took}, {where}."
+        await self._tell(EventLevel.WARNING, sentence, record)
+
     async def _given_up(
         self, record: DeploymentRecord, pipeline: Pipeline | None, error: ShardboardError, waiting: int
     ) -> None:
+        if pipeline is not None and pipeline.active and (other := self.stand_in(pipeline, at_last=True)):
+            await self._stood_in(pipeline, other, pipeline.release())
+            return
         self.lost_answers += waiting
         if pipeline is not None:
             pipeline.fail(error)

@@ -8,11 +8,8 @@ it anew, perhaps over other nodes, and they go on from the tokens that they have
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
-import secrets
 import struct
-from collections import OrderedDict
 from collections.abc import Callable
 from collections.abc import Sequence as Many
 
@@ -28,6 +25,7 @@ from app.inference.resumption import resumption
 from app.inference.sequence import Sequence
 from app.inference.stage_faults import BETWEEN_AGENTS, stage_error
 from app.inference.stages import PipelineStage, links
+from app.inference.under_way import UnderWay
 from worker_agent.wire.messages import (
     MAX_CAUGHT_UP,
     Cancel,
@@ -52,7 +50,6 @@ DOUBT_SECONDS = 3.0
 a node does not answer its controller. Connections come back by themselves, and what was lost on them is sent again."""
 ASK_SECONDS = 4.0
 """Sequences that wait while every stage is idle for so long: what they brought may have been lost on its way here."""
-ENDED_SEQUENCES = 512
 STALL_SECONDS = 20.0
 """After so long a message between the stages was lost for good."""
 BREAKING = frozenset({"lost", "timeout", "refused", "wrong_key", "not_allowed", "version", "unknown_stage"})
@@ -86,11 +83,7 @@ class Pipeline:
         self.broken: NodeError | None = None
         """Why nothing runs until the next `link`."""
         self.closed = False
-        self._sequences: dict[int, Sequence] = {}
-        # Not from 1: agents may still have sequences of a controller that ended.
-        self._ended: OrderedDict[int, list[int]] = OrderedDict()
-        """The tokens of sequences that are over: others may have begun with them."""
-        self._numbers = itertools.count(secrets.randbits(40) << 20)
+        self._sequences = UnderWay()
         self._heard = 0.0
         self._doubt: tuple[float, NodeError] | None = None
         self._cut = CutLines()
@@ -161,11 +154,7 @@ class Pipeline:
 
     async def recompute(self, lost: Many[int], resumed: Many[Resumed]) -> None:
         """Have the states of lost stages computed again, between `link` and `resume`. Raises NodeError."""
-        await recompute(self.deployment, self.epoch, self.stages, lost, resumed, self._tokens_of)
-
-    def _tokens_of(self, number: int) -> list[int] | None:
-        sequence = self._sequences.get(number)
-        return self._ended.get(number) if sequence is None else sequence.tokens
+        await recompute(self.deployment, self.epoch, self.stages, lost, resumed, self._sequences.tokens_of)
 
     async def link(self, epoch: int, resumed: Many[Resumed] = ()) -> None:
         """Connect the stages in a ring under a new epoch; what ran before goes on with the tokens that it has.
@@ -207,7 +196,7 @@ class Pipeline:
                 if self._breaks(error) and isinstance(error, NodeError):
                     self.interrupt(error)
                     raise
-                self._drop(sequence)
+                self._sequences.drop(sequence)
                 sequence.sink.failed(error)
                 await self._cancel(sequence.number)
             else:
@@ -222,13 +211,12 @@ class Pipeline:
         Raises:
             NodeError; RequestError: the constraint cannot be followed.
         """
-        sequence.number, sequence.pipeline = next(self._numbers), self
         if not self._sequences:
             self._heard = asyncio.get_running_loop().time()
-        self._sequences[sequence.number] = sequence
+        self._sequences.admit(sequence, self)
         if self.broken is not None:
             if self.closed or self._on_interrupted is None:
-                self._drop(sequence)
+                self._sequences.drop(sequence)
                 raise self.broken
             self._on_interrupted(self)
             return
@@ -242,7 +230,7 @@ class Pipeline:
                 assert isinstance(error, NodeError)
                 self.interrupt(error)
                 return
-            self._drop(sequence)
+            self._sequences.drop(sequence)
             raise
 
     async def join(self, epoch: int) -> None:
@@ -268,13 +256,39 @@ class Pipeline:
     def adopt(self, sequences: Many[Sequence]) -> None:
         """Take over what another pipeline has released; `resume` starts it."""
         for sequence in sequences:
-            sequence.number, sequence.pipeline = next(self._numbers), self
-            self._sequences[sequence.number] = sequence
+            self._sequences.admit(sequence, self)
+
+    async def take_over(self, sequences: Many[Sequence], what: str) -> None:
+        """Go on with what another pipeline has released, beside what runs here; they read their tokens anew.
+
+        Args:
+            what: was done, in a sentence.
+        """
+        self.adopt(sequences)
+        for sequence in sequences:
+            if self.broken is not None:  # they wait here with the others
+                if self._on_interrupted is not None:
+                    self._on_interrupted(self)
+                return
+            try:
+                await self._hand_over(sequence)
+            except ShardboardError as error:
+                if self._breaks(error) and isinstance(error, NodeError):
+                    self.interrupt(error)
+                    return
+                self._sequences.drop(sequence)
+                sequence.sink.failed(error)
+                await self._cancel(sequence.number)
+            else:
+                sequence.sink.resumed(what, exact=self.dtype == "float32")
+
+    def knows(self, prompt: Many[int]) -> int:
+        """How many of a prompt's first tokens another sequence of this pipeline began with."""
+        return self._sequences.in_common(prompt)
 
     def release(self) -> list[Sequence]:
         """Let go of all sequences, for another pipeline to adopt them."""
-        released, self._sequences = list(self._sequences.values()), {}
-        return released
+        return self._sequences.release()
 
     async def _hand_over(self, sequence: Sequence) -> None:
         epoch = self.epoch
@@ -299,22 +313,16 @@ class Pipeline:
             held=self._awaited.pop(sequence.number, 0),
         )
         sequence.times_started += 1
-        sequence.sink.handed_over(sequence.number, epoch)
+        sequence.sink.handed_over(self.deployment, sequence.number, epoch)
         await self.stages[0].link.call(message, (row,))
 
     def _breaks(self, error: ShardboardError) -> bool:
         """Whether an error concerns the pipeline and all that runs through it, not one sequence."""
         return isinstance(error, NodeError) and error.kind in BREAKING
 
-    def _drop(self, sequence: Sequence) -> None:
-        if self._sequences.pop(sequence.number, None) is not None:
-            self._ended[sequence.number] = sequence.tokens
-            while len(self._ended) > ENDED_SEQUENCES:
-                self._ended.popitem(last=False)
-
     async def cancel(self, sequence: Sequence) -> None:
         """End a sequence and free its KV. An agent that cannot be reached is no error: it frees it by itself."""
-        self._drop(sequence)
+        self._sequences.drop(sequence)
         if self.broken is None and sequence.times_started:
             await self._cancel(sequence.number)
 
@@ -338,7 +346,7 @@ class Pipeline:
             if sequence.gets_on():
                 sequence.sink.interrupted(error)
             else:
-                self._drop(sequence)
+                self._sequences.drop(sequence)
                 sequence.sink.failed(error)
         if self._sequences:
             self._on_interrupted(self)
@@ -426,7 +434,7 @@ class Pipeline:
         if not sequence.sampled(token, times, batch):
             return False
         if sequence.is_over:
-            self._drop(sequence)
+            self._sequences.drop(sequence)
         return True
 
     def catch_up(self) -> None:
@@ -463,7 +471,7 @@ class Pipeline:
                 if self._breaks(error) and isinstance(error, NodeError):
                     self.interrupt(error)
                 else:
-                    self._drop(sequence)
+                    self._sequences.drop(sequence)
                     sequence.sink.failed(error)
             return False
         for scored in produced.scored:

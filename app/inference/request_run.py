@@ -176,8 +176,10 @@ class RequestRun:
 
     # --- what the pipeline tells (a Sink) --------------------------------------------------------------
 
-    def handed_over(self, number: int, epoch: int) -> None:
+    def handed_over(self, deployment: str, number: int, epoch: int) -> None:
         self.recorder.handed_over()
+        if self.record.deployment_id != deployment:
+            self._change(deployment_id=deployment)
         if self._keep_text:
             sequence: dict[str, object] = {"number": number, "epoch": epoch, "chat": self.format is not None}
             self._change(sequence=sequence)

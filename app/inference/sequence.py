@@ -25,9 +25,9 @@ NO_SCORES = 2**31 - 1
 class Sink(Protocol):
     """Who waits for a sequence. Called on the controller's loop; must not block."""
 
-    def handed_over(self, number: int, epoch: int) -> None:
-        """The sequence is on its way to the first stage, which knows it by these. What it brings may come before the
-        answer to that, and it may be handed over again."""
+    def handed_over(self, deployment: str, number: int, epoch: int) -> None:
+        """The sequence is on its way to a deployment's first stage, which knows it by these. What it brings may come
+        before the answer to that, and it may be handed over again."""
 
     def sampled(self, token: Token, times: Many[StageTime], batch: int) -> None:
         """A token came, by a step that took so long on each stage and brought `batch` tokens in all."""

@@ -158,7 +158,7 @@ class InferenceService:
         eos = await asyncio.to_thread(end_ids, description.path) if tokenizer is None else tokenizer.eos_ids
         # What can never run is refused before anything is loaded for it.
         parameters.budget(eos, len(ids), description.max_context)
-        record, pipeline = await self._deployments.acquire(description, run.preparing, deployment)
+        record, pipeline = await self._deployments.acquire(description, run.preparing, deployment, ids)
         budget = parameters.budget(eos, len(ids), record.serving.longest)
         facts = await self._deployments.facts(record, pipeline, description, len(ids))
         rules = _rules(parameters, format, tokenizer)

@@ -36,6 +36,7 @@ class Deployments(Table[DeploymentRecord]):
         plan_hash: str,
         serving: Serving,
         id: str | None = None,
+        replica_of: str = "",
         epoch: int = 0,
         status: DeploymentStatus = DeploymentStatus.LOADING,
     ) -> DeploymentRecord:
@@ -46,6 +47,7 @@ class Deployments(Table[DeploymentRecord]):
                 "model_name": model_name,
                 "plan_hash": plan_hash,
                 **asdict(serving),
+                "replica_of": replica_of,
                 "epoch": epoch,
                 "status": status,
                 "error": None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -123,6 +124,8 @@ class DeploymentRecord:
     kv_dtype: str
     wait_seconds: int
     recovery: str
+    replica_of: str
+    """The group that it belongs to, if it did not begin it."""
     epoch: int
     status: DeploymentStatus
     error: str | None
@@ -132,6 +135,17 @@ class DeploymentRecord:
     @property
     def serving(self) -> Serving:
         return Serving.kept(self)
+
+    @property
+    def group(self) -> str:
+        """What deployments have in common that are each other's replicas: the id of the first of them."""
+        return self.replica_of or self.id
+
+
+def leading(newest_first: Sequence[DeploymentRecord]) -> DeploymentRecord:
+    """Of a model's deployments the one that requests come to, and that its replicas are replicas of."""
+    newest = newest_first[0]
+    return next((record for record in newest_first if record.id == newest.group), newest)
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,7 @@ class Deployment(PeeweeModel):
     kv_dtype = Words(default="computed")
     wait_seconds = IntegerField(default=30)
     recovery = Words(default="fast")
+    replica_of = Words(default="")
     epoch = BigIntegerField()
     status = Words(index=True)
     error = Prose(null=True)

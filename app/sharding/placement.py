@@ -188,6 +188,10 @@ class Placement:
     """Nodes that were offered and get nothing, because they are too small or there are more nodes than layers."""
     foreseen: Foreseen | None = None
     """What is predicted of it, where that was asked for and the nodes have measured themselves."""
+    replica_of: str = ""
+    """The group of deployments that it joins as a replica; empty for one that begins a group."""
+    moves: str = ""
+    """The deployment whose stages go there while it answers; empty for a new one."""
 
     @property
     def ranges(self) -> tuple[Range, ...]:

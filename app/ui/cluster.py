@@ -229,8 +229,17 @@ class Cluster(QObject):
         return next((model for model in self.models if model.name == name), None)
 
     def deployment_of(self, model: str) -> DeploymentSnapshot | None:
-        """The newest ready deployment of a model."""
-        return next((view for view in self.deployments if view.is_ready and view.record.model_name == model), None)
+        """The ready deployment of a model that requests come to."""
+        ready = [view for view in self.deployments if view.is_ready and view.record.model_name == model]
+        return next((view for view in ready if view.record.id == ready[0].record.group), ready[0]) if ready else None
+
+    def replicas_of(self, view: DeploymentSnapshot) -> tuple[DeploymentSnapshot, ...]:
+        """Those that share a deployment's requests."""
+        return tuple(
+            each
+            for each in self.deployments
+            if each.is_ready and each.record.group == view.record.group and each is not view
+        )
 
     def ways(self, view: DeploymentSnapshot) -> tuple[tuple[ShardRecord, tuple[Way, ...]], ...]:
         """How each stage of a deployment runs, as its agent says; those of which nothing is heard are left out."""

@@ -145,11 +145,13 @@ def test_room_for_less_than_the_context_is_not_set_aside(bar: PlanBar, board: Bo
 def test_a_deployed_draft_can_be_taken_down_and_a_changed_one_deployed(bar: PlanBar, board: BoardModel) -> None:
     board.workbench.cluster.take_lists(Lists(deployments=(deployment("a", SMALL, [(1, 0, 6), (2, 6, 12)]),)))
     assert bar.state.text() == "Deployed as shown"
-    assert bar.deploy.isHidden() and not bar.undeploy.isHidden()
+    assert bar.deploy.isHidden() and bar.replicate.isHidden() and not bar.undeploy.isHidden()
     board.move_shard(1, 3)
     assert bar.state.text() == "Stages can move while it answers" and bar.deploy.text() == "Move"
+    assert not bar.replicate.isHidden() and bar.replicate.isEnabled()
     board.move_boundary(0, 5)
     assert bar.state.text() == "Differs from what is deployed" and bar.deploy.text() == "Deploy"
+    assert bar.replicate.isHidden()
     assert not bar.deploy.isHidden() and bar.deploy.isEnabled()
 
 

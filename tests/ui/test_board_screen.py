@@ -18,7 +18,7 @@ from app.inference.prompt import TokenPrompt
 from app.jobs.works import register_model
 from app.paths import Home
 from app.ui.board.board_screen import BoardScreen
-from app.ui.board.state.lanes import Selection
+from app.ui.board.state.lanes import BlockKind, Selection
 from app.ui.notices import Notice
 from app.ui.workbench import Workbench
 from tests.ui.simulated import fill, model
@@ -239,6 +239,15 @@ def test_a_draft_is_deployed_changed_deployed_again_and_taken_down(live: BoardSc
     moved = cluster.deployment_of("tiny")
     assert moved is not None and moved.record.id == second.record.id and board.pipeline() == (other, one)
     assert told[-1].text.startswith("Layers 0–2 went from ")
+
+    # Or they are loaded there once more, and the draft is what is deployed again.
+    board.swap_shards(0, 1)
+    click(qtbot, live, "board-replicate")
+    qtbot.waitUntil(lambda: len(cluster.replicas_of(moved)) == 1 and not board.is_deploying, timeout=60_000)
+    assert board.is_loaded and cluster.deployment_of("tiny") == moved and told[-1].text.startswith("tiny has a replica")
+    lane = next(lane for lane in board.lanes() if lane.node.id == one)
+    copies = [block for block in lane.blocks if block.kind is BlockKind.REPLICA]
+    assert [(block.start, block.end, block.echoes) for block in copies] == [(0, 3, 0)]
 
     # While it answers, it is not taken down without a question.
     answer = live.workbench.bridge.generate(

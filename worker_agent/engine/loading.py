@@ -25,7 +25,7 @@ from worker_agent.engine.alone import Alone
 from worker_agent.engine.attention import RAGGED, Segment, ragged_step
 from worker_agent.engine.memory.rows import RowPool
 from worker_agent.engine.runtime import Runtime, keep_single
-from worker_agent.engine.stage import DTYPES, Stage, journal_bytes, kept_in, kv_bytes
+from worker_agent.engine.stage import DTYPES, Stage, Weights, check_room, gigabytes, journal_bytes, kept_in, kv_bytes
 from worker_agent.model import rotary
 from worker_agent.model.anatomy import Anatomy, build_empty, examine_once
 from worker_agent.model.filling import ByteCounter, Filler, Source, weight_bytes
@@ -75,21 +75,15 @@ def load_stage(
     weights = weight_bytes(parts, dtype, load.quantize)
     keys_values = kv_bytes(anatomy, load, kept_in(anatomy, load))
     journal = journal_bytes(load, device)
-    needed = weights + keys_values + journal
-    if needed > memory_free:
-        beside = f" and {_gb(journal)} for its journal" if journal else ""
-        raise OutOfMemory(
-            f"layers {load.start}-{load.end - 1} of {load.model} need {_gb(weights)} for weights and "
-            f"{_gb(keys_values)} for {load.kv_tokens:,} tokens of KV cache{beside}, {_gb(needed)} in all; "
-            f"{_gb(memory_free)} are free"
-        ).with_figures(needed, memory_free)
-    stage = Stage(load, Slice(model, anatomy, load.start, load.end), device, weights)
+    needed = check_room(load, weights, keys_values, journal, memory_free)
+    cut = Slice(model, anatomy, load.start, load.end)
+    stage = Stage(load, cut, device, Weights(config, parts, weights))
     try:
         with large_blocks_apart():
             source = Source(model, parts, part_path, ByteCounter(parts, progress))
             fill = Filler(stage.slice, source, device, dtype, load.quantize)
             _Builder(stage, fill, memory_free - needed).build()
-        stage.weight_bytes += fill.extra_bytes
+        stage.weights.nbytes += fill.extra_bytes
         stage.weights_error = fill.quantizer.error
     except BaseException:
         stage.close()
@@ -193,8 +187,8 @@ class _Builder:
             said = [*self._fill.unfolded.values(), self._stage.ways["blocks"].why]
             why = next(filter(None, said), "not all of its matrices can be quantized")
             raise OutOfMemory(
-                f"layers {load.start}-{load.end - 1} of {load.model} take {_gb(more)} more than was reckoned with, "
-                f"up to {trial.named(block)}: {why}"
+                f"layers {load.start}-{load.end - 1} of {load.model} take {gigabytes(more)} more than was reckoned "
+                f"with, up to {trial.named(block)}: {why}"
             ).with_figures(self._stage.weight_bytes + more, self._stage.weight_bytes)
 
     # --- a block of layers ---------------------------------------------------------------------------
@@ -304,8 +298,8 @@ class _Builder:
         if self._spare < self._fill.extra_bytes:
             raise OutOfMemory(
                 f"keys and values of layers {load.start}-{load.end - 1} of {load.model} cannot be kept in int8 "
-                f"({why}), and as they are computed take {_gb(more)} more than was reckoned with; set aside fewer KV "
-                "tokens"
+                f"({why}), and as they are computed take {gigabytes(more)} more than was reckoned with; set aside "
+                "fewer KV tokens"
             ).with_figures(stage.weight_bytes + stage.kv_bytes, stage.weight_bytes + before)
 
     def _one_by_one(
@@ -489,7 +483,3 @@ def _switched_off(device: torch.device, dtype: torch.dtype) -> dict[WayName, str
     kept = "" if device.type == "cpu" else "only the CPU's kernels read blocks"
     plain = "" if halves.can(device, dtype) else packed.why_not(device, dtype)
     return {"norms": apart, "joined": apart, "blocks": kept, "packed": plain}
-
-
-def _gb(count: int) -> str:
-    return f"{count / 1e9:.2f} GB"

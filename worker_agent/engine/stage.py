@@ -7,6 +7,10 @@ by the loader thread until it is built (`loading.py`) and by the compute thread 
 
 from __future__ import annotations
 
+import copy
+import threading
+from collections.abc import Iterable
+
 import torch
 
 from worker_agent.engine.lockstep import Lockstep
@@ -16,18 +20,33 @@ from worker_agent.model import rotary
 from worker_agent.model.anatomy import Anatomy
 from worker_agent.model.slicing import Slice
 from worker_agent.model.ways import Ways
-from worker_agent.wire.messages import KvDType, Load, Reuse, kv_token_bytes
+from worker_agent.wire.errors import OutOfMemory
+from worker_agent.wire.messages import KvDType, Load, Part, Reuse, kv_token_bytes
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Weights:
+    """What a stage has read, and the stages that run over it: several, where a model is deployed more than once.
+
+    They are stages of one compute thread, so no two of them run at the same time.
+    """
+
+    def __init__(self, config: bytes, parts: tuple[Part, ...], nbytes: int) -> None:
+        self.config, self.parts, self.nbytes = config, parts, nbytes
+        self.stages: list[Stage] = []
+        self.lock = threading.Lock()
+        """Stages are added by the loader's thread and taken away by the compute thread."""
 
 
 class Stage:
     """A loaded slice of a model, and the ways in which it runs."""
 
-    def __init__(self, load: Load, cut: Slice, device: torch.device, weight_bytes: int) -> None:
+    def __init__(self, load: Load, cut: Slice, device: torch.device, weights: Weights) -> None:
         self.load = load
         self.device = device
-        self.weight_bytes = weight_bytes
+        self.weights = weights
+        weights.stages.append(self)
         self.weights_error = 0.0
         """How far the weights are from those in the files since they were quantized, relative to their size (RMS)."""
         self.kv_dtype = kept_in(cut.anatomy, load)
@@ -49,6 +68,12 @@ class Stage:
         """The whole pass as TorchScript, where it could be recorded (`recorded.py`)."""
         self.by_length = False
         """Whether a rotary embedding depends on how long each sequence is."""
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of its weights; of those that several stages run over, the first one has all."""
+        with self.weights.lock:
+            return self.weights.nbytes if self.weights.stages[:1] == [self] else 0
 
     @property
     def kv_bytes(self) -> int:
@@ -79,8 +104,22 @@ class Stage:
         """An empty state for a sequence that has a pass of its own."""
         return OwnState(self.slice.model.config, range(self.slice.start, self.slice.end))
 
+    def twin(self, load: Load) -> Stage | None:
+        """Another stage over the same weights, with states of its own; None where they are being let go."""
+        with self.weights.lock:
+            if not self.weights.stages:
+                return None
+            other = copy.copy(self)
+            other.load = load
+            self.weights.stages.append(other)
+            return other
+
     def close(self) -> None:
-        """Let go of everything: weights and the recording. The stage cannot be used any more."""
+        """Let go of everything: weights, unless others run over them, and the recording. It cannot be used any more."""
+        with self.weights.lock:
+            self.weights.stages.remove(self)
+            if self.weights.stages:
+                return
         self.recording = None
         self.lockstep.end()
         rotary.release(self.slice.model)
@@ -106,3 +145,42 @@ def kv_bytes(anatomy: Anatomy, load: Load, kv_dtype: KvDType) -> int:
     state = sum(anatomy.state_elements[own]) * item + sum(anatomy.state_bytes[own])
     token = kv_token_bytes(sum(anatomy.kv_elements[own]), sum(anatomy.kv_vectors[own]), item, kv_dtype)
     return token * load.kv_tokens + state * load.max_sequences
+
+
+def check_room(load: Load, weights: int, keys_values: int, journal: int, memory_free: int) -> int:
+    """Bytes that a stage takes in all. Raises OutOfMemory where that is more than there are."""
+    needed = weights + keys_values + journal
+    if needed > memory_free:
+        beside = f" and {gigabytes(journal)} for its journal" if journal else ""
+        raise OutOfMemory(
+            f"layers {load.start}-{load.end - 1} of {load.model} need {gigabytes(weights)} for weights and "
+            f"{gigabytes(keys_values)} for {load.kv_tokens:,} tokens of KV cache{beside}, {gigabytes(needed)} in all; "
+            f"{gigabytes(memory_free)} are free"
+        ).with_figures(needed, memory_free)
+    return needed
+
+
+def twin_of(
+    stages: Iterable[Stage], load: Load, config: bytes, parts: tuple[Part, ...], memory_free: int
+) -> Stage | None:
+    """A stage over weights that one of these has already, if it was loaded from the same parts, to run as this one is
+    to run. Raises OutOfMemory."""
+    for stage in stages:
+        if stage.weights.config == config and stage.weights.parts == parts and _alike(stage.load, load):
+            keys_values = kv_bytes(stage.slice.anatomy, load, stage.kv_dtype)
+            check_room(load, 0, keys_values, journal_bytes(load, stage.device), memory_free)
+            if (twin := stage.twin(load)) is not None:
+                return twin
+    return None
+
+
+def _alike(one: Load, other: Load) -> bool:
+    """Whether what was proven of one stage holds for the other."""
+    return all(
+        getattr(one, name) == getattr(other, name)
+        for name in ("start", "end", "dtype", "quantize", "kv_dtype", "max_context", "prefill_chunk")
+    )
+
+
+def gigabytes(nbytes: int) -> str:
+    return f"{nbytes / 1e9:.2f} GB"

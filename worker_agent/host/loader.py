@@ -8,10 +8,11 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from weakref import WeakSet
 
 from worker_agent.engine.loading import drop_stage, load_stage
 from worker_agent.engine.runtime import Runtime
-from worker_agent.engine.stage import Stage, journal_bytes
+from worker_agent.engine.stage import Stage, journal_bytes, twin_of
 from worker_agent.engine.warming import warm_up
 from worker_agent.host.budget import MemoryBudget
 from worker_agent.store.shard_store import ShardStore
@@ -62,6 +63,7 @@ class Loader(threading.Thread):
         self._process_memory = process_memory
         self._queue: queue.Queue[LoadJob | None] = queue.Queue()
         self._current: LoadJob | None = None
+        self._built = WeakSet[Stage]()
         self._stopping = False
         self.ready_memory = 0
         """Bytes that the process held when it had become ready, before its first stage."""
@@ -118,17 +120,20 @@ class Loader(threading.Thread):
             for part in job.parts:
                 self._store.verify(part.digest, part.nbytes)
                 report.beat()
-            stage = load_stage(load, job.config, job.parts, self._store.path, self._runtime, self._budget.free, report)
+            free = self._budget.free
+            twin = twin_of(list(self._built), load, job.config, job.parts, free)
+            stage = twin or load_stage(load, job.config, job.parts, self._store.path, self._runtime, free, report)
             if job.cancelled.is_set():  # since the last report: nobody will unload it
                 drop_stage(stage)
                 report.check()
+            self._built.add(stage)
             log.info(
-                "loaded layers %d-%d of %s in %.1f s (%s; %s)",
+                "loaded layers %d-%d of %s in %.1f s (%s; %s)%s",
                 load.start, load.end - 1, load.model, time.monotonic() - begun, load.dtype, stage.ways,
+                ", over weights that another deployment has here" if twin else "",
             )  # fmt: skip
-            self._budget.take(
-                load.deployment, load.stage, stage.weight_bytes + stage.kv_bytes + journal_bytes(load, stage.device)
-            )
+            beside = stage.kv_bytes + journal_bytes(load, stage.device)
+            self._budget.take(load.deployment, load.stage, beside, stage.weights, stage.weights.nbytes)
             job.on_loaded(stage, time.monotonic() - begun)
         except AgentError as error:
             log.warning("stage %d of %s was not loaded: %s", load.stage, load.deployment, error)

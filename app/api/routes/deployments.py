@@ -56,7 +56,7 @@ async def deploy(
     body: Annotated[Deploy, Depends(accepts(Deploy))],
 ) -> Response:
     """Finds a place for the model, then begins a job that loads it, and returns the job. With `live` the job moves
-    what is deployed.
+    what is deployed, with `replica` it loads that once more.
 
     When it is done, its details have the deployment's id.
     """
@@ -89,8 +89,8 @@ async def _place(controller: Controller, body: Deploy) -> Placement:
     await asyncio.to_thread(controller.library.get, body.model)
     await controller.registry.call(lambda known: [known.nodes.get(node) for node in body.nodes or ()])
     try:
-        if body.live:
-            return await controller.plan_handover(body.model, body.nodes, body.layers, body.serving)
-        return await controller.plan(body.model, nodes=body.nodes, layers=body.layers, serving=body.serving)
+        return await controller.plan(
+            body.model, nodes=body.nodes, layers=body.layers, serving=body.serving, live=body.live, replica=body.replica
+        )
     except NodeError as error:
         raise Conflict(error.message, error.advice) from error

@@ -12,6 +12,7 @@ from PySide6.QtWidgets import QWidget
 from app.errors import ShardboardError
 from app.serving import ServingWish
 from app.ui import make
+from app.ui.board.state.board_model import NO_REPLICA
 from app.ui.board.state.lanes import Selection
 from app.ui.icons import icon
 from app.ui.notices import Level
@@ -30,6 +31,7 @@ class BoardCommands(QObject):
         """The stage that has the focus in the scene, which need not be selected."""
         self.propose = self._make("Propose a plan", "wand-sparkles", self._propose, "Ctrl+P")
         self.deploy = self._make("Deploy", "rocket", board.deploy, "Ctrl+D")
+        self.replicate = self._make("Add a replica", "copy", board.replicate, "Ctrl+R")
         self.cancel = self._make("Cancel the deployment", "circle-stop", board.cancel_deploy, "Ctrl+Shift+D")
         self.undeploy = self._make("Undeploy", "power-off", board.undeploy, "Ctrl+Shift+U")
         self.measure = self._make("Measure what its numbers cost", "gauge", self._measure)
@@ -67,8 +69,8 @@ class BoardCommands(QObject):
     def all(self) -> list[QAction]:
         """In the order of the menu."""
         return [
-            self.propose, self.deploy, self.cancel, self.undeploy, self.measure, self.undo, self.redo, self.next_shard,
-            self.previous_shard, *self._stage_actions, self.clear,
+            self.propose, self.deploy, self.replicate, self.cancel, self.undeploy, self.measure, self.undo, self.redo,
+            self.next_shard, self.previous_shard, *self._stage_actions, self.clear,
         ]  # fmt: skip
 
     def stage(self) -> int | None:
@@ -98,6 +100,7 @@ class BoardCommands(QObject):
         deployed = name is not None and board.workbench.cluster.deployment_of(name) is not None
         _allow(self.propose, chosen or busy)
         _allow(self.deploy, board.can_deploy[1])
+        _allow(self.replicate, chosen or busy or ("" if board.moves else NO_REPLICA))
         _allow(self.cancel, "" if board.is_deploying else "Nothing is being deployed.")
         _allow(self.undeploy, busy or ("" if deployed else "There is no deployment to take down."))
         model = None if name is None else board.workbench.cluster.model(name)

@@ -43,6 +43,7 @@ class Failure:
     @property
     def title(self) -> str:
         what = "could not be moved" if self.live else "could not be deployed"
+        what = "could not get a replica" if self.placement.replica_of else what
         return f"{self.placement.model_name} {what}"
 
     @property
@@ -188,7 +189,8 @@ class Deploying(QObject):
             count = len({stage.node.node_id for stage in placement.stages})
             where = f"on {placement.stages[0].node.name}" if count == 1 else f"on {count} nodes"
             action = NoticeAction("Open chat", lambda: self._workbench.navigate.emit("chat", name))
-            notices.toast(view.result if live else f"{name} is deployed {where}", Level.SUCCESS, action)
+            done = f"{name} has a replica {where}" if placement.replica_of else f"{name} is deployed {where}"
+            notices.toast(view.result if live else done, Level.SUCCESS, action)
         elif view.error is not None:
             self.failure = Failure(placement, view.error, previous, live)
             actions, what = [NoticeAction("Retry", self.retry)], self.failure.title

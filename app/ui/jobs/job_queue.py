@@ -80,14 +80,14 @@ class JobQueue(QObject):
         return self._submit(DemoWork())
 
     def deploy(self, placement: Placement, *, live: bool = False) -> Job:
-        """Carry out a placement; what the model has deployed is taken down first.
+        """Carry out a placement; what the model has deployed is taken down first, unless it is a replica of that.
 
         Args:
             live: its stages are moved instead, while it answers.
         """
         from app.jobs.works import DeployWork
 
-        return self._submit(DeployWork(placement, replaces=not live, live=live))
+        return self._submit(DeployWork(placement, replaces=not live and not placement.replica_of, live=live))
 
     def measure(self, model: str, wish: ServingWish, nodes: Sequence[int] | None = None) -> Job:
         """Measure what a model's numbers cost; the nodes are chosen where none are named."""

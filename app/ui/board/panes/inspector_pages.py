@@ -40,6 +40,7 @@ class InspectModel(Page):
         self.facts = self.section("Model")
         self.needs = self.section("Memory to run it")
         self.runs = self.section("How it runs")
+        self.replicas = self.section("Replicas")
         self.measured = self.section("What its numbers cost")
         self.cuts = self.section("Cutting")
         self.source = self.section("Source")
@@ -56,6 +57,7 @@ class InspectModel(Page):
         deployed = board.workbench.cluster.deployment_of(name)
         self.chat.setVisible(deployed is not None)
         show_ways(self, self.runs, [] if deployed is None else _stage_ways(board.workbench.cluster, deployed))
+        self.replicas.show_facts(_replica_facts(board.workbench.cluster, deployed))
         measured = board.workbench.cluster.measurements.get(name, ())
         self.measured.show_facts(
             [("Not known", "it was not measured yet")] if not measured else [_measured_fact(each) for each in measured]
@@ -125,6 +127,23 @@ async def _vain_wishes(
 def _measured_fact(record: MeasurementRecord) -> Fact:
     text = f"{measured_text(record)} ({circumstances_text(record)})"
     return record.serving.numbers, f"{text}. {record.remark}" if record.remark else text
+
+
+def _replica_facts(cluster: Cluster, deployed: DeploymentSnapshot | None) -> list[tuple[str, str]]:
+    """What shares a deployment's requests: where it differs from it."""
+    if deployed is None:
+        return [("None", "it is not deployed")]
+    own = {(shard.shard_id, shard.node_id) for shard in deployed.shards}
+    found = []
+    for number, view in enumerate(cluster.replicas_of(deployed), 1):
+        there = [shard for shard in view.shards if (shard.shard_id, shard.node_id) not in own]
+        where = (
+            f"{layers(shard.start_layer, shard.end_layer)} on {cluster.nodes[shard.node_id].name}"
+            for shard in there
+            if shard.node_id in cluster.nodes
+        )
+        found.append((f"{number}", f"{', '.join(where)}; shares the requests, and takes over when a stage is lost"))
+    return found or [("None", "move a shard to a second node and choose Add replica")]
 
 
 def _stage_ways(cluster: Cluster, view: DeploymentSnapshot) -> list[StageWays]:

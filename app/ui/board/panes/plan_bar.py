@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from app.ui.board.state.board_model import BoardModel
 
 
-NARROW = 560
+NARROW = 640
 """Pixels below which the buttons may stand under the name."""
 MOST_KV_TOKENS = 16_000_000
 
@@ -43,6 +43,7 @@ class PlanBar(QFrame):
         self._warning_icon = QLabel()
         self.propose = self._button(commands.propose, "Propose", "board-propose")
         self.deploy = self._button(commands.deploy, "Deploy", "board-deploy", "primary")
+        self.replicate = self._button(commands.replicate, "Add replica", "board-replicate")
         self.undeploy = self._button(commands.undeploy, "Undeploy", "board-undeploy")
         self.serving = ServingRow(board)
         self._top = QGridLayout()
@@ -56,6 +57,7 @@ class PlanBar(QFrame):
             make.tool_of(commands.redo),
             self.propose,
             self.undeploy,
+            self.replicate,
             self.deploy,
             within=self._buttons,
         )
@@ -110,12 +112,18 @@ class PlanBar(QFrame):
         deployed = name is not None and board.workbench.cluster.deployment_of(name) is not None
         self.undeploy.setVisible(deployed and not board.is_deploying)
         self.deploy.setVisible(not board.is_deploying and not board.is_loaded)
+        self.replicate.setVisible(board.moves and not board.is_deploying)
         self.deploy.setText("Move" if board.moves else "Deploy")
+        self._arrange()
 
     def resizeEvent(self, event: QResizeEvent) -> None:
-        """Where there is little room the buttons stand below the name, which would be cut off beside them."""
         super().resizeEvent(event)
-        wanted = self.name.fontMetrics().horizontalAdvance(self.name.text()) + self._buttons.sizeHint().width()
+        self._arrange()
+
+    def _arrange(self) -> None:
+        """Where there is little room the buttons stand below the name, which would be cut off beside them."""
+        name = self.name.fontMetrics().horizontalAdvance(self.name.text())
+        wanted = max(name, self.state.sizeHint().width()) + self._buttons.sizeHint().width()
         is_narrow = wanted + 6 * SPACING > self.width() and self.width() < NARROW
         if is_narrow != self._is_narrow:
             self._is_narrow = is_narrow

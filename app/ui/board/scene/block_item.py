@@ -105,7 +105,8 @@ def paint_block(
 ) -> None:
     """Draw a block; also onto the picture that follows the mouse."""
     colors = look.colors
-    own = colors.of(block.stage) if block.stage is not None else colors.kv
+    number = block.stage if block.stage is not None else block.echoes
+    own = colors.of(number) if number is not None else colors.kv
     ghost = block.kind is BlockKind.PROPOSED
     body = rect.adjusted(SEAM, 0, -SEAM, 0)
     radius = min(RADIUS, body.width() / 2)
@@ -149,6 +150,8 @@ def _fills(look: Look, block: Block, own: QColor) -> tuple[QColor, QColor]:
             return own, mixed(own, colors.raised, 0.35)
         case BlockKind.PROPOSED:
             return mixed(own, colors.raised, 0.24), mixed(own, colors.raised, 0.08)
+        case BlockKind.REPLICA:
+            return mixed(own, colors.sunken, 0.4), mixed(own, colors.sunken, 0.2)
         case BlockKind.OTHER:
             return mixed(colors.kv, colors.sunken, 0.55), mixed(colors.kv, colors.sunken, 0.55)
 
@@ -158,11 +161,12 @@ def _write(painter: QPainter, look: Look, block: Block, body: QRectF, kv_width: 
     colors = look.colors
     color = colors.on_accent if block.kind is BlockKind.DEPLOYED else colors.text
     if block.stage is None:
-        text = look.small_metrics.elidedText(block.label, Qt.TextElideMode.ElideRight, body.width() - 12)
+        place = body.adjusted(0, 0, -kv_width, 0) if block.kind is BlockKind.REPLICA else body
+        text = look.small_metrics.elidedText(block.label, Qt.TextElideMode.ElideRight, place.width() - 12)
         if len(text) > 2:
             painter.setFont(look.small)
             painter.setPen(colors.text)
-            painter.drawText(body, Qt.AlignmentFlag.AlignCenter, text)
+            painter.drawText(place, Qt.AlignmentFlag.AlignCenter, text)
         return
     layers = layers_text(block.start, block.end)
     solid = QRectF(body.left(), body.top(), body.width() - kv_width, body.height())
@@ -199,6 +203,11 @@ def _write(painter: QPainter, look: Look, block: Block, body: QRectF, kv_width: 
 
 def tool_tip(block: Block, place: BlockPlace) -> str:
     """All that is known of a block."""
+    if block.kind is BlockKind.REPLICA:
+        return (
+            f"Layers {layers_text(block.start, block.end)} once more: it shares the requests, and takes over when a "
+            f"stage is lost\n{size_text(block.memory)}"
+        )
     if block.stage is None:
         return f"{block.label}, another deployment\n{size_text(block.memory)}"
     state = "loaded" if block.kind is BlockKind.DEPLOYED else "proposed, not loaded yet"

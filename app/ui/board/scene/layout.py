@@ -10,7 +10,7 @@ from enum import IntEnum
 from PySide6.QtCore import QRectF
 
 from app.ui.board.scene.look import Look
-from app.ui.board.state.lanes import Block, BlockKind
+from app.ui.board.state.lanes import Block
 
 MARGIN = 24.0
 COLUMN_GAP = 32.0
@@ -169,7 +169,7 @@ def bar_places(blocks: Sequence[Block], budget: int, width: float) -> BarPlaces:
     needed = [block.weight_bytes + block.kv_bytes for block in blocks]
     total = max(budget, sum(needed), 1)
     exact = [width * nbytes / total for nbytes in needed]
-    least = [OTHER_WIDTH if block.kind is BlockKind.OTHER else GRIP_WIDTH for block in blocks]
+    least = [OTHER_WIDTH if block.stage is None else GRIP_WIDTH for block in blocks]
     widths = [max(each, minimum) for each, minimum in zip(exact, least, strict=True)]
     if (taken := sum(widths)) > width:
         widths = _squeezed(exact, least, width) if sum(least) <= width else [each * width / taken for each in widths]

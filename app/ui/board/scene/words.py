@@ -60,7 +60,9 @@ def lane_text(lane: LaneSnapshot) -> str:
     """A node and what it holds, as a sentence."""
     parts = []
     for block in lane.blocks:
-        if block.kind is BlockKind.OTHER:
+        if block.kind is BlockKind.REPLICA:
+            parts.append(f"{layers(block.start, block.end)} once more, as a replica ({size_text(block.memory)})")
+        elif block.kind is BlockKind.OTHER:
             parts.append(f"{size_text(block.memory)} for {block.label}")
         else:
             state = "loaded" if block.kind is BlockKind.DEPLOYED else "proposed"

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from app.models.description import ModelDescription
     from app.ui.workbench import Workbench
 
+NO_REPLICA = "Move a shard of what is deployed to a second node first."
 FIGURES_MILLISECONDS = 200
 """News of nodes are gathered for so long before the board is told."""
 
@@ -284,6 +285,26 @@ class BoardModel(QObject):
             "Deploying the new placement ends {requests}. The deployment of now is taken down first.",
             lambda: self._start(placement, previous),
         )
+
+    def replicate(self) -> None:
+        """Load what is deployed once more, where the draft has it: both share the requests, and one takes over when the
+        other is lost. The draft becomes what is deployed again. Raises PlacementError when it cannot be."""
+        draft, loaded = self._draft(), self.loaded
+        if loaded is None or not self.moves or not draft.is_placed:
+            raise PlacementError(NO_REPLICA)
+        name, nodes = draft.model_name, [node for node in draft.nodes if node is not None]
+
+        async def work(controller: Controller, report: object) -> Placement:
+            return await controller.plan(name, nodes=nodes, replica=True)
+
+        def planned(placement: Placement) -> None:
+            if not self.is_deploying:
+                self._take("Add a replica", draft, loaded)
+                self.deploying.start(placement, None)
+
+        call = self.workbench.bridge.call(work, f"planning a replica of {name}")
+        call.done.connect(planned)
+        call.failed.connect(lambda error: self.workbench.notices.error(f"{name} could not get a replica", error))
 
     def cancel_deploy(self) -> None:
         self.deploying.cancel()

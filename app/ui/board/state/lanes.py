@@ -21,6 +21,8 @@ class BlockKind(StrEnum):
     """Loaded as shown."""
     PROPOSED = "proposed"
     """In the draft and not loaded."""
+    REPLICA = "replica"
+    """Loaded once more: a replica's of the same model."""
     OTHER = "other"
     """Memory of another deployment."""
 
@@ -40,6 +42,8 @@ class Block:
     """The model's name."""
     slower: str = ""
     """What of its speed is lost, and why; empty when nothing is, or it is not loaded."""
+    echoes: int | None = None
+    """Of a replica the stage that it has once more."""
 
     @property
     def memory(self) -> int:

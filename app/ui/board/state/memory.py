@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from app.children.work import NodeProgress
 from app.errors import BadInput, PlacementError
+from app.figures import layers_text
 from app.runs.ways import lost_text
 from app.sharding.arrangement import Arrangement
 from app.sharding.placement import NodeCapacity, StageSizes
@@ -51,9 +54,28 @@ class BoardMemory:
             if owner == node
         )
 
+    def replicas(self, node: int, model: str | None) -> tuple[Block, ...]:
+        """What replicas of a model hold on a node. Weights that its own stage has there as well count once."""
+        loaded = self._cluster.deployment_of(model) if model is not None else None
+        if loaded is None:
+            return ()
+        shared = {shard.shard_id for shard in loaded.shards if shard.node_id == node}
+        return tuple(
+            replace(
+                block, kind=BlockKind.REPLICA, echoes=number, label=f"Replica {layers_text(block.start, block.end)}",
+                weight_bytes=0 if number in shared else block.weight_bytes,
+            )
+            for view in self._cluster.replicas_of(loaded)
+            for number, (owner, block) in enumerate(self._blocks_of(view))
+            if owner == node
+        )  # fmt: skip
+
     def free_for(self, view: NodeSnapshot, model: str | None) -> int:
         """Bytes that the draft of a model may take on a node; below 0 when the others are too large already."""
-        return view.memory_budget - sum(block.memory for block in self.others(view.id, model))
+        return view.memory_budget - sum(block.memory for block in self._held(view.id, model))
+
+    def _held(self, node: int, model: str | None) -> tuple[Block, ...]:
+        return (*self.others(node, model), *self.replicas(node, model))
 
     def capacities(self, model: str, dtype: str) -> dict[int, NodeCapacity]:
         """Of every node that can take shards now, in the registry's order. Kept: a drag asks for each node."""
@@ -99,7 +121,7 @@ class BoardMemory:
                 )  # fmt: skip
         lanes = []
         for view in self._cluster.nodes.values():
-            blocks = (*self.others(view.id, model), *mine.get(view.id, ()))
+            blocks = (*self._held(view.id, model), *mine.get(view.id, ()))
             free = view.memory_budget - sum(block.memory for block in blocks)
             lanes.append(
                 LaneSnapshot(
