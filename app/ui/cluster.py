@@ -238,7 +238,7 @@ class Cluster(QObject):
         return tuple(
             each
             for each in self.deployments
-            if each.is_ready and each.record.group == view.record.group and each is not view
+            if each.is_ready and each.record.group == view.record.group and each.record.id != view.record.id
         )
 
     def ways(self, view: DeploymentSnapshot) -> tuple[tuple[ShardRecord, tuple[Way, ...]], ...]:
