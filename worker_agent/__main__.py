@@ -13,6 +13,7 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,15 +21,18 @@ from typing import TYPE_CHECKING
 
 from worker_agent import __version__
 from worker_agent.engine.runtime import Runtime, set_up_kernels
+from worker_agent.host import autostart
 from worker_agent.host.home import AgentHome
 from worker_agent.host.joining import join
 from worker_agent.host.log_file import open_log, read_tail
 from worker_agent.host.options import BadOption, Options, read_options
 from worker_agent.host.switchboard import Switchboard
-from worker_agent.process import settle
+from worker_agent.host.waiting import NotFound, say, wait_to_be_found
+from worker_agent.process import interrupt_on_terminate, settle
 from worker_agent.wire.errors import AgentError
 from worker_agent.wire.files import write_private
-from worker_agent.wire.keys import Invitation, KeyPair
+from worker_agent.wire.keys import Invitation, KeyPair, TrustedControllers
+from worker_agent.wire.links import Endpoint, PortInUse
 
 if TYPE_CHECKING:
     from worker_agent.host.agent import Agent
@@ -37,6 +41,7 @@ log = logging.getLogger("worker_agent")
 
 _BAD_START = 2
 _JOIN_FAILED = 3
+_PORT_SECONDS = 1.0
 SWITCH_SECONDS = 0.00005
 """How long a thread may keep the interpreter to itself: a step that arrives must not wait 5 ms for its thread."""
 _STOP_SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGBREAK")
@@ -60,12 +65,20 @@ def run(arguments: Sequence[str]) -> int:
         if options.print_key:
             print(keys.public)
             return 0
+        if options.service is not None:
+            print(_change_service(options, home, arguments))
+            return 0
         lock = home.lock()
         open_log(home.log, options.log_level)
-        board = Switchboard(home, keys, options.listen)
+        if options.wait and not TrustedControllers(home.controllers).keys and not options.trust:
+            board = _open_board(home, keys, _be_found(options, home, keys))
+        else:
+            board = Switchboard(home, keys, options.listen)
     except AgentError as error:
         print(f"worker_agent: {error}", file=sys.stderr)
-        return _BAD_START
+        return _JOIN_FAILED if isinstance(error, NotFound) else _BAD_START
+    except KeyboardInterrupt:  # while it waited to be found
+        return 0
     try:
         return _serve(options, home, board)
     except AgentError as error:
@@ -74,6 +87,40 @@ def run(arguments: Sequence[str]) -> int:
     finally:
         board.close()
         lock.close()
+
+
+def _change_service(options: Options, home: AgentHome, arguments: Sequence[str]) -> str:
+    """Install the service or remove it; what there is to say."""
+    if options.service == "remove":
+        return autostart.remove(autostart.service_name(home.root))
+    if not TrustedControllers(home.controllers).keys and options.join is None and not options.trust:
+        raise BadOption(
+            "--install-service: no controller is trusted yet, and a service has no terminal to ask in. Add "
+            "--join INVITATION or --trust=PUBLIC_KEY."
+        )
+    return autostart.install(autostart.AgentService.of(home.root, arguments), lambda: home.lock().close())
+
+
+def _be_found(options: Options, home: AgentHome, keys: KeyPair) -> Endpoint:
+    """Wait until a controller has met this agent, and trust that; where it is to listen then."""
+    interrupt_on_terminate()
+    found = wait_to_be_found(keys, options.listen, options.name)
+    TrustedControllers(home.controllers).add(found.public_key, name=found.controller)
+    home.remember(found.endpoint)
+    say(f"This machine belongs to {found.controller} from now on. The agent starts.")
+    return found.endpoint
+
+
+def _open_board(home: AgentHome, keys: KeyPair, listen: Endpoint) -> Switchboard:
+    """The port was that of the wait a moment ago, and some systems let go of one slowly."""
+    deadline = time.monotonic() + _PORT_SECONDS
+    while True:
+        try:
+            return Switchboard(home, keys, listen)
+        except PortInUse:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
 
 
 def _serve(options: Options, home: AgentHome, board: Switchboard) -> int:
@@ -92,9 +139,9 @@ def _serve(options: Options, home: AgentHome, board: Switchboard) -> int:
     if board.endpoint.is_everywhere:
         log.warning("listening on every network of this machine, as asked for")
     if not board.controllers.keys and options.join is None:
-        log.warning("no controller is trusted yet: give --trust=PUBLIC_KEY or --join INVITATION")
+        log.warning("no controller is trusted yet: give --trust=PUBLIC_KEY, --join INVITATION or --wait")
     if options.join is not None:
-        _join_beside(options.join, options.name, board, agent)
+        _join_beside(options.join, options.name, home, board, agent)
     if options.ready_file is not None:
         _announce(options.ready_file, board)
     try:
@@ -131,7 +178,7 @@ def _make_agent(options: Options, home: AgentHome, board: Switchboard, runtime: 
     from worker_agent.host.owner import OwnerWatch
     from worker_agent.host.probing import Prober
     from worker_agent.host.service import AgentIdentity, Resources
-    from worker_agent.host.telemetry import Telemetry, default_budget
+    from worker_agent.host.telemetry import Sample, Telemetry, default_budget
     from worker_agent.store.shard_store import ShardStore
     from worker_agent.store.storekeeper import Storekeeper
     from worker_agent.wire.callers import Callers
@@ -141,7 +188,12 @@ def _make_agent(options: Options, home: AgentHome, board: Switchboard, runtime: 
     budget = MemoryBudget(options.memory or default_budget(runtime.device))
     telemetry = Telemetry(lambda: store.disk_free)
     owner = OwnerWatch(options.owner, os.cpu_count() or 1)
-    telemetry.on_sample = owner.look
+
+    def sampled(sample: Sample, now: float) -> None:
+        owner.look(sample, now)
+        board.controllers.refresh()  # a controller whose key was taken away is obeyed no more, connected or not
+
+    telemetry.on_sample = sampled
     resources = Resources(
         access=board.access,
         callers=Callers(),
@@ -159,7 +211,7 @@ def _make_agent(options: Options, home: AgentHome, board: Switchboard, runtime: 
     return Agent(board, identity, runtime, resources)
 
 
-def _join_beside(invitation: Invitation, name: str, board: Switchboard, agent: Agent) -> None:
+def _join_beside(invitation: Invitation, name: str, home: AgentHome, board: Switchboard, agent: Agent) -> None:
     """Join in a thread of its own, so that the agent answers already when the controller looks at it."""
 
     def run() -> None:
@@ -178,6 +230,7 @@ def _join_beside(invitation: Invitation, name: str, board: Switchboard, agent: A
             agent.stop(_JOIN_FAILED)
             return
         board.controllers.add(key, name=invitation.address)
+        home.remember(board.endpoint)
         log.info("joined the controller at %s, which knows this agent as %s", invitation.address, joined.address)
 
     threading.Thread(target=run, name="joining", daemon=True).start()

@@ -50,6 +50,12 @@ class AddNode(Strict):
     key: str = Field(min_length=1, max_length=100, description="its public key: 40 characters")
 
 
+class MeetingCode(Strict):
+    """What the agent shows in its terminal."""
+
+    code: str = Field(min_length=1, max_length=20, description="six digits; spaces do not matter", examples=["123 456"])
+
+
 class DrainNode(Strict):
     draining: bool = Field(default=True, description="false lets it take new work again")
     move: bool = Field(default=False, description="hand what it holds over to other nodes, while it answers")

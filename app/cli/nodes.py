@@ -1,8 +1,7 @@
-"""`node add|list|remove|drain|local|invite`."""
+"""`node add|list|remove|drain|local|invite|find`."""
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Mapping
 from typing import Annotated
 
@@ -11,18 +10,23 @@ import typer
 
 from app.cli.options import Json, read_size
 from app.cli.output import note, print_json, print_table, progress_shown
-from app.cli.session import open_controller, open_registry, origin
+from app.cli.session import Session, open_controller, open_registry, origin
+from app.cluster.finding import WaitingAgent, chosen
 from app.cluster.ghosts import Ghost, ghosts_of
-from app.cluster.invitations import JoinCommand
+from app.cluster.invitations import AGENT_STARTS, JoinCommand
+from app.cluster.meetings import Meeting
 from app.cluster.memory import AgentMemory
 from app.cluster.node_state import Heard, NodeState, node_state
 from app.errors import BadInput, RegistryError
 from app.figures import ago, size_text
+from app.finding import LOOK_SECONDS, begin_meeting, confirm_meeting, end_meeting, find_machines
 from app.registry import NodeRecord
+from worker_agent.wire.announcing import network_address
 
 app = typer.Typer(no_args_is_help=True)
 
 INVITATION_PORT = 7599
+_SYSTEMS = {"": "", "posix": ", on Linux and macOS", "windows": ", on Windows"}
 
 Node = Annotated[str, typer.Argument(help="Its id, name or host:port, as `node list` shows them.")]
 
@@ -158,6 +162,61 @@ def launch_local(
     _added(nodes, as_json)
 
 
+@app.command("find")
+def find(
+    machine: Annotated[
+        str | None,
+        typer.Argument(help="Take this one in: its name, address, or the beginning of its key. [default: list them]"),
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.5, max=600, help="How long to look.")] = LOOK_SECONDS,
+    as_json: Json = False,
+) -> None:
+    """Show the machines on this network whose agents wait to be found (agent --wait), or take one in.
+
+    That agent shows a code, which is asked for here, and then asks for a word itself: nobody is trusted for being seen.
+    """
+    with open_controller(monitor=False) as session:
+        found = session.ask(find_machines, seconds)
+        if machine is None:
+            _show_waiting(found, as_json)
+            return
+        agent = chosen(found, machine)
+        if agent.problem:
+            raise BadInput(f"{agent.name} cannot be taken in: {agent.problem}")
+        meeting = session.ask(begin_meeting, agent.address, agent.public_key)
+        try:
+            record = _confirmed(session, meeting)
+        finally:
+            session.ask(end_meeting, meeting.id)
+    _added([record], as_json)
+
+
+def _confirmed(session: Session, meeting: Meeting) -> NodeRecord:
+    """Ask for the code until it is right, or the meeting is over."""
+    note(f"{meeting.name} ({meeting.address}, key {meeting.fingerprint}) shows a code in its terminal.")
+    while True:
+        code = typer.prompt("Its code", err=True)
+        try:
+            return session.ask(confirm_meeting, meeting.id, code, note)
+        except BadInput as error:
+            note(str(error))
+
+
+def _show_waiting(found: list[WaitingAgent], as_json: bool) -> None:
+    if as_json:
+        print_json([{**msgspec.to_builtins(agent), "fingerprint": agent.fingerprint, "problem": agent.problem}
+                    for agent in found])  # fmt: skip
+        return
+    print_table(
+        "Machines that wait",
+        ("Name", "Address", "Key", "Problem"),
+        [(agent.name, agent.address, agent.fingerprint, agent.problem) for agent in found],
+        "No machine waits on this network; start an agent there with: shardboard-agent --wait",
+    )
+    if found:
+        note("Take one in with: node find NAME")
+
+
 @app.command("invite")
 def invite(
     listen: Annotated[
@@ -171,26 +230,17 @@ def invite(
     """Print the command that starts an agent on another machine, and wait until it has joined."""
 
     def show(command: JoinCommand) -> None:
-        note("Run this on the other machine, in a folder that holds Shardboard. On Linux and macOS:")
-        typer.echo(command.posix, err=as_json)  # with --json, stdout is the node's alone
-        note("On Windows:")
-        typer.echo(command.windows, err=as_json)
+        note("Run one of these on the other machine; --install-service added has it start there by itself.")
+        for start in AGENT_STARTS:
+            for system in ("",) if start.posix == start.windows else ("posix", "windows"):
+                note(f"{start.given}{_SYSTEMS[system]}:")
+                # with --json, stdout is the node's alone
+                typer.echo(f"{getattr(start, system or 'posix')} {command.options}", err=as_json)
         note(f"It works once, for {command.valid_seconds / 60:.0f} minutes. Waiting; Ctrl-C ends the invitation.")
 
-    place = listen or f"{_own_address()}:{INVITATION_PORT}"
+    place = listen or f"{network_address() or '127.0.0.1'}:{INVITATION_PORT}"
     with open_controller(monitor=False) as session:
         _added([session.run(session.controller.invite(place, show, reachable_as=reachable_as))], as_json)
-
-
-def _own_address() -> str:
-    """The address of this machine in its network: the one from which it would send to the outside."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))  # an address for documentation; UDP sends nothing here
-            address: str = probe.getsockname()[0]
-        except OSError:
-            return "127.0.0.1"
-    return address
 
 
 def _added(nodes: list[NodeRecord], as_json: bool) -> None:

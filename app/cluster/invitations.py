@@ -12,10 +12,9 @@ import hashlib
 import hmac
 import ipaddress
 import logging
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import zmq.asyncio
 
@@ -54,6 +53,28 @@ class Registrar(Protocol):
     async def add(self, address: str, public_key: str, *, seconds: float = ...) -> NodeRecord: ...
 
 
+class AgentStart(NamedTuple):
+    """How an agent is started on a machine, by what is there of Shardboard. Options follow."""
+
+    given: str
+    """What is there, or what brings it."""
+    posix: str
+    """For Linux and macOS."""
+    windows: str
+
+
+AGENT_STARTS = (
+    AgentStart(
+        "In the folder of Shardboard's repository",
+        "worker_agent/launch/agent.sh",
+        "powershell -ExecutionPolicy Bypass -File worker_agent\\launch\\agent.ps1",
+    ),
+    AgentStart("Installed with pip, pipx or uv", "shardboard-agent", "shardboard-agent"),
+    AgentStart("With uv, in the repository's folder", *["uv tool run --from . shardboard-agent"] * 2),
+    AgentStart("With pipx, in the repository's folder", *["pipx run --spec . shardboard-agent"] * 2),
+)
+
+
 @dataclass(frozen=True)
 class JoinCommand:
     """What a user copies to the machine that shall join."""
@@ -62,16 +83,18 @@ class JoinCommand:
     valid_seconds: float
 
     @property
+    def options(self) -> str:
+        """What follows an agent's start. Letters and digits: no shell touches an invitation."""
+        return f"--join {self.invitation.encode()}"
+
+    @property
     def posix(self) -> str:
         """For Linux and macOS, in a folder that holds Shardboard."""
-        return f"worker_agent/launch/agent.sh --join {shlex.quote(self.invitation.encode())}"
+        return f"{AGENT_STARTS[0].posix} {self.options}"
 
     @property
     def windows(self) -> str:
-        return (
-            "powershell -ExecutionPolicy Bypass -File worker_agent\\launch\\agent.ps1 "
-            f"--join {self.invitation.encode()}"
-        )
+        return f"{AGENT_STARTS[0].windows} {self.options}"
 
 
 class JoinListener:
@@ -203,7 +226,9 @@ class JoinListener:
         if message.agent != key_fingerprint(key):
             return Failed(call=message.call, kind="not_allowed", message="The agent's id does not fit its key.")
         if not self._tokens.take(message.token, asyncio.get_running_loop().time()):
-            _log.warning("%s (%s) wanted to join with an invitation that is not valid", message.hostname, peer)
+            _log.warning(
+                "%r (%s, key %s) wanted to join with an invitation that is not valid", message.hostname, peer, key
+            )
             return Failed(
                 call=message.call,
                 kind="not_allowed",

@@ -29,6 +29,7 @@ from app.cluster.health import (
     NodeYields,
 )
 from app.cluster.launching import SHUTDOWN_SECONDS, STOP_SECONDS, AgentLauncher, LaunchedAgent
+from app.cluster.meetings import Meetings
 from app.cluster.memory import AgentMemory
 from app.cluster.node_state import Heard, NodeState, node_state
 from app.errors import BadInput, NodeError, RegistryError, ShardboardError
@@ -68,6 +69,7 @@ class NodeDirectory:
         self._notes: set[asyncio.Task[None]] = set()
         self._speeds: dict[int, tuple[Speed, ...]] = {}
         self._starting: set[int] = set()
+        self.meetings = Meetings(context, identity, self)
 
     async def open(self) -> None:
         """Begin to connect to every node that the registry holds."""
@@ -76,6 +78,7 @@ class NodeDirectory:
 
     async def close(self) -> None:
         """Close every link. Agents go on."""
+        await self.meetings.close()
         await self.health.close()
         await asyncio.gather(*(link.close() for link in self._links.values()))
         self._links.clear()

@@ -24,7 +24,7 @@ class Workbench(QObject):
 
     navigate = Signal(str, object)
     """Show a screen (board, chat, nodes, runs, log, welcome) with something in it: ("chat", model name), ("runs",
-    request id), ("nodes", node id or one of start, add, invite), ("board", model name), ("log", node id),
+    request id), ("nodes", node id or one of start, add, find, invite), ("board", model name), ("log", node id),
     ("preferences", title of a page); None for the screen as it is."""
 
     def __init__(self, bridge: Bridge, settings: Settings, theme: ThemeKeeper, parent: QObject | None = None) -> None:

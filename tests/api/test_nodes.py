@@ -12,12 +12,13 @@ import pytest
 from app.registry import DeploymentStatus
 from tests.api.browsing import browsing
 from tests.api.serving import CONTEXT, ENDLESS, LAYERS, MODEL, Served, serving
+from tests.cluster.test_meetings import Machine, waits
 from tests.e2e.conftest import System
 from tests.waiting import wait_until
 from tests.worker_agent.agent_process import AgentProcess, running_agent
 from worker_agent.wire.keys import KeyPair
 
-STATUS, ADD = "/shard/api/nodes/status/", "/shard/api/nodes/add/"
+STATUS, ADD, MEET = "/shard/api/nodes/status/", "/shard/api/nodes/add/", "/shard/api/nodes/meet/"
 
 
 @pytest.fixture(scope="module")
@@ -269,3 +270,20 @@ def test_links_between_nodes_are_measured_by_a_job_and_then_told(api: Served) ->
 def test_links_of_a_node_that_is_not_there_are_not_measured(api: Served) -> None:
     assert api.client.post("/shard/api/nodes/links/measure/", json={"nodes": [1, 99_999]}).status_code == 404
     assert api.client.post("/shard/api/nodes/links/measure/", json={"nodes": [1]}).status_code == 422
+
+
+def test_a_machine_that_waits_is_seen_met_and_let_go(api: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine("attic")
+    with waits(machine, monkeypatch):
+        [seen] = [each for each in api.get("/shard/api/nodes/waiting/")["machines"] if each["name"] == "attic"]
+        assert (seen["address"], seen["key"], seen["problem"]) == (machine.address, machine.keys.public, "")
+        meeting = api.post(MEET, {"address": seen["address"], "key": seen["key"]}, 201)
+        assert meeting["fingerprint"] == seen["fingerprint"] and "code" not in meeting
+        confirm, wrong = f"{MEET}{meeting['id']}/confirm/", {"code": "000000" if machine.code != "000 000" else "1" * 6}
+        assert "not the code" in api.post(confirm, wrong, 400)["error"]["message"]
+        assert api.post(f"{MEET}{meeting['id']}/end/") == {"ended": meeting["id"]}
+        wait_until(lambda: "cancelled there" in machine.shown[-1])
+        assert "is over" in api.post(confirm, {"code": machine.code}, 409)["error"]["message"]
+        stranger = {"address": machine.address, "key": KeyPair.make().public}
+        assert "another key" in api.post(MEET, stranger, 400)["error"]["message"]
+    assert machine.found is None

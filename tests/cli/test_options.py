@@ -23,6 +23,7 @@ COMMANDS = [
     ["node", "remove"],
     ["node", "drain"],
     ["node", "local"],
+    ["node", "find"],
     ["node", "invite"],
     ["plan"],
     ["deploy"],

@@ -11,12 +11,15 @@ from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import QPushButton, QWidget
 from pytestqt.qtbot import QtBot
 
+from app.cluster.invitations import AGENT_STARTS, JoinCommand
 from app.errors import NodeError
 from app.ui.nodes.add_dialog import AddNodeDialog
+from app.ui.nodes.find_dialog import FindDialog
 from app.ui.nodes.invite_dialog import InviteDialog, own_addresses
 from app.ui.nodes.node_dialog import NodeDialog
 from app.ui.nodes.start_dialog import StartAgentsDialog
 from app.ui.workbench import Workbench
+from tests.cluster.test_meetings import Machine, waits
 from tests.worker_agent.agent_process import running_agent
 from worker_agent.wire.keys import Invitation, KeyPair
 
@@ -174,6 +177,48 @@ def test_an_address_that_cannot_be_listened_on_is_said_and_another_can_be_tried(
     qtbot.waitUntil(lambda: bool(dialog.commands["Linux"].text), timeout=10_000)
     dialog.reject()
     qtbot.waitUntil(lambda: not dialog.is_busy)
+
+
+def test_an_invitations_command_fits_what_the_other_machine_has(
+    quiet_workbench: Workbench, window: QWidget, qtbot: QtBot
+) -> None:
+    dialog = InviteDialog(quiet_workbench, window, ["127.0.0.1"])
+    command = JoinCommand(Invitation.make("tcp://192.168.1.5:7599", KeyPair.make().public), 600.0)
+    dialog._on_ready((command,))
+    for index, start in enumerate(AGENT_STARTS):
+        dialog.start.setCurrentIndex(index)
+        assert dialog.commands["Linux"].text == dialog.commands["macOS"].text == f"{start.posix} {command.options}"
+        assert dialog.commands["Windows"].text == f"{start.windows} {command.options}"
+
+
+def test_a_machine_that_waits_is_shown_and_met_by_the_code_in_its_terminal(
+    workbench: Workbench, window: QWidget, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine("attic")
+    with waits(machine, monkeypatch) as type_there:
+        dialog = FindDialog(workbench, window)
+        dialog.open()
+        rows = dialog.machines
+        qtbot.waitUntil(lambda: rows.count() > 0 and "attic" in rows.item(0).text(), timeout=20_000)
+        assert machine.address in rows.item(0).text() and rows.item(0).isSelected(), "the only one is chosen"
+        press(qtbot, dialog.accept_button)
+        qtbot.waitUntil(lambda: dialog.meeting is not None and not dialog.is_busy, timeout=20_000)
+        dialog.code.setText("000000" if machine.code != "000 000" else "000001")
+        press(qtbot, dialog.accept_button)
+        qtbot.waitUntil(lambda: "not the code" in dialog.problem.text and not dialog.is_busy, timeout=10_000)
+        assert dialog.meeting is not None, "a code may be mistyped"
+        dialog.code.setText(machine.code)
+        press(qtbot, dialog.accept_button)
+        qtbot.waitUntil(lambda: "[y/N]" in machine.shown[-1], timeout=10_000)
+        qtbot.wait(600)  # an answer that comes sooner counts for nothing
+        type_there("n")
+        qtbot.waitUntil(lambda: "refused at the agent" in dialog.problem.text and not dialog.is_busy, timeout=10_000)
+        assert dialog.meeting is None and rows.isVisible(), "back to who waits"
+        press(qtbot, dialog.accept_button)
+        qtbot.waitUntil(lambda: dialog.meeting is not None and not dialog.is_busy, timeout=20_000)
+        dialog.reject()
+        qtbot.waitUntil(lambda: "cancelled there" in machine.shown[-1], timeout=10_000)
+    assert machine.found is None
 
 
 def test_this_machines_addresses_end_with_the_one_nobody_else_can_use() -> None:

@@ -223,7 +223,7 @@ class Agent:
 
     def _to_owner(self, deployment: str, message: Message) -> None:
         owner = self._callers.owner(deployment)
-        if owner is None:
+        if owner is None or not self._board.access.is_controller(owner.key):  # gone, or trusted no more
             self._service.dropped += 1
             return
         self._answer(owner.route, message)

@@ -11,6 +11,8 @@ from typing import IO
 import platformdirs
 
 from worker_agent.wire.errors import AgentError
+from worker_agent.wire.files import write_private
+from worker_agent.wire.links import AddressError, Endpoint
 
 
 class HomeInUse(AgentError):
@@ -49,6 +51,21 @@ class AgentHome:
     @property
     def log(self) -> Path:
         return self.root / "agent.log"
+
+    def last_endpoint(self) -> Endpoint | None:
+        """Where a controller has taken this agent in, and so looks for it; None if none has."""
+        try:
+            return Endpoint.parse(self._address.read_text("utf-8"))
+        except (OSError, UnicodeDecodeError, AddressError):
+            return None
+
+    def remember(self, endpoint: Endpoint) -> None:
+        """A controller has taken this agent in there: it listens there again, unless told otherwise."""
+        write_private(self._address, f"{endpoint}\n".encode())
+
+    @property
+    def _address(self) -> Path:
+        return self.root / "address"
 
     def create(self) -> None:
         """Make the folders, private to the user where the system knows such a thing. Raises AgentError."""

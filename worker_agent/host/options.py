@@ -8,11 +8,12 @@ import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from worker_agent import __version__
-from worker_agent.host.home import default_home
+from worker_agent.host.home import AgentHome, default_home
 from worker_agent.host.owner import Hours, OwnerRules
+from worker_agent.wire.announcing import network_address
 from worker_agent.wire.errors import AgentError
 from worker_agent.wire.keys import Invitation, check_key
 from worker_agent.wire.links import DEFAULT_PORT, Endpoint
@@ -42,11 +43,13 @@ class Options:
     store_limit: int | None
     trust: tuple[str, ...]
     join: Invitation | None
+    wait: bool
     name: str
     owner: OwnerRules
     log_level: str
     ready_file: Path | None
     print_key: bool
+    service: Literal["install", "remove"] | None
 
 
 def read_options(arguments: Sequence[str] | None = None) -> Options:
@@ -58,10 +61,17 @@ def read_options(arguments: Sequence[str] | None = None) -> Options:
     """
     given = _parser().parse_args(arguments)
     join = _named("--join", Invitation.decode, given.join) if given.join else None
-    listen = _named("--listen", _listen, given.listen) if given.listen else _default_listen(join)
+    home = _place("--home", given.home)
+    if join is not None and given.wait:
+        raise BadOption("--wait and --join contradict each other: who is invited has been found. Leave one out.")
+    listen = (
+        _named("--listen", _listen, given.listen)
+        if given.listen
+        else _default_listen(join, AgentHome(home), wait=given.wait)
+    )
     return Options(
         listen=listen,
-        home=_place("--home", given.home),
+        home=home,
         device=given.device,
         threads=_positive("--threads", given.threads),
         borrowed_threads=_positive("--borrowed-threads", given.borrowed_threads),
@@ -69,6 +79,7 @@ def read_options(arguments: Sequence[str] | None = None) -> Options:
         store_limit=_named("--store-limit", parse_size, given.store_limit) if given.store_limit else None,
         trust=tuple(_named("--trust", check_key, key) for key in given.trust),
         join=join,
+        wait=given.wait,
         name=(given.name or socket.gethostname())[:200],
         owner=OwnerRules(
             cpu=_percent("--yield-cpu", given.yield_cpu),
@@ -79,6 +90,7 @@ def read_options(arguments: Sequence[str] | None = None) -> Options:
         log_level=given.log_level,
         ready_file=_place("--ready-file", given.ready_file) if given.ready_file else None,
         print_key=given.print_key,
+        service="install" if given.install_service else "remove" if given.remove_service else None,
     )
 
 
@@ -100,8 +112,9 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--listen", metavar="HOST:PORT", help="address to be reached at; port 0 is any free one "
-        f"(default: 127.0.0.1:{DEFAULT_PORT}; with --join, this machine's address towards the controller)")  # fmt: skip
+    add("--listen", metavar="HOST:PORT", help="address to be reached at; port 0 is any free one (default: where a "
+        f"controller has taken it in, else 127.0.0.1:{DEFAULT_PORT}; with --join, this machine's address towards the "
+        "controller; with --wait, its address in its network)")  # fmt: skip
     add("--home", metavar="DIR", default=str(default_home()), help="state: keys, layers, log (default: %(default)s)")
     add("--device", help="cpu, cuda, cuda:1, mps, … (default: the first GPU, else cpu)")
     add("--threads", type=int, help="CPU threads; of k agents on one machine each gets its share (default: all cores)")
@@ -112,6 +125,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--trust", metavar="PUBLIC_KEY", action="append", default=[],
         help="obey the controller with this public key from now on; write --trust=KEY")  # fmt: skip
     add("--join", metavar="INVITATION", help="join the controller that made this invitation")
+    add("--wait", action="store_true", help="wait to be found: say on the network that this machine is there, and obey "
+        "the controller that takes it in when the codes at both ends are the same")  # fmt: skip
     add("--name", help="what the controller shows (default: this machine's name)")
     add("--yield-cpu", type=int, metavar="PERCENT", help="leave the machine to its owner while other programs use more "
         "of the CPU: its stages move to other nodes, or go on slowly")  # fmt: skip
@@ -121,6 +136,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--log-level", choices=_LOG_LEVELS, default="info", help="default: %(default)s")
     add("--ready-file", metavar="PATH", help="written once the agent listens: JSON with its address and public key")
     add("--print-key", action="store_true", help="print this agent's public key and end")
+    service = parser.add_mutually_exclusive_group()
+    service.add_argument("--install-service", action="store_true", help="have the system start the agent with these "
+        "options when you log in, from now on (systemd, launchd or Windows' tasks), and end")  # fmt: skip
+    service.add_argument("--remove-service", action="store_true", help="take that back, and end")
     add("--version", action="version", version=f"Shardboard agent {__version__}")
     return parser
 
@@ -129,10 +148,17 @@ def _listen(text: str) -> Endpoint:
     return Endpoint.parse(text, any_port=True)
 
 
-def _default_listen(join: Invitation | None) -> Endpoint:
-    """Without a word from the user: only this machine, or the address that leads to the inviting controller."""
+def _default_listen(join: Invitation | None, home: AgentHome, *, wait: bool) -> Endpoint:
+    """Without a word from the user: the address that leads to the inviting controller, the one where a controller has
+    taken this agent in, this machine's in its network for one that waits to be found, or only this machine."""
     if join is None:
-        return Endpoint("127.0.0.1", DEFAULT_PORT)
+        last = home.last_endpoint()
+        if last is not None or not wait:
+            return last or Endpoint("127.0.0.1", DEFAULT_PORT)
+        address = network_address()
+        if address is None:
+            raise BadOption("--wait: this machine is in no network. Connect it to one, or give --listen HOST:PORT.")
+        return Endpoint(address, DEFAULT_PORT)
     controller = Endpoint.parse(join.address)
     try:
         family, kind, _, _, target = socket.getaddrinfo(controller.host, controller.port, type=socket.SOCK_DGRAM)[0]

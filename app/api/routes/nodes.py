@@ -1,25 +1,29 @@
-"""Nodes: which there are and how they are, add one, remove one, have one take no new work."""
+"""Nodes: which there are and how they are, add one, find one, remove one, have one take no new work."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Path, Request
 from starlette.responses import Response
 
-from app.api.bodies import AddNode, DrainNode, MeasureLinks, Nothing, accepts, body_of, done
+from app.api.bodies import AddNode, DrainNode, MeasureLinks, MeetingCode, Nothing, accepts, body_of, done
 from app.api.link_views import LinkList, LinkView
+from app.api.meeting_views import Ended, MeetingView, WaitingList, WaitingView
 from app.api.routes.jobs import begin_job
 from app.api.security import Caller
 from app.api.state import Number, TheController, node_views
 from app.api.views import ALWAYS, JobView, NodeList, NodeView, errors
 from app.cluster.node_state import NodeState
 from app.errors import BadInput, Conflict, NodeError, RegistryError
+from app.finding import begin_meeting, confirm_meeting, end_meeting, find_machines
 from app.jobs.probing import LinksWork
 
 router = APIRouter(prefix="/shard/api/nodes", tags=["nodes"], responses=errors(*ALWAYS))
 
 PAGE = "/shard/nodes/"
+WAITING_SECONDS = 3.0
+MeetingId = Annotated[str, Path(min_length=1, max_length=40)]
 
 
 @router.get("/status/", summary="All nodes")
@@ -46,6 +50,62 @@ async def add(
             raise
         raise Conflict(error.message, error.advice) from None
     return done(request, NodeView.of(controller, record), PAGE, 201)
+
+
+@router.get("/waiting/", summary="Machines that wait to be found", responses=errors(503))
+async def waiting(controller: TheController) -> WaitingList:
+    """Looks on this network for three seconds. Nobody is trusted for being seen: meet one, and give its code."""
+    found = await find_machines(controller, WAITING_SECONDS)
+    return WaitingList(machines=[WaitingView.of(agent) for agent in found])
+
+
+@router.post(
+    "/meet/", status_code=201, summary="Meet an agent that waits",
+    responses={201: {"model": MeetingView}, **errors(400, 415, 422)}, openapi_extra=body_of(AddNode),
+)  # fmt: skip
+async def meet(
+    request: Request, controller: TheController, body: Annotated[AddNode, Depends(accepts(AddNode))]
+) -> Response:
+    """The agent shows a code then. The meeting is over after three minutes."""
+    try:
+        meeting = await begin_meeting(controller, body.address, body.key)
+    except NodeError as error:
+        raise BadInput(error.message, error.advice) from error
+    return done(request, MeetingView.of(meeting), PAGE, 201)
+
+
+@router.post(
+    "/meet/{meeting}/confirm/", status_code=201, summary="Give the code that the agent shows",
+    responses={201: {"model": NodeView}, **errors(400, 409, 415, 422, 507)}, openapi_extra=body_of(MeetingCode),
+)  # fmt: skip
+async def confirm(
+    request: Request,
+    controller: TheController,
+    meeting: MeetingId,
+    body: Annotated[MeetingCode, Depends(accepts(MeetingCode))],
+) -> Response:
+    """Waits until it is confirmed at the agent, too, and the agent has started; then it is a node."""
+    try:
+        record = await confirm_meeting(controller, meeting, body.code)
+    except NodeError as error:
+        raise Conflict(error.message, error.advice) from error
+    except RegistryError as error:
+        if error.__cause__ is not None:
+            raise
+        raise Conflict(error.message, error.advice) from None
+    return done(request, NodeView.of(controller, record), PAGE, 201)
+
+
+@router.post(
+    "/meet/{meeting}/end/", summary="End a meeting",
+    responses={200: {"model": Ended}, **errors(400, 415, 422)}, openapi_extra=body_of(Nothing),
+)  # fmt: skip
+async def end(
+    request: Request, controller: TheController, meeting: MeetingId, body: Annotated[Nothing, Depends(accepts(Nothing))]
+) -> Response:
+    """If it is under way. The agent waits on."""
+    await end_meeting(controller, meeting)
+    return done(request, Ended(ended=meeting), PAGE)
 
 
 @router.post(

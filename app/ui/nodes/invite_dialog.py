@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from PySide6.QtCore import QElapsedTimer, Signal, Slot
 from PySide6.QtWidgets import QComboBox, QFormLayout, QTabWidget, QWidget
 
+from app.cluster.invitations import AGENT_STARTS
 from app.errors import ShardboardError
 from app.registry.records import NodeRecord
 from app.ui import make
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 
 INVITATION_PORT = 7599
 _INTRODUCTION = (
-    "Run the command on the other machine, in a folder that holds Shardboard. It starts an agent that joins by itself. "
-    "The invitation works once."
+    "Run the command on the other machine. It starts an agent that joins by itself; with --install-service added, the "
+    "agent comes back whenever you log in there. The invitation works once."
 )
 _SYSTEMS = ("Linux", "macOS", "Windows")
 
@@ -48,10 +49,16 @@ class InviteDialog(NodeDialog):
         self.address.addItems([f"{host}:{INVITATION_PORT}" for host in addresses or own_addresses()])
         self.address.setAccessibleName("Address of this machine on which the agent is awaited")
         self.address.setToolTip("The other machine must be able to reach this address")
+        self.start = QComboBox()
+        self.start.addItems([start.given for start in AGENT_STARTS])
+        self.start.setAccessibleName("What the other machine has of Shardboard")
+        self._options = ""
         form = QFormLayout()
         form.setHorizontalSpacing(2 * SPACING)
+        form.setVerticalSpacing(SPACING)
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         form.addRow("This machine's address", self.address)
+        form.addRow("On the other machine", self.start)
         self.tabs = QTabWidget()
         self.tabs.setAccessibleName("The command, by system")
         self.commands: dict[str, CopyField] = {}
@@ -66,6 +73,7 @@ class InviteDialog(NodeDialog):
         self.body.addLayout(form)
         self.body.addWidget(self.tabs)
         self.address.activated.connect(self._on_address)
+        self.start.currentIndexChanged.connect(self._show_commands)
         self.begin()
 
     @Slot()
@@ -80,7 +88,7 @@ class InviteDialog(NodeDialog):
     @Slot()
     def begin(self) -> None:
         place = self.address.currentText().strip()
-        self._show_commands("", "")
+        self._take_options("")
         call = self.workbench.bridge.call(
             lambda controller, report: _invite(controller, report, place), "inviting a machine"
         )
@@ -90,16 +98,23 @@ class InviteDialog(NodeDialog):
     @Slot(object)
     def _on_ready(self, commands: tuple[JoinCommand, ...]) -> None:
         command = commands[-1]
-        self._show_commands(command.posix, command.windows)
+        self._take_options(command.options)
         self._valid_seconds = command.valid_seconds
         self._valid_since.start()
         self._tick()
 
-    def _show_commands(self, posix: str, windows: str) -> None:
-        for system, field in self.commands.items():
-            field.set_text(windows if system == "Windows" else posix)
-        if not posix:
+    def _take_options(self, options: str) -> None:
+        self._options = options
+        self._show_commands()
+        if not options:
             self._valid_seconds = 0.0
+
+    @Slot()
+    def _show_commands(self) -> None:
+        start = AGENT_STARTS[self.start.currentIndex()]
+        for system, field in self.commands.items():
+            begins = start.windows if system == "Windows" else start.posix
+            field.set_text(f"{begins} {self._options}" if self._options else "")
 
     @Slot()
     def _tick(self) -> None:
@@ -116,7 +131,7 @@ class InviteDialog(NodeDialog):
         self.accept_button.setVisible(enabled)
 
     def show_problem(self, error: ShardboardError) -> None:
-        self._show_commands("", "")
+        self._take_options("")
         super().show_problem(error)
 
     @Slot()

@@ -41,6 +41,7 @@ class NodeActions(QObject):
         self.add = make("Add node…", "plus", self.open_add, "Ins", "Add an agent that runs on another machine")
         self.start_here = make("Start agents here…", "rocket", self.open_start, "Ctrl+Shift+A", "Start agents here")
         self.invite = make("Invite a machine…", "link", self.open_invite, "Ctrl+Shift+I", "Make a command to join with")
+        self.find = make("Find machines…", "search", self.open_find, "", "See who waits on this network")
         self.links = make("Links…", "network", self.open_links, "", "How fast nodes reach each other; measure it")
         self.start = make("Start agent", "play", self._start, "", "Start the stopped agents of this machine")
         self.stop = make("Stop agent", "circle-stop", self._stop, "", "End agents of this machine; nodes stay known")
@@ -61,7 +62,7 @@ class NodeActions(QObject):
 
     def adding(self) -> list[QAction]:
         """Those that need no node."""
-        return [self.add, self.start_here, self.invite, self.links]
+        return [self.add, self.start_here, self.find, self.invite, self.links]
 
     def about_nodes(self) -> list[QAction]:
         return [
@@ -110,6 +111,14 @@ class NodeActions(QObject):
         from app.ui.nodes.invite_dialog import InviteDialog
 
         dialog = InviteDialog(self._workbench, self._window)
+        dialog.joined.connect(self._on_added)
+        return _opened(dialog)
+
+    @Slot()
+    def open_find(self) -> QDialog:
+        from app.ui.nodes.find_dialog import FindDialog
+
+        dialog = FindDialog(self._workbench, self._window)
         dialog.joined.connect(self._on_added)
         return _opened(dialog)
 

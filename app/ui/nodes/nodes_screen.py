@@ -52,7 +52,13 @@ class NodesScreen(Screen):
             "A node is a machine with an agent on it, which runs layers of a model. Start with this one.",
         )
         actions = self.node_actions
-        for action, picture in ((actions.start_here, "rocket"), (actions.add, "plus"), (actions.invite, "link")):
+        ways = (
+            (actions.start_here, "rocket"),
+            (actions.find, "search"),
+            (actions.add, "plus"),
+            (actions.invite, "link"),
+        )
+        for action, picture in ways:
             first = action is actions.start_here
             self._empty.offer(action.text(), action.trigger, picture, primary=first, tip=action.toolTip())
         lower = make.dressed(QFrame(), "panel")
@@ -90,6 +96,8 @@ class NodesScreen(Screen):
                 self.node_actions.open_start()
             case "add":
                 self.node_actions.open_add()
+            case "find":
+                self.node_actions.open_find()
             case "invite":
                 self.node_actions.open_invite()
 
@@ -145,6 +153,7 @@ class NodesScreen(Screen):
         )  # fmt: skip
         for name, action in (
             ("nodes-start", self.node_actions.start_here),
+            ("nodes-find", self.node_actions.find),
             ("nodes-add", self.node_actions.add),
             ("nodes-invite", self.node_actions.invite),
             ("nodes-links", self.node_actions.links),

@@ -183,17 +183,21 @@ def test_a_client_with_the_wrong_key_of_the_agent_sees_that(connect: Connect) ->
     connect(server_key=KeyPair.make().public).events(LinkEvent.WRONG_KEY, count=2)
 
 
-def test_a_controller_whose_key_file_is_put_there_is_obeyed_without_a_restart(
+def test_a_controller_is_obeyed_from_when_its_key_file_is_put_there_until_it_is_taken_away(
     connect: Connect, agent: AgentProcess
 ) -> None:
+    """Without a restart, and also over a connection that stands."""
     newcomer = KeyPair.make()
     connect(newcomer).events(LinkEvent.NOT_TRUSTED)
     path = agent.home / "controllers" / "newcomer.pub"
     path.write_text(newcomer.public)
     try:
-        assert isinstance(connect(newcomer).hello(), Welcome)
+        client = connect(newcomer)
+        assert isinstance(client.hello(), Welcome)
     finally:
         path.unlink()
+    until(lambda: isinstance(client.ask(lambda call: Health(call=call)), Failed))
+    assert f"the key {newcomer.public} may not send a Health here" in agent.log
 
 
 def test_a_peer_may_send_only_what_was_announced(connect: Connect, tiny_model: CutModel) -> None:

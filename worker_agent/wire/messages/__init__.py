@@ -91,6 +91,7 @@ from worker_agent.wire.messages.handover import (
     StatesPage,
     WriteStates,
 )
+from worker_agent.wire.messages.meeting import Committed, Confirm, Meet, Met, Reveal, Revealed
 from worker_agent.wire.messages.parts import (
     BLOCK_FORMATS,
     Part,
@@ -182,7 +183,9 @@ __all__ = [
     "CaughtUp",
     "Chunk",
     "ChunkAck",
+    "Committed",
     "ComputeDType",
+    "Confirm",
     "Constrain",
     "Constraint",
     "ControlMessage",
@@ -214,7 +217,9 @@ __all__ = [
     "LoadProgress",
     "Loaded",
     "LogText",
+    "Meet",
     "Message",
+    "Met",
     "Name",
     "Numerics",
     "Offer",
@@ -237,6 +242,8 @@ __all__ = [
     "Recompute",
     "Resumed",
     "Reuse",
+    "Reveal",
+    "Revealed",
     "RingMessage",
     "Sampling",
     "Scored",

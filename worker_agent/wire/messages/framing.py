@@ -46,6 +46,7 @@ from worker_agent.wire.messages.fields import (
     TensorFrame,
 )
 from worker_agent.wire.messages.handover import ReadStates, StatesPage, WriteStates
+from worker_agent.wire.messages.meeting import Committed, Confirm, Meet, Met, Reveal, Revealed
 from worker_agent.wire.messages.parts import Part
 from worker_agent.wire.messages.probing import MAX_PING_BYTES, AdmitProbe, Ping, Pong, Probed, ProbeLink
 from worker_agent.wire.messages.recovery import Halt, Halted, JournalPage, JournalStep, ReadJournal, Recompute
@@ -77,6 +78,12 @@ ControlMessage = (
     | StageFault
     | Join
     | Joined
+    | Meet
+    | Committed
+    | Reveal
+    | Revealed
+    | Confirm
+    | Met
     | ReadLog
     | LogText
     | Halt
