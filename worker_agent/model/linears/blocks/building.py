@@ -1,4 +1,4 @@
-"""The compiled half of `kernels.c`: found beside it, or compiled once on this machine and kept in the user's cache.
+"""`kernels.c` and its headers, compiled: found beside them, or made once on this machine and kept in the user's cache.
 
 It needs no header of torch's or Python's and no interface of theirs, so what was compiled once goes with every version
 of both. A C compiler is all that it takes (`cc`, `gcc` or `clang`, or the one that the package ziglang has; some
@@ -29,6 +29,7 @@ import torch
 log = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_name("kernels.c")
+"""What is compiled; the headers that it includes stand beside it."""
 COMPILERS = ("cc", "gcc", "clang")
 FLAGS = ("-O2", "-ftree-vectorize", "-ffp-contract=fast", "-fPIC", "-shared", "-fvisibility=hidden")
 LEVELS = {
@@ -45,7 +46,9 @@ class Kernels:
     def __init__(self, library: ctypes.CDLL) -> None:
         pointer, number, flag = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
         self._multiply, self._unfold = library.shardboard_multiply, library.shardboard_unfold
-        self._multiply.argtypes = [flag, pointer, number, number, number, pointer, number, pointer, pointer, flag]
+        self._multiply.argtypes = [
+            flag, pointer, number, number, number, pointer, number, ctypes.c_double, pointer, pointer, flag,
+        ]  # fmt: skip
         self._unfold.argtypes = [flag, pointer, number, number, pointer, number, pointer, flag]
         self._multiply.restype = self._unfold.restype = None
         self._fit, self._codes = library.shardboard_fit, library.shardboard_codes
@@ -54,16 +57,20 @@ class Kernels:
         if not _lend(library):
             log.warning("torch's threads cannot be had here: matrices in blocks are multiplied by one thread")
 
-    def multiply(self, kind: int, data: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
-        """float32 [n, columns] times the transposed matrix of blocks `data`: float32 [n, rows]."""
+    def multiply(self, kind: int, data: torch.Tensor, given: torch.Tensor, allowed: float) -> torch.Tensor:
+        """float32 [n, columns] times the transposed matrix of blocks `data`: float32 [n, rows].
+
+        Args:
+            allowed: which part of what is usual in a row may be lost (root mean square), where that is faster.
+        """
         rows, size = data.shape
         count, columns = given.shape
         # Said in each place where the kernels write: transformers changes what torch takes by default, for all threads,
         # while it builds a model in half precision, and the kernels would write twice as far as there is room.
-        scratch = torch.empty(given.numel(), dtype=torch.float32)
+        scratch = torch.empty(given.numel() * 5 // 4, dtype=torch.float32)
         into = torch.empty(count, rows, dtype=torch.float32)
         self._multiply(
-            kind, data.data_ptr(), size, rows, columns // 32, given.data_ptr(), count, scratch.data_ptr(),
+            kind, data.data_ptr(), size, rows, columns // 32, given.data_ptr(), count, allowed, scratch.data_ptr(),
             into.data_ptr(), torch.get_num_threads(),
         )  # fmt: skip
         return into
@@ -125,11 +132,20 @@ def _level() -> tuple[tuple[str, ...], int]:
     return LEVELS.get(torch.backends.cpu.get_cpu_capability(), ((), 4))
 
 
+def _texts() -> list[bytes]:
+    """The source and its headers."""
+    return [path.read_bytes() for path in (SOURCE, *sorted(SOURCE.parent.glob("*.h")))]
+
+
+def source_digest() -> str:
+    """Which kernels these are: what was measured of others says nothing of them."""
+    return hashlib.sha256(b"\0".join(_texts())).hexdigest()[:8]
+
+
 def _compiled(name: str, flags: tuple[str, ...], width: int) -> Path:
     """The library in the user's cache, made where it is not there. Raises _NoCompiler, OSError."""
     command = (*FLAGS, *flags, f"-DSHARDBOARD_WIDTH={width}")
-    text = SOURCE.read_bytes()
-    digest = hashlib.sha256(b"\0".join((text, " ".join(command).encode()))).hexdigest()[:16]
+    digest = hashlib.sha256(b"\0".join((*_texts(), " ".join(command).encode()))).hexdigest()[:16]
     folder = Path(platformdirs.user_cache_dir("shardboard", appauthor=False)) / "kernels"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     _check_private(folder)

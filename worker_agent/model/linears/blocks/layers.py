@@ -22,6 +22,9 @@ LEAST_WIDENED = 4
 """For fewer rows torch's own product with a matrix of bfloat16 is as fast as ours, or a little faster."""
 TILE_ELEMENTS = 1024 * 1024
 """Weights that are unfolded at a time: 4 MB, which the caches hold."""
+LOSSES = {torch.bfloat16: 2.0**-13, torch.float16: 2.0**-16, torch.float32: 2.0**-20}
+"""Which part of a row of input may be lost while it is multiplied (root mean square; `integers.h`). Of halves it is a
+64th of what the type itself rounds to; of float32 less than another order of its sums makes of the result."""
 
 
 class BlockLinear(nn.Module):
@@ -85,7 +88,8 @@ def times(blocks: Blocks, rows: torch.Tensor) -> torch.Tensor:
         return times_unfolded(blocks, rows)
     if blocks.format == "BF16" and rows.dtype == torch.bfloat16 and rows.shape[0] < LEAST_WIDENED:
         return linear(rows, blocks.data.view(torch.bfloat16))
-    return kernels.multiply(NUMBERS[blocks.format], blocks.data, rows.float().contiguous()).to(rows.dtype)
+    given = rows.float().contiguous()
+    return kernels.multiply(NUMBERS[blocks.format], blocks.data, given, LOSSES[rows.dtype]).to(rows.dtype)
 
 
 def times_meant(blocks: Blocks, rows: torch.Tensor) -> torch.Tensor:

@@ -68,7 +68,8 @@ def _file() -> Path:
 
 def _machine() -> str:
     """What a race's result holds for."""
-    return f"{platform.processor() or platform.machine()} {torch.backends.cpu.get_cpu_capability()} {torch.__version__}"
+    processor, level = platform.processor() or platform.machine(), torch.backends.cpu.get_cpu_capability()
+    return f"{processor} {level} {torch.__version__} {building.source_digest()}"
 
 
 def _all_kept() -> dict[str, dict[str, int]]:
