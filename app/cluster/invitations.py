@@ -21,11 +21,11 @@ import zmq.asyncio
 from app.cluster.controller_identity import ControllerIdentity
 from app.errors import BadInput, NodeError, ShardboardError
 from app.registry import NodeRecord
+from worker_agent.wire.complaints import Complaints
 from worker_agent.wire.errors import VersionMismatch, WireError
 from worker_agent.wire.keys import Invitation, key_fingerprint
 from worker_agent.wire.links import AddressError, Endpoint, agent_socket, bind
 from worker_agent.wire.messages import (
-    MAX_ENVELOPE_BYTES,
     OLDEST_WIRE_VERSION,
     WIRE_VERSION,
     Failed,
@@ -43,6 +43,8 @@ MOST_OPEN = 100
 MOST_CHECKS = 8
 """Agents that are looked at at the same time; more are told to try again."""
 CHECK_SECONDS = 10.0
+MAX_MESSAGE_BYTES = 16 * 1024
+"""A Join is far shorter; anybody may send here."""
 
 _log = logging.getLogger(__name__)
 
@@ -113,6 +115,7 @@ class JoinListener:
         self._registrar = registrar
         self._tokens = _Tokens()
         self._checks: set[asyncio.Task[None]] = set()
+        self._complaints = Complaints(_log)
         self._endpoint: Endpoint | None = None
 
     def open(self) -> Endpoint:
@@ -120,7 +123,7 @@ class JoinListener:
         # A context of its own: its doorkeeper lets every key in, which must hold for this socket alone.
         self._context = zmq.asyncio.Context()
         self._router = agent_socket(self._context, self._identity.keys)
-        self._router.setsockopt(zmq.MAXMSGSIZE, MAX_ENVELOPE_BYTES)
+        self._router.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
         try:
             self._endpoint = bind(self._router, self._wanted)
         except AddressError as error:
@@ -174,34 +177,63 @@ class JoinListener:
             route, *frames = await self._router.recv_multipart(copy=False)
             if not frames:
                 continue
-            key, peer = frames[0].get("User-Id"), frames[0].get("Peer-Address")
-            if len(self._checks) >= MOST_CHECKS:
-                _log.warning("too many agents join at once; one from %s is ignored", peer)
+            key, peer = str(frames[0].get("User-Id")), str(frames[0].get("Peer-Address"))
+            try:
+                answer = self._take(route.bytes, key, peer, [frame.bytes for frame in frames])
+            except Exception:
+                _log.exception("what %s sent could not be handled", peer)
                 continue
-            check = asyncio.create_task(
-                self._handle(route.bytes, str(key), str(peer), [frame.bytes for frame in frames])
-            )
-            self._checks.add(check)
-            check.add_done_callback(self._checks.discard)
+            if answer is not None:
+                await self._answer(route.bytes, answer)
 
-    async def _handle(self, route: bytes, key: str, peer: str, frames: Sequence[bytes]) -> None:
+    def _take(self, route: bytes, key: str, peer: str, frames: Sequence[bytes]) -> Failed | None:
+        """Begin to look at an agent that was invited. Whatever else comes is refused at once, and takes up no room."""
         try:
             message = decode(frames[0])
             check_payload(message, frames[1:])
         except VersionMismatch as error:
-            await self._answer(route, Failed(call=0, kind="version", message=str(error)))
-            return
+            return Failed(call=0, kind="version", message=str(error))
         except WireError as error:
-            _log.warning("%s sent what is no message: %s", peer, error)
-            return
+            self._complaints.warn(f"{peer} (key {key}) sent what is no message: {error}")
+            return None
         if not isinstance(message, Join):
-            refusal = Failed(
-                call=getattr(message, "call", 0), kind="not_allowed", message="Only Join is answered here."
+            self._complaints.warn(f"{peer} (key {key}) sent a {type(message).__name__} to where agents join")
+            call = getattr(message, "call", 0)
+            return Failed(call=call, kind="not_allowed", message="Only Join is answered here.")
+        refusal = self._refusal(message, key, peer)
+        if refusal is None:
+            check = asyncio.create_task(self._look_at(route, message, key, peer))
+            self._checks.add(check)
+            check.add_done_callback(self._checks.discard)
+        return refusal
+
+    def _refusal(self, message: Join, key: str, peer: str) -> Failed | None:
+        """Why an agent is not even looked at; None when its invitation is good, which is used up by that."""
+
+        def refused(kind: str, why: str) -> Failed:
+            return Failed(call=message.call, kind=kind, message=why)
+
+        if message.oldest > WIRE_VERSION or message.newest < OLDEST_WIRE_VERSION:
+            return refused("version", f"This controller speaks wire version {OLDEST_WIRE_VERSION} to {WIRE_VERSION}, "
+                           f"the agent {message.oldest} to {message.newest}. Install the same version of Shardboard "
+                           "on both machines.")  # fmt: skip
+        if message.agent != key_fingerprint(key):
+            self._complaints.warn(f"{peer} (key {key}) said that it is the agent {message.agent}")
+            return refused("not_allowed", "The agent's id does not fit its key.")
+        if len(self._checks) >= MOST_CHECKS:
+            return refused("busy", "Too many agents join at once. Try again in a moment.")
+        if not self._tokens.take(message.token, asyncio.get_running_loop().time()):
+            self._complaints.warn(
+                f"{message.hostname!r} ({peer}, key {key}) wanted to join with an invitation that is not valid"
             )
-            await self._answer(route, refusal)
-            return
+            return refused("not_allowed", "The invitation is not valid: it was used already, or it is older than ten "
+                           "minutes. Make a new one.")  # fmt: skip
+        return None
+
+    async def _look_at(self, route: bytes, message: Join, key: str, peer: str) -> None:
+        answer: Joined | Failed
         try:
-            answer = await self._join(message, key, peer)
+            answer = await self._register(message, key, peer)
         except ShardboardError as error:
             answer = Failed(call=message.call, kind=error.kind, message=str(error)[:8000])
         except Exception:
@@ -211,36 +243,17 @@ class JoinListener:
 
     async def _answer(self, route: bytes, message: Joined | Failed) -> None:
         try:
-            await self._router.send_multipart((route, encode(message)))
+            await self._router.send_multipart((route, encode(message)), zmq.NOBLOCK)
         except zmq.ZMQError as error:  # it has gone, or does not read
             _log.info("an agent that wanted to join got no answer: %s", error)
 
-    async def _join(self, message: Join, key: str, peer: str) -> Joined | Failed:
-        if message.oldest > WIRE_VERSION or message.newest < OLDEST_WIRE_VERSION:
-            return Failed(
-                call=message.call,
-                kind="version",
-                message=f"This controller speaks wire version {OLDEST_WIRE_VERSION} to {WIRE_VERSION}, the agent "
-                f"{message.oldest} to {message.newest}. Install the same version of Shardboard on both machines.",
-            )
-        if message.agent != key_fingerprint(key):
-            return Failed(call=message.call, kind="not_allowed", message="The agent's id does not fit its key.")
-        if not self._tokens.take(message.token, asyncio.get_running_loop().time()):
-            _log.warning(
-                "%r (%s, key %s) wanted to join with an invitation that is not valid", message.hostname, peer, key
-            )
-            return Failed(
-                call=message.call,
-                kind="not_allowed",
-                message="The invitation is not valid: it was used already, or it is older than ten minutes. "
-                "Make a new one.",
-            )
+    async def _register(self, message: Join, key: str, peer: str) -> Joined:
         try:
             record = await self._registrar.add(_address_of(peer, message.port), key, seconds=CHECK_SECONDS)
         except BaseException:
             self._tokens.give_back(message.token)
             raise
-        _log.info("%s joined as node %d (%s)", message.hostname, record.id, record.address)
+        _log.info("%r joined as node %d (%s), with the key %s", message.hostname, record.id, record.address, key)
         return Joined(call=message.call, address=record.address)
 
 

@@ -20,6 +20,7 @@ from worker_agent.host.service import AgentIdentity, Resources, Service
 from worker_agent.host.switchboard import Switchboard
 from worker_agent.store.storekeeper import Reply, failed
 from worker_agent.wire.callers import Caller, Callers
+from worker_agent.wire.complaints import Complaints
 from worker_agent.wire.errors import AgentError, NotAllowed, VersionMismatch, WireError
 from worker_agent.wire.messages import (
     MAX_PAYLOAD_FRAMES,
@@ -44,7 +45,6 @@ _RETRY_MS = 5
 """How soon a send is tried again that found the other end's queue full."""
 _MESSAGES_PER_TURN = 64
 _FAREWELL_SECONDS = 0.5
-_LOG_AGAIN_SECONDS = 10.0
 
 
 class Agent:
@@ -56,7 +56,7 @@ class Agent:
         self._callers: Callers = resources.callers
         self._answers: dict[bytes, Outlet] = {}
         self._exit_code: int | None = None
-        self._complained: dict[str, float] = {}
+        self._complaints = Complaints(log)
         self._service = Service(identity, resources, self.post, self._to_owner, self.stop)
         self._compute = Compute(
             self._service.send_out,
@@ -204,12 +204,7 @@ class Agent:
     def _drop(self, why: str) -> None:
         """Count a message that was not taken; the log hears of each reason every ten seconds at most."""
         self._service.dropped += 1
-        now = time.monotonic()
-        if len(self._complained) > 1000:
-            self._complained.clear()
-        if now - self._complained.get(why, -_LOG_AGAIN_SECONDS) >= _LOG_AGAIN_SECONDS:
-            self._complained[why] = now
-            log.warning("dropped a message: %s", why)
+        self._complaints.warn(f"dropped a message: {why}")
 
     # --- what goes out ---
 

@@ -18,6 +18,7 @@ import zmq
 
 from worker_agent.host.meeting import MOST_FAILED, Answer, Reception
 from worker_agent.wire.announcing import announced
+from worker_agent.wire.complaints import Complaints
 from worker_agent.wire.errors import AgentError, VersionMismatch, WireError
 from worker_agent.wire.keys import KeyPair, key_fingerprint
 from worker_agent.wire.links import Endpoint, agent_socket, bind
@@ -32,7 +33,6 @@ MAX_MESSAGE_BYTES = 16 * 1024
 MOST_FRAMES = 4
 _TICK_MS = 500
 _MESSAGES_PER_TURN = 64
-_LOG_AGAIN_SECONDS = 10.0
 
 
 class NotFound(AgentError):
@@ -93,7 +93,7 @@ class _Waiting:
     def __init__(self, router: zmq.Socket[bytes], reception: Reception, lines: IO[str]) -> None:
         self._router, self._reception = router, reception
         self._typed: Mailbox[str] = Mailbox()
-        self._complained: dict[str, float] = {}
+        self._complaints = Complaints(log)
         threading.Thread(target=_read_lines, args=(lines, self._typed.put), name="terminal", daemon=True).start()
 
     def serve(self) -> tuple[str, str]:
@@ -148,12 +148,13 @@ class _Waiting:
         except VersionMismatch as error:
             self._send([Answer(route, Failed(call=0, kind="version", message=str(error)))])
         except WireError as error:
-            self._complain(f"{peer} (key {key}) sent what is no message: {error}")
+            self._complaints.warn(f"while waiting to be found: {peer} (key {key}) sent what is no message: {error}")
         else:
             answers = self._reception.take(key, route, message, time.monotonic())
             for answer in answers:
                 if isinstance(answer.message, Failed):
-                    self._complain(f"{peer} (key {key}) sent a {type(message).__name__}: {answer.message.message}")
+                    what, why = type(message).__name__, answer.message.message
+                    self._complaints.warn(f"while waiting to be found: {peer} (key {key}) sent a {what}: {why}")
             self._send(answers)
         return True
 
@@ -161,15 +162,6 @@ class _Waiting:
         for answer in answers:
             with suppress(zmq.ZMQError):  # it has gone, or does not read
                 self._router.send_multipart([answer.route, encode(answer.message)], zmq.NOBLOCK)
-
-    def _complain(self, why: str) -> None:
-        """The log hears of each reason every ten seconds at most."""
-        now = time.monotonic()
-        if len(self._complained) > 1000:
-            self._complained.clear()
-        if now - self._complained.get(why, -_LOG_AGAIN_SECONDS) >= _LOG_AGAIN_SECONDS:
-            self._complained[why] = now
-            log.warning("while waiting to be found: %s", why)
 
 
 def _read_lines(lines: IO[str], put: Callable[[str], None]) -> None:
