@@ -100,7 +100,10 @@ def deploy(
     wait: Wait = None,
     recovery: Recovery = None,
     live: Annotated[
-        bool, typer.Option("--live", help="Move the stages of what is deployed to --nodes, while it answers.")
+        bool,
+        typer.Option(
+            "--live", help="Move what is deployed to --nodes, or to another cut (--layers), while it answers."
+        ),
     ] = False,
     replica: Replica = False,
     as_json: Json = False,

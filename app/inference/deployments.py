@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from app.children.work import NodeProgress
 from app.cluster.health import NodeEvent
@@ -25,6 +26,7 @@ from app.inference.handover import HandedOver, Handover
 from app.inference.mender import Mender
 from app.inference.pipeline import Pipeline
 from app.inference.recovery import Recovery
+from app.inference.recutting import Recutting
 from app.inference.replicas import Replicas
 from app.inference.request_recorder import Facts
 from app.inference.stages import PipelineStage
@@ -68,7 +70,8 @@ class Deployments:
         recovery = Recovery(registry, nodes, library, self._deployer, self.capacities, self._redeploy)
         self.mender = Mender(registry, nodes, library, recovery, self._live)
         self._replicas = Replicas(registry, self.mender, self._live, self.capacities, self.foretell)
-        self._handover = Handover(registry, nodes, library, self._deployer, self.mender, self.capacities)
+        recutting = Recutting(self.capacities, self.deploy, partial(self.undeploy, told=False), self._replicas.heir_of)
+        self._handover = Handover(registry, nodes, library, self._deployer, self.mender, self.capacities, recutting)
         self._apart: dict[str, DeploymentRecord] = {}
         """Those that only who made them uses."""
         self._locks: dict[str, asyncio.Lock] = {}
@@ -220,7 +223,7 @@ class Deployments:
     async def plan_handover(
         self, description: ModelDescription, node_ids: Sequence[int] | None, layers: str, *, keeps: bool
     ) -> Placement:
-        """A deployment's stages on other nodes.
+        """A deployment's stages on other nodes, or in another cut.
 
         Args:
             layers: as the user wrote them; empty stands for those that are.
@@ -234,8 +237,6 @@ class Deployments:
                 "A deployment that goes on answering keeps its dtype, its context and all that it was loaded with.",
                 "Leave these options out, or deploy without --live.",
             )
-        if node_ids is None:
-            raise BadInput("It is not said where the stages are to go.", "Name a node for each stage: --nodes 1,3")
         return await self._handover.plan(record, description, node_ids, layers)
 
     async def away_from(self, node: NodeRecord) -> AsyncIterator[Placement]:
@@ -271,16 +272,17 @@ class Deployments:
         handed = await self._handover.carry_out(
             record, description, pipeline, placement, on_progress, cancel or asyncio.Event()
         )
-        self._placements[record.id] = placement
+        self._placements[handed.deployed.record.id] = placement
         return handed
 
-    async def undeploy(self, record: DeploymentRecord) -> DeploymentRecord:
-        """End a deployment: its requests fail, its nodes free what it holds."""
+    async def undeploy(self, record: DeploymentRecord, *, told: bool = True) -> DeploymentRecord:
+        """End a deployment: its requests fail, its nodes free what it holds. The event log is told, unless another one
+        has taken its place."""
         await self.mender.stop(record.id)
         pipeline = self._live.pop(record.id, None)
         self._placements.pop(record.id, None)
         self._replicas.ended(record.id)
-        told = self._apart.pop(record.id, None) is None
+        told = self._apart.pop(record.id, None) is None and told
         if pipeline is not None:
             pipeline.close()
         shards = await self._shards(record)

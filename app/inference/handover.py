@@ -27,11 +27,13 @@ from app.inference.mender import Mender
 from app.inference.mender import answers as told_answers
 from app.inference.pipeline import Pipeline
 from app.inference.recovery import Mended, note_moved, numerics
+from app.inference.recutting import Recutting
 from app.inference.sequence import HANDOVER
 from app.models.description import ModelDescription
 from app.models.library import ModelLibrary
 from app.registry import DeploymentRecord, EventLevel, NodeRecord, Registry, ShardRecord
 from app.sharding.placement import NodeCapacity, Placement, StageSizes, place_ranges
+from app.sharding.plan import parse_layers, ranges_text
 from app.sharding.relocation import LostStage, relocate
 from worker_agent.wire.messages import (
     MAX_STATES,
@@ -166,6 +168,7 @@ class Handover:
 
     Args:
         capacities: what nodes have free now, and how fast they are in a dtype.
+        recutting: sees to what is to be cut otherwise.
     """
 
     def __init__(
@@ -176,30 +179,34 @@ class Handover:
         deployer: Deployer,
         mender: Mender,
         capacities: Callable[[Sequence[int], str], Awaitable[list[NodeCapacity]]],
+        recutting: Recutting,
     ) -> None:
         self._registry, self._nodes, self._library = registry, nodes, library
+        self._recutting = recutting
         self._deployer, self._mender, self._capacities = deployer, mender, capacities
 
     # --- where to ----------------------------------------------------------------------------------------
 
     async def plan(
-        self, record: DeploymentRecord, description: ModelDescription, node_ids: Sequence[int], ranges: str = ""
+        self, record: DeploymentRecord, description: ModelDescription, node_ids: Sequence[int] | None, ranges: str = ""
     ) -> Placement:
-        """The stages of a deployment as they are cut, on these nodes, in order.
+        """The stages of a deployment on these nodes, in order.
 
         Args:
-            ranges: as the user wrote them, to be compared; empty stands for those that are.
+            node_ids: None for those that have them, in a new cut.
+            ranges: as the user wrote them; empty for those that are.
 
         Raises BadInput, PlacementError, NodeError.
         """
         shards = await self._shards(record)
-        cut = ",".join(f"{shard.start_layer}-{shard.end_layer - 1}" for shard in shards)
-        if ranges and ranges.replace(" ", "") != cut:
-            raise BadInput(
-                f"{record.model_name} is deployed in the layers {cut}; while it answers its stages can be moved, not "
-                "cut anew.",
-                "Leave --layers out, or deploy without --live.",
-            )
+        cut = ranges_text([_range(shard) for shard in shards])
+        anew = bool(ranges) and parse_layers(ranges, description) != tuple(_range(shard) for shard in shards)
+        if node_ids is None and not anew:
+            raise BadInput("It is not said where the stages are to go.", "Name a node for each stage: --nodes 1,3")
+        if anew:
+            nodes = [shard.node_id or 0 for shard in shards] if node_ids is None else node_ids
+            return await self._recutting.plan(record, description, shards, nodes, ranges)
+        assert node_ids is not None
         if len(node_ids) != len(shards):
             raise PlacementError(
                 f"{len(node_ids)} nodes are named for the {len(shards)} stages of {record.model_name} ({cut}).",
@@ -267,6 +274,11 @@ class Handover:
             PlacementError: nothing would move. Cancelled.
         """
         shards = await self._shards(record)
+        if placement.ranges != tuple(_range(shard) for shard in shards):
+            cut = await self._recutting.carry_out(record, description, shards, pipeline, placement, on_progress, cancel)
+            handed = HandedOver(cut.deployed, cut.what, cut.answers, cut.pause_seconds, 0)
+            await self._tell(f"{record.model_name}: {handed.sentence}", cut.deployed.record)
+            return handed
         old = [self._seat(node) for node in await self._records([shard.node_id for shard in shards])]
         new = [self._seat(node) for node in await self._records([each.node.node_id for each in placement.stages])]
         moved = [stage for stage, (a, b) in enumerate(zip(old, new, strict=True)) if a.node.id != b.node.id]

@@ -83,7 +83,9 @@ class Pipeline:
         self.broken: NodeError | None = None
         """Why nothing runs until the next `link`."""
         self.closed = False
-        self._sequences = UnderWay()
+        self.successor: Pipeline | None = None
+        """Where what comes too late for this one is started."""
+        self.under_way = UnderWay()
         self._heard = 0.0
         self._doubt: tuple[float, NodeError] | None = None
         self._cut = CutLines()
@@ -99,7 +101,7 @@ class Pipeline:
     @property
     def active(self) -> int:
         """Sequences under way, or waiting for the pipeline to be mended."""
-        return len(self._sequences)
+        return len(self.under_way)
 
     @property
     def heard(self) -> float:
@@ -125,7 +127,7 @@ class Pipeline:
     def pause(self, reason: NodeError) -> None:
         """Nothing runs before the next `link`, which whoever calls this sees to: no stage was lost."""
         self.broken, self._doubt = reason, None
-        for sequence in self._sequences.values():
+        for sequence in self.under_way.values():
             sequence.sink.interrupted(reason)
 
     async def halted(self, lost: Many[int] = (), *, keeps: bool = True) -> tuple[Resumed, ...]:
@@ -148,13 +150,13 @@ class Pipeline:
         if not held:
             return ()
         bare = uncovered(lost, held)
-        certain = {number: sequence.certain for number, sequence in self._sequences.items()}
+        certain = {number: sequence.certain for number, sequence in self.under_way.items()}
         found = resumption(held, certain, all_left=keeps and not lost)
         return tuple(replace(each, length=0) if each.sequence in bare else each for each in found)
 
     async def recompute(self, lost: Many[int], resumed: Many[Resumed]) -> None:
         """Have the states of lost stages computed again, between `link` and `resume`. Raises NodeError."""
-        await recompute(self.deployment, self.epoch, self.stages, lost, resumed, self._sequences.tokens_of)
+        await recompute(self.deployment, self.epoch, self.stages, lost, resumed, self.under_way.tokens_of)
 
     async def link(self, epoch: int, resumed: Many[Resumed] = ()) -> None:
         """Connect the stages in a ring under a new epoch; what ran before goes on with the tokens that it has.
@@ -185,10 +187,10 @@ class Pipeline:
         Raises NodeError if a stage is lost meanwhile.
         """
         exact = self.dtype == "float32" or (self._keeps_states and alike)
-        for sequence in list(self._sequences.values()):
+        for sequence in list(self.under_way.values()):
             if self.broken is not None:
                 raise self.broken
-            if sequence.number not in self._sequences:
+            if sequence.number not in self.under_way:
                 continue
             try:
                 await self._hand_over(sequence)
@@ -196,7 +198,7 @@ class Pipeline:
                 if self._breaks(error) and isinstance(error, NodeError):
                     self.interrupt(error)
                     raise
-                self._sequences.drop(sequence)
+                self.under_way.drop(sequence)
                 sequence.sink.failed(error)
                 await self._cancel(sequence.number)
             else:
@@ -211,12 +213,15 @@ class Pipeline:
         Raises:
             NodeError; RequestError: the constraint cannot be followed.
         """
-        if not self._sequences:
+        if self.successor is not None:
+            await self.successor.start(sequence)
+            return
+        if not self.under_way:
             self._heard = asyncio.get_running_loop().time()
-        self._sequences.admit(sequence, self)
+        self.under_way.admit(sequence, self)
         if self.broken is not None:
             if self.closed or self._on_interrupted is None:
-                self._sequences.drop(sequence)
+                self.under_way.drop(sequence)
                 raise self.broken
             self._on_interrupted(self)
             return
@@ -230,7 +235,7 @@ class Pipeline:
                 assert isinstance(error, NodeError)
                 self.interrupt(error)
                 return
-            self._sequences.drop(sequence)
+            self.under_way.drop(sequence)
             raise
 
     async def join(self, epoch: int) -> None:
@@ -249,14 +254,14 @@ class Pipeline:
             await self.start(sequence)
             return
         sequence.number, sequence.pipeline, sequence.times_started = number, self, 1
-        self._sequences[number] = sequence
+        self.under_way[number] = sequence
         sequence.sink.resumed("the next controller found it under way", exact=True)
         self.catch_up()
 
     def adopt(self, sequences: Many[Sequence]) -> None:
         """Take over what another pipeline has released; `resume` starts it."""
         for sequence in sequences:
-            self._sequences.admit(sequence, self)
+            self.under_way.admit(sequence, self)
 
     async def take_over(self, sequences: Many[Sequence], what: str) -> None:
         """Go on with what another pipeline has released, beside what runs here; they read their tokens anew.
@@ -276,19 +281,15 @@ class Pipeline:
                 if self._breaks(error) and isinstance(error, NodeError):
                     self.interrupt(error)
                     return
-                self._sequences.drop(sequence)
+                self.under_way.drop(sequence)
                 sequence.sink.failed(error)
                 await self._cancel(sequence.number)
             else:
                 sequence.sink.resumed(what, exact=self.dtype == "float32")
 
-    def knows(self, prompt: Many[int]) -> int:
-        """How many of a prompt's first tokens another sequence of this pipeline began with."""
-        return self._sequences.in_common(prompt)
-
     def release(self) -> list[Sequence]:
         """Let go of all sequences, for another pipeline to adopt them."""
-        return self._sequences.release()
+        return self.under_way.release()
 
     async def _hand_over(self, sequence: Sequence) -> None:
         epoch = self.epoch
@@ -322,7 +323,7 @@ class Pipeline:
 
     async def cancel(self, sequence: Sequence) -> None:
         """End a sequence and free its KV. An agent that cannot be reached is no error: it frees it by itself."""
-        self._sequences.drop(sequence)
+        self.under_way.drop(sequence)
         if self.broken is None and sequence.times_started:
             await self._cancel(sequence.number)
 
@@ -342,19 +343,19 @@ class Pipeline:
             self.fail(error)
             return
         self.broken, self._doubt = error, None
-        for sequence in list(self._sequences.values()):
+        for sequence in list(self.under_way.values()):
             if sequence.gets_on():
                 sequence.sink.interrupted(error)
             else:
-                self._sequences.drop(sequence)
+                self.under_way.drop(sequence)
                 sequence.sink.failed(error)
-        if self._sequences:
+        if self.under_way:
             self._on_interrupted(self)
 
     def doubt(self, error: NodeError) -> None:
         """A stage may be lost. The ring itself is asked first: as long as steps come round it is not."""
         now = asyncio.get_running_loop().time()
-        if not self._sequences or now - self._heard > DOUBT_SECONDS:
+        if not self.under_way or now - self._heard > DOUBT_SECONDS:
             self.interrupt(error)
         elif self.broken is None:
             self._doubt = self._doubt or (now, error)
@@ -368,10 +369,10 @@ class Pipeline:
     def watch(self) -> None:
         """Called each second: mend what has lost messages for good, rather than wait for ever."""
         now = asyncio.get_running_loop().time()
-        if self._doubt is not None and self._sequences and now - max(self._doubt[0], self._heard) > DOUBT_SECONDS:
+        if self._doubt is not None and self.under_way and now - max(self._doubt[0], self._heard) > DOUBT_SECONDS:
             self.interrupt(self._doubt[1])
         waited = now - self._heard
-        if self.broken is not None or not self._sequences or waited < ASK_SECONDS:
+        if self.broken is not None or not self.under_way or waited < ASK_SECONDS:
             return
         if not all(self._is_idle(stage.node_id) for stage in self.stages):
             return
@@ -413,13 +414,13 @@ class Pipeline:
     def _tokens(self, message: Tokens) -> None:
         complete = True
         for scored in message.scored:
-            if (sequence := self._sequences.get(scored.sequence)) is not None:
+            if (sequence := self.under_way.get(scored.sequence)) is not None:
                 complete &= sequence.scored(scored)
         for number, count in message.cached:
-            if (sequence := self._sequences.get(number)) is not None:
+            if (sequence := self.under_way.get(number)) is not None:
                 sequence.cached(count)
         for number, done in message.prefilled:
-            if (sequence := self._sequences.get(number)) is not None:
+            if (sequence := self.under_way.get(number)) is not None:
                 sequence.prefilled(done, message.times)
         for token in message.tokens:
             complete &= self._sampled(token, message.times, len(message.tokens))
@@ -428,23 +429,23 @@ class Pipeline:
             self.catch_up()
 
     def _sampled(self, token: Token, times: Many[StageTime], batch: int) -> bool:
-        sequence = self._sequences.get(token.sequence)
+        sequence = self.under_way.get(token.sequence)
         if sequence is None:
             return True
         if not sequence.sampled(token, times, batch):
             return False
         if sequence.is_over:
-            self._sequences.drop(sequence)
+            self.under_way.drop(sequence)
         return True
 
     def catch_up(self) -> None:
         """Ask the first stage for what may have been lost on its way here."""
-        if self.broken is None and self._sequences and (self._missed is None or self._missed.done()):
+        if self.broken is None and self.under_way and (self._missed is None or self._missed.done()):
             self._missed = asyncio.get_running_loop().create_task(self._catch_up())
 
     async def _catch_up(self) -> None:
         # Not of one that is still on its way there: the agent would not know it.
-        epoch, wanted = self.epoch, [each.wanted for each in self._sequences.values() if each.times_started]
+        epoch, wanted = self.epoch, [each.wanted for each in self.under_way.values() if each.times_started]
         while wanted and self.epoch == epoch and self.broken is None:
             asked, wanted = wanted[:MAX_CAUGHT_UP], wanted[MAX_CAUGHT_UP:]
             message = CatchUp(call=0, deployment=self.deployment, epoch=epoch, sequences=tuple(asked))
@@ -457,11 +458,11 @@ class Pipeline:
                 return
             for produced in answer.sequences:
                 if await self._take(produced):
-                    wanted.append(self._sequences[produced.sequence].wanted)
+                    wanted.append(self.under_way[produced.sequence].wanted)
 
     async def _take(self, produced: Produced) -> bool:
         """Hand on what was missed of one sequence. Whether there may be more of it."""
-        sequence = self._sequences.get(produced.sequence)
+        sequence = self.under_way.get(produced.sequence)
         if sequence is None or self.broken is not None:
             return False
         if not produced.known:  # cancelled for its controller's silence, or its Start never came
@@ -471,7 +472,7 @@ class Pipeline:
                 if self._breaks(error) and isinstance(error, NodeError):
                     self.interrupt(error)
                 else:
-                    self._sequences.drop(sequence)
+                    self.under_way.drop(sequence)
                     sequence.sink.failed(error)
             return False
         for scored in produced.scored:
@@ -488,7 +489,7 @@ class Pipeline:
         error = stage_error(fault, stage, self.dtype)
         if fault.goes_on:
             for number in fault.sequences:
-                if (sequence := self._sequences.pop(number, None)) is not None:
+                if (sequence := self.under_way.pop(number, None)) is not None:
                     sequence.sink.failed(error)
         elif fault.kind in BETWEEN_AGENTS:
             self._doubt = self._doubt or (self._heard, error)

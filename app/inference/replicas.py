@@ -202,7 +202,7 @@ class Replicas:
             stages = [(stage.start, stage.end, stage.node_id) for stage in pipeline.stages]
             told = await self._foretell(description, record.serving, stages)
             self._speeds[key] = None if told is None else told.tokens_per_second
-        known = pipeline.knows(prompt) / len(prompt) if prompt else 0.0
+        known = pipeline.under_way.in_common(prompt) / len(prompt) if prompt else 0.0
         return Choice(record.id, pipeline.active, self._speeds[key], known)
 
     def _try_again(self, deployment: str) -> None:
@@ -232,6 +232,11 @@ class Replicas:
             if each.id != record.id and each.group == record.group and self._is_whole(each.id)
         ]
         return min(others, key=lambda other: other.active, default=None)
+
+    def heir_of(self, record: DeploymentRecord) -> str:
+        """The group of what is to take a deployment's place: that of its replicas, if it has any."""
+        others = (each for each in self._known.values() if each.id != record.id and each.group == record.group)
+        return record.group if any(others) else ""
 
     def ended(self, deployment: str) -> None:
         self._known.pop(deployment, None)

@@ -150,8 +150,10 @@ def test_a_deployed_draft_can_be_taken_down_and_a_changed_one_deployed(bar: Plan
     assert bar.state.text() == "Stages can move while it answers" and bar.deploy.text() == "Move"
     assert not bar.replicate.isHidden() and bar.replicate.isEnabled()
     board.move_boundary(0, 5)
+    assert bar.state.text() == "Can be cut anew while it answers" and bar.deploy.text() == "Move"
+    assert bar.replicate.isHidden(), "a replica has the same cut"
+    board.set_serving(Serving("bfloat16", 1024, 8192))
     assert bar.state.text() == "Differs from what is deployed" and bar.deploy.text() == "Deploy"
-    assert bar.replicate.isHidden()
     assert not bar.deploy.isHidden() and bar.deploy.isEnabled()
 
 

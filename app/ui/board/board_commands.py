@@ -100,7 +100,7 @@ class BoardCommands(QObject):
         deployed = name is not None and board.workbench.cluster.deployment_of(name) is not None
         _allow(self.propose, chosen or busy)
         _allow(self.deploy, board.can_deploy[1])
-        _allow(self.replicate, chosen or busy or ("" if board.moves else NO_REPLICA))
+        _allow(self.replicate, chosen or busy or ("" if board.can_replicate else NO_REPLICA))
         _allow(self.cancel, "" if board.is_deploying else "Nothing is being deployed.")
         _allow(self.undeploy, busy or ("" if deployed else "There is no deployment to take down."))
         model = None if name is None else board.workbench.cluster.model(name)

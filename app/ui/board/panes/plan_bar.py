@@ -112,7 +112,7 @@ class PlanBar(QFrame):
         deployed = name is not None and board.workbench.cluster.deployment_of(name) is not None
         self.undeploy.setVisible(deployed and not board.is_deploying)
         self.deploy.setVisible(not board.is_deploying and not board.is_loaded)
-        self.replicate.setVisible(board.moves and not board.is_deploying)
+        self.replicate.setVisible(board.can_replicate and not board.is_deploying)
         self.deploy.setText("Move" if board.moves else "Deploy")
         self._arrange()
 

@@ -108,7 +108,7 @@ def state_text(board: BoardModel) -> str:
     if board.is_loaded:
         return "Deployed as shown"
     if board.moves:
-        return "Stages can move while it answers"
+        return f"{'Stages can move' if board.can_replicate else 'Can be cut anew'} while it answers"
     if board.loaded is not None:
         return "Differs from what is deployed"
     return "Not deployed"

@@ -93,15 +93,29 @@ class BoardModel(QObject):
 
     @property
     def moves(self) -> bool:
-        """Whether the draft has the stages of what is deployed on other nodes, and no more: that can be done while the
-        model answers."""
+        """Whether the draft can be carried out while the model answers: it has the stages of what is deployed on other
+        nodes, or another cut for which there is room beside the one that is loaded."""
         draft, loaded = self.arrangement, self.loaded
-        return (
-            draft is not None
-            and loaded is not None
-            and (draft.ranges, draft.serving) == (loaded.ranges, loaded.serving)
-            and draft.nodes != loaded.nodes
-        )
+        if draft is None or loaded is None or draft.serving != loaded.serving or self.is_loaded:
+            return False
+        return draft.ranges == loaded.ranges or (draft.is_placed and self._fits_beside(draft, loaded))
+
+    @property
+    def can_replicate(self) -> bool:
+        """Whether the draft has the stages of what is deployed on other nodes, and no more."""
+        draft, loaded = self.arrangement, self.loaded
+        return self.moves and draft is not None and loaded is not None and draft.ranges == loaded.ranges
+
+    def _fits_beside(self, draft: Arrangement, loaded: Arrangement) -> bool:
+        """Weights of stages that are the same are kept once."""
+        for node, capacity in self.capacities().items():
+            mine = {(each.start, each.end) for each in draft.pieces if each.node_id == node}
+            there = {(each.start, each.end) for each in loaded.pieces if each.node_id == node}
+            sizes = draft.sizes
+            needed = sum(sizes.memory(*each) for each in (*mine, *there))
+            if needed - sum(sizes.weights(*each) for each in mine & there) > capacity.free_memory:
+                return False
+        return True
 
     @property
     def is_deploying(self) -> bool:
@@ -290,7 +304,7 @@ class BoardModel(QObject):
         """Load what is deployed once more, where the draft has it: both share the requests, and one takes over when the
         other is lost. The draft becomes what is deployed again. Raises PlacementError when it cannot be."""
         draft, loaded = self._draft(), self.loaded
-        if loaded is None or not self.moves or not draft.is_placed:
+        if loaded is None or not self.can_replicate or not draft.is_placed:
             raise PlacementError(NO_REPLICA)
         name, nodes = draft.model_name, [node for node in draft.nodes if node is not None]
 

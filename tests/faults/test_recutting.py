@@ -1,0 +1,90 @@
+"""A deployment is cut anew while answers are under way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from app.errors import NodeError, PlacementError
+from app.inference.deployer import PREFILL_CHUNK
+from app.inference.events import StepPassed
+from app.inference.recutting import Recutting
+from app.registry import DeploymentRecord
+from tests.e2e.conftest import System
+from tests.faults.conftest import MODEL, deploy
+from tests.faults.test_handover import WISHES, answers, begun, got_on, stages_on
+from tests.faults.test_losses import check, kill
+from tests.waiting import wait_until
+
+SHORTER: list[tuple[Sequence[int], dict[str, Any]]] = [(prompt, {**wish, "max_tokens": 90}) for prompt, wish in WISHES]
+
+
+def cut(system: System, layers: str, *nodes: int) -> DeploymentRecord:
+    """What is deployed in another cut, on these nodes by their place in the list, or where it is."""
+    ids = [system.nodes[index].id for index in nodes] or None
+    return system.run(system.controller.deploy(MODEL, nodes=ids, layers=layers, live=True))
+
+
+def test_boundaries_move_while_it_answers_and_the_tokens_are_the_same(four: System) -> None:
+    first = deploy(four, 0, 1)
+    expected = answers(four, SHORTER)
+    runs = begun(four, SHORTER)
+    second = cut(four, "0-0,1-5")
+    got_on(runs)
+    third = cut(four, "0-1,2-3,4-5", 2, 3, 0)
+    for run, before in zip(runs, expected, strict=True):
+        check(four.finish(run), before)
+        for interruption in run.trace().interruptions:
+            assert interruption.planned and interruption.exact and interruption.what.startswith("cut anew into layers ")
+    assert len(runs[0].trace().interruptions) == 2 and len({first.id, second.id, third.id}) == 3
+    assert runs[0].record.deployment_id == third.id
+    assert [each.id for each in four.run(four.controller.deployments.ready())] == [third.id]
+    wait_until(lambda: not stages_on(four, 1), 15)
+    told = [event.message for event in four.controller.registry.events.list()]
+    assert any("is cut into layers 0-1,2-3,4-5" in sentence and "paused for" in sentence for sentence in told)
+
+
+def test_what_was_read_ahead_is_not_read_again(four: System) -> None:
+    first = deploy(four, 0, 1, context=4096)
+    prompt = [3 + (7 * place) % 90 for place in range(1500)]
+    (run,) = begun(four, [(prompt, {"max_tokens": 120, "ignore_eos": True})])
+    passed: list[StepPassed] = []
+    four.call(lambda: four.controller.deployments.on_step(passed.append))
+    cut(four, "0-3,4-5")
+    assert four.finish(run).error is None and run.trace().interruptions
+    parts = sum(step.prefilled for step in passed if step.deployment != first.id)
+    assert len(prompt) // PREFILL_CHUNK <= parts < 2 * (len(prompt) // PREFILL_CHUNK), "once, not twice"
+
+
+def test_a_node_that_dies_while_the_new_cut_reads_leaves_the_old_one_at_work(
+    four: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = deploy(four, 0, 1)
+    expected = answers(four, SHORTER[:2])
+    runs = begun(four, SHORTER[:2])
+    reading = Recutting._read_ahead
+
+    async def dying(*arguments: object) -> None:
+        await asyncio.to_thread(kill, four, 3)
+        await reading(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Recutting, "_read_ahead", dying)
+    with pytest.raises(NodeError):
+        cut(four, "0-3,4-5", 2, 3)
+    for run, before in zip(runs, expected, strict=True):
+        check(four.finish(run), before)
+        assert not run.trace().interruptions
+    assert [each.id for each in four.run(four.controller.deployments.ready())] == [first.id]
+
+
+def test_a_cut_that_does_not_fit_beside_the_old_one_is_refused(four: System) -> None:
+    deploy(four, 0, 1, kv_tokens=8192)
+    budget = four.call(lambda: four.controller.nodes.health.latest(four.nodes[0].id)).report.memory_budget  # type: ignore[union-attr]
+    token = 6 * 2 * 4 * 32
+    with pytest.raises(PlacementError, match="beside the old one"):
+        four.run(four.controller.undeploy(MODEL))
+        deploy(four, 0, 1, kv_tokens=int(0.9 * budget / token))
+        cut(four, "0-4,5-5")
