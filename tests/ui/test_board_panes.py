@@ -136,6 +136,17 @@ def test_the_settings_are_steps_that_can_be_undone(bar: PlanBar, board: BoardMod
     assert fields.dtype.currentText() == "float32"
 
 
+def test_how_answers_go_on_after_a_loss_is_chosen_on_the_board(bar: PlanBar, board: BoardModel) -> None:
+    assert board.arrangement is not None and bar.serving.recovery.currentText() == "fast"
+    before = board.arrangement.sizes.memory(0, 1)
+    bar.serving.recovery.setCurrentText("exact")
+    bar.serving.recovery.activated.emit(1)
+    assert board.arrangement.serving.recovery == "exact"
+    assert board.arrangement.sizes.memory(0, 1) > before, "the journal takes memory"
+    board.undo_stack.undo()
+    assert bar.serving.recovery.currentText() == "fast"
+
+
 def test_room_for_less_than_the_context_is_not_set_aside(bar: PlanBar, board: BoardModel) -> None:
     bar.serving.kv_tokens.setValue(100)
     assert board.arrangement is not None and board.arrangement.serving.kv_tokens == 4096

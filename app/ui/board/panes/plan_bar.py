@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from PySide6.QtCore import Qt, Slot
@@ -10,7 +11,7 @@ from PySide6.QtWidgets import QComboBox, QFrame, QGridLayout, QLabel, QPushButto
 
 from app.errors import ShardboardError
 from app.models.description import COMPUTE_ITEM_BYTES
-from app.serving import KV_DTYPES, QUANTIZE, Serving
+from app.serving import KV_DTYPES, QUANTIZE, RECOVERIES, Serving
 from app.ui import make
 from app.ui.board.panes.plan_words import outlook_text, outlook_tip, single_text, state_text, warning_text
 from app.ui.giving_way import ElidedLabel, FlowLayout
@@ -138,31 +139,34 @@ class PlanBar(QFrame):
 
 
 class ServingRow(QWidget):
-    """Dtype, quantizing, context, KV tokens and in what: how much memory a layer takes. Each change can be undone."""
+    """What the model is loaded for: it decides how much memory a layer takes. Each change can be undone."""
 
     def __init__(self, board: BoardModel, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._board = board
-        self.dtype = make.dressed(
-            QComboBox(),
-            name="Compute dtype",
-            tip="What the stages compute in. Half precision takes half the memory of float32.",
+        self.dtype = _choice(
+            "Compute dtype",
+            "What the stages compute in. Half precision takes half the memory of float32.",
+            COMPUTE_ITEM_BYTES,
         )
-        self.dtype.addItems(list(COMPUTE_ITEM_BYTES))
-        self.quantize = make.dressed(
-            QComboBox(),
-            name="Quantize weights",
-            tip="Put the layers' matrices into 8 or 4 bits while they are loaded: a half and a quarter of bfloat16's "
+        self.quantize = _choice(
+            "Quantize weights",
+            "Put the layers' matrices into 8 or 4 bits while they are loaded: a half and a quarter of bfloat16's "
             "memory, and faster, at the cost of some accuracy. What a file has in blocks already stays as it is.",
+            QUANTIZE,
         )
-        self.quantize.addItems(list(QUANTIZE))
-        self.kv_dtype = make.dressed(
-            QComboBox(),
-            name="Keep keys and values in",
-            tip="As they are computed, or in 8 bits: a half and a quarter of bfloat16's and float32's memory for each "
+        self.kv_dtype = _choice(
+            "Keep keys and values in",
+            "As they are computed, or in 8 bits: a half and a quarter of bfloat16's and float32's memory for each "
             "token, at the cost of some accuracy. Where a model's layers cannot, the stage says why.",
+            KV_DTYPES,
         )
-        self.kv_dtype.addItems(list(KV_DTYPES))
+        self.recovery = _choice(
+            "Recovery",
+            "How answers go on when a stage is lost. Fast: their tokens are read anew, which in half precision may "
+            "change what follows. Exact: to the bit, from a journal that every stage keeps in main memory.",
+            RECOVERIES,
+        )
         self.context = self._spin("Context", "The longest prompt and answer together, in tokens")
         self.kv_tokens = self._spin(
             "KV tokens", "For how many tokens in all, of all answers at once, keys and values are kept"
@@ -171,16 +175,15 @@ class ServingRow(QWidget):
         layout = FlowLayout(SPACING, self)
         for text, field in (
             ("Dtype", self.dtype), ("Quantize", self.quantize), ("Context", self.context),
-            ("KV tokens", self.kv_tokens), ("KV in", self.kv_dtype),
+            ("KV tokens", self.kv_tokens), ("KV in", self.kv_dtype), ("Recovery", self.recovery),
         ):  # fmt: skip
             label = make.label(text, "muted")
             label.setBuddy(field)
             pair = QWidget()
             make.row(label, field, within=pair, margins=(0, 0, SPACING, 0))
             layout.addWidget(pair)
-        self.dtype.activated.connect(self._on_edited)
-        self.quantize.activated.connect(self._on_edited)
-        self.kv_dtype.activated.connect(self._on_edited)
+        for choice in (self.dtype, self.quantize, self.kv_dtype, self.recovery):
+            choice.activated.connect(self._on_edited)
         self.context.valueChanged.connect(self._on_edited)
         self.kv_tokens.valueChanged.connect(self._on_edited)
         board.changed.connect(self.show_draft)
@@ -203,21 +206,22 @@ class ServingRow(QWidget):
         self.setEnabled(draft is not None and not self._board.is_deploying)
         if draft is None:
             return
-        fields = (self.dtype, self.quantize, self.context, self.kv_tokens, self.kv_dtype)
+        serving = draft.serving
+        fields = (self.dtype, self.quantize, self.context, self.kv_tokens, self.kv_dtype, self.recovery)
         for field in fields:
             field.blockSignals(True)
         if self.context.maximum() != draft.description.max_context:
             self.context.setMaximum(draft.description.max_context)
-        if self.dtype.currentText() != draft.serving.dtype:
-            self.dtype.setCurrentText(draft.serving.dtype)
-        if self.quantize.currentText() != draft.serving.quantize:
-            self.quantize.setCurrentText(draft.serving.quantize)
-        if self.kv_dtype.currentText() != draft.serving.kv_dtype:
-            self.kv_dtype.setCurrentText(draft.serving.kv_dtype)
-        if self.context.value() != draft.serving.context:
-            self.context.setValue(draft.serving.context)
-        if self.kv_tokens.value() != draft.serving.kv_tokens:
-            self.kv_tokens.setValue(draft.serving.kv_tokens)
+        for choice, value in (
+            (self.dtype, serving.dtype), (self.quantize, serving.quantize), (self.kv_dtype, serving.kv_dtype),
+            (self.recovery, serving.recovery),
+        ):  # fmt: skip
+            if choice.currentText() != value:
+                choice.setCurrentText(value)
+        if self.context.value() != serving.context:
+            self.context.setValue(serving.context)
+        if self.kv_tokens.value() != serving.kv_tokens:
+            self.kv_tokens.setValue(serving.kv_tokens)
         for field in fields:
             field.blockSignals(False)
 
@@ -233,9 +237,15 @@ class ServingRow(QWidget):
             self._board.set_serving(
                 Serving(
                     self.dtype.currentText(), context, kv_tokens, self.quantize.currentText(),
-                    self.kv_dtype.currentText(), draft.serving.wait_seconds, draft.serving.recovery,
+                    self.kv_dtype.currentText(), draft.serving.wait_seconds, self.recovery.currentText(),
                 )
             )  # fmt: skip
         except ShardboardError as error:
             self._board.workbench.notices.toast(str(error), Level.WARNING)
         self.show_draft()
+
+
+def _choice(name: str, tip: str, values: Iterable[str]) -> QComboBox:
+    made = make.dressed(QComboBox(), name=name, tip=tip)
+    made.addItems(list(values))
+    return made
