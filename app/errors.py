@@ -61,7 +61,7 @@ class NodeError(ShardboardError):
     """An agent that cannot be reached, refuses, or failed. The `kind` of each says how.
 
     Kinds: refused, timeout, wrong_key, not_allowed, version, lost, memory, disk, damaged, weights, architecture,
-    numbers, internal.
+    numbers, copied_key, busy, internal.
     """
 
     kind = "node"

@@ -31,7 +31,7 @@ from worker_agent.host.waiting import NotFound, say, wait_to_be_found
 from worker_agent.process import interrupt_on_terminate, settle
 from worker_agent.wire.errors import AgentError
 from worker_agent.wire.files import write_private
-from worker_agent.wire.keys import Invitation, KeyPair, TrustedControllers
+from worker_agent.wire.keys import Invitation, KeyPair, TrustedControllers, key_fingerprint
 from worker_agent.wire.links import Endpoint, PortInUse
 
 if TYPE_CHECKING:
@@ -70,10 +70,16 @@ def run(arguments: Sequence[str]) -> int:
             return 0
         lock = home.lock()
         open_log(home.log, options.log_level)
-        if options.wait and not TrustedControllers(home.controllers).keys and not options.trust:
+        trusted = {*TrustedControllers(home.controllers).keys, *options.trust}
+        if options.wait and not trusted:
             board = _open_board(home, keys, _be_found(options, home, keys))
         else:
             board = Switchboard(home, keys, options.listen)
+        if options.wait and trusted:
+            log.warning(
+                "not waiting to be found: this agent obeys a controller already (%s); to be found by another one, "
+                "delete %s", ", ".join(map(key_fingerprint, sorted(trusted))), home.controllers,
+            )  # fmt: skip
     except AgentError as error:
         print(f"worker_agent: {error}", file=sys.stderr)
         return _JOIN_FAILED if isinstance(error, NotFound) else _BAD_START

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -43,6 +44,8 @@ REMOVAL_SECONDS = 10.0
 """How long a node that is being removed may take to answer; one that is gone is removed all the same."""
 REVIVAL_SECONDS = 30.0
 """How long an agent that says it is ready may take to answer."""
+_SAME_KEY_SECONDS = 1.0
+"""How long a node that seems to have come again may take to answer where it was before."""
 
 _log = logging.getLogger(__name__)
 
@@ -159,6 +162,7 @@ class NodeDirectory:
             link = self._link_to(endpoint.address, key, "")
             try:
                 welcome = await link.connect(seconds)
+                await self._check_alone(link, welcome)
                 record = await self._registry.call(lambda known: _register(known, endpoint, key, welcome, local_pid))
                 # Whatever it was told last, perhaps by a registry that has forgotten it.
                 await link.call(Drain(call=0, draining=record.draining))
@@ -168,6 +172,28 @@ class NodeDirectory:
             await self._forget(record.id)  # the link to where it was before
             self._follow(record, link)
             return record
+
+    async def _check_alone(self, link: AgentLink, welcome: Welcome) -> None:
+        """A node may come again at another address; while its agent runs at the old one, the new one has a copied key.
+
+        Raises NodeError, before anything is moved.
+        """
+        for known in self._links.values():
+            if known.server_key != link.server_key or known.address == link.address:
+                continue
+            with suppress(NodeError):
+                there = await known.connect(_SAME_KEY_SECONDS)
+                if there.boot != welcome.boot:
+                    break
+        else:
+            return
+        _log.warning("the agent at %s has the key of %s, which runs at %s", link.address, known.node, known.address)
+        raise NodeError(
+            f"The agent at {link.address} has the same key as {known.node}, which runs at {known.address}: its folder "
+            "was copied, or somebody has taken its key.",
+            "Every agent has a key of its own: end the copy, delete agent.key in its folder, and start it again.",
+            kind="copied_key",
+        )
 
     # --- agents on this machine ---
 

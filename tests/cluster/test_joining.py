@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+import zmq.asyncio
 
 from app.cluster import invitations
 from app.cluster.controller_identity import ControllerIdentity
@@ -95,13 +96,16 @@ def test_an_invitation_grows_too_old(tmp_path: Path, monkeypatch: pytest.MonkeyP
     asyncio.run(scenario())
 
 
-def test_a_made_up_token_is_refused(tmp_path: Path) -> None:
+def test_a_made_up_token_is_refused_and_who_came_with_it_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async def scenario() -> None:
         async with place(tmp_path) as p:
             real = p.listener.invite()
             forged = replace(real, invitation=replace(real.invitation, token="x" * 24))
             with pytest.raises(JoinFailed, match="not valid"):
                 await p.join(forged)
+            assert f"key {p.agent.keys.public}) wanted to join with an invitation that is not valid" in caplog.text
             assert (await p.join(real)).address == p.agent.address, "the real one is not used up by that"
 
     asyncio.run(scenario())
@@ -130,6 +134,33 @@ def test_a_caller_that_points_at_another_agent_is_refused(tmp_path: Path) -> Non
             assert p.registry.nodes.list() == []
 
     asyncio.run(scenario())
+
+
+def test_a_copied_key_moves_no_node_that_runs_and_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Two agents with one key: the second has an invitation of its own, and gets nothing by it."""
+
+    async def scenario() -> None:
+        async with place(tmp_path) as p:
+            await p.join(p.listener.invite())
+            theirs = zmq.asyncio.Context()
+            copy = SmallAgent(theirs, keys=p.agent.keys, boot="copy1")
+            await copy.start()
+            try:
+                with pytest.raises(JoinFailed, match="has the same key as node 1"):
+                    await p.join(p.listener.invite(), keys=copy.keys, port=copy.port)
+                (record,) = p.registry.nodes.list()
+                assert record.address == p.agent.address
+                await p.agent.stop_listening()  # it has ended there: now it has moved
+                await p.join(p.listener.invite(), keys=copy.keys, port=copy.port)
+                (record,) = p.registry.nodes.list()
+                assert record.address == copy.address
+                p.agent.listen_again()
+            finally:
+                await copy.stop()
+                theirs.destroy(linger=0)
+
+    asyncio.run(scenario())
+    assert "has the key of node 1" in caplog.text
 
 
 def test_the_commands_carry_the_invitation_and_listening_everywhere_needs_a_name(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import socket
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -30,6 +31,7 @@ from tests.waiting import wait_until
 from worker_agent.host import waiting
 from worker_agent.host.meeting import READ_SECONDS, Answer, Reception
 from worker_agent.host.waiting import Found, NotFound, wait_to_be_found
+from worker_agent.wire.announcing import CannotAnnounce
 from worker_agent.wire.keys import KeyPair
 from worker_agent.wire.links import Endpoint
 from worker_agent.wire.meeting import fresh_nonce
@@ -219,6 +221,15 @@ def test_an_agent_that_changes_its_nonce_is_found_out(
 
     asyncio.run(scenario())
     assert machine.keys.public in caplog.text
+
+
+def test_without_the_library_that_finds_machines_both_ends_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("zeroconf", "zeroconf.asyncio"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(CannotAnnounce, match="pip install zeroconf"):
+        wait_to_be_found(KeyPair.make(), Endpoint("127.0.0.1", 0), "attic")
+    with pytest.raises(NodeError, match="pip install zeroconf"):
+        asyncio.run(find_waiting(0.1))
 
 
 def test_one_that_waits_meets_one_controller_at_a_time_and_answers_nothing_else(

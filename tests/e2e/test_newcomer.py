@@ -106,7 +106,7 @@ def machines() -> Iterator[tuple[str, str]]:
 
 def test_from_two_bare_machines_to_an_answer(machines: tuple[str, str], tmp_path: Path) -> None:
     desk, rack = machines
-    python, homes = sys.executable, {name: tmp_path / name for name in ("desk", "found", "invited")}
+    python, homes = sys.executable, {name: tmp_path / name for name in ("desk", "found", "invited", "copied")}
     for home in homes.values():
         home.mkdir()
     model = tmp_path / "tiny"
@@ -141,6 +141,11 @@ def test_from_two_bare_machines_to_an_answer(machines: tuple[str, str], tmp_path
             waiting.shows(f"waits to be found, as found at {RACK}:7600")
         with step("it is seen"):
             assert f"{RACK}:7600" in shardboard("node", "find").ends()
+        with step("another one with the same key is refused"):
+            (homes["copied"] / "agent").mkdir()
+            shutil.copy(homes["found"] / "agent" / "agent.key", homes["copied"] / "agent" / "agent.key")
+            copy = start(desk, [python, "-P", "-m", "worker_agent", "--wait"], "copied")
+            copy.shows("waits with the same key .* copied")
         with step("it is met, and shows its code"):
             finding = shardboard("node", "find", "found")
             code = waiting.shows(r"\n    (\d{3} \d{3})\n")[1]

@@ -1,6 +1,8 @@
 # A Shardboard agent on this machine: makes an environment with just what an agent needs, then runs it.
 #
 #   worker_agent\launch\agent.ps1 --listen 192.168.1.20:7600 ...    all arguments go to `python -m worker_agent`
+#   worker_agent\launch\agent.ps1 --wait                          waits to be found by a controller on this network
+#   worker_agent\launch\agent.ps1 --join INVITATION --install-service   joins, now and whenever you log in
 #   worker_agent\launch\agent.ps1 prepare                         only make the environment, and print its Python
 #
 # Either within the repository, or copied together with the folder `bootstrap` and the wheel

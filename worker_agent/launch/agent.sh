@@ -2,6 +2,8 @@
 # A Shardboard agent on this machine: makes an environment with just what an agent needs, then runs it.
 #
 #   worker_agent/launch/agent.sh --listen 192.168.1.20:7600 …     all arguments go to `python -m worker_agent`
+#   worker_agent/launch/agent.sh --wait                           waits to be found by a controller on this network
+#   worker_agent/launch/agent.sh --join INVITATION --install-service   joins, now and whenever you log in
 #   worker_agent/launch/agent.sh prepare                          only make the environment, and print its Python
 #   worker_agent/launch/agent.sh --systemd --listen …             a unit for systemd that runs it with these arguments
 #
