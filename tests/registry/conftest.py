@@ -11,7 +11,8 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -21,12 +22,26 @@ from app.registry import NodeRecord, Registry
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
+EMPTY = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid();
+DO $$ DECLARE name text; BEGIN
+    FOR name IN SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' LOOP
+        EXECUTE format('DROP SCHEMA %I CASCADE', name);
+    END LOOP;
+END $$;
+CREATE SCHEMA public;
+"""
+"""What makes a database as if it were new, in a twentieth of the time, and without a thousand files for each test."""
+
+
 @dataclass(frozen=True)
 class Server:
     """A running PostgreSQL server that listens on a socket in `folder` only."""
 
     folder: Path
     programs: Path
+    emptied: list[str] = field(default_factory=list)
+    """Databases that nobody uses any more."""
 
     def url(self, database: str) -> str:
         return f"postgresql:///{database}?host={self.folder}&user=shardboard"
@@ -34,7 +49,15 @@ class Server:
     def new_database(self) -> str:
         name = f"registry_{uuid.uuid4().hex}"
         self.query("postgres", f"CREATE DATABASE {name}")
-        return self.url(name)
+        return name
+
+    @contextmanager
+    def lent(self) -> Iterator[str]:
+        """The URL of an empty database, which the next one gets when it is done with."""
+        name = self.emptied.pop() if self.emptied else self.new_database()
+        yield self.url(name)
+        self.query(name, EMPTY)
+        self.emptied.append(name)
 
     def query(self, database: str, sql: str) -> str:
         command: list[str | Path] = [
@@ -158,11 +181,13 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def location(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def location(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if request.param == "sqlite":
-        return str(tmp_path / "registry.sqlite3")
-    server: Server = request.getfixturevalue("server")
-    return server.new_database()
+        yield str(tmp_path / "registry.sqlite3")
+    else:
+        server: Server = request.getfixturevalue("server")
+        with server.lent() as url:
+            yield url
 
 
 @pytest.fixture

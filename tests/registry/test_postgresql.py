@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -16,8 +17,9 @@ OURS = "datname = current_database() AND pid <> pg_backend_pid()"
 
 
 @pytest.fixture
-def url(server: Server) -> str:
-    return server.new_database()
+def url(server: Server) -> Iterator[str]:
+    with server.lent() as url:
+        yield url
 
 
 def name_of(url: str) -> str:
@@ -75,10 +77,10 @@ def test_a_database_with_other_programs_tables_is_shared_unless_a_name_is_taken(
     server.query(name_of(url), "CREATE TABLE songs (title text)")
     with Registry.open(url) as registry:
         registry.nodes.add(hostname="alpha", ip_address="10.0.0.1", port=1, public_key="k")
-    taken = server.new_database()
-    server.query(name_of(taken), "CREATE TABLE event (title text)")
-    with pytest.raises(RegistryError, match="another program's database: it has the table 'event'"):
-        Registry.open(taken)
+    with server.lent() as taken:
+        server.query(name_of(taken), "CREATE TABLE event (title text)")
+        with pytest.raises(RegistryError, match="another program's database: it has the table 'event'"):
+            Registry.open(taken)
 
 
 def test_the_options_of_the_url_hold_for_readers_too(server: Server, url: str) -> None:
