@@ -1,7 +1,7 @@
 """What `./test` runs: linters, the type checker and the tests in groups, two programs at a time.
 
-The groups are runs of pytest of their own on folders of their own; whatever is in no group's folders is run as well, by
-the last one. Its last line adds up what they counted.
+The groups are runs of pytest of their own on folders and files of their own; whatever is in no group's is run as well,
+by the last one. Its last line adds up what they counted.
 """
 
 from __future__ import annotations
@@ -38,13 +38,19 @@ class Group:
 
 
 GROUPS = (
-    Group("tests of the agent", ("tests/worker_agent",)),
+    Group("tests of the agent's engine", ("tests/worker_agent/engine",)),
     Group("tests of faults", ("tests/faults",), waits=True),
+    Group(
+        "tests that wait",
+        ("tests/cluster/test_local_agents.py", "tests/e2e/test_told_by_agents.py", "tests/ui/test_window_trouble.py"),
+        waits=True,
+    ),
     Group("tests of systems", ("tests/cluster", "tests/e2e", "tests/incident")),
-    Group("tests of pages and OpenAI's API", ("tests/api/openai", "tests/api/pages")),
-    Group("tests of the window", ("tests/ui",)),
-    Group("tests of HTTP", ("tests/api",)),
     Group("tests of models and commands", ("tests/models", "tests/sharding", "tests/cli")),
+    Group("tests of the agent", ("tests/worker_agent",)),
+    Group("tests of the window", ("tests/ui",)),
+    Group("tests of pages and OpenAI's API", ("tests/api/openai", "tests/api/pages")),
+    Group("tests of HTTP", ("tests/api",)),
     Group("tests of set-up and records", ("tests/bootstrap", "tests/registry")),
 )
 """The longest first, so that two lanes end at about the same time. What lies in another one's folder is that one's."""

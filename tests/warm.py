@@ -33,7 +33,9 @@ from tests.warm_parent import MESSAGE_BYTES, PADDING
 from worker_agent.engine.runtime import KERNEL_SETTINGS
 
 UNRULY = "tests.faults.unruly_agent"
-MODULES = frozenset({"worker_agent", "app.models.inspect_process", "app.models.gguf_process", MAKER, UNRULY})
+MODULES = frozenset(
+    {"worker_agent", "app.models.inspect_process", "app.models.gguf_process", "app.models.hub_process", MAKER, UNRULY}
+)
 """Those that import torch."""
 LIGHT_MODULES = frozenset({"app.sharding.cut_process"})
 """Those that do not, and import much of `app`."""
@@ -66,6 +68,8 @@ class WarmParent:
         self._control: socket.socket | None = None
         self._address = ""
         self._conditions: object = None
+        self.environment: dict[str, str] | None = None
+        """What it is started with; without it, what holds when it is."""
 
     def serves(self, environment: Mapping[str, str]) -> bool:
         """Whether a child with this environment would be as one that was started anew."""
@@ -103,7 +107,7 @@ class WarmParent:
     def _start(self) -> None:
         if self._process is not None:
             return
-        environment = child_environment()
+        environment = self.environment or child_environment()
         self._conditions = _conditions(environment)
         self._address = f"\0shardboard-warm-{secrets.token_hex(8)}"  # abstract: it is gone with the process
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -142,6 +146,8 @@ class RemoteParent:
 
 _RealPopen = subprocess.Popen
 _agents: WarmParent | RemoteParent = WarmParent("agents")
+_besides: list[WarmParent] = []
+"""As `_agents`, each in the environment in which it was begun."""
 _commands: WarmParent | None = WarmParent("commands")
 _adopting = threading.Lock()
 _cold = threading.Event()
@@ -157,8 +163,9 @@ class WarmPopen(subprocess.Popen[Any]):
         given = _named(*values)
         start = None if _cold.is_set() else _start_of(given)
         environment = dict(os.environ if given["env"] is None else given["env"])
-        parent = None if start is None else _commands if start["light"] else _agents
-        if start is None or parent is None or not parent.serves(environment):
+        possible = [] if start is None else [_commands] if start["light"] else [*_besides, _agents]
+        parent = next((each for each in possible if each is not None and each.serves(environment)), None)
+        if start is None or parent is None:
             super()._execute_child(*values)  # type: ignore[misc]  # not in the types, since it is private
             return
         task: dict[str, object] = {
@@ -296,6 +303,9 @@ def starting_warm() -> Iterator[None]:
         return
     if HANDED_ON in os.environ:
         _agents = RemoteParent(**json.loads(os.environ[HANDED_ON]))
+    for parent in (_agents, _commands):
+        if isinstance(parent, WarmParent):
+            parent.environment = child_environment()  # and not what the test that needs it first has made of it
     subprocess.Popen = WarmPopen  # type: ignore[misc]
     atexit.register(_stop)
     try:
@@ -308,6 +318,20 @@ def starting_warm() -> Iterator[None]:
 def _stop() -> None:
     for parent in (_agents, _commands):
         if isinstance(parent, WarmParent):
+            parent.stop()
+
+
+@contextlib.contextmanager
+def starting_warm_here() -> Iterator[None]:
+    """What is started with this environment starts warm as well, though it changes what the imports do."""
+    parent = WarmParent("agents")
+    if POSSIBLE:
+        _besides.append(parent)
+    try:
+        yield
+    finally:
+        if POSSIBLE:
+            _besides.remove(parent)
             parent.stop()
 
 

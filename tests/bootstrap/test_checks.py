@@ -180,11 +180,11 @@ def test_every_test_belongs_to_exactly_one_group() -> None:
         arguments = task.command[2:]
         left_out = [argument.removeprefix("--ignore=") for argument in arguments if argument.startswith("--ignore=")]
         folders = [argument for argument in arguments if not argument.startswith("--ignore=")] or ["tests"]
-        return any(file.startswith(f"{folder}/") for folder in folders) and not any(
-            file.startswith(f"{folder}/") for folder in left_out
+        return any(f"{file}/".startswith(f"{path}/") for path in folders) and not any(
+            f"{file}/".startswith(f"{path}/") for path in left_out
         )
 
-    assert all((ROOT / path).is_dir() for group in GROUPS for path in group.paths)
+    assert all((ROOT / path).exists() for group in GROUPS for path in group.paths)
     files = [path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("test_*.py")]
     for file in files:
         assert len([task for task in tasks() if task.tests and takes(task, file)]) == 1, file

@@ -74,14 +74,14 @@ def test_set_up_under_a_careless_parent_makes_a_whole_environment(
 
 
 def test_what_is_made_under_an_open_umask_is_not_for_everybody_to_write(
-    machine_folder: Path, offline: dict[str, str]
+    machine_folder: Path, offline: dict[str, str], quick_python: str
 ) -> None:
     next(machine_folder.glob("*.whl")).unlink()  # it fails soon, after its lock was made
     (machine_folder / "pyproject.toml").write_text("[project]\nname = 'nothing'\n")
     command = inheriting("bash", str(machine_folder / "agent.sh"), umask=0)
     subprocess.run(
         command,
-        env={**offline, "SHARDBOARD_PYTHON": sys.executable},
+        env={**offline, "SHARDBOARD_PYTHON": quick_python},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         check=False,

@@ -18,6 +18,7 @@ from tests.models.described import tensors_of
 from tests.models.hub_stand_in import COMMIT, HubStandIn, running_hub
 from tests.models.prequantized_models import FORMATS, write_quantized
 from tests.tiny_model import change_json
+from tests.warm import starting_warm_here
 from tests.worker_agent.tiny_models import make_model
 
 
@@ -31,17 +32,28 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def hub(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubStandIn]:
-    with running_hub() as hub:
-        hub.repositories["some/tiny"] = Path(shutil.copytree(tiny, tmp_path / "hub"))
-        monkeypatch.setenv("HF_ENDPOINT", hub.address)
-        monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubStandIn]:
+    """One for all tests, so that it has one address: what asks it starts warm."""
+    with running_hub() as hub, pytest.MonkeyPatch.context() as environment:
+        environment.setenv("HF_ENDPOINT", hub.address)
+        environment.setenv("HF_HOME", str(tmp_path_factory.mktemp("hf")))
         for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
-            monkeypatch.delenv(name, raising=False)
+            environment.delenv(name, raising=False)
         for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-            monkeypatch.delenv(name, raising=False)
-        yield hub
+            environment.delenv(name, raising=False)
+        with starting_warm_here():
+            yield hub
+
+
+@pytest.fixture
+def hub(running: HubStandIn, tiny: Path, tmp_path: Path) -> HubStandIn:
+    """As if nobody had asked it before."""
+    for held in (running.repositories, running.gated, running.damaged, running.asked):
+        held.clear()
+    running.break_after, running.down = None, False
+    running.repositories["some/tiny"] = Path(shutil.copytree(tiny, tmp_path / "hub"))
+    return running
 
 
 def download(

@@ -9,6 +9,7 @@ import safetensors.torch
 import torch
 from msgspec.structs import replace
 
+from tests.sparsely import every_second
 from tests.worker_agent.causal_types import VOCABULARY as SMALL
 from tests.worker_agent.causal_types import make_model as make_any
 from tests.worker_agent.engine.test_going_on import MOMENTS, Case, crowded, many, stages
@@ -47,7 +48,7 @@ def test_what_was_under_way_is_computed_once_more(many: Case, turns: int) -> Non
     many.check(handed_over(many, turns, 1, rests=False))
 
 
-@pytest.mark.parametrize("turns", range(110, 156, 14))
+@pytest.mark.parametrize("turns", every_second(range(110, 156, 14)))
 def test_those_that_have_yielded_move_with_it(crowded: Case, turns: int) -> None:
     ring = handed_over(crowded, turns, 1, 2)
     crowded.check(ring)
