@@ -10,6 +10,19 @@ from app.errors import NodeError
 from worker_agent.wire.files import write_private
 
 
+class UnknownHost(NodeError):
+    """A host that is seen for the first time: its key has to be confirmed."""
+
+    def __init__(self, place: str, shown: str) -> None:
+        super().__init__(
+            f"The SSH server at {place} is seen for the first time. Its key is {shown}.",
+            "Compare it on that machine (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub), then give it with "
+            f"--host-key {shown}",
+            kind="host_key_unknown",
+        )
+        self.shown = shown
+
+
 class SshHosts:
     """Fingerprints (`SHA256:…`) by `host:port`, in one private file."""
 
@@ -43,12 +56,7 @@ class SshHosts:
                 kind="host_key_changed",
             )
         if confirmed is None:
-            raise NodeError(
-                f"The SSH server at {place} is seen for the first time. Its key is {shown}.",
-                "Compare it on that machine (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub), then give it with "
-                f"--host-key {shown}",
-                kind="host_key_unknown",
-            )
+            raise UnknownHost(place, shown)
         write_private(self._path, msgspec.json.encode({**self._read(), place: shown}))
 
     def _read(self) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,16 +13,21 @@ from PySide6.QtWidgets import QPushButton, QWidget
 from pytestqt.qtbot import QtBot
 
 from app.cluster.invitations import AGENT_STARTS, JoinCommand
+from app.cluster.ssh_launching import FOLDER
 from app.errors import NodeError
 from app.ui.nodes.add_dialog import AddNodeDialog
 from app.ui.nodes.find_dialog import FindDialog
 from app.ui.nodes.invite_dialog import InviteDialog, own_addresses
 from app.ui.nodes.node_dialog import NodeDialog
+from app.ui.nodes.ssh_dialog import SshDialog
 from app.ui.nodes.start_dialog import StartAgentsDialog
 from app.ui.workbench import Workbench
 from tests.cluster.test_meetings import Machine, waits
+from tests.ssh_server import Server, fingerprint, needs_sshd, server
 from tests.worker_agent.agent_process import running_agent
 from worker_agent.wire.keys import Invitation, KeyPair
+
+__all__ = ["server"]  # a fixture
 
 
 @pytest.fixture
@@ -219,6 +225,32 @@ def test_a_machine_that_waits_is_shown_and_met_by_the_code_in_its_terminal(
         dialog.reject()
         qtbot.waitUntil(lambda: "cancelled there" in machine.shown[-1], timeout=10_000)
     assert machine.found is None
+
+
+@needs_sshd
+def test_a_machine_is_added_over_ssh_once_its_key_is_confirmed(
+    workbench: Workbench, window: QWidget, qtbot: QtBot, server: Server
+) -> None:
+    pytest.importorskip("asyncssh", reason="asyncssh is not installed")
+    dialog = SshDialog(workbench, window)
+    dialog.open()
+    press(qtbot, dialog.accept_button)
+    assert "which machine" in dialog.problem.text
+    dialog.target.setText(f"{server.target.user}@127.0.0.1:{server.port}")
+    dialog.python.setText(sys.executable)
+    press(qtbot, dialog.accept_button)
+    qtbot.waitUntil(lambda: bool(dialog.shown_key) and not dialog.is_busy, timeout=30_000)
+    assert dialog.key.text() == fingerprint(server) and dialog.accept_button.text() == "It is this key"
+    assert not (server.remote_home / FOLDER).exists(), "nothing is done there before"
+    with qtbot.waitSignal(dialog.added, timeout=90_000) as added:
+        press(qtbot, dialog.accept_button)
+    node = added.args[0]
+    with qtbot.waitSignal(
+        workbench.bridge.call(lambda controller, report: controller.remove_node(str(node.id)), "removing").done,
+        timeout=60_000,
+    ):
+        pass
+    assert not (server.remote_home / FOLDER).exists()
 
 
 def test_this_machines_addresses_end_with_the_one_nobody_else_can_use() -> None:

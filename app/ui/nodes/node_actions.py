@@ -41,6 +41,9 @@ class NodeActions(QObject):
         self.add = make("Add node…", "plus", self.open_add, "Ins", "Add an agent that runs on another machine")
         self.start_here = make("Start agents here…", "rocket", self.open_start, "Ctrl+Shift+A", "Start agents here")
         self.invite = make("Invite a machine…", "link", self.open_invite, "Ctrl+Shift+I", "Make a command to join with")
+        self.over_ssh = make(
+            "Add over SSH…", "terminal", self.open_ssh, "", "Put an agent on a machine that SSH reaches"
+        )
         self.find = make("Find machines…", "search", self.open_find, "", "See who waits on this network")
         self.links = make("Links…", "network", self.open_links, "", "How fast nodes reach each other; measure it")
         self.start = make("Start agent", "play", self._start, "", "Start the stopped agents of this machine")
@@ -62,7 +65,7 @@ class NodeActions(QObject):
 
     def adding(self) -> list[QAction]:
         """Those that need no node."""
-        return [self.add, self.start_here, self.find, self.invite, self.links]
+        return [self.add, self.start_here, self.find, self.invite, self.over_ssh, self.links]
 
     def about_nodes(self) -> list[QAction]:
         return [
@@ -112,6 +115,14 @@ class NodeActions(QObject):
 
         dialog = InviteDialog(self._workbench, self._window)
         dialog.joined.connect(self._on_added)
+        return _opened(dialog)
+
+    @Slot()
+    def open_ssh(self) -> QDialog:
+        from app.ui.nodes.ssh_dialog import SshDialog
+
+        dialog = SshDialog(self._workbench, self._window)
+        dialog.added.connect(self._on_added)
         return _opened(dialog)
 
     @Slot()

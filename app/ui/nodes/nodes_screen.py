@@ -57,6 +57,7 @@ class NodesScreen(Screen):
             (actions.find, "search"),
             (actions.add, "plus"),
             (actions.invite, "link"),
+            (actions.over_ssh, "terminal"),
         )
         for action, picture in ways:
             first = action is actions.start_here
@@ -156,6 +157,7 @@ class NodesScreen(Screen):
             ("nodes-find", self.node_actions.find),
             ("nodes-add", self.node_actions.add),
             ("nodes-invite", self.node_actions.invite),
+            ("nodes-ssh", self.node_actions.over_ssh),
             ("nodes-links", self.node_actions.links),
         ):
             row.addWidget(_button(action, name))
