@@ -38,13 +38,9 @@ async def take_local_agents(
         keep: as for `Controller.launch_local`, for those that are made.
         on_starting: told how many have to be started, if any.
     """
-    local = [
-        (record, agent.process() is not None)
-        for record, agent in (await controller.nodes.local()).values()
-        if not record.draining
-    ]
-    running = sorted((record for record, runs in local if runs), key=lambda record: not record.is_active)[:count]
-    stopped = [record for record, runs in local if not runs][: count - len(running)]
+    local = [each for each in (await controller.nodes.local()).values() if not each.record.draining]
+    running = sorted((each.record for each in local if each.runs), key=lambda record: not record.is_active)[:count]
+    stopped = [each.record for each in local if not each.runs][: count - len(running)]
     missing = count - len(running) - len(stopped)
     if stopped or missing:
         on_starting(len(stopped) + missing)

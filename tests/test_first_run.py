@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 
+from app.cluster.launching import LaunchedAgent, LocalNode
 from app.controller import Controller
 from app.first_run import LocalAgents, deploy_over, give_back, take_local_agents
 from app.registry import NodeRecord
@@ -33,11 +34,12 @@ class Machine:
     async def _ready(self, model: str) -> list[Any]:
         return [SimpleNamespace(id=each) for each in self.deployed]
 
-    async def _local(self) -> dict[int, tuple[NodeRecord, Any]]:
+    async def _local(self) -> dict[int, LocalNode]:
         return {
-            id: (
+            id: LocalNode(
                 replace(node_record(id, here=runs), is_active=runs, draining=id in self.draining),
-                SimpleNamespace(process=lambda runs=runs: object() if runs else None),
+                cast(LaunchedAgent, None),
+                runs,
             )
             for id, runs in self.agents.items()
         }

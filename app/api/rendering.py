@@ -21,9 +21,10 @@ from worker_agent import __version__
 
 TEMPLATES = Path(__file__).parent / "templates"
 
+# Read once: a loader of files looks at them each time a page is made, on the loop.
 _environment = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
-    lstrip_blocks=True,
+    loader=jinja2.DictLoader({path.name: path.read_text("utf-8") for path in TEMPLATES.iterdir() if path.is_file()}),
+    autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
 )  # fmt: skip
 
 

@@ -13,14 +13,16 @@ import socket
 import subprocess
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import psutil
 
 from app.children.starting import start_child
-from app.cluster.strays import LAUNCHED, clear_abandoned, noted_start
+from app.cluster.strays import LAUNCHED, clear_abandoned, forget_start, note_start
 from app.errors import BadInput, NodeError
 from app.paths import Home
+from app.registry import NodeRecord
 from worker_agent.wire.files import write_private
 
 READY_SECONDS = 120.0
@@ -33,6 +35,10 @@ SHUTDOWN_SECONDS = 5.0
 """How long an agent that was asked to leave may take, before it is made to."""
 STOP_SECONDS = 2.0
 """The same for one that is stopped while a window closes: nobody wants to wait."""
+READY = "ready.json"
+"""An agent writes there that it is ready, in a state folder."""
+SAME_SECONDS = 1.0
+"""Two processes of one number do not begin so close to each other."""
 _POLL_SECONDS = 0.05
 _TAIL_BYTES = 1500
 _MOST_AGENTS = 64
@@ -47,7 +53,7 @@ class LaunchedAgent(msgspec.Struct, frozen=True):
     public_key: str
     pid: int
     created: float
-    """When the process began, so that another one that got its number is not taken for it."""
+    """When the process began, so that another one that got its number is not taken for it. By the system's clock."""
     threads: int
     memory: int
     """Bytes for stages."""
@@ -55,9 +61,11 @@ class LaunchedAgent(msgspec.Struct, frozen=True):
     """What was asked for; None left the choice to the agent."""
     keep: bool = True
     """Whether it goes on when the window that started it is closed."""
+    began: float | None = None
+    """When the process began, as `_began` counts, which no setting of the clock changes; None of an earlier version."""
 
     def process(self) -> psutil.Process | None:
-        """Its process, if that still runs and is without doubt this agent's."""
+        """Its process, if that still runs and is without doubt this agent's. Reads files of the system."""
         try:
             process = self._living()
             command = [] if process is None else process.cmdline()
@@ -66,7 +74,8 @@ class LaunchedAgent(msgspec.Struct, frozen=True):
         return process if "worker_agent" in command and self.folder in command else None
 
     def is_gone(self) -> bool:
-        """Whether its process has given back all it held. While that ends it has no command line any more."""
+        """Whether its process has given back all it held. While that ends it has no command line any more. Reads files
+        of the system."""
         try:
             return self._living() is None
         except psutil.NoSuchProcess:
@@ -75,8 +84,17 @@ class LaunchedAgent(msgspec.Struct, frozen=True):
     def _living(self) -> psutil.Process | None:
         """The process of its number, if it began when this agent did and has not ended. Raises psutil.Error."""
         process = psutil.Process(self.pid)
-        began_then = abs(process.create_time() - self.created) < 1.0
-        return process if began_then and process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD) else None
+        apart = process.create_time() - self.created if self.began is None else _began(process) - self.began
+        ended = process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+        return process if abs(apart) < SAME_SECONDS and not ended else None
+
+
+class LocalNode(NamedTuple):
+    """A node whose agent was launched on this machine."""
+
+    record: NodeRecord
+    agent: LaunchedAgent
+    runs: bool
 
 
 class _Ready(msgspec.Struct):
@@ -132,9 +150,10 @@ class AgentLauncher:
         """
         if not 1 <= count <= _MOST_AGENTS:
             raise BadInput(f"{count} agents cannot be started; say a number from 1 to {_MOST_AGENTS}.")
-        sharing = count + await asyncio.to_thread(self._running)
+        running, available = await asyncio.to_thread(lambda: (self._running(), psutil.virtual_memory().available))
+        sharing = count + running
         threads = threads or max(1, _usable_cores() // sharing)
-        memory = memory or int(psutil.virtual_memory().available * MEMORY_SHARE) // sharing
+        memory = memory or int(available * MEMORY_SHARE) // sharing
         folders = await asyncio.to_thread(lambda: [self._new_folder() for _ in range(count)])
         starts = [
             asyncio.create_task(self._launch(folder, "127.0.0.1:0", threads, memory, device, keep))
@@ -223,37 +242,26 @@ class AgentLauncher:
         self, folder: Path, listen: str, threads: int, memory: int, device: str | None, keep: bool
     ) -> LaunchedAgent:
         name = f"{socket.gethostname()}-{folder.name}"
-        ready_file = folder / "ready.json"
-        ready_file.unlink(missing_ok=True)
         arguments = [
             "--listen", listen.removeprefix("tcp://"), "--home", str(folder),
-            f"--trust={self._controller_key}", "--ready-file", str(ready_file), "--threads", str(threads),
+            f"--trust={self._controller_key}", "--ready-file", str(folder / READY), "--threads", str(threads),
             "--memory", str(memory), "--name", name,
         ]  # fmt: skip
         if device is not None:
             arguments += ["--device", device]
-        with noted_start(folder):
-            child = await _spawned(arguments, folder)
-            self._children = [other for other in self._children if other.poll() is None] + [child]
-            try:
-                ready = await self._wait_ready(child, ready_file, folder, name)
-                created = psutil.Process(ready.pid).create_time()
-                agent = LaunchedAgent(
-                    str(folder), name, ready.address, ready.public_key, ready.pid, created, threads, memory, device,
-                    keep,
-                )  # fmt: skip
-                await asyncio.to_thread(_remember, agent)
-            except BaseException:
-                if child.poll() is None:
-                    child.kill()
-                await asyncio.to_thread(child.wait)
-                raise
-        return agent
+        child = await _spawned(arguments, folder)
+        self._children = [other for other in self._children if other.poll() is None] + [child]
+        try:
+            ready = await self._wait_ready(child, folder, name)
+            return await asyncio.to_thread(_enter, folder, name, ready, threads, memory, device, keep)
+        except BaseException:
+            await asyncio.to_thread(_break_off, child, folder)
+            raise
 
-    async def _wait_ready(self, child: subprocess.Popen[bytes], ready_file: Path, folder: Path, name: str) -> _Ready:
+    async def _wait_ready(self, child: subprocess.Popen[bytes], folder: Path, name: str) -> _Ready:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._ready_seconds
-        while not ready_file.exists():
+        while (ready := await asyncio.to_thread(_read_ready, folder)) is None:
             status = child.poll()
             if status is not None:
                 raise await asyncio.to_thread(_not_up, name, f"it ended with status {status}", folder)
@@ -261,7 +269,7 @@ class AgentLauncher:
                 why = f"it was not ready after {self._ready_seconds:.0f} s"
                 raise await asyncio.to_thread(_not_up, name, why, folder)
             await asyncio.sleep(_POLL_SECONDS)
-        return msgspec.json.decode(await asyncio.to_thread(ready_file.read_bytes), type=_Ready)
+        return ready
 
     # --- ending ---
 
@@ -270,7 +278,7 @@ class AgentLauncher:
         if await self._gone(agent, grace):
             return
         for signal, seconds in ((psutil.Process.terminate, patience), (psutil.Process.kill, KILL_SECONDS)):
-            process = agent.process()
+            process = await asyncio.to_thread(agent.process)
             if process is not None:
                 with suppress(psutil.NoSuchProcess):
                     signal(process)
@@ -288,7 +296,7 @@ class AgentLauncher:
         deadline = loop.time() + seconds
         while True:
             unreaped = any(child.poll() is None and child.pid == agent.pid for child in self._children)
-            if agent.is_gone() and not unreaped:
+            if not unreaped and await asyncio.to_thread(agent.is_gone):
                 return True
             if loop.time() >= deadline:
                 return False
@@ -301,19 +309,64 @@ async def _spawned(arguments: list[str], folder: Path) -> subprocess.Popen[bytes
     try:
         return await asyncio.shield(spawning)
     except asyncio.CancelledError:
-        child = await spawning
-        child.kill()
-        await asyncio.to_thread(child.wait)
+        await asyncio.to_thread(_break_off, await spawning, folder)
         raise
 
 
 def _spawn(arguments: list[str], folder: Path) -> subprocess.Popen[bytes]:
-    """Start an agent that goes on when this process, its terminal or its session ends."""
-    with (folder / "output.log").open("wb") as output:
-        return start_child(
-            "worker_agent", arguments, stdin=subprocess.DEVNULL, stdout=output, stderr=output, folder=folder,
-            outlives=True,
+    """Start an agent that goes on when this process, its terminal or its session ends. The folder says that it starts
+    until `_enter` or `_break_off` is called."""
+    note_start(folder)
+    try:
+        (folder / READY).unlink(missing_ok=True)
+        with (folder / "output.log").open("wb") as output:
+            return start_child(
+                "worker_agent", arguments, stdin=subprocess.DEVNULL, stdout=output, stderr=output, folder=folder,
+                outlives=True,
+            )  # fmt: skip
+    except BaseException:
+        forget_start(folder)
+        raise
+
+
+def _read_ready(folder: Path) -> _Ready | None:
+    """What an agent says of itself once it is ready; None until then."""
+    try:
+        return msgspec.json.decode((folder / READY).read_bytes(), type=_Ready)
+    except FileNotFoundError:
+        return None
+
+
+def _enter(
+    folder: Path, name: str, ready: _Ready, threads: int, memory: int, device: str | None, keep: bool
+) -> LaunchedAgent:
+    """Write an agent down that has started. Raises NodeError when it has ended since."""
+    try:
+        process = psutil.Process(ready.pid)
+        agent = LaunchedAgent(
+            str(folder), name, ready.address, ready.public_key, ready.pid, process.create_time(), threads, memory,
+            device, keep, _began(process),
         )  # fmt: skip
+    except psutil.Error as error:
+        raise _not_up(name, "it ended at once", folder) from error
+    _remember(agent)
+    forget_start(folder)
+    return agent
+
+
+def _break_off(child: subprocess.Popen[bytes], folder: Path) -> None:
+    """End an agent that was being started."""
+    if child.poll() is None:
+        child.kill()
+    child.wait()
+    forget_start(folder)
+
+
+def _began(process: psutil.Process) -> float:
+    """When a process began, in seconds; since the machine's start where the system counts so and makes a time of it by
+    the clock as it is set now (Linux). Elsewhere it keeps the time that the clock showed then."""
+    since = psutil.boot_time() if psutil.LINUX else 0.0
+    return process.create_time() - since
 
 
 def _remember(agent: LaunchedAgent) -> None:

@@ -29,7 +29,7 @@ from app.cluster.health import (
     NodeUp,
     NodeYields,
 )
-from app.cluster.launching import SHUTDOWN_SECONDS, STOP_SECONDS, AgentLauncher, LaunchedAgent
+from app.cluster.launching import SHUTDOWN_SECONDS, STOP_SECONDS, AgentLauncher, LaunchedAgent, LocalNode
 from app.cluster.meetings import Meetings
 from app.cluster.memory import AgentMemory
 from app.cluster.node_state import Heard, NodeState, node_state
@@ -277,9 +277,9 @@ class NodeDirectory:
         Returns the nodes that were stopped. Raises the first NodeError of one that could not be.
         """
         wanted = [
-            record
-            for record, agent in (await self.local()).values()
-            if agent.process() is not None and not (agent.keep and keep_flagged)
+            local.record
+            for local in (await self.local()).values()
+            if local.runs and not (local.agent.keep and keep_flagged)
         ]
         ended = await asyncio.gather(*(self.stop(record.id) for record in wanted), return_exceptions=True)
         for each in ended:
@@ -287,12 +287,15 @@ class NodeDirectory:
                 raise each
         return [each for each in ended if isinstance(each, NodeRecord)]
 
-    async def local(self) -> dict[int, tuple[NodeRecord, LaunchedAgent]]:
+    async def local(self) -> dict[int, LocalNode]:
         """The nodes whose agents were launched here, by id, whether they run or not."""
-        launched = await asyncio.to_thread(self._launcher.launched)
-        agents = {agent.public_key: agent for agent in launched}
+
+        def read() -> dict[str, tuple[LaunchedAgent, bool]]:
+            return {agent.public_key: (agent, agent.process() is not None) for agent in self._launcher.launched()}
+
+        agents = await asyncio.to_thread(read)
         return {
-            record.id: (record, agents[record.public_key])
+            record.id: LocalNode(record, *agents[record.public_key])
             for record in await self._registry.call(lambda known: known.nodes.list())
             if record.public_key in agents
         }

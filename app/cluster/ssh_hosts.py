@@ -30,16 +30,20 @@ class SshHosts:
         self._path = path
 
     def known(self, place: str) -> str | None:
-        """The pinned fingerprint of `host:port`. Raises NodeError when the file is damaged."""
+        """The pinned fingerprint of `host:port`. Raises NodeError when the file is damaged. Reads it."""
         return self._read().get(place)
 
-    def check(self, place: str, shown: str, confirmed: str | None = None) -> None:
+    def pin(self, place: str, shown: str) -> None:
+        """From now on this is the key of `host:port`. Writes the file."""
+        write_private(self._path, msgspec.json.encode({**self._read(), place: shown}))
+
+    def check(self, place: str, pinned: str | None, shown: str, confirmed: str | None = None) -> None:
         """Accept the key that a host shows, or raise NodeError: `host_key_unknown`, `host_key_changed`.
 
         Args:
-            confirmed: the fingerprint that the user has given or has agreed to; it is pinned when the host shows it.
+            pinned: what was pinned of it.
+            confirmed: the fingerprint that the user has given or has agreed to.
         """
-        pinned = self.known(place)
         if pinned == shown and confirmed in (None, shown):
             return
         if confirmed is not None and confirmed != shown:
@@ -57,7 +61,6 @@ class SshHosts:
             )
         if confirmed is None:
             raise UnknownHost(place, shown)
-        write_private(self._path, msgspec.json.encode({**self._read(), place: shown}))
 
     def _read(self) -> dict[str, str]:
         if not self._path.exists():

@@ -98,15 +98,19 @@ class SshLauncher:
         import asyncssh
 
         hosts = self._hosts
+        pinned = await asyncio.to_thread(hosts.known, target.place)
+        accepted: list[str] = []
         refusal: list[NodeError] = []
 
         class Client(asyncssh.SSHClient):
             def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
+                shown = key.get_fingerprint()
                 try:
-                    hosts.check(target.place, key.get_fingerprint(), confirmed)
+                    hosts.check(target.place, pinned, shown, confirmed)
                 except NodeError as error:
                     refusal.append(error)
                     return False
+                accepted.append(shown)
                 return True
 
         given = {"port": target.port, "username": target.user}
@@ -128,6 +132,8 @@ class SshLauncher:
         except OSError as error:
             raise _failed(target, error.strerror or str(error), "refused") from error
         async with connection:
+            if accepted and accepted[-1] != pinned:
+                await asyncio.to_thread(hosts.pin, target.place, accepted[-1])
             yield connection
 
     async def copy(self, connection: asyncssh.SSHClientConnection) -> bool:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -23,16 +22,19 @@ LAUNCHED = "launch.json"
 END_SECONDS = 5.0
 
 
-@contextmanager
-def noted_start(folder: Path) -> Iterator[None]:
-    """While the block runs, the folder says that this process starts an agent there."""
-    note = folder / f"{NOTE}{os.getpid()}-"
-    note.touch()
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # the folder may be gone with the agent that did not start
-            note.unlink(missing_ok=True)
+def note_start(folder: Path) -> None:
+    """Have the folder say, until `forget_start`, that this process starts an agent there. Blocks."""
+    _note(folder).touch()
+
+
+def forget_start(folder: Path) -> None:
+    """The agent is known now, or gone, and its folder perhaps with it. Blocks."""
+    with suppress(OSError):
+        _note(folder).unlink(missing_ok=True)
+
+
+def _note(folder: Path) -> Path:
+    return folder / f"{NOTE}{os.getpid()}-"
 
 
 def clear_abandoned(agents: Path) -> None:

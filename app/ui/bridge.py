@@ -246,7 +246,7 @@ class Bridge(QObject):
         if self._ready is None:
             self._ready = loop.create_future()
         try:
-            place = (home or Home.find()).create()
+            place = await asyncio.to_thread(lambda: (home or Home.find()).create())
             from app.controller import Controller  # takes half a second, which the GUI thread must not wait for
             from app.ui.jobs.qthreads import in_qthread
 

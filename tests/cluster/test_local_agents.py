@@ -17,6 +17,7 @@ import blake3
 import psutil
 import pytest
 import zmq.asyncio
+from msgspec.structs import replace
 
 from app.cluster.controller_identity import ControllerIdentity
 from app.cluster.health import NodeDown, NodeEvent, NodeStarting, NodeUp
@@ -132,22 +133,22 @@ def test_agents_that_end_with_the_window_are_stopped_and_come_back_as_they_were(
             async with asyncio.timeout(20):
                 while not all(m.registry.nodes.get(node.id).capacities["speeds"] for node in (kept, passing)):
                     await asyncio.sleep(0.05)
-            assert {node: agent.keep for node, (_, agent) in (await m.nodes.local()).items()} == {
+            assert {node: local.agent.keep for node, local in (await m.nodes.local()).items()} == {
                 kept.id: True, passing.id: False,
             }  # fmt: skip
             began = time.monotonic()
             assert [node.id for node in await m.nodes.stop_local()] == [passing.id]
             assert time.monotonic() - began < 5, "it was asked, and left"
-            running = {node: agent.process() is not None for node, (_, agent) in (await m.nodes.local()).items()}
+            running = {node: local.runs for node, local in (await m.nodes.local()).items()}
             assert running == {kept.id: True, passing.id: False}
             assert not m.registry.nodes.get(passing.id).is_active
             assert await m.nodes.stop_local() == []
             again = await m.nodes.revive(passing.id)
             assert (again.id, again.public_key) == (passing.id, passing.public_key)
             assert again.capacities["speeds"], "what was measured before is kept"
-            assert not (await m.nodes.local())[passing.id][1].keep
+            assert not (await m.nodes.local())[passing.id].agent.keep
             await m.nodes.revive(passing.id, keep=True)
-            assert (await m.nodes.local())[passing.id][1].keep
+            assert (await m.nodes.local())[passing.id].agent.keep
             assert {node.id for node in await m.nodes.stop_local(keep_flagged=False)} == {kept.id, passing.id}
 
     asyncio.run(scenario())
@@ -216,6 +217,10 @@ def test_a_process_that_got_the_number_of_a_dead_agent_is_left_alone(tmp_path: P
             impostor = await asyncio.to_thread(m.launcher.find, agent.public_key)
             assert impostor is not None and impostor.pid == os.getpid() and impostor.process() is None
             path.write_bytes(genuine)
+            # The system tells all beginnings anew, by the clock, once that has been set: this is no other process.
+            set_back = replace(agent, created=agent.created + 3600)
+            assert set_back.process() is not None and not set_back.is_gone()
+            assert agent.began is not None and replace(agent, began=agent.began + 5).is_gone()
 
     asyncio.run(scenario())
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from app.cluster.strays import NOTE, clear_abandoned, noted_start
+from app.cluster.strays import NOTE, clear_abandoned, forget_start, note_start
 from app.paths import Home
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -59,7 +59,8 @@ def test_the_agent_of_a_controller_that_was_killed_while_it_started_it_is_ended(
 def test_what_a_living_controller_starts_is_left_alone(tmp_path: Path) -> None:
     folder = tmp_path / "1"
     folder.mkdir()
-    with noted_start(folder):
-        clear_abandoned(tmp_path)
-        assert (folder / f"{NOTE}{os.getpid()}-").exists()
+    note_start(folder)
+    clear_abandoned(tmp_path)
+    assert (folder / f"{NOTE}{os.getpid()}-").exists()
+    forget_start(folder)
     assert list(folder.iterdir()) == []

@@ -53,7 +53,8 @@ async def add(
     """Begins a job and returns it; see `/shard/api/jobs/status/ID/` for how far it is."""
     if body.source == DEMO:
         return done(request, await begin_job(controller, DemoWork(), origin), PAGE, 202)
-    if not is_local(request) and (not HUB_ID.fullmatch(body.source) or _exists(body.source)):
+    is_path = not HUB_ID.fullmatch(body.source) or await asyncio.to_thread(_exists, body.source)
+    if not is_local(request) and is_path:
         raise Refused(
             403,
             "Folders and files of the controller's machine can be added from that machine only.",
