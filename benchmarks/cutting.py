@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from app.models.description import ModelDescription, TensorSource
 from app.models.inspect import inspect_job
 from app.models.safetensors_file import write_header
-from app.sharding.job import CuttingJob
+from app.sharding.cutting import CuttingJob
 from app.sharding.plan import divide
 
 HIDDEN, INTERMEDIATE, VOCABULARY, HEADS = 2048, 5632, 32000, 16

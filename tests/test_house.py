@@ -210,6 +210,12 @@ def test_every_class_that_the_architecture_names_is_there_and_has_what_is_named_
     assert wrong == []
 
 
+def test_no_icon_lies_idle() -> None:
+    code = "".join(path.read_text(encoding="utf-8") for path in sources("app"))
+    idle = [path.stem for path in (ROOT / "resources" / "icons").glob("*.svg") if f'"{path.stem}"' not in code]
+    assert idle == []
+
+
 def test_every_module_says_what_it_is() -> None:
     silent = [
         named(path)

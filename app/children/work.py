@@ -164,13 +164,17 @@ class JobChain:
     def run(self, job: Cancellable[Result]) -> Result:
         """Run a job of the chain. Raises Cancelled when the chain was cancelled before or meanwhile."""
         with self._lock:
-            if self._cancelled:
-                raise Cancelled("It was cancelled.")
+            self.check()
             self._current = job
         try:
             return job.run()
         finally:
             self._current = None
+
+    def check(self) -> None:
+        """Raises Cancelled when the chain was cancelled."""
+        if self._cancelled:
+            raise Cancelled("It was cancelled.")
 
     def cancel(self) -> None:
         with self._lock:

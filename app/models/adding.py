@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import threading
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,8 +11,8 @@ import msgspec
 from filelock import FileLock, Timeout
 
 from app.atomic_file import sync_folder, write_atomically
-from app.children.work import ChildJob, ProgressCallback
-from app.errors import BadInput, Cancelled, DiskFullError, ModelError
+from app.children.work import ChildJob, JobChain, ProgressCallback
+from app.errors import BadInput, DiskFullError, ModelError
 from app.models.description import ModelDescription, Source
 from app.models.gguf import convert_job
 from app.models.hub import download_job
@@ -45,16 +44,9 @@ class AddingJob:
         self._source = source
         self._on_progress = on_progress
         self._incoming = library / INCOMING / name
-        self._lock = threading.Lock()
-        self._current: ChildJob[object] | None = None
-        self._cancelled = False
-
-    def cancel(self) -> None:
+        self._chain = JobChain()
+        self.cancel = self._chain.cancel
         """End what is under way; `run` raises Cancelled."""
-        with self._lock:
-            self._cancelled = True
-            if self._current is not None:
-                self._current.cancel()
 
     def run(self) -> ModelDescription:
         """Add the model and return its description.
@@ -147,14 +139,8 @@ class AddingJob:
         return self._do(job)
 
     def _do(self, job: ChildJob[Result]) -> Result:
-        with self._lock:
-            if self._cancelled:
-                raise Cancelled("Adding the model was cancelled.")
-            self._current = job  # type: ignore[assignment]  # only ever cancelled through it
-        result = job.run()
-        with self._lock:
-            if self._cancelled:  # too late for this step, but the model is not there yet
-                raise Cancelled("Adding the model was cancelled.")
+        result = self._chain.run(job)
+        self._chain.check()  # cancelled too late for this step; but the model is not there yet
         return result
 
     def _publish(self, description: ModelDescription) -> None:

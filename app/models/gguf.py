@@ -20,10 +20,6 @@ class ConvertRequest(Struct, frozen=True):
 
 
 class ConvertOutcome(Struct, frozen=True):
-    architecture: str
-    files: int
-    tokenizer_note: str = ""
-    """Why there is no tokenizer; empty when there is one."""
     notes: tuple[str, ...] = ()
     """What a user should know of the result."""
 

@@ -97,7 +97,7 @@ def _convert(
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
         (target / INDEX).write_bytes(msgspec.json.format(msgspec.json.encode(index)))
         reader.save_configs(target)
-        note = _save_tokenizer(outline, target)
+        notes = _save_tokenizer(outline, target)
     except (OSError, SafetensorError) as error:
         if getattr(error, "errno", None) == 28 or "No space left" in str(error):
             raise DiskFullError(
@@ -105,8 +105,9 @@ def _convert(
             ) from error
         raise
     del torch
-    notes = () if request.dequantize else _notes(reader.unfolded(), sum(sizes.values()), total)
-    return ConvertOutcome(reader.architecture, len(set(weight_map.values())), note, notes)
+    if not request.dequantize:
+        notes += _notes(reader.unfolded(), sum(sizes.values()), total)
+    return ConvertOutcome(notes)
 
 
 def _notes(unfolded: dict[str, str], before: int, after: int) -> tuple[str, ...]:
@@ -273,15 +274,15 @@ def _open(path: Path, outline: Path, header: GgufHeader, *, keep: bool) -> _Read
         return _Reader(outline, header, keep)
 
 
-def _save_tokenizer(path: Path, target: Path) -> str:
+def _save_tokenizer(path: Path, target: Path) -> tuple[str, ...]:
     """Write the tokenizer that the file holds. Returns why not, when it holds none that can be read."""
     from transformers import AutoTokenizer
 
     try:
         AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(target)
     except (ValueError, KeyError, TypeError, AttributeError, NotImplementedError, IndexError) as error:
-        return f"The file's tokenizer cannot be read ({type(error).__name__}: {error})."
-    return ""
+        return (f"The file's tokenizer cannot be read ({type(error).__name__}: {error}).",)
+    return ()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from app.models.description import ModelDescription
 from app.models.library import ModelLibrary
 from app.registry import Registry
 from app.sharding.cut_process import Shard
-from app.sharding.job import CuttingJob
+from app.sharding.cutting import CuttingJob
 from app.sharding.plan import Range, divide, parse_layers
 
 DEVICE = re.compile(r"cpu|mps|cuda(:\d{1,3})?")

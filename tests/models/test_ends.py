@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from app.sharding.job import CuttingJob
+from app.sharding.cutting import CuttingJob
 from app.sharding.plan import divide
 from app.sharding.shard_folder import read_metadata
 from tests.models.described import cut_as_added, described

@@ -14,7 +14,7 @@ from app.inference.chat_template import ChatTemplate
 from app.inference.tokenizer import Tokenizer
 from app.models.library import ModelLibrary
 from app.models.tokenizer_conversion import convert_tokenizer
-from app.sharding.job import CuttingJob
+from app.sharding.cutting import CuttingJob
 from app.sharding.plan import divide
 from tests.inference.tiny_tokenizers import CORPUS, byte_level
 from tests.models.described import described

@@ -19,7 +19,7 @@ from app.children.work import JobProgress
 from app.errors import BadInput, Cancelled, DiskFullError, ModelError, ShardboardError
 from app.models.description import ModelDescription
 from app.sharding.cut_process import CutRequest, cut
-from app.sharding.job import CuttingJob
+from app.sharding.cutting import CuttingJob
 from app.sharding.output_folder import check_output, clear_abandoned, discard, new_workplace
 from app.sharding.plan import divide
 from app.sharding.shard_folder import ShardTensor, read_metadata, shard_folders
@@ -32,7 +32,7 @@ import sys
 from pathlib import Path
 import msgspec
 from app.models.description import ModelDescription
-from app.sharding.job import CuttingJob
+from app.sharding.cutting import CuttingJob
 from app.sharding.plan import divide
 description = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=ModelDescription)
 CuttingJob(description, divide(description, 2), Path(sys.argv[2])).run()

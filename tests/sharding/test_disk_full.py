@@ -11,7 +11,7 @@ import pytest
 from app.children.work import JobProgress
 from app.errors import DiskFullError
 from app.sharding.cut_process import CutRequest, cut
-from app.sharding.job import CuttingJob
+from app.sharding.cutting import CuttingJob
 from app.sharding.output_folder import discard, new_workplace
 from app.sharding.plan import divide
 from tests.models.described import described

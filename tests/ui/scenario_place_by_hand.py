@@ -19,6 +19,7 @@ from app.models.library import ModelLibrary
 from app.paths import Home
 from app.ui.application import Application
 from tests.conftest import CACHE
+from tests.ui.board_points import block_point, boundary_point, card_point
 from tests.ui.on_screen import Mouse
 
 MODEL = "SmolLM2-135M-Instruct"
@@ -82,7 +83,7 @@ def test_a_model_is_placed_by_hand_and_answers(application: Application, mouse: 
     second, third = board.pipeline()[1:]
     assert second is not None and third is not None
     with qtbot.waitSignal(view.dropped, timeout=15_000) as dropped:
-        mouse.drag(view.block_point(2), view.card_point(second))
+        mouse.drag(block_point(view, 2), card_point(view, second))
     assert dropped.args == ["shard"]
     qtbot.waitUntil(lambda: third not in board.pipeline())
 
@@ -90,7 +91,7 @@ def test_a_model_is_placed_by_hand_and_answers(application: Application, mouse: 
     before = board.boundaries()
     qtbot.wait(200)
     with qtbot.waitSignal(view.dropped, timeout=15_000) as dropped:
-        mouse.drag(view.boundary_point(0), view.boundary_point(0, before[0] + 5))
+        mouse.drag(boundary_point(view, 0), boundary_point(view, 0, before[0] + 5))
     assert dropped.args == ["boundary"]
     assert board.boundaries()[0] > before[0]
     ranges = board.arrangement.ranges

@@ -14,6 +14,7 @@ from app.ui.board.scene.spot_menu import SpotMenu
 from app.ui.board.state.lanes import MIME_SHARD
 from app.ui.notices import Level
 from app.ui.workbench import Workbench
+from tests.ui.board_points import block_point, boundary_point, card_point
 from tests.ui.board_stand_in import MB, Stand, model_data, shard_data, stand
 
 LEFT = Qt.MouseButton.LeftButton
@@ -45,7 +46,7 @@ def test_a_model_dropped_on_the_board_is_planned(made: Stand, qtbot: QtBot) -> N
 
 
 def test_a_model_dropped_on_a_card_goes_there_whole(roomy: Stand, qtbot: QtBot) -> None:
-    data, at = model_data(roomy.model.name), roomy.view.card_point(2)
+    data, at = model_data(roomy.model.name), card_point(roomy.view, 2)
     assert roomy.drag_to(data, at)
     card = roomy.view.board_scene.cards[2]
     assert card.is_target and card.caption_text.startswith("fits:")
@@ -56,7 +57,7 @@ def test_a_model_dropped_on_a_card_goes_there_whole(roomy: Stand, qtbot: QtBot) 
 
 
 def test_every_card_says_why_it_cannot_take_a_model_and_a_drop_changes_nothing(made: Stand, qtbot: QtBot) -> None:
-    data, at = model_data(made.model.name), made.view.card_point(1)
+    data, at = model_data(made.model.name), card_point(made.view, 1)
     assert not made.drag_to(data, at)
     captions = [card.caption_text for card in made.view.board_scene.cards.values()]
     assert all(caption.startswith("needs ") and caption.endswith("free") for caption in captions)
@@ -70,19 +71,19 @@ def test_every_card_says_why_it_cannot_take_a_model_and_a_drop_changes_nothing(m
 def test_a_shard_goes_from_card_to_card_and_back_by_undo(roomy: Stand, qtbot: QtBot) -> None:
     roomy.board.propose()
     before = roomy.board.pipeline()
-    assert not roomy.drag_to(shard_data(0), roomy.view.block_point(0))
-    assert roomy.drag_to(shard_data(0), roomy.view.card_point(3))
+    assert not roomy.drag_to(shard_data(0), block_point(roomy.view, 0))
+    assert roomy.drag_to(shard_data(0), card_point(roomy.view, 3))
     assert roomy.view.board_scene.cards[3].verdict is not None
     assert roomy.view.board_scene.cards[1].verdict is None  # it lies there: neither a place nor a refusal
     with qtbot.waitSignal(roomy.view.dropped) as told:
-        roomy.drop(shard_data(0), roomy.view.card_point(3))
+        roomy.drop(shard_data(0), card_point(roomy.view, 3))
     assert told.args == ["shard"] and roomy.board.pipeline()[0] == 3
     roomy.board.undo_stack.undo()
     assert roomy.board.pipeline() == before
 
 
 def test_leaving_the_board_takes_the_verdicts_away(roomy: Stand) -> None:
-    roomy.drag_to(model_data(roomy.model.name), roomy.view.card_point(1))
+    roomy.drag_to(model_data(roomy.model.name), card_point(roomy.view, 1))
     roomy.leave()
     assert all(card.verdict is None for card in roomy.view.board_scene.cards.values())
 
@@ -90,9 +91,9 @@ def test_leaving_the_board_takes_the_verdicts_away(roomy: Stand) -> None:
 def test_what_the_board_does_not_know_is_not_taken(roomy: Stand) -> None:
     data = QMimeData()
     data.setText("something else")
-    assert not roomy.drag_to(data, roomy.view.card_point(1))
+    assert not roomy.drag_to(data, card_point(roomy.view, 1))
     data.setData(MIME_SHARD, b"no number")
-    assert not roomy.drag_to(data, roomy.view.card_point(1))
+    assert not roomy.drag_to(data, card_point(roomy.view, 1))
 
 
 def test_pulling_a_block_begins_a_drag_that_carries_the_shard(
@@ -109,7 +110,7 @@ def test_pulling_a_block_begins_a_drag_that_carries_the_shard(
         return drag
 
     monkeypatch.setattr(view_module, "shard_drag", watched)
-    viewport, start = roomy.view.viewport(), roomy.mouse(roomy.view.block_point(1))
+    viewport, start = roomy.view.viewport(), roomy.mouse(block_point(roomy.view, 1))
     qtbot.mousePress(viewport, LEFT, pos=start)
     assert roomy.board.selection.stage == 1
     _move(roomy, start + QPoint(2, 0))
@@ -137,7 +138,7 @@ def _move(made: Stand, at: QPoint) -> None:
 
 def _take_boundary(made: Stand, qtbot: QtBot, layer: int) -> QPoint:
     """Take boundary 0 and hold it where it would stand before `layer`."""
-    start, end = made.mouse(made.view.boundary_point(0)), made.mouse(made.view.boundary_point(0, layer))
+    start, end = made.mouse(boundary_point(made.view, 0)), made.mouse(boundary_point(made.view, 0, layer))
     qtbot.mousePress(made.view.viewport(), LEFT, pos=start)
     _move(made, end)
     return end
@@ -257,7 +258,7 @@ def test_the_context_menu_key_opens_the_menu_of_the_focused_block(made: Stand, m
     QApplication.sendEvent(made.view.viewport(), event)
     ((menu, at),) = opened
     assert "Split in two" in _entries(menu)
-    assert (at - made.view.block_point(0)).manhattanLength() <= 2
+    assert (at - block_point(made.view, 0)).manhattanLength() <= 2
 
 
 # --- for a mouse from outside ---
@@ -270,10 +271,10 @@ def test_points_are_on_what_they_name(made: Stand) -> None:
     def at(point: QPoint) -> object:
         return view.mapToScene(made.mouse(point))
 
-    block = scene.block_at(at(view.block_point(1)))  # type: ignore[arg-type]
+    block = scene.block_at(at(block_point(view, 1)))  # type: ignore[arg-type]
     assert block is not None and block.block.stage == 1
-    card = scene.card_at(at(view.card_point(2)))  # type: ignore[arg-type]
-    assert card is scene.cards[2] and scene.block_at(at(view.card_point(2))) is None  # type: ignore[arg-type]
-    assert scene.handle_at(at(view.boundary_point(0))) is scene.handles[0]  # type: ignore[arg-type]
+    card = scene.card_at(at(card_point(view, 2)))  # type: ignore[arg-type]
+    assert card is scene.cards[2] and scene.block_at(at(card_point(view, 2))) is None  # type: ignore[arg-type]
+    assert scene.handle_at(at(boundary_point(view, 0))) is scene.handles[0]  # type: ignore[arg-type]
     with pytest.raises(LookupError):
-        view.block_point(7)
+        block_point(view, 7)

@@ -56,7 +56,7 @@ class CutPreview:
 def preview_cut(wish: CutWish) -> CutPreview:
     """Blocks for as long as the disk takes."""
     from app.sharding.cut import choose_ranges
-    from app.sharding.job import SPARE_BYTES
+    from app.sharding.cutting import SPARE_BYTES
     from app.sharding.plan import stage_bytes
 
     shards: tuple[ShardPreview, ...] = ()

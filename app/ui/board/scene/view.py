@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from PySide6.QtCore import QEvent, QPoint, QPointF, QRectF, QSize, Qt, Signal, Slot
+from PySide6.QtCore import QEvent, QPoint, QPointF, QSize, Qt, Signal, Slot
 from PySide6.QtGui import (
     QAccessible,
     QAccessibleAnnouncementEvent,
@@ -422,15 +422,15 @@ class BoardView(QGraphicsView):
     def contextMenuEvent(self, event: QContextMenuEvent) -> None:
         if event.reason() is QContextMenuEvent.Reason.Keyboard:
             spot = self.board_scene.focus
-            at = self._global(self.board_scene.rect_of(spot).center()) if spot is not None else QPoint()
         else:
-            at = event.globalPos()
             spot = self._spot_at(self.mapToScene(event.pos()))
         if spot is None:
             event.ignore()
             return
         self._pick(spot)
-        self.menu_for(spot).popup(at)
+        by_mouse = event.reason() is not QContextMenuEvent.Reason.Keyboard
+        middle = self.mapFromScene(self.board_scene.rect_of(spot).center())
+        self.menu_for(spot).popup(event.globalPos() if by_mouse else self.viewport().mapToGlobal(middle))
         event.accept()
 
     def menu_for(self, spot: Spot) -> SpotMenu:
@@ -464,31 +464,3 @@ class BoardView(QGraphicsView):
         if event.type() is QEvent.Type.ToolTip and self._boundary is not None:
             return True  # the figures beside the drag say it
         return super().viewportEvent(event)
-
-    # --- where things are, for a mouse from outside ---
-
-    def block_point(self, stage: int) -> QPoint:
-        """The middle of a stage's block, on the screen. Raises LookupError when the stage is not placed."""
-        item = self.board_scene.stage_blocks()[stage]
-        rect = item.mapRectToScene(item.rect)
-        self.ensureVisible(rect, 8, 8)
-        return self._global(rect.center())
-
-    def card_point(self, node_id: int) -> QPoint:
-        """In a node's card, beside its blocks, on the screen. Raises LookupError for a node without a card."""
-        card = self.board_scene.cards[node_id]
-        rect: QRectF = card.mapRectToScene(card.shape().boundingRect())
-        self.ensureVisible(rect, 8, 8)
-        return self._global(rect.topLeft() + QPointF(rect.width() / 2, 16))
-
-    def boundary_point(self, boundary: int, layer: int | None = None) -> QPoint:
-        """A boundary's handle on the screen, or where it must be dragged to stand before `layer`."""
-        handle = self.board_scene.handles[boundary]
-        if not handle.isVisible():
-            raise LookupError(f"boundary {boundary} has no handle: a neighbour is not placed")
-        self.ensureVisible(handle.mapRectToScene(handle.boundingRect()), 8, 8)
-        ahead = (layer - handle.layer) * handle.step if layer is not None else 0.0
-        return self._global(handle.pos() + QPointF(ahead, 0.0))
-
-    def _global(self, at: QPointF) -> QPoint:
-        return self.viewport().mapToGlobal(self.mapFromScene(at))

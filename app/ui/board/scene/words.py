@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from app.children.work import NodeProgress
 from app.cluster.node_state import ANSWERING, NodeState
-from app.figures import amount_text, data_rate, duration, layers, size_text, time_left
+from app.figures import amount_text, duration, layers, pace, size_text
 from app.ui.board.deploying import progress_text
 from app.ui.board.state.lanes import BlockKind, LaneSnapshot
 from app.ui.cluster import NodeSnapshot
@@ -38,12 +38,8 @@ def taken(lane: LaneSnapshot) -> int:
 
 def progress_pace(progress: NodeProgress) -> str:
     """120 MB/s · 12 s left"""
-    parts = []
-    if progress.bytes_per_second > 0:
-        parts.append(data_rate(progress.bytes_per_second))
-    if progress.seconds_left is not None and progress.done_bytes < progress.total_bytes:
-        parts.append(f"{time_left(progress.seconds_left)} left")
-    return " · ".join(parts)
+    left = progress.seconds_left if progress.done_bytes < progress.total_bytes else None
+    return " · ".join(pace(progress.bytes_per_second, left))
 
 
 def progress_bytes(progress: NodeProgress) -> str:
