@@ -18,7 +18,7 @@ from app.children.work import JobChain, ProgressCallback, finished
 from app.cluster.controller_identity import ControllerIdentity
 from app.cluster.health import NodeEvent
 from app.cluster.invitations import JoinCommand, first_to_join
-from app.cluster.launching import AgentLauncher, LaunchedAgent
+from app.cluster.launching import AgentLauncher
 from app.cluster.link_findings import LinkFinding, findings_of
 from app.cluster.memory import AgentMemory
 from app.cluster.node_state import Heard
@@ -29,6 +29,8 @@ from app.errors import BadInput, RegistryError
 from app.event_log import EventLogHandler
 from app.inference.deployments import Deployments
 from app.inference.events import StepPassed
+from app.inference.facts import versions
+from app.inference.handover import HandedOver
 from app.inference.parameters import GenerationParameters
 from app.inference.prompt import Prompt
 from app.inference.request_run import RequestRun
@@ -39,7 +41,16 @@ from app.jobs.job import Means, Runner, in_python_thread
 from app.jobs.measuring import MeasureWork
 from app.jobs.probing import LinksWork
 from app.jobs.remote import SshWork
-from app.jobs.works import AddWork, CutWork, DemoWork, DeployWork, register_model
+from app.jobs.works import (
+    AddWork,
+    BringBackWork,
+    CutWork,
+    DemoWork,
+    DeployForRequestsWork,
+    DeployWork,
+    HandOverWork,
+    register_model,
+)
 from app.making_way import MakingWay
 from app.models.demo import NAME as DEMO_MODEL
 from app.models.description import ModelDescription
@@ -80,19 +91,22 @@ class Controller:
         self,
         home: Home,
         registry: Registry,
-        settings: ControllerSettings | None = None,
+        identity: ControllerIdentity,
+        settings: ControllerSettings,
         runner: Runner = in_python_thread,
     ) -> None:
-        self.home, self.registry = home, registry
-        self.settings = settings or ControllerSettings()
+        self.home, self.registry, self.identity, self.settings = home, registry, identity, settings
         self.runs = RunReader(registry)
-        self.identity = ControllerIdentity.of(home)
         self.library = ModelLibrary(home.models)
         self._context = zmq.asyncio.Context()
         self._listeners: list[Callable[[NodeEvent], None]] = []
         launcher = AgentLauncher(home, self.identity.keys.public)
         self.nodes = NodeDirectory(self._context, self.identity, registry, launcher, self._on_node_event)
-        self.deployments = Deployments(registry, self.library, self.nodes)
+        self.deployments = Deployments(
+            registry, self.library, self.nodes,
+            lambda placement, origin, told: self.jobs.do(DeployForRequestsWork(placement), origin, told),
+            lambda record: self.jobs.submit(BringBackWork(record.id, record.model_name), UNKNOWN),
+        )  # fmt: skip
         self.inference = InferenceService(
             registry, self.library, self.deployments, lambda: self.settings.records,
             lambda: self.settings.server.share_prompts,
@@ -120,12 +134,13 @@ class Controller:
         location = os.environ.get(DATABASE_VARIABLE) or home.registry
         registry = await asyncio.to_thread(Registry.open, location)
         try:
-            controller = cls(home, registry, settings, runner)
+            controller = cls(home, registry, await asyncio.to_thread(ControllerIdentity.of, home), settings, runner)
         except BaseException:
             registry.close()
             raise
         controller._event_log.install()
         await asyncio.to_thread(controller.nodes.clear_abandoned)
+        await asyncio.to_thread(versions)  # read once, and then remembered
         await controller.nodes.open()
         if monitor:
             controller._upkeep.begin()
@@ -140,8 +155,8 @@ class Controller:
         """Cancel what is under way and let go of everything. Agents go on with what they hold."""
         self._upkeep.end()
         self._making_way.close()
-        await self.jobs.close()
-        await self.inference.close()
+        # Both at once: a request that waits for a job counts as cancelled, not as failed for want of it.
+        await asyncio.gather(self.jobs.close(), self.inference.close())
         self.deployments.close()
         await self.nodes.close()
         self._context.destroy(linger=0)
@@ -174,14 +189,9 @@ class Controller:
 
     async def add_model(
         self,
-        source: str,
-        *,
-        name: str | None = None,
-        revision: str | None = None,
-        dequantize: bool = False,
-        on_progress: ProgressCallback | None = None,
-        origin: Origin = UNKNOWN,
-    ) -> ModelDescription:
+        source: str, *, name: str | None = None, revision: str | None = None, dequantize: bool = False,
+        on_progress: ProgressCallback | None = None, origin: Origin = UNKNOWN,
+    ) -> ModelDescription:  # fmt: skip
         """Add a model from a folder, a Hub id or a GGUF file. Cancelling the call cancels the job."""
         return await self.jobs.do(AddWork(source, name, revision, dequantize), origin, on_progress)
 
@@ -216,17 +226,10 @@ class Controller:
 
     async def cut_model(
         self,
-        name_or_path: str,
-        *,
-        num_shards: int | None = None,
-        layers: str | None = None,
-        output_dir: Path,
-        device: str = "cpu",
-        register_db: bool = False,
-        node_id: int | None = None,
-        on_progress: ProgressCallback | None = None,
-        origin: Origin = UNKNOWN,
-    ) -> CutResult:
+        name_or_path: str, *, num_shards: int | None = None, layers: str | None = None, output_dir: Path,
+        device: str = "cpu", register_db: bool = False, node_id: int | None = None,
+        on_progress: ProgressCallback | None = None, origin: Origin = UNKNOWN,
+    ) -> CutResult:  # fmt: skip
         """Write self-contained shard folders; see `app.sharding.cut.cut_model`. Cancelling the call cancels the job.
 
         Args:
@@ -237,15 +240,10 @@ class Controller:
 
     async def measure_model(
         self,
-        model: str,
-        *,
-        serving: ServingWish = ANY_SERVING,
-        nodes: Sequence[int] | None = None,
-        layers: str | None = None,
-        against: str | None = None,
-        on_progress: ProgressCallback | None = None,
+        model: str, *, serving: ServingWish = ANY_SERVING, nodes: Sequence[int] | None = None,
+        layers: str | None = None, against: str | None = None, on_progress: ProgressCallback | None = None,
         origin: Origin = UNKNOWN,
-    ) -> MeasurementRecord:
+    ) -> MeasurementRecord:  # fmt: skip
         """What a model's numbers cost; see `app.jobs.measuring`. Cancelling the call cancels the job.
 
         Args:
@@ -323,11 +321,7 @@ class Controller:
 
     async def stopped_agents(self) -> list[NodeRecord]:
         """The nodes whose agents were launched here and do not run."""
-        return [record for record, agent in (await self.nodes.local()).values() if agent.process() is None]
-
-    async def local_agents(self) -> dict[int, LaunchedAgent]:
-        """How the agents of this machine were launched, by node, whether they run or not."""
-        return {node: agent for node, (_, agent) in (await self.nodes.local()).items()}
+        return [local.record for local in (await self.nodes.local()).values() if not local.runs]
 
     async def read_agent_log(self, node_id: int, max_bytes: int = 200_000) -> str:
         """The last whole lines of an agent's log, at most 1 MiB. Raises NodeError."""
@@ -366,7 +360,7 @@ class Controller:
         drained = await self.nodes.drain(node.id, draining)
         if move and draining:
             async for placement in self.deployments.away_from(node):
-                await self.jobs.do(DeployWork(placement, live=True), origin, on_progress)
+                await self.jobs.do(HandOverWork(placement), origin, on_progress)
         return drained
 
     async def list_nodes(self) -> list[NodeRecord]:
@@ -409,14 +403,10 @@ class Controller:
 
     async def plan(
         self,
-        model: str,
-        *,
-        nodes: Sequence[int] | None = None,
-        layers: str | None = None,
+        model: str, *, nodes: Sequence[int] | None = None, layers: str | None = None,
         serving: ServingWish = ANY_SERVING,
-        live: bool = False,
-        replica: bool = False,
-    ) -> Placement:
+        live: bool = False, replica: bool = False,
+    ) -> Placement:  # fmt: skip
         """Where a model's layers would go, with the memory that it takes there. Nothing happens yet.
 
         Args:
@@ -435,24 +425,27 @@ class Controller:
 
     async def deploy(
         self,
-        model: str,
-        *,
-        nodes: Sequence[int] | None = None,
-        layers: str | None = None,
-        serving: ServingWish = ANY_SERVING,
-        live: bool = False,
-        replica: bool = False,
-        on_progress: ProgressCallback | None = None,
+        model: str, *, nodes: Sequence[int] | None = None, layers: str | None = None,
+        serving: ServingWish = ANY_SERVING, replica: bool = False, on_progress: ProgressCallback | None = None,
         origin: Origin = UNKNOWN,
-    ) -> DeploymentRecord:
+    ) -> DeploymentRecord:  # fmt: skip
         """Place a model and load it. Cancelling the call cancels the job, which frees what it loaded.
 
         Args:
-            live: move the stages of what is deployed to `nodes`, while it answers.
-            replica: load them a second time, to share its requests and to stand in when one is lost.
+            replica: load what is deployed a second time, to share its requests and to stand in when one is lost.
         """
-        placement = await self.plan(model, nodes=nodes, layers=layers, serving=serving, live=live, replica=replica)
-        return (await self.jobs.do(DeployWork(placement, live=live), origin, on_progress)).record
+        placement = await self.plan(model, nodes=nodes, layers=layers, serving=serving, replica=replica)
+        return (await self.jobs.do(DeployWork(placement), origin, on_progress)).record
+
+    async def hand_over(
+        self,
+        model: str, *, nodes: Sequence[int] | None = None, layers: str | None = None,
+        serving: ServingWish = ANY_SERVING, on_progress: ProgressCallback | None = None, origin: Origin = UNKNOWN,
+    ) -> HandedOver:  # fmt: skip
+        """Move the stages of what a model has deployed to `nodes`, while it answers. Raises BadInput, PlacementError,
+        NodeError."""
+        placement = await self.plan(model, nodes=nodes, layers=layers, serving=serving, live=True)
+        return await self.jobs.do(HandOverWork(placement), origin, on_progress)
 
     async def undeploy(self, deployment_or_model: str) -> list[DeploymentRecord]:
         """Unload a deployment by its id, or all of a model's. Raises RegistryError when there is none."""

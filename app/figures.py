@@ -95,6 +95,12 @@ def data_rate(bytes_per_second: float) -> str:
     return f"{size_text(round(bytes_per_second))}/s"
 
 
+def pace(bytes_per_second: float, seconds_left: float | None) -> list[str]:
+    """120 MB/s, 12 s left: as much of it as is known."""
+    pieces = [data_rate(bytes_per_second)] if bytes_per_second > 0 else []
+    return pieces if seconds_left is None else [*pieces, f"{time_left(seconds_left)} left"]
+
+
 def token_rate(tokens_per_second: float) -> str:
     """310 tokens/s, 23.4 tokens/s"""
     return f"{_rounded(tokens_per_second)} tokens/s"

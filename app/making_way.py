@@ -10,7 +10,7 @@ from app.cluster.nodes import NodeDirectory
 from app.errors import RegistryError, ShardboardError
 from app.inference.deployments import Deployments
 from app.jobs.desk import JobDesk
-from app.jobs.works import DeployWork
+from app.jobs.works import HandOverWork
 from app.registry import EventLevel, Registry
 from app.runs.trace import UNKNOWN
 
@@ -56,7 +56,7 @@ class MakingWay:
                     continue
                 async for placement in self._deployments.away_from(node):
                     # A job of its own goes on to its end, also if the owner is done before.
-                    await asyncio.shield(self._jobs.do(DeployWork(placement, live=True), UNKNOWN))
+                    await asyncio.shield(self._jobs.do(HandOverWork(placement), UNKNOWN))
             except ShardboardError as error:
                 seconds = AGAIN_SECONDS
                 sentence = f"It goes on there, slowly: {error.message}"

@@ -63,7 +63,7 @@ async def main() -> None:
                 await asyncio.sleep(0.005)
             stage = move % STAGES
             where[stage], free = free, where[stage]
-            await controller.deploy(MODEL, nodes=where, live=True)
+            await controller.hand_over(MODEL, nodes=where)
         got = await ended(runs)
         quiet, moved = gaps(runs)
         same = sum(one == other for one, other in zip(got, expected, strict=True))

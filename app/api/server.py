@@ -19,6 +19,7 @@ from app.api.hosts import EVERYWHERE
 from app.api.keys import ADVICE
 from app.controller_settings import ServerSettings
 from app.errors import BadInput
+from app.jobs.works import DeployForRequestsWork
 
 if TYPE_CHECKING:
     from app.controller import Controller
@@ -134,7 +135,8 @@ class ApiServer:
 
 
 def _over_http(job: Job) -> bool:
-    return job.origin.via == "http"
+    """Begun over HTTP. What requests have loaded ends with the last of them, which may be another's than HTTP's."""
+    return job.origin.via == "http" and not isinstance(job.work, DeployForRequestsWork)
 
 
 class _Server(uvicorn.Server):

@@ -18,11 +18,8 @@ from app.cli.options import (
     Quantize,
     Recovery,
     Wait,
-    read_dtype,
-    read_kv_dtype,
     read_nodes,
-    read_quantize,
-    read_recovery,
+    read_wish,
 )
 from app.cli.output import note, print_fields, print_json, print_table, progress_shown
 from app.cli.session import open_controller, open_registry, origin
@@ -31,11 +28,13 @@ from app.registry import DeploymentRecord, DeploymentStatus, Registry, ShardReco
 from app.runs.foreseen import predicted_text
 from app.runs.trace import DeploymentTrace, Plan, unpack
 from app.runs.ways import larger_text, lost_text, way_lines
-from app.serving import ServingWish
 from app.sharding.placement import AgentProcess, Placement
 from app.sharding.plan import range_text
 
 Model = Annotated[str, typer.Argument(help="A name in the library.")]
+
+HANDED_OVER = ("pause_seconds", "answers", "copied_bytes")
+"""What `deploy --live --json` tells of the handover."""
 
 listing = typer.Typer(no_args_is_help=True)
 
@@ -73,9 +72,9 @@ def plan(
 ) -> None:
     """Show which layers would go to which node, and what memory that takes. Loads nothing."""
     chosen = read_nodes(nodes)
-    serving = ServingWish(
-        read_dtype(dtype), context, kv_tokens, read_quantize(quantize), read_kv_dtype(kv_dtype), wait,
-        read_recovery(recovery),
+    serving = read_wish(
+        dtype=dtype, quantize=quantize, kv_dtype=kv_dtype, context=context, kv_tokens=kv_tokens, wait=wait,
+        recovery=recovery,
     )  # fmt: skip
     with open_controller() as session:
         placement = session.run(
@@ -110,29 +109,36 @@ def deploy(
 ) -> None:
     """Send a model's layers to the nodes that lack them, load them, and make the model answer requests."""
     chosen = read_nodes(nodes)
-    serving = ServingWish(
-        read_dtype(dtype), context, kv_tokens, read_quantize(quantize), read_kv_dtype(kv_dtype), wait,
-        read_recovery(recovery),
+    serving = read_wish(
+        dtype=dtype, quantize=quantize, kv_dtype=kv_dtype, context=context, kv_tokens=kv_tokens, wait=wait,
+        recovery=recovery,
     )  # fmt: skip
     with open_controller() as session, progress_shown(as_json) as progress:
-        deployment = session.run(
-            session.controller.deploy(
-                model,
-                nodes=chosen,
-                layers=shard_layers,
-                serving=serving,
-                live=live,
-                replica=replica,
-                on_progress=progress.job,
-                origin=origin(),
-            )
-        )
+        controller, handed = session.controller, None
+        if live and not replica:
+            handed = session.run(
+                controller.hand_over(
+                    model, nodes=chosen, layers=shard_layers, serving=serving, on_progress=progress.job,
+                    origin=origin(),
+                )
+            )  # fmt: skip
+            deployment = handed.record
+        else:
+            deployment = session.run(
+                controller.deploy(
+                    model, nodes=chosen, layers=shard_layers, serving=serving, replica=replica,
+                    on_progress=progress.job, origin=origin(),
+                )
+            )  # fmt: skip
         shards = session.registry.shards.list(deployment_id=deployment.id)
         plan = _plan_of(session.registry, deployment)
     if as_json:
-        print_json(_with_stages(deployment, plan))
+        figures = {} if handed is None else {name: getattr(handed, name) for name in HANDED_OVER}
+        print_json({**_with_stages(deployment, plan), **figures})
         return
     _show_deployments([deployment], shards)
+    if handed is not None:
+        note(f"{model}: {handed.sentence}")
     for stage in plan.stages if plan is not None else ():
         place = f"{stage.node}, {layers(stage.start, stage.end)}"
         if missing := lost_text(stage.ways):

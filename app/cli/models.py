@@ -14,10 +14,8 @@ from app.cli.options import (
     Layers,
     Nodes,
     Quantize,
-    read_dtype,
-    read_kv_dtype,
     read_nodes,
-    read_quantize,
+    read_wish,
 )
 from app.cli.output import note, print_fields, print_json, print_table, progress_shown
 from app.cli.session import Session, open_controller, open_registry, origin
@@ -26,7 +24,6 @@ from app.inference.model_defaults import ModelDefaults
 from app.models.description import ModelDescription
 from app.registry import MeasurementRecord
 from app.runs.measured import circumstances_text, measured_text
-from app.serving import ServingWish
 from app.sharding.plan import range_text
 
 app = typer.Typer(no_args_is_help=True)
@@ -109,7 +106,7 @@ def measure_model(
 ) -> None:
     """Measure what a model's numbers cost: perplexity, and greedy tokens that stay the same. Takes minutes."""
     chosen = read_nodes(nodes)
-    wish = ServingWish(dtype=read_dtype(dtype), quantize=read_quantize(quantize), kv_dtype=read_kv_dtype(kv_dtype))
+    wish = read_wish(dtype=dtype, quantize=quantize, kv_dtype=kv_dtype)
     with open_controller() as session, progress_shown(as_json) as progress:
         record = session.run(
             session.controller.measure_model(

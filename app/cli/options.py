@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from app.errors import BadInput
-from app.serving import DEFAULT_WAIT_SECONDS, KV_DTYPES, MAX_WAIT_SECONDS, QUANTIZE, RECOVERIES
+from app.serving import DEFAULT_WAIT_SECONDS, KV_DTYPES, MAX_WAIT_SECONDS, QUANTIZE, RECOVERIES, ServingWish
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Nodes = Annotated[str | None, typer.Option("--nodes", help="Ids of the nodes to use, in order: 1,2,…")]
@@ -76,32 +76,18 @@ def read_nodes(text: str | None) -> list[int] | None:
     return ids
 
 
-def read_dtype(text: str | None) -> str | None:
-    """One of DTYPES. Raises BadInput."""
-    if text is not None and text not in DTYPES:
-        raise BadInput(f"--dtype is '{text}'; it can be {', '.join(DTYPES)}.")
-    return text
-
-
-def read_quantize(text: str | None) -> str | None:
-    """One of QUANTIZE. Raises BadInput."""
-    if text is not None and text not in QUANTIZE:
-        raise BadInput(f"--quantize is '{text}'; it can be {', '.join(QUANTIZE)}.")
-    return text
-
-
-def read_kv_dtype(text: str | None) -> str | None:
-    """One of KV_DTYPES. Raises BadInput."""
-    if text is not None and text not in KV_DTYPES:
-        raise BadInput(f"--kv is '{text}'; it can be {', '.join(KV_DTYPES)}.")
-    return text
-
-
-def read_recovery(text: str | None) -> str | None:
-    """One of RECOVERIES. Raises BadInput."""
-    if text is not None and text not in RECOVERIES:
-        raise BadInput(f"--recovery is '{text}'; it can be {', '.join(RECOVERIES)}.")
-    return text
+def read_wish(
+    *, dtype: str | None, quantize: str | None, kv_dtype: str | None, context: int | None = None,
+    kv_tokens: int | None = None, wait: int | None = None, recovery: str | None = None,
+) -> ServingWish:  # fmt: skip
+    """What a model is to be loaded for. Raises BadInput for a word that an option does not take."""
+    for option, text, words in (
+        ("--dtype", dtype, DTYPES), ("--quantize", quantize, QUANTIZE), ("--kv", kv_dtype, KV_DTYPES),
+        ("--recovery", recovery, RECOVERIES),
+    ):  # fmt: skip
+        if text is not None and text not in words:
+            raise BadInput(f"{option} is '{text}'; it can be {', '.join(words)}.")
+    return ServingWish(dtype, context, kv_tokens, quantize, kv_dtype, wait, recovery)
 
 
 def read_size(text: str, option: str) -> int:

@@ -28,7 +28,8 @@ REQUEST_ID = "id"
 
 OF_THE_CONTROLLER = (
     "add_demo_model", "add_model", "add_node", "add_ssh_node", "cancel_job", "change_settings", "cut_model",
-    "deploy", "drain_node", "follow_job", "heard_of_nodes", "inspect_model", "invite", "launch_local", "link_findings",
+    "deploy", "drain_node", "follow_job", "hand_over", "heard_of_nodes", "inspect_model", "invite", "launch_local",
+    "link_findings",
     "list_models", "list_nodes", "measure_links", "measure_model", "measurements", "node_memory", "plan", "prune",
     "read_agent_log", "remove_model", "remove_node", "retry_job", "start_agent", "stop_agent", "stop_agents",
     "stopped_agents", "undeploy",

@@ -72,14 +72,12 @@ def passed_on(
 
     async def call(self: RemoteController, /, *arguments: P.args, **named: P.kwargs) -> T:
         given = dict(zip(method.order, arguments, strict=False)) | named
-        result: T = await self.call(method, {name: here.get(name, _same)(value) for name, value in given.items()})
+        for name in given.keys() & here.keys():
+            given[name] = await asyncio.to_thread(here[name], given[name])
+        result: T = await self.call(method, given)
         return result
 
     return call
-
-
-def _same(value: Any) -> Any:
-    return value
 
 
 def _absolute(source: str) -> str:
@@ -173,6 +171,7 @@ class RemoteController:
     change_settings = passed_on(Controller.change_settings)
     cut_model = passed_on(Controller.cut_model, name_or_path=_absolute, output_dir=Path.resolve)
     deploy = passed_on(Controller.deploy)
+    hand_over = passed_on(Controller.hand_over)
     add_ssh_node = passed_on(Controller.add_ssh_node)
     drain_node = passed_on(Controller.drain_node)
     follow_job = passed_on(Controller.follow_job)

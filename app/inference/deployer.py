@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -148,25 +148,19 @@ class Deployer:
         placement: Placement,
         seats: Sequence[Seat],
         lost: Sequence[int],
-        on_progress: OnProgress = lambda progress: None,
+        on_progress: OnProgress,
+        cancel: asyncio.Event,
     ) -> list[Loaded]:
         """Load the lost stages of a deployment, perhaps on other nodes than before; tell the others who they are.
 
-        What each stage's agent says of it, in order. Raises NodeError; what was loaded then is unloaded again.
+        What each stage's agent says of it, in order. Raises NodeError, Cancelled; what was loaded then is unloaded
+        again.
         """
-        config = await asyncio.to_thread(description.config_bytes)
-        cancel = asyncio.Event()
-        parts = await self._hash(description, digests, on_progress, cancel)
-        ranges = list(placement.ranges)
-        fresh = [seats[stage] for stage in lost]
-        try:
-            await self._send_all(
-                description, parts, fresh, [ranges[stage] for stage in lost], on_progress, cancel, HURRIED_SECONDS
-            )
-            return await self._load_all(record, description, config, parts, placement, seats, on_progress, cancel)
-        except BaseException:
-            await asyncio.shield(self.take_away(record.id, {stage: seats[stage] for stage in lost}))
-            raise
+        async with self._or_taken_away(record.id, lost, seats):
+            parts = await self._sent(
+                description, digests, placement, seats, lost, on_progress, cancel, HURRIED_SECONDS
+            )  # fmt: skip
+            return await self.announce(record, description, parts, placement, seats, None, on_progress, cancel)
 
     async def bring(
         self,
@@ -183,13 +177,36 @@ class Deployer:
 
         Raises NodeError, Cancelled; what was loaded then is unloaded again.
         """
-        parts = await self._hash(description, digests, on_progress, cancel)
-        ranges = [placement.ranges[stage] for stage in moved]
-        try:
-            await self._send_all(description, parts, [seats[stage] for stage in moved], ranges, on_progress, cancel)
+        async with self._or_taken_away(record.id, moved, seats):
+            parts = await self._sent(description, digests, placement, seats, moved, on_progress, cancel)
             await self.announce(record, description, parts, placement, seats, moved, on_progress, cancel)
+
+    async def _sent(
+        self,
+        description: ModelDescription,
+        digests: PartDigests,
+        placement: Placement,
+        seats: Sequence[Seat],
+        stages: Sequence[int],
+        on_progress: OnProgress,
+        cancel: asyncio.Event,
+        reconnect_seconds: float = RECONNECT_SECONDS,
+    ) -> tuple[Part, ...]:
+        """Have some stages' nodes hold what is needed there. All parts of the model."""
+        parts = await self._hash(description, digests, on_progress, cancel)
+        where, ranges = [seats[stage] for stage in stages], [placement.ranges[stage] for stage in stages]
+        await self._send_all(description, parts, where, ranges, on_progress, cancel, reconnect_seconds)
+        return parts
+
+    @asynccontextmanager
+    async def _or_taken_away(
+        self, deployment: str, stages: Sequence[int], seats: Sequence[Seat]
+    ) -> AsyncIterator[None]:
+        """When the block fails, nothing is left of what it loaded."""
+        try:
+            yield
         except BaseException:
-            await asyncio.shield(self.take_away(record.id, {stage: seats[stage] for stage in moved}))
+            await asyncio.shield(self.take_away(deployment, {stage: seats[stage] for stage in stages}))
             raise
 
     async def announce(

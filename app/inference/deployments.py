@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
-from app.children.work import NodeProgress
 from app.cluster.health import NodeEvent
 from app.cluster.nodes import NodeDirectory
 from app.errors import BadInput, NodeError, PlacementError, RequestError, ShardboardError
-from app.figures import size_text
 from app.inference.deployer import Deployed, Deployer, OnProgress, Seat
 from app.inference.deployment_notes import note_deployed, note_undeployed
 from app.inference.deployment_recorder import DeploymentRecorder
@@ -24,18 +22,20 @@ from app.inference.events import StepPassed
 from app.inference.facts import FactFinder, versions
 from app.inference.handover import HandedOver, Handover
 from app.inference.mender import Mender
+from app.inference.onlookers import Onlookers
 from app.inference.pipeline import Pipeline
 from app.inference.recovery import Recovery
 from app.inference.recutting import Recutting
 from app.inference.replicas import Replicas
 from app.inference.request_recorder import Facts
+from app.inference.requested_loads import DeployAsJob, Preparing, RequestedLoads
 from app.inference.stages import PipelineStage
 from app.models.description import ModelDescription
 from app.models.library import ModelLibrary
 from app.registry import DeploymentRecord, DeploymentStatus, NodeRecord, Registry, ShardRecord
 from app.registry.records import leading
 from app.runs.trace import UNKNOWN, Foreseen, ModelFacts, NodeMemory, Origin
-from app.serving import Serving, ServingWish
+from app.serving import Serving
 from app.sharding.foresight import foreseen, foretell, link_speeds
 from app.sharding.placement import (
     NodeCapacity,
@@ -44,7 +44,6 @@ from app.sharding.placement import (
     place,
     place_ranges,
     relative_speeds,
-    whole_on_one,
 )
 from app.sharding.plan import parse_layers
 from app.sharding.prediction import PROMPT_TOKENS
@@ -56,9 +55,18 @@ CONNECT_SECONDS = 10.0
 
 
 class Deployments:
-    """All deployments of one registry. Belongs to the controller's loop."""
+    """All deployments of one registry. Belongs to the controller's loop.
 
-    def __init__(self, registry: Registry, library: ModelLibrary, nodes: NodeDirectory) -> None:
+    Args:
+        deploy_as_job: how what requests need is loaded.
+        bring_back_as_job: has a job call `bring_back`, for a deployment whose stages are being loaded again.
+    """
+
+    def __init__(
+        self,
+        registry: Registry, library: ModelLibrary, nodes: NodeDirectory, deploy_as_job: DeployAsJob,
+        bring_back_as_job: Callable[[DeploymentRecord], Awaitable[object]],
+    ) -> None:  # fmt: skip
         self._registry, self._library, self._nodes = registry, library, nodes
         self._deployer = Deployer(registry, self._is_idle, self._step_passed, self._interrupted)
         self._watchers: list[Callable[[StepPassed], None]] = []
@@ -68,10 +76,11 @@ class Deployments:
         """Of the deployments that this controller made; what it found loaded is told by the nodes."""
         self._live: dict[str, Pipeline] = {}
         recovery = Recovery(registry, nodes, library, self._deployer, self.capacities, self._redeploy)
-        self.mender = Mender(registry, nodes, library, recovery, self._live)
+        self.mender = Mender(registry, nodes, library, recovery, self._live, bring_back_as_job)
         self._replicas = Replicas(registry, self.mender, self._live, self.capacities, self.foretell)
         recutting = Recutting(self.capacities, self.deploy, partial(self.undeploy, told=False), self._replicas.heir_of)
         self._handover = Handover(registry, nodes, library, self._deployer, self.mender, self.capacities, recutting)
+        self._loads = RequestedLoads(deploy_as_job, lambda dtype: self.capacities(dtype=dtype))
         self._apart: dict[str, DeploymentRecord] = {}
         """Those that only who made them uses."""
         self._locks: dict[str, asyncio.Lock] = {}
@@ -80,12 +89,9 @@ class Deployments:
 
     async def plan(
         self,
-        description: ModelDescription,
-        serving: Serving,
-        *,
-        node_ids: Sequence[int] | None = None,
+        description: ModelDescription, serving: Serving, *, node_ids: Sequence[int] | None = None,
         layers: str | None = None,
-    ) -> Placement:
+    ) -> Placement:  # fmt: skip
         """Where the layers would go; nothing happens yet. Raises PlacementError, BadInput, NodeError."""
         capacities = await self.capacities(node_ids, serving.dtype)
         if layers is not None:
@@ -104,11 +110,9 @@ class Deployments:
 
     async def foretell(
         self,
-        description: ModelDescription,
-        serving: Serving,
-        stages: Sequence[tuple[int, int, int]],
+        description: ModelDescription, serving: Serving, stages: Sequence[tuple[int, int, int]],
         prompt_tokens: int = PROMPT_TOKENS,
-    ) -> Foreseen | None:
+    ) -> Foreseen | None:  # fmt: skip
         """What is predicted of one answer alone; None where a node has not measured itself.
 
         Args:
@@ -253,7 +257,7 @@ class Deployments:
     async def _standing(self, model_name: str) -> DeploymentRecord:
         ready = await self.ready(model_name)
         if not ready:
-            raise PlacementError(f"{model_name} is not deployed, so nothing can be handed over.", "Deploy it first.")
+            raise _not_deployed(model_name)
         return leading(ready)
 
     async def hand_over(
@@ -268,11 +272,14 @@ class Deployments:
         Raises PlacementError, NodeError, Cancelled.
         """
         standing = placement.moves or (await self._standing(description.name)).id
-        record, pipeline = await self.acquire(description, lambda what: None, standing)
+        found = await self._linked(description, lambda what: None, standing)
+        if found is None:
+            raise _not_deployed(description.name)
+        record, pipeline = found
         handed = await self._handover.carry_out(
             record, description, pipeline, placement, on_progress, cancel or asyncio.Event()
         )
-        self._placements[handed.deployed.record.id] = placement
+        self._placements[handed.record.id] = placement
         return handed
 
     async def undeploy(self, record: DeploymentRecord, *, told: bool = True) -> DeploymentRecord:
@@ -285,9 +292,7 @@ class Deployments:
         told = self._apart.pop(record.id, None) is None and told
         if pipeline is not None:
             pipeline.close()
-        shards = await self._shards(record)
-        nodes = await self._node_records([shard.node_id for shard in shards if shard.node_id is not None])
-        await self._deployer.unload(record.id, [self._seat(node) for node in nodes])
+        shards = await self._unloaded(record)
         return await self._registry.call(lambda known: note_undeployed(known, record, shards, told))
 
     async def facts(
@@ -331,24 +336,41 @@ class Deployments:
 
     async def acquire(
         self,
-        description: ModelDescription,
-        preparing: Callable[[str], None],
-        deployment: str | None = None,
-        prompt: Sequence[int] = (),
-    ) -> tuple[DeploymentRecord, Pipeline]:
+        description: ModelDescription, preparing: Preparing, deployment: str | None = None,
+        prompt: Sequence[int] = (), origin: Origin = UNKNOWN,
+    ) -> tuple[DeploymentRecord, Pipeline]:  # fmt: skip
         """A linked pipeline for a model: its deployment, or the whole model on one node that can hold it.
 
         Args:
-            preparing: told in a sentence what has to be done first.
             deployment: the one to use, by its id, for who must know what a request runs on.
             prompt: its tokens; of several deployments that share requests, one may have read them already.
+            origin: who asks, for the record of what has to be loaded.
 
         Raises:
             NodeError: the deployment's nodes cannot be reached; PlacementError: it has none, and no node is
-            large enough; RequestError: the one that was named is not there. Nothing waits for ever.
+            large enough; RequestError: the one that was named is not there; Cancelled: somebody cancelled the loading.
+            Nothing waits for ever.
         """
         if deployment is not None and (own := self._apart.get(deployment)) is not None:
             return own, self._live[deployment]
+        found = await self._linked(description, preparing, deployment, prompt)
+        if found is None and deployment is None:
+            await self._loads.load(description, preparing, origin)
+            found = await self._linked(description, preparing)
+        if found is None:
+            which = description.name if deployment is None else f"Deployment {deployment} of {description.name}"
+            raise RequestError(f"{which} is not deployed any more.", "Send the request again.")
+        return found
+
+    async def _linked(
+        self,
+        description: ModelDescription, preparing: Preparing, deployment: str | None = None,
+        prompt: Sequence[int] = (),
+    ) -> tuple[DeploymentRecord, Pipeline] | None:  # fmt: skip
+        """A deployment of a model that answers, mended first where it broke; None where there is none.
+
+        Raises what is wrong with the newest where none can be used.
+        """
         async with self._locks.setdefault(description.name, asyncio.Lock()):
             problem: ShardboardError | None = None
             ready = await self.ready(description.name)
@@ -370,26 +392,36 @@ class Deployments:
                     problem = problem or error
             if problem is not None:
                 raise problem
-            if deployment is not None:
-                raise RequestError(f"Deployment {deployment} of {description.name} is not ready any more.")
-            return await self._alone(description, preparing)
+            return None
 
     async def _redeploy(
-        self, record: DeploymentRecord, description: ModelDescription, placement: Placement
+        self, record: DeploymentRecord, description: ModelDescription, placement: Placement, onlookers: Onlookers
     ) -> tuple[DeploymentRecord, Pipeline]:
         """Free what is left of a deployment, and carry out another placement of its model."""
-        shards = await self._shards(record)
-        nodes = await self._node_records([shard.node_id for shard in shards if shard.node_id is not None])
-        await self._deployer.unload(record.id, [self._seat(node) for node in nodes])
-        deployed = await self.deploy(description, replace(placement, replica_of=record.replica_of))
+        shards = await self._unloaded(record)
+        placement = replace(placement, replica_of=record.replica_of)
+        deployed = await self.deploy(description, placement, onlookers.progressed, onlookers.cancel)
         self._replicas.ended(record.id)
         self._live.pop(record.id, None)
         self._placements.pop(record.id, None)
         await self._registry.call(lambda known: note_undeployed(known, record, shards, told=False))
         return deployed.record, deployed.pipeline
 
+    async def bring_back(self, deployment: str, on_progress: OnProgress) -> DeploymentRecord:
+        """Wait for a deployment to be mended, which it is already or is begun; at once where it answers.
+
+        Raises RequestError when it was taken down, RegistryError, Cancelled, or why it cannot be mended.
+        """
+        record = await self._registry.call(lambda known: known.deployments.get(deployment))
+        pipeline = self._live.get(deployment)
+        if pipeline is not None and pipeline.broken is None:
+            return record
+        if record.status is not DeploymentStatus.READY:
+            raise RequestError(f"The deployment of {record.model_name} was taken down.", "Deploy the model again.")
+        return (await self.mender.mended(record, on_progress=on_progress)).record
+
     async def take_back(
-        self, deployment: str | None, description: ModelDescription, preparing: Callable[[str], None]
+        self, deployment: str | None, description: ModelDescription, preparing: Preparing, origin: Origin
     ) -> tuple[DeploymentRecord, Pipeline]:
         """The pipeline in which an earlier controller began something: as it runs, if it still does, else as `acquire`
         finds or makes it. Raises what that does."""
@@ -398,24 +430,7 @@ class Deployments:
                 wanted = record.id == deployment and record.id not in self._live
                 if wanted and (pipeline := await self.mender.joined(record)) is not None:
                     return record, pipeline
-        return await self.acquire(description, preparing)
-
-    async def _alone(
-        self, description: ModelDescription, preparing: Callable[[str], None]
-    ) -> tuple[DeploymentRecord, Pipeline]:
-        serving = ServingWish().completed(description.dtype, description.max_context)
-        capacities = await self.capacities(dtype=serving.dtype)
-        placement = whole_on_one(description, capacities, serving)
-        if placement is None:
-            raise PlacementError(
-                f"{description.name} has no deployment, and no node can hold it alone. "
-                + _too_small(description, capacities, serving),
-                f"Deploy it over several nodes: deploy {description.name}",
-            )
-        node = placement.stages[0].node
-        preparing(f"Loading {description.name} on {node.name}")
-        deployed = await self.deploy(description, placement, lambda progress: _tell(progress, preparing))
-        return deployed.record, deployed.pipeline
+        return await self.acquire(description, preparing, origin=origin)
 
     async def _seats(self, node_ids: Sequence[int]) -> list[Seat]:
         """Nodes with their links up. Raises NodeError naming the first that is away."""
@@ -427,8 +442,12 @@ class Deployments:
     async def _node_records(self, node_ids: Sequence[int]) -> list[NodeRecord]:
         return await self._registry.call(lambda known: [known.nodes.get(node_id) for node_id in node_ids])
 
-    async def _shards(self, record: DeploymentRecord) -> list[ShardRecord]:
-        return await self._registry.call(lambda known: known.shards.list(deployment_id=record.id))
+    async def _unloaded(self, record: DeploymentRecord) -> list[ShardRecord]:
+        """Free what a deployment's nodes hold of it; its shards as they were."""
+        shards = await self._registry.call(lambda known: known.shards.list(deployment_id=record.id))
+        nodes = await self._node_records([shard.node_id for shard in shards if shard.node_id is not None])
+        await self._deployer.unload(record.id, [self._seat(node) for node in nodes])
+        return shards
 
     def _seat(self, record: NodeRecord) -> Seat:
         return Seat(record, self._nodes.link(record.id))
@@ -471,26 +490,9 @@ class Deployments:
         return latest is not None and latest.report.progress.busy_seconds is None
 
 
+def _not_deployed(model: str) -> PlacementError:
+    return PlacementError(f"{model} is not deployed, so nothing can be handed over.", "Deploy it first.")
+
+
 def _read_speed(report: HealthReport, dtype: str | None) -> float | None:
     return next((speed.read_bytes_per_second for speed in report.speeds if speed.dtype == dtype), None)
-
-
-def _too_small(description: ModelDescription, capacities: Sequence[NodeCapacity], serving: Serving) -> str:
-    if not capacities:
-        return "There is no node."
-    lacks = []
-    for capacity in capacities:
-        everything = ((0, description.num_layers),)
-        placement = place_ranges(description, (capacity,), everything, serving)
-        stage = placement.stages[0]
-        lacks.append(
-            f"{capacity.name} (node {capacity.node_id}) needs {size_text(stage.memory)} and has "
-            f"{size_text(capacity.free_memory)} free: {size_text(stage.missing)} are missing."
-        )
-    return " ".join(lacks)
-
-
-def _tell(progress: NodeProgress, preparing: Callable[[str], None]) -> None:
-    if progress.total_bytes and progress.phase in ("hashing", "sending"):
-        done = 100 * progress.done_bytes // progress.total_bytes
-        preparing(f"{progress.phase.capitalize()} weights: {done} %")

@@ -21,7 +21,7 @@ from app.cluster.agent_link import AgentLink
 from app.cluster.nodes import NodeDirectory
 from app.errors import BadInput, Cancelled, NodeError, PlacementError, ShardboardError
 from app.figures import duration, layers, size_text
-from app.inference.deployer import Deployed, Deployer, OnProgress, Seat, check_addresses
+from app.inference.deployer import Deployer, OnProgress, Seat, check_addresses
 from app.inference.deployment_notes import note
 from app.inference.mender import Mender
 from app.inference.mender import answers as told_answers
@@ -74,7 +74,7 @@ FIRST_SECONDS = 20.0
 class HandedOver:
     """Stages that are elsewhere now."""
 
-    deployed: Deployed
+    record: DeploymentRecord
     what: str
     """Layers 2–3 went from rack-1 to laptop."""
     answers: int
@@ -276,7 +276,7 @@ class Handover:
         shards = await self._shards(record)
         if placement.ranges != tuple(_range(shard) for shard in shards):
             cut = await self._recutting.carry_out(record, description, shards, pipeline, placement, on_progress, cancel)
-            handed = HandedOver(cut.deployed, cut.what, cut.answers, cut.pause_seconds, 0)
+            handed = HandedOver(cut.deployed.record, cut.what, cut.answers, cut.pause_seconds, 0)
             await self._tell(f"{record.model_name}: {handed.sentence}", cut.deployed.record)
             return handed
         old = [self._seat(node) for node in await self._records([shard.node_id for shard in shards])]
@@ -307,7 +307,7 @@ class Handover:
             raise
         pause = await _first_step(pipeline, before) if waiting else 0.0
         copied = sum(copy.nbytes for copy in copies)
-        handed = HandedOver(Deployed(record, pipeline, 0), move.what, waiting, pause, copied)
+        handed = HandedOver(record, move.what, waiting, pause, copied)
         log.info("%s: %s (%s copied)", record.model_name, handed.sentence, size_text(copied))
         await self._tell(f"{record.model_name}: {handed.sentence}", record)
         return handed

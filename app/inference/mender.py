@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -17,7 +17,9 @@ from app.cluster.health import NodeDown, NodeEvent, NodeFrozen, NodeUp
 from app.cluster.nodes import NodeDirectory
 from app.errors import NodeError, RegistryError, RequestError, ShardboardError
 from app.figures import duration, layers
+from app.inference.deployer import OnProgress
 from app.inference.deployment_notes import note
+from app.inference.onlookers import Onlookers
 from app.inference.pipeline import Pipeline
 from app.inference.recovery import Mended, Recovery
 from app.inference.sequence import HANDOVER
@@ -40,17 +42,10 @@ def _nobody(pipeline: Pipeline, *, at_last: bool) -> Pipeline | None:
 
 
 @dataclass(eq=False)
-class _Mending:
-    """A deployment that is being mended, and who is told of how that goes."""
+class _Mending(Onlookers):
+    """A deployment that is being mended, and who looks on."""
 
-    listeners: list[Callable[[str], None]] = field(default_factory=list)
     task: asyncio.Task[Mended] = field(init=False)
-    what: str = ""
-
-    def tell(self, what: str) -> None:
-        self.what = what
-        for listener in self.listeners:
-            listener(what)
 
 
 class Mender:
@@ -58,6 +53,7 @@ class Mender:
 
     Args:
         live: the pipelines that are linked, or were, by deployment; those that are mended are put in.
+        on_loading: called for a deployment that is being mended when stages of it have to be loaded again.
     """
 
     def __init__(
@@ -67,9 +63,10 @@ class Mender:
         library: ModelLibrary,
         recovery: Recovery,
         live: MutableMapping[str, Pipeline],
+        on_loading: Callable[[DeploymentRecord], Awaitable[object]],
     ) -> None:
         self._registry, self._nodes, self._library = registry, nodes, library
-        self._recovery, self._live = recovery, live
+        self._recovery, self._live, self._on_loading = recovery, live, on_loading
         self._mending: dict[str, _Mending] = {}
         self._chores: set[asyncio.Task[None]] = set()
         self.stand_in: StandIn = _nobody
@@ -83,10 +80,25 @@ class Mender:
         mending = self._mending.get(deployment)
         return "" if mending is None else mending.what or "Looking for its nodes"
 
-    async def mended(self, record: DeploymentRecord, preparing: Callable[[str], None]) -> Mended:
-        """Wait for a deployment to be mended, together with all who wait for that."""
+    async def mended(
+        self,
+        record: DeploymentRecord,
+        preparing: Callable[[str], None] = lambda what: None,
+        on_progress: OnProgress | None = None,
+    ) -> Mended:
+        """Wait for a deployment to be mended, together with all who wait for that.
+
+        Args:
+            preparing: told in a sentence what is being done.
+            on_progress: told how far the stages are that are loaded again: of the job that shows it.
+
+        Raises what `Recovery.mend` does.
+        """
         mending = self._mending.get(record.id) or self._mend(record.id)
         mending.listeners.append(preparing)
+        if on_progress is not None:
+            mending.followers.append(on_progress)
+            mending.is_shown = True
         try:
             return await asyncio.shield(mending.task)
         except asyncio.CancelledError:
@@ -96,6 +108,15 @@ class Mender:
             raise
         finally:
             mending.listeners.remove(preparing)
+            if on_progress is not None:
+                mending.followers.remove(on_progress)
+
+    def cancel(self, deployment: str) -> None:
+        """Have the mending of a deployment end, if it is under way and not about to be done: what waits for it fails,
+        what it has loaded is freed. Whoever needs the deployment next has it mended again."""
+        if (mending := self._mending.get(deployment)) is not None:
+            mending.cancel.set()
+            self._recovery.look_again()
 
     async def joined(self, record: DeploymentRecord) -> Pipeline | None:
         """Take over a ring that runs since an earlier controller linked it; None where it does not run any more."""
@@ -125,8 +146,7 @@ class Mender:
 
         Raises NodeError, or whatever else `work` raises.
         """
-        mending = _Mending()
-        self._mending[deployment] = mending
+        mending = self._begun(deployment)
         failures: list[ShardboardError] = []
 
         async def done() -> Mended:
@@ -169,10 +189,13 @@ class Mender:
             chore.cancel()
 
     def _mend(self, deployment: str) -> _Mending:
-        mending = _Mending()
-        self._mending[deployment] = mending
+        mending = self._begun(deployment)
         mending.task = asyncio.get_running_loop().create_task(self._see_to(deployment, mending))
         mending.task.add_done_callback(lambda task: self._seen_to(deployment, mending))
+        return mending
+
+    def _begun(self, deployment: str) -> _Mending:
+        mending = self._mending[deployment] = _Mending(lambda: self._chore(self._tell_loading(deployment)))
         return mending
 
     def _seen_to(self, deployment: str, mending: _Mending) -> None:
@@ -201,7 +224,7 @@ class Mender:
             await self._tell(EventLevel.WARNING, sentence, record)
         while True:
             try:
-                mended = await self._recovery.mend(record, description, pipeline, mending.tell)
+                mended = await self._recovery.mend(record, description, pipeline, mending)
             except ShardboardError as error:
                 await self._given_up(record, pipeline, error, waiting)
                 raise
@@ -253,6 +276,13 @@ class Mender:
         if waiting:
             sentence = f"{answers(waiting)} of {record.model_name} failed: {error.message}"
             await self._tell(EventLevel.ERROR, sentence, record)
+
+    async def _tell_loading(self, deployment: str) -> None:
+        try:
+            record = await self._registry.call(lambda known: known.deployments.get(deployment))
+            await self._on_loading(record)
+        except ShardboardError as error:  # it is loaded all the same
+            log.warning("that stages of deployment %s are loaded again is in no list: %s", deployment, error)
 
     async def _free(self, node: int, deployment: str, stage: int) -> None:
         """Free a stage that another node has now."""

@@ -14,9 +14,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from app.cluster.nodes import NodeDirectory
-from app.errors import NodeError, PlacementError, RequestError, ShardboardError
+from app.errors import Cancelled, NodeError, PlacementError, RequestError, ShardboardError
 from app.figures import layers, size_text
 from app.inference.deployer import Deployer, Seat, check_addresses
+from app.inference.onlookers import Onlookers
 from app.inference.pipeline import BREAKING, Pipeline
 from app.models.description import ModelDescription
 from app.models.digests import PartDigests
@@ -86,7 +87,7 @@ class Recovery:
         deployer: Deployer,
         capacities: Callable[[Sequence[int], str], Awaitable[list[NodeCapacity]]],
         redeploy: Callable[
-            [DeploymentRecord, ModelDescription, Placement], Awaitable[tuple[DeploymentRecord, Pipeline]]
+            [DeploymentRecord, ModelDescription, Placement, Onlookers], Awaitable[tuple[DeploymentRecord, Pipeline]]
         ],
     ) -> None:
         self._registry, self._nodes, self._library, self._deployer = registry, nodes, library, deployer
@@ -106,15 +107,16 @@ class Recovery:
         record: DeploymentRecord,
         description: ModelDescription,
         pipeline: Pipeline | None,
-        told: Callable[[str], None],
+        onlookers: Onlookers,
     ) -> Mended:
         """Have every stage of a deployment loaded and linked; sequences are not started again yet.
 
         Args:
             pipeline: the one that broke; None for a deployment that an earlier controller made.
-            told: what is being done, in a sentence.
+            onlookers: told what is being done; they may cancel it.
 
         Raises:
+            Cancelled: while it loaded, or waited for a node.
             Nowhere: no node has room for its layers, and the time to wait for that is over.
             NodeError: it was tried in vain many times.
             RequestError: a node of it was removed from the registry.
@@ -125,7 +127,9 @@ class Recovery:
         while True:
             self._changed.clear()
             try:
-                return await self._attempt(record, description, pipeline, told)
+                return await self._attempt(record, description, pipeline, onlookers)
+            except Cancelled:
+                raise _cancelled(record) from None
             except Nowhere as error:
                 if loop.time() >= deadline and last is not None:  # there may be room, and something else in the way
                     raise Nowhere(
@@ -133,7 +137,7 @@ class Recovery:
                     ) from error
                 if loop.time() >= deadline:
                     raise
-                told(f"{error.message} Waiting for it, for {deadline - loop.time():.0f} s more")
+                onlookers.tell(f"{error.message} Waiting for it, for {deadline - loop.time():.0f} s more")
             except NodeError as error:  # one more was lost: there may be others
                 failures, last = failures + 1, error
                 log.warning("deployment %s cannot be mended this way: %s", record.id, error)
@@ -144,7 +148,9 @@ class Recovery:
                 async with asyncio.timeout(AGAIN_SECONDS):
                     await self._changed.wait()
             except TimeoutError:
-                continue
+                pass
+            if onlookers.cancel.is_set():
+                raise _cancelled(record)
 
     async def join(self, record: DeploymentRecord) -> Pipeline | None:
         """A deployment's pipeline as an earlier controller linked it; None where a stage is gone, or was not linked."""
@@ -173,7 +179,7 @@ class Recovery:
         record: DeploymentRecord,
         description: ModelDescription,
         pipeline: Pipeline | None,
-        told: Callable[[str], None],
+        onlookers: Onlookers,
     ) -> Mended:
         stages = await self._look(record)
         whole = all(stage.info is not None for stage in stages)
@@ -190,21 +196,24 @@ class Recovery:
         if placement is None and whole:  # nobody else has room, and the line may come back
             return await self._connected(record, found, pipeline)
         if placement is None:
-            return await self._anew(record, description, pipeline, stages, nodes, told)
-        told(_moving(stages, placement, record.model_name))
+            return await self._anew(record, description, pipeline, stages, nodes, onlookers)
+        onlookers.tell(_moving(stages, placement, record.model_name))
         seats = [self._seat(node) for node in await self._records([each.node.node_id for each in placement.stages])]
         check_addresses(seats)
         changed = [stage for stage, found in enumerate(stages) if found.info is None]
         # What is left stops before anything else: its journals must not go on.
         resumed = await _halted(record, pipeline, changed)
+        onlookers.loads()
         try:
-            loaded = await self._deployer.reload(record, description, digests, placement, seats, changed)
+            loaded = await self._deployer.reload(
+                record, description, digests, placement, seats, changed, onlookers.progressed, onlookers.cancel
+            )
         except NodeError as error:
             self._shun(error, seats)
             raise
         await self._registry.call(lambda known: note_moved(known, [each.shard for each in stages], seats))
         moved = [replace(found, seat=seat) for found, seat in zip(stages, seats, strict=True)]
-        told(f"Connecting {record.model_name} anew")
+        onlookers.tell(f"Connecting {record.model_name} anew")
         mended = await self._linked(record, moved, loaded, pipeline, _went(stages, seats), resumed, changed)
         left = [
             (found.seat.node.id, number)
@@ -342,7 +351,7 @@ class Recovery:
         pipeline: Pipeline | None,
         stages: Sequence[_Stage],
         nodes: Sequence[NodeCapacity],
-        told: Callable[[str], None],
+        onlookers: Onlookers,
     ) -> Mended:
         """Cut and place the model anew over all who are there: no one node has room for what was lost."""
         sizes = StageSizes(description, record.serving)
@@ -356,8 +365,9 @@ class Recovery:
             placement = place(description, room, record.serving)
         except PlacementError as error:
             raise _nowhere(stages, sizes, error) from error
-        told(f"Placing {record.model_name} anew over {len(placement.stages)} nodes")
-        fresh, linked = await self._redeploy(record, description, placement)
+        onlookers.tell(f"Placing {record.model_name} anew over {len(placement.stages)} nodes")
+        onlookers.loads()
+        fresh, linked = await self._redeploy(record, description, placement, onlookers)
         if pipeline is not None:
             linked.adopt(pipeline.release())
             pipeline.close()
@@ -445,6 +455,12 @@ def _went(stages: Sequence[_Stage], seats: Sequence[Seat]) -> str:
                 f"{what} loaded again on {seat.node.hostname}" if again else f"{what} went to {seat.node.hostname}"
             )
     return ", ".join(parts)
+
+
+def _cancelled(record: DeploymentRecord) -> Cancelled:
+    return Cancelled(
+        f"Loading stages of {record.model_name} again was cancelled.", "Send a request to it to have them loaded."
+    )
 
 
 def _nowhere(stages: Sequence[_Stage], sizes: StageSizes, error: PlacementError) -> Nowhere:

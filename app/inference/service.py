@@ -158,7 +158,8 @@ class InferenceService:
         eos = await asyncio.to_thread(end_ids, description.path) if tokenizer is None else tokenizer.eos_ids
         # What can never run is refused before anything is loaded for it.
         parameters.budget(eos, len(ids), description.max_context)
-        record, pipeline = await self._deployments.acquire(description, run.preparing, deployment, ids)
+        origin = run.recorder.origin
+        record, pipeline = await self._deployments.acquire(description, run.preparing, deployment, ids, origin)
         budget = parameters.budget(eos, len(ids), record.serving.longest)
         facts = await self._deployments.facts(record, pipeline, description, len(ids))
         rules = _rules(parameters, format, tokenizer)
@@ -175,7 +176,9 @@ class InferenceService:
         parameters = GenerationParameters.from_json(record.parameters)
         tokenizer, format = await asyncio.to_thread(self._read_again, description, record)
         eos = await asyncio.to_thread(end_ids, description.path) if tokenizer is None else tokenizer.eos_ids
-        deployed, pipeline = await self._deployments.take_back(record.deployment_id, description, run.preparing)
+        deployed, pipeline = await self._deployments.take_back(
+            record.deployment_id, description, run.preparing, run.recorder.origin
+        )
         ids = record.prompt_token_ids
         budget = parameters.budget(eos, len(ids), deployed.serving.longest)
         facts = await self._deployments.facts(deployed, pipeline, description, len(ids))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from msgspec.structs import replace as changed
 
-from app.children.work import JobProgress, NodeProgress
+from app.children.work import JobProgress
 from app.errors import BadInput, NodeError, PlacementError, ShardboardError
 from app.inference.measuring import TEXT, Measuring, Passages, cut_up, read_text
 from app.jobs.job import Job, Means, Outcome
@@ -139,11 +139,7 @@ class MeasureWork:
                 yield record
                 return
         placement = await deployments.plan(description, serving, node_ids=self.nodes, layers=self.layers)
-        course, cancelled = Course(placement), asyncio.Event()
-
-        def told(progress: NodeProgress) -> None:
-            job.report(course.told(progress))
-
+        told, cancelled = Course(placement).followed(job), asyncio.Event()
         deploying = deployments.deploy(description, placement, told, cancelled, job.origin, apart=True)
         deployed = await job.ended(asyncio.ensure_future(deploying), cancelled.set)
         try:

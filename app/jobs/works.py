@@ -9,11 +9,12 @@ from pathlib import Path
 
 from app.children.work import JobChain, JobProgress, NodeProgress, ProgressCallback
 from app.figures import size_text
-from app.inference.deployer import Deployed
+from app.inference.deployer import Deployed, OnProgress
+from app.inference.handover import HandedOver
 from app.jobs.job import Job, Means, Outcome
 from app.models.demo import ensure_demo_model
 from app.models.description import ModelDescription, notes_of
-from app.registry import EventLevel, Registry
+from app.registry import DeploymentRecord, EventLevel, Registry
 from app.sharding.cut import CutResult, cut_model, register_shards
 from app.sharding.placement import Placement
 from app.sharding.plan import ranges_text
@@ -167,8 +168,6 @@ class DeployWork:
     placement: Placement
     replaces: bool = False
     """Whether what the model has deployed is taken down before; `replaced` in the job's details says what was."""
-    live: bool = False
-    """Whether the stages of what is deployed are moved to where the placement has them, while it answers."""
     kind: str = "deploy"
 
     @property
@@ -182,12 +181,10 @@ class DeployWork:
     @property
     def title(self) -> str:
         count = len({stage.node.node_id for stage in self.placement.stages})
-        if self.live:
-            return f"Move stages of {self.model}"
         return f"Deploy {self.model} on {count} {'node' if count == 1 else 'nodes'}"
 
     async def do(self, job: Job, means: Means) -> Outcome[Deployed]:
-        deployments, cancelled, course = means.deployments, asyncio.Event(), Course(self.placement)
+        deployments, cancelled = means.deployments, asyncio.Event()
         description = await asyncio.to_thread(means.library.get, self.model)
         if self.replaces:
             standing = await deployments.ready(self.model)
@@ -197,31 +194,106 @@ class DeployWork:
             if job.is_ending:
                 raise asyncio.CancelledError
 
-        def told(progress: NodeProgress) -> None:
-            job.report(course.told(progress))
-
-        if self.live:
-            moving = deployments.hand_over(description, self.placement, told, cancelled)
-            handed = await job.ended(asyncio.ensure_future(moving), cancelled.set)
-            job.details.update(
-                deployment=handed.deployed.record.id, pause_seconds=round(handed.pause_seconds, 4),
-                answers=handed.answers, copied_bytes=handed.copied_bytes,
-            )  # fmt: skip
-            return Outcome(handed.deployed, self.model, handed.sentence[:1].upper() + handed.sentence[1:])
+        told = Course(self.placement).followed(job)
         deploying = deployments.deploy(description, self.placement, told, cancelled, job.origin)
         deployed = await job.ended(asyncio.ensure_future(deploying), cancelled.set)
         job.details.update(deployment=deployed.record.id, sent_bytes=deployed.sent_bytes)
         return Outcome(deployed, self.model, f"{self.model} is deployed.")
 
 
-class Course:
-    """Makes one progress of those of the nodes."""
+@dataclass(frozen=True)
+class HandOverWork:
+    """Move the stages of what a model has deployed to where a placement has them, while it answers."""
 
-    def __init__(self, placement: Placement) -> None:
+    placement: Placement
+    kind: str = "deploy"
+
+    @property
+    def queue(self) -> str:
+        return DeployWork(self.placement).queue
+
+    @property
+    def model(self) -> str:
+        return self.placement.model_name
+
+    @property
+    def title(self) -> str:
+        return f"Move stages of {self.model}"
+
+    async def do(self, job: Job, means: Means) -> Outcome[HandedOver]:
+        description, cancelled = await asyncio.to_thread(means.library.get, self.model), asyncio.Event()
+        told = Course(self.placement).followed(job)
+        moving = means.deployments.hand_over(description, self.placement, told, cancelled)
+        handed = await job.ended(asyncio.ensure_future(moving), cancelled.set)
+        job.details.update(
+            deployment=handed.record.id, pause_seconds=round(handed.pause_seconds, 4), answers=handed.answers,
+            copied_bytes=handed.copied_bytes,
+        )  # fmt: skip
+        return Outcome(handed, self.model, handed.sentence[:1].upper() + handed.sentence[1:])
+
+
+@dataclass(frozen=True)
+class DeployForRequestsWork:
+    """Carry out a placement that a request asks for because nothing answers, unless something does by then."""
+
+    placement: Placement
+    kind: str = "deploy"
+
+    @property
+    def queue(self) -> str:
+        return DeployWork(self.placement).queue
+
+    @property
+    def model(self) -> str:
+        return self.placement.model_name
+
+    @property
+    def title(self) -> str:
+        return f"Deploy {self.model} on {self.placement.stages[0].node.name} for a request"
+
+    async def do(self, job: Job, means: Means) -> Outcome[None]:
+        if await means.deployments.ready(self.model):
+            return Outcome(None, self.model, f"{self.model} was deployed meanwhile.")
+        deployed = await DeployWork(self.placement).do(job, means)
+        return Outcome(None, deployed.model, deployed.text)
+
+
+@dataclass(frozen=True)
+class BringBackWork:
+    """Follow the mending of a deployment whose stages are loaded again; begun once more, have it mended."""
+
+    deployment: str
+    model: str
+    kind: str = "deploy"
+
+    @property
+    def queue(self) -> str:
+        return f"bring back {self.deployment}"
+
+    @property
+    def title(self) -> str:
+        return f"Load stages of {self.model} again"
+
+    async def do(self, job: Job, means: Means) -> Outcome[DeploymentRecord]:
+        deployments, mender = means.deployments, means.deployments.mender
+        bringing = asyncio.ensure_future(deployments.bring_back(self.deployment, Course().followed(job)))
+        record = await job.ended(bringing, lambda: mender.cancel(self.deployment))
+        job.details.update(deployment=record.id)
+        return Outcome(record, self.model, f"{self.model} answers again.")
+
+
+class Course:
+    """Makes one progress of those of the nodes: of a placement's, or of those that are told of."""
+
+    def __init__(self, placement: Placement | None = None) -> None:
         self._nodes = {
             stage.node.node_id: NodeProgress("waiting", stage.node.node_id, stage.node.name, 0, 0)
-            for stage in placement.stages
+            for stage in (placement.stages if placement is not None else ())
         }
+
+    def followed(self, job: Job) -> OnProgress:
+        """Tells a job how far its nodes are."""
+        return lambda progress: job.report(self.told(progress))
 
     def told(self, progress: NodeProgress) -> JobProgress:
         """How far all of it is, now that one of the nodes is so far, or the controller for all of them."""

@@ -153,7 +153,7 @@ def palette_of(colors: Colors) -> QPalette:
 def style_sheet(colors: Colors) -> str:
     """What the palette cannot say. Widgets take part by the dynamic property `role`:
 
-    buttons: "primary", "danger", "quiet" (no frame), "link"; labels: "title", "heading", "muted", "mono", "error",
+    buttons: "primary", "danger", "quiet" (no frame), "link"; labels: "title", "heading", "muted", "error",
     "warning", "ok"; frames: "card" (raised, rounded, a border), "panel" (a surface), "sunken".
     """
     c = {field.name: getattr(colors, field.name) for field in fields(colors) if field.name != "series"}
@@ -199,7 +199,6 @@ def style_sheet(colors: Colors) -> str:
     QLabel[role="error"] {{ color: {error}; }}
     QLabel[role="warning"] {{ color: {warning}; }}
     QLabel[role="ok"] {{ color: {ok}; }}
-    QLabel[role="mono"] {{ font-family: "JetBrains Mono"; }}
     QFrame[role="card"] {{ background: {raised}; border: 1px solid {border}; border-radius: 8px; }}
     QFrame[role="panel"] {{ background: {surface}; border: none; }}
     QFrame[role="sunken"] {{ background: {sunken}; border: none; border-radius: 6px; }}

@@ -116,6 +116,13 @@ def test_a_placement_is_shown_deployed_and_taken_down(shell: CommandLine) -> Non
     assert (ways["batched"]["used"], ways["batched"]["possible"]) == (3, 3)
     assert "all 3 layers" in shell.run("deployment", "list", "--ways")
     assert "all 3 layers" not in shell.run("deployment", "list")
+    [here, beside] = [shell.json("node", "list")[0]["id"], shell.json("node", "local", "1")[0]["id"]]
+    moved = shell.json("deploy", "tiny", "--live", "--nodes", str(beside))
+    assert moved["id"] == deployment["id"] and (moved["answers"], moved["pause_seconds"]) == (0, 0.0)
+    back = shell.start("deploy", "tiny", "--live", "--nodes", str(here))
+    _, said = back.communicate(timeout=120)
+    assert back.returncode == 0 and "tiny: layers 0–2 went from " in " ".join(said.split())
+    shell.run("node", "remove", str(beside))
     shell.run("undeploy", "tiny")
     in_8_bits = shell.json("deploy", "tiny", "--kv-tokens", "4096", "--kv", "int8")
     assert in_8_bits["kv_dtype"] == "int8" and in_8_bits["stages"][0]["kv_bytes"] == smaller["stages"][0]["kv_bytes"]

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from app.cli.options import read_dtype, read_ids, read_nodes
+from app.cli.options import read_ids, read_nodes, read_wish
 from app.cli.root import app
 from app.errors import BadInput
+from app.serving import ServingWish
 
 COMMANDS = [
     ["model", "add"],
@@ -98,9 +99,12 @@ def test_a_wrong_command_line_ends_with_2(arguments: list[str]) -> None:
     assert CliRunner().invoke(app, arguments).exit_code == 2
 
 
-def test_ids_nodes_and_dtypes_are_read() -> None:
+def test_ids_nodes_and_wishes_are_read() -> None:
     assert read_ids("3, 1,3", "--x") == [3, 1, 3]
     assert read_nodes("2,1") == [2, 1] and read_nodes(None) is None
-    assert read_dtype("bfloat16") == "bfloat16" and read_dtype(None) is None
+    wish = read_wish(dtype="bfloat16", quantize=None, kv_dtype="int8", recovery="exact")
+    assert wish == ServingWish(dtype="bfloat16", kv_dtype="int8", recovery="exact")
     with pytest.raises(BadInput, match="negative"):
         read_ids("-1", "--x")
+    with pytest.raises(BadInput, match="--kv is 'int4'; it can be computed, int8"):
+        read_wish(dtype=None, quantize=None, kv_dtype="int4")

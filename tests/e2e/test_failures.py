@@ -17,7 +17,7 @@ from app.errors import RegistryError
 from app.inference import deployer
 from app.jobs.works import DeployWork
 from app.paths import Home
-from app.registry import DeploymentRecord, DeploymentStatus, Registry, RequestStatus
+from app.registry import DeploymentRecord, DeploymentStatus, JobRecord, JobStatus, Registry, RequestStatus
 from app.runs.trace import UNKNOWN
 from app.serving import ServingWish
 from tests.e2e.conftest import System, open_system
@@ -74,8 +74,13 @@ def test_a_killed_agent_interrupts_its_own_answers_and_no_others(pair: System) -
     assert "went to" in hit.trace().interruptions[0].what
 
 
+def newest_job(system: System) -> JobRecord:
+    return system.controller.registry.jobs.list(limit=1)[0]
+
+
 def test_a_restarted_agent_loads_again_what_it_lost_without_sending_it(pair: System) -> None:
-    """It has its layers back although others would have room: its owner placed them there."""
+    """It has its layers back although others would have room: its owner placed them there. All see that as a job, which
+    can be cancelled and begun again."""
     before = pair.answer("split", PROMPT, max_tokens=12)
     (record,) = pair.run(pair.controller.deployments.ready("split"))
     home = held_by(pair, record.id)[0]
@@ -84,14 +89,32 @@ def test_a_restarted_agent_loads_again_what_it_lost_without_sending_it(pair: Sys
     wait_until(lambda: not pair.controller.nodes.health.is_alive(victim.id))
     pair.run(pair.controller.nodes.revive(victim.id))
     wait_until(lambda: pair.controller.nodes.health.is_alive(victim.id))
+    sending_weights = pair.controller.nodes.link(victim.id).sending_weights
+    pair.run(sending_weights.acquire())  # as another deployment would that sends this node its layers
+    waiting = pair.begin("split", PROMPT, max_tokens=12)
+    wait_until(lambda: newest_job(pair).title == "Load stages of split again")
+    wait_until(lambda: newest_job(pair).status is JobStatus.RUNNING)
+    cancelled = pair.run(pair.controller.cancel_job(newest_job(pair).id))
+    assert (cancelled.kind, cancelled.status) == ("deploy", JobStatus.CANCELLED)
+    assert "Loading stages of split again was cancelled" in (pair.finish(waiting).error or "")
+    pair.call(sending_weights.release)
     sent: list[NodeProgress] = []
     reload = pair.controller.deployments._deployer.reload
 
     async def watched(*arguments: Any) -> Any:
-        return await reload(*arguments, on_progress=sent.append)
+        *rest, on_progress, cancel = arguments
+
+        def told(progress: NodeProgress) -> None:
+            sent.append(progress)
+            on_progress(progress)
+
+        return await reload(*rest, told, cancel)
 
     pair.controller.deployments._deployer.reload = watched  # type: ignore[method-assign]
     try:
+        again = pair.run(pair.controller.retry_job(cancelled.id))
+        assert pair.run(pair.controller.follow_job(again.id, lambda progress: None)).status is JobStatus.DONE
+        assert newest_job(pair).id == again.id, "that it is loaded again is one job, not two"
         after = pair.answer("split", PROMPT, max_tokens=12)
     finally:
         pair.controller.deployments._deployer.reload = reload  # type: ignore[method-assign]
@@ -210,11 +233,16 @@ def test_a_deployment_that_is_cancelled_while_it_is_written_down_is_not_left_loa
     note = deployer._note_begun
     monkeypatch.setattr(deployer, "_note_begun", slow_note)
     pair.run(pair.controller.add_model(str(tiny), name="hasty"))
-    run = pair.begin("hasty", PROMPT, max_tokens=3)
+    first, second = (pair.begin("hasty", PROMPT, max_tokens=3) for _ in range(2))
     assert begun.wait(20)
-    pair.run(run.cancel())
+    pair.run(first.cancel())
+    job = newest_job(pair)
+    assert job.status is JobStatus.RUNNING, "another request waits for it"
+    pair.run(second.cancel())
     (left,) = pair.controller.registry.deployments.list(model_name="hasty")
-    assert (run.record.status, left.status) == (RequestStatus.CANCELLED, DeploymentStatus.FAILED)
+    assert {run.record.status for run in (first, second)} == {RequestStatus.CANCELLED}
+    assert left.status is DeploymentStatus.FAILED
+    assert pair.controller.registry.jobs.get(job.id).status is JobStatus.CANCELLED, "nobody waits for it any more"
 
 
 def test_nobody_finds_a_deployment_ready_that_has_no_pipeline_yet(

@@ -203,10 +203,14 @@ def test_a_prompt_without_a_token_is_refused(deployed: System) -> None:
     assert "The prompt is empty" in (record.error or "")
 
 
-def test_a_model_without_a_deployment_is_loaded_whole_on_one_node(shared: System, tiny: Path) -> None:
+def test_a_model_without_a_deployment_is_loaded_whole_on_one_node_by_one_job_however_many_ask(
+    shared: System, tiny: Path
+) -> None:
     shared.run(shared.controller.add_model(str(tiny), name="alone"))
-    record = shared.answer("alone", [3, 4, 5], max_tokens=5)
-    assert record.status is RequestStatus.COMPLETED
+    records = shared.answers("alone", [[3, 4, 5], [3, 4, 6], [3, 4, 7]], max_tokens=5)
+    assert {record.status for record in records} == {RequestStatus.COMPLETED}
+    (job,) = [job for job in shared.controller.registry.jobs.list(model_name="alone") if job.kind == "deploy"]
+    assert job.title.startswith("Deploy alone on ") and job.title.endswith(" for a request")
     (deployment,) = shared.run(shared.controller.deployments.ready("alone"))
     (shard,) = shared.controller.registry.shards.list(deployment_id=deployment.id)
     assert (shard.start_layer, shard.end_layer) == (0, 7)

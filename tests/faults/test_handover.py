@@ -23,7 +23,7 @@ from worker_agent.wire.messages import Health, ReadStates, WriteStates
 def move(system: System, *nodes: int) -> None:
     """Have the stages on these nodes, by their place in the list, while answers go on."""
     ids = [system.nodes[index].id for index in nodes]
-    system.run(system.controller.deploy(MODEL, nodes=ids, live=True))
+    system.run(system.controller.hand_over(MODEL, nodes=ids))
 
 
 def begun(system: System, wishes: Sequence[tuple[Sequence[int], dict[str, Any]]], tokens: int = 5) -> list[RequestRun]:
@@ -153,11 +153,11 @@ def test_what_cannot_be_handed_over_is_said(four: System) -> None:
         move(four, 0, 1)
     ids = [node.id for node in four.nodes[:2]]
     with pytest.raises(PlacementError, match="2 ranges of layers are given for 1 nodes"):
-        four.run(four.controller.deploy(MODEL, nodes=ids[:1], layers="0-1,2-5", live=True))
+        four.run(four.controller.hand_over(MODEL, nodes=ids[:1], layers="0-1,2-5"))
     with pytest.raises(BadInput, match="dtype"):
-        four.run(four.controller.deploy(MODEL, nodes=ids, serving=ServingWish(dtype="bfloat16"), live=True))
+        four.run(four.controller.hand_over(MODEL, nodes=ids, serving=ServingWish(dtype="bfloat16")))
     with pytest.raises(BadInput, match="where the stages"):
-        four.run(four.controller.deploy(MODEL, live=True))
+        four.run(four.controller.hand_over(MODEL))
 
 
 def killed_when(system: System, monkeypatch: pytest.MonkeyPatch, moment: Callable[[object], bool], victim: int) -> None:

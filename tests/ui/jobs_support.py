@@ -13,11 +13,11 @@ import psutil
 from app.jobs.job import JobSnapshot
 from app.jobs.works import AddWork
 from app.registry.records import JobStatus
-from app.ui.jobs.job import Job
 from app.ui.jobs.job_queue import JobQueue
+from app.ui.jobs.shown_job import ShownJob
 
 
-class MadeUpJob(Job):
+class MadeUpJob(ShownJob):
     """A job that does nothing but be shown."""
 
     def __init__(self, view: JobSnapshot, queue: JobQueue) -> None:
@@ -27,7 +27,7 @@ class MadeUpJob(Job):
     def cancel(self) -> None:
         self.finish(JobStatus.CANCELLED)
 
-    def retry(self) -> Job | None:
+    def retry(self) -> ShownJob | None:
         return None
 
     def change(self, **fields: Any) -> None:

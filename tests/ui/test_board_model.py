@@ -176,6 +176,8 @@ def test_a_draining_node_takes_nothing_new(board: BoardModel) -> None:
         Lists(nodes=tuple(replace(v.record, draining=v.id == 1) for v in cluster.nodes.values()))
     )  # fmt: skip
     assert board.judge_model("small", 1).text == "is draining and takes no new work"
+    with pytest.raises(PlacementError, match=r"node-1 is draining and takes no new work\. Take another node"):
+        board.place_model("small", 1)
 
 
 def test_the_memory_of_other_deployments_is_taken_and_that_of_its_own_is_free(board: BoardModel) -> None:

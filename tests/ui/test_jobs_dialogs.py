@@ -20,10 +20,10 @@ from app.ui.cluster import Lists
 from app.ui.jobs.add_model_dialog import AddModelDialog
 from app.ui.jobs.cut_dialog import CutDialog
 from app.ui.jobs.cut_preview import CutPreview, CutWish, ShardPreview, preview_cut
-from app.ui.jobs.job import Job
 from app.ui.jobs.jobs_notices import JobNotices
 from app.ui.jobs.model_source import SourceLook
 from app.ui.jobs.shard_previews import ShardPreviews
+from app.ui.jobs.shown_job import ShownJob
 from app.ui.theme import ThemeKeeper
 from app.ui.workbench import Workbench
 from tests.tiny_model import make_model
@@ -125,7 +125,7 @@ def test_accepting_starts_a_job_with_what_was_previewed(cut: CutDialog, qtbot: Q
     cut.form.register.setChecked(False)
     cut.form.cut.click()
     (job,) = workbench.jobs.jobs
-    assert isinstance(job, Job) and job.view.title == "Cut alpha into 2 shards"
+    assert isinstance(job, ShownJob) and job.view.title == "Cut alpha into 2 shards"
     workbench.jobs.close()
     qtbot.waitUntil(lambda: job.is_over, timeout=SECONDS)
     assert not (tmp_path / "out").exists()
@@ -151,7 +151,7 @@ def test_a_folder_that_is_not_in_the_library_can_be_cut(
     assert len(previewed(qtbot, dialog).shards) == 2
     dialog.accept()
     (job,) = stocked.jobs.jobs
-    assert isinstance(job, Job) and isinstance(job.work, CutWork)
+    assert isinstance(job, ShownJob) and isinstance(job.work, CutWork)
     assert (job.work.name_or_path, job.work.output_dir) == (str(tiny), tmp_path / "out")
     stocked.jobs.close()
 

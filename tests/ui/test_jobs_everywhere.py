@@ -17,13 +17,16 @@ from app.cluster.node_state import NodeState
 from app.controller import Controller
 from app.controller_settings import ServerSettings
 from app.errors import Cancelled
+from app.inference.prompt import TokenPrompt
+from app.inference.request_run import RequestRun
 from app.jobs.job import JobSnapshot
 from app.jobs.works import register_model
 from app.paths import Home
 from app.registry import JobStatus
 from app.runs.run import Run
+from app.runs.trace import Origin
 from app.ui.board.state.board_model import BoardModel
-from app.ui.jobs.job import Job
+from app.ui.jobs.shown_job import ShownJob
 from app.ui.workbench import Workbench
 from tests.cli.programs import CommandLine
 from tests.jobs.endless import silent_hub
@@ -97,7 +100,7 @@ def done(workbench: Workbench, qtbot: QtBot, work: Callable[..., Any]) -> Any:
     return told.args[0]
 
 
-def running(workbench: Workbench, qtbot: QtBot, number: int = 0) -> Job:
+def running(workbench: Workbench, qtbot: QtBot, number: int = 0) -> ShownJob:
     """The window's row of a job that runs."""
     jobs = workbench.jobs.jobs
     qtbot.waitUntil(lambda: len(jobs) > number and jobs[number].view.status is JobStatus.RUNNING, timeout=SECONDS)
@@ -209,10 +212,23 @@ def test_a_deployment_is_seen_ended_and_begun_again_from_everywhere(
     qtbot.waitUntil(lambda: third.is_over, timeout=SECONDS)
     assert workbench.cluster.deployment_of("tiny") is None
 
+    async def ask(controller: Controller, report: object) -> RequestRun:
+        return await controller.generate("tiny", TokenPrompt((3, 4, 5)), origin=Origin(via="command"))
+
+    asked = done(workbench, qtbot, ask)
+    fourth = running(workbench, qtbot, 3)
+    assert fourth.view.title.startswith("Deploy tiny on ") and fourth.view.title.endswith(" for a request")
+    assert board.deploying.model_name == "tiny" and not fourth.is_own
+    assert web.post(f"/shard/api/jobs/cancel/{fourth.view.id}/", json={}).json()["status"] == "cancelled"
+    qtbot.waitUntil(lambda: asked.is_over and fourth.is_over, timeout=SECONDS)
+    assert asked.record.error == (
+        f"tiny was not loaded: '{fourth.view.title}' was cancelled. Send the request again to have it loaded once more."
+    )
+
     done(workbench, qtbot, let_go)
     views: list[JobSnapshot] = []
     workbench.jobs.job_changed.connect(lambda job: views.append(job.view))
-    last = shell.json("job", "retry", str(third.view.id))["id"]
+    last = shell.json("job", "retry", str(fourth.view.id))["id"]
     assert shell.json("job", "follow", str(last))["status"] == "done"
     qtbot.waitUntil(lambda: board.is_loaded and not board.is_deploying, timeout=SECONDS)
     told = {view.phase: view for view in views if view.status is JobStatus.RUNNING}
@@ -223,4 +239,5 @@ def test_a_deployment_is_seen_ended_and_begun_again_from_everywhere(
     deployment = workbench.cluster.deployment_of("tiny")
     assert deployment is not None and record["details"]["deployment"] == deployment.record.id
     ways = [(run.status, run.origin.via) for run in runs(workbench, qtbot)]
-    assert ways == [("cancelled", "command"), ("cancelled", "http"), ("cancelled", "window"), ("done", "command")]
+    ended = [("cancelled", via) for via in ("command", "http", "window", "command")]
+    assert ways == [*ended, ("done", "command")]

@@ -21,8 +21,8 @@ from app.paths import Home
 from app.registry import Registry
 from app.registry.records import JobRecord, JobStatus
 from app.ui.bridge import window_origin
-from app.ui.jobs.job import Job
 from app.ui.jobs.qthreads import running
+from app.ui.jobs.shown_job import ShownJob
 from app.ui.workbench import Workbench
 from tests.tiny_model import make_model
 from tests.ui.jobs_support import children, files_in
@@ -57,7 +57,7 @@ def nothing_is_left_running(workbench: Workbench, qtbot: QtBot) -> Iterator[None
     assert children() == []
 
 
-def finish(qtbot: QtBot, *jobs: Job) -> list[JobSnapshot]:
+def finish(qtbot: QtBot, *jobs: ShownJob) -> list[JobSnapshot]:
     qtbot.waitUntil(lambda: all(job.is_over for job in jobs), timeout=SECONDS)
     return [job.view for job in jobs]
 
@@ -69,7 +69,7 @@ def records(workbench: Workbench, qtbot: QtBot) -> list[JobRecord]:
     return list(done.args[0])
 
 
-def is_copying(job: Job) -> bool:
+def is_copying(job: ShownJob) -> bool:
     return job.view.phase == "cutting" and job.view.total_bytes > 0
 
 

@@ -16,7 +16,7 @@ from app.api.state import TheController, deployment_views
 from app.api.views import ALWAYS, DeploymentList, DeploymentView, JobView, PlanView, errors
 from app.controller import Controller
 from app.errors import Conflict, NodeError
-from app.jobs.works import DeployWork
+from app.jobs.works import DeployWork, HandOverWork
 from app.registry import DeploymentStatus
 from app.sharding.placement import Placement
 
@@ -60,7 +60,8 @@ async def deploy(
 
     When it is done, its details have the deployment's id.
     """
-    work = DeployWork(await _place(controller, body), live=body.live)
+    placement = await _place(controller, body)
+    work = HandOverWork(placement) if body.live else DeployWork(placement)
     return done(request, await begin_job(controller, work, origin), PAGE, 202)
 
 

@@ -11,11 +11,11 @@ from PySide6.QtCore import QObject, Signal, Slot
 
 from app.children.work import JobProgress, NodeProgress
 from app.errors import ShardboardError
-from app.figures import amount_text, data_rate, size_text, time_left
+from app.figures import amount_text, pace, size_text
 from app.jobs.job import JobSnapshot
 from app.registry.records import JobStatus
 from app.sharding.placement import Placement
-from app.ui.jobs.job import Job
+from app.ui.jobs.shown_job import ShownJob
 from app.ui.notices import Level, NoticeAction
 from app.ui.workbench import Workbench
 
@@ -66,7 +66,7 @@ class Deploying(QObject):
         super().__init__(parent)
         self.failure: Failure | None = None
         self._workbench = workbench
-        self._job: Job | None = None
+        self._job: ShownJob | None = None
         self._previous: Placement | None = None
         workbench.jobs.job_added.connect(self._on_added)
         workbench.jobs.job_changed.connect(self._on_changed)
@@ -154,19 +154,19 @@ class Deploying(QObject):
             self.changed.emit()
 
     @Slot(object)
-    def _on_added(self, job: Job) -> None:
+    def _on_added(self, job: ShownJob) -> None:
         if self._job is None and _placement(job) is not None:
             self._job, self.failure = job, None
             self._workbench.notices.withdraw(_key(job.view.model))
             self.changed.emit()
 
     @Slot(object)
-    def _on_changed(self, job: Job) -> None:
+    def _on_changed(self, job: ShownJob) -> None:
         if job is self._job:
             self.changed.emit()
 
     @Slot(object)
-    def _on_ended(self, job: Job) -> None:
+    def _on_ended(self, job: ShownJob) -> None:
         if job is not self._job:
             return
         placement, previous = self.placement, self._previous if "replaced" in job.view.details else None
@@ -212,14 +212,16 @@ class Deploying(QObject):
             )
 
 
-def _placement(job: Job) -> Placement | None:
+def _placement(job: ShownJob) -> Placement | None:
     """What a job deploys; None for any other."""
     found = getattr(job.work, "placement", None) if job.view.kind == "deploy" else None
     return found if isinstance(found, Placement) else None
 
 
-def _is_live(job: Job) -> bool:
-    return bool(getattr(job.work, "live", False))
+def _is_live(job: ShownJob) -> bool:
+    from app.jobs.works import HandOverWork  # loaded with the controller, as all works are
+
+    return isinstance(job.work, HandOverWork)
 
 
 def _key(model: str) -> str:
@@ -238,8 +240,5 @@ def progress_text(now: JobProgress | NodeProgress) -> str:
         words = [f"{words[0]} {amount_text(now.done_bytes, now.total_bytes)}"]
         if now.already_bytes:
             words[0] += f" ({size_text(now.already_bytes)} were there)"
-        if now.bytes_per_second > 0:
-            words.append(data_rate(now.bytes_per_second))
-            if now.seconds_left is not None:
-                words.append(f"{time_left(now.seconds_left)} left")
+        words += pace(now.bytes_per_second, now.seconds_left)
     return ", ".join(words)

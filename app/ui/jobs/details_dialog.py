@@ -7,15 +7,15 @@ from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import QDialog, QWidget
 
 from app.ui import make
-from app.ui.jobs.job import Job
 from app.ui.jobs.job_words import details_text
+from app.ui.jobs.shown_job import ShownJob
 from app.ui.theme import SPACING
 
 
 class JobDetailsDialog(QDialog):
     """Follows the job while it is open."""
 
-    def __init__(self, job: Job, parent: QWidget | None = None) -> None:
+    def __init__(self, job: ShownJob, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._job = job
         self.setWindowTitle("Job details")

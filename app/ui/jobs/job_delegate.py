@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from PySide6.QtCore import QRect, QRectF, QSize, Qt
-from PySide6.QtGui import QColor, QFontMetrics, QPainter
+from PySide6.QtGui import QFontMetrics, QPainter
 from PySide6.QtWidgets import QStyle, QStyleOptionViewItem
 
 from app.figures import clock
 from app.jobs.job import JobSnapshot
 from app.registry.records import JobStatus
 from app.ui.icons import draw_icon
-from app.ui.jobs.job_words import ICONS, KIND_ICONS, figures_text, outcome_text, phase_text
+from app.ui.jobs.job_words import KIND_ICONS, figures_text, outcome_text, phase_text
 from app.ui.jobs.jobs_model import JobRole
 from app.ui.list_delegate import RIGHT, Index, ListDelegate, strong, write
-from app.ui.theme import SPACING, Colors
+from app.ui.looks import run_look
+from app.ui.theme import SPACING
 
 BAR = 6
 """Height of the progress bar in device-independent pixels; no text has to fit into it."""
@@ -49,11 +50,12 @@ class JobDelegate(ListDelegate):
         if view.status.is_over and view.ended_at is not None:
             state += f" · {clock(view.ended_at)}"
         line = QRect(box.left(), box.top(), box.width(), side)
-        color = state_color(view, colors)
+        look = run_look(view.status)
+        color = colors.muted if view.is_ending else look.of(colors)
         write(painter, line, state, option.font, color, align=RIGHT)
         small = round(side * 0.85)
         left = line.right() - metrics.horizontalAdvance(state) - SPACING // 2 - small
-        draw_icon(painter, ICONS[view.status], QRectF(left, line.top() + (side - small) / 2, small, small), color)
+        draw_icon(painter, look.icon, QRectF(left, line.top() + (side - small) / 2, small, small), color)
         line.setRight(left - 2 * SPACING)
         middle = Qt.TextElideMode.ElideMiddle
         write(painter, line, view.title, strong(option.font), colors.text, cut=middle)
@@ -91,10 +93,3 @@ def _nothing_to_say(view: JobSnapshot) -> str:
     if view.status is JobStatus.QUEUED:
         return "Begins when the one before it is over"
     return "Nothing was left half-written" if view.status is JobStatus.CANCELLED else ""
-
-
-def state_color(view: JobSnapshot, colors: Colors) -> QColor:
-    """The colour of a state's icon and word, which both say the same."""
-    if view.status is JobStatus.RUNNING:
-        return colors.muted if view.is_ending else colors.accent
-    return {JobStatus.DONE: colors.ok, JobStatus.FAILED: colors.error}.get(view.status, colors.muted)

@@ -11,7 +11,7 @@ from PySide6.QtCore import QObject, Signal, Slot
 from app.jobs.job import JobSnapshot, Work
 from app.registry.records import JobStatus
 from app.ui.bridge import Bridge, window_origin
-from app.ui.jobs.job import Job
+from app.ui.jobs.shown_job import ShownJob
 
 if TYPE_CHECKING:
     from app.controller import Controller
@@ -24,20 +24,20 @@ class JobQueue(QObject):
     """What is asked for here goes to the desk; what others ask for there is shown here, too."""
 
     job_added = Signal(object)
-    """The Job, now last of `jobs`."""
+    """The ShownJob, now last of `jobs`."""
     job_changed = Signal(object)
     job_removed = Signal(object)
-    """The Job, which is in `jobs` no more."""
+    """The ShownJob, which is in `jobs` no more."""
     job_ended = Signal(object)
-    """The Job; not emitted once the queue is closed."""
+    """The ShownJob; not emitted once the queue is closed."""
 
     def __init__(self, bridge: Bridge, parent: QObject | None = None) -> None:
         super().__init__(parent)
-        self.jobs: list[Job] = []
+        self.jobs: list[ShownJob] = []
         """Oldest first."""
         self.is_closed = False
         self._bridge = bridge
-        self._known: dict[int, Job] = {}
+        self._known: dict[int, ShownJob] = {}
         """Those that have a number, by it."""
         bridge.jobs_changed.connect(self._on_views)
 
@@ -50,7 +50,7 @@ class JobQueue(QObject):
         output_dir: Path,
         *,
         register: bool = False,
-    ) -> Job:
+    ) -> ShownJob:
         """Cut a model of the library, or in a folder, into shard folders.
 
         Args:
@@ -67,45 +67,45 @@ class JobQueue(QObject):
 
     def add_model(
         self, source: str, *, name: str | None = None, revision: str | None = None, dequantize: bool = False
-    ) -> Job:
+    ) -> ShownJob:
         """Add a model from a folder, a GGUF file or a Hub id to the library."""
         from app.jobs.works import AddWork
 
         return self._submit(AddWork(source, name, revision, dequantize))
 
-    def add_demo_model(self) -> Job:
+    def add_demo_model(self) -> ShownJob:
         """Fetch the demo's model unless the library has it."""
         from app.jobs.works import DemoWork
 
         return self._submit(DemoWork())
 
-    def deploy(self, placement: Placement, *, live: bool = False) -> Job:
+    def deploy(self, placement: Placement, *, live: bool = False) -> ShownJob:
         """Carry out a placement; what the model has deployed is taken down first, unless it is a replica of that.
 
         Args:
             live: its stages are moved instead, while it answers.
         """
-        from app.jobs.works import DeployWork
+        from app.jobs.works import DeployWork, HandOverWork
 
-        return self._submit(DeployWork(placement, replaces=not live and not placement.replica_of, live=live))
+        return self._submit(HandOverWork(placement) if live else DeployWork(placement, not placement.replica_of))
 
-    def measure(self, model: str, wish: ServingWish, nodes: Sequence[int] | None = None) -> Job:
+    def measure(self, model: str, wish: ServingWish, nodes: Sequence[int] | None = None) -> ShownJob:
         """Measure what a model's numbers cost; the nodes are chosen where none are named."""
         from app.jobs.measuring import MeasureWork
 
         return self._submit(MeasureWork(model, wish, None if nodes is None else tuple(nodes)))
 
-    def measure_links(self) -> Job:
+    def measure_links(self) -> ShownJob:
         """Measure the links between all nodes that answer."""
         from app.jobs.probing import LinksWork
 
         return self._submit(LinksWork())
 
-    def busy(self) -> list[Job]:
+    def busy(self) -> list[ShownJob]:
         """What runs or waits."""
         return [job for job in self.jobs if not job.is_over]
 
-    def remove(self, job: Job) -> None:
+    def remove(self, job: ShownJob) -> None:
         """Forget a job that is over; one that is not stays."""
         if job.is_over and job in self.jobs:
             self.jobs.remove(job)
@@ -127,7 +127,7 @@ class JobQueue(QObject):
 
     # --- within ---
 
-    def _submit(self, work: Work[Any]) -> Job:
+    def _submit(self, work: Work[Any]) -> ShownJob:
         job = self._new(work)
         if self.is_closed:
             job.finish(JobStatus.CANCELLED)
@@ -141,10 +141,10 @@ class JobQueue(QObject):
         call.cancelled.connect(lambda: job.finish(JobStatus.CANCELLED))
         return job
 
-    def _new(self, work: Work[Any], *, own: bool = True) -> Job:
-        return self._take(Job(work, own, self._bridge, self._submit, self))
+    def _new(self, work: Work[Any], *, own: bool = True) -> ShownJob:
+        return self._take(ShownJob(work, own, self._bridge, self._submit, self))
 
-    def _take(self, job: Job) -> Job:
+    def _take(self, job: ShownJob) -> ShownJob:
         self.jobs.append(job)
         job.changed.connect(self._on_changed)
         job.ended.connect(self._on_ended)
@@ -160,7 +160,7 @@ class JobQueue(QObject):
             if job is not None:
                 job.show_view(view)
 
-    def _own(self, view: JobSnapshot) -> Job | None:
+    def _own(self, view: JobSnapshot) -> ShownJob | None:
         """The job that was asked for here and has just got its number."""
         waiting = (job for job in self.jobs if not job.view.id and not job.is_over)
         return next((job for job in waiting if job.work is view.work), None)
@@ -168,11 +168,11 @@ class JobQueue(QObject):
     @Slot()
     def _on_changed(self) -> None:
         job = self.sender()
-        if isinstance(job, Job):
+        if isinstance(job, ShownJob):
             self.job_changed.emit(job)
 
     @Slot(object)
     def _on_ended(self, view: JobSnapshot) -> None:
         job = self.sender()
-        if isinstance(job, Job) and not self.is_closed:
+        if isinstance(job, ShownJob) and not self.is_closed:
             self.job_ended.emit(job)

@@ -4,19 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from app.figures import amount_text, clock, data_rate, duration, time_left
+from app.figures import amount_text, clock, duration, pace
 from app.jobs.job import JobSnapshot
 from app.registry.records import JobStatus
 from app.ui.notices import details_of
 
-ICONS = {
-    JobStatus.QUEUED: "clock",
-    JobStatus.RUNNING: "loader",
-    JobStatus.DONE: "circle-check",
-    JobStatus.FAILED: "circle-x",
-    JobStatus.CANCELLED: "circle-stop",
-}
-"""By state; the kinds have icons of their own."""
 KIND_ICONS = {
     "cut": "scissors",
     "add": "package",
@@ -52,12 +44,8 @@ def figures_text(view: JobSnapshot) -> str:
         return ""
     if view.unit != "bytes":
         return f"{view.done_bytes:,} of {view.total_bytes:,} {view.unit}"
-    pieces = [amount_text(view.done_bytes, view.total_bytes)]
-    if view.bytes_per_second > 0:
-        pieces.append(data_rate(view.bytes_per_second))
-    if view.seconds_left is not None:
-        pieces.append(f"{time_left(view.seconds_left)} left")
-    return " · ".join(pieces)
+    amount = amount_text(view.done_bytes, view.total_bytes)
+    return " · ".join([amount, *pace(view.bytes_per_second, view.seconds_left)])
 
 
 def outcome_text(view: JobSnapshot) -> str:

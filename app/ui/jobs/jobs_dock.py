@@ -9,11 +9,11 @@ from PySide6.QtWidgets import QDockWidget, QFrame, QHBoxLayout, QListView, QMenu
 from app.ui import make
 from app.ui.empty_state import EmptyState
 from app.ui.jobs.details_dialog import JobDetailsDialog
-from app.ui.jobs.job import Job
 from app.ui.jobs.job_delegate import JobDelegate
 from app.ui.jobs.job_words import details_text
 from app.ui.jobs.jobs_model import JobsModel
 from app.ui.jobs.jobs_notices import JobNotices, open_folder
+from app.ui.jobs.shown_job import ShownJob
 from app.ui.theme import SPACING
 from app.ui.workbench import Workbench
 
@@ -121,7 +121,7 @@ class JobsDock(QDockWidget):
     # --- what happens ---
 
     @Slot(object)
-    def _on_added(self, job: Job) -> None:
+    def _on_added(self, job: ShownJob) -> None:
         """What was asked for last is what the user looks for, when it was this user."""
         if not job.is_own and self.current is not None:
             return
@@ -149,7 +149,7 @@ class JobsDock(QDockWidget):
         self.clear_action.setEnabled(any(each.is_over for each in self._workbench.jobs.jobs))
 
     @property
-    def current(self) -> Job | None:
+    def current(self) -> ShownJob | None:
         """The chosen job."""
         return self.model.row(self.view.currentIndex())
 

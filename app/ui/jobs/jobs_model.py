@@ -7,9 +7,9 @@ from typing import Any
 
 from PySide6.QtCore import QModelIndex, QObject, Qt, Signal, Slot
 
-from app.ui.jobs.job import Job
 from app.ui.jobs.job_queue import JobQueue
 from app.ui.jobs.job_words import details_text, spoken_text, summary_text
+from app.ui.jobs.shown_job import ShownJob
 from app.ui.list_delegate import Index
 from app.ui.list_model import ListModel
 
@@ -21,7 +21,7 @@ class JobRole(IntEnum):
     """Its JobSnapshot."""
 
 
-class JobsModel(ListModel[Job]):
+class JobsModel(ListModel[ShownJob]):
     """Rows are jobs, newest first."""
 
     summary_changed = Signal(str)
@@ -47,23 +47,23 @@ class JobsModel(ListModel[Job]):
             return job
         return job.view if role == JobRole.VIEW else None
 
-    def index_of(self, job: Job) -> QModelIndex:
+    def index_of(self, job: ShownJob) -> QModelIndex:
         """Where a job is; invalid when it is gone."""
         return self.index(self.rows.index(job)) if job in self.rows else QModelIndex()
 
     @Slot(object)
-    def _on_added(self, job: Job) -> None:
+    def _on_added(self, job: ShownJob) -> None:
         self.insert(0, job)
         self._tell_summary()
 
     @Slot(object)
-    def _on_changed(self, job: Job) -> None:
+    def _on_changed(self, job: ShownJob) -> None:
         if job in self.rows:
             self.tell(self.rows.index(job))
             self._tell_summary()
 
     @Slot(object)
-    def _on_removed(self, job: Job) -> None:
+    def _on_removed(self, job: ShownJob) -> None:
         if job in self.rows:
             self.remove(self.rows.index(job))
             self._tell_summary()

@@ -9,7 +9,7 @@ from PySide6.QtGui import QDesktopServices
 
 from app.jobs.job import JobSnapshot
 from app.registry.records import JobStatus
-from app.ui.jobs.job import Job
+from app.ui.jobs.shown_job import ShownJob
 from app.ui.notices import Level, NoticeAction
 from app.ui.workbench import Workbench
 
@@ -27,12 +27,12 @@ class JobNotices(QObject):
         workbench.jobs.job_ended.connect(self._on_ended)
 
     @Slot(object)
-    def _on_added(self, job: Job) -> None:
+    def _on_added(self, job: ShownJob) -> None:
         """The same once more: what the last try failed of is no news any longer."""
         self._workbench.notices.withdraw(_key(job.view))
 
     @Slot(object)
-    def _on_ended(self, job: Job) -> None:
+    def _on_ended(self, job: ShownJob) -> None:
         view = job.view
         if view.kind == "deploy" or not job.is_own:
             return

@@ -16,7 +16,7 @@ _running: set[_WorkThread] = set()
 
 
 def in_qthread(work: Callable[[], Result], name: str) -> asyncio.Future[Result]:
-    """Run something in a QThread; what it returns or raises. Called on the controller's loop; see `app.jobs.Runner`."""
+    """Run something in a QThread; what it returns or raises. Called on the loop, as an `app.jobs.job.Runner` is."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Result] = loop.create_future()
     thread = _WorkThread(work)

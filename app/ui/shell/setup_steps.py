@@ -17,7 +17,7 @@ from app.ui.workbench import Workbench
 if TYPE_CHECKING:
     from app.controller import Controller
     from app.jobs.job import JobSnapshot
-    from app.ui.jobs.job import Job
+    from app.ui.jobs.shown_job import ShownJob
 
 AGENTS = 2
 MODEL = "SmolLM2-135M-Instruct"
@@ -83,7 +83,7 @@ class ModelStep(SetupStep):
 
     def __init__(self, workbench: Workbench, parent: QObject | None = None) -> None:
         super().__init__(workbench, parent)
-        self._job: Job | None = None
+        self._job: ShownJob | None = None
 
     def is_done(self) -> bool:
         return self.workbench.cluster.model(MODEL) is not None

@@ -5,6 +5,7 @@ The window stays responsive meanwhile; each step is bounded in time by whoever d
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from app.controller import Controller
     from app.ui.bridge import Bridge
 
+log = logging.getLogger(__name__)
 
 JOBS_MILLISECONDS = 12_000
 """How long cancelled jobs may take here; for what is left then the controller waits when it closes."""
@@ -102,8 +104,6 @@ class Closing(QObject):
     def __init__(self, workbench: Workbench, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self._workbench = workbench
-        self.left_behind = ""
-        """Why an agent of this window could not be ended; empty when all is well."""
 
     def begin(self) -> None:
         """Cancel all jobs; the rest follows when they have cleaned up behind themselves."""
@@ -138,7 +138,7 @@ class Closing(QObject):
 
     @Slot(object)
     def _on_failed(self, error: object) -> None:
-        self.left_behind = str(error)
+        log.warning("an agent of this window could not be ended: %s", error)
         self._close_bridge()
 
     @Slot()

@@ -361,7 +361,7 @@ class BoardModel(QObject):
         """Refuse what a node cannot take; what was too large before may stay so."""
         verdict = self._judge.step(before, after)
         if not verdict.allowed:
-            raise PlacementError(f"{text}: {verdict.text}.", "Move other layers away first, or take a smaller context.")
+            raise PlacementError(f"{text}: {verdict.text}.", verdict.advice)
         self._take(text, before, after)
 
     def _take(self, text: str, before: Arrangement, after: Arrangement) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from app.errors import ShardboardError
 from app.figures import layers, layers_text, size_text
 from app.sharding.arrangement import Arrangement
 from app.sharding.placement import NodeCapacity
 from app.ui.board.deploying import Deploying
 from app.ui.board.state.drafts import Drafts
-from app.ui.board.state.lanes import Verdict, fit, unavailable_because
+from app.ui.board.state.lanes import MAKE_ROOM, Verdict, fit, unavailable_because
 from app.ui.board.state.memory import BoardMemory
 from app.ui.cluster import Cluster
 
@@ -78,12 +80,12 @@ class Judge:
         capacities = self._capacities(after)
         for node in dict.fromkeys(after.nodes):
             if node is not None and node not in before.nodes and (refusal := self._refusal(node)):
-                return Verdict(False, f"{self._name(node)} {refusal.text}")
+                return replace(refusal, text=f"{self._name(node)} {refusal.text}")
         lacked = {short.node.node_id: short.missing for short in before.shortages(capacities)}
         for short in after.shortages(capacities):
             if short.missing > lacked.get(short.node.node_id, 0):
                 text = f"needs {size_text(short.needed)}, {size_text(short.node.free_memory)} free"
-                return Verdict(False, f"{short.node.name} {text}")
+                return Verdict(False, f"{short.node.name} {text}", MAKE_ROOM)
         return Verdict(True, "fits")
 
     def _capacities(self, draft: Arrangement) -> dict[int, NodeCapacity]:
@@ -92,9 +94,9 @@ class Judge:
     def _refusal(self, node_id: int) -> Verdict | None:
         view = self._cluster.nodes.get(node_id)
         if view is None:
-            return Verdict(False, "is not there any more")
+            return Verdict(False, "is not there any more", "Take another node.")
         why = unavailable_because(view)
-        return Verdict(False, why) if why else None
+        return Verdict(False, why, "Take another node, or wait until this one takes work.") if why else None
 
     def _busy(self, name: str) -> Verdict | None:
         if self._deploying.model_name == name:

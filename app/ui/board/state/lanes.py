@@ -14,6 +14,7 @@ MIME_MODEL = "application/x-shardboard-model"
 """A model's name, UTF-8."""
 MIME_SHARD = "application/x-shardboard-shard"
 """The number of a shard in the draft's pipeline, ASCII."""
+MAKE_ROOM = "Move other layers away first, or take a smaller context."
 
 
 class BlockKind(StrEnum):
@@ -73,6 +74,8 @@ class Verdict:
 
     allowed: bool
     text: str
+    advice: str = ""
+    """What to do where it is not allowed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,5 +111,5 @@ def unavailable_because(view: NodeSnapshot) -> str:
 def fit(needed: int, free: int) -> Verdict:
     """Whether bytes fit, in words."""
     if needed > free:
-        return Verdict(False, f"needs {size_text(needed)}, {size_text(max(0, free))} free")
+        return Verdict(False, f"needs {size_text(needed)}, {size_text(max(0, free))} free", MAKE_ROOM)
     return Verdict(True, f"fits: {size_text(needed)} of {size_text(free)} free")

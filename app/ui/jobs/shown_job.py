@@ -15,7 +15,7 @@ from app.registry.records import JobStatus
 from app.ui.bridge import Bridge
 
 
-class Job(QObject):
+class ShownJob(QObject):
     """One piece of long work, whoever asked for it: this window, a program over HTTP, a command.
 
     Lives in the GUI thread; made by `JobQueue` only.
@@ -27,7 +27,7 @@ class Job(QObject):
     """The last JobSnapshot. Comes once."""
 
     def __init__(
-        self, work: Work[Any], own: bool, bridge: Bridge, again: Callable[[Work[Any]], Job], parent: QObject
+        self, work: Work[Any], own: bool, bridge: Bridge, again: Callable[[Work[Any]], ShownJob], parent: QObject
     ) -> None:
         super().__init__(parent)
         self.work = work
@@ -50,7 +50,7 @@ class Job(QObject):
         if self.view.id:  # else once it has its number
             self._cancel()
 
-    def retry(self) -> Job | None:
+    def retry(self) -> ShownJob | None:
         """Do it once more as a new job, which goes on where this one was if that can be; None when it cannot."""
         return self._again(self.work) if self.view.can_retry else None
 
