@@ -182,7 +182,9 @@ class NodeDirectory:
             if known.server_key != link.server_key or known.address == link.address:
                 continue
             with suppress(NodeError):
-                there = await known.connect(_SAME_KEY_SECONDS)
+                await known.connect(_SAME_KEY_SECONDS)
+                # asked anew: a link may not have noticed yet that its agent is gone
+                there = await known.call(Health(call=0), seconds=_SAME_KEY_SECONDS)
                 if there.boot != welcome.boot:
                     break
         else:
