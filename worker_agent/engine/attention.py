@@ -307,14 +307,17 @@ def _attend_singles(
     """
     _, heads, tokens, width = query.shape
     kv_heads = key.shape[1]
-    grouped = query[0].transpose(0, 1).reshape(tokens, kv_heads, heads // kv_heads, width).split(1)
+    if tokens == 1:  # a single stream: each call less is time
+        keys, values = segments[0].state.append_one(layer, key, value)
+        grouped = query.reshape(1, kv_heads, heads // kv_heads, width)
+        output = scaled_dot_product_attention(grouped, keys, values, scale=scaling)
+        return output.reshape(1, 1, heads, value.shape[-1])
+    queries = query[0].transpose(0, 1).reshape(tokens, kv_heads, heads // kv_heads, width).split(1)
     outputs = []
-    new = zip(segments, grouped, key[0].unbind(1), value[0].unbind(1), strict=True)
-    for segment, queries, new_key, new_value in new:
-        keys, values = segment.state.append_one(layer, new_key, new_value)
-        outputs.append(scaled_dot_product_attention(queries, keys, values, scale=scaling))
-    joined = outputs[0] if tokens == 1 else torch.cat(outputs)
-    return joined.reshape(1, tokens, heads, value.shape[-1])
+    for at, (segment, grouped) in enumerate(zip(segments, queries, strict=True)):
+        rows = segment.state.append_one(layer, key.narrow(2, at, 1), value.narrow(2, at, 1))
+        outputs.append(scaled_dot_product_attention(grouped, *rows, scale=scaling))
+    return torch.cat(outputs).reshape(1, tokens, heads, value.shape[-1])
 
 
 def _attend(

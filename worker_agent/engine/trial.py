@@ -125,7 +125,7 @@ class _RoundedState(RowState):
         return super().append(layer, *rounded)
 
     def append_one(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> Pair:
-        return self.append(layer, key.unsqueeze(1), value.unsqueeze(1))
+        return self.append(layer, key[0], value[0])
 
 
 def pool_for(texts: Texts, *, int8: bool = False, rounded: bool = False) -> RowPool:

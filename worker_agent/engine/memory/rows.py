@@ -248,10 +248,13 @@ class RowState(SequenceState):
         return tuple(each.narrow(2, 0, self.length + count) for each in rows)
 
     def append_one(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> Pair:
-        """`append` for a single token, [kv heads, width]: a decode step calls this for every layer and sequence."""
-        keys, values = self._room(layer, 1, (key, value))
-        keys.select(2, self.length).copy_(key)
-        values.select(2, self.length).copy_(value)
+        """`append` for a single token, [1, kv heads, 1, width]: decoding calls this for every layer and sequence."""
+        rows = self._rows.get(layer)
+        if rows is None or rows[0].shape[2] <= self.length:
+            rows = self._room(layer, 1, (key[0], value[0]))
+        keys, values = rows
+        keys.narrow(2, self.length, 1).copy_(key)
+        values.narrow(2, self.length, 1).copy_(value)
         return keys.narrow(2, 0, self.length + 1), values.narrow(2, 0, self.length + 1)
 
     def hold(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:

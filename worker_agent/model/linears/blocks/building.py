@@ -46,33 +46,54 @@ class Kernels:
     def __init__(self, library: ctypes.CDLL) -> None:
         pointer, number, flag = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
         self._multiply, self._unfold = library.shardboard_multiply, library.shardboard_unfold
-        self._multiply.argtypes = [
-            flag, pointer, number, number, number, pointer, number, ctypes.c_double, pointer, pointer, flag,
+        self._few, few = library.shardboard_multiply_few, library.shardboard_few
+        self._multiply.argtypes = [flag, pointer, number, number, number, pointer, number, pointer, pointer, flag]
+        self._few.argtypes = [
+            flag, pointer, number, number, number, pointer, number, flag, ctypes.c_double, pointer, flag,
         ]  # fmt: skip
+        self.few = functools.cache(lambda kind: int(few(kind)))
+        """How many rows of input are few, for a format of this number."""
         self._unfold.argtypes = [flag, pointer, number, number, pointer, number, pointer, flag]
         self._multiply.restype = self._unfold.restype = None
+        self._few.restype = few.restype = flag
+        few.argtypes = [flag]
         self._fit, self._codes = library.shardboard_fit, library.shardboard_codes
         self._fit.argtypes, self._codes.argtypes = [pointer, number, *[pointer] * 2], [pointer, number, *[pointer] * 3]
         self._fit.restype = self._codes.restype = None
         if not _lend(library):
             log.warning("torch's threads cannot be had here: matrices in blocks are multiplied by one thread")
 
-    def multiply(self, kind: int, data: torch.Tensor, given: torch.Tensor, allowed: float) -> torch.Tensor:
-        """float32 [n, columns] times the transposed matrix of blocks `data`: float32 [n, rows].
-
-        Args:
-            allowed: which part of what is usual in a row may be lost (root mean square), where that is faster.
-        """
+    def multiply(self, kind: int, data: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
+        """float32 [n, columns] times the transposed matrix of blocks `data`: float32 [n, rows]."""
         rows, size = data.shape
         count, columns = given.shape
         # Said in each place where the kernels write: transformers changes what torch takes by default, for all threads,
         # while it builds a model in half precision, and the kernels would write twice as far as there is room.
-        scratch = torch.empty(given.numel() * 5 // 4, dtype=torch.float32)
+        scratch = torch.empty(given.numel(), dtype=torch.float32)
         into = torch.empty(count, rows, dtype=torch.float32)
         self._multiply(
-            kind, data.data_ptr(), size, rows, columns // 32, given.data_ptr(), count, allowed, scratch.data_ptr(),
+            kind, data.data_ptr(), size, rows, columns // 32, given.data_ptr(), count, scratch.data_ptr(),
             into.data_ptr(), torch.get_num_threads(),
         )  # fmt: skip
+        return into
+
+    def multiply_few(self, kind: int, data: torch.Tensor, given: torch.Tensor, allowed: float) -> torch.Tensor:
+        """The same for up to `few(kind)` rows, [n, columns] -> [n, rows], in float32 or bfloat16 as they are given.
+
+        Args:
+            allowed: which part of what is usual in a row may be lost (root mean square), where that is faster.
+
+        Raises MemoryError.
+        """
+        rows, size = data.shape
+        count, columns = given.shape
+        into = torch.empty(count, rows, dtype=given.dtype)
+        halves = given.dtype == torch.bfloat16
+        if not self._few(
+            kind, data.data_ptr(), size, rows, columns // 32, given.data_ptr(), count, halves, allowed,
+            into.data_ptr(), torch.get_num_threads(),
+        ):  # fmt: skip
+            raise MemoryError(f"there is no memory to multiply {count} rows of {columns} numbers")
         return into
 
     def unfold(self, kind: int, data: torch.Tensor, chosen: torch.Tensor | None, into: torch.Tensor) -> None:

@@ -9,6 +9,8 @@
    It is compiled once for each level of instructions (`building.py`); who calls it says how many threads there are
    and lends the OpenMP runtime's own `GOMP_parallel`, so that no second pool of threads stands beside torch's. */
 
+#include <stdlib.h>
+
 #include "formats.h"
 #include "integers.h"
 
@@ -288,31 +290,73 @@ static int is_whole(int kind) {
     return 0;
 }
 
-/* output[count, rows] = input[count, 32 * groups] times the transposed matrix. In `scratch` there is room for 40 floats
-   for each 32 of the input. `allowed`: which part of few rows of input may be lost (`integers.h`). */
+/* output[count, rows] = input[count, 32 * groups] times the transposed matrix. There is room in `scratch` for as many
+   numbers as the input has. */
 EXPORT void shardboard_multiply(int kind, const uint8_t *blocks, int64_t row_bytes, int64_t rows, int64_t groups,
-                                const float *input, int64_t count, double allowed, float *scratch, float *output,
-                                int threads) {
+                                const float *input, int64_t count, float *scratch, float *output, int threads) {
     work w = {kind, blocks, row_bytes, rows, groups, input, scratch, 0, count, output, 0, threads, ARRANGE, 0};
-    fixed few[FEW_INPUTS];
-    const int whole = is_whole(kind);
-    if (count > (whole ? FEW_INPUTS : 1)) {
-        if (count < 32) w.threads = 1; /* a few pages: waking threads would take longer */
-        run(&w);
-        w.threads = threads;
-    } else {
-        for (int64_t row = 0; row < count; row++) {
-            const float *from = input + row * groups * 32;
-            float *room = scratch + row * groups * FIXED_FLOATS;
-            few[row] = laid_out(groups, room);
-            if (whole) fix(from, groups, allowed, few + row);
-            if (!few[row].planes) sum_halves(from, groups, few[row].halves);
-        }
-        w.few = few;
-    }
+    if (count < 32) w.threads = 1; /* a few pages: waking threads would take longer */
+    run(&w);
+    w.threads = threads;
     w.task = MULTIPLY;
     run(&w);
 }
+
+/* Room for `count` floats, the same for each call of a thread; NULL where there is no memory. */
+static float *room_for(int64_t count) {
+    static _Thread_local float *room;
+    static _Thread_local int64_t held;
+    if (held < count) {
+        free(room);
+        room = malloc((size_t)count * sizeof *room);
+        held = room ? count : 0;
+    }
+    return room;
+}
+
+/* To the nearest bfloat16, to the even one of two. */
+static void to_halves(const float *from, int64_t count, uint16_t *into) {
+    for (int64_t at = 0; at < count; at++) {
+        uint32_t bits;
+        memcpy(&bits, from + at, 4);
+        const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1)) >> 16;
+        into[at] = (uint16_t)((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded);
+    }
+}
+
+static void from_halves(const uint16_t *from, int64_t count, float *into) {
+    for (int64_t at = 0; at < count; at++) {
+        const uint32_t bits = (uint32_t)from[at] << 16;
+        memcpy(into + at, &bits, 4);
+    }
+}
+
+/* The same for up to `shardboard_few` rows of input, which may be bfloat16 like the output if they are `halves`.
+   `allowed`: which part of a row may be lost (`integers.h`). 0 where there is no memory for it. */
+EXPORT int shardboard_multiply_few(int kind, const uint8_t *blocks, int64_t row_bytes, int64_t rows, int64_t groups,
+                                   const void *given, int64_t count, int halves, double allowed, void *output,
+                                   int threads) {
+    const int64_t width = groups * 32, whole = is_whole(kind);
+    float *room = room_for(count * (groups * FIXED_FLOATS + (halves ? width + rows : 0)));
+    if (!room) return 0;
+    float *numbers = room + count * groups * FIXED_FLOATS, *found = numbers + count * width;
+    if (halves) from_halves(given, count * width, numbers);
+    const float *input = halves ? numbers : given;
+    fixed few[FEW_INPUTS];
+    for (int64_t row = 0; row < count; row++) {
+        few[row] = laid_out(groups, room + row * groups * FIXED_FLOATS);
+        if (whole) fix(input + row * width, groups, allowed, few + row);
+        if (!few[row].planes) sum_halves(input + row * width, groups, few[row].halves);
+    }
+    float *into = halves ? found : output;
+    work w = {kind, blocks, row_bytes, rows, groups, input, 0, few, count, into, 0, threads, MULTIPLY, 0};
+    run(&w);
+    if (halves) to_halves(found, count * rows, output);
+    return 1;
+}
+
+/* How many rows of input are few. */
+EXPORT int shardboard_few(int kind) { return is_whole(kind) ? FEW_INPUTS : 1; }
 
 /* output[count, 32 * groups]: rows of the matrix as float32; those that are chosen, or the first `count`. */
 EXPORT void shardboard_unfold(int kind, const uint8_t *blocks, int64_t row_bytes, int64_t groups, const int64_t *chosen,

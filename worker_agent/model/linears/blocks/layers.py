@@ -22,6 +22,7 @@ LEAST_WIDENED = 4
 """For fewer rows torch's own product with a matrix of bfloat16 is as fast as ours, or a little faster."""
 TILE_ELEMENTS = 1024 * 1024
 """Weights that are unfolded at a time: 4 MB, which the caches hold."""
+PLAIN = NUMBERS["BF16"]
 LOSSES = {torch.bfloat16: 2.0**-13, torch.float16: 2.0**-16, torch.float32: 2.0**-20}
 """Which part of a row of input may be lost while it is multiplied (root mean square; `integers.h`). Of halves it is a
 64th of what the type itself rounds to; of float32 less than another order of its sums makes of the result."""
@@ -86,10 +87,13 @@ def times(blocks: Blocks, rows: torch.Tensor) -> torch.Tensor:
     kernels = building.kernels()
     if kernels is None:
         return times_unfolded(blocks, rows)
-    if blocks.format == "BF16" and rows.dtype == torch.bfloat16 and rows.shape[0] < LEAST_WIDENED:
+    dtype, count, kind = rows.dtype, rows.shape[0], NUMBERS[blocks.format]
+    if kind == PLAIN and dtype == torch.bfloat16 and count < LEAST_WIDENED:
         return linear(rows, blocks.data.view(torch.bfloat16))
-    given = rows.float().contiguous()
-    return kernels.multiply(NUMBERS[blocks.format], blocks.data, given, LOSSES[rows.dtype]).to(rows.dtype)
+    if count > kernels.few(kind):
+        return kernels.multiply(kind, blocks.data, rows.float().contiguous()).to(dtype)
+    given = rows if dtype in (torch.float32, torch.bfloat16) else rows.float()
+    return kernels.multiply_few(kind, blocks.data, given.contiguous(), LOSSES[dtype]).to(dtype)
 
 
 def times_meant(blocks: Blocks, rows: torch.Tensor) -> torch.Tensor:
