@@ -1,4 +1,5 @@
-"""The window under load: 100 nodes that report each second and a stream of 200 tokens/s, each screen in turn.
+"""The window under load: 100 nodes, or as many as are asked for, that report each second and a stream of 200 tokens/s,
+each screen in turn.
 
 A thread posts into the bridge's inbox what the controller would; a timer in the GUI thread notes how late it
 comes. One JSON line a figure. `benchmarks/window.py` runs it.
@@ -20,11 +21,11 @@ from PySide6.QtWidgets import QApplication
 from app.inference.events import Started, StepPassed, TextDelta
 from app.paths import Home
 from app.ui.application import Application
-from app.ui.bridge import RequestStream
+from app.ui.bridge import RequestStream, SeenStep
 from tests.ui.simulated import deployment, fill, health, model
 from worker_agent.wire.messages import StageTime
 
-NODES = 100
+NODES = int(sys.argv[1]) if len(sys.argv) > 1 else 100
 TOKENS_PER_SECOND = 200
 SECONDS = 8.0
 SETTLE_SECONDS = 3.0
@@ -36,21 +37,25 @@ class StallProbe(QObject):
 
     def __init__(self) -> None:
         super().__init__()
-        self.worst = 0.0
-        self._last = time.perf_counter()
+        self.worst, self.computed = 0.0, 0.0
+        """Seconds, and the most of its own CPU time at once, which other programs do not lengthen."""
+        self._last, self._used = time.perf_counter(), time.thread_time()
         self._timer = QTimer(self)
         self._timer.setInterval(PROBE_MILLISECONDS)
         self._timer.timeout.connect(self._tick)
         self._timer.start()
 
     def reset(self) -> None:
-        self.worst, self._last = 0.0, time.perf_counter()
+        self.worst, self.computed = 0.0, 0.0
+        self._last, self._used = time.perf_counter(), time.thread_time()
 
     @Slot()
     def _tick(self) -> None:
         now = time.perf_counter()
         self.worst = max(self.worst, now - self._last - PROBE_MILLISECONDS / 1000)
-        self._last = now
+        used = time.thread_time()
+        self.computed = max(self.computed, used - self._used)
+        self._last, self._used = now, used
 
 
 class Load(threading.Thread):
@@ -70,14 +75,15 @@ class Load(threading.Thread):
             while token < now * TOKENS_PER_SECOND:
                 token += 1
                 self._bridge.post(self._stream, TextDelta(f"word{token % 97} ", token))
-                self._bridge.post(self._bridge._step_feed, StepPassed("deadbeef", 1, 0, times))
+                step = StepPassed("deadbeef", 1, 0, times)
+                self._bridge.post(self._bridge._step_feed, SeenStep(time.monotonic_ns() // 1000, step))
             while node < now * NODES:
                 self._bridge.post(self._bridge._node_feed, health(node % NODES + 1, cpu=float(node % 90)))
                 node += 1
 
 
 def main() -> None:
-    qt = QApplication(sys.argv)
+    qt = QApplication(sys.argv[:1])
     with tempfile.TemporaryDirectory(prefix="shardboard-load-") as folder:
         home = Home(Path(folder), Path(folder) / "models").create()
         application = Application(qt, home)
@@ -117,7 +123,8 @@ def run(application: Application) -> None:
         QTimer.singleShot(int(SECONDS * 1000), note)
 
     def note() -> None:
-        say(f"worst stall, {screens.pop(0)} shown", f"{probe.worst * 1000:.1f} ms", "< 50 ms")
+        stall = f"{probe.worst * 1000:.1f} ms, {probe.computed * 1000:.1f} of CPU"
+        say(f"worst stall, {screens.pop(0)} shown", stall, "< 50 ms")
         following()
 
     def finish() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from enum import IntEnum
@@ -11,6 +12,7 @@ from PySide6.QtCore import QModelIndex, QObject, Qt, Slot
 from PySide6.QtGui import QFont, QGuiApplication
 
 from app.cluster.ghosts import Ghost
+from app.figures import ago
 from app.ui import make
 from app.ui.cluster import Cluster
 from app.ui.list_delegate import Index
@@ -18,6 +20,9 @@ from app.ui.nodes.node_row import NodeColumn, NodeRow, heartbeat_cell, row_of
 from app.ui.tables import Column, Role, RowsModel
 
 FLUSH_MILLISECONDS = 100
+SLICE_SECONDS = 0.008
+"""So long at once rows are made."""
+AGAIN_MILLISECONDS = 10
 AGEING_MILLISECONDS = 1000
 """How often the time since the last heartbeat is written anew."""
 
@@ -58,9 +63,10 @@ class NodesModel(RowsModel):
         super().__init__(COLUMNS, parent)
         self._cluster = cluster
         self._places: dict[int, int] = {}
-        self._stale: set[int] = set()
+        self._stale: dict[int, None] = {}
+        """Nodes whose rows are to be made anew, who has waited longest first."""
         self._ghosts: dict[int, Ghost] = {}
-        self._flush = make.timer(self, self.flush, FLUSH_MILLISECONDS)
+        self._flush = make.timer(self, self._some, FLUSH_MILLISECONDS)
         self._ageing = make.timer(self, self._age, AGEING_MILLISECONDS, once=False)
         self._figures_font = _with_even_figures()
         cluster.nodes_reset.connect(self._on_reset)
@@ -132,9 +138,9 @@ class NodesModel(RowsModel):
 
     @Slot(object)
     def _on_changed(self, ids: frozenset[int]) -> None:
-        self._stale |= ids
+        self._stale |= dict.fromkeys(ids)
         if self._stale and not self._flush.isActive():
-            self._flush.start()
+            self._flush.start(FLUSH_MILLISECONDS)
 
     @Slot()
     def _on_deployments(self) -> None:
@@ -143,20 +149,39 @@ class NodesModel(RowsModel):
     @Slot()
     def flush(self) -> None:
         """Show what has changed since the last time."""
+        self._judge_ghosts()
+        while self._stale:
+            self._show_next()
+
+    @Slot()
+    def _some(self) -> None:
+        """The same, as far as it goes without holding up the window: of a thousand nodes the rest comes in a moment."""
+        until = time.perf_counter() + SLICE_SECONDS
+        self._judge_ghosts()
+        while self._stale and time.perf_counter() < until:
+            self._show_next()
+        if self._stale:
+            self._flush.start(AGAIN_MILLISECONDS)
+
+    def _judge_ghosts(self) -> None:
+        """Another node's coming or time alone makes a ghost."""
         before, self._ghosts = self._ghosts, self._cluster.ghosts()
-        stale = self._stale | before.keys() | self._ghosts.keys()  # another node's coming or time alone makes a ghost
-        self._stale = set()
-        for id in stale:
-            place = self._places.get(id)
-            if place is not None and id in self._cluster.nodes:
-                self._put(place, self._row(id))
+        if before != self._ghosts:
+            self._stale |= dict.fromkeys((*before, *self._ghosts))
+
+    def _show_next(self) -> None:
+        id = next(iter(self._stale))
+        del self._stale[id]
+        place = self._places.get(id)
+        if place is not None and id in self._cluster.nodes:
+            self._put(place, self._row(id))
 
     @Slot()
     def _age(self) -> None:
         now = datetime.now(UTC)
         for place, row in enumerate(self.rows):
-            cell = heartbeat_cell(row.heartbeat, now)
-            if cell.text != row.cells[NodeColumn.HEARTBEAT].text:
+            if ago(row.heartbeat, now) != row.cells[NodeColumn.HEARTBEAT].text:
+                cell = heartbeat_cell(row.heartbeat, now)
                 cells = (*row.cells[: NodeColumn.HEARTBEAT], cell, *row.cells[NodeColumn.HEARTBEAT + 1 :])
                 self._put(place, replace(row, cells=cells))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from app.children.work import NodeProgress
@@ -21,11 +22,14 @@ class BoardMemory:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._blocks: dict[str, tuple[tuple[int, Block], ...]] = {}
+        self._others: dict[str | None, dict[int, list[Block]]] = {}
+        """What others than a model's own deployment hold, by model and node."""
         self._capacities: dict[tuple[str, str], dict[int, NodeCapacity]] = {}
 
     def forget(self) -> None:
         """Models or deployments are others now."""
         self._blocks.clear()
+        self._others.clear()
         self._capacities.clear()
 
     def forget_nodes(self) -> None:
@@ -45,37 +49,37 @@ class BoardMemory:
             return None
 
     def others(self, node: int, model: str | None) -> tuple[Block, ...]:
-        """What deployments of other models hold on a node. The draft replaces what is loaded of its own model."""
-        return tuple(
-            block
-            for view in self._cluster.deployments
-            if view.record.model_name != model
-            for owner, block in self._blocks_of(view)
-            if owner == node
-        )
+        """What other deployments hold on a node: those of other models, and replicas of this one. The draft replaces
+        what is loaded of its own model."""
+        known = self._others.get(model)
+        if known is None:
+            known = self._others[model] = {}
+            for owner, block in (*self._of_other_models(model), *self._of_replicas(model)):
+                known.setdefault(owner, []).append(block)
+        return tuple(known.get(node, ()))
 
-    def replicas(self, node: int, model: str | None) -> tuple[Block, ...]:
-        """What replicas of a model hold on a node. Weights that its own stage has there as well count once."""
+    def _of_other_models(self, model: str | None) -> Iterator[tuple[int, Block]]:
+        for view in self._cluster.deployments:
+            if view.record.model_name != model:
+                yield from self._blocks_of(view)
+
+    def _of_replicas(self, model: str | None) -> Iterator[tuple[int, Block]]:
+        """Weights that the model's own stage has on the same node as well count once."""
         loaded = self._cluster.deployment_of(model) if model is not None else None
         if loaded is None:
-            return ()
-        shared = {shard.shard_id for shard in loaded.shards if shard.node_id == node}
-        return tuple(
-            replace(
-                block, kind=BlockKind.REPLICA, echoes=number, label=f"Replica {layers_text(block.start, block.end)}",
-                weight_bytes=0 if number in shared else block.weight_bytes,
-            )
-            for view in self._cluster.replicas_of(loaded)
-            for number, (owner, block) in enumerate(self._blocks_of(view))
-            if owner == node
-        )  # fmt: skip
+            return
+        own = {(shard.shard_id, shard.node_id) for shard in loaded.shards}
+        for view in self._cluster.replicas_of(loaded):
+            for number, (owner, block) in enumerate(self._blocks_of(view)):
+                yield owner, replace(
+                    block, kind=BlockKind.REPLICA, echoes=number,
+                    label=f"Replica {layers_text(block.start, block.end)}",
+                    weight_bytes=0 if (number, owner) in own else block.weight_bytes,
+                )  # fmt: skip
 
     def free_for(self, view: NodeSnapshot, model: str | None) -> int:
         """Bytes that the draft of a model may take on a node; below 0 when the others are too large already."""
-        return view.memory_budget - sum(block.memory for block in self._held(view.id, model))
-
-    def _held(self, node: int, model: str | None) -> tuple[Block, ...]:
-        return (*self.others(node, model), *self.replicas(node, model))
+        return view.memory_budget - sum(block.memory for block in self.others(view.id, model))
 
     def capacities(self, model: str, dtype: str) -> dict[int, NodeCapacity]:
         """Of every node that can take shards now, in the registry's order. Kept: a drag asks for each node."""
@@ -121,7 +125,7 @@ class BoardMemory:
                 )  # fmt: skip
         lanes = []
         for view in self._cluster.nodes.values():
-            blocks = (*self._held(view.id, model), *mine.get(view.id, ()))
+            blocks = (*self.others(view.id, model), *mine.get(view.id, ()))
             free = view.memory_budget - sum(block.memory for block in blocks)
             lanes.append(
                 LaneSnapshot(
