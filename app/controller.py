@@ -72,6 +72,7 @@ from app.runs.trace import UNKNOWN, Origin
 from app.serving import ServingWish
 from app.sharding.cut import CutResult
 from app.sharding.placement import Placement
+from app.sharding.planning.aims import DEFAULT_AIM
 from app.upkeep import Upkeep
 
 log = logging.getLogger(__name__)
@@ -402,12 +403,12 @@ class Controller:
     # --- deployments -----------------------------------------------------------------------------------
 
     async def plan(
-        self,
-        model: str, *, nodes: Sequence[int] | None = None, layers: str | None = None,
-        serving: ServingWish = ANY_SERVING,
-        live: bool = False, replica: bool = False,
+        self, model: str, *, nodes: Sequence[int] | None = None, layers: str | None = None,
+        serving: ServingWish = ANY_SERVING, live: bool = False, replica: bool = False, aim: str = DEFAULT_AIM,
     ) -> Placement:  # fmt: skip
-        """Where a model's layers would go, with the memory that it takes there. Nothing happens yet.
+        """Where a model's layers would go, why, and what memory that takes. Nothing happens yet.
+
+        Nodes are used in the order given. What is left open the planner chooses, for an aim (one of `AIMS`).
 
         Args:
             live: a deployed model's stages on other nodes, as they are cut.
@@ -421,20 +422,22 @@ class Controller:
         if replica:
             return await self.deployments.plan_replica(description, nodes, keeps=as_it_is and layers is None)
         completed = serving.completed(description.dtype, description.max_context)
-        return await self.deployments.plan(description, completed, node_ids=nodes, layers=layers)
+        return await self.deployments.placing.plan(description, completed, node_ids=nodes, layers=layers, aim=aim)
 
     async def deploy(
         self,
         model: str, *, nodes: Sequence[int] | None = None, layers: str | None = None,
-        serving: ServingWish = ANY_SERVING, replica: bool = False, on_progress: ProgressCallback | None = None,
+        serving: ServingWish = ANY_SERVING, replica: bool = False, aim: str = DEFAULT_AIM,
+        on_progress: ProgressCallback | None = None,
         origin: Origin = UNKNOWN,
     ) -> DeploymentRecord:  # fmt: skip
         """Place a model and load it. Cancelling the call cancels the job, which frees what it loaded.
 
         Args:
+            aim: of the plan, as for `plan`.
             replica: load what is deployed a second time, to share its requests and to stand in when one is lost.
         """
-        placement = await self.plan(model, nodes=nodes, layers=layers, serving=serving, replica=replica)
+        placement = await self.plan(model, nodes=nodes, layers=layers, serving=serving, replica=replica, aim=aim)
         return (await self.jobs.do(DeployWork(placement), origin, on_progress)).record
 
     async def hand_over(

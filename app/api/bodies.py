@@ -17,6 +17,7 @@ from app.api.rendering import wants_page
 from app.api.security import FORM_FIELD, MOST_FIELDS, is_form
 from app.api.state import MOST_ID
 from app.serving import MAX_WAIT_SECONDS, ServingWish
+from app.sharding.planning.aims import DEFAULT_AIM, MEANINGS, Aim
 
 Body = TypeVar("Body", bound="Strict")
 
@@ -125,6 +126,10 @@ class Deploy(Strict):
     )  # fmt: skip
     recovery: Recovery | None = Field(
         default=None, description="how answers go on when a stage was lost: fast, or exact, to the bit, from a journal"
+    )
+    aim: Aim = Field(
+        default=DEFAULT_AIM,
+        description="what the planner aims at: " + "; ".join(f"{aim}: {meaning}" for aim, meaning in MEANINGS.items()),
     )
     live: bool = Field(
         default=False, description="move the stages of what is deployed to `nodes`, one for each, while it answers"

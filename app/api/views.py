@@ -224,6 +224,14 @@ class ForeseenView(BaseModel):
         )  # fmt: skip
 
 
+class ReasonView(BaseModel):
+    """Why a node takes what it takes, or nothing."""
+
+    node_id: int
+    node: str
+    text: str = Field(description="the rest of a sentence that begins with the node's name")
+
+
 class PlanView(BaseModel):
     """Where a model's layers would go."""
 
@@ -238,6 +246,9 @@ class PlanView(BaseModel):
     stages: list[PlannedStageView]
     processes: list[PlannedProcessView]
     left_out: list[str] = Field(description="nodes that would get nothing")
+    aim: str = Field(description="what it was chosen for; empty where the layers were given")
+    reasons: list[ReasonView] = Field(description="of each node that could be chosen, why it takes what it takes")
+    remark: str = Field(description="that fewer machines are faster, where they are, with the figures")
     predicted: ForeseenView | None = Field(description="null where a node has not measured itself")
 
     @classmethod
@@ -260,6 +271,8 @@ class PlanView(BaseModel):
                 for one in placement.processes
             ],
             left_out=[f"{node.name} ({node.node_id})" for node in placement.left_out],
+            aim=placement.aim, remark=placement.remark,
+            reasons=[ReasonView(node_id=one.node_id, node=one.name, text=one.text) for one in placement.reasons],
             predicted=None if placement.foreseen is None else ForeseenView.of(placement.foreseen),
         )  # fmt: skip
 

@@ -8,6 +8,7 @@ import msgspec
 import typer
 
 from app.cli.options import (
+    Aim,
     Context,
     DType,
     Json,
@@ -18,6 +19,7 @@ from app.cli.options import (
     Quantize,
     Recovery,
     Wait,
+    read_aim,
     read_nodes,
     read_wish,
 )
@@ -30,6 +32,7 @@ from app.runs.trace import DeploymentTrace, Plan, unpack
 from app.runs.ways import larger_text, lost_text, way_lines
 from app.sharding.placement import AgentProcess, Placement
 from app.sharding.plan import range_text
+from app.sharding.planning.aims import DEFAULT_AIM
 
 Model = Annotated[str, typer.Argument(help="A name in the library.")]
 
@@ -68,17 +71,20 @@ def plan(
     wait: Wait = None,
     recovery: Recovery = None,
     replica: Replica = False,
+    aim: Aim = DEFAULT_AIM,
     as_json: Json = False,
 ) -> None:
-    """Show which layers would go to which node, and what memory that takes. Loads nothing."""
-    chosen = read_nodes(nodes)
+    """Show which layers would go to which node and why, and what memory that takes. Loads nothing."""
+    chosen, wanted = read_nodes(nodes), read_aim(aim)
     serving = read_wish(
         dtype=dtype, quantize=quantize, kv_dtype=kv_dtype, context=context, kv_tokens=kv_tokens, wait=wait,
         recovery=recovery,
     )  # fmt: skip
     with open_controller() as session:
         placement = session.run(
-            session.controller.plan(model, nodes=chosen, layers=shard_layers, serving=serving, replica=replica)
+            session.controller.plan(
+                model, nodes=chosen, layers=shard_layers, serving=serving, replica=replica, aim=wanted
+            )
         )
     if as_json:
         facts = msgspec.to_builtins(placement)
@@ -98,6 +104,7 @@ def deploy(
     kv_dtype: KvDType = None,
     wait: Wait = None,
     recovery: Recovery = None,
+    aim: Aim = DEFAULT_AIM,
     live: Annotated[
         bool,
         typer.Option(
@@ -108,7 +115,7 @@ def deploy(
     as_json: Json = False,
 ) -> None:
     """Send a model's layers to the nodes that lack them, load them, and make the model answer requests."""
-    chosen = read_nodes(nodes)
+    chosen, wanted = read_nodes(nodes), read_aim(aim)
     serving = read_wish(
         dtype=dtype, quantize=quantize, kv_dtype=kv_dtype, context=context, kv_tokens=kv_tokens, wait=wait,
         recovery=recovery,
@@ -127,7 +134,7 @@ def deploy(
             deployment = session.run(
                 controller.deploy(
                     model, nodes=chosen, layers=shard_layers, serving=serving, replica=replica,
-                    on_progress=progress.job, origin=origin(),
+                    aim=wanted, on_progress=progress.job, origin=origin(),
                 )
             )  # fmt: skip
         shards = session.registry.shards.list(deployment_id=deployment.id)
@@ -253,8 +260,10 @@ def _show_placement(placement: Placement) -> None:
                 *(("Assumed", text) for text in placement.foreseen.assumed),
             ]
         )
-    for node in placement.left_out:
-        note(f"{node.name} ({node.node_id}) gets nothing: it has {size_text(node.free_memory)} free.")
+    for reason in placement.reasons:
+        note(reason.sentence)
+    if placement.remark:
+        note(placement.remark)
 
 
 def _show_deployments(deployments: list[DeploymentRecord], shards: list[ShardRecord]) -> None:

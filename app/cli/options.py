@@ -9,6 +9,7 @@ import typer
 
 from app.errors import BadInput
 from app.serving import DEFAULT_WAIT_SECONDS, KV_DTYPES, MAX_WAIT_SECONDS, QUANTIZE, RECOVERIES, ServingWish
+from app.sharding.planning.aims import AIMS
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Nodes = Annotated[str | None, typer.Option("--nodes", help="Ids of the nodes to use, in order: 1,2,…")]
@@ -52,6 +53,16 @@ KvTokens = Annotated[
     int | None, typer.Option("--kv-tokens", min=1, help="Tokens to keep keys and values for, over all sequences.")
 ]
 
+Aim = Annotated[
+    str,
+    typer.Option(
+        "--aim",
+        help="What the planner aims at where --layers leaves it a choice: "
+        + ", ".join(f"{aim} ({name})" for aim, name in AIMS.items())
+        + ".",
+    ),
+]
+
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -88,6 +99,13 @@ def read_wish(
         if text is not None and text not in words:
             raise BadInput(f"{option} is '{text}'; it can be {', '.join(words)}.")
     return ServingWish(dtype, context, kv_tokens, quantize, kv_dtype, wait, recovery)
+
+
+def read_aim(text: str) -> str:
+    """One of AIMS. Raises BadInput."""
+    if text not in AIMS:
+        raise BadInput(f"--aim is '{text}'; it can be {', '.join(AIMS)}.")
+    return text
 
 
 def read_size(text: str, option: str) -> int:

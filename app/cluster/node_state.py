@@ -77,3 +77,28 @@ def node_state(record: NodeRecord, heard: Heard) -> NodeState:
     # Where nothing listens, an agent of this machine does not run; of another machine nobody can tell.
     gone = heard.trouble == "stopped" or (heard.trouble == "refused" and record.local_pid is not None)
     return NodeState.STOPPED if gone else NodeState.DOWN
+
+
+def unavailable(state: NodeState, reason: str = "") -> str:
+    """Why a node cannot take layers now, as the rest of a sentence; empty when it can.
+
+    Args:
+        reason: why it is not there, or does not get on.
+    """
+    match state:
+        case NodeState.UP:
+            return ""
+        case NodeState.DRAINING:
+            return "is draining and takes no new work"
+        case NodeState.YIELDING:
+            return "is needed by its owner and takes no new work"
+        case NodeState.FROZEN:
+            return f"hangs{': ' + reason if reason else ''}"
+        case NodeState.DOWN:
+            return f"is down{': ' + reason if reason else ''}"
+        case NodeState.STOPPED:
+            return "is stopped; start its agent first"
+        case NodeState.STARTING:
+            return "is starting"
+        case NodeState.CONNECTING:
+            return "is not connected yet"

@@ -21,7 +21,8 @@ from app.models.description import COMPUTE_ITEM_BYTES, ModelDescription, PartSou
 from app.models.digests import PartDigests
 from app.models.part_bytes import part_bytes
 from app.registry import DeploymentRecord, DeploymentStatus, NodeRecord, Registry
-from app.sharding.placement import Placement, journal_bytes, sequences_at_once
+from app.sharding.placement import Placement
+from app.sharding.stage_sizes import journal_bytes, sequences_at_once
 from worker_agent.wire.messages import MAX_FRAME_BYTES, Load, Loaded, Offer, Part, StageInfo, Unload, plan_hash
 
 log = logging.getLogger(__name__)

@@ -24,6 +24,7 @@ from app.inference.handover import HandedOver, Handover
 from app.inference.mender import Mender
 from app.inference.onlookers import Onlookers
 from app.inference.pipeline import Pipeline
+from app.inference.placing import Placing
 from app.inference.recovery import Recovery
 from app.inference.recutting import Recutting
 from app.inference.replicas import Replicas
@@ -34,20 +35,8 @@ from app.models.description import ModelDescription
 from app.models.library import ModelLibrary
 from app.registry import DeploymentRecord, DeploymentStatus, NodeRecord, Registry, ShardRecord
 from app.registry.records import leading
-from app.runs.trace import UNKNOWN, Foreseen, ModelFacts, NodeMemory, Origin
-from app.serving import Serving
-from app.sharding.foresight import foreseen, foretell, link_speeds
-from app.sharding.placement import (
-    NodeCapacity,
-    Placement,
-    check_fits,
-    place,
-    place_ranges,
-    relative_speeds,
-)
-from app.sharding.plan import parse_layers
-from app.sharding.prediction import PROMPT_TOKENS
-from worker_agent.wire.messages import Health, HealthReport
+from app.runs.trace import UNKNOWN, ModelFacts, NodeMemory, Origin
+from app.sharding.placement import Placement
 
 log = logging.getLogger(__name__)
 
@@ -75,100 +64,18 @@ class Deployments:
         self._placements: dict[str, Placement] = {}
         """Of the deployments that this controller made; what it found loaded is told by the nodes."""
         self._live: dict[str, Pipeline] = {}
-        recovery = Recovery(registry, nodes, library, self._deployer, self.capacities, self._redeploy)
+        placing = self.placing = Placing(registry, nodes)
+        recovery = Recovery(registry, nodes, library, self._deployer, placing, self._redeploy)
         self.mender = Mender(registry, nodes, library, recovery, self._live, bring_back_as_job)
-        self._replicas = Replicas(registry, self.mender, self._live, self.capacities, self.foretell)
-        recutting = Recutting(self.capacities, self.deploy, partial(self.undeploy, told=False), self._replicas.heir_of)
-        self._handover = Handover(registry, nodes, library, self._deployer, self.mender, self.capacities, recutting)
-        self._loads = RequestedLoads(deploy_as_job, lambda dtype: self.capacities(dtype=dtype))
+        self._replicas = Replicas(registry, self.mender, self._live, placing.capacities, placing.foretell)
+        recutting = Recutting(
+            placing.capacities, self.deploy, partial(self.undeploy, told=False), self._replicas.heir_of
+        )
+        self._handover = Handover(registry, nodes, library, self._deployer, self.mender, placing.capacities, recutting)
+        self._loads = RequestedLoads(deploy_as_job, lambda dtype: placing.capacities(dtype=dtype))
         self._apart: dict[str, DeploymentRecord] = {}
         """Those that only who made them uses."""
         self._locks: dict[str, asyncio.Lock] = {}
-
-    # --- planning ------------------------------------------------------------------------------------
-
-    async def plan(
-        self,
-        description: ModelDescription, serving: Serving, *, node_ids: Sequence[int] | None = None,
-        layers: str | None = None,
-    ) -> Placement:  # fmt: skip
-        """Where the layers would go; nothing happens yet. Raises PlacementError, BadInput, NodeError."""
-        capacities = await self.capacities(node_ids, serving.dtype)
-        if layers is not None:
-            ranges = parse_layers(layers, description)
-            chosen = capacities[: len(ranges)] if node_ids is None else capacities
-            placement = place_ranges(description, chosen, ranges, serving)
-            check_fits(placement)
-        else:
-            placement = place(description, capacities, serving)
-        return await self._foretold(description, placement)
-
-    async def _foretold(self, description: ModelDescription, placement: Placement) -> Placement:
-        """The same, with what is predicted of it now."""
-        stages = [(stage.start, stage.end, stage.node.node_id) for stage in placement.stages]
-        return replace(placement, foreseen=await self.foretell(description, placement.serving, stages))
-
-    async def foretell(
-        self,
-        description: ModelDescription, serving: Serving, stages: Sequence[tuple[int, int, int]],
-        prompt_tokens: int = PROMPT_TOKENS,
-    ) -> Foreseen | None:  # fmt: skip
-        """What is predicted of one answer alone; None where a node has not measured itself.
-
-        Args:
-            stages: `(start, end, node's id)` in pipeline order.
-        """
-
-        def work(known: Registry) -> Foreseen | None:
-            every = {node.id: node for node in known.nodes.list()}
-            if any(node not in every for _, _, node in stages):
-                return None
-            placed = [(start, end, every[node]) for start, end, node in stages]
-            trips, links = self._nodes.health.round_trips(), link_speeds(known.links.list())
-            prediction = foretell(
-                description, serving, placed, round_trips=trips, links=links, prompt_tokens=prompt_tokens
-            )
-            return None if prediction is None else foreseen(prediction, [node for _, _, node in placed])
-
-        return await self._registry.call(work)
-
-    async def capacities(self, node_ids: Sequence[int] | None = None, dtype: str | None = None) -> list[NodeCapacity]:
-        """What these nodes (all active ones when None) have free now, and how fast they are in a compute dtype.
-
-        Without a dtype they count as equally fast. Raises NodeError for a named one that is away.
-        """
-        if node_ids is None:
-            every = await self._registry.call(lambda known: known.nodes.list())
-            records = [each for each in every if not each.draining and not self._nodes.health.yields(each.id)]
-        else:
-            records = await self._node_records(node_ids)
-        found = await asyncio.gather(*(self._ask(record) for record in records), return_exceptions=True)
-        reports: dict[int, HealthReport] = {}
-        for record, each in zip(records, found, strict=True):
-            if isinstance(each, HealthReport):
-                reports[record.id] = each
-            elif node_ids is not None or not isinstance(each, NodeError):
-                raise each
-        measured = {node: _read_speed(report, dtype) for node, report in reports.items()}
-        speeds = relative_speeds(measured, {record.id: record.machine for record in records})
-        return [
-            NodeCapacity(
-                record.id,
-                record.hostname,
-                max(0, report.memory_budget - report.memory_used),
-                speeds[record.id],
-                agent_memory=report.memory_base,
-                used_memory=report.memory_used,
-                on_gpu=self._nodes.on_gpu(record.id),
-            )
-            for record in records
-            if (report := reports.get(record.id)) is not None
-        ]
-
-    async def _ask(self, record: NodeRecord) -> HealthReport:
-        link = self._nodes.link(record.id)
-        await link.connect(CONNECT_SECONDS)
-        return await link.call(Health(call=0))
 
     # --- making and ending -----------------------------------------------------------------------------
 
@@ -189,7 +96,7 @@ class Deployments:
         """
         seats = await self._seats([stage.node.node_id for stage in placement.stages])
         if placement.foreseen is None:  # by hand, or of a model that goes to one node by itself
-            placement = await self._foretold(description, placement)
+            placement = await self.placing.foretold(description, placement)
         digests = await asyncio.to_thread(self._library.digests, description)
         recorder = DeploymentRecorder(self._registry, self._finder, placement, origin, on_progress)
         linked: list[Pipeline] = []
@@ -222,7 +129,9 @@ class Deployments:
     ) -> Placement:
         """As `Replicas.plan`."""
         ready = await self.ready(description.name)
-        return await self._foretold(description, await self._replicas.plan(ready, description, node_ids, keeps=keeps))
+        return await self.placing.foretold(
+            description, await self._replicas.plan(ready, description, node_ids, keeps=keeps)
+        )
 
     async def plan_handover(
         self, description: ModelDescription, node_ids: Sequence[int] | None, layers: str, *, keeps: bool
@@ -308,7 +217,7 @@ class Deployments:
             model,
             self._finder.plan(record, pipeline, self._placements.get(record.id)),
             self._finder.nodes(nodes),
-            await self.foretell(
+            await self.placing.foretell(
                 description,
                 record.serving,
                 [(stage.start, stage.end, stage.node_id) for stage in pipeline.stages],
@@ -492,7 +401,3 @@ class Deployments:
 
 def _not_deployed(model: str) -> PlacementError:
     return PlacementError(f"{model} is not deployed, so nothing can be handed over.", "Deploy it first.")
-
-
-def _read_speed(report: HealthReport, dtype: str | None) -> float | None:
-    return next((speed.read_bytes_per_second for speed in report.speeds if speed.dtype == dtype), None)

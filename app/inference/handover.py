@@ -32,9 +32,11 @@ from app.inference.sequence import HANDOVER
 from app.models.description import ModelDescription
 from app.models.library import ModelLibrary
 from app.registry import DeploymentRecord, EventLevel, NodeRecord, Registry, ShardRecord
-from app.sharding.placement import NodeCapacity, Placement, StageSizes, place_ranges
+from app.sharding.capacity import NodeCapacity
+from app.sharding.placement import Placement, place_ranges
 from app.sharding.plan import parse_layers, ranges_text
 from app.sharding.relocation import LostStage, relocate
+from app.sharding.stage_sizes import StageSizes
 from worker_agent.wire.messages import (
     MAX_STATES,
     Copied,

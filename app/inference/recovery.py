@@ -19,12 +19,15 @@ from app.figures import layers, size_text
 from app.inference.deployer import Deployer, Seat, check_addresses
 from app.inference.onlookers import Onlookers
 from app.inference.pipeline import BREAKING, Pipeline
+from app.inference.placing import Placing
 from app.models.description import ModelDescription
 from app.models.digests import PartDigests
 from app.models.library import ModelLibrary
 from app.registry import DeploymentRecord, DeploymentStatus, NodeRecord, Registry, ShardRecord
-from app.sharding.placement import NodeCapacity, Placement, StageSizes, place, place_ranges
+from app.sharding.capacity import NodeCapacity
+from app.sharding.placement import Placement, place_ranges
 from app.sharding.relocation import LostStage, relocate
+from app.sharding.stage_sizes import StageSizes
 from worker_agent.wire.messages import Health, Numerics, Resumed, StageInfo
 
 log = logging.getLogger(__name__)
@@ -75,7 +78,7 @@ class Recovery:
     """Mends pipelines. Belongs to the controller's loop.
 
     Args:
-        capacities: what nodes have free now, and how fast they are in a dtype.
+        placing: asks what nodes have free now, and plans over them.
         redeploy: takes the old deployment down and carries out a placement of the same model.
     """
 
@@ -85,13 +88,13 @@ class Recovery:
         nodes: NodeDirectory,
         library: ModelLibrary,
         deployer: Deployer,
-        capacities: Callable[[Sequence[int], str], Awaitable[list[NodeCapacity]]],
+        placing: Placing,
         redeploy: Callable[
             [DeploymentRecord, ModelDescription, Placement, Onlookers], Awaitable[tuple[DeploymentRecord, Pipeline]]
         ],
     ) -> None:
         self._registry, self._nodes, self._library, self._deployer = registry, nodes, library, deployer
-        self._capacities, self._redeploy = capacities, redeploy
+        self._placing, self._redeploy = placing, redeploy
         self._changed = asyncio.Event()
         self._shunned: dict[int, float] = {}
         """Nodes, and until when no lost layers go there."""
@@ -273,7 +276,7 @@ class Recovery:
         found = []
         for node in there:
             try:
-                found += await self._capacities([node], dtype)
+                found += await self._placing.capacities([node], dtype)
             except NodeError as error:
                 log.info("node %d takes no lost layers: %s", node, error)
         return found
@@ -362,7 +365,7 @@ class Recovery:
                 freed[node] = freed.get(node, 0) + sizes.memory(stage.shard.start_layer, stage.shard.end_layer)
         room = [replace(node, free_memory=node.free_memory + freed.get(node.node_id, 0)) for node in nodes]
         try:
-            placement = place(description, room, record.serving)
+            placement = await self._placing.plan_over(description, record.serving, room)
         except PlacementError as error:
             raise _nowhere(stages, sizes, error) from error
         onlookers.tell(f"Placing {record.model_name} anew over {len(placement.stages)} nodes")

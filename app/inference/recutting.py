@@ -23,7 +23,8 @@ from app.inference.sequence import HANDOVER
 from app.inference.sequence import Sequence as Answer
 from app.models.description import ModelDescription
 from app.registry import DeploymentRecord, ShardRecord
-from app.sharding.placement import NodeCapacity, Placement, place_ranges
+from app.sharding.capacity import NodeCapacity
+from app.sharding.placement import Placement, place_ranges
 from app.sharding.plan import parse_layers, ranges_text
 from worker_agent.wire.messages import Budget, Sampling, Scored, StageTime, Token
 

@@ -21,8 +21,10 @@ from app.registry import DeploymentRecord, Registry, ShardRecord
 from app.registry.records import leading
 from app.runs.trace import Foreseen
 from app.serving import Serving
-from app.sharding.placement import NodeCapacity, Placement, StageSizes, place_ranges
+from app.sharding.capacity import NodeCapacity
+from app.sharding.placement import Placement, place_ranges
 from app.sharding.relocation import LostStage, relocate
+from app.sharding.stage_sizes import StageSizes
 
 AGAIN_SECONDS = 30.0
 """Between two tries to bring a broken replica back while another one answers."""

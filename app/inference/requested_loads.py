@@ -17,7 +17,8 @@ from app.figures import size_text
 from app.models.description import ModelDescription
 from app.runs.trace import Origin
 from app.serving import Serving, ServingWish
-from app.sharding.placement import NodeCapacity, Placement, place_ranges, whole_on_one
+from app.sharding.capacity import NodeCapacity
+from app.sharding.placement import Placement, place_ranges, whole_on_one
 
 DeployAsJob = Callable[[Placement, Origin, ProgressCallback], Awaitable[None]]
 """Has a job carry out a placement, unless the model answers when its turn has come. Cancelling the call cancels the

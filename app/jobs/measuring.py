@@ -18,7 +18,7 @@ from app.models.description import ModelDescription
 from app.registry import DeploymentRecord, MeasurementRecord, Registry
 from app.runs.measured import measured_text
 from app.serving import Serving, ServingWish
-from app.sharding.placement import check_serving
+from app.sharding.stage_sizes import check_serving
 from worker_agent.wire.messages import BLOCK_FORMATS
 
 ANY = ServingWish()
@@ -138,7 +138,7 @@ class MeasureWork:
             if await means.registry.call(lambda known, found=record: self._suits(known, found, serving)):  # type: ignore[misc]
                 yield record
                 return
-        placement = await deployments.plan(description, serving, node_ids=self.nodes, layers=self.layers)
+        placement = await deployments.placing.plan(description, serving, node_ids=self.nodes, layers=self.layers)
         told, cancelled = Course(placement).followed(job), asyncio.Event()
         deploying = deployments.deploy(description, placement, told, cancelled, job.origin, apart=True)
         deployed = await job.ended(asyncio.ensure_future(deploying), cancelled.set)

@@ -13,13 +13,13 @@ from app.errors import BadInput, PlacementError
 from app.figures import size_text
 from app.models.description import ModelDescription
 from app.serving import Serving
-from app.sharding.placement import NodeCapacity, Placement, StageSizes, check_serving, place, place_ranges
+from app.sharding.capacity import NodeCapacity
+from app.sharding.placement import Placement, place_ranges
 from app.sharding.plan import Range, check_ranges, divide, range_text
+from app.sharding.stage_sizes import StageSizes, check_serving
 
 Capacities = Mapping[int, NodeCapacity]
 """What nodes that can be used have free for this model, by id."""
-ENOUGH_NODES = 12
-"""A plan uses more only where memory asks for them: each is another hop, and the search grows with them."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Shortage:
 
 @dataclass(frozen=True)
 class Arrangement:
-    """Where a model is cut, and which node has which shard. Make one with `empty`, `proposed` or `of_ranges`."""
+    """Where a model is cut, and which node has which shard. Make one with `empty`, `of_placement` or `of_ranges`."""
 
     description: ModelDescription
     serving: Serving
@@ -61,25 +61,10 @@ class Arrangement:
         return cls(description, serving, (Piece(0, description.num_layers),), StageSizes(description, serving))
 
     @classmethod
-    def proposed(
-        cls, description: ModelDescription, serving: Serving, capacities: Sequence[NodeCapacity]
-    ) -> Arrangement:
-        """The plan of `place`: the slowest stage as fast as possible. Raises PlacementError when nothing fits."""
-        check_serving(description, serving)
-        needed = StageSizes(description, serving).memory(0, description.num_layers)
-
-        def plan(nodes: Sequence[NodeCapacity]) -> Placement:
-            return place(description, nodes, serving)
-
-        chosen = strongest(capacities, needed)
-        try:
-            placement = plan(chosen)
-        except PlacementError:
-            if len(chosen) == len(capacities):
-                raise
-            placement = plan(capacities)
+    def of_placement(cls, description: ModelDescription, placement: Placement) -> Arrangement:
+        """What a planner has chosen. Raises BadInput, PlacementError where it is of another model."""
         pieces = [(stage.start, stage.end, stage.node.node_id) for stage in placement.stages]
-        return cls.of_ranges(description, serving, pieces)
+        return cls.of_ranges(description, placement.serving, pieces)
 
     @classmethod
     def of_ranges(
@@ -337,17 +322,6 @@ class Arrangement:
     def _check_boundary(self, boundary: int) -> None:
         if not 0 <= boundary < len(self.pieces) - 1:
             raise BadInput(f"There is no boundary {boundary + 1}; '{self.model_name}' has {len(self.pieces)} shards.")
-
-
-def strongest(capacities: Sequence[NodeCapacity], needed: int) -> list[NodeCapacity]:
-    """The fastest `ENOUGH_NODES`, and as many more as their memory asks for with a quarter to spare; in their order."""
-    order = sorted(capacities, key=lambda node: (-node.speed, -node.free_memory))
-    count = free = 0
-    while count < len(order) and (count < ENOUGH_NODES or free < needed * 5 // 4):
-        free += order[count].free_memory
-        count += 1
-    chosen = {node.node_id for node in order[:count]}
-    return [node for node in capacities if node.node_id in chosen]
 
 
 def _shards(stages: Sequence[int]) -> str:

@@ -35,14 +35,27 @@ def link_speeds(links: Sequence[LinkRecord]) -> dict[tuple[int, int], LinkSpeed]
     Args:
         links: the newest first.
     """
+    return {
+        pair: LinkSpeed(link.rtt, link.bytes_per_second)
+        for pair, link in _newest(links).items()
+        if link.is_measured and link.rtt is not None and link.bytes_per_second
+    }
+
+
+def dead_links(links: Sequence[LinkRecord]) -> frozenset[tuple[int, int]]:
+    """Directions that did not work when they were last measured.
+
+    Args:
+        links: the newest first.
+    """
+    return frozenset(pair for pair, link in _newest(links).items() if not link.is_measured)
+
+
+def _newest(links: Sequence[LinkRecord]) -> dict[tuple[int, int], LinkRecord]:
     newest: dict[tuple[int, int], LinkRecord] = {}
     for link in links:
         newest.setdefault((link.source_id, link.target_id), link)
-    return {
-        pair: LinkSpeed(link.rtt, link.bytes_per_second)
-        for pair, link in newest.items()
-        if link.is_measured and link.rtt is not None and link.bytes_per_second
-    }
+    return newest
 
 
 def foretell(

@@ -7,8 +7,10 @@ the constants below were fitted to real runs (benchmarks/prediction.py).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from math import ceil
 
 from app.errors import BadInput
@@ -35,6 +37,8 @@ PROMPT_TOKENS = 256
 """Of the prompt for which is predicted where nobody names one."""
 PROMPT_CHUNK = 256
 """Prompt tokens in one step (`app.inference.deployer.PREFILL_CHUNK`)."""
+STREAMS = 32
+"""Answers at once, where it is asked how many tokens come of all of them together."""
 
 
 @dataclass(frozen=True)
@@ -75,19 +79,73 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class _Work:
+class StageWork:
     """What a stage does for a step."""
 
     read_bytes: int
     """Weights that a step of one token reads: no embedding, which gives one row only."""
     parameters: int
     """That every token of a prompt is multiplied with: no head, which sees the last token only."""
+    head_parameters: int
+    """Of the head, where the stage has it."""
     layers: int
     kv_bytes: int
     """Keys and values of one token, as they are computed: kept in int8 they are read no faster, since floats are made
     of them first (benchmarks/kv_int8.py)."""
     state_bytes: int
     """What a sequence keeps besides, which each of its tokens reads."""
+
+
+class StageCosts:
+    """What steps cost any stage of a model on any node, in seconds. Made once for a plan, which asks for many.
+
+    Args:
+        description: the model.
+        dtype: the compute dtype, a key of COMPUTE_ITEM_BYTES.
+        quantize: as Serving has it.
+        context: how many tokens a sequence has by then, whose keys and values are read.
+    """
+
+    def __init__(
+        self, description: ModelDescription, dtype: str, quantize: str = "none", context: int = PROMPT_TOKENS
+    ) -> None:
+        self._last, self._context = description.num_layers, context
+        self.hidden_bytes = description.hidden_size * COMPUTE_ITEM_BYTES[dtype]
+        """Of one token's hidden state, as it goes from stage to stage."""
+        layers = description.layers
+        ends = [part for kind in ("last", "tied") if (part := description.end(kind))]
+        self._head = sum(part.memory(dtype) for part in ends), sum(part.parameters for part in ends)
+        numbers = range(description.num_layers)
+        self._read = _sums(part.memory(dtype, quantize) for part in layers)
+        self._parameters = _sums(part.parameters for part in layers)
+        self._kv = _sums(description.kv_bytes_per_token(dtype, each, each + 1) for each in numbers)
+        self._states = _sums(description.state_bytes_per_sequence(dtype, each, each + 1) for each in numbers)
+
+    def token(self, start: int, end: int, speed: NodeSpeed) -> float:
+        """A step of one token through the layers [start, end); the last layer brings the head with it."""
+        return self.token_of(self.work(start, end), speed)
+
+    def token_of(self, work: StageWork, speed: NodeSpeed) -> float:
+        """The same of work that is known already."""
+        return _decode_seconds(work, speed, self._context)
+
+    def step_of(self, work: StageWork, speed: NodeSpeed, rows: float) -> float:
+        """A step of one token each for `rows` sequences, which reads the weights once, as a prompt's step does."""
+        each = 2 * work.head_parameters / speed.flops_per_second
+        each += (work.kv_bytes * self._context + work.state_bytes) / speed.read_bytes_per_second
+        return _chunk_seconds(work, speed, rows, self.hidden_bytes) + rows * each
+
+    def work(self, start: int, end: int) -> StageWork:
+        """What the stage [start, end) does; nothing for an empty one. Neighbours' adds up to that of both as one."""
+        head_bytes, head_parameters = self._head if end == self._last else (0, 0)
+        return StageWork(
+            read_bytes=self._read[end] - self._read[start] + head_bytes,
+            parameters=self._parameters[end] - self._parameters[start],
+            head_parameters=head_parameters,
+            layers=end - start,
+            kv_bytes=self._kv[end] - self._kv[start],
+            state_bytes=self._states[end] - self._states[start],
+        )
 
 
 def predict(
@@ -131,15 +189,16 @@ def predict(
     if prompt_tokens < 1 or any(s.read_bytes_per_second <= 0 or s.flops_per_second <= 0 for _, _, s in stages):
         raise BadInput("A prediction needs a prompt of at least one token and speeds above zero.")
     speeds = [speed for _, _, speed in stages]
-    work = [_work(description, start, end, dtype, quantize) for start, end, _ in stages]
-    steps = [_decode_seconds(each, speed, prompt_tokens) for each, speed in zip(work, speeds, strict=True)]
+    costs = StageCosts(description, dtype, quantize, prompt_tokens)
+    work = [costs.work(start, end) for start, end, _ in stages]
+    steps = [costs.token(*stage) for stage in stages]
     known = [links[hop] if hop < len(links) else None for hop in range(len(local))]
     waits = [
-        _hop_seconds(speed, following, here, link)
+        hop_seconds(speed, following, here, link)
         for speed, following, here, link in zip(speeds, [*speeds[1:], speeds[0]], local, known, strict=False)
     ]
     total, network = sum(steps) + sum(waits), sum(waits)
-    prompt = _prompt_seconds(description, work, speeds, local, known, waits, dtype, prompt_tokens)
+    prompt = _prompt_seconds(costs.hidden_bytes, work, speeds, local, known, waits, prompt_tokens)
     return Prediction(
         tokens_per_second=1 / total,
         first_token_seconds=prompt,
@@ -149,6 +208,34 @@ def predict(
         network_share=network / total,
         assumed_hops=tuple(hop for hop, link in enumerate(known) if link is None),
     )
+
+
+def lanes_of(machines: int) -> int:
+    """How many steps are in flight at once, of STREAMS answers on so many machines."""
+    return min(machines, STREAMS)
+
+
+def rows_of(machines: int) -> float:
+    """How many sequences share a step then."""
+    return STREAMS / lanes_of(machines)
+
+
+def seconds_in_all(steps: Sequence[float], waits: Sequence[float], machines: Sequence[str]) -> float:
+    """What a token takes when STREAMS answers are under way: the time of a lane's round, divided by all its tokens.
+
+    As many lanes are in flight as there are machines, and no more than answers. None comes round faster than a step
+    goes through all stages, and all together not faster than the slowest machine lets each of them pass; agents of one
+    machine share its cores.
+
+    Args:
+        steps: what a step of `rows_of(machines)` rows takes each stage alone (`StageCosts.step_of`).
+        waits: of each hop.
+        machines: of each stage, by name.
+    """
+    agents = Counter(machines)
+    lanes = lanes_of(len(agents))
+    slowest = max(step * agents[machine] for step, machine in zip(steps, machines, strict=True))
+    return max(lanes * slowest, sum(steps) + sum(waits)) / STREAMS
 
 
 def speed_of(capacities: Mapping[str, object], dtype: str, rtt: float | None) -> NodeSpeed | None:
@@ -162,6 +249,11 @@ def speed_of(capacities: Mapping[str, object], dtype: str, rtt: float | None) ->
     return None
 
 
+def _sums(values: Iterable[int]) -> list[int]:
+    """What the first n of them make together, for each n from 0 on."""
+    return list(accumulate(values, initial=0))
+
+
 def _hops(stages: int, same_machine: bool | Sequence[bool]) -> tuple[bool, ...]:
     """For each hop whether it stays on one machine; a single stage has none."""
     count = stages if stages > 1 else 0
@@ -172,54 +264,42 @@ def _hops(stages: int, same_machine: bool | Sequence[bool]) -> tuple[bool, ...]:
     return tuple(same_machine[:count])
 
 
-def _work(description: ModelDescription, start: int, end: int, dtype: str, quantize: str) -> _Work:
-    own = description.layers[start:end]
-    head = 0
-    if end == description.num_layers:
-        head = sum(part.memory(dtype) for kind in ("last", "tied") if (part := description.end(kind)))
-    return _Work(
-        read_bytes=sum(part.memory(dtype, quantize) for part in own) + head,
-        parameters=sum(part.parameters for part in own),
-        layers=end - start,
-        kv_bytes=description.kv_bytes_per_token(dtype, start, end),
-        state_bytes=description.state_bytes_per_sequence(dtype, start, end),
-    )
-
-
-def _decode_seconds(work: _Work, speed: NodeSpeed, context: int) -> float:
+def _decode_seconds(work: StageWork, speed: NodeSpeed, context: int) -> float:
     read = (work.read_bytes + work.kv_bytes * context + work.state_bytes) / speed.read_bytes_per_second
     return read + work.layers * LAYER_SECONDS + STAGE_SECONDS
 
 
-def _hop_seconds(one: NodeSpeed, other: NodeSpeed, same_machine: bool, link: LinkSpeed | None) -> float:
-    """One way. Unmeasured, the farther of the two from the controller tells how far they are from each other."""
+def _chunk_seconds(work: StageWork, speed: NodeSpeed, tokens: float, hidden_bytes: int) -> float:
+    """A step of many tokens, whatever sequences they are of; without the head."""
+    return (
+        2 * work.parameters * tokens / speed.flops_per_second
+        + (work.read_bytes + ACTIVATION_PASSES * work.layers * tokens * hidden_bytes) / speed.read_bytes_per_second
+        + work.layers * LAYER_SECONDS
+        + STAGE_SECONDS
+    )
+
+
+def hop_seconds(one: NodeSpeed, other: NodeSpeed, same_machine: bool, link: LinkSpeed | None) -> float:
+    """One way, of a token. Unmeasured, the farther of the two from the controller tells how far apart they are."""
     if link is not None:
         return link.rtt / 2 + HAND_OVER_SECONDS
     return MESSAGE_SECONDS if same_machine else max(MESSAGE_SECONDS, max(one.rtt, other.rtt) / 2)
 
 
 def _prompt_seconds(
-    description: ModelDescription,
-    work: Sequence[_Work],
+    hidden_bytes: int,
+    work: Sequence[StageWork],
     speeds: Sequence[NodeSpeed],
     local: Sequence[bool],
     links: Sequence[LinkSpeed | None],
     waits: Sequence[float],
-    dtype: str,
     tokens: int,
 ) -> float:
     chunk = min(tokens, PROMPT_CHUNK)
     chunks = ceil(tokens / chunk)
-    state = chunk * description.hidden_size * COMPUTE_ITEM_BYTES[dtype]
-    computing = [
-        2 * each.parameters * chunk / speed.flops_per_second
-        + (each.read_bytes + ACTIVATION_PASSES * each.layers * state) / speed.read_bytes_per_second
-        + each.layers * LAYER_SECONDS
-        + STAGE_SECONDS
-        for each, speed in zip(work, speeds, strict=True)
-    ]
+    computing = [_chunk_seconds(each, speed, chunk, hidden_bytes) for each, speed in zip(work, speeds, strict=True)]
     # The last hop carries one token, not its hidden state.
-    carrying = [state / _rate(here, link) for here, link in zip(local[:-1], links[:-1], strict=True)]
+    carrying = [chunk * hidden_bytes / _rate(here, link) for here, link in zip(local[:-1], links[:-1], strict=True)]
     once = sum(computing) + sum(waits) + sum(carrying)
     if all(local):
         return once * tokens / chunk

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from app.sharding.placement import ALIKE, NodeCapacity
+from app.sharding.capacity import ALIKE, NodeCapacity
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,7 @@ def test_the_version_is_shown() -> None:
         (["deploy", "m", "--nodes", "1,1"], "names a node twice"),
         (["deploy", "m", "--dtype", "int8"], "--dtype is 'int8'"),
         (["deploy", "m", "--quantize", "int3"], "--quantize is 'int3'"),
+        (["deploy", "m", "--aim", "quick"], "--aim is 'quick'; it can be fastest, most, fits, fewest."),
         (["plan", "m", "--kv", "int4"], "--kv is 'int4'; it can be computed, int8."),
         (["shard_model", "--model_name", "m", "--output_dir", "x"], "How to cut is not said."),
         (["shard_model", "--model-name", "m", "--output-dir", "x", "--num-shards", "0"], "into 0 shards"),

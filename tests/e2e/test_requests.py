@@ -228,12 +228,13 @@ def test_a_model_that_fits_no_node_says_which_node_lacks_how_much(shared: System
 def test_what_a_node_would_not_hold_is_refused_by_the_node_itself(shared: System, tiny: Path) -> None:
     """A plan made from old figures: the agent checks its budget before it allocates."""
     from app.errors import NodeError
-    from app.sharding.placement import NodeCapacity, place
+    from app.sharding.capacity import NodeCapacity
+    from app.sharding.placement import place_ranges
 
     shared.run(shared.controller.add_model(str(tiny), name="overbooked"))
     description = shared.controller.library.get("overbooked")
     fantasy = [NodeCapacity(node.id, node.hostname, 10**15) for node in shared.nodes[:2]]
-    placement = place(description, fantasy, Serving("float32", 4096, 2_000_000_000))
+    placement = place_ranges(description, fantasy, [(0, 3), (3, 7)], Serving("float32", 4096, 2_000_000_000))
     with pytest.raises(NodeError, match=r"node \d+ .*need .* GB .* are free") as caught:
         shared.run(shared.controller.jobs.do(DeployWork(placement), UNKNOWN))
     assert caught.value.kind == "memory"

@@ -10,7 +10,8 @@ import pytest
 
 from app.errors import PlacementError
 from app.serving import Serving
-from app.sharding.placement import NodeCapacity, place
+from app.sharding.capacity import NodeCapacity
+from app.sharding.placement import place_ranges
 from tests.models.described import described
 from tests.worker_agent.tiny_models import make_model
 from worker_agent.model.anatomy import UNLIMITED, build_empty, examine
@@ -103,6 +104,6 @@ def test_the_advice_on_a_context_that_is_too_long_can_be_followed(tmp_path: Path
     make_model("llama", tmp_path, num_hidden_layers=2, max_position_embeddings=64, rope_scaling=scaling)
     description = described(tmp_path)
     nodes = (NodeCapacity(node_id=1, name="a", free_memory=10**9),)
-    assert place(description, nodes, Serving("float32", 256, 256)).serving.context == 256
+    assert place_ranges(description, nodes, [(0, 2)], Serving("float32", 256, 256)).serving.context == 256
     with pytest.raises(PlacementError, match=r"reads at most 256 tokens, not 257\. Take a smaller context"):
-        place(description, nodes, Serving("float32", 257, 512))
+        place_ranges(description, nodes, [(0, 2)], Serving("float32", 257, 512))

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from app.errors import BadInput, PlacementError, ShardboardError
 from app.serving import Serving
-from app.sharding.arrangement import Arrangement, strongest
-from app.sharding.placement import NodeCapacity
+from app.sharding.arrangement import Arrangement
+from app.sharding.capacity import NodeCapacity
+from app.sharding.placement import place_ranges
 from app.sharding.plan import check_ranges
 from tests.models.described import invented
 
@@ -36,24 +37,11 @@ def test_it_begins_as_one_shard_without_a_node() -> None:
     assert draft.is_untouched and not draft.is_placed
 
 
-def test_a_proposal_is_the_plan_of_place() -> None:
-    draft = Arrangement.proposed(invented([10] * 6), SERVING, [node(1), node(2)])
-    assert draft.ranges == ((0, 3), (3, 6)) and draft.nodes == (1, 2)
-
-
-def test_of_many_nodes_the_strongest_are_used_in_their_order() -> None:
-    many = [NodeCapacity(number, f"machine{number}", PLENTY, speed=1 + number % 5) for number in range(40)]
-    chosen = strongest(many, 1000)
-    assert len(chosen) == 12 and min(node.speed for node in chosen) == 4
-    assert [node.node_id for node in chosen] == sorted(node.node_id for node in chosen)
-
-
-def test_many_small_nodes_are_used_where_the_memory_asks_for_them() -> None:
-    small = [node(number, 2 * 2020) for number in range(1, 31)]
-    draft = Arrangement.proposed(invented([10] * 40), SERVING, small)
-    assert 20 <= len(draft.pieces) <= 26
-    uneven = [node(number, 2020 + 2000) for number in range(1, 31)]  # a layer each, though two nearly fit
-    assert len(Arrangement.proposed(invented([10] * 29), SERVING, uneven).pieces) == 29
+def test_a_placement_becomes_a_draft() -> None:
+    model = invented([10] * 6)
+    placement = place_ranges(model, [node(2), node(1)], [(0, 4), (4, 6)], SERVING)
+    draft = Arrangement.of_placement(model, placement)
+    assert (draft.ranges, draft.nodes, draft.serving) == (((0, 4), (4, 6)), (2, 1), SERVING)
 
 
 def test_a_shard_goes_to_a_node_and_off_it() -> None:
@@ -191,7 +179,6 @@ def test_whatever_is_done_all_layers_stay_covered_in_order(data: st.DataObject) 
             "shards": lambda: draft.with_shards(one, capacities),  # noqa: B023
             "whole": lambda: draft.whole_on(1),  # noqa: B023
             "clear": lambda: draft.cleared(),  # noqa: B023
-            "propose": lambda: Arrangement.proposed(description, SERVING, list(capacities.values())),
         }
         before = draft
         try:

@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from msgspec import structs
 
 from app.errors import BadInput, PlacementError
 from app.serving import Serving
-from app.sharding.placement import (
-    MAX_SEQUENCES,
-    TOKENS_WITH_STATE,
-    NodeCapacity,
-    StageSizes,
-    check_fits,
-    place,
-    place_ranges,
-    relative_speeds,
-    sequences_at_once,
-    whole_on_one,
-)
+from app.sharding.capacity import NodeCapacity, relative_speeds
+from app.sharding.placement import check_fits, place_ranges, whole_on_one
+from app.sharding.stage_sizes import MAX_SEQUENCES, TOKENS_WITH_STATE, StageSizes, sequences_at_once
 from tests.models.described import invented
 
 PLENTY = 10**12
@@ -31,19 +20,8 @@ def node(number: int, free: int = PLENTY, speed: float = 1.0) -> NodeCapacity:
     return NodeCapacity(number, f"machine{number}", free, speed)
 
 
-def test_equal_nodes_share_equally() -> None:
-    placement = place(invented([10] * 6), [node(1), node(2), node(3)], DEFAULTS)
-    assert placement.ranges == ((0, 2), (2, 4), (4, 6))
-    assert [stage.node.node_id for stage in placement.stages] == [1, 2, 3]
-
-
-def test_a_node_twice_as_fast_takes_twice_the_layers() -> None:
-    placement = place(invented([10] * 6), [node(1), node(2, speed=2.0)], DEFAULTS)
-    assert placement.ranges == ((0, 2), (2, 6))
-
-
 def test_memory_is_weights_in_the_compute_dtype_and_kv() -> None:
-    (stage,) = place(invented([5, 5], tied=7), [node(1)], Serving("float32", 10, 30)).stages
+    (stage,) = place_ranges(invented([5, 5], tied=7), [node(1)], [(0, 2)], Serving("float32", 10, 30)).stages
     assert stage.weight_bytes == 4 * (5 + 5 + 7)
     assert stage.kv_bytes == 30 * 4 * (10 + 10)
     assert stage.memory == stage.weight_bytes + stage.kv_bytes
@@ -58,7 +36,7 @@ def test_keys_and_values_in_int8_count_a_byte_each_and_a_scale_for_each_head() -
     for whole in (alone, earlier):
         assert StageSizes(whole, Serving("float32", 10, 30, kv_dtype="int8")).kv(0, 2) == 30 * 4 * 20, "as computed"
     with pytest.raises(BadInput, match="cannot be kept in 'int3'"):
-        place(model, [node(1)], Serving("float32", 10, 30, kv_dtype="int3"))
+        place_ranges(model, [node(1)], [(0, 2)], Serving("float32", 10, 30, kv_dtype="int3"))
 
 
 def test_states_are_set_aside_for_each_sequence_that_runs_at_once() -> None:
@@ -72,45 +50,13 @@ def test_states_are_set_aside_for_each_sequence_that_runs_at_once() -> None:
 
 
 def test_a_tied_embedding_counts_on_both_ends() -> None:
-    stages = place(invented([5, 5], tied=7), [node(1), node(2)], DEFAULTS).stages
+    stages = place_ranges(invented([5, 5], tied=7), [node(1), node(2)], [(0, 1), (1, 2)], DEFAULTS).stages
     assert [stage.weight_bytes for stage in stages] == [2 * 12, 2 * 12]
-
-
-def test_a_small_node_gets_fewer_layers() -> None:
-    per_layer = 2 * 10 + 2 * 10 * 100
-    placement = place(invented([10] * 6), [node(1, free=per_layer), node(2)], DEFAULTS)
-    assert placement.ranges == ((0, 1), (1, 6))
-
-
-def test_a_node_too_small_for_any_layer_is_left_out() -> None:
-    placement = place(invented([10] * 4), [node(1), node(2, free=5), node(3)], DEFAULTS)
-    assert placement.ranges == ((0, 2), (2, 4))
-    assert [each.node_id for each in placement.left_out] == [2]
-
-
-def test_more_nodes_than_layers_leaves_some_out() -> None:
-    placement = place(invented([10, 10]), [node(1), node(2), node(3)], DEFAULTS)
-    assert len(placement.stages) == 2
-    assert len(placement.left_out) == 1
-
-
-def test_when_nothing_fits_it_says_which_node_lacks_how_much() -> None:
-    description = invented([500_000_000] * 4)
-    nodes = [node(7, free=1_500_000_000), node(8, free=1_000_000_000)]
-    with pytest.raises(PlacementError) as caught:
-        place(description, nodes, DEFAULTS)
-    assert "machine7 (node 7) needs 2 GB for layers 0-1 and has 1.5 GB free" in str(caught.value)
-    assert "machine8 (node 8) needs 2 GB for layers 2-3 and has 1 GB free: 1 GB are missing" in str(caught.value)
-
-
-def test_no_nodes() -> None:
-    with pytest.raises(PlacementError, match="There is no node"):
-        place(invented([1]), [], DEFAULTS)
 
 
 def test_a_context_longer_than_the_models() -> None:
     with pytest.raises(PlacementError, match="reads at most 1,000 tokens, not 1,001"):
-        place(invented([1]), [node(1)], Serving("float32", 1001, 1001))
+        place_ranges(invented([1]), [node(1)], [(0, 1)], Serving("float32", 1001, 1001))
 
 
 def test_given_ranges_are_checked_and_measured_but_need_not_fit() -> None:
@@ -133,30 +79,6 @@ def test_one_node_that_can_hold_it_all_is_the_fastest() -> None:
     assert placement.stages[0].node.node_id == 3
     assert placement.ranges == ((0, 4),)
     assert whole_on_one(description, nodes[:1], DEFAULTS) is None
-
-
-@given(
-    layers=st.lists(st.integers(1, 100), min_size=1, max_size=8),
-    free=st.lists(st.integers(0, 20_000), min_size=1, max_size=5),
-    tied=st.integers(0, 300),
-    kv_tokens=st.integers(1, 100),
-)
-def test_a_placement_fits_and_holds_every_layer_once(
-    layers: list[int], free: list[int], tied: int, kv_tokens: int
-) -> None:
-    nodes = [node(number, free=amount) for number, amount in enumerate(free)]
-    description = invented(layers, tied=tied)
-    try:
-        placement = place(description, nodes, Serving("float16", 10, kv_tokens))
-    except PlacementError as error:
-        assert "are missing" in str(error)
-        assert whole_on_one(description, nodes, Serving("float16", 10, kv_tokens)) is None
-        return
-    assert placement.fits
-    assert [layer for start, end in placement.ranges for layer in range(start, end)] == list(range(len(layers)))
-    used = [stage.node.node_id for stage in placement.stages]
-    assert used == sorted(used)
-    assert sorted(used + [each.node_id for each in placement.left_out]) == list(range(len(free)))
 
 
 def test_a_faster_machine_counts_for_more_and_small_differences_do_not() -> None:

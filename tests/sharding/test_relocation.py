@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from app.sharding.placement import NodeCapacity
+from app.sharding.capacity import NodeCapacity
 from app.sharding.relocation import LostStage, relocate
 
 

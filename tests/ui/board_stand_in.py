@@ -10,6 +10,7 @@ from PySide6.QtWidgets import QApplication
 from pytestqt.qtbot import QtBot
 
 from app.models.description import ModelDescription
+from app.sharding.planning.aims import FITS
 from app.ui.board.scene.view import BoardView
 from app.ui.board.state.board_model import BoardModel
 from app.ui.board.state.lanes import MIME_MODEL, MIME_SHARD
@@ -89,6 +90,7 @@ def stand(
     model = simulated.model(layers=layers)
     simulated.fill(workbench.cluster, nodes=nodes, models=(model,), budget=budget)
     board = BoardModel(workbench, workbench)
+    board.aim_at(FITS)  # which shares out what one node could hold
     view = BoardView(workbench, board)
     qtbot.addWidget(view)
     view.resize(760, 640)

@@ -11,6 +11,7 @@ from PySide6.QtWidgets import QMenu, QPushButton
 from pytestqt.modeltest import ModelTester
 from pytestqt.qtbot import QtBot
 
+from app.sharding.planning.aims import FITS
 from app.ui.board.panes.library_model import LibraryModel
 from app.ui.board.panes.library_pane import LibraryPane
 from app.ui.board.panes.shelf import ShelfModel, ShelfPane
@@ -27,7 +28,9 @@ SMALL, LARGE = model("small"), model("large", layers=40)
 @pytest.fixture
 def board(quiet_workbench: Workbench) -> BoardModel:
     fill(quiet_workbench.cluster, models=(LARGE, SMALL))
-    return BoardModel(quiet_workbench, quiet_workbench)
+    made = BoardModel(quiet_workbench, quiet_workbench)
+    made.aim_at(FITS)  # which shares out what one node could hold
+    return made
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pytestqt.qtbot import QtBot
 from app.cluster.node_state import Heard
 from app.errors import BadInput, PlacementError
 from app.serving import Serving
+from app.sharding.planning.aims import FITS
 from app.ui.board.state.board_model import BoardModel
 from app.ui.board.state.lanes import BlockKind, Selection
 from app.ui.cluster import Lists
@@ -26,6 +27,7 @@ def board(quiet_workbench: Workbench) -> BoardModel:
     """Three nodes of 4 GB; small takes 1.5 GB with its KV, large 4.5 GB."""
     fill(quiet_workbench.cluster, models=(SMALL, LARGE))
     made = BoardModel(quiet_workbench, quiet_workbench)
+    made.aim_at(FITS)  # which shares out what one node could hold
     made.choose_model("small")
     return made
 

@@ -19,6 +19,7 @@ from app.inference.events import StepPassed
 from app.jobs.measuring import MeasureWork
 from app.registry.records import JobStatus, MeasurementRecord
 from app.serving import Serving, ServingWish
+from app.sharding.planning.aims import FASTEST, FITS
 from app.ui.board.board_commands import BoardCommands
 from app.ui.board.deploying import Failure
 from app.ui.board.panes.deploy_panel import DeployPanel
@@ -49,6 +50,7 @@ def holder(qtbot: QtBot) -> QWidget:
 def board(quiet_workbench: Workbench) -> BoardModel:
     fill(quiet_workbench.cluster, models=(SMALL, LARGE))
     made = BoardModel(quiet_workbench, quiet_workbench)
+    made.aim_at(FITS)  # which shares out what one node could hold
     made.choose_model("small")
     return made
 
@@ -100,6 +102,31 @@ def test_memory_and_speed_stand_beside_those_of_the_best_single_node(bar: PlanBa
     assert bar.single.text().startswith("Best single node: node-1, 1.5 GB, about 1")
     assert "Shard 1: 480 MB of weights, " in bar.outlook.toolTip()
     assert "Between the nodes: " in bar.outlook.toolTip()
+
+
+def test_an_aim_is_chosen_its_plan_explained_and_both_are_kept(bar: PlanBar, board: BoardModel) -> None:
+    aim = bar.serving.aim
+    assert aim.currentData() == FITS and aim.currentText() == "Fits at all" and bar.plan.isHidden()
+    board.propose()
+    assert board.pipeline() == (1, 2, 3) and bar.plan.text().startswith("Fewer machines are faster for one answer")
+    assert "node-2 (2) takes layers " in bar.plan.toolTip()
+    aim.setCurrentIndex(aim.findData(FASTEST))
+    aim.activated.emit(aim.currentIndex())
+    assert len(board.pipeline()) == 1, "a plan that nobody has changed is made anew"
+    assert "node-2 (2) is left out: " in bar.plan.toolTip() and bar.plan.text().startswith(
+        "Fewer machines are faster: "
+    )
+    assert "tokens/s" in bar.plan.toolTip()
+    state = board.save()
+    board.undo_stack.undo()
+    assert len(board.pipeline()) == 3
+    board.move_boundary(0, board.boundaries()[0] - 1)
+    assert bar.plan.isHidden(), "by hand it is nobody's plan"
+    by_hand = board.pipeline()
+    board.aim_at(FITS)
+    assert board.pipeline() == by_hand, "what is by hand stays"
+    board.restore(state)
+    assert board.aim == FASTEST and aim.currentData() == FASTEST
 
 
 def test_what_stands_in_the_way_is_a_warning(bar: PlanBar, board: BoardModel) -> None:
@@ -172,14 +199,14 @@ def test_a_nodes_page_adds_up(inspector: Inspector, board: BoardModel) -> None:
     board.workbench.cluster.take_lists(Lists(deployments=(deployment("a", LARGE, [(2, 0, 20), (1, 20, 40)]),)))
     board.propose()
     board.select(Selection(node_id=2))
-    page = inspector.node
+    page, stage = inspector.node, board.pipeline().index(2)
     assert inspector.pages.currentWidget() is page and page.title.text() == "node-2"
     assert page.subtitle.text() == "Made-up CPU 3000"
     assert page.memory.value("Others") == "2.1 GB" and page.memory.value("In all") == "4 GB"
     assert page.stages.value("large") == "layers 0–19, 2.1 GB"
-    assert page.stages.value("Shard 2").endswith(", not loaded")
+    assert page.stages.value(f"Shard {stage + 1}").endswith(", not loaded")
     page.empty.click()
-    assert board.pipeline()[1] is None
+    assert board.pipeline()[stage] is None
     page.place.click()
     assert board.pipeline() == (2,)
 

@@ -17,6 +17,7 @@ from app.inference.parameters import GenerationParameters
 from app.inference.prompt import TokenPrompt
 from app.jobs.works import register_model
 from app.paths import Home
+from app.sharding.planning.aims import FITS
 from app.ui.board.board_screen import BoardScreen
 from app.ui.board.state.lanes import BlockKind, Selection
 from app.ui.notices import Notice
@@ -30,6 +31,7 @@ SMALL, LARGE = model("small"), model("large", layers=40)
 def screen(quiet_workbench: Workbench, qtbot: QtBot) -> Iterator[BoardScreen]:
     fill(quiet_workbench.cluster, models=(SMALL, LARGE))
     made = BoardScreen(quiet_workbench)
+    made.board.aim_at(FITS)  # which shares out what one node could hold
     qtbot.addWidget(made)
     made.resize(1200, 760)
     with qtbot.waitActive(made):
@@ -168,6 +170,7 @@ def live(home: Home, tiny_library: Path, workbench: Workbench, qtbot: QtBot) -> 
     qtbot.waitUntil(lambda: [view.state for view in cluster.nodes.values()] == [NodeState.UP] * 2, timeout=30_000)
     qtbot.waitUntil(lambda: len(cluster.models) == 1, timeout=10_000)
     made = BoardScreen(workbench)
+    made.board.aim_at(FITS)
     qtbot.addWidget(made)
     made.resize(1200, 760)
     with qtbot.waitActive(made):

@@ -41,7 +41,7 @@ async def status(
 async def plan(
     request: Request, controller: TheController, body: Annotated[Deploy, Depends(accepts(Deploy))]
 ) -> Response:
-    """With the memory that it takes there. Nothing is loaded."""
+    """With the memory that it takes there, and why each node takes what it takes. Nothing is loaded."""
     return done(request, PlanView.of(await _place(controller, body)), PAGE)
 
 
@@ -91,7 +91,8 @@ async def _place(controller: Controller, body: Deploy) -> Placement:
     await controller.registry.call(lambda known: [known.nodes.get(node) for node in body.nodes or ()])
     try:
         return await controller.plan(
-            body.model, nodes=body.nodes, layers=body.layers, serving=body.serving, live=body.live, replica=body.replica
-        )
+            body.model, nodes=body.nodes, layers=body.layers, serving=body.serving, live=body.live,
+            replica=body.replica, aim=body.aim,
+        )  # fmt: skip
     except NodeError as error:
         raise Conflict(error.message, error.advice) from error

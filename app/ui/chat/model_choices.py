@@ -12,7 +12,8 @@ from PySide6.QtCore import QObject, Qt, Slot
 from app.cluster.node_state import NodeState
 from app.models.description import ModelDescription
 from app.serving import ServingWish
-from app.sharding.placement import NodeCapacity, whole_on_one
+from app.sharding.capacity import NodeCapacity
+from app.sharding.placement import whole_on_one
 from app.ui import make
 from app.ui.cluster import Cluster, DeploymentSnapshot, NodeSnapshot
 from app.ui.list_delegate import Index

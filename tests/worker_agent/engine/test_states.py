@@ -9,7 +9,7 @@ import torch
 
 from app.models.description import ModelDescription
 from app.serving import Serving
-from app.sharding.placement import StageSizes
+from app.sharding.stage_sizes import StageSizes
 from tests.models.described import described
 from tests.worker_agent.causal_types import VOCABULARY, make_model
 from tests.worker_agent.ring import RUNTIME, CutModel, cut_model, load_message

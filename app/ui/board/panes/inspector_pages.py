@@ -17,7 +17,7 @@ from app.inference.model_defaults import ModelDefaults
 from app.models.description import ModelDescription
 from app.registry.records import MeasurementRecord
 from app.runs.measured import circumstances_text, measured_text
-from app.sharding.placement import StageSizes, kept_for
+from app.sharding.stage_sizes import StageSizes, kept_for
 from app.ui.board.panes.page import Fact, Page
 from app.ui.board.panes.stage_ways import StageWays, show_ways
 from app.ui.board.state.lanes import BlockKind, LaneSnapshot, unavailable_because

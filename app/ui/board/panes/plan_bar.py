@@ -12,8 +12,17 @@ from PySide6.QtWidgets import QComboBox, QFrame, QGridLayout, QLabel, QPushButto
 from app.errors import ShardboardError
 from app.models.description import COMPUTE_ITEM_BYTES
 from app.serving import KV_DTYPES, QUANTIZE, RECOVERIES, Serving
+from app.sharding.planning.aims import AIMS, MEANINGS
 from app.ui import make
-from app.ui.board.panes.plan_words import outlook_text, outlook_tip, single_text, state_text, warning_text
+from app.ui.board.panes.plan_words import (
+    outlook_text,
+    outlook_tip,
+    plan_text,
+    plan_tip,
+    single_text,
+    state_text,
+    warning_text,
+)
 from app.ui.giving_way import ElidedLabel, FlowLayout
 from app.ui.icons import mark
 from app.ui.notices import Level
@@ -40,13 +49,14 @@ class PlanBar(QFrame):
         self.state = make.label("", "muted")
         self.outlook = make.dressed(ElidedLabel(), "heading", key="board-prediction")
         self.single = make.dressed(ElidedLabel(), "muted")
+        self.plan = make.dressed(ElidedLabel(), "muted", key="board-plan")
         self.warning = make.label("", "warning", wraps=True, name="Warning")
         self._warning_icon = QLabel()
         self.propose = self._button(commands.propose, "Propose", "board-propose")
         self.deploy = self._button(commands.deploy, "Deploy", "board-deploy", "primary")
         self.replicate = self._button(commands.replicate, "Add replica", "board-replicate")
         self.undeploy = self._button(commands.undeploy, "Undeploy", "board-undeploy")
-        self.serving = ServingRow(board)
+        self.serving = ServingRow(board, commands)
         self._top = QGridLayout()
         self._top.setSpacing(SPACING)
         self._top.setColumnStretch(0, 1)
@@ -69,6 +79,7 @@ class PlanBar(QFrame):
         figures.setVerticalSpacing(0)
         figures.addWidget(self.outlook, 0, 0)
         figures.addWidget(self.single, 1, 0)
+        figures.addWidget(self.plan, 2, 0)
         self._warning_row = QWidget()
         make.row((self._warning_icon, 0, Qt.AlignmentFlag.AlignTop), (self.warning, 1), within=self._warning_row)
         make.column(
@@ -104,6 +115,9 @@ class PlanBar(QFrame):
         self.outlook.say(outlook_text(board), outlook_tip(board))
         self.single.say(single_text(board))
         self.single.setVisible(draft is not None)
+        planned = plan_text(board)
+        self.plan.say(planned, plan_tip(board))
+        self.plan.setVisible(bool(planned))
         self.serving.setVisible(draft is not None)
         warning = warning_text(board)
         if warning != self.warning.text():
@@ -139,11 +153,12 @@ class PlanBar(QFrame):
 
 
 class ServingRow(QWidget):
-    """What the model is loaded for: it decides how much memory a layer takes. Each change can be undone."""
+    """What a plan aims at, and what the model is loaded for: it decides how much memory a layer takes. Each change of
+    the latter can be undone."""
 
-    def __init__(self, board: BoardModel, parent: QWidget | None = None) -> None:
+    def __init__(self, board: BoardModel, commands: BoardCommands, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self._board = board
+        self._board, self._commands = board, commands
         self.dtype = _choice(
             "Compute dtype",
             "What the stages compute in. Half precision takes half the memory of float32.",
@@ -172,8 +187,13 @@ class ServingRow(QWidget):
             "KV tokens", "For how many tokens in all, of all answers at once, keys and values are kept"
         )
         self.kv_tokens.setMaximum(MOST_KV_TOKENS)
+        self.aim = make.dressed(QComboBox(), name="Aim", key="board-aim")
+        for aim, title in AIMS.items():
+            self.aim.addItem(title.capitalize(), aim)
+            self.aim.setItemData(self.aim.count() - 1, MEANINGS[aim], Qt.ItemDataRole.ToolTipRole)
         layout = FlowLayout(SPACING, self)
         for text, field in (
+            ("Aim", self.aim),
             ("Dtype", self.dtype), ("Quantize", self.quantize), ("Context", self.context),
             ("KV tokens", self.kv_tokens), ("KV in", self.kv_dtype), ("Recovery", self.recovery),
         ):  # fmt: skip
@@ -182,11 +202,17 @@ class ServingRow(QWidget):
             pair = QWidget()
             make.row(label, field, within=pair, margins=(0, 0, SPACING, 0))
             layout.addWidget(pair)
+        self.aim.activated.connect(self._on_aim)
         for choice in (self.dtype, self.quantize, self.kv_dtype, self.recovery):
             choice.activated.connect(self._on_edited)
         self.context.valueChanged.connect(self._on_edited)
         self.kv_tokens.valueChanged.connect(self._on_edited)
         board.changed.connect(self.show_draft)
+        self.show_draft()
+
+    @Slot()
+    def _on_aim(self) -> None:
+        self._commands.attempt(lambda: self._board.aim_at(self.aim.currentData()))
         self.show_draft()
 
     def _spin(self, name: str, tip: str) -> QSpinBox:
@@ -204,6 +230,9 @@ class ServingRow(QWidget):
         """The draft's figures, unless they are there already: a field that is being typed in stays as it is."""
         draft = self._board.arrangement
         self.setEnabled(draft is not None and not self._board.is_deploying)
+        if (at := self.aim.findData(self._board.aim)) != self.aim.currentIndex():
+            self.aim.setCurrentIndex(at)
+        self.aim.setToolTip(f"What a plan is proposed for: {MEANINGS[self._board.aim]}")
         if draft is None:
             return
         serving = draft.serving

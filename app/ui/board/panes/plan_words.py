@@ -6,10 +6,14 @@ from typing import TYPE_CHECKING
 
 from app.figures import duration, size_text, token_rate
 from app.sharding.arrangement import Arrangement
+from app.sharding.planning.aims import AIMS
 from app.sharding.prediction import Prediction
 
 if TYPE_CHECKING:
     from app.ui.board.state.board_model import BoardModel
+
+MOST_REASONS = 24
+"""Lines of a tip that are still read."""
 
 
 def speed_text(prediction: Prediction) -> str:
@@ -79,6 +83,25 @@ def single_text(board: BoardModel) -> str:
     if best.prediction is None:
         return f"{best.node.name} alone could hold its {needed}"
     return f"Best single node: {best.node.name}, {needed}, {speed_text(best.prediction)}"
+
+
+def plan_text(board: BoardModel) -> str:
+    """Of a plan as it was proposed, what it was chosen for: Planned for the fastest answer. Empty for any other."""
+    planned = board.planned
+    if planned is None:
+        return ""
+    return planned.remark or f"Planned for: {AIMS[planned.aim]}"
+
+
+def plan_tip(board: BoardModel) -> str:
+    """Why each node takes what it takes, a line each."""
+    planned = board.planned
+    if planned is None:
+        return ""
+    told = [reason.sentence for reason in planned.reasons]
+    more = [f"and {len(told) - MOST_REASONS} more nodes"] if len(told) > MOST_REASONS else []
+    about = [f"Planned for: {AIMS[planned.aim]}", *([planned.remark] if planned.remark else []), ""]
+    return "\n".join([*about, *told[:MOST_REASONS], *more])
 
 
 def warning_text(board: BoardModel) -> str:

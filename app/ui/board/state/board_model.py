@@ -6,24 +6,29 @@ one undo stack, so that every drag, key and menu can be taken back.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from PySide6.QtCore import QObject, Signal, Slot
-from PySide6.QtGui import QUndoCommand, QUndoStack
+from PySide6.QtGui import QUndoStack
 
 from app.errors import BadInput, PlacementError, ShardboardError
 from app.serving import Serving
 from app.sharding.arrangement import Arrangement
-from app.sharding.placement import NodeCapacity, Placement
+from app.sharding.capacity import NodeCapacity
+from app.sharding.placement import Placement
+from app.sharding.planning.aims import AIMS, DEFAULT_AIM, check_aim
 from app.sharding.prediction import Prediction
 from app.ui import make
 from app.ui.board.deploying import Deploying
-from app.ui.board.state.drafts import Drafts
+from app.ui.board.state.drafts import DraftChange, Drafts
 from app.ui.board.state.judge import Judge
 from app.ui.board.state.lanes import LaneSnapshot, Selection, Verdict
 from app.ui.board.state.memory import BoardMemory
 from app.ui.board.state.outlook import BestSingle, BoardOutlook
+from app.ui.board.state.proposals import Proposals
+from app.ui.notices import Level
 
 if TYPE_CHECKING:
     from app.controller import Controller
@@ -57,6 +62,9 @@ class BoardModel(QObject):
         self.memory = BoardMemory(self._cluster)
         self._outlook = BoardOutlook(self._cluster, self.memory)
         self.drafts = Drafts(self._cluster, self.memory, workbench.settings)
+        self._proposals = Proposals(self._cluster, self.memory)
+        self.aim: str = DEFAULT_AIM
+        """What plans are proposed for; `aim_at` changes it."""
         self._judge = Judge(self._cluster, self.drafts, self.memory, self.deploying)
         self._lanes: tuple[LaneSnapshot, ...] | None = None
         self._figures = make.timer(self, self._refresh, FIGURES_MILLISECONDS)
@@ -166,6 +174,11 @@ class BoardModel(QObject):
         return self._outlook.assumed(draft) if draft is not None else ()
 
     @property
+    def planned(self) -> Placement | None:
+        """The planner's word on the draft, as long as nobody has changed what it proposed."""
+        return self._proposals.of(self.arrangement)
+
+    @property
     def best_single(self) -> BestSingle | None:
         """None when no node can hold the model alone."""
         draft = self.arrangement
@@ -221,9 +234,23 @@ class BoardModel(QObject):
     def propose(self, name: str | None = None) -> None:
         """Take the plan that is best for the nodes at hand. Raises PlacementError when nothing fits."""
         draft = self._draft(name)
-        capacities = self.capacities_for(draft.model_name, draft)
-        found = Arrangement.proposed(draft.description, draft.serving, list(capacities.values()))
-        self._take("Propose a plan", draft, found)
+        asked = self._proposals.asked(draft, self.aim)
+        if asked.is_quick:
+            self._take_plan(draft.model_name, asked.answered())
+            return
+        call = self.workbench.bridge.call(lambda *_: asyncio.to_thread(asked.answered), "planning")
+        call.done.connect(lambda placement: self._take_plan(draft.model_name, placement))
+        call.failed.connect(lambda error: self.workbench.notices.toast(str(error), Level.WARNING))
+
+    def aim_at(self, aim: str) -> None:
+        """What plans are proposed for from now on; one that stands as it was proposed is proposed anew."""
+        if aim == self.aim:
+            return
+        before = self.planned
+        self.aim = check_aim(aim)
+        if before is not None and not self.is_deploying:
+            self.propose()
+        self.changed.emit()
 
     def place_model(self, name: str, node_id: int) -> None:
         """The whole model onto one node."""
@@ -335,16 +362,23 @@ class BoardModel(QObject):
     # --- state ---
 
     def save(self) -> dict[str, Any]:
-        """Chosen model and drafts, as JSON."""
-        return {"model": self.model_name, "drafts": self.drafts.save()}
+        """Chosen model, aim and drafts, as JSON."""
+        return {"model": self.model_name, "aim": self.aim, "drafts": self.drafts.save()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        drafts, model = state.get("drafts"), state.get("model")
+        drafts, model, aim = state.get("drafts"), state.get("model"), state.get("aim")
+        self.aim = aim if aim in AIMS else DEFAULT_AIM
         self.drafts.restore(drafts if isinstance(drafts, dict) else {})
         self.choose_model(model if isinstance(model, str) else None)
         self._refresh()
 
     # --- within ---
+
+    def _take_plan(self, name: str, placement: Placement) -> None:
+        draft = self._draft(name)
+        found = Arrangement.of_placement(draft.description, placement)
+        self._proposals.keep(found, placement)
+        self._take("Propose a plan", draft, found)
 
     def _draft(self, name: str | None = None) -> Arrangement:
         wanted = name or self.model_name
@@ -368,7 +402,7 @@ class BoardModel(QObject):
         if self.model_name != after.model_name:
             self.choose_model(after.model_name)
         if after != before:
-            self.undo_stack.push(_Change(self, text, before, after))
+            self.undo_stack.push(DraftChange(self.show, text, before, after))
 
     def show(self, draft: Arrangement) -> None:
         """Called by an undo step: this is the draft now."""
@@ -462,17 +496,3 @@ class BoardModel(QObject):
         self._lanes = None
         self.memory.forget_nodes()
         self.changed.emit()
-
-
-class _Change(QUndoCommand):
-    """One step from a draft to the next."""
-
-    def __init__(self, board: BoardModel, text: str, before: Arrangement, after: Arrangement) -> None:
-        super().__init__(text)
-        self._board, self._before, self._after = board, before, after
-
-    def redo(self) -> None:
-        self._board.show(self._after)
-
-    def undo(self) -> None:
-        self._board.show(self._before)

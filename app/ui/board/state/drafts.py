@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
+
+from PySide6.QtGui import QUndoCommand
 
 from app.errors import ShardboardError
 from app.models.description import COMPUTE_ITEM_BYTES, ModelDescription
@@ -12,6 +15,24 @@ from app.sharding.arrangement import Arrangement
 from app.ui.board.state.memory import BoardMemory
 from app.ui.cluster import Cluster
 from app.ui.settings import Settings
+
+
+class DraftChange(QUndoCommand):
+    """One step from a draft to the next.
+
+    Args:
+        show: takes the draft that is the model's now.
+    """
+
+    def __init__(self, show: Callable[[Arrangement], None], text: str, before: Arrangement, after: Arrangement) -> None:
+        super().__init__(text)
+        self._show, self._before, self._after = show, before, after
+
+    def redo(self) -> None:
+        self._show(self._after)
+
+    def undo(self) -> None:
+        self._show(self._before)
 
 
 class Drafts:

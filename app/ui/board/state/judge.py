@@ -7,7 +7,7 @@ from dataclasses import replace
 from app.errors import ShardboardError
 from app.figures import layers, layers_text, size_text
 from app.sharding.arrangement import Arrangement
-from app.sharding.placement import NodeCapacity
+from app.sharding.capacity import NodeCapacity
 from app.ui.board.deploying import Deploying
 from app.ui.board.state.drafts import Drafts
 from app.ui.board.state.lanes import MAKE_ROOM, Verdict, fit, unavailable_because
@@ -40,7 +40,9 @@ class Judge:
         if needed > free:
             return Verdict(False, f"needs {size_text(needed)}, the nodes have {size_text(free)} free together")
         count = len(capacities)
-        return Verdict(True, f"propose a plan for {count} node{'s' if count > 1 else ''}: {size_text(needed)} in all")
+        return Verdict(
+            True, f"propose a plan: {size_text(needed)}, {count} node{'s' if count > 1 else ''} to choose from"
+        )
 
     def shard(self, draft: Arrangement | None, stage: int, node_id: int) -> Verdict:
         """Dropping a shard of a draft onto a node."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from app.children.work import NodeProgress
-from app.cluster.node_state import NodeState
+from app.cluster.node_state import unavailable
 from app.figures import size_text
 from app.ui.cluster import NodeSnapshot
 
@@ -89,23 +89,7 @@ class Selection:
 
 def unavailable_because(view: NodeSnapshot) -> str:
     """Why a node cannot take shards now, as the rest of a sentence; empty when it can."""
-    match view.state:
-        case NodeState.UP:
-            return ""
-        case NodeState.DRAINING:
-            return "is draining and takes no new work"
-        case NodeState.YIELDING:
-            return "is needed by its owner and takes no new work"
-        case NodeState.FROZEN:
-            return f"hangs{': ' + view.reason if view.reason else ''}"
-        case NodeState.DOWN:
-            return f"is down{': ' + view.reason if view.reason else ''}"
-        case NodeState.STOPPED:
-            return "is stopped; start its agent first"
-        case NodeState.STARTING:
-            return "is starting"
-        case NodeState.CONNECTING:
-            return "is not connected yet"
+    return unavailable(view.state, view.reason)
 
 
 def fit(needed: int, free: int) -> Verdict:

@@ -10,8 +10,9 @@ from app.errors import BadInput, PlacementError
 from app.figures import layers_text
 from app.runs.ways import lost_text
 from app.sharding.arrangement import Arrangement
-from app.sharding.placement import NodeCapacity, StageSizes
+from app.sharding.capacity import NodeCapacity
 from app.sharding.prediction import NodeSpeed, speed_of
+from app.sharding.stage_sizes import StageSizes
 from app.ui.board.state.lanes import Block, BlockKind, LaneSnapshot, unavailable_because
 from app.ui.cluster import Cluster, DeploymentSnapshot, NodeSnapshot
 

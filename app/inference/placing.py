@@ -1,0 +1,159 @@
+"""Where models could go: what nodes have free now, what is planned over them, and what is predicted of that."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+
+from app.cluster.node_state import unavailable
+from app.cluster.nodes import NodeDirectory
+from app.errors import NodeError
+from app.models.description import ModelDescription
+from app.registry import NodeRecord, Registry
+from app.runs.trace import Foreseen
+from app.serving import Serving
+from app.sharding.capacity import NodeCapacity, relative_speeds
+from app.sharding.foresight import foreseen, foretell, link_speeds
+from app.sharding.placement import Placement, Reason, check_fits, place_ranges
+from app.sharding.plan import parse_layers
+from app.sharding.planning.aims import DEFAULT_AIM, check_aim
+from app.sharding.planning.planner import plan
+from app.sharding.planning.problem import Offer
+from app.sharding.prediction import PROMPT_TOKENS
+from worker_agent.wire.messages import Health, HealthReport
+
+CONNECT_SECONDS = 10.0
+
+
+class Placing:
+    """Asks the nodes of one registry. Belongs to the controller's loop."""
+
+    def __init__(self, registry: Registry, nodes: NodeDirectory) -> None:
+        self._registry, self._nodes = registry, nodes
+
+    async def plan(
+        self,
+        description: ModelDescription,
+        serving: Serving,
+        *,
+        node_ids: Sequence[int] | None = None,
+        layers: str | None = None,
+        aim: str = DEFAULT_AIM,
+    ) -> Placement:
+        """Where the layers would go; nothing happens yet. Raises PlacementError, BadInput, NodeError.
+
+        Args:
+            node_ids: the nodes to use, in this order; None leaves them to the planner.
+            layers: as the user wrote them; None leaves them to the planner.
+            aim: what the planner is to aim at.
+        """
+        check_aim(aim)
+        capacities = await self.capacities(node_ids, serving.dtype)
+        if layers is not None:
+            ranges = parse_layers(layers, description)
+            chosen = capacities[: len(ranges)] if node_ids is None else capacities
+            placement = place_ranges(description, chosen, ranges, serving)
+            check_fits(placement)
+        else:
+            placement = await self.plan_over(description, serving, capacities, aim, named=node_ids is not None)
+        return await self.foretold(description, placement)
+
+    async def plan_over(
+        self,
+        description: ModelDescription,
+        serving: Serving,
+        capacities: Sequence[NodeCapacity],
+        aim: str = DEFAULT_AIM,
+        *,
+        named: bool = False,
+    ) -> Placement:
+        """The planner's choice of these nodes, over links as they were measured. Raises PlacementError, BadInput."""
+        every, links = await self._registry.call(lambda known: (known.nodes.list(), known.links.list()))
+        records, trips = {node.id: node for node in every}, self._nodes.health.round_trips()
+        offers = [
+            Offer(capacity, records[capacity.node_id], trips.get(capacity.node_id))
+            for capacity in capacities
+            if capacity.node_id in records
+        ]
+        offered = {offer.record.id for offer in offers}
+        away = [] if named else [self._away(node) for node in every if node.id not in offered]
+        # Of hundreds of nodes this takes most of a second, in which the loop has other things to do.
+        return await asyncio.to_thread(plan, description, serving, offers, links, aim, named=named, away=away)
+
+    def _away(self, node: NodeRecord) -> Reason:
+        why = unavailable(self._nodes.state(node), self._nodes.heard(node.id).reason) or "did not answer in time"
+        return Reason(node.id, node.hostname, f"is left out: it {why}")
+
+    async def foretold(self, description: ModelDescription, placement: Placement) -> Placement:
+        """The same, with what is predicted of it now."""
+        stages = [(stage.start, stage.end, stage.node.node_id) for stage in placement.stages]
+        return replace(placement, foreseen=await self.foretell(description, placement.serving, stages))
+
+    async def foretell(
+        self,
+        description: ModelDescription,
+        serving: Serving,
+        stages: Sequence[tuple[int, int, int]],
+        prompt_tokens: int = PROMPT_TOKENS,
+    ) -> Foreseen | None:
+        """What is predicted of one answer alone; None where a node has not measured itself.
+
+        Args:
+            stages: `(start, end, node's id)` in pipeline order.
+        """
+
+        def work(known: Registry) -> Foreseen | None:
+            every = {node.id: node for node in known.nodes.list()}
+            if any(node not in every for _, _, node in stages):
+                return None
+            placed = [(start, end, every[node]) for start, end, node in stages]
+            trips, links = self._nodes.health.round_trips(), link_speeds(known.links.list())
+            prediction = foretell(
+                description, serving, placed, round_trips=trips, links=links, prompt_tokens=prompt_tokens
+            )
+            return None if prediction is None else foreseen(prediction, [node for _, _, node in placed])
+
+        return await self._registry.call(work)
+
+    async def capacities(self, node_ids: Sequence[int] | None = None, dtype: str | None = None) -> list[NodeCapacity]:
+        """What these nodes (all active ones when None) have free now, and how fast they are in a compute dtype.
+
+        Without a dtype they count as equally fast. Raises NodeError for a named one that is away.
+        """
+        if node_ids is None:
+            every = await self._registry.call(lambda known: known.nodes.list())
+            records = [each for each in every if not each.draining and not self._nodes.health.yields(each.id)]
+        else:
+            records = await self._registry.call(lambda known: [known.nodes.get(node) for node in node_ids])
+        found = await asyncio.gather(*(self._ask(record) for record in records), return_exceptions=True)
+        reports: dict[int, HealthReport] = {}
+        for record, each in zip(records, found, strict=True):
+            if isinstance(each, HealthReport):
+                reports[record.id] = each
+            elif node_ids is not None or not isinstance(each, NodeError):
+                raise each
+        measured = {node: _read_speed(report, dtype) for node, report in reports.items()}
+        speeds = relative_speeds(measured, {record.id: record.machine for record in records})
+        return [
+            NodeCapacity(
+                record.id,
+                record.hostname,
+                max(0, report.memory_budget - report.memory_used),
+                speeds[record.id],
+                agent_memory=report.memory_base,
+                used_memory=report.memory_used,
+                on_gpu=self._nodes.on_gpu(record.id),
+            )
+            for record in records
+            if (report := reports.get(record.id)) is not None
+        ]
+
+    async def _ask(self, record: NodeRecord) -> HealthReport:
+        link = self._nodes.link(record.id)
+        await link.connect(CONNECT_SECONDS)
+        return await link.call(Health(call=0))
+
+
+def _read_speed(report: HealthReport, dtype: str | None) -> float | None:
+    return next((speed.read_bytes_per_second for speed in report.speeds if speed.dtype == dtype), None)

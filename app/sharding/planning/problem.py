@@ -1,0 +1,158 @@
+"""The figures of one plan, made ready to be asked for often: seconds, memory and ways of every node that is offered.
+
+A boundary is called here by its number among those that are allowed: 0 before the first layer, `last` behind the last.
+Nodes are called by their place among the offers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
+
+from app.models.description import ModelDescription
+from app.registry.records import LinkRecord, NodeRecord
+from app.serving import Serving
+from app.sharding.capacity import NodeCapacity
+from app.sharding.foresight import dead_links, link_speeds
+from app.sharding.prediction import NodeSpeed, StageCosts, hop_seconds, speed_of
+from app.sharding.stage_sizes import StageSizes
+
+INFINITE = float("inf")
+USUAL_SPEED = NodeSpeed(read_bytes_per_second=10e9, flops_per_second=100e9)
+"""Of a processor of these years, where no node has measured itself."""
+DEAD_SECONDS = 5.0
+"""What it counts to go over a link that did not work when it was last measured: it is the last that is taken."""
+ANSWER_TOKENS = 256
+"""Of a usual answer, over which the way from the controller and back, once an answer, is spread."""
+
+Rows = list[list[float]]
+"""By node and boundary: seconds of the layers before it, and of the stage itself. A stage from a to b takes
+`row[b] - row[a] + row[0]`."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A node that may take layers."""
+
+    capacity: NodeCapacity
+    record: NodeRecord
+    round_trip: float | None = None
+    """From the controller and back, seconds, where that is known."""
+
+
+class Problem:
+    """What is to be placed, and on what.
+
+    Args:
+        links: the newest measurement of each direction first.
+    """
+
+    def __init__(
+        self, description: ModelDescription, serving: Serving, offers: Sequence[Offer], links: Sequence[LinkRecord]
+    ) -> None:
+        self.description, self.serving, self.offers = description, serving, tuple(offers)
+        self.boundaries = (0, *description.cuts, description.num_layers)
+        self.last = len(self.boundaries) - 1
+        self.machines = [offer.record.machine for offer in offers]
+        self.sizes = StageSizes(description, serving)
+        self.memory = [
+            [self.sizes.memory(start, end) if end > start else 0 for end in self.boundaries]
+            for start in self.boundaries
+        ]
+        """Bytes of the stage from one boundary to another."""
+        self._reaches: dict[tuple[int, float], list[int]] = {}
+        self.free = [offer.capacity.free_memory for offer in offers]
+        self.speeds, self.guessed = _speeds(offers, serving.dtype)
+        """How fast each is, and which of them were guessed."""
+        self._costs = StageCosts(description, serving.dtype, serving.quantize)
+        self._works = [self._costs.work(0, boundary) for boundary in self.boundaries]
+        self.dead = dead_links(links)
+        """Ids of nodes from and to which a link did not work."""
+        self.hops = self._measure_hops(links)
+        """By the nodes from and to which a token goes: seconds."""
+        self.ways = [max(0.0, offer.round_trip or 0.0) / 2 / ANSWER_TOKENS for offer in offers]
+        """Of the way between the controller and each node, what falls on a token."""
+
+    def token_rows(self) -> Rows:
+        """For a step of one token."""
+        return [[self._costs.token_of(work, speed) for work in self._works] for speed in self.speeds]
+
+    def step_rows(self, rows: float) -> Rows:
+        """For a step of so many sequences."""
+        return [[self._costs.step_of(work, speed, rows) for work in self._works] for speed in self.speeds]
+
+    def closing(self, last: int, first: int) -> float:
+        """From the last node to the first, and what the controller's ways to them count; seconds for a token."""
+        return (self.hops[last][first] if last != first else 0.0) + self.ways[last] + self.ways[first]
+
+    def waits(self, order: Sequence[int]) -> float:
+        """All ways of a ring of these nodes."""
+        if len(order) == 1:
+            return self.closing(order[0], order[0])
+        passed = sum(self.hops[one][other] for one, other in pairwise(order))
+        return passed + self.hops[order[-1]][order[0]] + self.ways[order[-1]] + self.ways[order[0]]
+
+    def reach(self, node: int, share: float = 1.0) -> list[int]:
+        """For each boundary the farthest one up to which a node can hold all layers, in a share of its memory."""
+        known = self._reaches.get((node, share))
+        if known is None:
+            known = self._reaches[node, share] = self._reach(self.free[node] * share)
+        return known
+
+    def reach_within(self, row: Sequence[float], seconds: float, reach: Sequence[int]) -> list[int]:
+        """The same, for a node that must not take longer than so many seconds either."""
+        reached, end = [], 0
+        for start in range(self.last + 1):
+            end = max(end, start)
+            while end < reach[start] and row[end + 1] - row[start] + row[0] <= seconds:
+                end += 1
+            reached.append(min(end, reach[start]))
+        return reached
+
+    def _reach(self, free: float) -> list[int]:
+        # What a stage takes grows with its end, and the farther it begins the less it takes up to the same end.
+        reached, end = [], 0
+        for start, row in enumerate(self.memory):
+            end = max(end, start)
+            while end < self.last and row[end + 1] <= free:
+                end += 1
+            reached.append(end)
+        return reached
+
+    def _measure_hops(self, links: Sequence[LinkRecord]) -> list[list[float]]:
+        known = link_speeds(links)
+        ids = [offer.record.id for offer in self.offers]
+
+        def seconds(one: int, other: int) -> float:
+            same = self.machines[one] == self.machines[other]
+            pair = ids[one], ids[other]
+            penalty = DEAD_SECONDS if pair in self.dead else 0.0
+            return penalty + hop_seconds(self.speeds[one], self.speeds[other], same, known.get(pair))
+
+        every = range(len(ids))
+        return [[seconds(one, other) for other in every] for one in every]
+
+
+def _speeds(offers: Sequence[Offer], dtype: str) -> tuple[list[NodeSpeed], frozenset[int]]:
+    """How fast each node is, and those of which that had to be guessed.
+
+    Agents of one machine have the same cores, so each is as fast as the fastest of them has measured; where none has,
+    as the median of all that have.
+    """
+    measured: dict[str, list[NodeSpeed]] = {}
+    for offer in offers:
+        speed = speed_of(offer.record.capacities, dtype, offer.round_trip)
+        if speed is not None:
+            measured.setdefault(offer.record.machine, []).append(speed)
+    best = {
+        machine: (max(s.read_bytes_per_second for s in speeds), max(s.flops_per_second for s in speeds))
+        for machine, speeds in measured.items()
+    }
+    if best:
+        usual = median(read for read, _ in best.values()), median(flops for _, flops in best.values())
+    else:
+        usual = USUAL_SPEED.read_bytes_per_second, USUAL_SPEED.flops_per_second
+    found = [NodeSpeed(*best.get(offer.record.machine, usual), max(0.0, offer.round_trip or 0.0)) for offer in offers]
+    return found, frozenset(k for k, offer in enumerate(offers) if offer.record.machine not in best)
