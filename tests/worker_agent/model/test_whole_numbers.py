@@ -74,6 +74,7 @@ def test_rows_of_bfloat16_give_what_the_same_numbers_do_as_floats_rounded_once()
     for row in rows:
         wanted = product(blocks, row[None].float(), torch.bfloat16).bfloat16()
         assert torch.equal(layers.times(blocks, row[None]).nan_to_num(7), wanted.nan_to_num(7))
+    assert layers.times(blocks, rows[:0]).shape == (0, ROWS)
 
 
 @pytest.mark.parametrize("power", [0, 3, 6, 9, 12, 20, 40, 90])

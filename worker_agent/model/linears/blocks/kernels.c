@@ -337,7 +337,7 @@ EXPORT int shardboard_multiply_few(int kind, const uint8_t *blocks, int64_t row_
                                    const void *given, int64_t count, int halves, double allowed, void *output,
                                    int threads) {
     const int64_t width = groups * 32, whole = is_whole(kind);
-    float *room = room_for(count * (groups * FIXED_FLOATS + (halves ? width + rows : 0)));
+    float *room = room_for(1 + count * (groups * FIXED_FLOATS + (halves ? width + rows : 0)));
     if (!room) return 0;
     float *numbers = room + count * groups * FIXED_FLOATS, *found = numbers + count * width;
     if (halves) from_halves(given, count * width, numbers);
