@@ -65,7 +65,7 @@ def make_application(controller: Controller, settings: ServerSettings) -> FastAP
     for router in ROUTERS:
         application.include_router(router)
     application.include_router(openai.router(controller))
-    application.mount("/static", _Static(directory=STATIC), name="static")
+    application.mount("/static", _Static(directory=STATIC, check_dir=False), name="static")
     return application
 
 

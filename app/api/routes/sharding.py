@@ -41,7 +41,7 @@ async def submit(
     """Begins a job and returns it at once. Jobs of this kind run one after another."""
     description = await asyncio.to_thread(controller.library.get, body.model)
     ranges = choose_ranges(description, body.num_shards, body.layers)  # before anything is begun
-    folder = _folder(request, controller, body.output_dir or description.name)
+    folder = await asyncio.to_thread(_folder, request, controller, body.output_dir or description.name)
     work = CutWork(description.name, folder, layers=ranges_text(ranges), register=body.register_db)
     return done(request, await begin_job(controller, work, origin), PAGE, 202)
 
