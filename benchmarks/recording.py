@@ -40,12 +40,12 @@ def through_operators() -> Iterator[None]:
     from worker_agent.engine import attention
     from worker_agent.model.linears import packed
 
-    kept = attention._attend_pieces, packed._packed_linear
-    attention._attend_pieces, packed._packed_linear = torch.ops.shardboard.attend, torch.ops.shardboard.packed_linear
+    kept = attention._attend_segments, packed._packed_linear
+    attention._attend_segments, packed._packed_linear = torch.ops.shardboard.attend, torch.ops.shardboard.packed_linear
     try:
         yield
     finally:
-        attention._attend_pieces, packed._packed_linear = kept
+        attention._attend_segments, packed._packed_linear = kept
 
 
 def tell_shapes() -> None:
