@@ -25,7 +25,7 @@ SHORTER: list[tuple[Sequence[int], dict[str, Any]]] = [(prompt, {**wish, "max_to
 def cut(system: System, layers: str, *nodes: int) -> DeploymentRecord:
     """What is deployed in another cut, on these nodes by their place in the list, or where it is."""
     ids = [system.nodes[index].id for index in nodes] or None
-    return system.run(system.controller.hand_over(MODEL, nodes=ids, layers=layers)).deployed.record
+    return system.run(system.controller.hand_over(MODEL, nodes=ids, layers=layers)).record
 
 
 def test_boundaries_move_while_it_answers_and_the_tokens_are_the_same(four: System) -> None:

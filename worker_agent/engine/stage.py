@@ -117,7 +117,7 @@ class Stage:
     def close(self) -> None:
         """Let go of everything: weights, unless others run over them, and the recording. It cannot be used any more."""
         with self.weights.lock:
-            self.weights.stages.remove(self)
+            self.weights.stages = [stage for stage in self.weights.stages if stage is not self]
             if self.weights.stages:
                 return
         self.recording = None
