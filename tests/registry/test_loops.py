@@ -11,6 +11,7 @@ import pytest
 from app.errors import RegistryError
 from app.registry import EventLevel, Registry
 from app.runs.reader import RunReader
+from tests.held_up_loops import Waits
 
 
 def test_a_call_runs_in_a_thread_of_the_registry_while_the_loop_goes_on(registry: Registry) -> None:
@@ -70,12 +71,12 @@ def test_a_closed_registry_says_so(registry: Registry) -> None:
     asyncio.run(scenario())
 
 
-def test_what_holds_up_a_loop_is_found(registry: Registry, waits: list[str]) -> None:
+def test_what_holds_up_a_loop_is_found(registry: Registry, waits: Waits) -> None:
     async def scenario() -> None:
         registry.models.list()
-        assert waits == [], "a test may: its loop has nothing else to do"
+        assert waits.asked == [], "a test may: its loop has nothing else to do"
         list(RunReader(registry).select(kinds=("deployment",)))
-        assert len(waits) == 1 and "reader.py" in waits[0]
+        assert len(waits.asked) == 1 and "reader.py" in waits.asked[0]
 
     asyncio.run(scenario())
-    waits.clear()
+    waits.taken()

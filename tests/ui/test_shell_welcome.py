@@ -130,7 +130,10 @@ def test_one_button_leads_to_a_model_that_answers(leaving_no_agents: Workbench, 
     assert [(card.step.state, card.status.text()) for card in page.cards if card.step.state is not StepState.DONE] == []
     deployment = workbench.cluster.deployment_of(MODEL)
     assert deployment is not None
-    assert [(shard.start_layer, shard.end_layer) for shard in deployment.shards] == [(0, 15), (15, 30)]
+    first, last = (
+        deployment.shards
+    )  # where it is cut is the planner's choice, by what the agents measured of themselves
+    assert first.start_layer == 0 and first.end_layer == last.start_layer and last.end_layer == 30
     assert len({shard.node_id for shard in deployment.shards}) == 2
     stream = workbench.bridge.generate(MODEL, ChatPrompt.of("What is the capital of France?"))
     failures: list[ShardboardError] = []
