@@ -131,7 +131,7 @@ class Mender:
         """Sequences wait for a pipeline that is broken: they go on over a replica, or when it has been mended."""
         planned = pipeline.broken is not None and pipeline.broken.kind == HANDOVER
         if not planned and (other := self.stand_in(pipeline, at_last=False)) is not None:
-            self._chore(self._stood_in(pipeline, other, pipeline.release()))
+            self._chore(self._stood_in(pipeline, other, other.adopt(pipeline.release())))
         self.look_after(pipeline.deployment)
 
     def look_after(self, deployment: str) -> None:
@@ -248,19 +248,23 @@ class Mender:
         return mended
 
     async def _stood_in(self, pipeline: Pipeline, other: Pipeline, sequences: Sequence[Answer]) -> None:
-        """Have the sequences of a broken pipeline go on over its replica."""
+        """Have the sequences of a broken pipeline, which its replica has adopted, go on there."""
         reason, began = pipeline.broken, time.monotonic()
-        record = await self._registry.call(lambda known: known.deployments.get(pipeline.deployment))
         there = {(stage.start, stage.node_id) for stage in pipeline.stages}
         where = ", ".join(
             f"{layers(stage.start, stage.end)} on {stage.node_name}"
             for stage in other.stages
             if (stage.start, stage.node_id) not in there
         )
-        await other.take_over(sequences, f"its replica took over: {where}")
+        await other.start_adopted(sequences, f"its replica took over: {where}")
         self.recoveries += 1
         why = "" if reason is None else f"{reason.message.rstrip('.')}: "
         took = duration(time.monotonic() - began)
+        try:
+            record = await self._registry.call(lambda known: known.deployments.get(pipeline.deployment))
+        except ShardboardError as error:
+            log.error("%s%s went on over a replica (which could not be written down: %s)", why, where, error)
+            return
         sentence = f"{why}{answers(len(sequences))} of {record.model_name} went on after {took}, {where}."
         await self._tell(EventLevel.WARNING, sentence, record)
 
@@ -268,7 +272,7 @@ class Mender:
         self, record: DeploymentRecord, pipeline: Pipeline | None, error: ShardboardError, waiting: int
     ) -> None:
         if pipeline is not None and pipeline.active and (other := self.stand_in(pipeline, at_last=True)):
-            await self._stood_in(pipeline, other, pipeline.release())
+            await self._stood_in(pipeline, other, other.adopt(pipeline.release()))
             return
         self.lost_answers += waiting
         if pipeline is not None:

@@ -187,23 +187,7 @@ class Pipeline:
         Raises NodeError if a stage is lost meanwhile.
         """
         exact = self.dtype == "float32" or (self._keeps_states and alike)
-        for sequence in list(self.under_way.values()):
-            if self.broken is not None:
-                raise self.broken
-            if sequence.number not in self.under_way:
-                continue
-            try:
-                await self._hand_over(sequence)
-            except ShardboardError as error:
-                if self._breaks(error) and isinstance(error, NodeError):
-                    self.interrupt(error)
-                    raise
-                self.under_way.drop(sequence)
-                sequence.sink.failed(error)
-                await self._cancel(sequence.number)
-            else:
-                if sequence.times_started > 1:
-                    sequence.sink.resumed(what, exact=exact)
+        await self._start_again(list(self.under_way.values()), what, exact)
         for number in list(self._awaited):  # the first stage waits for all that were to go on
             await self._cancel(number)
 
@@ -258,34 +242,45 @@ class Pipeline:
         sequence.sink.resumed("the next controller found it under way", exact=True)
         self.catch_up()
 
-    def adopt(self, sequences: Many[Sequence]) -> None:
-        """Take over what another pipeline has released; `resume` starts it."""
+    def adopt(self, sequences: Many[Sequence]) -> Many[Sequence]:
+        """Take over what another pipeline has released; `resume` or `start_adopted` starts it."""
         for sequence in sequences:
             self.under_way.admit(sequence, self)
+        return sequences
 
-    async def take_over(self, sequences: Many[Sequence], what: str) -> None:
-        """Go on with what another pipeline has released, beside what runs here; they read their tokens anew.
+    async def start_adopted(self, sequences: Many[Sequence], what: str) -> None:
+        """Start what was adopted, beside what runs here; its tokens are read anew.
 
         Args:
             what: was done, in a sentence.
         """
-        self.adopt(sequences)
+        try:
+            await self._start_again(sequences, what, self.dtype == "float32")
+        except NodeError:  # they wait here with the others
+            if self._on_interrupted is not None:
+                self._on_interrupted(self)
+
+    async def _start_again(self, sequences: Many[Sequence], what: str, exact: bool) -> None:
+        """Start sequences that ran before, those that are still wanted and that nobody has started since. Raises
+        NodeError if a stage is lost."""
+        begun = {sequence.number: sequence.times_started for sequence in sequences}
         for sequence in sequences:
-            if self.broken is not None:  # they wait here with the others
-                if self._on_interrupted is not None:
-                    self._on_interrupted(self)
-                return
+            if self.broken is not None:
+                raise self.broken
+            if sequence.number not in self.under_way or sequence.times_started != begun[sequence.number]:
+                continue
             try:
                 await self._hand_over(sequence)
             except ShardboardError as error:
                 if self._breaks(error) and isinstance(error, NodeError):
                     self.interrupt(error)
-                    return
+                    raise
                 self.under_way.drop(sequence)
                 sequence.sink.failed(error)
                 await self._cancel(sequence.number)
             else:
-                sequence.sink.resumed(what, exact=self.dtype == "float32")
+                if sequence.times_started > 1:
+                    sequence.sink.resumed(what, exact=exact)
 
     def release(self) -> list[Sequence]:
         """Let go of all sequences, for another pipeline to adopt them."""

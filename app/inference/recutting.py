@@ -120,18 +120,24 @@ class Recutting:
         try:
             await self._read_ahead(pipeline, successor, record.serving.longest, on_progress, cancel)
         except BaseException:
-            await asyncio.shield(asyncio.ensure_future(self._undeploy(deployed.record)))
+            await asyncio.shield(asyncio.ensure_future(self._taken_back(record, pipeline, deployed)))
             raise
         cut, names = ranges_text(placement.ranges), " and ".join(each.node.name for each in placement.stages)
         waiting, before = pipeline.active, pipeline.heard
-        pipeline.pause(NodeError(f"{record.model_name} is cut anew.", kind=HANDOVER))
-        pipeline.successor = successor
         first = asyncio.ensure_future(_first_step(successor, asyncio.get_running_loop().time()))
-        await successor.take_over(pipeline.release(), f"cut anew into layers {cut}, on {names}")
+        await _changed(
+            pipeline, successor, f"{record.model_name} is cut anew.", f"cut anew into layers {cut}, on {names}"
+        )
         pause = max(0.0, await first - before) if waiting else 0.0
         first.cancel()
         await self._undeploy(record)
         return CutAnew(deployed, f"{record.model_name} is cut into layers {cut}, on {names}", waiting, pause)
+
+    async def _taken_back(self, record: DeploymentRecord, old: Pipeline, deployed: Deployed) -> None:
+        """It failed: what has come to the new cut meanwhile goes on in the old one."""
+        why = f"{record.model_name} could not be cut anew."
+        await _changed(deployed.pipeline, old, why, "the cut of before goes on")
+        await self._undeploy(deployed.record)
 
     async def _read_ahead(
         self, old: Pipeline, new: Pipeline, longest: int, on_progress: OnProgress, cancel: asyncio.Event
@@ -154,6 +160,13 @@ class Recutting:
                 on_progress(NodeProgress("copying", stage.node_id, stage.node_name, done, len(behind)))
                 read[sequence.number] = len(sequence.tokens)
                 await _read(new, sequence)
+
+
+async def _changed(before: Pipeline, after: Pipeline, why: str, what: str) -> None:
+    """Have one pipeline go on with what another one is at, and with whatever still comes there."""
+    before.pause(NodeError(why, kind=HANDOVER))
+    before.successor = after
+    await after.start_adopted(after.adopt(before.release()), what)
 
 
 async def _read(pipeline: Pipeline, sequence: Answer) -> None:

@@ -28,6 +28,8 @@ from app.sharding.stage_sizes import StageSizes
 
 AGAIN_SECONDS = 30.0
 """Between two tries to bring a broken replica back while another one answers."""
+ON_THE_WAY_SECONDS = 1.0
+"""How long a request may take from being sent to a deployment to being under way there; until then it counts, too."""
 WORTH_WHILE = 0.5
 """The least share of a prompt whose states have to be somewhere already for that to count, …"""
 HEAD_START = 2.0
@@ -40,7 +42,7 @@ class Choice:
 
     deployment: str
     under_way: int
-    """Answers that it is at."""
+    """Answers that it is at, or was just given."""
     tokens_per_second: float | None
     """What is predicted of one answer alone, links included; None where nothing can be."""
     known: float = 0.0
@@ -85,6 +87,8 @@ class Replicas:
         self._speeds: dict[tuple[str, int], float | None] = {}
         """Tokens per second, by deployment and epoch."""
         self._tried: dict[str, float] = {}
+        self._sent: dict[str, list[float]] = {}
+        """When requests were sent to each deployment, of the last second: they may be on their way to it still."""
         mender.stand_in = self.stand_in
 
     # --- where to ----------------------------------------------------------------------------------------
@@ -195,6 +199,7 @@ class Replicas:
                 self._try_again(record.id)
         choices = [await self._choice(record, description, prompt) for record in there]
         chosen = best(choices).deployment
+        self._sent.setdefault(chosen, []).append(asyncio.get_running_loop().time())
         return next(record for record in there if record.id == chosen)
 
     async def _choice(self, record: DeploymentRecord, description: ModelDescription, prompt: Sequence[int]) -> Choice:
@@ -205,7 +210,9 @@ class Replicas:
             told = await self._foretell(description, record.serving, stages)
             self._speeds[key] = None if told is None else told.tokens_per_second
         known = pipeline.under_way.in_common(prompt) / len(prompt) if prompt else 0.0
-        return Choice(record.id, pipeline.active, self._speeds[key], known)
+        since = asyncio.get_running_loop().time() - ON_THE_WAY_SECONDS
+        sent = self._sent[record.id] = [at for at in self._sent.get(record.id, ()) if at > since]
+        return Choice(record.id, pipeline.active + len(sent), self._speeds[key], known)
 
     def _try_again(self, deployment: str) -> None:
         now = asyncio.get_running_loop().time()
@@ -242,6 +249,9 @@ class Replicas:
 
     def ended(self, deployment: str) -> None:
         self._known.pop(deployment, None)
+        self._tried.pop(deployment, None)
+        self._sent.pop(deployment, None)
+        self._speeds = {key: speed for key, speed in self._speeds.items() if key[0] != deployment}
 
     def _is_whole(self, deployment: str) -> bool:
         pipeline = self._live.get(deployment)

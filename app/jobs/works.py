@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from app.children.work import JobChain, JobProgress, NodeProgress, ProgressCallback
@@ -162,13 +162,11 @@ def _shards(count: int) -> str:
 
 
 @dataclass(frozen=True)
-class DeployWork:
-    """Carry out a placement: send each node what it lacks, load it there, link the nodes."""
+class _PlacementWork:
+    """Something that is done with a placement; one at a time for each model."""
 
     placement: Placement
-    replaces: bool = False
-    """Whether what the model has deployed is taken down before; `replaced` in the job's details says what was."""
-    kind: str = "deploy"
+    kind: str = field(default="deploy", init=False)
 
     @property
     def queue(self) -> str:
@@ -178,10 +176,23 @@ class DeployWork:
     def model(self) -> str:
         return self.placement.model_name
 
+
+@dataclass(frozen=True)
+class DeployWork(_PlacementWork):
+    """Carry out a placement: send each node what it lacks, load it there, link the nodes."""
+
+    replaces: bool = False
+    """Whether what the model has deployed is taken down before; `replaced` in the job's details says what was."""
+
     @property
     def title(self) -> str:
         count = len({stage.node.node_id for stage in self.placement.stages})
-        return f"Deploy {self.model} on {count} {'node' if count == 1 else 'nodes'}"
+        nodes = f"{count} {'node' if count == 1 else 'nodes'}"
+        return (
+            f"Add a replica of {self.model} on {nodes}"
+            if self.placement.replica_of
+            else f"Deploy {self.model} on {nodes}"
+        )
 
     async def do(self, job: Job, means: Means) -> Outcome[Deployed]:
         deployments, cancelled = means.deployments, asyncio.Event()
@@ -202,19 +213,8 @@ class DeployWork:
 
 
 @dataclass(frozen=True)
-class HandOverWork:
+class HandOverWork(_PlacementWork):
     """Move the stages of what a model has deployed to where a placement has them, while it answers."""
-
-    placement: Placement
-    kind: str = "deploy"
-
-    @property
-    def queue(self) -> str:
-        return DeployWork(self.placement).queue
-
-    @property
-    def model(self) -> str:
-        return self.placement.model_name
 
     @property
     def title(self) -> str:
@@ -233,19 +233,8 @@ class HandOverWork:
 
 
 @dataclass(frozen=True)
-class DeployForRequestsWork:
+class DeployForRequestsWork(_PlacementWork):
     """Carry out a placement that a request asks for because nothing answers, unless something does by then."""
-
-    placement: Placement
-    kind: str = "deploy"
-
-    @property
-    def queue(self) -> str:
-        return DeployWork(self.placement).queue
-
-    @property
-    def model(self) -> str:
-        return self.placement.model_name
 
     @property
     def title(self) -> str:

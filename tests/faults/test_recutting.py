@@ -63,11 +63,16 @@ def test_a_node_that_dies_while_the_new_cut_reads_leaves_the_old_one_at_work(
     four: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = deploy(four, 0, 1)
-    expected = answers(four, SHORTER[:2])
+    expected = answers(four, SHORTER[:3])
     runs = begun(four, SHORTER[:2])
     reading = Recutting._read_ahead
 
     async def dying(*arguments: object) -> None:
+        prompt, wish = SHORTER[2]
+        runs.append(await asyncio.to_thread(four.begin, MODEL, prompt, **wish))
+        while len(runs[2].token_ids) < 5:
+            await asyncio.sleep(0.01)
+        assert runs[2].record.deployment_id != first.id, "who asks meanwhile is answered by the new cut"
         await asyncio.to_thread(kill, four, 3)
         await reading(*arguments)  # type: ignore[arg-type]
 
@@ -76,7 +81,7 @@ def test_a_node_that_dies_while_the_new_cut_reads_leaves_the_old_one_at_work(
         cut(four, "0-3,4-5", 2, 3)
     for run, before in zip(runs, expected, strict=True):
         check(four.finish(run), before)
-        assert not run.trace().interruptions
+    assert [len(run.trace().interruptions) for run in runs] == [0, 0, 1] and runs[2].record.deployment_id == first.id
     assert [each.id for each in four.run(four.controller.deployments.ready())] == [first.id]
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from app.errors import BadInput, PlacementError
+from app.errors import BadInput, NodeError, PlacementError
 from app.inference.replicas import Choice, best
 from app.inference.request_run import RequestRun
-from app.registry import DeploymentRecord, NodeRecord
+from app.registry import DeploymentRecord, NodeRecord, RequestStatus
 from app.serving import ServingWish
 from tests.e2e.conftest import System
 from tests.faults.conftest import MODEL, deploy
@@ -64,6 +64,28 @@ def test_two_share_the_requests_and_one_takes_over_when_the_other_is_lost(four: 
     assert not any(run.trace().interruptions for run in runs if run not in lost)
     told = [event.message for event in four.controller.registry.events.list()]
     assert any(f"of {MODEL} went on after" in sentence and "layers 2–3" in sentence for sentence in told)
+
+
+def test_who_is_cancelled_on_the_way_to_the_replica_is_not_computed_there(four: System) -> None:
+    first = deploy(four, 0, 1)
+    second = replica(four, 2, 3)
+    runs = [four.begin(MODEL, prompt, **wish) for prompt, wish in WISHES[:2]]
+    wait_until(lambda: all(len(run.token_ids) >= 5 for run in runs))
+    assert set(where(runs)) == {first.id, second.id}, "those that come at once are shared out, too"
+    one, other = (four.controller.deployments.pipeline(each.id) for each in (first, second))
+    assert one is not None and other is not None
+    (moving,) = [run for run in runs if run.record.deployment_id == first.id]
+
+    async def lost_and_cancelled() -> None:
+        one.interrupt(NodeError("It is said to be lost.", kind="lost"))
+        await moving.cancel()
+
+    four.run(lost_and_cancelled())
+    assert four.call(lambda: other.active) <= 1 and moving.record.status is RequestStatus.CANCELLED
+    for run in runs:
+        four.finish(run)
+    for node in four.nodes[2:]:
+        wait_until(lambda node=node: not any(stage.sequences for stage in report(four, node).stages), 15)  # type: ignore[misc]
 
 
 def test_one_that_was_lost_is_mended_while_the_other_answers_and_then_takes_its_share_again(four: System) -> None:
