@@ -84,8 +84,7 @@ def test_who_is_cancelled_on_the_way_to_the_replica_is_not_computed_there(four: 
     assert four.call(lambda: other.active) <= 1 and moving.record.status is RequestStatus.CANCELLED
     for run in runs:
         four.finish(run)
-    for node in four.nodes[2:]:
-        wait_until(lambda node=node: not any(stage.sequences for stage in report(four, node).stages), 15)  # type: ignore[misc]
+    assert moving.record.deployment_id == first.id, "it was never started there"
 
 
 def test_one_that_was_lost_is_mended_while_the_other_answers_and_then_takes_its_share_again(four: System) -> None:
