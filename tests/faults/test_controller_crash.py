@@ -86,7 +86,7 @@ def test_the_next_controller_finishes_what_the_last_one_began(
     commands, _ = place
     service = Service(*place)
     numbers = begin(service, 3)
-    wait_until(lambda: call(f"{service.url}{API}/status/{numbers[0]}/")["completion_tokens"] > 5, 60)
+    wait_until(lambda: all(call(f"{service.url}{API}/status/{each}/")["completion_tokens"] > 5 for each in numbers), 60)
     service.process.kill()
     service.process.wait()
     time.sleep(pause)
