@@ -23,7 +23,6 @@ from app.cluster.link_findings import LinkFinding, findings_of
 from app.cluster.memory import AgentMemory
 from app.cluster.node_state import Heard
 from app.cluster.nodes import NodeDirectory
-from app.cluster.remote_agents import RemoteAgents
 from app.controller_settings import ControllerSettings
 from app.errors import BadInput, RegistryError
 from app.event_log import EventLogHandler
@@ -38,9 +37,9 @@ from app.inference.service import InferenceService
 from app.inference.tokenizer import Tokenizer
 from app.jobs.desk import JobDesk
 from app.jobs.job import Means, Runner, in_python_thread
+from app.jobs.launching import LaunchWork
 from app.jobs.measuring import MeasureWork
 from app.jobs.probing import LinksWork
-from app.jobs.remote import SshWork
 from app.jobs.works import (
     AddWork,
     BringBackWork,
@@ -51,6 +50,9 @@ from app.jobs.works import (
     HandOverWork,
     register_model,
 )
+from app.launchers.launcher import LocalWish, SshWish
+from app.launchers.launchers import Launchers
+from app.launchers.ray_keeping import RayKeeping
 from app.making_way import MakingWay
 from app.models.demo import NAME as DEMO_MODEL
 from app.models.description import ModelDescription
@@ -112,12 +114,16 @@ class Controller:
             registry, self.library, self.deployments, lambda: self.settings.records,
             lambda: self.settings.server.share_prompts,
         )  # fmt: skip
-        self._remote = RemoteAgents.of(home, self.identity.keys.public)
-        means = Means(registry, self.library, self.deployments, self.inference, self.nodes, self._remote)
+        self.launchers = Launchers(home, self.nodes, registry, self.identity.keys.public)
+        means = Means(registry, self.library, self.deployments, self.inference, self.nodes, self.launchers)
         self.jobs = JobDesk(means, runner)
         self._event_log = EventLogHandler(registry)
-        self._making_way = MakingWay(registry, self.nodes, self.deployments, self.jobs)
-        self._upkeep = Upkeep(self.deployments.watch, self.prune)
+        making_way = MakingWay(registry, self.nodes, self.deployments, self.jobs)
+        ray_keeping = RayKeeping(
+            self.launchers.ray, self.nodes, registry, lambda: self.inference.running() or self.jobs.under_way
+        )
+        self.deployments.wake_for = ray_keeping.wake_for
+        self._upkeep = Upkeep(self.deployments.watch, self.prune, making_way, ray_keeping)
 
     @classmethod
     async def open(cls, home: Home, *, monitor: bool = True, runner: Runner = in_python_thread) -> Controller:
@@ -142,6 +148,7 @@ class Controller:
         controller._event_log.install()
         await asyncio.to_thread(controller.nodes.clear_abandoned)
         await asyncio.to_thread(versions)  # read once, and then remembered
+        await controller.launchers.ray.open()
         await controller.nodes.open()
         if monitor:
             controller._upkeep.begin()
@@ -155,7 +162,6 @@ class Controller:
     async def close(self) -> None:
         """Cancel what is under way and let go of everything. Agents go on with what they hold."""
         self._upkeep.end()
-        self._making_way.close()
         # Both at once: a request that waits for a job counts as cancelled, not as failed for want of it.
         await asyncio.gather(self.jobs.close(), self.inference.close())
         self.deployments.close()
@@ -283,8 +289,9 @@ class Controller:
         target: str, *, host_key: str | None = None, python: str | None = None, listen: str | None = None,
         on_progress: ProgressCallback | None = None, origin: Origin = UNKNOWN,
     ) -> NodeRecord:  # fmt: skip
-        """Put an agent on another machine over SSH and register it; see `RemoteAgents.add`."""
-        return await self.jobs.do(SshWork(target, host_key, python, listen), origin, on_progress)
+        """Put an agent on another machine over SSH and register it; see `SshWish`."""
+        work = LaunchWork(SshWish(target, host_key, python, listen))
+        return (await self.jobs.do(work, origin, on_progress))[0]
 
     async def launch_local(
         self,
@@ -299,11 +306,11 @@ class Controller:
             device: cpu, cuda:0, …; None for the first GPU, else the CPU.
             keep: False lets `stop_agents` end them.
         """
-        return await self.nodes.start_local(count, threads=threads, memory=memory, device=device, keep=keep)
+        return await self.launchers.start(LocalWish(count, threads, memory, device, keep))
 
     async def stop_agent(self, node_id: int) -> NodeRecord:
-        """End the agent of a node that was launched here; node, key and parts stay. Raises NodeError."""
-        return await self.nodes.stop(node_id)
+        """End the agent of a node that a launcher has brought; node, key and parts stay. Raises NodeError."""
+        return await self.launchers.stop(node_id)
 
     async def stop_agents(self, keep_flagged: bool = True) -> list[NodeRecord]:
         """Stop all running agents that were launched here with `keep=False`, or without `keep_flagged` all of them.
@@ -313,12 +320,12 @@ class Controller:
         return await self.nodes.stop_local(keep_flagged=keep_flagged)
 
     async def start_agent(self, node_id: int, keep: bool | None = None) -> NodeRecord:
-        """Start the agent of a node that was launched here again; its deployments load again with the next request.
+        """Start the agent of a node that a launcher has brought again; its deployments load with the next request.
 
         Args:
-            keep: as for `launch_local`; None leaves it as it was.
+            keep: as for `launch_local`, of one that was launched here; None leaves it as it was.
         """
-        return await self.nodes.revive(node_id, keep=keep)
+        return await self.launchers.start_again(node_id, keep)
 
     async def stopped_agents(self) -> list[NodeRecord]:
         """The nodes whose agents were launched here and do not run."""
@@ -339,7 +346,7 @@ class Controller:
             if record.id in needing:
                 await self.deployments.undeploy(record)
         removed = await self.nodes.remove(node.id)
-        await self._remote.forget(node.public_key, self.registry)
+        await self.launchers.remove(removed)
         return removed
 
     async def drain_node(
@@ -488,6 +495,6 @@ class Controller:
 
     def _on_node_event(self, event: NodeEvent) -> None:
         self.deployments.on_node_event(event)
-        self._making_way.on_node_event(event)
+        self._upkeep.on_node_event(event)
         for listener in self._listeners:
             listener(event)

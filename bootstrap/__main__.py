@@ -44,6 +44,10 @@ EXTRAS = {
 }
 
 
+LONG_RUN = frozenset({"ray"})
+"""What only tests of the long run need: 80 MB that nobody else should wait for."""
+
+
 def main(command: str, arguments: Sequence[str]) -> int:
     """Returns the exit code, unless the process becomes the program that it starts."""
     windowed = command == "run" and opens_window(arguments)
@@ -54,7 +58,7 @@ def main(command: str, arguments: Sequence[str]) -> int:
         provide_for_tests(Machine.look())
         return run_newest(ROOT, EXTRAS[command], arguments)
     environment = Environment(ROOT)
-    extras = frozenset(EXTRAS[command])
+    extras = frozenset(EXTRAS[command]) | (LONG_RUN if command == "test" and "long" in arguments else frozenset())
     if not environment.serves(extras):
         hand_over_to_base(environment)
         environment.ensure(extras)

@@ -5,7 +5,7 @@ They are not even imported: many begin with torch."""
 from __future__ import annotations
 
 SLOW = (
-    "api", "cli", "e2e", "faults", "incident",  # whole systems
+    "api", "cli", "e2e", "faults", "incident", "launchers",  # whole systems
     "bootstrap/test_checks.py", "bootstrap/test_environment.py", "bootstrap/test_inherited.py",
     "bootstrap/test_newest.py", "bootstrap/test_ownership.py", "cluster/test_local_agents.py", "control/test_door.py",
     "models/test_demo.py", "models/test_ends.py", "models/test_gguf.py", "models/test_hub.py", "models/test_inspect.py",
@@ -22,7 +22,8 @@ SLOW = (
     "worker_agent/engine/test_stage_memory.py", "worker_agent/engine/test_stage_times.py",
     "worker_agent/engine/test_stages_match_transformers.py", "worker_agent/engine/test_states.py",
     "worker_agent/host/test_agent_answers.py", "worker_agent/host/test_agent_life.py",
-    "worker_agent/host/test_agent_ring.py", "worker_agent/host/test_joining.py", "worker_agent/model/test_blocks.py",
+    "worker_agent/host/test_agent_ring.py", "worker_agent/host/test_joining.py",
+    "worker_agent/host/test_keeper.py", "worker_agent/model/test_blocks.py",
     "worker_agent/model/test_imports.py", "worker_agent/model/test_probe.py", "worker_agent/model/test_proof.py",
     "worker_agent/model/test_rotary.py", "worker_agent/test_process.py", "worker_agent/wire/test_links.py",
 )  # fmt: skip

@@ -21,7 +21,7 @@ CACHE = Path(os.environ.get("SHARDBOARD_TEST_CACHE") or Path(__file__).parent.pa
 """Kept between runs, so that the demo's model is fetched once."""
 INDEX = "model.safetensors.index.json"
 SHORT = 6
-NO_FILES = ("cluster", "control", "jobs")
+NO_FILES = ("cluster", "control", "jobs", "launchers")
 """Rooms of tests during which no loop may ask for a file."""
 
 

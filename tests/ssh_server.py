@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from app.cluster.ssh_launching import SshTarget
+from app.launchers.ssh_launching import SshTarget
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 needs_sshd = pytest.mark.skipif(SSHD is None, reason="no sshd is installed (Debian: openssh-server)")

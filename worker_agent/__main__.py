@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -138,6 +139,8 @@ def _serve(options: Options, home: AgentHome, board: Switchboard) -> int:
     runtime = _choose_runtime(options)
     agent = _make_agent(options, home, board, runtime)
     stopping.attach(lambda: agent.stop())
+    if options.end_with_input:
+        threading.Thread(target=_end_with_input, args=(agent,), name="end-with-input", daemon=True).start()
     log.info(
         "Shardboard agent %s listens on %s with the key %s (%s, %d threads, process %d)",
         __version__, board.endpoint, board.keys.public, runtime.device, runtime.threads, os.getpid(),
@@ -240,6 +243,14 @@ def _join_beside(invitation: Invitation, name: str, home: AgentHome, board: Swit
         log.info("joined the controller at %s, which knows this agent as %s", invitation.address, joined.address)
 
     threading.Thread(target=run, name="joining", daemon=True).start()
+
+
+def _end_with_input(agent: Agent) -> None:
+    with suppress(OSError):
+        while os.read(0, 4096):  # not `sys.stdin`: Python ends with an abort when a thread waits in that
+            pass
+    log.info("whoever started this agent is gone, and so it leaves")
+    agent.stop()
 
 
 def _announce(path: Path, board: Switchboard) -> None:

@@ -62,6 +62,17 @@ class DrainNode(Strict):
     move: bool = Field(default=False, description="hand what it holds over to other nodes, while it answers")
 
 
+class Launch(Strict):
+    """Agents to bring. Over SSH it is done in the window or by a command: that goes by its user's own keys there."""
+
+    launcher: Literal["local", "ray"]
+    count: int = Field(
+        ge=1, le=64,
+        description="local: how many agents more; ray: how many Ray nodes are to have one, in the cluster that "
+        "`ray up` has named, else in the one that the controller's machine is in",
+    )  # fmt: skip
+
+
 class MeasureLinks(Strict):
     """Between which nodes. Without any: all that answer."""
 

@@ -25,7 +25,9 @@ from app.cli.options import (
 )
 from app.cli.output import note, print_fields, print_json, print_table, progress_shown
 from app.cli.session import open_controller, open_registry, origin
+from app.errors import BadInput
 from app.figures import layers, size_text
+from app.launching import deploy_on_ray
 from app.registry import DeploymentRecord, DeploymentStatus, Registry, ShardRecord
 from app.runs.foreseen import predicted_text
 from app.runs.trace import DeploymentTrace, Plan, unpack
@@ -112,6 +114,15 @@ def deploy(
         ),
     ] = False,
     replica: Replica = False,
+    ray: Annotated[
+        int | None,
+        typer.Option(
+            "--ray",
+            metavar="MOST",
+            min=1,
+            help="Have Ray bring as many agents as the plan needs, and keep MOST at the most. See: ray up",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Send a model's layers to the nodes that lack them, load them, and make the model answer requests."""
@@ -130,6 +141,13 @@ def deploy(
                 )
             )  # fmt: skip
             deployment = handed.record
+        elif ray is not None:
+            if replica:
+                raise BadInput("--ray brings nodes for a plan, not for a replica.", "Bring them by: ray up")
+            deployment = session.ask(
+                deploy_on_ray, model, ray, nodes=chosen, layers=shard_layers, serving=serving, aim=wanted,
+                on_progress=progress.job, origin=origin(),
+            )  # fmt: skip
         else:
             deployment = session.run(
                 controller.deploy(

@@ -1,8 +1,8 @@
-"""`node add|list|remove|drain|local|invite|find`."""
+"""`node add|list|remove|drain|update|launchers|local|invite|find`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import msgspec
@@ -20,12 +20,15 @@ from app.cluster.node_state import Heard, NodeState, node_state
 from app.errors import BadInput, RegistryError
 from app.figures import ago, size_text
 from app.finding import LOOK_SECONDS, begin_meeting, confirm_meeting, end_meeting, find_machines
+from app.launching import launchers, update_agent
 from app.registry import NodeRecord
+from worker_agent import __version__
 from worker_agent.wire.announcing import network_address
 
 app = typer.Typer(no_args_is_help=True)
 
 INVITATION_PORT = 7599
+NOTHING_HEARD: Mapping[int, Heard] = {}
 _SYSTEMS = {"": "", "posix": ", on Linux and macOS", "windows": ", on Windows"}
 
 Node = Annotated[str, typer.Argument(help="Its id, name or host:port, as `node list` shows them.")]
@@ -93,7 +96,7 @@ def list_nodes(as_json: Json = False) -> None:
             ]
         )
         return
-    _show(nodes, heard)
+    show_nodes(nodes, heard)
     _name_ghosts(list(ghosts.values()))
     if memory:
         _show_memory(nodes, memory)
@@ -138,6 +141,40 @@ def drain_node(
         drained = session.controller.drain_node(node, not off, move, on_progress=progress.job, origin=origin())
         session.run(drained)
     note(f"Node {node} takes new work again." if off else f"Node {node} takes no new work.")
+
+
+@app.command("update")
+def update_node(node: Node) -> None:
+    """End a node's agent and start it with today's program: of one that was started here, put there over SSH or by Ray.
+
+    What it held is loaded again from its disk.
+    """
+    with open_controller(monitor=False) as session, progress_shown(False) as progress:
+        record = session.ask(update_agent, node, on_progress=progress.job)
+    note(f"{record.hostname} (node {record.id}) runs with Shardboard {__version__}.")
+
+
+@app.command("launchers")
+def list_launchers(as_json: Json = False) -> None:
+    """Show what can bring agents to machines (this machine, SSH, Ray), whether it can here, and what it has brought."""
+    with open_controller(monitor=False) as session:
+        states = session.ask(launchers)
+    if as_json:
+        print_json(states)
+        return
+    print_table(
+        "Launchers",
+        ("Name", "For", "Nodes", "Gone", "Problem"),
+        [
+            (each.name, each.title, _ids(each.nodes), _ids(each.gone), each.problem or None)
+            for each in states
+        ],
+        "",
+    )  # fmt: skip
+
+
+def _ids(nodes: Sequence[int]) -> str | None:
+    return ", ".join(map(str, nodes)) or None
 
 
 @app.command("local")
@@ -247,10 +284,11 @@ def _added(nodes: list[NodeRecord], as_json: bool) -> None:
     if as_json:
         print_json(nodes)
     else:
-        _show(nodes, {})
+        show_nodes(nodes)
 
 
-def _show(nodes: list[NodeRecord], heard: Mapping[int, Heard]) -> None:
+def show_nodes(nodes: list[NodeRecord], heard: Mapping[int, Heard] = NOTHING_HEARD) -> None:
+    """A table of nodes to stdout."""
     print_table(
         "Nodes",
         ("Id", "Name", "Address", "State", "Heard of", "Started here"),

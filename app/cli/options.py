@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -106,6 +107,18 @@ def read_aim(text: str) -> str:
     if text not in AIMS:
         raise BadInput(f"--aim is '{text}'; it can be {', '.join(AIMS)}.")
     return text
+
+
+def read_amounts(texts: Sequence[str], option: str) -> dict[str, float]:
+    """`NAME=AMOUNT` each, as a table. Raises BadInput."""
+    found = {}
+    for text in texts:
+        name, _, amount = text.partition("=")
+        match = re.fullmatch(r"\d+(\.\d+)?", amount)
+        if not name or match is None or float(amount) == 0:
+            raise BadInput(f"{option} is '{text}'; it takes a name and an amount: rack=1.")
+        found[name] = float(amount)
+    return found
 
 
 def read_size(text: str, option: str) -> int:

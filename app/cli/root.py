@@ -22,6 +22,7 @@ from app.cli import (
     keys,
     models,
     nodes,
+    ray,
     replaying,
     requests,
     serve,
@@ -89,6 +90,7 @@ app = typer.Typer(
 )
 app.add_typer(models.app, name="model", help="Models in the library.")
 app.add_typer(nodes.app, name="node", help="Machines with an agent.")
+app.add_typer(ray.app, name="ray", help="Agents on the nodes of a Ray cluster.")
 app.add_typer(requests.app, name="request", help="Prompts and what came of them.")
 app.add_typer(jobs.app, name="job", help="Long work that is under way, and what came of it.")
 app.add_typer(keys.app, name="key", help="Keys of the HTTP API.")

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
+from app.cli.options import read_amounts
 from app.cli.output import note
 from app.cli.session import origin
 from app.cli.systemd import INSTALL, cannot_read, service_unit
 from app.controller_settings import ServerSettings
-from app.errors import ShardboardError
+from app.errors import BadInput, ShardboardError
+from app.launchers.launcher import RayWish
 from app.logs import log_to_file
 from app.paths import Home
 from app.registry import NodeRecord
@@ -32,6 +34,8 @@ log = logging.getLogger(__name__)
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name))
 POLL_SECONDS = 0.2
+RAY_SECONDS = 900.0
+"""How long Ray's nodes may take to come: images are pulled, machines are rented."""
 
 
 def register(app: typer.Typer) -> None:
@@ -46,6 +50,7 @@ class Wishes:
     host: str | None
     port: int | None
     local_agents: int
+    ray: RayWish | None
     deploy: tuple[str, ...]
     drain_seconds: float
 
@@ -59,6 +64,13 @@ def serve(
     ] = None,
     http: Annotated[bool, typer.Option("--http/--no-http", help="Without HTTP it serves commands only.")] = True,
     local_agents: Annotated[int, typer.Option(min=0, max=64, help="See that so many agents run on this machine.")] = 0,
+    ray: Annotated[
+        int, typer.Option(min=0, help="See that so many nodes of the Ray cluster that this machine is in run an agent.")
+    ] = 0,
+    ray_resource: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=AMOUNT", help="With --ray: as `ray up --resource`.")
+    ] = None,
+    ray_idle: Annotated[float | None, typer.Option(min=1, help="With --ray: as `ray up --idle`.")] = None,
     deploy: Annotated[
         list[str] | None, typer.Option(help="Deploy this model unless it is; may be repeated. 'demo': a small one.")
     ] = None,
@@ -74,7 +86,11 @@ def serve(
         typer.echo(service_unit(host, port, drain_seconds))
         note(cannot_read() or INSTALL)
         return
-    wishes = Wishes(http, host, port, local_agents, tuple(deploy or ()), drain_seconds)
+    amounts = read_amounts(ray_resource or (), "--ray-resource")
+    if not ray and (amounts or ray_idle):
+        raise BadInput("--ray-resource and --ray-idle say how Ray brings agents.", "Say how many: --ray 2")
+    wish = RayWish(ray, resources=amounts, idle_seconds=ray_idle, wait_seconds=RAY_SECONDS) if ray else None
+    wishes = Wishes(http, host, port, local_agents, wish, tuple(deploy or ()), drain_seconds)
     home = Home.find().create()
     log_to_file(home)
     _log_to_terminal()
@@ -141,11 +157,21 @@ class _Service:
 
         try:
             agents = await take_local_agents(controller, self._wishes.local_agents, on_starting=starting)
+            nodes = [*agents.nodes, *await self._take_ray(controller)]
             for model in self._wishes.deploy:
-                await self._deploy(controller, model, agents.nodes)
+                await self._deploy(controller, model, nodes)
         except ShardboardError as error:
             note(f"{error}")
             log.error("%s", error)
+
+    async def _take_ray(self, controller: Controller) -> list[NodeRecord]:
+        from app.launching import launch
+
+        wish = self._wishes.ray
+        if wish is None:
+            return []
+        note(f"{wish.title}.")
+        return await launch(controller, wish, origin=origin())
 
     async def _deploy(self, controller: Controller, model: str, nodes: Sequence[NodeRecord]) -> None:
         from app.first_run import deploy_over

@@ -25,6 +25,8 @@ class GhostKind(StrEnum):
     """Another agent answers at its address."""
     DOUBLE = "double"
     """Its machine has come again as another node."""
+    GONE = "gone"
+    """The launcher that brought its agent has its machine no more."""
     SILENT = "silent"
     """Nothing was heard of it for `SILENT_DAYS`."""
 
@@ -76,6 +78,11 @@ def ghost_of(
             f"{node.hostname} seems to have come again as node {twin.id} "
             f"({twin.address.removeprefix('tcp://')}), which was added since this one was last heard of.",
             f"Remove this one ({remove}); node {twin.id} stays.",
+        )  # fmt: skip
+    if told.gone:
+        return Ghost(
+            node.id, GhostKind.GONE, told.gone,
+            f"Remove it ({remove}); what comes in its place is another node.",
         )  # fmt: skip
     if ((now or datetime.now(UTC)) - last).days >= SILENT_DAYS:
         since = f"was last heard of {ago(last, now)}"

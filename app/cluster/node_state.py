@@ -56,6 +56,8 @@ class Heard:
     """Its machine's owner needs it; `reason` says why."""
     starting: bool = False
     """It is being started on this machine."""
+    gone: str = ""
+    """What the launcher that brought it says where its machine is not there any more; a sentence."""
 
 
 NOTHING = Heard()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -32,9 +32,10 @@ from app.cluster.health import (
 from app.cluster.launching import SHUTDOWN_SECONDS, STOP_SECONDS, AgentLauncher, LaunchedAgent, LocalNode
 from app.cluster.meetings import Meetings
 from app.cluster.memory import AgentMemory
+from app.cluster.node_records import describe, note_capacities, note_stopped, register
 from app.cluster.node_state import Heard, NodeState, node_state
 from app.errors import BadInput, NodeError, RegistryError, ShardboardError
-from app.registry import EventLevel, NodeRecord, Registry
+from app.registry import NodeRecord, Registry
 from worker_agent.wire.errors import AgentError
 from worker_agent.wire.keys import KeyProblem, check_key
 from worker_agent.wire.links import AddressError, Endpoint
@@ -72,6 +73,8 @@ class NodeDirectory:
         self._notes: set[asyncio.Task[None]] = set()
         self._speeds: dict[int, tuple[Speed, ...]] = {}
         self._starting: set[int] = set()
+        self.gone: Callable[[str], str] = lambda public_key: ""
+        """What the launcher that brought an agent says where its machine is not there any more."""
         self.meetings = Meetings(context, identity, self)
 
     async def open(self) -> None:
@@ -114,7 +117,8 @@ class NodeDirectory:
 
     def heard(self, node: int) -> Heard:
         """What is known of a node's agent now. Nothing is asked."""
-        return replace(self.health.heard(node), starting=node in self._starting)
+        gone = self.gone(self._links[node].server_key) if node in self._links else ""
+        return replace(self.health.heard(node), starting=node in self._starting, gone=gone)
 
     def state(self, record: NodeRecord) -> NodeState:
         """A node's state now."""
@@ -163,7 +167,7 @@ class NodeDirectory:
             try:
                 welcome = await link.connect(seconds)
                 await self._check_alone(link, welcome)
-                record = await self._registry.call(lambda known: _register(known, endpoint, key, welcome, local_pid))
+                record = await self._registry.call(lambda known: register(known, endpoint, key, welcome, local_pid))
                 # Whatever it was told last, perhaps by a registry that has forgotten it.
                 await link.call(Drain(call=0, draining=record.draining))
             except BaseException:
@@ -264,14 +268,14 @@ class NodeDirectory:
         """
         record = await self._registry.call(lambda known: known.nodes.get(node))
         link, leaving = self._links.get(node), False
-        if await self.is_local(record) and link is not None and link.is_up:
+        if await self.was_launched_here(record.public_key) and link is not None and link.is_up:
             try:
                 await link.call(Shutdown(call=0), seconds=STOP_SECONDS)
                 leaving = True
             except NodeError as error:
                 _log.info("%s is made to stop: %s", link.node, error)
         await self._launcher.stop(record.public_key, grace=STOP_SECONDS if leaving else 0.0)
-        return await self._registry.call(lambda known: _note_stopped(known, node))
+        return await self._registry.call(lambda known: note_stopped(known, node))
 
     async def stop_local(self, *, keep_flagged: bool = True) -> list[NodeRecord]:
         """Stop the agents that were launched here and run, all at once; those to be kept go on, unless told otherwise.
@@ -302,9 +306,14 @@ class NodeDirectory:
             if record.public_key in agents
         }
 
-    async def is_local(self, record: NodeRecord) -> bool:
-        """Whether its agent was launched here, so that it can be revived and is ended when the node is removed."""
-        return await asyncio.to_thread(self._launcher.find, record.public_key) is not None
+    async def was_launched_here(self, public_key: str) -> bool:
+        """Of an agent, so that it can be revived and is ended when its node is removed."""
+        return await asyncio.to_thread(self._launcher.find, public_key) is not None
+
+    async def note_stopped(self, node: int) -> NodeRecord:
+        """A node's agent was ended on purpose: it counts as stopped, not as lost."""
+        self.health.not_started(node, "The agent was stopped.")
+        return await self._registry.call(lambda known: note_stopped(known, node))
 
     async def _add_launched(self, agent: LaunchedAgent) -> NodeRecord:
         return await self._add(agent.address, agent.public_key, local_pid=agent.pid, seconds=REVIVAL_SECONDS)
@@ -319,7 +328,7 @@ class NodeDirectory:
         """
         record = await self._registry.call(lambda known: known.nodes.get(node))
         link = self._links.get(node)
-        local = await self.is_local(record)
+        local = await self.was_launched_here(record.public_key)
         leaving = link is not None and link.is_up and await self._empty(link, record.draining, shut_down=local)
         await self._forget(node)
         if local:
@@ -405,11 +414,11 @@ class NodeDirectory:
 
     async def _note(self, event: NodeUp | NodeDown | NodeFrozen | NodeMemoryJudged | NodeYields) -> None:
         """Write down what happened to a node, and what it says it has."""
-        level, message = _describe(event)
+        level, message = describe(event)
         try:
             if isinstance(event, NodeUp):
                 link = self._links.get(event.node)
-                record = await self._registry.call(lambda known: _note_capacities(known, event.node, event.welcome))
+                record = await self._registry.call(lambda known: note_capacities(known, event.node, event.welcome))
                 if record.draining and link is not None:  # an agent that was started anew knows nothing of it
                     await link.call(Drain(call=0, draining=True))
             await self._registry.call(
@@ -417,81 +426,3 @@ class NodeDirectory:
             )
         except (ShardboardError, AgentError) as error:
             _log.warning("what happened to node %d could not be noted: %s", event.node, error)
-
-
-def _register(registry: Registry, endpoint: Endpoint, key: str, welcome: Welcome, local_pid: int | None) -> NodeRecord:
-    nodes = registry.nodes
-    known = next((node for node in nodes.list() if node.public_key == key), None)
-    if known is None:
-        return nodes.add(
-            hostname=welcome.hostname,
-            ip_address=endpoint.host,
-            port=endpoint.port,
-            public_key=key,
-            agent_id=welcome.agent,
-            is_active=True,
-            capacities=capacities_of(welcome),
-            local_pid=local_pid,
-        )
-    return nodes.update(
-        known.id,
-        hostname=welcome.hostname,
-        ip_address=endpoint.host,
-        port=endpoint.port,
-        agent_id=welcome.agent,
-        is_active=True,
-        capacities=capacities_of(welcome, known.capacities),
-        local_pid=known.local_pid if local_pid is None else local_pid,
-    )
-
-
-def _note_capacities(registry: Registry, node: int, welcome: Welcome) -> NodeRecord:
-    known = registry.nodes.get(node).capacities
-    return registry.nodes.update(node, capacities=capacities_of(welcome, known))
-
-
-def _note_stopped(registry: Registry, node: int) -> NodeRecord:
-    registry.events.add(EventLevel.INFO, "nodes", "The agent was stopped.", node_id=node)
-    return registry.nodes.update(node, is_active=False)
-
-
-def _describe(event: NodeUp | NodeDown | NodeFrozen | NodeMemoryJudged | NodeYields) -> tuple[EventLevel, str]:
-    match event:
-        case NodeUp(restarted=True):
-            return EventLevel.WARNING, "The agent was started anew; what it held is gone."
-        case NodeUp():
-            return EventLevel.INFO, "The agent is there."
-        case NodeDown():
-            return EventLevel.ERROR, event.reason
-        case NodeFrozen():
-            return EventLevel.ERROR, event.reason
-        case NodeYields(reason=""):
-            return EventLevel.INFO, "Its owner does not need it any more: it takes new work again."
-        case NodeYields():
-            return EventLevel.WARNING, event.reason
-        case NodeMemoryJudged():
-            return EventLevel.WARNING if event.differs else EventLevel.INFO, event.text
-
-
-def capacities_of(welcome: Welcome, known: Mapping[str, object] | None = None) -> dict[str, object]:
-    """What the registry keeps of an agent's Welcome: what it is, not what it holds at the moment.
-
-    An agent that has not measured its speed yet keeps what is `known` of it from before.
-    """
-    fields = (
-        "system",
-        "software",
-        "numerics",
-        "cpu_name",
-        "cpu_count",
-        "memory_total",
-        "memory_budget",
-        "memory_base",
-        "disk_free",
-        "gpus",
-        "speeds",
-    )
-    told = {name: msgspec.to_builtins(getattr(welcome, name)) for name in fields}
-    if not welcome.speeds and known is not None:
-        told["speeds"] = known.get("speeds", ())
-    return told

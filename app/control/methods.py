@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from app import finding, first_run
+from app import finding, first_run, launching
 from app.control import incidents
 from app.controller import Controller
 from app.inference.events import Continued, Finished, Interrupted, Preparing, PromptProgress, Started, TextDelta
@@ -79,4 +79,6 @@ def methods() -> dict[str, Method]:
     functions += [incidents.incident_bundle, incidents.replay_bundle]
     functions += [first_run.take_local_agents, first_run.give_back, first_run.deploy_over]
     functions += [finding.find_machines, finding.begin_meeting, finding.confirm_meeting, finding.end_meeting]
+    functions += [launching.launch, launching.launchers, launching.update_agent, launching.deploy_on_ray]
+    functions += [launching.look_at_ray, launching.end_ray]
     return {function.__name__: Method.of(function) for function in functions}

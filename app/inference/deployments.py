@@ -42,6 +42,12 @@ log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 10.0
 
+WakeFor = Callable[[str, Preparing], Awaitable[None]]
+
+
+async def _awake(model: str, preparing: Preparing) -> None:
+    """Of a controller none of whose agents rest."""
+
 
 class Deployments:
     """All deployments of one registry. Belongs to the controller's loop.
@@ -76,6 +82,8 @@ class Deployments:
         self._apart: dict[str, DeploymentRecord] = {}
         """Those that only who made them uses."""
         self._locks: dict[str, asyncio.Lock] = {}
+        self.wake_for: WakeFor = _awake
+        """Brings back the agents that a model needs and that rest while nobody asks anything."""
 
     # --- making and ending -----------------------------------------------------------------------------
 
@@ -262,6 +270,7 @@ class Deployments:
         """
         if deployment is not None and (own := self._apart.get(deployment)) is not None:
             return own, self._live[deployment]
+        await self.wake_for(description.name, preparing)
         found = await self._linked(description, preparing, deployment, prompt)
         if found is None and deployment is None:
             await self._loads.load(description, preparing, origin)

@@ -18,9 +18,9 @@ from app.runs.trace import UNKNOWN, Origin
 
 if TYPE_CHECKING:
     from app.cluster.nodes import NodeDirectory
-    from app.cluster.remote_agents import RemoteAgents
     from app.inference.deployments import Deployments
     from app.inference.service import InferenceService
+    from app.launchers.launchers import Launchers
     from app.models.library import ModelLibrary
     from app.registry import Registry
 
@@ -51,7 +51,7 @@ class Means:
     deployments: Deployments
     inference: InferenceService
     nodes: NodeDirectory
-    remote: RemoteAgents
+    launchers: Launchers
 
 
 class Work(Protocol[Covariant]):
@@ -59,7 +59,7 @@ class Work(Protocol[Covariant]):
 
     @property
     def kind(self) -> str:
-        """cut, add, demo, deploy, measure, links or ssh"""
+        """cut, add, demo, deploy, measure, links, local, ssh or ray"""
         ...
 
     @property
@@ -98,7 +98,7 @@ class JobSnapshot:
     id: int
     """Its number in the registry; 0 of what has none, or none yet."""
     kind: str
-    """cut, add, demo, deploy, measure, links or ssh"""
+    """cut, add, demo, deploy, measure, links, local, ssh or ray"""
     title: str
     status: JobStatus = JobStatus.QUEUED
     phase: str = ""

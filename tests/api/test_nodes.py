@@ -287,3 +287,15 @@ def test_a_machine_that_waits_is_seen_met_and_let_go(api: Served, monkeypatch: p
         stranger = {"address": machine.address, "key": KeyPair.make().public}
         assert "another key" in api.post(MEET, stranger, 400)["error"]["message"]
     assert machine.found is None
+
+
+def test_launchers_are_told_and_what_is_begun_is_a_job(api: Served) -> None:
+    found = {each["name"]: each for each in api.get("/shard/api/nodes/launchers/")["launchers"]}
+    assert found.keys() == {"local", "ssh", "ray"} and len(found["local"]["nodes"]) == 2
+    launch = "/shard/api/nodes/launch/"
+    api.post(launch, {"launcher": "ssh", "count": 1}, 422)  # goes by the keys of the controller's user
+    api.post(launch, {"launcher": "local", "count": 65}, 422)
+    job = api.post(launch, {"launcher": "local", "count": 1}, 202)
+    wait_until(lambda: api.get(f"/shard/api/jobs/status/{job['id']}/")["status"] == "done", 120)
+    [added] = set(nodes(api)) - set(found["local"]["nodes"])
+    api.post(f"/shard/api/nodes/remove/{added}/", {}, 200)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from app.cli.options import read_ids, read_nodes, read_wish
+from app.cli.options import read_amounts, read_ids, read_nodes, read_wish
 from app.cli.root import app
 from app.errors import BadInput
 from app.serving import ServingWish
@@ -24,6 +24,11 @@ COMMANDS = [
     ["node", "remove"],
     ["node", "drain"],
     ["node", "local"],
+    ["node", "update"],
+    ["node", "launchers"],
+    ["ray", "up"],
+    ["ray", "down"],
+    ["ray", "status"],
     ["node", "find"],
     ["node", "invite"],
     ["plan"],
@@ -109,3 +114,10 @@ def test_ids_nodes_and_wishes_are_read() -> None:
         read_ids("-1", "--x")
     with pytest.raises(BadInput, match="--kv is 'int4'; it can be computed, int8"):
         read_wish(dtype=None, quantize=None, kv_dtype="int4")
+
+
+def test_amounts_are_names_with_numbers() -> None:
+    assert read_amounts(["rack=1", "big=0.5"], "--resource") == {"rack": 1.0, "big": 0.5}
+    for wrong in ("rack", "rack=", "=1", "rack=none", "rack=0", "rack=-1"):
+        with pytest.raises(BadInput, match="--resource"):
+            read_amounts([wrong], "--resource")

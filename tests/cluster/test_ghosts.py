@@ -86,6 +86,11 @@ def test_another_agent_at_its_address_makes_a_ghost_at_once() -> None:
     assert kinds([node(1), node(2, here=True)], OTHER_KEY, OTHER_KEY) == {1: GhostKind.NEW_KEY, 2: GhostKind.NEW_KEY}
 
 
+def test_a_machine_that_its_launcher_has_no_more_makes_a_ghost_once_it_is_silent() -> None:
+    gone = dataclasses.replace(SILENT, gone="Ray has no node 1f2e any more, on which this agent ran.")
+    assert kinds([node(1), node(2)], gone, dataclasses.replace(gone, alive=True)) == {1: GhostKind.GONE}
+
+
 @contextmanager
 def agent(home: Path, port: int, trust: str) -> Iterator[str]:
     """A real one in a process of its own; its public key."""

@@ -43,9 +43,13 @@ def services() -> dict[str, Any]:
     return dict(yaml.safe_load(COMPOSE.read_text(encoding="utf-8"))["services"])
 
 
-@pytest.mark.parametrize("name", DOCKERFILES)
+@pytest.mark.parametrize("name", (*DOCKERFILES, "Dockerfile.ray"))
 def test_what_an_image_copies_is_in_the_repository(name: str) -> None:
-    copied = [text.split()[:-1] for text in texts(name, "COPY") if not text.startswith("--from=")]
+    copied = [
+        [word for word in text.split()[:-1] if not word.startswith("--chown=")]
+        for text in texts(name, "COPY")
+        if not text.startswith("--from=")
+    ]
     assert copied
     assert [path for paths in copied for path in paths if not (ROOT / path).exists()] == []
 

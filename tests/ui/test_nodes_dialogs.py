@@ -9,16 +9,21 @@ from pathlib import Path
 import pytest
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QGuiApplication
-from PySide6.QtWidgets import QPushButton, QWidget
+from PySide6.QtWidgets import QLabel, QPushButton, QWidget
 from pytestqt.qtbot import QtBot
 
 from app.cluster.invitations import AGENT_STARTS, JoinCommand
-from app.cluster.ssh_launching import FOLDER
 from app.errors import NodeError
+from app.launchers.launcher import RayWish
+from app.launchers.ray import RayLauncher
+from app.launchers.ssh_launching import FOLDER
 from app.ui.nodes.add_dialog import AddNodeDialog
 from app.ui.nodes.find_dialog import FindDialog
 from app.ui.nodes.invite_dialog import InviteDialog, own_addresses
+from app.ui.nodes.machines_dialog import MachinesDialog
+from app.ui.nodes.node_actions import NodeActions
 from app.ui.nodes.node_dialog import NodeDialog
+from app.ui.nodes.ray_dialog import RayDialog
 from app.ui.nodes.ssh_dialog import SshDialog
 from app.ui.nodes.start_dialog import StartAgentsDialog
 from app.ui.workbench import Workbench
@@ -251,6 +256,41 @@ def test_a_machine_is_added_over_ssh_once_its_key_is_confirmed(
     ):
         pass
     assert not (server.remote_home / FOLDER).exists()
+
+
+def test_all_ways_to_machines_are_in_one_place_and_one_that_is_no_way_here_says_why(
+    workbench: Workbench, window: QWidget, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RayLauncher, "problem", lambda self: "Ray needs the package ray.")
+    actions = NodeActions(workbench, window)
+    dialog = actions.open_machines()
+    assert isinstance(dialog, MachinesDialog)
+    by_ray = dialog.buttons["Bring by Ray"]
+    qtbot.waitUntil(lambda: not by_ray.isEnabled(), timeout=20_000)
+    said = [label.text() for label in dialog.findChildren(QLabel)]
+    assert any(text.endswith("Ray needs the package ray.") for text in said)
+    assert [text for text, button in dialog.buttons.items() if button.isEnabled()] == [
+        "Start agents here", "Find machines", "Add over SSH", "Invite a machine", "Add node",
+    ]  # fmt: skip
+    press(qtbot, dialog.buttons["Start agents here"])
+    qtbot.waitUntil(lambda: bool(window.findChildren(StartAgentsDialog)))
+    window.findChildren(StartAgentsDialog)[0].reject()
+
+
+def test_rays_dialog_says_what_went_wrong_and_keeps_the_form(
+    workbench: Workbench, window: QWidget, qtbot: QtBot
+) -> None:
+    dialog = RayDialog(workbench, window)
+    dialog.open()
+    dialog.count.setValue(3)
+    dialog.idle.setValue(10)
+    dialog.address.setText("ray://rack:10001")
+    dialog.no_token.setChecked(True)
+    assert dialog.accept_button.text() == "Bring 3 agents"
+    assert dialog.wanted == RayWish(3, "ray://rack:10001", idle_seconds=600.0, needs_token=False)
+    press(qtbot, dialog.accept_button)
+    qtbot.waitUntil(lambda: not dialog.is_busy, timeout=30_000)
+    assert "Ray" in dialog.problem.text and dialog.count.isEnabled()
 
 
 def test_this_machines_addresses_end_with_the_one_nobody_else_can_use() -> None:

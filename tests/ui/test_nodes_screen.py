@@ -46,13 +46,12 @@ def enabled(screen: NodesScreen) -> set[str]:
     return {action.iconText() for action in screen.node_actions.about_nodes() if action.isEnabled()}
 
 
-def test_without_nodes_there_are_five_ways_to_one(screen: NodesScreen) -> None:
+def test_without_nodes_the_nearest_ways_to_one_are_offered_and_the_others_one_click_away(screen: NodesScreen) -> None:
     fill(screen.workbench.cluster, nodes=0)
     page = screen._stack.currentWidget()
     buttons = [button.text() for button in page.findChildren(QAbstractButton)]
-    assert buttons == ["Start agents here…", "Find machines…", "Add node…", "Invite a machine…", "Add over SSH…"]
-    for name in ("nodes-add", "nodes-start", "nodes-invite", "nodes-find", "nodes-ssh"):
-        assert screen.findChild(QToolButton, name).isEnabled()
+    assert buttons == ["Start agents here…", "Find machines…", "Add machines…"]
+    assert screen.findChild(QToolButton, "nodes-machines").isEnabled()
 
 
 def test_the_table_takes_over_when_a_node_comes_and_the_summary_counts(screen: NodesScreen) -> None:

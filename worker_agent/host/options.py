@@ -50,6 +50,7 @@ class Options:
     ready_file: Path | None
     print_key: bool
     service: Literal["install", "remove"] | None
+    end_with_input: bool = False
 
 
 def read_options(arguments: Sequence[str] | None = None) -> Options:
@@ -90,6 +91,7 @@ def read_options(arguments: Sequence[str] | None = None) -> Options:
         log_level=given.log_level,
         ready_file=_place("--ready-file", given.ready_file) if given.ready_file else None,
         print_key=given.print_key,
+        end_with_input=given.end_with_input,
         service="install" if given.install_service else "remove" if given.remove_service else None,
     )
 
@@ -135,6 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--yield-hours", metavar="H:MM-H:MM", help="the same at these times of each day, as 9:00-17:30")
     add("--log-level", choices=_LOG_LEVELS, default="info", help="default: %(default)s")
     add("--ready-file", metavar="PATH", help="written once the agent listens: JSON with its address and public key")
+    add("--end-with-input", action="store_true", help="end when standard input is closed: when what started it ends")
     add("--print-key", action="store_true", help="print this agent's public key and end")
     service = parser.add_mutually_exclusive_group()
     service.add_argument("--install-service", action="store_true", help="have the system start the agent with these "

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import msgspec
 from fastapi import APIRouter, Depends, Path, Request
 from starlette.responses import Response
 
-from app.api.bodies import AddNode, DrainNode, MeasureLinks, MeetingCode, Nothing, accepts, body_of, done
+from app.api.bodies import AddNode, DrainNode, Launch, MeasureLinks, MeetingCode, Nothing, accepts, body_of, done
+from app.api.launcher_views import LauncherList, LauncherView
 from app.api.link_views import LinkList, LinkView
 from app.api.meeting_views import Ended, MeetingView, WaitingList, WaitingView
 from app.api.routes.jobs import begin_job
@@ -17,7 +19,10 @@ from app.api.views import ALWAYS, JobView, NodeList, NodeView, errors
 from app.cluster.node_state import NodeState
 from app.errors import BadInput, Conflict, NodeError, RegistryError
 from app.finding import begin_meeting, confirm_meeting, end_meeting, find_machines
+from app.jobs.launching import LaunchWork
 from app.jobs.probing import LinksWork
+from app.launchers.launcher import LocalWish, RayWish, Wish
+from app.launching import launchers
 
 router = APIRouter(prefix="/shard/api/nodes", tags=["nodes"], responses=errors(*ALWAYS))
 
@@ -162,3 +167,23 @@ async def measure_links(
     await controller.registry.call(lambda known: [known.nodes.get(node) for node in body.nodes or ()])
     work = LinksWork(None if body.nodes is None else tuple(body.nodes))
     return done(request, await begin_job(controller, work, origin), PAGE, 202)
+
+
+@router.get("/launchers/", summary="What can bring agents to machines")
+async def list_launchers(controller: TheController) -> LauncherList:
+    """This machine, SSH and Ray: whether each can be used, and the nodes that it has brought."""
+    return LauncherList(launchers=[LauncherView.of(state) for state in await launchers(controller)])
+
+
+@router.post(
+    "/launch/", status_code=202, summary="Bring agents to machines",
+    responses={202: {"model": JobView}, **errors(400, 409, 415, 422, 503, 507)}, openapi_extra=body_of(Launch),
+)  # fmt: skip
+async def launch(
+    request: Request, controller: TheController, origin: Caller, body: Annotated[Launch, Depends(accepts(Launch))]
+) -> Response:
+    """Begins a job that starts them and registers them, and returns it."""
+    wish: Wish = LocalWish(body.count)
+    if body.launcher == "ray":
+        wish = msgspec.structs.replace(controller.launchers.ray.wish or RayWish(0), nodes=body.count)
+    return done(request, await begin_job(controller, LaunchWork(wish), origin), PAGE, 202)

@@ -16,7 +16,9 @@ KIND_ICONS = {
     "deploy": "rocket",
     "measure": "gauge",
     "links": "network",
+    "local": "rocket",
     "ssh": "terminal",
+    "ray": "server",
 }
 STATE_WORDS = {
     JobStatus.QUEUED: "Waiting for its turn",

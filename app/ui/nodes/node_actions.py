@@ -16,6 +16,7 @@ from app.registry.records import NodeRecord
 from app.ui import make
 from app.ui.bridge import Call
 from app.ui.cluster import NodeSnapshot
+from app.ui.nodes.machines_dialog import MachinesDialog, Way
 from app.ui.nodes.node_words import address_of, details_text, listed
 from app.ui.notices import Level
 from app.ui.workbench import Workbench
@@ -44,6 +45,8 @@ class NodeActions(QObject):
         self.over_ssh = make(
             "Add over SSH…", "terminal", self.open_ssh, "", "Put an agent on a machine that SSH reaches"
         )
+        self.by_ray = make("Bring by Ray…", "boxes", self.open_ray, "", "Have Ray start agents on nodes of its cluster")
+        self.machines = make("Add machines…", "plus", self.open_machines, "", "All ways to machines")
         self.find = make("Find machines…", "search", self.open_find, "", "See who waits on this network")
         self.links = make("Links…", "network", self.open_links, "", "How fast nodes reach each other; measure it")
         self.start = make("Start agent", "play", self._start, "", "Start the stopped agents of this machine")
@@ -65,7 +68,21 @@ class NodeActions(QObject):
 
     def adding(self) -> list[QAction]:
         """Those that need no node."""
-        return [self.add, self.start_here, self.find, self.invite, self.over_ssh, self.links]
+        return [
+            self.machines, self.start_here, self.find, self.over_ssh, self.by_ray, self.invite, self.add, self.links,
+        ]  # fmt: skip
+
+    def ways(self) -> list[Way]:
+        """To machines, in the order in which they are offered."""
+        return [
+            Way(self.start_here, "rocket", "Agents on this machine, each with its share of it.", "local"),
+            Way(self.find, "search", "Machines in this network whose agents wait to be found (agent.sh --wait)."),
+            Way(self.over_ssh, "terminal", "A machine that you reach over SSH: the agent is put there.", "ssh"),
+            Way(self.by_ray, "boxes", "Nodes of a Ray cluster, on Kubernetes, too: Ray starts agents there, and again "
+                "when they end.", "ray"),
+            Way(self.invite, "link", "Any machine: a line to paste there, which works over any network."),
+            Way(self.add, "plus", "An agent that runs already, by its address and its key."),
+        ]  # fmt: skip
 
     def about_nodes(self) -> list[QAction]:
         return [
@@ -124,6 +141,18 @@ class NodeActions(QObject):
         dialog = SshDialog(self._workbench, self._window)
         dialog.added.connect(self._on_added)
         return _opened(dialog)
+
+    @Slot()
+    def open_ray(self) -> QDialog:
+        from app.ui.nodes.ray_dialog import RayDialog
+
+        dialog = RayDialog(self._workbench, self._window)
+        dialog.added.connect(self.wanted)
+        return _opened(dialog)
+
+    @Slot()
+    def open_machines(self) -> QDialog:
+        return _opened(MachinesDialog(self._workbench, self.ways(), self._window))
 
     @Slot()
     def open_find(self) -> QDialog:

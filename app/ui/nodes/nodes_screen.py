@@ -52,16 +52,10 @@ class NodesScreen(Screen):
             "A node is a machine with an agent on it, which runs layers of a model. Start with this one.",
         )
         actions = self.node_actions
-        ways = (
-            (actions.start_here, "rocket"),
-            (actions.find, "search"),
-            (actions.add, "plus"),
-            (actions.invite, "link"),
-            (actions.over_ssh, "terminal"),
-        )
-        for action, picture in ways:
-            first = action is actions.start_here
-            self._empty.offer(action.text(), action.trigger, picture, primary=first, tip=action.toolTip())
+        for way in actions.ways()[:2]:
+            first = way.action is actions.start_here
+            self._empty.offer(way.action.text(), way.action.trigger, way.picture, primary=first, tip=way.sentence)
+        self._empty.offer(actions.machines.text(), actions.machines.trigger, "plus", tip=actions.machines.toolTip())
         lower = make.dressed(QFrame(), "panel")
         make.column(self.graphs, within=lower, spacing=None)
         self._splitter = make.splitter(
@@ -153,11 +147,7 @@ class NodesScreen(Screen):
             margins=(2 * SPACING, SPACING + SPACING // 2, 2 * SPACING, SPACING + SPACING // 2),
         )  # fmt: skip
         for name, action in (
-            ("nodes-start", self.node_actions.start_here),
-            ("nodes-find", self.node_actions.find),
-            ("nodes-add", self.node_actions.add),
-            ("nodes-invite", self.node_actions.invite),
-            ("nodes-ssh", self.node_actions.over_ssh),
+            ("nodes-machines", self.node_actions.machines),
             ("nodes-links", self.node_actions.links),
         ):
             row.addWidget(_button(action, name))

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from PySide6.QtCore import Signal, Slot
 from PySide6.QtWidgets import QFormLayout, QWidget
 
-from app.cluster.ssh_hosts import UnknownHost
 from app.errors import BadInput, ShardboardError
+from app.launchers.ssh_hosts import UnknownHost
 from app.registry.records import NodeRecord
 from app.ui import make
 from app.ui.bridge import Report, window_origin

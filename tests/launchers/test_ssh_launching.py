@@ -12,9 +12,9 @@ import psutil
 import pytest
 
 from app.cli.session import open_controller
-from app.cluster.ssh_hosts import SshHosts
-from app.cluster.ssh_launching import COPIED, FOLDER, SshLauncher, SshTarget, package
 from app.errors import BadInput, NodeError
+from app.launchers.ssh_hosts import SshHosts
+from app.launchers.ssh_launching import COPIED, FOLDER, SshLauncher, SshTarget, package
 from app.paths import Home
 from app.registry import NodeRecord
 from tests.cli.programs import runs

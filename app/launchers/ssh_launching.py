@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from app.cluster.ssh_hosts import SshHosts
 from app.errors import BadInput, NodeError
+from app.launchers.ssh_hosts import SshHosts
 
 if TYPE_CHECKING:
     import asyncssh

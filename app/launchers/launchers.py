@@ -1,0 +1,91 @@
+"""The launchers of a controller, by name and by node: the one place that knows which there are."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+from app.cluster.nodes import NodeDirectory
+from app.errors import NodeError
+from app.launchers.here import ThisMachine
+from app.launchers.launcher import Launcher, LauncherState, LocalWish, RayWish, Report, SshWish, Wish, unheard
+from app.launchers.ray import RayLauncher
+from app.launchers.ssh import SshAgents
+from app.paths import Home
+from app.registry import NodeRecord, Registry
+
+
+class Launchers:
+    """Belongs to the controller's loop."""
+
+    def __init__(self, home: Home, nodes: NodeDirectory, registry: Registry, controller_key: str) -> None:
+        self._registry = registry
+        self.local = ThisMachine(nodes)
+        self.ssh = SshAgents.of(home, nodes, registry, controller_key)
+        self.ray = RayLauncher(home.root / "ray.json", nodes, registry, controller_key)
+        nodes.gone = self._gone
+
+    def __iter__(self) -> Iterator[Launcher[Any]]:
+        return iter((self.local, self.ssh, self.ray))
+
+    async def start(self, wish: Wish, report: Report = unheard) -> list[NodeRecord]:
+        """Have whose wish it is bring agents; see `Launcher.start`."""
+        match wish:
+            case LocalWish():
+                return await self.local.start(wish, report)
+            case SshWish():
+                return await self.ssh.start(wish, report)
+            case RayWish():
+                return await self.ray.start(wish, report)
+
+    async def of(self, node: NodeRecord) -> Launcher[Any]:
+        """Who has brought a node's agent. Raises NodeError for one that was started otherwise."""
+        for launcher in self:
+            if await launcher.has(node.public_key):
+                return launcher
+        raise NodeError(
+            "This node's agent was not launched from here, so it cannot be started, stopped or updated from here.",
+            "Start or stop it on its own machine.",
+            kind="refused",
+        )
+
+    async def stop(self, node_id: int) -> NodeRecord:
+        """End a node's agent; node, key and layers stay. Raises NodeError."""
+        node = await self._registry.call(lambda known: known.nodes.get(node_id))
+        return await (await self.of(node)).stop(node)
+
+    async def start_again(self, node_id: int, keep: bool | None = None) -> NodeRecord:
+        """Start the agent of a node that was ended. Raises NodeError.
+
+        Args:
+            keep: of one on this machine, whether it goes on when the window closes; None leaves it as it was.
+        """
+        node = await self._registry.call(lambda known: known.nodes.get(node_id))
+        launcher = await self.of(node)
+        return await (self.local.revive(node, keep) if launcher is self.local else launcher.start_again(node))
+
+    async def update(self, node_id: int, report: Report = unheard) -> NodeRecord:
+        """End a node's agent and start it with today's program. Raises NodeError."""
+        node = await self._registry.call(lambda known: known.nodes.get(node_id))
+        return await (await self.of(node)).update(node, report)
+
+    async def remove(self, node: NodeRecord) -> None:
+        """Take away what a launcher has brought to a node that was removed."""
+        for launcher in self:
+            if await launcher.has(node.public_key):
+                await launcher.remove(node)
+
+    async def states(self) -> list[LauncherState]:
+        """All of them, whether each can be used here, and what it has brought."""
+        nodes = await self._registry.call(lambda known: known.nodes.list())
+        found = []
+        for each in self:
+            own = [node for node in nodes if await each.has(node.public_key)]
+            gone = tuple(node.id for node in own if node.public_key in each.gone())
+            problem = await asyncio.to_thread(each.problem)
+            found.append(LauncherState(each.name, each.title, problem, tuple(node.id for node in own), gone))
+        return found
+
+    def _gone(self, public_key: str) -> str:
+        return next((said for each in self if (said := each.gone().get(public_key))), "")
