@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -81,6 +81,8 @@ class Deployments:
         self._loads = RequestedLoads(deploy_as_job, lambda dtype: placing.capacities(dtype=dtype))
         self._apart: dict[str, DeploymentRecord] = {}
         """Those that only who made them uses."""
+        self._left: set[str] = set()
+        """Those in which an earlier controller left something under way, until they are needed."""
         self._locks: dict[str, asyncio.Lock] = {}
         self.wake_for: WakeFor = _awake
         """Brings back the agents that a model needs and that rest while nobody asks anything."""
@@ -299,7 +301,7 @@ class Deployments:
             for record in ready:
                 if deployment not in (None, record.id):
                     continue
-                pipeline = self._live.get(record.id)
+                pipeline = self._live.get(record.id) or await self._as_it_runs(record)
                 if pipeline is not None and pipeline.broken is None:
                     return record, pipeline
                 try:
@@ -338,6 +340,11 @@ class Deployments:
             raise RequestError(f"The deployment of {record.model_name} was taken down.", "Deploy the model again.")
         return (await self.mender.mended(record, on_progress=on_progress)).record
 
+    def left_under_way(self, deployments: Iterable[str]) -> None:
+        """An earlier controller left something under way in these: they are joined as they run, if they still do,
+        whoever needs them first."""
+        self._left.update(deployments)
+
     async def take_back(
         self, deployment: str | None, description: ModelDescription, preparing: Preparing, origin: Origin
     ) -> tuple[DeploymentRecord, Pipeline]:
@@ -345,10 +352,19 @@ class Deployments:
         finds or makes it. Raises what that does."""
         async with self._locks.setdefault(description.name, asyncio.Lock()):
             for record in await self.ready(description.name):
-                wanted = record.id == deployment and record.id not in self._live
-                if wanted and (pipeline := await self.mender.joined(record)) is not None:
-                    return record, pipeline
+                if record.id == deployment:
+                    pipeline = self._live.get(record.id) or await self._as_it_runs(record)
+                    if pipeline is not None and pipeline.broken is None:
+                        return record, pipeline
         return await self.acquire(description, preparing, origin=origin)
+
+    async def _as_it_runs(self, record: DeploymentRecord) -> Pipeline | None:
+        """The ring of a deployment in which an earlier controller left something under way; None where that is not so,
+        or it was asked for before, or does not run any more."""
+        if record.id not in self._left:
+            return None
+        self._left.discard(record.id)
+        return await self.mender.joined(record)
 
     async def _seats(self, node_ids: Sequence[int]) -> list[Seat]:
         """Nodes with their links up. Raises NodeError naming the first that is away."""

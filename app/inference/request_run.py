@@ -299,14 +299,16 @@ class RequestRun:
         )
         self._saving = self._save()
 
+    def left_by_another(self) -> None:
+        """An earlier controller was asked for it: its times count from then."""
+        self._submitted -= max(0.0, (datetime.now(UTC) - self.record.created_at).total_seconds())
+        self.recorder.submitted = self._submitted
+
     def go_on(
         self, tokenizer: Tokenizer | None, rules: TextRules, facts: Facts, format: ChatFormat | None,
         ends: Collection[int], tokens: Sequence[int],
     ) -> None:  # fmt: skip
         """An earlier controller began it: go on behind these tokens of its answer."""
-        age = max(0.0, (datetime.now(UTC) - self.record.created_at).total_seconds())
-        self._submitted -= age
-        self.recorder.submitted = self._submitted
         self._prompt, self.format, self._ends = self.record.prompt_token_ids, format, frozenset(ends)
         if self.record.parameters.get("prompt_logprobs") is not None:
             self.prompt_logprobs = [None]

@@ -25,6 +25,7 @@ from app.inference.sequence import Sequence
 from app.inference.template_variables import refuse_unread
 from app.inference.text_stream import TextRules
 from app.inference.tokenizer import Tokenizer, end_ids
+from app.inference.waiting import Waiting, waits
 from app.models.description import ModelDescription
 from app.models.library import ModelLibrary
 from app.registry import Registry, RequestRecord
@@ -88,6 +89,7 @@ class InferenceService:
             parameters=_recorded(parameters, kept.keep_text),
             prompt_token_ids=prompt.token_ids if isinstance(prompt, TokenPrompt) and kept.keep_text else (),
             origin=msgspec.to_builtins(origin),
+            sequence=Waiting(prompt, deployment, apart).to_json() if kept.keep_text else {},
         )
         run = RequestRun(
             self._registry, record, recorded,
@@ -130,10 +132,11 @@ class InferenceService:
 
     async def take_back(self) -> list[RequestRun]:
         """Go on with what an earlier controller left under way, with the tokens that its agents still have or with
-        those that were written down."""
+        those that were written down; what no agent had yet begins anew."""
         left = await self._registry.call(lambda known: known.requests.under_way())
         if left:
             log.info("going on with the requests %s of an earlier controller", ", ".join(str(each.id) for each in left))
+        self._deployments.left_under_way(each.deployment_id for each in left if each.deployment_id is not None)
         runs = []
         for record in left:
             recorded: Future[None] = Future()
@@ -142,7 +145,8 @@ class InferenceService:
             run = RequestRun(
                 self._registry, record, recorded, origin=origin, keep_times=self.records().keep_token_times
             )
-            runs.append(self._begun(run, self._go_on(run)))
+            run.left_by_another()
+            runs.append(self._begun(run, self._begin_anew(run) if waits(record) else self._go_on(run)))
         return runs
 
     async def _begin(
@@ -169,6 +173,14 @@ class InferenceService:
         if sequence.times_started:  # else it waits for a stage that was lost
             run.started()
         return sequence
+
+    async def _begin_anew(self, run: RequestRun) -> Sequence:
+        """The earlier controller had not come to hand it to its agents."""
+        waiting = Waiting.of(run.record)
+        description, defaults = await asyncio.to_thread(self._known, run.record.model_name)
+        run.recorder.notes, run.apart = defaults.notes, waiting.apart
+        parameters = GenerationParameters.from_json(run.record.parameters)
+        return await self._begin(run, description, waiting.prompt, parameters, waiting.deployment)
 
     async def _go_on(self, run: RequestRun) -> Sequence:
         record = run.record

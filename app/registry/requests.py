@@ -99,10 +99,14 @@ class Requests(Table[RequestRecord]):
         deployment_id: str | None = None,
         prompt_token_ids: Sequence[int] = (),
         origin: dict[str, str] | None = None,
+        sequence: dict[str, object] | None = None,
     ) -> tuple[RequestRecord, Future[None]]:
         """Add a pending request without waiting for the disk: its record, and when it is written.
 
         The number is given out here, which only the one controller of a registry may do.
+
+        Args:
+            sequence: by what the next controller can go on with it, if this one ends without a word.
         """
         # Giving out a number and joining the queue are one step, so that rows come in the order of their numbers.
         with self._ids:
@@ -128,6 +132,7 @@ class Requests(Table[RequestRecord]):
                 started_at=None,
                 completed_at=None,
                 origin=origin or {},
+                sequence=sequence or {},
             )
             values = {name: getattr(record, name) for name in RequestRecord.__dataclass_fields__}
             return record, self._store.write_later(lambda database: _insert(database, values), self.noun)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import secrets
 import signal
+import statistics
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -13,11 +16,15 @@ from typing import Any
 
 import pytest
 
+from app.paths import Home
+from app.registry import Registry
+from app.runs.trace import RequestTrace, unpack
 from tests.cli.programs import CommandLine, Service, make_tiny_model, runs
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="programs that are killed as Unix does it")
 TOKENS = 150
+MANY_TOKENS = 80
 API = "/shard/api/inference"
 
 
@@ -79,9 +86,8 @@ def finished(service: Service, number: int) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("pause", [0.0, 3.0], ids=["at once", "after the agents have gone on alone"])
-def test_the_next_controller_finishes_what_the_last_one_began(
-    place: tuple[CommandLine, Path], expected: dict[str, Any], pause: float
+def test_the_next_controller_finishes_what_the_last_one_began_and_the_agents_went_on_with_alone(
+    place: tuple[CommandLine, Path], expected: dict[str, Any]
 ) -> None:
     commands, _ = place
     service = Service(*place)
@@ -89,7 +95,7 @@ def test_the_next_controller_finishes_what_the_last_one_began(
     wait_until(lambda: all(call(f"{service.url}{API}/status/{each}/")["completion_tokens"] > 5 for each in numbers), 60)
     service.process.kill()
     service.process.wait()
-    time.sleep(pause)
+    time.sleep(3)
     again = Service(*place)
     try:
         for number in numbers:
@@ -122,3 +128,98 @@ def test_what_an_agent_took_with_it_is_computed_again_from_the_tokens_written_do
         assert record["text"] == expected["result"]
     finally:
         again.end()
+
+
+def test_what_merely_waited_is_begun_by_the_next_controller(
+    place: tuple[CommandLine, Path], expected: dict[str, Any]
+) -> None:
+    commands, _ = place
+    agents = [node["local_pid"] for node in commands.json("node", "list")]
+    in_a_chat = commands.json("generate", "tiny", "Hello", "--max-tokens", "40", "--ignore-eos")
+    service = Service(*place)
+    url = f"{service.url}{API}"
+    asked: list[dict[str, Any]] = [
+        {"prompt": "Hello"},
+        {"messages": [{"role": "user", "content": "Hello"}]},
+        {"token_ids": commands.json("request", "show", str(expected["id"]))["prompt_token_ids"]},
+    ]
+    answers = [expected["token_ids"][:40], in_a_chat["token_ids"], expected["token_ids"][:40]]
+    wish = {"max_tokens": 40, "ignore_eos": True}
+    for agent in agents:
+        os.kill(agent, signal.SIGSTOP)
+    try:
+        told = [call(f"{url}/submit/", "POST", model="tiny", parameters=wish, **each) for each in asked]
+        states = [call(f"{url}/status/{each['id']}/") for each in told]
+        service.process.kill()
+        service.process.wait()
+    finally:
+        for agent in agents:
+            os.kill(agent, signal.SIGCONT)
+    assert [state["completion_tokens"] for state in states] == [0, 0, 0]
+    again = Service(*place)
+    try:
+        records = [finished(again, each["id"]) for each in told]
+        assert [(record["status"], record["error"]) for record in records] == [("completed", None)] * 3
+        assert [record["token_ids"] for record in records] == answers
+    finally:
+        again.end()
+
+
+@pytest.mark.parametrize("moments", [3, pytest.param(50, marks=[pytest.mark.long, pytest.mark.timeout(1200)])])
+def test_no_answer_is_lost_doubled_or_changed_whenever_the_controller_dies(
+    place: tuple[CommandLine, Path], moments: int
+) -> None:
+    """Killed again and again, with new requests each time: while it starts, takes up what is left, begins, answers."""
+    commands, home = place
+    seed = int(os.environ.get("SHARDBOARD_SEED") or secrets.randbelow(10**6))
+    print(f"SHARDBOARD_SEED={seed}")
+    chance = random.Random(seed)
+    prompts = ["Hello", "One two three", "A", "Shards of a model"]
+    undisturbed = {
+        prompt: commands.json("generate", "tiny", prompt, "--raw", "--max-tokens", str(MANY_TOKENS), "--ignore-eos")
+        for prompt in prompts
+    }
+    asked: dict[int, str] = {}
+    starts: list[float] = []
+
+    def submit(service: Service, prompt: str) -> None:
+        wish = {"max_tokens": MANY_TOKENS, "ignore_eos": True}
+        told = call(f"{service.url}{API}/submit/", "POST", model="tiny", prompt=prompt, parameters=wish)
+        assert told["id"] not in asked
+        asked[told["id"]] = prompt
+
+    for moment in range(moments):
+        began = time.monotonic()
+        service = Service(*place)
+        try:
+            if moment and chance.random() < 0.3:
+                time.sleep(chance.uniform(0, 3))
+            else:
+                assert service.url
+                starts.append(time.monotonic() - began)
+                for _ in range(chance.randint(1, 4)):
+                    submit(service, chance.choice(prompts))
+                time.sleep(chance.uniform(0, 1.5))
+        finally:
+            service.process.kill()
+            service.process.wait()
+    began = time.monotonic()
+    last = Service(*place)
+    try:
+        for number, prompt in asked.items():
+            record = finished(last, number)
+            assert (record["status"], record["error"]) == ("completed", None), (number, prompt)
+            assert record["token_ids"] == undisturbed[prompt]["token_ids"], (number, prompt)
+            assert record["text"] == undisturbed[prompt]["result"], (number, prompt)
+        ended = time.monotonic() - began
+        with Registry.open(Home(root=home, models=home).registry, lock=False) as registry:
+            beginning = min(asked) - 1
+            assert registry.requests.count(after_id=beginning) == len(asked), "as many as were asked for, and no more"
+            traces = [unpack(registry.traces.get("request", str(number)) or b"") for number in asked]
+    finally:
+        last.end()
+    told = sum(len(trace.interruptions) for trace in traces if isinstance(trace, RequestTrace))
+    print(
+        f"{moments} kills, {len(asked)} answers, {told} interruptions, all ids the same; up after "
+        f"{statistics.median(starts):.1f} s (most {max(starts):.1f}), all over {ended:.1f} s after the last start"
+    )
