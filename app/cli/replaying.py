@@ -51,6 +51,14 @@ def replay(
         bool,
         typer.Option("--deploy", help="Put the layers where they were, on the nodes at hand, for the replay."),
     ] = False,
+    faults: Annotated[
+        bool,
+        typer.Option(
+            "--faults",
+            help="Have the same layers be lost, or handed over, at the same tokens. Ends agents of this machine, and "
+            "starts them again; whatever else they answer pauses.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Run a bundle's request again and compare token by token.
@@ -62,8 +70,9 @@ def replay(
         opened.check_replayable()
         with open_controller() as session, _Bars(as_json) as bars:
             found = session.ask(
-                replay_bundle, bundle.read_bytes(), model=model, deploy=deploy, on_progress=bars.show, origin=origin()
-            )
+                replay_bundle, bundle.read_bytes(), model=model, deploy=deploy, with_faults=faults,
+                on_progress=bars.show, origin=origin(),
+            )  # fmt: skip
     except Cancelled:
         raise
     except ShardboardError as error:
@@ -92,6 +101,8 @@ def show_comparison(found: Comparison) -> None:
         ]
     if found.largest_logprob_difference is not None:
         rows.append(("Log probabilities", f"apart by {found.largest_logprob_difference:.2g} at most"))
+    rows += [("Interrupted then" if index == 0 else "", text) for index, text in enumerate(found.interruptions_then)]
+    rows += [("Interrupted now" if index == 0 else "", text) for index, text in enumerate(found.interruptions_now)]
     rows += [("Otherwise then" if index == 0 else "", text) for index, text in enumerate(_otherwise(found))]
     print_fields(rows)
 

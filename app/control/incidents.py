@@ -23,9 +23,12 @@ async def replay_bundle(
     *,
     model: str | None = None,
     deploy: bool = False,
+    with_faults: bool = False,
     on_progress: Callable[[ReplayProgress], None] = lambda progress: None,
     origin: Origin = UNKNOWN,
 ) -> Comparison:
     """See `app.incident.replay.replay`. Raises BadInput for what is no bundle, besides."""
     bundle = await asyncio.to_thread(Bundle.read, data)
-    return await replay(controller, bundle, model=model, deploy=deploy, on_progress=on_progress, origin=origin)
+    return await replay(
+        controller, bundle, model=model, deploy=deploy, with_faults=with_faults, on_progress=on_progress, origin=origin
+    )

@@ -61,6 +61,9 @@ class Comparison(Struct, frozen=True, kw_only=True):
     finish_then: str | None
     finish_now: str | None
     differences_of_conditions: tuple[str, ...]
+    interruptions_then: tuple[str, ...]
+    interruptions_now: tuple[str, ...]
+    """What interrupted the answers, a sentence each."""
     promise: Promise
     promise_text: str
 

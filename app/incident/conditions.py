@@ -101,6 +101,11 @@ def promise(then: Conditions, now: Conditions) -> tuple[Promise, str]:
             "float32 on other devices or with other software rounds the last bits otherwise: the same tokens are to be "
             "expected, unless two are nearly as likely as each other."
         )
+    if not all(each.exact for each in (*then.trace.interruptions, *now.trace.interruptions)):
+        return Promise.NONE, (
+            f"{then.plan.dtype}, and an answer that was interrupted went on in other steps: tokens may differ from "
+            "there on where two are nearly as likely as each other."
+        )
     same_shapes = then.prompt_parts == now.prompt_parts and then.largest_step == now.largest_step == 1
     if alike and same_shapes:
         return Promise.EXPECTED, (

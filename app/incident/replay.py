@@ -26,11 +26,13 @@ from app.incident.comparison import (
     largest_logprob_difference,
 )
 from app.incident.conditions import Conditions, differences, promise
+from app.incident.faults import Faults
 from app.incident.target import ChosenModel, choose_model, layers_text, nodes_for
 from app.inference.parameters import GenerationParameters
 from app.inference.prompt import TokenPrompt
 from app.inference.request_run import RequestRun
 from app.registry import DeploymentRecord, RequestStatus
+from app.runs.interruptions import interruption_text
 from app.runs.trace import UNKNOWN, Origin, Plan, RequestTrace
 from app.serving import ServingWish
 
@@ -63,6 +65,7 @@ async def replay(
     *,
     model: str | None = None,
     deploy: bool = False,
+    with_faults: bool = False,
     on_progress: OnProgress = lambda progress: None,
     origin: Origin = UNKNOWN,
 ) -> Comparison:
@@ -73,6 +76,8 @@ async def replay(
             weights, or of the same name.
         deploy: when no ready deployment has the bundle's plan, deploy the model with the same layer ranges on the
             nodes at hand, and take it down afterwards. Otherwise the ready deployment that comes nearest is taken.
+        with_faults: have the layers that were lost or handed over then be lost or handed over again, at the same
+            tokens; agents that are ended for it are started again.
         origin: who asks, for the record of the replay.
 
     Raises:
@@ -80,11 +85,17 @@ async def replay(
         replay failed. Cancelled: somebody ended it. What deploying raises.
     """
     bundle.check_replayable()
+    then = bundle.contents.run.request_trace or RequestTrace()
+    faults = Faults(controller, then.interruptions) if with_faults else None
+    if faults is not None:
+        faults.check()
     chosen = await asyncio.to_thread(choose_model, controller.library, bundle.request, model)
-    record, is_new = await _deployment(controller, bundle, chosen, deploy, on_progress, origin)
+    record, is_new = await _deployment(controller, bundle, chosen, deploy, with_faults, on_progress, origin)
     try:
-        return await _run(controller, bundle, chosen, record, is_new, on_progress, origin)
+        return await _run(controller, bundle, chosen, record, is_new, faults, on_progress, origin)
     finally:
+        if faults is not None:
+            await asyncio.shield(faults.restore())
         if is_new:
             with suppress(ShardboardError):  # a node that was lost meanwhile has nothing left to unload
                 await asyncio.shield(controller.undeploy(record.id))
@@ -98,6 +109,7 @@ async def _deployment(
     bundle: Bundle,
     chosen: ChosenModel,
     deploy: bool,
+    with_faults: bool,
     on_progress: OnProgress,
     origin: Origin,
 ) -> tuple[DeploymentRecord, bool]:
@@ -107,7 +119,7 @@ async def _deployment(
     ready = await controller.deployments.ready(chosen.name)
     roomy = [record for record in ready if record.serving.longest >= needed]
     same = [record for record in roomy if plan is not None and record.plan_hash == plan.plan_hash]
-    if same:
+    if same and not (deploy and with_faults):  # what happened is to happen to layers that lie as they lay
         return same[0], False
     if deploy:
         if plan is None:
@@ -154,6 +166,7 @@ async def _run(
     chosen: ChosenModel,
     record: DeploymentRecord,
     is_new: bool,
+    faults: Faults | None,
     on_progress: OnProgress,
     origin: Origin,
 ) -> Comparison:
@@ -166,9 +179,13 @@ async def _run(
         deployment=record.id,
         apart=True,
     )
+    happening = None if faults is None else asyncio.ensure_future(faults.happen(run))
     try:
-        await _follow(run, request.token_ids, on_progress)
+        await _follow(run, request.token_ids, on_progress, happening)
     finally:
+        if happening is not None:
+            happening.cancel()
+            await asyncio.gather(happening, return_exceptions=True)
         await asyncio.shield(run.cancel())
     expected, got = request.token_ids, tuple(run.token_ids)
     position = first_difference(expected, got, got_is_over=True, compare_end=request.is_complete)
@@ -205,17 +222,23 @@ async def _run(
         finish_then=request.finish_reason,
         finish_now=run.record.finish_reason,
         differences_of_conditions=(*chosen.remarks, *differences(then, now)),
+        interruptions_then=tuple(map(interruption_text, then.trace.interruptions)),
+        interruptions_now=tuple(map(interruption_text, trace.interruptions)),
         promise=kept,
         promise_text=why,
     )
 
 
-async def _follow(run: RequestRun, expected: Sequence[int], on_progress: OnProgress) -> None:
-    """Until it is over, or has gone another way for some tokens."""
+async def _follow(
+    run: RequestRun, expected: Sequence[int], on_progress: OnProgress, happening: asyncio.Future[None] | None
+) -> None:
+    """Until it is over, or has gone another way for some tokens. Raises why a fault cannot be had again."""
     over = asyncio.ensure_future(run.wait())
     try:
         while not over.done():
             await asyncio.wait({over}, timeout=POLL_SECONDS)
+            if happening is not None and happening.done():
+                happening.result()
             got = run.token_ids
             on_progress(ReplayProgress("replaying", "", min(len(got), len(expected)), len(expected)))
             parted = first_difference(expected, got, got_is_over=False, compare_end=False)

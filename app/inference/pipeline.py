@@ -239,7 +239,7 @@ class Pipeline:
             return
         sequence.number, sequence.pipeline, sequence.times_started = number, self, 1
         self.under_way[number] = sequence
-        sequence.sink.resumed("the next controller found it under way", exact=True)
+        sequence.sink.resumed("the next controller found it under way", True, self.stages)
         self.catch_up()
 
     def adopt(self, sequences: Many[Sequence]) -> Many[Sequence]:
@@ -280,7 +280,7 @@ class Pipeline:
                 await self._cancel(sequence.number)
             else:
                 if sequence.times_started > 1:
-                    sequence.sink.resumed(what, exact=exact)
+                    sequence.sink.resumed(what, exact, self.stages)
 
     def release(self) -> list[Sequence]:
         """Let go of all sequences, for another pipeline to adopt them."""

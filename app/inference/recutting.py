@@ -21,6 +21,7 @@ from app.inference.deployer import Deployed, OnProgress
 from app.inference.pipeline import Pipeline
 from app.inference.sequence import HANDOVER
 from app.inference.sequence import Sequence as Answer
+from app.inference.stages import PipelineStage
 from app.models.description import ModelDescription
 from app.registry import DeploymentRecord, ShardRecord
 from app.sharding.capacity import NodeCapacity
@@ -206,7 +207,7 @@ class _Reader:
 
     def prompt_scored(self, scored: Scored) -> None: ...
 
-    def resumed(self, what: str, exact: bool) -> None: ...
+    def resumed(self, what: str, exact: bool, stages: Sequence[PipelineStage]) -> None: ...
 
 
 async def _first_step(pipeline: Pipeline, since: float) -> float:

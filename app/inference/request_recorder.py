@@ -11,6 +11,7 @@ from app.runs.trace import (
     ChunkTime,
     Foreseen,
     Interruption,
+    LayersWent,
     ModelFacts,
     NodeFacts,
     NodeMemory,
@@ -23,6 +24,9 @@ from app.runs.trace import (
     Versions,
 )
 from worker_agent.wire.messages import StageTime
+
+Where = tuple[int, int, str]
+"""Layers [start, end) and the name of the node that has them."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class RequestRecorder:
         self._last = self.submitted
         self._first_step: float | None = None
         self._lost: tuple[float, str, str, bool] | None = None
+        self._where: tuple[Where, ...] = ()
 
     def handed_over(self) -> None:
         """The sequence is on its way to the agents. What comes first counts from here."""
@@ -70,8 +75,9 @@ class RequestRecorder:
         if before is None or (before[3] and not planned):
             self._lost = (time.monotonic() if before is None else before[0], node, reason, planned)
 
-    def resumed(self, what: str, exact: bool, tokens: int) -> Interruption | None:
+    def resumed(self, what: str, exact: bool, tokens: int, where: Sequence[Where]) -> Interruption | None:
         """The agents have it again, `tokens` of the answer having come. What they bring next counts from here."""
+        before, self._where = self._where or self._planned(), tuple(where)
         if self._lost is None:
             return None
         now, (at, node, reason, planned) = time.monotonic(), self._lost
@@ -85,9 +91,15 @@ class RequestRecorder:
             what=what,
             planned=planned,
             exact=exact,
+            layers=_went(before, where, node),
         )
         self.interruptions.append(interruption)
         return interruption
+
+    def _planned(self) -> tuple[Where, ...]:
+        """Where the layers were when it began."""
+        plan = None if self.facts is None else self.facts.plan
+        return () if plan is None else tuple((stage.start, stage.end, stage.node) for stage in plan.stages)
 
     def token(self, times: Sequence[StageTime], batch: int) -> None:
         at, took = self._step()
@@ -130,6 +142,15 @@ class RequestRecorder:
         now = time.monotonic()
         took, self._last = now - self._last, now
         return _us(now - self.submitted), _us(took)
+
+
+def _went(before: Sequence[Where], now: Sequence[Where], lost: str) -> tuple[LayersWent, ...]:
+    found = []
+    for start, end, node in before:
+        went = ", ".join(dict.fromkeys(other for first, last, other in now if first < end and start < last))
+        if node == lost or went != node:
+            found.append(LayersWent(start=start, end=end, node=node, went=went))
+    return tuple(found)
 
 
 def _shares(times: Sequence[StageTime]) -> tuple[StageShare, ...]:

@@ -29,6 +29,7 @@ from app.inference.events import (
 )
 from app.inference.request_recorder import Facts, RequestRecorder
 from app.inference.sequence import HANDOVER
+from app.inference.stages import PipelineStage
 from app.inference.text_stream import TextRules, TextStream
 from app.inference.tokenizer import Tokenizer
 from app.registry import Registry, RequestRecord, RequestStatus
@@ -244,8 +245,9 @@ class RequestRun:
         goes_on = "in a moment" if planned else "as soon as its layers are there again"
         self._tell(Interrupted(f"{error.message.rstrip('.')}. The answer goes on {goes_on}."))
 
-    def resumed(self, what: str, exact: bool) -> None:
-        if (interruption := self.recorder.resumed(what, exact, len(self.token_ids))) is not None:
+    def resumed(self, what: str, exact: bool, stages: Sequence[PipelineStage]) -> None:
+        where = [(stage.start, stage.end, stage.node_name) for stage in stages]
+        if (interruption := self.recorder.resumed(what, exact, len(self.token_ids), where)) is not None:
             self._tell(Continued(interruption_text(interruption), exact, interruption.lasted_us / 1e6))
 
     def failed(self, error: ShardboardError) -> None:

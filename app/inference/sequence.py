@@ -44,8 +44,9 @@ class Sink(Protocol):
     def interrupted(self, error: NodeError) -> None:
         """A stage was lost; it is being seen to, and the sequence will go on, or fail."""
 
-    def resumed(self, what: str, exact: bool) -> None:
-        """It goes on. `what` was done, in a sentence; `exact`: the tokens are those that would have come anyway."""
+    def resumed(self, what: str, exact: bool, stages: Many[PipelineStage]) -> None:
+        """It goes on, over these stages. `what` was done, in a sentence; `exact`: the tokens are those that would have
+        come anyway."""
 
     def failed(self, error: ShardboardError) -> None: ...
 

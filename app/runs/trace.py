@@ -192,6 +192,16 @@ class ChunkTime(Struct, frozen=True, array_like=True):
     stages: tuple[StageShare, ...] = ()
 
 
+class LayersWent(Struct, frozen=True, kw_only=True):
+    """Layers [start, end) that an interruption concerned: on which node they were, and which has them now."""
+
+    start: int
+    end: int
+    node: str
+    went: str
+    """Several names with commas, where the layers were cut anew."""
+
+
 class Interruption(Struct, frozen=True, kw_only=True):
     """A stage was lost, or handed over to another node, while a request ran, and the request went on."""
 
@@ -207,6 +217,8 @@ class Interruption(Struct, frozen=True, kw_only=True):
     """What was done, in a sentence without its full stop: layers 22-31 went to laptop."""
     planned: bool = False
     """Whether nothing was lost: the stage was handed over."""
+    layers: tuple[LayersWent, ...] = ()
+    """Those of the node that was lost, and those that went elsewhere."""
     exact: bool = True
     """Whether the tokens are those that would have come anyway; in half precision their low bits belong to the steps
     in which they are computed."""

@@ -12,6 +12,7 @@ from app.incident.bundle import Bundle
 from app.incident.contents import REQUEST
 from app.incident.replay import ReplayProgress, replay
 from app.registry import RequestStatus
+from app.runs.trace import RequestTrace, unpack
 from tests.e2e.conftest import System
 from tests.e2e.test_requests import wait_until
 from tests.incident.conftest import MODEL, again, bundled, deploy, forged
@@ -229,3 +230,45 @@ def test_a_plan_of_more_stages_than_nodes_says_so(pair: System) -> None:
 
     with pytest.raises(PlacementError, match=r"7 stages, and 2 nodes"):
         again(pair, forged(bundled(pair, record), "plan.json", split), deploy=True)
+
+
+def test_what_was_lost_and_handed_over_is_lost_and_handed_over_again_at_the_same_token(pair: System) -> None:
+    """The whole model on one agent, so that the other one takes it."""
+    one, other = pair.nodes
+    pair.run(pair.controller.undeploy(MODEL))
+    deploy(pair, "0-6")
+    try:
+        run = pair.begin(MODEL, PROMPT, max_tokens=400, ignore_eos=True)
+        wait_until(lambda: len(run.token_ids) > 20)
+        pair.process(one).kill()
+        wait_until(lambda: run.trace().interruptions)
+        pair.run(pair.controller.start_agent(one.id))
+        after = len(run.token_ids)
+        wait_until(lambda: len(run.token_ids) > after + 20)
+        if not run.is_over:  # as it may be on a fast machine, then and in the replay
+            pair.run(pair.controller.hand_over(MODEL, nodes=[one.id]))
+        record = pair.finish(run)
+        lost, *handed = run.trace().interruptions
+        (gone,) = lost.layers
+        assert (gone.start, gone.end, gone.node, gone.went) == (0, 7, one.hostname, other.hostname)
+        for each in handed:
+            assert (each.planned, [(gone.node, gone.went) for gone in each.layers]) == (
+                True, [(other.hostname, one.hostname)]
+            )  # fmt: skip
+        found = again(pair, bundled(pair, record), with_faults=True)
+        assert found.same and found.promise == "exact"
+        assert len(found.interruptions_then) == 1 + len(handed)
+        assert f"layers 0–6 went to {other.hostname}" in found.interruptions_now[0]
+        repeated = unpack(pair.controller.registry.traces.get("request", str(found.replay_request)) or b"")
+        assert isinstance(repeated, RequestTrace)
+        for then, now in zip((lost, *handed), repeated.interruptions, strict=False):
+            assert now.tokens >= then.tokens
+            assert now.layers == then.layers
+        for node in (one, other):
+            wait_until(lambda id=node.id: pair.controller.nodes.health.is_alive(id), 30)
+        undisturbed = pair.answer(MODEL, PROMPT, max_tokens=5, ignore_eos=True)
+        with pytest.raises(RequestError, match="nothing to repeat"):
+            again(pair, bundled(pair, undisturbed), with_faults=True)
+    finally:
+        pair.run(pair.controller.undeploy(MODEL))
+        deploy(pair)
