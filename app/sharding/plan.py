@@ -98,7 +98,8 @@ def partition(
     Args:
         layers: number of layers.
         cuts: allowed inner boundaries, ascending.
-        costs: for each range in order, what [start, end) costs; infinite where it must not be.
+        costs: for each range in order, what [start, end) costs, no less than any range within it; infinite where it
+            must not be.
 
     Returns:
         The ranges, or None when every way costs infinity or there are too few boundaries.
@@ -131,11 +132,14 @@ def _best(
         following = [infinite] * count
         origins = [-1] * count
         for end in range(1, count):
-            for start in range(end):
+            for start in range(end - 1, -1, -1):
                 if values[start] == infinite:
                     continue
-                value = combine(values[start], cost(boundaries[start], boundaries[end]))
-                if value < following[end]:
+                own = cost(boundaries[start], boundaries[end])
+                value = combine(values[start], own) if own < infinite else infinite
+                if value == infinite:  # and so is that of any larger range
+                    break
+                if value <= following[end]:
                     following[end], origins[end] = value, start
         came_from.append(origins)
         values = following

@@ -96,6 +96,20 @@ class StageWork:
     """What a sequence keeps besides, which each of its tokens reads."""
 
 
+@dataclass(frozen=True)
+class StepLoad:
+    """What a step asks of a machine, whichever it is."""
+
+    read_bytes: float
+    flops: float
+    seconds: float
+    """That it takes on any."""
+
+    def on(self, speed: NodeSpeed) -> float:
+        """Seconds on a machine of this speed."""
+        return self.read_bytes / speed.read_bytes_per_second + self.flops / speed.flops_per_second + self.seconds
+
+
 class StageCosts:
     """What steps cost any stage of a model on any node, in seconds. Made once for a plan, which asks for many.
 
@@ -127,13 +141,25 @@ class StageCosts:
 
     def token_of(self, work: StageWork, speed: NodeSpeed) -> float:
         """The same of work that is known already."""
-        return _decode_seconds(work, speed, self._context)
+        return self.token_load(work).on(speed)
+
+    def token_load(self, work: StageWork) -> StepLoad:
+        """A step of one token."""
+        read = work.read_bytes + work.kv_bytes * self._context + work.state_bytes
+        return StepLoad(read, 0.0, work.layers * LAYER_SECONDS + STAGE_SECONDS)
 
     def step_of(self, work: StageWork, speed: NodeSpeed, rows: float) -> float:
         """A step of one token each for `rows` sequences, which reads the weights once, as a prompt's step does."""
-        each = 2 * work.head_parameters / speed.flops_per_second
-        each += (work.kv_bytes * self._context + work.state_bytes) / speed.read_bytes_per_second
-        return _chunk_seconds(work, speed, rows, self.hidden_bytes) + rows * each
+        return self.step_load(work, rows).on(speed)
+
+    def step_load(self, work: StageWork, rows: float) -> StepLoad:
+        """The same, whatever the machine."""
+        chunk = _chunk_load(work, rows, self.hidden_bytes)
+        return StepLoad(
+            chunk.read_bytes + rows * (work.kv_bytes * self._context + work.state_bytes),
+            chunk.flops + rows * 2 * work.head_parameters,
+            chunk.seconds,
+        )
 
     def work(self, start: int, end: int) -> StageWork:
         """What the stage [start, end) does; nothing for an empty one. Neighbours' adds up to that of both as one."""
@@ -264,18 +290,12 @@ def _hops(stages: int, same_machine: bool | Sequence[bool]) -> tuple[bool, ...]:
     return tuple(same_machine[:count])
 
 
-def _decode_seconds(work: StageWork, speed: NodeSpeed, context: int) -> float:
-    read = (work.read_bytes + work.kv_bytes * context + work.state_bytes) / speed.read_bytes_per_second
-    return read + work.layers * LAYER_SECONDS + STAGE_SECONDS
-
-
-def _chunk_seconds(work: StageWork, speed: NodeSpeed, tokens: float, hidden_bytes: int) -> float:
+def _chunk_load(work: StageWork, tokens: float, hidden_bytes: int) -> StepLoad:
     """A step of many tokens, whatever sequences they are of; without the head."""
-    return (
-        2 * work.parameters * tokens / speed.flops_per_second
-        + (work.read_bytes + ACTIVATION_PASSES * work.layers * tokens * hidden_bytes) / speed.read_bytes_per_second
-        + work.layers * LAYER_SECONDS
-        + STAGE_SECONDS
+    return StepLoad(
+        work.read_bytes + ACTIVATION_PASSES * work.layers * tokens * hidden_bytes,
+        2 * work.parameters * tokens,
+        work.layers * LAYER_SECONDS + STAGE_SECONDS,
     )
 
 
@@ -297,7 +317,7 @@ def _prompt_seconds(
 ) -> float:
     chunk = min(tokens, PROMPT_CHUNK)
     chunks = ceil(tokens / chunk)
-    computing = [_chunk_seconds(each, speed, chunk, hidden_bytes) for each, speed in zip(work, speeds, strict=True)]
+    computing = [_chunk_load(each, chunk, hidden_bytes).on(speed) for each, speed in zip(work, speeds, strict=True)]
     # The last hop carries one token, not its hidden state.
     carrying = [chunk * hidden_bytes / _rate(here, link) for here, link in zip(local[:-1], links[:-1], strict=True)]
     once = sum(computing) + sum(waits) + sum(carrying)

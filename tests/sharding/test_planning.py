@@ -17,10 +17,13 @@ from app.serving import Serving
 from app.sharding.capacity import NodeCapacity
 from app.sharding.foresight import link_speeds
 from app.sharding.placement import Placement, whole_on_one
+from app.sharding.plan import divide
 from app.sharding.planning.aiming import EVEN
 from app.sharding.planning.aims import AIMS, FASTEST, FEWEST, FITS, MOST
+from app.sharding.planning.division import Limits, divided
 from app.sharding.planning.planner import plan
-from app.sharding.planning.problem import ANSWER_TOKENS, Offer
+from app.sharding.planning.problem import ANSWER_TOKENS, Offer, Problem
+from app.sharding.planning.search import Search
 from app.sharding.prediction import NodeSpeed, StageCosts, predict, rows_of, seconds_in_all
 from app.sharding.stage_sizes import StageSizes
 from tests.models.described import invented
@@ -287,6 +290,45 @@ def test_when_nothing_fits_it_is_said_which_node_lacks_how_much() -> None:
         planned([])
     with pytest.raises(BadInput, match="'best' is nothing to aim at"):
         planned([offer(1)], aim="best")
+
+
+@settings(max_examples=60, deadline=None)
+@given(clusters(), st.data(), st.sampled_from((1.0, 0.6)), st.sampled_from((float("inf"), 0.9, 0.5)))
+def test_a_ring_that_differs_a_little_costs_what_it_costs_when_it_is_worked_out_alone(
+    cluster: tuple[ModelDescription, list[Offer], list[LinkRecord]], data: st.DataObject, share: float, time: float
+) -> None:
+    model, offers, links = cluster
+    problem = Problem(model, SERVING, offers, links)
+    rows = problem.token_rows()
+    limits = Limits(problem, rows, share, time * max(row[-1] for row in rows))
+    every = data.draw(st.permutations(range(len(offers))))
+    first = tuple(every[: data.draw(st.integers(1, len(every)))])
+    search = Search(problem, rows, limits)
+    if search.ring(first) is not None:
+        search.stand_on(first)
+    for begin, end in itertools.combinations_with_replacement(range(len(first) + 1), 2):
+        others = [node for node in every if node not in (*first[:begin], *first[end:])]
+        count = data.draw(st.integers(0, len(others)))
+        if not (nodes := (*first[:begin], *others[:count], *first[end:])):
+            continue
+        ring = divided(problem, rows, limits, nodes)
+        assert search.cost(nodes) == pytest.approx(float("inf") if ring is None else ring.seconds)
+
+
+def test_many_alike_nodes_bring_the_most_tokens_on_as_many_as_the_best_even_division_has() -> None:
+    """Of 24, all a millisecond from each other; what the planner finds is set beside all even divisions."""
+    model = invented([30 * MILLION] * 48)
+    offers = [offer(number, 16 * 61 * MILLION, 5e9) for number in range(1, 25)]
+    links = [link(one, other, 0.001) for one, other in itertools.permutations(range(1, 25), 2)]
+    tried = Tried(model, offers, links)
+    even = {
+        count: tried.value(MOST, range(1, count + 1), divide(model, count))
+        for count in range(1, 25)
+    }  # fmt: skip
+    found = plan(model, SERVING, offers, links, MOST)
+    value = tried.value(MOST, numbers(found), found.ranges)
+    assert value is not None
+    assert value[0] <= min(each[0] for each in even.values() if each is not None) * (1 + EVEN)
 
 
 @pytest.mark.parametrize("aim", AIMS)

@@ -8,9 +8,10 @@ from itertools import accumulate
 
 from app.sharding.plan import partition
 from app.sharding.planning.aims import FEWEST, FITS, MOST
+from app.sharding.planning.covering import covering
 from app.sharding.planning.division import Limits, Ring, divided
 from app.sharding.planning.problem import INFINITE, Problem, Rows
-from app.sharding.planning.search import Search, covering
+from app.sharding.planning.search import Search
 from app.sharding.prediction import STREAMS, lanes_of, rows_of, seconds_in_all
 
 EVEN = 0.005
@@ -21,6 +22,16 @@ FEW_FOR_MOST = 5
 """So many nodes are tried in all orders where many answers count: each limit of time is a search of its own."""
 MACHINES = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 """Of many nodes so many machines are tried for the most tokens in all."""
+FIRST_STAGES, LAST_STAGES = 400, 1_200
+"""So much is worked out to be better than what is known on other machines, and at last on as many."""
+ATTEMPTS = 30
+"""So often that is tried."""
+AROUND = (0, 1, -1, 2, -2, 4, -4, 8, -8)
+"""On so many machines more, in this order."""
+STEP = 0.004
+"""By so much it has to be better to be worth a search: nothing is measured more exactly (`EVEN`)."""
+STAGES_THAT_FIT = 5_000
+"""So much is worked out for the time of a plan whose memory has been decided (`Search`)."""
 Solve = Callable[[Limits, int | None], Ring | None]
 """The fastest ring within limits, on so many machines or on any number."""
 
@@ -139,7 +150,7 @@ def _least_full(problem: Problem, rows: Rows, named: Sequence[int] | None) -> So
             best, high = found, fullness(problem, found)
     limits = Limits(problem, rows, high * (1 + 1e-12))
     if named is None:
-        best = Search(problem, rows, limits).best([best.nodes]) or best
+        best = Search(problem, rows, limits, stages=STAGES_THAT_FIT).best([best.nodes]) or best
     evened = _evened(problem, best, rows, limits, lambda made: made.seconds, by_memory=True)
     return Solution(evened, (fullness(problem, evened), evened.seconds), rows)
 
@@ -150,56 +161,83 @@ def _most(problem: Problem, named: Sequence[int] | None) -> Solution | None:
         counts: Sequence[int] = (machines_of(problem, named),)
     else:
         most = min(machines_of(problem, range(len(problem.offers))), problem.last)
-        least = _least_machines(problem, Limits(problem, problem.token_rows()))
-        counts = (
-            range(least, most + 1)
-            if len(problem.offers) <= FEW_FOR_MOST
-            else [least, *(one for one in MACHINES if least < one <= most)]
-        )
-    quick = named is None and len(problem.offers) > FEW_FOR_MOST
-    best: Solution | None = None
-    worse = 0
-    for count in counts:
-        rows = problem.step_rows(rows_of(count))
-        solve = _solving(problem, rows, named, quick=quick)
-        found = _balanced(problem, rows, count, solve, INFINITE if best is None else best.value[0], quick=quick)
-        if found is not None and (best is None or found.value < best.value):
-            best, worse = found, 0
-        elif best is not None:
-            worse += 1
-            if quick and worse == 2:
-                break
+        counts = list(range(_least_machines(problem, Limits(problem, problem.token_rows())), most + 1))
+    if named is None and len(problem.offers) > FEW_FOR_MOST:
+        best = _most_of_many(problem, counts)
+    else:
+        best = None
+        for count in counts:
+            rows = problem.step_rows(rows_of(count))
+            solve = _solving(problem, rows, named)
+            found = _balanced(problem, rows, count, solve, INFINITE if best is None else best.value[0])
+            if found is not None and (best is None or found.value < best.value):
+                best = found
     if best is None:
         return None
-    count = machines_of(problem, best.ring.nodes)
-    if quick:
-        best = _polished(problem, best, count)
     limits = Limits(problem, best.rows)
     ring = _evened(problem, best.ring, best.rows, limits, lambda made: in_all(problem, made, best.rows))
     return Solution(ring, (in_all(problem, ring, best.rows),), best.rows)
 
 
-def in_all(problem: Problem, ring: Ring, rows: Rows) -> float:
-    """Seconds of a token where many answers are under way."""
-    machines = [problem.machines[node] for node in ring.nodes]
-    return seconds_in_all(stage_seconds(ring, rows), [problem.waits(ring.nodes)], machines)
+def _most_of_many(problem: Problem, counts: Sequence[int]) -> Solution | None:
+    """For ever less time of a stage, on how many machines a ring still comes round as soon as that time asks.
+
+    None on other machines can be better than one that is known unless no stage of it takes longer than this: so each
+    search is within limits that leave out most of what there is to try.
+    """
+    tables: dict[float, Rows] = {}
+    best: Solution | None = None
+    left = ATTEMPTS
+
+    def improved(count: int, stages: int) -> bool:
+        nonlocal best, left
+        left -= 1
+        together = rows_of(count)
+        rows = tables.get(together) or tables.setdefault(together, problem.step_rows(together))
+        found = _below(problem, rows, count, best, stages)
+        best = found or best
+        return found is not None
+
+    for count in counts[:1] + [one for one in MACHINES if counts[0] < one <= counts[-1]]:
+        improved(count, FIRST_STAGES)
+    found = best is not None
+    while best is not None and found and left > 0:
+        here = machines_of(problem, best.ring.nodes)
+        around = [here + far for far in AROUND if counts[0] <= here + far <= counts[-1]]
+        found = any(left > 0 and improved(count, FIRST_STAGES) for count in around)
+    if best is not None:
+        while improved(machines_of(problem, best.ring.nodes), LAST_STAGES):
+            pass
+    return best
 
 
-def _balanced(problem: Problem, rows: Rows, count: int, solve: Solve, known: float, *, quick: bool) -> Solution | None:
+def _below(problem: Problem, rows: Rows, count: int, best: Solution | None, stages: int) -> Solution | None:
+    """A ring on so many machines that is better than the best by more than is measured; None where none was found."""
+    lanes, limits = lanes_of(count), Limits(problem, rows)
+    known = INFINITE if best is None else best.value[0] * (1 - STEP)
+    around = known * STREAMS
+    search = Search(problem, rows, limits.within(around / lanes), count, quick=True, stages=stages, enough=around)
+    ring = search.best()
+    if ring is None or ring.seconds > around:
+        return None
+    return _balanced(problem, rows, count, _solving(problem, rows, ring.nodes), INFINITE, first=ring)
+
+
+def _balanced(
+    problem: Problem, rows: Rows, count: int, solve: Solve, known: float, first: Ring | None = None
+) -> Solution | None:
     """On so many machines: the longer a stage may take, the faster the round, and the longer the others wait for it.
 
     Args:
         known: what has been found elsewhere; nothing that is no better is looked for.
-        quick: change no order, only boundaries.
+        first: where that is known, the fastest ring.
     """
     limits = Limits(problem, rows)
-    ring = solve(limits, count)
+    ring = first or solve(limits, count)
     lanes = lanes_of(count)
     if ring is None or ring.seconds / STREAMS >= known:  # no limit makes a round faster
         return None
     best = ring
-    if quick:
-        solve = _solving(problem, rows, ring.nodes)
     low, high = ring.seconds / lanes, in_all(problem, ring, rows) * STREAMS / lanes
     while high - low > CLOSE_ENOUGH * high:
         middle = (low + high) / 2
@@ -213,14 +251,10 @@ def _balanced(problem: Problem, rows: Rows, count: int, solve: Solve, known: flo
     return Solution(best, (in_all(problem, best, rows),), rows)
 
 
-def _polished(problem: Problem, best: Solution, count: int) -> Solution:
-    """Other nodes and orders, where no stage may hold the others up longer than in what has been found."""
-    slowest = best.value[0] * STREAMS / lanes_of(count)
-    ring = Search(problem, best.rows, Limits(problem, best.rows).within(slowest), count).best([best.ring.nodes])
-    if ring is None or in_all(problem, ring, best.rows) >= best.value[0]:
-        return best
-    solve = _solving(problem, best.rows, ring.nodes)
-    return _balanced(problem, best.rows, count, solve, best.value[0], quick=True) or best
+def in_all(problem: Problem, ring: Ring, rows: Rows) -> float:
+    """Seconds of a token where many answers are under way."""
+    machines = [problem.machines[node] for node in ring.nodes]
+    return seconds_in_all(stage_seconds(ring, rows), [problem.waits(ring.nodes)], machines)
 
 
 # --- what they share -----------------------------------------------------------------------------------------
@@ -239,7 +273,7 @@ def _solving(problem: Problem, rows: Rows, named: Sequence[int] | None, *, quick
 
 def _fitting(problem: Problem, rows: Rows, limits: Limits, named: Sequence[int]) -> Sequence[int] | None:
     """Named nodes in their order, without those that are too small; None where they do not suffice."""
-    able = [node for node in named if any(end > at for at, end in enumerate(limits.of(node)))]
+    able = [node for node in named if limits.holds_any(node)]
     leaving = sorted(able, key=lambda node: problem.free[node])
     left = set(leaving[max(0, len(leaving) - problem.last) :])
     for small in leaving:

@@ -7,9 +7,11 @@ boundaries, not to their square (the sliding minimum of a monotone queue).
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import sub
 from typing import NamedTuple
 
 from app.sharding.planning.problem import INFINITE, Problem, Rows
@@ -58,6 +60,35 @@ def extended(front: Front, row: Sequence[float], reach: Sequence[int], last: int
     return Front(first + 1, found)
 
 
+def ended(row: Sequence[float], reach: Sequence[int], last: int) -> list[float]:
+    """Before the last node: for each boundary the seconds of all layers behind it."""
+    behind = row[last] + row[0]
+    return [behind - row[start] if reach[start] >= last else INFINITE for start in range(last)] + [INFINITE]
+
+
+def preceded(after: Sequence[float], row: Sequence[float], reach: Sequence[int], last: int) -> list[float]:
+    """Before one node more, which takes at least what lies between two boundaries.
+
+    Args:
+        after: the same for the nodes behind it.
+    """
+    least: deque[tuple[float, int]] = deque()
+    found = [INFINITE] * (last + 1)
+    base = row[0]
+    for start in range(last - 1, -1, -1):
+        value = after[start + 1] + row[start + 1]
+        if value < INFINITE:
+            while least and least[-1][0] >= value:
+                least.pop()
+            least.append((value, start + 1))
+        farthest = reach[start]
+        while least and least[0][1] > farthest:
+            least.popleft()
+        if least:
+            found[start] = least[0][0] - row[start] + base
+    return found
+
+
 class Limits:
     """How far each node reaches: by its memory, a share of it, and perhaps by a time that no stage may exceed."""
 
@@ -68,6 +99,20 @@ class Limits:
     def within(self, seconds: float) -> Limits:
         """The same memory, and so many seconds for each stage."""
         return Limits(self._problem, self._rows, self._share, seconds)
+
+    def farthest(self, node: int, start: int) -> int:
+        """One boundary's, where few are asked for, of a node that is alone on its machine."""
+        most = self._problem.farthest(node, start, self._share)
+        if self.seconds == INFINITE:
+            return most
+        return self._problem.farthest_within(self._rows[node], self.seconds, start, most)
+
+    def holds_any(self, node: int) -> bool:
+        """Whether there is a place in the model where a node gets on at all."""
+        row = self._rows[node]
+        if min(map(sub, row[1:], row)) + row[0] > self.seconds:
+            return False
+        return any(self.farthest(node, start) > start for start in range(len(row) - 1))
 
     def of(self, node: int, agents: int = 1) -> list[int]:
         """For each boundary the farthest that a node reaches from it, being one of so many on its machine."""
@@ -108,10 +153,9 @@ def fronts(
     Args:
         known: those after the first nodes, where they have been worked out.
     """
-    agents = agents_of(problem, nodes) if limits.seconds < INFINITE else {}
     made = list(known)
-    for node in nodes[len(made) :]:
-        row, reach = rows[node], limits.of(node, agents.get(problem.machines[node], 1))
+    for node, reach in zip(nodes[len(made) :], _reaches(problem, limits, nodes)[len(made) :], strict=True):
+        row = rows[node]
         front = begun(row, reach) if not made else extended(made[-1], row, reach, problem.last)
         if not front.seconds:
             break
@@ -119,21 +163,52 @@ def fronts(
     return made
 
 
+def _reaches(problem: Problem, limits: Limits, nodes: Sequence[int]) -> list[list[int]]:
+    """How far each of these nodes reaches, together as they are."""
+    if limits.seconds == INFINITE:
+        return [limits.of(node) for node in nodes]
+    agents = agents_of(problem, nodes)
+    return [limits.of(node, agents[problem.machines[node]]) for node in nodes]
+
+
+def rears(problem: Problem, rows: Rows, limits: Limits, nodes: Sequence[int]) -> list[list[float]]:
+    """Before each of the nodes, by the first boundary behind it: the seconds of all that follows.
+
+    Each of the nodes is on a machine of its own, or there is no limit of time.
+    """
+    last = problem.last
+    made = [ended(rows[nodes[-1]], limits.of(nodes[-1]), last)]
+    for node in nodes[-2::-1]:
+        made.append(preceded(made[-1], rows[node], limits.of(node), last))
+    return made[::-1]
+
+
 def divided(problem: Problem, rows: Rows, limits: Limits, nodes: Sequence[int]) -> Ring | None:
     """All layers over these nodes in this order, each of them used; None where they do not fit so."""
-    made = fronts(problem, rows, limits, nodes)
-    if len(made) < len(nodes) or made[-1].at(problem.last) == INFINITE:
+    last = problem.last
+    reaches = _reaches(problem, limits, nodes)
+    needed = [last]
+    for reach in reversed(reaches):  # from a boundary before it the others could not get to the end
+        needed.append(bisect_left(reach, needed[-1]))
+    needed.reverse()
+    made: list[Front] = []
+    for node, reach, least in zip(nodes, reaches, needed[1:], strict=True):
+        front = extended(made[-1], rows[node], reach, last) if made else begun(rows[node], reach)
+        if least > front.first:
+            front = Front(least, front.seconds[least - front.first :])
+        if not front.seconds:
+            return None
+        made.append(front)
+    seconds = made[-1].at(last)
+    if seconds == INFINITE:
         return None
-    agents = agents_of(problem, nodes) if limits.seconds < INFINITE else {}
-    end = problem.last
+    end = last
     boundaries = [end]
     for place in range(len(nodes) - 1, 0, -1):
-        row, reach = rows[nodes[place]], limits.of(nodes[place], agents.get(problem.machines[nodes[place]], 1))
-        before = made[place - 1]
-        end = min(
-            (start for start in range(before.first, end) if reach[start] >= end),
-            key=lambda start: before.at(start) - row[start],
-        )
+        row, reach, (first, before) = rows[nodes[place]], reaches[place], made[place - 1]
+        # The nearest start that reaches so far; those behind it do, too.
+        low = max(first, bisect_left(reach, end))
+        end = min(range(low, min(end, first + len(before))), key=lambda start: before[start - first] - row[start])
         boundaries.append(end)
     boundaries.append(0)
-    return Ring(tuple(nodes), tuple(reversed(boundaries)), made[-1].at(problem.last) + problem.waits(nodes))
+    return Ring(tuple(nodes), tuple(reversed(boundaries)), seconds + problem.waits(nodes))

@@ -6,6 +6,7 @@ Nodes are called by their place among the offers.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,7 +17,7 @@ from app.registry.records import LinkRecord, NodeRecord
 from app.serving import Serving
 from app.sharding.capacity import NodeCapacity
 from app.sharding.foresight import dead_links, link_speeds
-from app.sharding.prediction import NodeSpeed, StageCosts, hop_seconds, speed_of
+from app.sharding.prediction import NodeSpeed, StageCosts, StepLoad, hop_seconds, speed_of
 from app.sharding.stage_sizes import StageSizes
 
 INFINITE = float("inf")
@@ -72,16 +73,26 @@ class Problem:
         """Ids of nodes from and to which a link did not work."""
         self.hops = self._measure_hops(links)
         """By the nodes from and to which a token goes: seconds."""
+        self.hops_to = [list(column) for column in zip(*self.hops, strict=True)]
+        """The same by the nodes to and from which it goes."""
         self.ways = [max(0.0, offer.round_trip or 0.0) / 2 / ANSWER_TOKENS for offer in offers]
         """Of the way between the controller and each node, what falls on a token."""
 
     def token_rows(self) -> Rows:
         """For a step of one token."""
-        return [[self._costs.token_of(work, speed) for work in self._works] for speed in self.speeds]
+        return self._rows([self._costs.token_load(work) for work in self._works])
 
     def step_rows(self, rows: float) -> Rows:
         """For a step of so many sequences."""
-        return [[self._costs.step_of(work, speed, rows) for work in self._works] for speed in self.speeds]
+        return self._rows([self._costs.step_load(work, rows) for work in self._works])
+
+    def _rows(self, loads: Sequence[StepLoad]) -> Rows:
+        # `StepLoad.on`, for hundreds of nodes and boundaries at once.
+        figures = [(load.read_bytes, load.flops, load.seconds) for load in loads]
+        rates = [(speed.read_bytes_per_second, speed.flops_per_second) for speed in self.speeds]
+        return [
+            [read / reads + flops / computes + fixed for read, flops, fixed in figures] for reads, computes in rates
+        ]
 
     def closing(self, last: int, first: int) -> float:
         """From the last node to the first, and what the controller's ways to them count; seconds for a token."""
@@ -91,7 +102,8 @@ class Problem:
         """All ways of a ring of these nodes."""
         if len(order) == 1:
             return self.closing(order[0], order[0])
-        passed = sum(self.hops[one][other] for one, other in pairwise(order))
+        hops = self.hops
+        passed = sum([hops[one][other] for one, other in pairwise(order)])
         return passed + self.hops[order[-1]][order[0]] + self.ways[order[-1]] + self.ways[order[0]]
 
     def reach(self, node: int, share: float = 1.0) -> list[int]:
@@ -100,6 +112,10 @@ class Problem:
         if known is None:
             known = self._reaches[node, share] = self._reach(self.free[node] * share)
         return known
+
+    def farthest(self, node: int, start: int, share: float = 1.0) -> int:
+        """One boundary's `reach`, where few are asked for."""
+        return max(start, bisect_right(self.memory[start], self.free[node] * share) - 1)
 
     def reach_within(self, row: Sequence[float], seconds: float, reach: Sequence[int]) -> list[int]:
         """The same, for a node that must not take longer than so many seconds either."""
@@ -110,6 +126,16 @@ class Problem:
                 end += 1
             reached.append(min(end, reach[start]))
         return reached
+
+    def farthest_within(self, row: Sequence[float], seconds: float, start: int, most: int) -> int:
+        """One boundary's `reach_within`, where few are asked for; memory lets the node get to `most`."""
+        end = max(start, min(most, bisect_right(row, seconds - row[0] + row[start], start) - 1))
+        # To the last bit as it is reckoned elsewhere: a ring's slowest stage is exactly as long as its limit.
+        while end > start and row[end] - row[start] + row[0] > seconds:
+            end -= 1
+        while end < most and row[end + 1] - row[start] + row[0] <= seconds:
+            end += 1
+        return end
 
     def _reach(self, free: float) -> list[int]:
         # What a stage takes grows with its end, and the farther it begins the less it takes up to the same end.
@@ -123,16 +149,25 @@ class Problem:
 
     def _measure_hops(self, links: Sequence[LinkRecord]) -> list[list[float]]:
         known = link_speeds(links)
-        ids = [offer.record.id for offer in self.offers]
-
-        def seconds(one: int, other: int) -> float:
-            same = self.machines[one] == self.machines[other]
-            pair = ids[one], ids[other]
-            penalty = DEAD_SECONDS if pair in self.dead else 0.0
-            return penalty + hop_seconds(self.speeds[one], self.speeds[other], same, known.get(pair))
-
-        every = range(len(ids))
-        return [[seconds(one, other) for other in every] for one in every]
+        # Of an unmeasured way between machines the end that is farther from the controller tells.
+        alone = [hop_seconds(speed, speed, False, None) for speed in self.speeds]
+        hops = [[max(one, other) for other in alone] for one in alone]
+        places = {offer.record.id: place for place, offer in enumerate(self.offers)}
+        together: dict[str, list[int]] = {}
+        for place, machine in enumerate(self.machines):
+            together.setdefault(machine, []).append(place)
+        for one, machine in enumerate(self.machines):
+            for other in together[machine]:
+                hops[one][other] = hop_seconds(self.speeds[one], self.speeds[other], True, None)
+        for (source, target), link in known.items():
+            if source in places and target in places:
+                one, other = places[source], places[target]
+                same = self.machines[one] == self.machines[other]
+                hops[one][other] = hop_seconds(self.speeds[one], self.speeds[other], same, link)
+        for source, target in self.dead:
+            if source in places and target in places:
+                hops[places[source]][places[target]] += DEAD_SECONDS
+        return hops
 
 
 def _speeds(offers: Sequence[Offer], dtype: str) -> tuple[list[NodeSpeed], frozenset[int]]:

@@ -58,7 +58,7 @@ def _left_out(
     """Why a node gets nothing, in words without a full stop."""
     ring, rows = solution.ring, solution.rows
     limits = Limits(problem, rows)
-    able = [node for node in left if any(end > at for at, end in enumerate(limits.of(node)))]
+    able = [node for node in left if limits.holds_any(node)]
     inserted = {node: _inserted(problem, ring, node) for node in able}
     nearest = frozenset(sorted(able, key=lambda node: inserted[node][0])[:INSERTED])
     machines = machines_of(problem, ring.nodes)

@@ -11,8 +11,10 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import nsmallest
+from operator import add
 
-from app.sharding.planning.division import Front, Limits, Ring, agents_of, begun, divided, extended, fronts
+from app.sharding.planning.covering import covering
+from app.sharding.planning.division import Front, Limits, Ring, agents_of, begun, divided, extended, fronts, rears
 from app.sharding.planning.problem import INFINITE, Problem, Rows
 
 FEW = 6
@@ -29,8 +31,6 @@ FEW_STAGES = 1_000
 """The same for a quick one."""
 KICKS = 12
 """So often the best ring is changed in several places at once without coming to a better one."""
-FEW_SETS = 10
-"""Of so many nodes all sets are tried for whether they can hold the layers at all."""
 CLOSE = 10
 """A ring of so many nodes is tried in all orders that differ in one place; of a longer one those with shorter ways."""
 
@@ -48,6 +48,15 @@ class Change:
     nodes: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class _Base:
+    """A ring that is being improved, worked out from both ends."""
+
+    nodes: tuple[int, ...]
+    fronts: list[Front]
+    rears: list[list[float]]
+
+
 class Search:
     """One search for the least time.
 
@@ -55,6 +64,8 @@ class Search:
         rows: what stages take.
         machines: on exactly so many; None for any number.
         quick: be content with what is found soon, even of few nodes.
+        stages: how many are worked out while rings are improved, which bounds the time; None for the usual number.
+        enough: a ring that takes no longer is not improved any more.
     """
 
     def __init__(
@@ -65,22 +76,25 @@ class Search:
         machines: int | None = None,
         *,
         quick: bool = False,
+        stages: int | None = None,
+        enough: float = 0.0,
     ) -> None:
         self.problem, self.rows, self.limits, self.machines = problem, rows, limits, machines
         self._last = problem.last
         count = len(problem.offers)
         middle = self._last // 2
         # How many boundaries a node gets on with where the model is neither at its beginning nor at its end.
-        reaches = [limits.of(node) for node in range(count)]
-        self._room = [
-            max(reach[middle] - middle, int(any(end > at for at, end in enumerate(reach)))) for reach in reaches
-        ]
+        self._room = [limits.farthest(node, middle) - middle or int(limits.holds_any(node)) for node in range(count)]
         self._rate = [
             (row[middle] - row[0]) / middle if middle else row[self._last] - row[0] for row in rows
         ]  # fmt: skip
+        self._stage = [row[0] for row in rows]
         self._usable = [node for node in range(count) if self._room[node] > 0]
-        self._quick, self._left = quick, FEW_STAGES if quick else MOST_STAGES
-        self._base: tuple[tuple[int, ...], list[Front]] = (), []
+        self._quick, self._enough = quick, enough
+        self._left = stages or (FEW_STAGES if quick else MOST_STAGES)
+        self._base = _Base((), [], [])
+        self._apart = limits.seconds == INFINITE or len(set(problem.machines)) == count
+        """Whether how far a node gets is the same whoever else is in the ring."""
 
     def best(self, starts: Iterable[Sequence[int]] = ()) -> Ring | None:
         """The fastest ring, or the fastest that was found; None where none was.
@@ -94,6 +108,12 @@ class Search:
         order = (self._of_few() if few else self._of_many(starts))[1]
         return None if order is None else self.ring(order)
 
+    def stand_on(self, nodes: tuple[int, ...]) -> None:
+        """Rings like this one, which has to fit, are asked for next: what they have in common is worked out once."""
+        if self._apart:
+            made = fronts(self.problem, self.rows, self.limits, nodes)
+            self._base = _Base(nodes, made, rears(self.problem, self.rows, self.limits, nodes))
+
     def ring(self, nodes: Sequence[int]) -> Ring | None:
         """The best division of an order; None where it does not fit."""
         return divided(self.problem, self.rows, self.limits, nodes)
@@ -102,15 +122,28 @@ class Search:
         """Seconds of the best division of an order; infinite where it does not fit."""
         if self.machines is not None and len({self.problem.machines[node] for node in nodes}) != self.machines:
             return INFINITE
-        waits = self.problem.waits(nodes)
-        same = 0
-        for one, other in zip(self._base[0], nodes, strict=False):
-            if one != other:
-                break
-            same += 1
-        made = fronts(self.problem, self.rows, self.limits, nodes, self._base[1][:same])
-        self._left -= len(nodes) - same
-        return made[-1].at(self._last) + waits if len(made) == len(nodes) else INFINITE
+        return self._divided(nodes) + self.problem.waits(nodes)
+
+    def _divided(self, nodes: Sequence[int]) -> float:
+        """What the stages take; of a ring that differs from the base in its middle, the middle alone is worked out."""
+        base, last = self._base, self._last
+        most, head = min(len(base.nodes), len(nodes)), 0
+        while head < most and base.nodes[head] == nodes[head]:
+            head += 1
+        tail = 0
+        while tail < most - head and base.nodes[-1 - tail] == nodes[-1 - tail]:
+            tail += 1
+        middle = nodes[: len(nodes) - tail]
+        self._left -= len(middle) - head + 1
+        if not middle:
+            return base.rears[len(base.nodes) - tail][0]
+        made = fronts(self.problem, self.rows, self.limits, middle, base.fronts[:head])
+        if len(made) < len(middle):
+            return INFINITE
+        if not tail:
+            return made[-1].at(last)
+        first, seconds = made[-1]
+        return min(map(add, seconds, base.rears[len(base.nodes) - tail][first:]), default=INFINITE)
 
     # --- few ---------------------------------------------------------------------------------------------
 
@@ -176,7 +209,7 @@ class Search:
         if len(self._usable) < 2:
             return best
         chance, failed = random.Random(len(self._usable)), 0
-        while best[1] is not None and failed < KICKS and self._left > 0:
+        while best[1] is not None and failed < KICKS and self._left > 0 and best[0] > self._enough:
             nodes = list(best[1])
             for _ in range(2):
                 others = [node for node in self._usable if node not in nodes]
@@ -194,7 +227,7 @@ class Search:
     def _grown(self) -> Iterator[tuple[int, ...]]:
         """Rings to begin with: single nodes, and what grows from good ones by what a layer costs on the next."""
         if self.machines in (None, 1):
-            yield from ((node,) for node in self._usable if self.limits.of(node)[0] == self._last)
+            yield from ((node,) for node in self._usable if self.limits.farthest(node, 0) == self._last)
         by_size = sorted(self._usable, key=lambda node: (-self._room[node], self._rate[node]))
         alone = {node: self._rate[node] + self.rows[node][0] / self._room[node] for node in self._usable}
         by_rate = sorted(self._usable, key=alone.__getitem__)
@@ -216,7 +249,7 @@ class Search:
         """
         problem, last = self.problem, self._last
         nodes, machines = [seed], {problem.machines[seed]}
-        at = self.limits.of(seed)[0]
+        at = self.limits.farthest(seed, 0)
         wanted = self.machines or 1
         left = [node for node in self._usable if node != seed]
         while at < last or len(machines) < wanted:
@@ -228,29 +261,29 @@ class Search:
                 options = [node for node in left if problem.machines[node] not in machines]
             if not options:
                 return None
-            out, back, remaining = problem.hops[here], problem.hops[here][seed], max(1, last - at)
-
-            def merit(
-                node: int, out: list[float] = out, back: float = back, remaining: int = remaining
-            ) -> tuple[float, float]:
-                more = out[node] + problem.hops[node][seed] - back + self.rows[node][0]
-                room = min(self._room[node], remaining)
-                return (-room if greedy else 0, self._rate[node] + more / room)
-
-            chosen = min(options, key=merit)
+            remaining, rate, room, base = max(1, last - at), self._rate, self._room, self._stage
+            if greedy:
+                most = max(min(room[node], remaining) for node in options)
+                options = [node for node in options if min(room[node], remaining) == most]
+            # What each costs a layer, with its ways there and on to the seed. The way back from here is saved by all.
+            out, home, back = problem.hops[here], self.problem.hops_to[seed], problem.hops[here][seed]
+            merits = [
+                rate[node] + (out[node] + home[node] - back + base[node]) / min(room[node], remaining)
+                for node in options
+            ]
+            chosen = options[merits.index(min(merits))]
             nodes.append(chosen)
             machines.add(problem.machines[chosen])
             left.remove(chosen)
-            at = max(at, self.limits.of(chosen)[min(at, last - 1)])
+            at = max(at, self.limits.farthest(chosen, min(at, last - 1)))
         return tuple(nodes)
 
     def _improved(self, cost: float, nodes: tuple[int, ...]) -> tuple[float, tuple[int, ...]]:
         """Take changes as long as they make it faster."""
         found = True
-        while found and self._left > 0:
+        while found and self._left > 0 and cost > self._enough:
             found = False
-            if self.limits.seconds == INFINITE:  # else how far a node gets depends on who comes later
-                self._base = nodes, fronts(self.problem, self.rows, self.limits, nodes)
+            self.stand_on(nodes)
             self._left -= len(nodes) * len(self._usable) // 40  # so many stages take as long as to look for changes
             for change in nsmallest(TRIES, self._changes(nodes, cost), key=lambda change: change.promise):
                 value = self.cost(change.nodes)
@@ -263,18 +296,17 @@ class Search:
         hops, count = self.problem.hops, len(nodes)
         unit = cost / self._last
         used = set(nodes)
-        others = [node for node in self._usable if node not in used]
-
-        def worth(node: int) -> float:
-            """What a node adds besides its ways, less what its layers would cost elsewhere."""
-            return self.rows[node][0] + min(self._room[node], self._last) * (self._rate[node] - unit)
-
-        value = {node: worth(node) for node in self._usable}
+        # What a node adds besides its ways, less what its layers would cost elsewhere.
+        value = {
+            node: self._stage[node] + min(self._room[node], self._last) * (self._rate[node] - unit)
+            for node in self._usable
+        }
+        others = [(node, value[node]) for node in self._usable if node not in used]
 
         def between(one: int, other: int, most: int) -> list[int]:
             """Nodes that promise most between two others."""
-            out = hops[one]
-            return nsmallest(most, others, key=lambda node: out[node] + hops[node][other] + value[node])
+            out, on = hops[one], self.problem.hops_to[other]
+            return [node for _, node in nsmallest(most, [(out[node] + on[node] + own, node) for node, own in others])]
 
         for place, node in enumerate(nodes):
             before, after = nodes[place - 1], nodes[(place + 1) % count]
@@ -333,48 +365,3 @@ class Search:
                 promise = hops[before][nodes[other]] + back + hops[node][behind] - now
                 if promise < 0:
                     yield Change(promise, (*nodes[:one], *nodes[one : other + 1][::-1], *nodes[other + 1 :]))
-
-
-def covering(problem: Problem, limits: Limits, nodes: Sequence[int]) -> tuple[int, ...] | None:
-    """Nodes that can hold all layers, in an order in which they do; of few nodes surely where there are any.
-
-    Of many the roomiest, with others tried at both ends, where the embedding and the head are.
-    """
-    if len(nodes) > FEW_SETS:
-        by_room = sorted(nodes, key=lambda node: -problem.free[node])
-        ends = by_room[: 2 * FEW_SETS] + by_room[2 * FEW_SETS :: max(1, len(by_room) // FEW_SETS)]
-        orders = (
-            (first, *(node for node in by_room if node not in (first, last)), last)
-            for last in ends
-            for first in ends[: FEW_SETS // 2]
-            if first != last
-        )
-        best = (by_room, *orders)
-        return min((order for each in best if (order := _walked(problem, limits, each))), key=len, default=None)
-    farthest: dict[int, tuple[int, tuple[int, ...]]] = {0: (0, ())}
-    for chosen in range(1, 1 << len(nodes)):  # by the set of nodes, as bits: how far they get in their best order
-        options = []
-        for place, node in enumerate(nodes):
-            if chosen >> place & 1:
-                at, order = farthest[chosen & ~(1 << place)]
-                end = limits.of(node)[at]
-                options.append((end, (*order, node) if end > at else order))
-        farthest[chosen] = max(options, key=lambda option: (option[0], -len(option[1])))
-        if farthest[chosen][0] == problem.last:
-            return farthest[chosen][1]
-    return None
-
-
-def _walked(problem: Problem, limits: Limits, order: Sequence[int]) -> tuple[int, ...] | None:
-    """Those of an order that are needed; its last node is kept for the last layers."""
-    end = limits.of(order[-1])
-    at, taken = 0, []
-    for node in order[:-1]:
-        if end[at] == problem.last:
-            break
-        if (reached := min(limits.of(node)[at], problem.last)) > at:
-            at = reached
-            taken.append(node)
-        if at == problem.last:
-            return tuple(taken)
-    return (*taken, order[-1]) if end[at] == problem.last else None
