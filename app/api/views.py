@@ -154,6 +154,10 @@ class DeploymentView(BaseModel):
     wait_seconds: int
     recovery: str
     replica_of: str = Field(default="", description="the group of deployments that it shares requests with; else empty")
+    aim: str = Field(
+        default="",
+        description="what it was planned for, and is when it is placed anew; empty where the layers were given",
+    )
     plan_hash: str
     epoch: int
     created_at: datetime
@@ -186,7 +190,7 @@ class DeploymentView(BaseModel):
         return cls(
             id=record.id, model=record.model_name, status=record.status, error=record.error, **asdict(record.serving),
             plan_hash=record.plan_hash, epoch=record.epoch, created_at=record.created_at, mending=mending(record.id),
-            replica_of=record.replica_of,
+            replica_of=record.replica_of, aim=record.aim,
             stages=[view(one) for one in mine],
         )  # fmt: skip
 

@@ -34,7 +34,7 @@ from app.runs.trace import DeploymentTrace, Plan, unpack
 from app.runs.ways import larger_text, lost_text, way_lines
 from app.sharding.placement import AgentProcess, Placement
 from app.sharding.plan import range_text
-from app.sharding.planning.aims import DEFAULT_AIM
+from app.sharding.planning.aims import AIMS, DEFAULT_AIM
 
 Model = Annotated[str, typer.Argument(help="A name in the library.")]
 
@@ -287,13 +287,16 @@ def _show_placement(placement: Placement) -> None:
 def _show_deployments(deployments: list[DeploymentRecord], shards: list[ShardRecord]) -> None:
     print_table(
         "Deployments",
-        ("Id", "Model", "State", "Computes in", "Context", "Layers on nodes", "Error"),
-        [
-            (_named(d), d.model_name, d.status.value, d.serving.numbers, d.context, _places(d.id, shards), d.error)
-            for d in deployments
-        ],
+        ("Id", "Model", "State", "Computes in", "Context", "Planned for", "Layers on nodes", "Error"),
+        [_line(d, shards) for d in deployments],
         "Nothing is deployed; load a model with: deploy MODEL",
     )
+
+
+def _line(deployment: DeploymentRecord, shards: list[ShardRecord]) -> tuple[object, ...]:
+    numbers, context = deployment.serving.numbers, deployment.context
+    known = (_named(deployment), deployment.model_name, deployment.status.value, numbers, context)
+    return (*known, AIMS.get(deployment.aim, "–"), _places(deployment.id, shards), deployment.error)
 
 
 def _named(deployment: DeploymentRecord) -> str:

@@ -375,7 +375,7 @@ def _note_begun(
 ) -> DeploymentRecord:
     record = registry.deployments.add(
         id=id, model_name=placement.model_name, plan_hash=plan, serving=placement.serving,
-        replica_of=placement.replica_of,
+        replica_of=placement.replica_of, aim=placement.aim,
     )  # fmt: skip
     for number, (seat, (start, end)) in enumerate(zip(seats, placement.ranges, strict=True)):
         registry.shards.add(

@@ -73,11 +73,11 @@ class Deployments:
         placing = self.placing = Placing(registry, nodes)
         recovery = Recovery(registry, nodes, library, self._deployer, placing, self._redeploy)
         self.mender = Mender(registry, nodes, library, recovery, self._live, bring_back_as_job)
-        self._replicas = Replicas(registry, self.mender, self._live, placing.capacities, placing.foretell)
+        self._replicas = Replicas(registry, self.mender, self._live, placing)
         recutting = Recutting(
             placing.capacities, self.deploy, partial(self.undeploy, told=False), self._replicas.heir_of
         )
-        self._handover = Handover(registry, nodes, library, self._deployer, self.mender, placing.capacities, recutting)
+        self._handover = Handover(registry, nodes, library, self._deployer, self.mender, placing, recutting)
         self._loads = RequestedLoads(deploy_as_job, lambda dtype: placing.capacities(dtype=dtype))
         self._apart: dict[str, DeploymentRecord] = {}
         """Those that only who made them uses."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from msgspec.structs import replace
@@ -26,6 +26,7 @@ from app.inference.deployment_notes import note
 from app.inference.mender import Mender
 from app.inference.mender import answers as told_answers
 from app.inference.pipeline import Pipeline
+from app.inference.placing import Placing
 from app.inference.recovery import Mended, note_moved, numerics
 from app.inference.recutting import Recutting
 from app.inference.sequence import HANDOVER
@@ -35,7 +36,7 @@ from app.registry import DeploymentRecord, EventLevel, NodeRecord, Registry, Sha
 from app.sharding.capacity import NodeCapacity
 from app.sharding.placement import Placement, place_ranges
 from app.sharding.plan import parse_layers, ranges_text
-from app.sharding.relocation import LostStage, relocate
+from app.sharding.relocation import LostStage
 from app.sharding.stage_sizes import StageSizes
 from worker_agent.wire.messages import (
     MAX_STATES,
@@ -169,7 +170,7 @@ class Handover:
     """Hands stages over. Belongs to the controller's loop.
 
     Args:
-        capacities: what nodes have free now, and how fast they are in a dtype.
+        placing: tells what nodes have free now, and where lost stages are best.
         recutting: sees to what is to be cut otherwise.
     """
 
@@ -180,12 +181,12 @@ class Handover:
         library: ModelLibrary,
         deployer: Deployer,
         mender: Mender,
-        capacities: Callable[[Sequence[int], str], Awaitable[list[NodeCapacity]]],
+        placing: Placing,
         recutting: Recutting,
     ) -> None:
         self._registry, self._nodes, self._library = registry, nodes, library
         self._recutting = recutting
-        self._deployer, self._mender, self._capacities = deployer, mender, capacities
+        self._deployer, self._mender, self._placing = deployer, mender, placing
 
     # --- where to ----------------------------------------------------------------------------------------
 
@@ -214,7 +215,7 @@ class Handover:
                 f"{len(node_ids)} nodes are named for the {len(shards)} stages of {record.model_name} ({cut}).",
                 "Name one for each stage, in order; those that stay as they are, too.",
             )
-        found = await self._capacities(list(dict.fromkeys(node_ids)), record.serving.dtype)
+        found = await self._placing.capacities(list(dict.fromkeys(node_ids)), record.serving.dtype)
         by_id = {node.node_id: node for node in found}
         sizes = StageSizes(description, record.serving)
         _check_room(shards, node_ids, found, sizes)
@@ -246,8 +247,10 @@ class Handover:
             and each.is_loopback == node.is_loopback
             and self._nodes.link(each.id).is_up
         ]
-        capacities = await self._capacities(others, record.serving.dtype) if others else []
-        chosen = relocate(leaving, capacities)
+        capacities = await self._placing.capacities(others, record.serving.dtype) if others else []
+        there = {shard.shard_id: shard.node_id or 0 for shard in shards if shard.node_id != node.id}
+        ranges = [_range(shard) for shard in shards]
+        chosen = await self._placing.relocated(description, record.serving, ranges, there, leaving, capacities)
         if chosen is None:
             needs = ", ".join(f"{layers(*_range(shards[each.stage]))} ({size_text(each.memory)})" for each in leaving)
             raise PlacementError(
@@ -293,7 +296,7 @@ class Handover:
             await new[stage].link.connect(CONNECT_SECONDS)
         check_addresses(new)
         targets = [seat.node.id for seat in new]
-        capacities = await self._capacities(list(dict.fromkeys(targets)), record.serving.dtype)
+        capacities = await self._placing.capacities(list(dict.fromkeys(targets)), record.serving.dtype)
         _check_room(shards, targets, capacities, StageSizes(description, record.serving))
         digests = await asyncio.to_thread(self._library.digests, description)
         await self._deployer.bring(record, description, digests, placement, new, moved, on_progress, cancel)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from app.cluster.node_state import unavailable
@@ -16,11 +16,12 @@ from app.serving import Serving
 from app.sharding.capacity import NodeCapacity, relative_speeds
 from app.sharding.foresight import foreseen, foretell, link_speeds
 from app.sharding.placement import Placement, Reason, check_fits, place_ranges
-from app.sharding.plan import parse_layers
+from app.sharding.plan import Range, parse_layers
 from app.sharding.planning.aims import DEFAULT_AIM, check_aim
 from app.sharding.planning.planner import plan
-from app.sharding.planning.problem import Offer
+from app.sharding.planning.problem import Offer, Problem
 from app.sharding.prediction import PROMPT_TOKENS
+from app.sharding.relocation import LostStage, MoveCosts, relocate
 from worker_agent.wire.messages import Health, HealthReport
 
 CONNECT_SECONDS = 10.0
@@ -80,6 +81,32 @@ class Placing:
         away = [] if named else [self._away(node) for node in every if node.id not in offered]
         # Of hundreds of nodes this takes most of a second, in which the loop has other things to do.
         return await asyncio.to_thread(plan, description, serving, offers, links, aim, named=named, away=away)
+
+    async def relocated(
+        self,
+        description: ModelDescription,
+        serving: Serving,
+        ranges: Sequence[Range],
+        there: Mapping[int, int],
+        lost: Sequence[LostStage],
+        nodes: Sequence[NodeCapacity],
+        held: Mapping[tuple[int, int], int] | None = None,
+    ) -> dict[int, int] | None:
+        """As `relocate`, by the speeds of nodes and links as they were measured.
+
+        Args:
+            ranges: of all stages.
+            there: the nodes of those that stay, by stage.
+        """
+        every, links = await self._registry.call(lambda known: (known.nodes.list(), known.links.list()))
+        trips, free = self._nodes.health.round_trips(), {node.node_id: node for node in nodes}
+        offers = [
+            Offer(free.get(node.id) or NodeCapacity(node.id, node.hostname, 0), node, trips.get(node.id))
+            for node in every
+            if node.id in free or node.id in there.values()
+        ]
+        costs = MoveCosts(Problem(description, serving, offers, links), ranges, there)
+        return relocate(lost, nodes, held, costs.seconds)
 
     def _away(self, node: NodeRecord) -> Reason:
         why = unavailable(self._nodes.state(node), self._nodes.heard(node.id).reason) or "did not answer in time"

@@ -26,7 +26,8 @@ from app.models.library import ModelLibrary
 from app.registry import DeploymentRecord, DeploymentStatus, NodeRecord, Registry, ShardRecord
 from app.sharding.capacity import NodeCapacity
 from app.sharding.placement import Placement, place_ranges
-from app.sharding.relocation import LostStage, relocate
+from app.sharding.planning.aims import DEFAULT_AIM
+from app.sharding.relocation import LostStage
 from app.sharding.stage_sizes import StageSizes
 from worker_agent.wire.messages import Health, Numerics, Resumed, StageInfo
 
@@ -318,7 +319,9 @@ class Recovery:
             node for node in nodes if all(each.is_loopback == records[node.node_id].is_loopback for each in staying)
         ]
         held = await self._held(description, digests, lost, ranges, reachable)
-        if (chosen := relocate(lost, reachable, held)) is None:
+        there = {number: stage.seat.node.id for number, stage in enumerate(stages) if stage.info is not None}
+        chosen = await self._placing.relocated(description, record.serving, ranges, there, lost, reachable, held)
+        if chosen is None:
             return None
         by_id = {node.node_id: node for node in nodes}
         where = [
@@ -365,7 +368,7 @@ class Recovery:
                 freed[node] = freed.get(node, 0) + sizes.memory(stage.shard.start_layer, stage.shard.end_layer)
         room = [replace(node, free_memory=node.free_memory + freed.get(node.node_id, 0)) for node in nodes]
         try:
-            placement = await self._placing.plan_over(description, record.serving, room)
+            placement = await self._placing.plan_over(description, record.serving, room, record.aim or DEFAULT_AIM)
         except PlacementError as error:
             raise _nowhere(stages, sizes, error) from error
         onlookers.tell(f"Placing {record.model_name} anew over {len(placement.stages)} nodes")

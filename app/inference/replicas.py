@@ -9,21 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from app.errors import BadInput, PlacementError
 from app.figures import layers, size_text
 from app.inference.mender import Mender
 from app.inference.pipeline import Pipeline
+from app.inference.placing import Placing
 from app.models.description import ModelDescription
 from app.registry import DeploymentRecord, Registry, ShardRecord
 from app.registry.records import leading
-from app.runs.trace import Foreseen
-from app.serving import Serving
 from app.sharding.capacity import NodeCapacity
 from app.sharding.placement import Placement, place_ranges
-from app.sharding.relocation import LostStage, relocate
+from app.sharding.relocation import LostStage
 from app.sharding.stage_sizes import StageSizes
 
 AGAIN_SECONDS = 30.0
@@ -68,8 +67,7 @@ class Replicas:
 
     Args:
         live: the pipelines that are linked, or were, by deployment.
-        capacities: what nodes have free now, and how fast they are in a dtype.
-        foretell: what is predicted of stages `(start, end, node)`.
+        placing: tells what nodes have free now, where stages are best, and what is predicted of them.
     """
 
     def __init__(
@@ -77,11 +75,10 @@ class Replicas:
         registry: Registry,
         mender: Mender,
         live: Mapping[str, Pipeline],
-        capacities: Callable[[Sequence[int] | None, str], Awaitable[list[NodeCapacity]]],
-        foretell: Callable[[ModelDescription, Serving, Sequence[tuple[int, int, int]]], Awaitable[Foreseen | None]],
+        placing: Placing,
     ) -> None:
         self._registry, self._mender, self._live = registry, mender, live
-        self._capacities, self._foretell = capacities, foretell
+        self._placing = placing
         self._known: dict[str, DeploymentRecord] = {}
         """Deployments that were ready when they were looked at last."""
         self._speeds: dict[tuple[str, int], float | None] = {}
@@ -124,7 +121,7 @@ class Replicas:
         held = {(shard.shard_id, shard.node_id) for every in shards.values() for shard in every}
         sizes = StageSizes(description, record.serving)
         if node_ids is None:
-            node_ids = await self._others(record, stages, held, sizes)
+            node_ids = await self._others(record, description, stages, held, sizes)
         if len(node_ids) != len(stages):
             cut = ",".join(f"{shard.start_layer}-{shard.end_layer - 1}" for shard in stages)
             raise PlacementError(
@@ -136,7 +133,9 @@ class Replicas:
                 f"{record.model_name} answers on these nodes, in this order, already.",
                 "Name another node for one of its stages at least.",
             )
-        found = {node.node_id: node for node in await self._capacities(list(dict.fromkeys(node_ids)), record.dtype)}
+        found = {
+            node.node_id: node for node in await self._placing.capacities(list(dict.fromkeys(node_ids)), record.dtype)
+        }
         shared = [
             sizes.weights(*_range(shard)) if (shard.shard_id, node) in held else 0
             for shard, node in zip(stages, node_ids, strict=True)
@@ -147,17 +146,18 @@ class Replicas:
             for node, weights in zip(node_ids, shared, strict=True)
         ]
         placement = place_ranges(description, where, [_range(shard) for shard in stages], record.serving)
-        return dataclasses.replace(placement, replica_of=record.group)
+        return dataclasses.replace(placement, replica_of=record.group, aim=record.aim)
 
     async def _others(
         self,
         record: DeploymentRecord,
+        description: ModelDescription,
         stages: Sequence[ShardRecord],
         held: set[tuple[int, int | None]],
         sizes: StageSizes,
     ) -> list[int]:
         """For each stage a node that does not have it, or that which has it where no other has room."""
-        nodes = await self._capacities(None, record.dtype)
+        nodes = await self._placing.capacities(None, record.dtype)
         taken: dict[int, int] = {}
         chosen = []
         for shard in stages:
@@ -167,7 +167,12 @@ class Replicas:
                 if (shard.shard_id, node.node_id) not in held
             ]
             needs = sizes.memory(*_range(shard))
-            found = relocate([LostStage(shard.shard_id, needs, 0)], free) if free else None
+            lost = [LostStage(shard.shard_id, needs, 0)]
+            ranges = [_range(each) for each in stages]
+            there = {stage.shard_id: node for stage, node in zip(stages, chosen, strict=False)}
+            found = (
+                await self._placing.relocated(description, record.serving, ranges, there, lost, free) if free else None
+            )
             target = shard.node_id or 0 if found is None else found[shard.shard_id]
             taken[target] = taken.get(target, 0) + (needs if found else needs - sizes.weights(*_range(shard)))
             chosen.append(target)
@@ -207,7 +212,7 @@ class Replicas:
         key = (record.id, pipeline.epoch)
         if key not in self._speeds:
             stages = [(stage.start, stage.end, stage.node_id) for stage in pipeline.stages]
-            told = await self._foretell(description, record.serving, stages)
+            told = await self._placing.foretell(description, record.serving, stages)
             self._speeds[key] = None if told is None else told.tokens_per_second
         known = pipeline.under_way.in_common(prompt) / len(prompt) if prompt else 0.0
         since = asyncio.get_running_loop().time() - ON_THE_WAY_SECONDS

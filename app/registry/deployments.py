@@ -37,6 +37,7 @@ class Deployments(Table[DeploymentRecord]):
         serving: Serving,
         id: str | None = None,
         replica_of: str = "",
+        aim: str = "",
         epoch: int = 0,
         status: DeploymentStatus = DeploymentStatus.LOADING,
     ) -> DeploymentRecord:
@@ -48,6 +49,7 @@ class Deployments(Table[DeploymentRecord]):
                 "plan_hash": plan_hash,
                 **asdict(serving),
                 "replica_of": replica_of,
+                "aim": aim,
                 "epoch": epoch,
                 "status": status,
                 "error": None,

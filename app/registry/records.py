@@ -126,6 +126,8 @@ class DeploymentRecord:
     recovery: str
     replica_of: str
     """The group that it belongs to, if it did not begin it."""
+    aim: str
+    """What it was planned for, and is when it has to be placed anew; empty where somebody said where the layers go."""
     epoch: int
     status: DeploymentStatus
     error: str | None

@@ -61,6 +61,7 @@ class Deployment(PeeweeModel):
     wait_seconds = IntegerField(default=30)
     recovery = Words(default="fast")
     replica_of = Words(default="")
+    aim = Words(default="")
     epoch = BigIntegerField()
     status = Words(index=True)
     error = Prose(null=True)

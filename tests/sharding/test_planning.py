@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given, settings
@@ -12,9 +11,8 @@ from hypothesis import strategies as st
 
 from app.errors import BadInput, PlacementError
 from app.models.description import ModelDescription
-from app.registry import LinkRecord, NodeRecord
+from app.registry import LinkRecord
 from app.serving import Serving
-from app.sharding.capacity import NodeCapacity
 from app.sharding.foresight import link_speeds
 from app.sharding.placement import Placement, whole_on_one
 from app.sharding.plan import divide
@@ -27,24 +25,10 @@ from app.sharding.planning.search import Search
 from app.sharding.prediction import NodeSpeed, StageCosts, predict, rows_of, seconds_in_all
 from app.sharding.stage_sizes import StageSizes
 from tests.models.described import invented
+from tests.sharding.offered import link, offer
 
-NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 SERVING = Serving("bfloat16", 100, 100)
 MILLION = 1_000_000
-
-
-def offer(number: int, free: float = 1e12, read: float | None = 1e9, *, trip: float = 0.0, address: str = "") -> Offer:
-    speeds = [{"dtype": "bfloat16", "read_bytes_per_second": read, "flops_per_second": 1e11}] if read else []
-    record = NodeRecord(
-        number, f"n{number}", address or f"10.0.0.{number}", 7600, f"k{number}", "", True, False, None,
-        {"speeds": speeds}, None, NOON, NOON,
-    )  # fmt: skip
-    return Offer(NodeCapacity(number, f"n{number}", int(free)), record, trip)
-
-
-def link(source: int, target: int, rtt: float | None) -> LinkRecord:
-    outcome = "silent" if rtt is None else "measured"
-    return LinkRecord(source * 1000 + target, source, target, outcome, "", rtt, rtt, 0.0, 0.0, 1e8, 1448, NOON)
 
 
 class Tried:

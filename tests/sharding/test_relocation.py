@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from app.registry import LinkRecord
+from app.serving import Serving
 from app.sharding.capacity import NodeCapacity
-from app.sharding.relocation import LostStage, relocate
+from app.sharding.foresight import link_speeds
+from app.sharding.planning.problem import Offer, Problem
+from app.sharding.prediction import NodeSpeed, predict
+from app.sharding.relocation import LostStage, MoveCosts, relocate
+from tests.models.described import invented
+from tests.sharding.offered import link, offer
+
+MODEL = invented([10_000_000] * 6)
+LAYER = 20_000_000
+RANGES = [(0, 2), (2, 4), (4, 6)]
 
 
 def node(id: int, free: int, speed: float = 1.0) -> NodeCapacity:
     return NodeCapacity(id, f"n{id}", free, speed)
+
+
+def costs_of(
+    offers: Sequence[Offer], links: Sequence[LinkRecord], there: Mapping[int, int] = {0: 1, 2: 3}
+) -> MoveCosts:  # fmt: skip
+    return MoveCosts(Problem(MODEL, Serving("bfloat16", 100, 100), offers, links), RANGES, there)
 
 
 def test_the_node_that_had_them_comes_first_however_slow_it_is() -> None:
@@ -36,6 +55,47 @@ def test_a_choice_that_leaves_no_room_for_another_stage_is_given_up_again() -> N
     assert relocate(lost, [node(1, 60, 5.0), node(2, 50, 1.0)]) == {0: 1, 1: 2}
     assert relocate(lost, [node(1, 60, 5.0), node(9, 60, 1.0)]) == {0: 1, 1: 9}
     assert relocate(lost, [node(1, 60), node(2, 49)]) is None
+
+
+def test_where_links_are_known_the_whole_token_counts_not_the_node_alone() -> None:
+    """The middle of three stages is lost. Node 4 reads twice as fast as node 5 and is 40 ms away from the others."""
+    offers = [offer(number, read=20e9 if number == 4 else 10e9) for number in (1, 3, 4, 5)]
+    near = [link(1, 5, 0.001), link(5, 3, 0.001), link(3, 1, 0.001)]
+    costs = costs_of(offers, [*near, link(1, 4, 0.04), link(4, 3, 0.04)])
+    nodes = [each.capacity for each in offers if each.record.id > 3]
+    lost = [LostStage(1, 1, 2)]
+    assert relocate(lost, nodes, cost=costs.seconds) == {1: 5}
+    costs = costs_of(offers, [*near, link(1, 4, 0.001), link(4, 3, 0.001)])
+    assert relocate(lost, nodes, cost=costs.seconds) == {1: 4}
+    costs = costs_of(offers, [*near, link(1, 4, None), link(4, 3, 0.001)])
+    assert relocate(lost, nodes, cost=costs.seconds) == {1: 5}, "a link that did not work is the last that is taken"
+
+
+def test_what_a_move_costs_is_what_the_prediction_says_of_the_ring() -> None:
+    offers = [offer(number, read=number * 1e9, trip=0.01) for number in (1, 3, 4, 5)]
+    links = [link(one, other, 0.001 * one * other) for one in (1, 3, 4, 5) for other in (1, 3, 4, 5) if one != other]
+    costs = costs_of(offers, links)
+    speeds = {each.record.id: NodeSpeed(each.record.id * 1e9, 1e11) for each in offers}
+    known = link_speeds(links)
+
+    def seconds(*nodes: int) -> float:
+        pairs = zip(nodes, [*nodes[1:], nodes[0]], strict=True)
+        stages = [(*span, speeds[node]) for span, node in zip(RANGES, nodes, strict=True)]
+        return 1 / predict(MODEL, stages, dtype="bfloat16", links=[known[pair] for pair in pairs]).tokens_per_second
+
+    assert costs.seconds(1, 4, {}) - costs.seconds(1, 5, {}) == pytest.approx(seconds(1, 4, 3) - seconds(1, 5, 3))
+
+
+def test_of_lost_neighbours_each_knows_at_last_where_the_other_goes() -> None:
+    """Stages 1 and 2 of three are lost. The larger chooses first; the best node for it alone is far from all others."""
+    offers = [offer(number, free=2 * LAYER) for number in (1, 4, 5, 6)]
+    pairs = [(one, other) for one in (1, 4, 5, 6) for other in (1, 4, 5, 6) if one != other]
+    far = {(4, 5), (5, 4), (4, 6), (6, 4), (4, 1)}
+    links = [link(*pair, 0.08 if pair in far else 0.004 if 4 not in pair else 0.001) for pair in pairs]
+    costs = costs_of(offers, links, there={0: 1})
+    nodes = [each.capacity for each in offers if each.record.id > 1]
+    lost = [LostStage(1, LAYER + 1, 2), LostStage(2, LAYER, 3)]
+    assert 4 not in (relocate(lost, nodes, cost=costs.seconds) or {}).values()
 
 
 def test_nothing_lost_needs_nobody() -> None:

@@ -81,7 +81,7 @@ def deployment(id: str, model: ModelDescription, stages: list[tuple[int, int, in
     """Ready; `stages` are (node, start, end)."""
     record = DeploymentRecord(
         id=id, model_name=model.name, plan_hash="p" * 16, dtype="float32", context=2048, kv_tokens=2048,
-        quantize="none", kv_dtype="computed", wait_seconds=30, recovery="fast", replica_of="", epoch=1,
+        quantize="none", kv_dtype="computed", wait_seconds=30, recovery="fast", replica_of="", aim="", epoch=1,
         status=DeploymentStatus.READY, error=None, created_at=START, updated_at=START,
     )  # fmt: skip
     shards = tuple(

@@ -161,7 +161,7 @@ def _most(problem: Problem, named: Sequence[int] | None) -> Solution | None:
         counts: Sequence[int] = (machines_of(problem, named),)
     else:
         most = min(machines_of(problem, range(len(problem.offers))), problem.last)
-        counts = list(range(_least_machines(problem, Limits(problem, problem.token_rows())), most + 1))
+        counts = range(_least_machines(problem, Limits(problem, problem.token_rows())), most + 1)
     if named is None and len(problem.offers) > FEW_FOR_MOST:
         best = _most_of_many(problem, counts)
     else:
@@ -198,7 +198,7 @@ def _most_of_many(problem: Problem, counts: Sequence[int]) -> Solution | None:
         best = found or best
         return found is not None
 
-    for count in counts[:1] + [one for one in MACHINES if counts[0] < one <= counts[-1]]:
+    for count in [*counts[:1], *(one for one in MACHINES if counts[0] < one <= counts[-1])]:
         improved(count, FIRST_STAGES)
     found = best is not None
     while best is not None and found and left > 0:

@@ -17,6 +17,7 @@ from app.inference.model_defaults import ModelDefaults
 from app.models.description import ModelDescription
 from app.registry.records import MeasurementRecord
 from app.runs.measured import circumstances_text, measured_text
+from app.sharding.planning.aims import AIMS
 from app.sharding.stage_sizes import StageSizes, kept_for
 from app.ui.board.panes.page import Fact, Page
 from app.ui.board.panes.stage_ways import StageWays, show_ways
@@ -56,7 +57,8 @@ class InspectModel(Page):
             return
         deployed = board.workbench.cluster.deployment_of(name)
         self.chat.setVisible(deployed is not None)
-        show_ways(self, self.runs, [] if deployed is None else _stage_ways(board.workbench.cluster, deployed))
+        ways = [] if deployed is None else _stage_ways(board.workbench.cluster, deployed)
+        show_ways(self, self.runs, ways, [] if deployed is None else [_planned_fact(deployed)])
         self.replicas.show_facts(_replica_facts(board.workbench.cluster, deployed))
         measured = board.workbench.cluster.measurements.get(name, ())
         self.measured.show_facts(
@@ -144,6 +146,11 @@ def _replica_facts(cluster: Cluster, deployed: DeploymentSnapshot | None) -> lis
         )
         found.append((f"{number}", f"{', '.join(where)}; shares the requests, and takes over when a stage is lost"))
     return found or [("None", "move a shard to a second node and choose Add replica")]
+
+
+def _planned_fact(deployed: DeploymentSnapshot) -> Fact:
+    aim = AIMS.get(deployed.record.aim)
+    return "Planned for", "nothing: somebody said where the layers go" if aim is None else aim
 
 
 def _stage_ways(cluster: Cluster, view: DeploymentSnapshot) -> list[StageWays]:

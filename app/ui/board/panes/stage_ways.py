@@ -16,9 +16,14 @@ StageWays = tuple[str, tuple["Way", ...]]
 """How a stage is named, and its ways."""
 
 
-def show_ways(page: Page, section: Facts, stages: Sequence[StageWays]) -> None:
-    """Fill a section, or hide it where nothing is known. What is lost is marked."""
+def show_ways(page: Page, section: Facts, stages: Sequence[StageWays], first: Sequence[Fact] = ()) -> None:
+    """Fill a section, or hide it where nothing is known. What is lost is marked.
+
+    Args:
+        first: what is said before the ways.
+    """
     facts, tips, marked = way_facts(stages)
+    facts = [*first, *facts]
     section.show_facts(facts, tips, marked)
     page.show_section(section, bool(facts))
 
