@@ -23,7 +23,7 @@ from app.cli.options import (
     read_nodes,
     read_wish,
 )
-from app.cli.output import note, print_fields, print_json, print_table, progress_shown
+from app.cli.output import Cell, note, print_fields, print_json, print_table, progress_shown
 from app.cli.session import open_controller, open_registry, origin
 from app.errors import BadInput
 from app.figures import layers, size_text
@@ -293,10 +293,10 @@ def _show_deployments(deployments: list[DeploymentRecord], shards: list[ShardRec
     )
 
 
-def _line(deployment: DeploymentRecord, shards: list[ShardRecord]) -> tuple[object, ...]:
+def _line(deployment: DeploymentRecord, shards: list[ShardRecord]) -> list[Cell]:
     numbers, context = deployment.serving.numbers, deployment.context
-    known = (_named(deployment), deployment.model_name, deployment.status.value, numbers, context)
-    return (*known, AIMS.get(deployment.aim, "–"), _places(deployment.id, shards), deployment.error)
+    known: list[Cell] = [_named(deployment), deployment.model_name, deployment.status.value, numbers, context]
+    return [*known, AIMS.get(deployment.aim, "–"), _places(deployment.id, shards), deployment.error]
 
 
 def _named(deployment: DeploymentRecord) -> str:

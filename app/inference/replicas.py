@@ -159,7 +159,7 @@ class Replicas:
         """For each stage a node that does not have it, or that which has it where no other has room."""
         nodes = await self._placing.capacities(None, record.dtype)
         taken: dict[int, int] = {}
-        chosen = []
+        chosen: list[int] = []
         for shard in stages:
             free = [
                 dataclasses.replace(node, free_memory=node.free_memory - taken.get(node.node_id, 0))
