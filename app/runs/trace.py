@@ -66,7 +66,7 @@ class NodeFacts(Struct, frozen=True, kw_only=True):
 class StageWay(Struct, frozen=True, kw_only=True):
     """One way to compute faster with the same result: in how many places it is taken, out of how many, why not all.
 
-    Named as on the wire: batched, lockstep, pieces, reused, blocks, packed, joined, norms, recorded, kv_int8.
+    Named as on the wire: batched, lockstep, pieces, reused, blocks, packed, joined, norms, recorded, captured, kv_int8.
     """
 
     name: str

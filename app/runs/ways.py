@@ -99,6 +99,13 @@ WORDS = {
         "stages",
         "not recorded",
     ),
+    "captured": WayWords(
+        "Captured steps",
+        "Steps of one token of each answer have fixed shapes, which a GPU runs again by one call.",
+        "stage",
+        "stages",
+        "not captured",
+    ),
     "kv_int8": WayWords(
         "Keys and values in 8 bits",
         "What each answer keeps of its tokens takes a quarter of float32's memory, half of bfloat16's.",
@@ -144,7 +151,7 @@ def way_short(way: Way) -> str:
     if not way.possible:
         return "not here" if way.why else ""
     if not is_lost(way):
-        if way.name == "recorded":
+        if way.name in ("recorded", "captured"):
             return "yes"
         return f"all {way.used:,} {words.several}" if way.used > 1 else f"its one {words.one}"
     if way.name in (
@@ -152,6 +159,7 @@ def way_short(way: Way) -> str:
         "pieces",
         "reused",
         "recorded",
+        "captured",
         "kv_int8",
     ):  # of a stage as a whole: one layer that cannot is enough
         return words.lost

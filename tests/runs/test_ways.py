@@ -21,7 +21,7 @@ def test_every_way_that_the_wire_knows_has_words() -> None:
 def test_a_way_that_is_taken_everywhere_says_where() -> None:
     assert way_text(way("batched", 15, 15)) == "all 15 layers"
     assert way_text(way("packed", 1, 1)) == "its one matrix"
-    assert way_text(way("recorded", 1, 1)) == "yes"
+    assert way_text(way("recorded", 1, 1)) == way_text(way("captured", 1, 1)) == "yes"
 
 
 def test_a_lost_way_says_what_that_means_and_why() -> None:

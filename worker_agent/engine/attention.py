@@ -1,7 +1,7 @@
 """Attention over a ragged batch: many sequences of unlike length, laid end to end in one row of tokens.
 
 Linear layers see all tokens of a step at once; attention goes sequence by sequence over its own rows, or, where each
-has one token only, over the rows of many by one call.
+has one token only, over the rows of many by one call; in steps of fixed shapes over their pages (`paged_attention.py`).
 Registered with transformers as an attention implementation, so every architecture that lets its attention
 be replaced gets it. Causality and sliding windows follow from positions, so there is no mask tensor.
 """
@@ -19,6 +19,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from worker_agent.engine.memory.rows import Kept, Pair, RowState, from_int8
+from worker_agent.engine.paged_attention import Decoding, attend_decoding
 from worker_agent.model.linears.packed import being_recorded
 from worker_agent.wire.errors import CannotSplit
 
@@ -123,6 +124,16 @@ def ragged_step(segments: Sequence[Segment], *, many: int = MANY) -> Iterator[No
         _running.segments, _running.batch = (), None
 
 
+@contextmanager
+def decoding_step(step: Decoding) -> Iterator[None]:
+    """Within this block the model's attention runs over pages, for one token of each sequence."""
+    _running.decoding = step
+    try:
+        yield
+    finally:
+        _running.decoding = None
+
+
 def ragged_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -147,6 +158,9 @@ def ragged_attention(
     if unknown or attention_mask is not None:
         raise CannotSplit(f"attention with {', '.join(unknown) or 'a mask'} cannot run as a ragged batch")
     layer: int = module.layer_idx  # type: ignore[assignment]
+    step: Decoding | None = getattr(_running, "decoding", None)
+    if step is not None:
+        return attend_decoding(query, key, value, layer, scaling, sliding_window, softcap, s_aux, step), None
     if being_recorded():
         attended: torch.Tensor = torch.ops.shardboard.attend(
             query, key, value, layer, scaling, sliding_window, softcap, s_aux

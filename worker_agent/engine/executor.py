@@ -1,8 +1,8 @@
 """One step of a stage: who goes, who comes, whose turn it is, and what comes out.
 
 Behind `Executor.step` stand the ways in which a stage can run: the ragged batch, where many sequences share a pass
-(recorded, where that could be done), and a pass for each sequence with transformers' own cache, in lockstep where the
-layers allow it.
+(recorded, where that could be done; on a GPU in fixed shapes that are captured), and a pass for each sequence with
+transformers' own cache, in lockstep where the layers allow it.
 """
 
 from __future__ import annotations
@@ -17,13 +17,16 @@ from typing import cast
 import torch
 
 from worker_agent.engine.attention import Segment, ragged_step
+from worker_agent.engine.capture import capture_for
 from worker_agent.engine.memory.aside import Aside
 from worker_agent.engine.memory.own import OwnCache, OwnState
+from worker_agent.engine.memory.pages import PagePool
 from worker_agent.engine.memory.pool import StatePool
 from worker_agent.engine.memory.rows import RaggedCache, RowPool, RowState
 from worker_agent.engine.memory.states import SequenceState
 from worker_agent.engine.prefixes import KEPT_SEQUENCES
 from worker_agent.engine.stage import Stage
+from worker_agent.engine.static import StaticSteps
 from worker_agent.model import rotary
 from worker_agent.wire.errors import OutOfStep
 from worker_agent.wire.messages import JournalStep, Shared, StageInfo
@@ -78,7 +81,14 @@ class Executor:
         self._ways = stage.ways.report()
         load = stage.load
         capacity = min(load.kv_tokens, load.max_context)
-        self._rows = RowPool(load.max_sequences + KEPT_SEQUENCES, capacity, int8=stage.kv_dtype == "int8")
+        slots, int8 = load.max_sequences + KEPT_SEQUENCES, stage.kv_dtype == "int8"
+        self._rows = RowPool(slots, capacity, int8=int8)
+        self.static: StaticSteps | None = None
+        """Runs the steps of one token of each sequence, where they have fixed shapes."""
+        if stage.static:
+            self._rows = pages = PagePool(slots, capacity, load.kv_tokens, int8=int8)
+            capture = capture_for(stage.device)
+            self.static = StaticSteps(stage.slice, pages, load.max_sequences, capture, stage.device)
         self.slots: tuple[int, ...] = ()
         """Where the states of the last step's turns lie in the pool."""
         self.memory = StatePool(self._new_state, Aside(aside, f"{load.deployment}-{load.stage}"))
@@ -133,8 +143,8 @@ class Executor:
             for piece, turn in zip(step.pieces, turns, strict=True):
                 if piece.fills:
                     filling.append(self._new_state(piece.slot))
-                    if self.stage.batched:
-                        filling[-1].length = piece.position
+                    if isinstance(state := filling[-1], RowState):
+                        state.stand_in(piece.position)
                     states.append(filling[-1])
                 else:
                     states.append(self._at(turn))
@@ -178,6 +188,7 @@ class Executor:
     def close(self) -> None:
         """Let go of all states, and of the address space where they were."""
         self.clear()
+        self.static = None
         self._rows.close()
 
     def _new_state(self, slot: int) -> SequenceState:
@@ -206,6 +217,9 @@ class Executor:
         return torch.cat(outputs) if outputs else given.new_empty(0, self.stage.vocab_size)
 
     def _run_ragged(self, turns: Sequence[Turn], states: Sequence[RowState], given: torch.Tensor) -> torch.Tensor:
+        if self.static is not None and self.static.takes([turn.count for turn in turns]):
+            output = self.static.run(given, states)
+            return output[[bool(turn.wanted) for turn in turns]] if self.stage.is_last else output
         segments: list[Segment] = []
         sampled: list[int] = []
         start = 0

@@ -20,10 +20,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from worker_agent.engine import recorded, trial
+from worker_agent.engine import passes, trial
 from worker_agent.engine.alone import Alone
-from worker_agent.engine.attention import RAGGED, Segment, ragged_step
-from worker_agent.engine.memory.rows import RowPool
+from worker_agent.engine.attention import RAGGED
 from worker_agent.engine.runtime import Runtime, keep_single
 from worker_agent.engine.stage import DTYPES, Stage, Weights, check_room, gigabytes, journal_bytes, kept_in, kv_bytes
 from worker_agent.model import rotary
@@ -172,7 +171,8 @@ class _Builder:
             with trial.trial_of(cut):
                 self._whole(beginning, texts.rows)
                 self._measure_int8(beginning)
-            self._record()
+            passes.record(stage)
+            passes.fix_shapes(stage)
         else:
             alone = Alone(stage, self._blocks, self._with_head)
             with trial.trial_of(cut):
@@ -437,38 +437,6 @@ class _Builder:
             stage.reuse = "whole"
             tally.used(reusable["any"])
             tally.lost("", reusable["whole"])
-
-    def _record(self) -> None:
-        """Run the stage from a recording, where one can be made and gives the same for two sets of numbers."""
-        stage, tally = self._stage, self._stage.ways["recorded"]
-        why = recorded.why_not()
-        if stage.device.type != "cpu":
-            return
-        if stage.by_length:
-            why = "its rotary embedding depends on how long each sequence is"
-        if why:
-            tally.lost(why)
-            return
-        sets = [trial.make_texts(self._cut, self._device, self._dtype, seed) for seed in (7, 8)]
-        plain = [trial.run_ragged(self._cut, texts) for texts in sets]
-        count = 5
-        given = sets[0].rows[0][:count]
-        state = RowPool(1, count).state()
-        with torch.inference_mode(), ragged_step([Segment(state, 0, count)]):
-            places, rows = torch.arange(count)[None], torch.tensor([1, count - 1])
-            recording = recorded.record(self._cut, given[None], places, rows)
-        if isinstance(recording, str):
-            tally.lost(recording)
-            return
-        for texts, expected in zip(sets, plain, strict=True):
-            if why := trial.differs(self._stage, expected, lambda: self._recorded(recording, texts), texts.joined):  # noqa: B023
-                tally.lost(f"the recording gives something else: {why}")
-                return
-        stage.recording = recording
-        tally.used()
-
-    def _recorded(self, recording: Callable[..., torch.Tensor], texts: trial.Texts) -> trial.Outputs:
-        return trial.run_ragged(self._cut, texts, recording)
 
 
 def _copied(module: nn.Module) -> nn.Module:

@@ -66,6 +66,8 @@ class Stage:
         self.ways = Ways()
         self.recording: Recording | None = None
         """The whole pass as TorchScript, where it could be recorded (`recorded.py`)."""
+        self.static = False
+        """Whether steps of one token of each sequence run in fixed shapes (`static.py`), captured where that can be."""
         self.by_length = False
         """Whether a rotary embedding depends on how long each sequence is."""
 

@@ -23,6 +23,7 @@ from worker_agent.engine.memory.rows import Pair, RaggedCache, RowPool, RowState
 from worker_agent.engine.memory.states import SequenceState
 from worker_agent.engine.soundness import overflow
 from worker_agent.engine.stage import Stage
+from worker_agent.engine.static import StaticSteps
 from worker_agent.model import rotary
 from worker_agent.model.proof import TOLERANCES, difference
 from worker_agent.model.slicing import FAULTS, Slice, describe
@@ -136,14 +137,16 @@ def pool_for(texts: Texts, *, int8: bool = False, rounded: bool = False) -> RowP
 
 @torch.inference_mode()
 def run_ragged(
-    cut: Slice, texts: Texts, recording: Callable[..., torch.Tensor] | None = None, pool: RowPool | None = None
-) -> Outputs:
+    cut: Slice, texts: Texts, recording: Callable[..., torch.Tensor] | None = None, pool: RowPool | None = None,
+    static: StaticSteps | None = None,
+) -> Outputs:  # fmt: skip
     """All texts together, in pieces, then token by token; the same shapes as `run_whole`.
 
     Half way to the answer a text goes on from a copy of its state, as a prompt does that begins as an earlier one did.
 
     Args:
         pool: what keeps keys and values, and is closed here; else they are kept as they are computed.
+        static: runs the steps that are of its shapes, over this pool.
     """
     pool = pool or pool_for(texts)
     states = [pool.state() for _ in texts.rows]
@@ -154,6 +157,11 @@ def run_ragged(
                 for text, _, _ in step:
                     states[text] = _copied(states[text], pool.state())
             given = torch.cat([texts.rows[text][start:end] for text, start, end in step])
+            if static is not None and static.takes([end - start for _, start, end in step]):
+                found = static.run(given, [states[text] for text, _, _ in step])
+                for (text, _, _), row in zip(step, found, strict=True):
+                    outputs[text].append(row[None])
+                continue
             positions = [place for _, start, end in step for place in range(start, end)]
             places = torch.tensor([positions], device=given.device)
             segments, at = [], 0

@@ -11,6 +11,7 @@ What a stage can do differently from transformers' own pass, with the same resul
 - `joined`: matrices with one input as one matrix;
 - `norms`: norms by torch's own kernel;
 - `recorded`: the whole pass without Python between the layers;
+- `captured`: steps of one token of each sequence in fixed shapes, which a GPU runs again by one call each;
 - `kv_int8`: keys and values kept in 8 bits, where that was asked for.
 """
 

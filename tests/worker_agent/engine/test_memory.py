@@ -20,6 +20,7 @@ from tests.worker_agent.ring import RUNTIME, CutModel, Ring, cut_model, load_mes
 from tests.worker_agent.tiny_models import VOCABULARY, greedy, make_model
 from worker_agent.engine.executor import Admitted, Executor, StepPlan, Turn
 from worker_agent.engine.loading import load_stage
+from worker_agent.engine.memory.pages import PagePool
 from worker_agent.engine.memory.region import reserve
 from worker_agent.engine.memory.rows import RowPool
 from worker_agent.engine.stage import Stage
@@ -29,6 +30,7 @@ from worker_agent.wire.messages import Shared
 TYPES = {
     "rows": "llama", "rows that grow": "mistral", "own": "bloom", "convolutions": "lfm2", "recurrent": "mamba2",
     "mixed": "bamba", "whole prompts": "jamba", "rows in int8": "llama", "rows in int8 that grow": "mistral",
+    "rows in pages": "mistral", "rows in int8 in pages": "llama",
 }  # fmt: skip
 
 
@@ -49,8 +51,12 @@ def executor(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     if request.param == "whole prompts":  # all experts: of two that weigh the same, the last bits would choose
         config = folder / "model" / "config.json"
         config.write_text(json.dumps({**json.loads(config.read_text()), "num_experts_per_tok": 4}))
-    stage = whole_stage(cut_model(folder / "model", folder / "parts"), kv_dtype="int8" if int8 else "computed")
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param.endswith("in pages"):
+            patch.setenv("SHARDBOARD_CAPTURED", "static")
+        stage = whole_stage(cut_model(folder / "model", folder / "parts"), kv_dtype="int8" if int8 else "computed")
     made = Executor(stage, folder / "aside")
+    assert isinstance(made._rows, PagePool) == request.param.endswith("in pages")
     assert (made.stage.batched, made._rows.int8) == (rows, int8)
     if request.param.endswith("that grow"):
         made._rows = RowPool(128, 256, growth=3, reserved=False, int8=int8)

@@ -6,7 +6,8 @@ what attention reads fastest on a CPU, by 1 to 1.5 times over rows that lie one 
 1.2 to 2.7 times over blocks that must be gathered first (benchmarks/kv_layout.py). And the slots of one tensor can be
 attended to by one call for many sequences.
 
-Where memory cannot be promised (other systems, GPUs) each sequence has tensors of its own, which grow by copying.
+Where memory cannot be promised (other systems) each sequence has tensors of its own, which grow by copying; where what
+computes wants them to stay where they are (GPUs), they lie in pages (`pages.py`).
 
 Kept in int8, each row (one head's key or value of one token) has a scale: its largest number is 127 times that. The
 scales of all heads lie one behind the other for each token, so that they fill pages.
@@ -95,11 +96,14 @@ class RowPool:
         if not self._free:
             raise OutOfMemory(f"all {self.slots} slots of the KV cache are taken")
         if slot < 0:
-            return RowState(self, heapq.heappop(self._free))
+            return self._state(heapq.heappop(self._free))
         if slot not in self._free:
             raise OutOfMemory(f"slot {slot} of the KV cache is not free")
         self._free.remove(slot)
         heapq.heapify(self._free)
+        return self._state(slot)
+
+    def _state(self, slot: int) -> RowState:
         return RowState(self, slot)
 
     @property
@@ -225,6 +229,10 @@ class RowState(SequenceState):
             if len(kept) < len(found) or (kept[0].dtype == torch.int8) != self.pool.int8:
                 raise OutOfStep(f"what was exported holds no keys and values up to token {length} for layer {layer}")
             self._fill(layer, kept)
+        self.length = length
+
+    def stand_in(self, length: int) -> None:
+        """Be, while empty, as long as that and hold nothing; what is read there means nothing."""
         self.length = length
 
     def release(self) -> None:

@@ -71,7 +71,7 @@ Speeds = Annotated[tuple[Speed, ...], Meta(max_length=8)]
 
 
 WayName = Literal[
-    "batched", "lockstep", "pieces", "reused", "blocks", "packed", "joined", "norms", "recorded", "kv_int8"
+    "batched", "lockstep", "pieces", "reused", "blocks", "packed", "joined", "norms", "recorded", "captured", "kv_int8"
 ]
 
 KvDType = Literal["computed", "int8"]
@@ -99,7 +99,7 @@ class Way(Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
     """One of the ways to compute faster than transformers' own pass with the same result, as a stage takes it.
 
     `batched`, `lockstep`, `pieces`, `reused` and `kv_int8` count layers, `blocks`, `packed`, `joined` and `norms`
-    modules, `recorded` whole stages. `blocks` and `kv_int8` save memory, and may cost accuracy.
+    modules, `recorded` and `captured` whole stages. `blocks` and `kv_int8` save memory, and may cost accuracy.
     """
 
     name: WayName
