@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from types import FrameType
+from typing import Any
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -133,3 +137,37 @@ def test_a_sequence_that_begins_anew_is_released_and_admitted_by_one_step_with_a
     come_round(scheduler, step, {1: 9})
     after = scheduler.next_step()
     assert after is not None and not after.released and after.pieces[0].position == 6
+
+
+def operations(scheduler: Scheduler, steps: int) -> list[int]:
+    """How many operations of Python the planning of each of some steps takes, all that it calls included."""
+    counts = []
+
+    def trace(frame: FrameType, event: str, _argument: object) -> Any:
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        counts[-1] += event == "opcode"
+        return trace
+
+    before = sys.gettrace()
+    for _ in range(steps):
+        counts.append(0)
+        sys.settrace(trace)
+        try:
+            step = scheduler.next_step()
+        finally:
+            sys.settrace(before)
+        assert step is not None
+        come_round(scheduler, step, dict.fromkeys(range(1000), 200))
+    return counts
+
+
+def test_a_step_takes_no_more_planning_however_many_wait() -> None:
+    found = {}
+    for waiting in (2, 2, 256):  # the first time, Python has to find its way
+        scheduler = Scheduler(512, 16, 256, lanes=1, reuse="any")
+        for number in range(8 + waiting):
+            scheduler.add(sequence(number, 20, 200))
+        found[waiting] = operations(scheduler, 12)
+        assert (len(scheduler.running), len(scheduler.waiting)) == (8, waiting)
+    assert found[2] == found[256]
+    assert min(found[2]) > 100
