@@ -54,8 +54,8 @@ _READ_BY_IMPORTS = (
     "ONEDNN_", "OPENBLAS_", "PYTHON", "PYTORCH_", "TORCH", "TRANSFORMERS_",
 )  # fmt: skip
 """Beginnings of the names of variables that Python, torch, transformers or the C library read as they are loaded."""
-_READ_LATER = frozenset({"HF_DEACTIVATE_ASYNC_LOAD", "PYTHONPATH", "PYTHONUNBUFFERED"})
-"""The exceptions."""
+_READ_LATER = frozenset({"HF_DEACTIVATE_ASYNC_LOAD", "PYTHONPATH", "PYTHONUNBUFFERED", "TORCHINDUCTOR_CACHE_DIR"})
+"""The exceptions. The last is set by torch itself in a process that has compiled something, to what it is anyway."""
 
 
 class WarmParent:
@@ -296,7 +296,11 @@ def handed_on() -> dict[str, str]:
 
 @contextlib.contextmanager
 def starting_warm() -> Iterator[None]:
-    """Agents, inspecting children and commands that are started meanwhile start warm, where that can be done."""
+    """Agents, inspecting children and commands that are started meanwhile start warm, where that can be done.
+
+    Raises AssertionError in the end where something was left in this process's environment since the beginning that
+    had everything after it started as ever: nothing else would show it but the time that the tests take.
+    """
     global _agents
     if not POSSIBLE:
         yield
@@ -308,8 +312,10 @@ def starting_warm() -> Iterator[None]:
             parent.environment = child_environment()  # and not what the test that needs it first has made of it
     subprocess.Popen = WarmPopen  # type: ignore[misc]
     atexit.register(_stop)
+    begun = _conditions(child_environment())
     try:
         yield
+        assert _conditions(child_environment()) == begun, "what a test left in the environment had children start cold"
     finally:
         subprocess.Popen = _RealPopen  # type: ignore[misc]
         _stop()

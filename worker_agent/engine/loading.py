@@ -155,6 +155,7 @@ class _Builder:
             texts = beginning = trial.make_texts(cut, self._device, self._dtype)
             for block in self._blocks:
                 texts = trial.Texts(self._block(block, texts))
+                give_back()
                 self._check_room(block)
             self._fill.tell(stage.ways["blocks"])
             if cut.is_last and self._with_head is None:

@@ -5,6 +5,9 @@ from arenas, of which only the top can be given back. Loading a stage frees as m
 that a process ends up with twice what it holds. While a stage is loaded, every block of `LARGE` and more is therefore
 mapped by itself, and goes back the moment it is freed; while stages run, such blocks come from the arenas again, since
 a prompt's activations come and go a thousand times a second. Elsewhere than on glibc this does nothing.
+
+What is mapped anew is filled by the kernel page by page, which takes longer than to compute with it: tiles of matrices
+and a trial's activations, which come and go while a stage loads, are therefore smaller than `LARGE`.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from typing import Any
 
 import torch
 
-LARGE = 128 * 1024
+LARGE = 8 * 1024 * 1024
 _USUAL = 32 * 1024 * 1024
 """The most that glibc maps by itself when it is left alone."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3

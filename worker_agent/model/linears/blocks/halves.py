@@ -12,10 +12,10 @@ import os
 import torch
 from torch import nn
 
-from worker_agent.model.linears.blocks import building, layers
+from worker_agent.model.linears.blocks import building
 from worker_agent.model.linears.blocks.formats import Blocks
 from worker_agent.model.linears.blocks.layers import BlockLinear
-from worker_agent.model.linears.blocks.reading import differs
+from worker_agent.model.linears.blocks.reading import judged
 
 
 def can(device: torch.device, dtype: torch.dtype) -> bool:
@@ -34,6 +34,5 @@ def laid_out(plain: nn.Linear) -> nn.Module | str:
     if plain.in_features % 32 or not plain.weight.is_contiguous():
         return "its rows are no whole 32 numbers"
     blocks = Blocks("BF16", plain.weight.detach().view(torch.uint8), plain.in_features)
-    return differs(layers.times, blocks, torch.bfloat16) or BlockLinear(
-        blocks, plain.bias, torch.bfloat16, exactly=True
-    )
+    why, _ = judged(blocks, torch.bfloat16)
+    return why or BlockLinear(blocks, plain.bias, torch.bfloat16, exactly=True)

@@ -14,8 +14,8 @@ from worker_agent.model.linears.blocks.formats import Blocks
 from worker_agent.wire.messages import BLOCK_FORMATS, Quantize
 from worker_agent.wire.messages.parts import quantized_format
 
-CHUNK_ELEMENTS = 1 << 21
-"""Weights that are worked on at a time, so that memory holds little besides the matrix."""
+CHUNK_ELEMENTS = 1 << 20
+"""Weights that are worked on at a time, so that memory holds little besides the matrix (less than `heap.LARGE`)."""
 
 
 def made(weight: torch.Tensor, quantize: Quantize) -> Blocks | None:
@@ -34,16 +34,20 @@ def made(weight: torch.Tensor, quantize: Quantize) -> Blocks | None:
     return Blocks(format_, data, columns)
 
 
-def error_of(blocks: Blocks, weight: torch.Tensor) -> float:
-    """How far the blocks' meaning is from the weights, relative to their size (root mean square)."""
-    apart = size = 0.0
+def put_meaning(blocks: Blocks, weight: torch.Tensor) -> tuple[float, float]:
+    """Give a matrix the values that its blocks mean.
+
+    Returns the sum of the squares of what that changed, and that of the weights as they were.
+    """
+    changed = size = 0.0
     step = max(1, CHUNK_ELEMENTS // blocks.columns)
     for start in range(0, blocks.rows, step):
-        wanted = weight[start : start + step].detach().to("cpu", torch.float32)
-        found = blocks.unfolded(start, start + wanted.shape[0])
-        apart += float((found - wanted).square().sum(dtype=torch.float64))
-        size += float(wanted.square().sum(dtype=torch.float64))
-    return (apart / size) ** 0.5 if size else 0.0
+        rows = weight.data[start : start + step]
+        was, meant = rows.float(), blocks.unfolded(start, start + rows.shape[0])
+        size += float(torch.linalg.vector_norm(was)) ** 2
+        changed += float(torch.linalg.vector_norm(was.sub_(meant) if was is not rows else was - meant)) ** 2
+        rows.copy_(meant)
+    return changed, size
 
 
 def _bytes(numbers: torch.Tensor) -> torch.Tensor:

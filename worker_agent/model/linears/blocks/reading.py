@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -13,7 +13,7 @@ from torch import nn
 from worker_agent.model.linears.blocks import experts, layers
 from worker_agent.model.linears.blocks.formats import Blocks
 from worker_agent.model.linears.blocks.layers import BlockEmbedding, BlockLinear
-from worker_agent.model.linears.blocks.making import error_of, made
+from worker_agent.model.linears.blocks.making import made, put_meaning
 from worker_agent.model.linears.packed import PackedLinear
 from worker_agent.model.proof import difference
 from worker_agent.model.ways import Tally
@@ -23,6 +23,8 @@ from worker_agent.wire.messages import Quantize
 from worker_agent.wire.messages.parts import BLOCK_FORMATS, LEAST_QUANTIZED
 
 TILE_ELEMENTS = 1024 * 1024
+JUDGED_ROWS = (1, 3, 11)
+"""Rows of input with which a way is tried: one by one, in pairs, many."""
 
 
 class LazyBlocks:
@@ -174,12 +176,9 @@ class Quantizer:
         blocks = made(weight, self.wanted)
         if blocks is None:
             return None
-        size = float(weight.detach().square().sum(dtype=torch.float64))
-        self._apart += error_of(blocks, weight) ** 2 * size
+        changed, size = put_meaning(blocks, weight)
+        self._apart += changed
         self._size += size
-        step = max(1, TILE_ELEMENTS // blocks.columns)
-        for start in range(0, blocks.rows, step):
-            weight.data[start : start + step] = blocks.unfolded(start, start + step).to(weight.dtype)
         return blocks
 
 
@@ -202,11 +201,11 @@ def lay_out(module: nn.Module, dtype: torch.dtype, tally: Tally, kind: type[nn.M
             lay_out(child, dtype, tally, kind)
             continue
         if isinstance(child, nn.Linear):
-            if why := differs(layers.times, blocks, dtype):
+            why, exactly = judged(blocks, dtype)
+            if why:
                 tally.lost(f"a matrix of {blocks.rows} x {blocks.columns} in {blocks.format}: {why}")
                 vars(child).pop("blocks")
                 continue
-            exactly = bool(differs(layers.times_unfolded, blocks, dtype))
             setattr(module, name, BlockLinear(blocks, child.bias, dtype, exactly=exactly))
             child.bias = None  # type: ignore[assignment]
         else:
@@ -217,14 +216,16 @@ def lay_out(module: nn.Module, dtype: torch.dtype, tally: Tally, kind: type[nn.M
 
 
 @torch.inference_mode()
-def differs(way: Callable[[Blocks, torch.Tensor], torch.Tensor], blocks: Blocks, dtype: torch.dtype) -> str:
-    """Why what a way of multiplying gives, for few rows or for many, is not what the blocks mean; empty if it is."""
+def judged(blocks: Blocks, dtype: torch.dtype) -> tuple[str, bool]:
+    """Why `times` gives something else than what the blocks mean, empty if it does not; and whether a matrix that is
+    unfolded into `dtype` does."""
     generator = torch.Generator().manual_seed(5)
-    for rows in (1, 3, 11):  # one by one, in pairs, many
-        given = torch.randn(rows, blocks.columns, generator=generator).to(dtype)
-        if why := difference(layers.times_meant(blocks, given), way(blocks, given), dtype):
-            return why
-    return ""
+    given = torch.randn(sum(JUDGED_ROWS), blocks.columns, generator=generator).to(dtype)
+    meant = layers.times_meant(blocks, given)
+    for rows, wanted in zip(given.split(JUDGED_ROWS), meant.split(JUDGED_ROWS), strict=True):
+        if why := difference(wanted, layers.times(blocks, rows), dtype):
+            return why, True
+    return "", bool(difference(meant, layers.times_unfolded(blocks, given), dtype))
 
 
 def loadable(lazy: LazyTensor) -> LazyTensor | LazyBlocks:
