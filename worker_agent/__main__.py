@@ -182,7 +182,9 @@ def _make_agent(options: Options, home: AgentHome, board: Switchboard, runtime: 
 
     import_transformers()
     from worker_agent.host.agent import Agent
+    from worker_agent.host.among_agents import AmongAgents
     from worker_agent.host.budget import MemoryBudget
+    from worker_agent.host.fetching import Fetcher
     from worker_agent.host.loader import Loader
     from worker_agent.host.owner import OwnerWatch
     from worker_agent.host.probing import Prober
@@ -212,7 +214,11 @@ def _make_agent(options: Options, home: AgentHome, board: Switchboard, runtime: 
         loader=Loader(store, budget, runtime, telemetry.settled_memory),
         telemetry=telemetry,
         peers=board.peers,
-        prober=Prober(board.context, board.keys, board.access),
+        among=AmongAgents(
+            board.access,
+            Prober(board.context, board.keys, board.access),
+            Fetcher(board.context, board.keys, store),
+        ),
         owner=owner,
         aside=home.aside,
     )

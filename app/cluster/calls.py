@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from worker_agent.wire.messages import (
+    AdmitFetch,
     AdmitProbe,
     Cancel,
     CatchUp,
@@ -48,7 +49,9 @@ LOG_TIMEOUT = 60.0
 
 Answer = tuple[Message, Sequence[bytes]]
 """With its payload frames."""
-PlainCall = Link | Unload | Drain | Shutdown | Start | Cancel | Constrain | Recompute | WriteStates | AdmitProbe
+PlainCall = (
+    Link | Unload | Drain | Shutdown | Start | Cancel | Constrain | Recompute | WriteStates | AdmitProbe | AdmitFetch
+)
 """Answered by Done."""
 Heavy = Offer | Chunk | Recompute | WriteStates
 """Goes over the connection where it holds up no beat."""

@@ -57,8 +57,12 @@ async def send_parts(
     cancel: asyncio.Event | None = None,
     *,
     reconnect_seconds: float = RECONNECT_SECONDS,
+    already: int | None = None,
 ) -> int:
     """Give the agent every part that it lacks; go on after a cut where the agent says it stopped.
+
+    Args:
+        already: bytes that it held before anything came to it, where something else came to it before.
 
     `on_progress` hears at least once how much the agent holds, also when there is nothing to send.
 
@@ -69,7 +73,7 @@ async def send_parts(
             the other kinds of `AgentLink.call`. What has arrived stays there for the next time.
         Cancelled: `cancel` was set.
     """
-    transfer = _Transfer(link, _without_doubles(wanted), on_progress, cancel)
+    transfer = _Transfer(link, _without_doubles(wanted), on_progress, cancel, already=already)
     async with link.sending_weights:
         fruitless = 0
         while True:

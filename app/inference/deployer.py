@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from app.children.work import JobProgress, NodeProgress
 from app.cluster.agent_link import AgentLink
+from app.cluster.fetching import Holder, Received, fetch_parts
 from app.cluster.weights import OFFER_COUNT, RECONNECT_SECONDS, PartReader, SendProgress, send_parts
 from app.errors import Cancelled, NodeError, PlacementError, ShardboardError
 from app.inference.events import StepPassed
@@ -61,7 +62,11 @@ class Deployed:
 
 
 class Deployer:
-    """Carries out placements. One `deploy` at a time per deployment; several may run side by side."""
+    """Carries out placements. One `deploy` at a time per deployment; several may run side by side.
+
+    Args:
+        others: every node that is there; what one lacks another may have.
+    """
 
     def __init__(
         self,
@@ -69,8 +74,9 @@ class Deployer:
         is_idle: Callable[[int], bool],
         on_step: Callable[[StepPassed], None],
         on_interrupted: Callable[[Pipeline], None],
+        others: Callable[[], Awaitable[Sequence[Seat]]],
     ) -> None:
-        self._registry, self._is_idle = registry, is_idle
+        self._registry, self._is_idle, self._others = registry, is_idle, others
         self._on_step, self._on_interrupted = on_step, on_interrupted
 
     async def deploy(
@@ -302,11 +308,35 @@ class Deployer:
                     )
                 )  # fmt: skip
 
-            return await _unless(
-                cancel, send_parts(seat.link, wanted[seat.node.id], report, cancel, reconnect_seconds=reconnect_seconds)
-            )
+            async def bring() -> int:
+                there = await self._fetched(seat, [part for part, _ in wanted[seat.node.id]], on_progress, cancel)
+                return there.bytes + await send_parts(
+                    seat.link, wanted[seat.node.id], report, cancel,
+                    reconnect_seconds=reconnect_seconds, already=there.already,
+                )  # fmt: skip
+
+            return await _unless(cancel, bring())
 
         return sum(await _all(send(seat) for seat in links.values()))
+
+    async def _fetched(
+        self, seat: Seat, parts: Sequence[Part], on_progress: OnProgress, cancel: asyncio.Event
+    ) -> Received:
+        """Have a node get from others what they hold and it lacks. One on the controller's own machine does not: nobody
+        is nearer to it than the controller."""
+        others = [
+            Holder(other.link, other.node.address, other.node.public_key)
+            for other in await self._others()
+            if other.node.id != seat.node.id and not other.node.is_loopback and not seat.node.is_loopback
+        ]
+        each_once = list({part.digest: part for part in parts}.values())
+        total = sum(part.nbytes for part in each_once)
+
+        def report(done: int, already: int) -> None:
+            on_progress(NodeProgress("sending", seat.node.id, seat.node.hostname, done, total, 0.0, already))
+
+        target = Holder(seat.link, seat.node.address, seat.node.public_key)
+        return await fetch_parts(target, others, each_once, report, cancel)
 
     async def _load_all(
         self,

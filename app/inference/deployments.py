@@ -63,7 +63,7 @@ class Deployments:
         bring_back_as_job: Callable[[DeploymentRecord], Awaitable[object]],
     ) -> None:  # fmt: skip
         self._registry, self._library, self._nodes = registry, library, nodes
-        self._deployer = Deployer(registry, self._is_idle, self._step_passed, self._interrupted)
+        self._deployer = Deployer(registry, self._is_idle, self._step_passed, self._interrupted, self._there)
         self._watchers: list[Callable[[StepPassed], None]] = []
         self._finder = FactFinder(nodes, library)
         self._models: dict[str, ModelFacts] = {}
@@ -372,6 +372,12 @@ class Deployments:
         for seat in seats:
             await seat.link.connect(CONNECT_SECONDS)
         return seats
+
+    async def _there(self) -> list[Seat]:
+        """Every node whose agent answers."""
+        every, links = await self._registry.call(lambda known: known.nodes.list()), self._nodes.links()
+        seats = [Seat(record, links[record.id]) for record in every if record.is_active and record.id in links]
+        return [seat for seat in seats if seat.link.is_up]
 
     async def _node_records(self, node_ids: Sequence[int]) -> list[NodeRecord]:
         return await self._registry.call(lambda known: [known.nodes.get(node_id) for node_id in node_ids])

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
+from app.cluster import fetching
 from app.cluster.agent_link import AgentLink
+from app.cluster.weights import send_parts
 from app.errors import BadInput, NodeError, PlacementError
+from app.inference import deployer
 from app.inference.request_run import RequestRun
-from app.registry import EventRecord, RequestRecord
+from app.registry import EventRecord, NodeRecord, RequestRecord
 from app.serving import ServingWish
 from tests.e2e.conftest import System
 from tests.faults.conftest import MODEL, deploy
@@ -208,3 +212,29 @@ def test_a_node_whose_owner_needs_it_hands_over_and_says_so_where_there_is_no_ro
 
 def events(system: System) -> list[EventRecord]:
     return system.call(lambda: system.controller.registry.events.list(limit=50))
+
+
+def test_weights_go_from_the_agent_that_has_them_to_the_one_that_lacks_them(
+    four: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if the agents were on machines of their own: then the controller sends nothing that one of them has."""
+    sent: list[int] = []
+
+    async def counted(*arguments: Any, **named: Any) -> int:
+        sent.append(await send_parts(*arguments, **named))
+        return sent[-1]
+
+    deploy(four, 0, 1, 2)
+    expected = answers(four, WISHES[:1])
+    agent = four.run(four.controller.nodes.local())[four.nodes[3].id].agent
+    parts = Path(agent.folder) / "parts"
+    for part in parts.iterdir():
+        part.unlink()
+    monkeypatch.setattr(deployer, "send_parts", counted)
+    monkeypatch.setattr(fetching, "LEAST_BYTES", 1)
+    monkeypatch.setattr(NodeRecord, "is_loopback", property(lambda record: False))
+    (run,) = begun(four, WISHES[:1])
+    move(four, 0, 1, 3)
+    check(four.finish(run), expected[0])
+    assert sent == [0]
+    assert any(parts.iterdir())

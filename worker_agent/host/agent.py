@@ -96,7 +96,7 @@ class Agent:
         self._resources.telemetry.stop()
         self._resources.storekeeper.stop()
         self._resources.loader.stop()
-        self._resources.prober.stop()
+        self._resources.among.stop()
         self._compute.stop()
         deadline = time.monotonic() + 2.0
         for thread in threads:

@@ -20,11 +20,11 @@ import msgspec
 from worker_agent import __version__
 from worker_agent.engine.outgoing import Destination, Outgoing
 from worker_agent.engine.stage import Stage
+from worker_agent.host.among_agents import AmongAgents
 from worker_agent.host.budget import MemoryBudget
 from worker_agent.host.compute import Compute
 from worker_agent.host.loader import Loader, LoadJob
 from worker_agent.host.owner import OwnerWatch
-from worker_agent.host.probing import Prober
 from worker_agent.host.telemetry import Sample, Telemetry, cpu_count, cpu_name
 from worker_agent.store.shard_store import ShardStore
 from worker_agent.store.storekeeper import Reply, Storekeeper, failed
@@ -34,6 +34,7 @@ from worker_agent.wire.errors import AgentError, Draining, UnknownStage, Version
 from worker_agent.wire.messages import (
     OLDEST_WIRE_VERSION,
     WIRE_VERSION,
+    AdmitFetch,
     AdmitProbe,
     Buffer,
     Cancel,
@@ -42,6 +43,7 @@ from worker_agent.wire.messages import (
     Constrain,
     Done,
     Drain,
+    Fetch,
     Halt,
     Health,
     HealthReport,
@@ -57,6 +59,7 @@ from worker_agent.wire.messages import (
     ProbeLink,
     ReadJournal,
     ReadLog,
+    ReadPart,
     ReadStates,
     Recompute,
     Shutdown,
@@ -114,7 +117,7 @@ class Resources:
     loader: Loader
     telemetry: Telemetry
     peers: Peers
-    prober: Prober
+    among: AmongAgents
     owner: OwnerWatch
     aside: Path
     """A folder for the states of sequences that yield to others."""
@@ -167,14 +170,10 @@ class Service:
                 self._compute.tokens(message)
             case Health():
                 reply(self._health(message))
-            case Chunk() | Offer() | ReadLog():
+            case Chunk() | Offer() | ReadLog() | ReadPart():
                 self._resources.storekeeper.submit(message, payload, reply)
-            case Ping():
-                self._resources.prober.echo(caller.key, message, payload, reply)
-            case AdmitProbe():
-                self._resources.prober.admit(message, reply)
-            case ProbeLink():
-                self._resources.prober.probe(message, reply)
+            case Ping() | AdmitProbe() | ProbeLink() | AdmitFetch() | Fetch():
+                self._resources.among.handle(caller.key, message, payload, reply)
             case Constrain():
                 self._constrain(message, payload, reply)
             case Start():

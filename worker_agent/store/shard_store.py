@@ -130,6 +130,23 @@ class ShardStore:
             raise BadWeights(f"The part {digest[:12]}… is not on this node. It has to be sent first.")
         return path
 
+    def has(self, digest: str) -> bool:
+        """Whether a part is here whole."""
+        return self._path(digest).exists()
+
+    def read(self, digest: str, offset: int, length: int) -> tuple[bytes, int]:
+        """Bytes `[offset, offset + length)` of a whole part, fewer where it ends, and how many it has.
+
+        Raises BadWeights when it is not here whole.
+        """
+        path = self.path(digest)
+        with self._lock:
+            self._want(digest)
+            with path.open("rb") as file:
+                total = os.fstat(file.fileno()).st_size
+                file.seek(offset)
+                return file.read(length), total
+
     def verify(self, digest: str, size: int) -> None:
         """Read a part once per process and check its hash: disks err.
 

@@ -1,4 +1,4 @@
-"""The thread that answers Offer, Chunk and ReadLog, so that the I/O thread never waits for a disk or a hash."""
+"""The thread that answers Offer, Chunk, ReadPart and ReadLog, so that the I/O thread never waits for disk or hash."""
 
 from __future__ import annotations
 
@@ -10,14 +10,26 @@ from typing import Protocol
 
 from worker_agent.store.shard_store import ShardStore
 from worker_agent.wire.errors import AgentError
-from worker_agent.wire.messages import Buffer, Chunk, ChunkAck, ControlMessage, Failed, Have, LogText, Offer, ReadLog
+from worker_agent.wire.messages import (
+    Buffer,
+    Chunk,
+    ChunkAck,
+    ControlMessage,
+    Failed,
+    Have,
+    LogText,
+    Offer,
+    PartBytes,
+    ReadLog,
+    ReadPart,
+)
 
 log = logging.getLogger(__name__)
 
 MAX_WAITING = 64
 """Chunks of 4 MiB that may wait for the disk; a sender keeps at most 4 unanswered."""
 
-Question = Offer | Chunk | ReadLog
+Question = Offer | Chunk | ReadPart | ReadLog
 
 
 class Reply(Protocol):
@@ -57,6 +69,10 @@ class Storekeeper(threading.Thread):
             try:
                 if isinstance(message, ReadLog):
                     reply(LogText(call=message.call), self._read_log(message.max_bytes))
+                elif isinstance(message, ReadPart):
+                    content, total = self._store.read(message.digest, message.offset, message.length)
+                    found = PartBytes(call=message.call, digest=message.digest, offset=message.offset, total=total)
+                    reply(found, content)
                 else:
                     reply(self._answer(message, payload))
             except AgentError as error:

@@ -34,6 +34,7 @@ from worker_agent.wire.messages.control import (
     Unload,
     Welcome,
 )
+from worker_agent.wire.messages.fetching import AdmitFetch, Fetch, Fetched, PartBytes, ReadPart
 from worker_agent.wire.messages.fields import (
     CHUNK_BYTES,
     MAX_ENVELOPE_BYTES,
@@ -99,6 +100,11 @@ ControlMessage = (
     | ReadStates
     | StatesPage
     | WriteStates
+    | AdmitFetch
+    | Fetch
+    | Fetched
+    | ReadPart
+    | PartBytes
 )
 """Messages that are not in a hurry: encoded as maps, tagged by name."""
 
@@ -178,6 +184,11 @@ def check_payload(message: Message, payload: Sequence[Buffer]) -> None:
                 raise WireError("a chunk without its one frame of bytes, or with too many")
             if message.offset + len(payload[0]) > message.total:
                 raise WireError("a chunk that goes past the end of its part")
+        case PartBytes():
+            if len(payload) != 1 or not 0 < len(payload[0]) <= CHUNK_BYTES:
+                raise WireError("bytes of a part without their one frame, or with too many")
+            if message.offset + len(payload[0]) > message.total:
+                raise WireError("bytes that go past the end of their part")
         case Constrain():
             pass  # the tokenizer, in as many frames as it takes
         case StatesPage() | WriteStates():
