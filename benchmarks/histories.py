@@ -1,10 +1,12 @@
 """Faults at random for as long as one likes: whether any client lost or doubled a token, and whether memory grows.
 
-    python benchmarks/histories.py [--minutes 10] [--clients 4] [--seed 1]
+    python benchmarks/histories.py [--minutes 10] [--clients 4] [--seed 1] [--kinds kill] [--every 60]
 
 A tiny model in float32 over three of four agents on this machine, each behind a relay (tests/faults/relay.py). Agents
 are killed, lines cut, held, reset and damaged while the clients read; all that they ever saw is compared with what an
-undisturbed run brings. What is told of memory is the controller's process, which runs in this one.
+undisturbed run brings. With --every faults come one by one, so many seconds apart, and answers follow each other all
+the while; without it one to three come with each round of answers. What is told of memory is the controller's process,
+which runs in this one.
 """
 
 from __future__ import annotations
@@ -38,6 +40,8 @@ def main() -> None:
     options.add_argument("--minutes", type=float, default=10.0)
     options.add_argument("--clients", type=int, default=4)
     options.add_argument("--seed", type=int, default=1)
+    options.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
+    options.add_argument("--every", type=float, help="seconds between two faults")
     chosen = options.parse_args()
     chance, root = random.Random(chosen.seed), Path(tempfile.mkdtemp(prefix="shardboard-histories-"))
     make_model("llama", root / "tiny", max_position_embeddings=4096, num_hidden_layers=6)
@@ -55,26 +59,31 @@ def main() -> None:
         asked = {"max_tokens": TOKENS, "ignore_eos": True}
         expected = [record.token_ids for record in system.answers("tiny", prompts, **asked)]
         process, ends = psutil.Process(), time.monotonic() + 60 * chosen.minutes
+        due = time.monotonic() + (chosen.every or 0.0)
         rounds, faults, interruptions, held = 0, 0, 0, [(time.monotonic(), process.memory_info().rss)]
         health = system.controller.nodes.health
         while time.monotonic() < ends:
             wait_until(lambda: all(health.is_alive(node.id) for node in system.nodes))
             coming = [
-                Fault(chance.choice(KINDS), chance.randrange(4), chance.choice(EVERYBODY), chance.uniform(0.1, 3.0))
-                for _ in range(chance.randint(1, 3))
+                Fault(
+                    chance.choice(chosen.kinds), chance.randrange(4), chance.choice(EVERYBODY), chance.uniform(0.1, 3.0)
+                )
+                for _ in range(chance.randint(1, 3) if chosen.every is None else time.monotonic() >= due)
             ]
+            if coming and chosen.every is not None:
+                due += chosen.every
             interruptions += live_through(
                 system, before, lambda number: system.begin("tiny", prompts[number], **asked), expected, coming
             )
             rounds, faults = rounds + 1, faults + len(coming)
             held.append((time.monotonic(), process.memory_info().rss))
         half = held[len(held) // 2 :]
-        hours = max(half[-1][0] - half[0][0], 1e-9) / 3600
-        print("| answers | faults | interruptions | lost or doubled | memory, MB: at first | at last | MB an hour |")
+        minutes = max(half[-1][0] - half[0][0], 1e-9) / 60
+        print("| answers | faults | interruptions | lost or doubled | memory, MB: at first | at last | MB a minute |")
         print("| --- | --- | --- | --- | --- | --- | --- |")
         print(
             f"| {rounds * chosen.clients} | {faults} | {interruptions} | 0 | {held[0][1] / 1e6:.0f} "
-            f"| {held[-1][1] / 1e6:.0f} | {(half[-1][1] - half[0][1]) / 1e6 / hours:.0f} |"
+            f"| {held[-1][1] / 1e6:.0f} | {(half[-1][1] - half[0][1]) / 1e6 / minutes:.2f} |"
         )
 
 

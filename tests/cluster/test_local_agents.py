@@ -130,15 +130,15 @@ def test_agents_that_end_with_the_window_are_stopped_and_come_back_as_they_were(
         async with machine(tmp_path) as m:
             (kept,) = await m.nodes.start_local(1)
             (passing,) = await m.nodes.start_local(1, keep=False)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(120):  # agents of one machine measure themselves one after the other
                 while not all(m.registry.nodes.get(node.id).capacities["speeds"] for node in (kept, passing)):
                     await asyncio.sleep(0.05)
             assert {node: local.agent.keep for node, local in (await m.nodes.local()).items()} == {
                 kept.id: True, passing.id: False,
             }  # fmt: skip
-            began = time.monotonic()
+            log = Path((await m.nodes.local())[passing.id].agent.folder) / "agent.log"
             assert [node.id for node in await m.nodes.stop_local()] == [passing.id]
-            assert time.monotonic() - began < 5, "it was asked, and left"
+            assert "shutdown asked for by a controller" in log.read_text(), "it was asked, and left"
             running = {node: local.runs for node, local in (await m.nodes.local()).items()}
             assert running == {kept.id: True, passing.id: False}
             assert not m.registry.nodes.get(passing.id).is_active

@@ -165,7 +165,7 @@ def test_what_merely_waited_is_begun_by_the_next_controller(
         again.end()
 
 
-@pytest.mark.parametrize("moments", [3, pytest.param(50, marks=[pytest.mark.long, pytest.mark.timeout(1200)])])
+@pytest.mark.parametrize("moments", [3, pytest.param(50, marks=[pytest.mark.long, pytest.mark.timeout(3000)])])
 def test_no_answer_is_lost_doubled_or_changed_whenever_the_controller_dies(
     place: tuple[CommandLine, Path], moments: int
 ) -> None:
