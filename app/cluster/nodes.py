@@ -310,6 +310,10 @@ class NodeDirectory:
         """Of an agent, so that it can be revived and is ended when its node is removed."""
         return await asyncio.to_thread(self._launcher.find, public_key) is not None
 
+    async def launched_here(self) -> frozenset[str]:
+        """The public keys of the agents that were launched here."""
+        return frozenset(agent.public_key for agent in await asyncio.to_thread(self._launcher.launched))
+
     async def note_stopped(self, node: int) -> NodeRecord:
         """A node's agent was ended on purpose: it counts as stopped, not as lost."""
         self.health.not_started(node, "The agent was stopped.")

@@ -27,8 +27,8 @@ class ThisMachine:
             wish.count, threads=wish.threads, memory=wish.memory, device=wish.device, keep=wish.keep
         )
 
-    async def has(self, public_key: str) -> bool:
-        return await self._nodes.was_launched_here(public_key)
+    async def keys(self) -> frozenset[str]:
+        return await self._nodes.launched_here()
 
     async def stop(self, node: NodeRecord) -> NodeRecord:
         return await self._nodes.stop(node.id)

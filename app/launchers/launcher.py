@@ -100,6 +100,14 @@ class LauncherState(msgspec.Struct, frozen=True):
     """Those of them whose machine is not there any more, as far as the launcher knows."""
 
 
+class Brought(msgspec.Struct, frozen=True):
+    """What is known of a node whose agent a launcher has brought."""
+
+    launcher: LauncherName
+    gone: str
+    """What the launcher says where it has its machine no more; empty while it has."""
+
+
 Wanted = TypeVar("Wanted", bound=Wish, contravariant=True)
 
 
@@ -126,8 +134,8 @@ class Launcher(Protocol[Wanted]):
         """
         ...
 
-    async def has(self, public_key: str) -> bool:
-        """Whether the agent with this key is its own."""
+    async def keys(self) -> frozenset[str]:
+        """The public keys of the agents that it has brought."""
         ...
 
     async def stop(self, node: NodeRecord) -> NodeRecord:

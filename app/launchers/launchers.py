@@ -9,7 +9,7 @@ from typing import Any
 from app.cluster.nodes import NodeDirectory
 from app.errors import NodeError
 from app.launchers.here import ThisMachine
-from app.launchers.launcher import Launcher, LauncherState, LocalWish, RayWish, Report, SshWish, Wish, unheard
+from app.launchers.launcher import Brought, Launcher, LauncherState, LocalWish, RayWish, Report, SshWish, Wish, unheard
 from app.launchers.ray import RayLauncher
 from app.launchers.ssh import SshAgents
 from app.paths import Home
@@ -42,7 +42,7 @@ class Launchers:
     async def of(self, node: NodeRecord) -> Launcher[Any]:
         """Who has brought a node's agent. Raises NodeError for one that was started otherwise."""
         for launcher in self:
-            if await launcher.has(node.public_key):
+            if node.public_key in await launcher.keys():
                 return launcher
         raise NodeError(
             "This node's agent was not launched from here, so it cannot be started, stopped or updated from here.",
@@ -73,18 +73,29 @@ class Launchers:
     async def remove(self, node: NodeRecord) -> None:
         """Take away what a launcher has brought to a node that was removed."""
         for launcher in self:
-            if await launcher.has(node.public_key):
+            if node.public_key in await launcher.keys():
                 await launcher.remove(node)
+
+    async def brought(self) -> dict[int, Brought]:
+        """The nodes that launchers have brought, by id."""
+        nodes = await self._registry.call(lambda known: known.nodes.list())
+        found = {}
+        for launcher in self:
+            own, gone = await launcher.keys(), launcher.gone()
+            for node in nodes:
+                if node.public_key in own:
+                    found[node.id] = Brought(launcher.name, gone.get(node.public_key, ""))
+        return found
 
     async def states(self) -> list[LauncherState]:
         """All of them, whether each can be used here, and what it has brought."""
-        nodes = await self._registry.call(lambda known: known.nodes.list())
+        brought = await self.brought()
         found = []
         for each in self:
-            own = [node for node in nodes if await each.has(node.public_key)]
-            gone = tuple(node.id for node in own if node.public_key in each.gone())
+            own = {id: told for id, told in brought.items() if told.launcher == each.name}
+            gone = tuple(id for id, told in own.items() if told.gone)
             problem = await asyncio.to_thread(each.problem)
-            found.append(LauncherState(each.name, each.title, problem, tuple(node.id for node in own), gone))
+            found.append(LauncherState(each.name, each.title, problem, tuple(own), gone))
         return found
 
     def _gone(self, public_key: str) -> str:

@@ -94,12 +94,23 @@ class RayLauncher:
             )
         cluster = await self._ask("up", wish, report, whole=whole)
         report("registering the agents")
-        nodes = await self._registered(cluster.agents)
-        await self._note(cluster, wish=wish, resting=False)
-        return nodes
+        try:
+            await self._note(cluster, wish=wish, resting=False)
+            return await self._registered(cluster.agents)
+        except BaseException:
+            begun = [agent.place for agent in cluster.agents if agent.public_key not in kept.agents or kept.resting]
+            await asyncio.shield(self._undone(kept, begun))
+            raise
 
-    async def has(self, public_key: str) -> bool:
-        return public_key in self._kept.agents
+    async def _undone(self, before: _Kept, begun: list[str]) -> None:
+        try:
+            await self._end(begun, unheard)
+        finally:
+            self._kept = before
+            await self._keep()
+
+    async def keys(self) -> frozenset[str]:
+        return frozenset(self._kept.agents)
 
     async def stop(self, node: NodeRecord) -> NodeRecord:
         """One agent fewer is kept."""
@@ -155,8 +166,8 @@ class RayLauncher:
                 wish = msgspec.structs.replace(wish, address=address)
             cluster = await self._ask("look", wish)
             if self._kept.wish is not None:
-                await self._registered(cluster.agents)
                 await self._note(cluster)
+                await self._registered(cluster.agents)
             return cluster
 
     async def end(self, report: Report = unheard) -> list[NodeRecord]:
@@ -256,7 +267,15 @@ class RayLauncher:
         agents = {**self._kept.agents, **{agent.public_key: agent.place for agent in cluster.agents}}
         living = {node.place for node in cluster.nodes}
         gone = frozenset(key for key, place in agents.items() if place not in living)
+        fresh = gone - self._kept.gone
         await self._keep(agents=agents, gone=gone, **changes)
+
+        def tell(known: Registry) -> None:
+            for node in known.nodes.list():
+                if node.public_key in fresh:
+                    known.nodes.update(node.id, is_active=False)  # whoever shows nodes looks again
+
+        await self._registry.call(tell)
 
     async def _keep(self, **changes: object) -> None:
         self._kept = msgspec.structs.replace(self._kept, **changes)

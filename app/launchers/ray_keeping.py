@@ -64,7 +64,8 @@ class RayKeeping:
             return [None if shard.node_id is None else known.nodes.get(shard.node_id) for shard in shards]
 
         nodes = await self._registry.call(nodes_of)
-        if not nodes or any([node is not None and await self._launcher.has(node.public_key) for node in nodes]):
+        own = await self._launcher.keys()
+        if not nodes or any(node is not None and node.public_key in own for node in nodes):
             preparing("waking Ray's agents")
             await self._launcher.wake()
 
@@ -92,9 +93,8 @@ class RayKeeping:
         wish = self._launcher.wish
         if wish is None or self._launcher.is_resting:
             return 0
-        nodes = await self._registry.call(lambda known: known.nodes.list())
-        answering = [n for n in nodes if await self._launcher.has(n.public_key) and self._nodes.health.is_alive(n.id)]
-        return wish.nodes - len(answering)
+        own, nodes = await self._launcher.keys(), await self._registry.call(lambda known: known.nodes.list())
+        return wish.nodes - sum(node.public_key in own and self._nodes.health.is_alive(node.id) for node in nodes)
 
     async def _restore(self) -> None:
         """Find what Ray has started again; where that does not suffice, have it start more on nodes that have none."""

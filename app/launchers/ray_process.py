@@ -339,6 +339,11 @@ def _not_connected(address: str, error: Exception) -> ShardboardError:
             f"The Ray cluster at {address} refuses the token: {' '.join(text.split())[:500]}",
             "Give the cluster's token by RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token.",
         )
+    if "Failed to connect" in text and ":" in address:  # something listens there, which Ray says nothing more of
+        return ShardboardError(
+            f"What listens at {address} does not let this machine in: it is no Ray cluster, or has another token.",
+            "Give the cluster's token by RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token.",
+        )
     return ShardboardError(
         f"No Ray cluster answers at {address}: {' '.join(text.split())[:500]}",
         "Start one (ray start --head), have this machine join it (ray start --address=HEAD:6379), or give --address.",

@@ -74,15 +74,20 @@ class SshAgents:
                 await self._launcher.end(connection)
                 try:
                     agent = await self._started(connection, wish, report)
-                    record = await self._registered(place, agent)
+                    await self._noted(wish, agent)
+                    return await self._registered(place, agent)
                 except BaseException:
                     await asyncio.shield(self._launcher.remove(connection))
+                    if agent is not None:
+                        await asyncio.shield(asyncio.to_thread(self._keep, agent.public_key, None))
                     raise
-            else:
-                record = await self._registered(place, agent)
+            await self._noted(wish, agent)
+            return await self._registered(place, agent)
+
+    async def _noted(self, wish: SshWish, agent: RemoteAgent) -> None:
+        """Before it is a node: whoever shows that asks whose it is."""
         kept = _Kept(wish.target, agent.pid, wish.python, wish.listen)
         await asyncio.to_thread(self._keep, agent.public_key, kept)
-        return record
 
     async def _started(self, connection: asyncssh.SSHClientConnection, wish: SshWish, report: Report) -> RemoteAgent:
         where = wish.listen or _address_of(connection)
@@ -101,8 +106,8 @@ class SshAgents:
                 kind=error.kind,
             ) from error
 
-    async def has(self, public_key: str) -> bool:
-        return public_key in await asyncio.to_thread(self._read)
+    async def keys(self) -> frozenset[str]:
+        return frozenset(await asyncio.to_thread(self._read))
 
     async def stop(self, node: NodeRecord) -> NodeRecord:
         kept = await self._kept(node)

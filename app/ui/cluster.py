@@ -7,32 +7,31 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QObject, Signal, Slot
 
 from app.cluster.ghosts import Ghost, ghosts_of
-from app.cluster.node_state import ANSWERING, NOTHING, Heard, NodeState, node_state
+from app.cluster.node_state import Heard
 from app.registry.records import (
-    DeploymentRecord,
-    DeploymentStatus,
     LinkRecord,
     MeasurementRecord,
     NodeRecord,
     ShardRecord,
 )
 from app.ui import make
+from app.ui.lists import Lists, read_lists
+from app.ui.snapshots import DeploymentSnapshot, NodeSnapshot
 
 if TYPE_CHECKING:
     from app.cluster.health import NodeEvent
-    from app.controller import Controller
     from app.inference.events import StepPassed
+    from app.launchers.launcher import Brought
     from app.models.description import ModelDescription
-    from app.registry import Registry
     from app.ui.bridge import Bridge
-    from worker_agent.wire.messages import HealthReport, StageInfo, Way
+    from worker_agent.wire.messages import HealthReport, Way
 
 HISTORY = 600
 """Samples kept for each node: ten minutes at one a second."""
@@ -60,89 +59,6 @@ class Sample:
     step_ms: float | None
     """Compute time of a step on this node, averaged over the second; None while idle."""
     rtt_ms: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class NodeSnapshot:
-    """A node as the window shows it now."""
-
-    record: NodeRecord
-    heard: Heard = NOTHING
-    report: HealthReport | None = None
-    """The last health report, kept while it is down."""
-    rtt: float | None = None
-    """Seconds."""
-    memory_problem: str = ""
-    """Why its process does not hold what is accounted for; empty while it does."""
-
-    @property
-    def id(self) -> int:
-        return self.record.id
-
-    @property
-    def state(self) -> NodeState:
-        return node_state(self.record, self.heard)
-
-    @property
-    def reason(self) -> str:
-        """Why it is down, stopped or frozen."""
-        return self.heard.reason
-
-    @property
-    def name(self) -> str:
-        return self.record.hostname
-
-    @property
-    def is_here(self) -> bool:
-        """Whether its agent was launched on this machine by Shardboard."""
-        return self.record.local_pid is not None
-
-    @property
-    def memory_budget(self) -> int:
-        """Bytes that stages may take in all."""
-        if self.report is not None:
-            return self.report.memory_budget
-        known = self.record.capacities.get("memory_budget", 0)
-        return known if isinstance(known, int) else 0
-
-    @property
-    def agent_memory(self) -> int:
-        """Bytes that the agent takes besides all stages."""
-        if self.report is not None:
-            return self.report.memory_base
-        known = self.record.capacities.get("memory_base", 0)
-        return known if isinstance(known, int) else 0
-
-    @property
-    def on_gpu(self) -> bool:
-        """Whether its stages lie in a GPU's memory."""
-        numerics = self.record.capacities.get("numerics")
-        return isinstance(numerics, dict) and numerics.get("device", "cpu") != "cpu"
-
-    def stage(self, deployment: str, stage: int) -> StageInfo | None:
-        """A stage as its agent told it last; None when it is not there, or nothing is heard of it."""
-        held = self.report.stages if self.report is not None and self.state in ANSWERING else ()
-        return next((info for info in held if (info.deployment, info.stage) == (deployment, stage)), None)
-
-    @property
-    def chip(self) -> str:
-        """What it computes on, for people: the GPU's name, else the CPU's."""
-        gpus = self.record.capacities.get("gpus")
-        if isinstance(gpus, list | tuple) and gpus and isinstance(gpus[0], dict):
-            return str(gpus[0].get("name", "GPU"))
-        return str(self.record.capacities.get("cpu_name", "") or "unknown processor")
-
-
-@dataclass(frozen=True, slots=True)
-class DeploymentSnapshot:
-    """A deployment with its shards, in pipeline order."""
-
-    record: DeploymentRecord
-    shards: tuple[ShardRecord, ...]
-
-    @property
-    def is_ready(self) -> bool:
-        return self.record.status is DeploymentStatus.READY
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,7 +209,7 @@ class Cluster(QObject):
         if not stale:
             return
         self._loading = True
-        call = self._bridge.call(lambda controller, report: _read(controller, stale), "reading the registry")
+        call = self._bridge.call(lambda controller, report: read_lists(controller, stale), "reading the registry")
         call.done.connect(self._on_lists)
         call.ended.connect(self._on_read)
 
@@ -310,7 +226,7 @@ class Cluster(QObject):
     def take_lists(self, lists: Lists) -> None:
         """Replace what is given; None leaves a list as it is."""
         if lists.nodes is not None:
-            self._take_nodes(lists.nodes)
+            self._take_nodes(lists.nodes, lists.brought)
         if lists.models is not None and lists.models != self.models:
             self.models = lists.models
             self.models_changed.emit()
@@ -331,16 +247,18 @@ class Cluster(QObject):
             self.is_loaded = True
             self.loaded.emit()
 
-    def _take_nodes(self, records: tuple[NodeRecord, ...]) -> None:
+    def _take_nodes(self, records: tuple[NodeRecord, ...], brought: Mapping[int, Brought]) -> None:
         before = list(self.nodes)
         fresh: dict[int, NodeSnapshot] = {}
         changed = set()
         for record in records:
-            known = self.nodes.get(record.id)
+            known, launched = self.nodes.get(record.id), brought.get(record.id)
+            launcher, lost = (None, "") if launched is None else (launched.launcher, launched.gone)
             if known is None:
-                fresh[record.id] = NodeSnapshot(record)
+                fresh[record.id] = NodeSnapshot(record, Heard(gone=lost), launcher=launcher)
             else:
-                fresh[record.id] = replace(known, record=record)
+                heard = replace(known.heard, gone=lost)
+                fresh[record.id] = replace(known, record=record, heard=heard, launcher=launcher)
                 if fresh[record.id] != known:
                     changed.add(record.id)
         self.nodes = fresh
@@ -377,7 +295,7 @@ class Cluster(QObject):
                 case NodeHealth():
                     frozen = heard.frozen and is_suspect(event.report.progress)
                     why = event.report.yields
-                    heard = heard if frozen else Heard(alive=True, yields=bool(why), reason=why)
+                    heard = heard if frozen else Heard(alive=True, yields=bool(why), reason=why, gone=heard.gone)
                     view = replace(view, heard=heard, report=event.report, rtt=event.rtt)
                     self._sample(event.node, event.at.timestamp(), event.report, event.rtt)
                 case NodeFrozen():
@@ -386,7 +304,8 @@ class Cluster(QObject):
                     view = replace(view, heard=replace(heard, starting=True))
                 case NodeDown():
                     starting = heard.starting and event.kind != "stopped"
-                    view = replace(view, heard=Heard(False, event.kind, event.reason, starting=starting), rtt=None)
+                    down = Heard(False, event.kind, event.reason, starting=starting, gone=heard.gone)
+                    view = replace(view, heard=down, rtt=None)
                 case NodeYields(reason=why):
                     view = replace(view, heard=replace(heard, yields=bool(why), reason=why))
                 case NodeMemoryJudged():
@@ -445,53 +364,3 @@ class Cluster(QObject):
                 for deployment, (count, tokens, compute, queue) in sums.items()
             )
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Lists:
-    """What was read from registry and library; None for what was not asked for."""
-
-    nodes: tuple[NodeRecord, ...] | None = None
-    models: tuple[ModelDescription, ...] | None = None
-    deployments: tuple[DeploymentSnapshot, ...] | None = None
-    measurements: dict[str, tuple[MeasurementRecord, ...]] | None = None
-    links: tuple[LinkRecord, ...] | None = None
-
-
-async def _read(controller: Controller, wanted: frozenset[str]) -> Lists:
-    """On the controller's loop; the reading itself runs in a thread."""
-
-    def read(registry: Registry) -> Lists:
-        views = None
-        if "deployment" in wanted:
-            shards: dict[str, list[ShardRecord]] = {}
-            for shard in registry.shards.list():
-                if shard.deployment_id is not None:
-                    shards.setdefault(shard.deployment_id, []).append(shard)
-            live = (DeploymentStatus.READY, DeploymentStatus.LOADING)
-            records = [record for record in registry.deployments.list() if record.status in live]
-            views = tuple(
-                DeploymentSnapshot(
-                    record, tuple(sorted(shards.get(record.id, []), key=lambda shard: shard.start_layer))
-                )
-                for record in reversed(records)
-            )
-        return Lists(
-            nodes=tuple(registry.nodes.list()) if "node" in wanted else None,
-            models=controller.library.list() if "model" in wanted else None,
-            deployments=views,
-            measurements=_measured(registry) if "measurement" in wanted else None,
-            links=tuple(registry.links.list()) if "link" in wanted else None,
-        )
-
-    return await controller.registry.call(read)
-
-
-def _measured(registry: Registry) -> dict[str, tuple[MeasurementRecord, ...]]:
-    from app.runs.measured import newest_of_each
-
-    names = {model.id: model.name for model in registry.models.list()}
-    found: dict[str, list[MeasurementRecord]] = {}
-    for record in registry.measurements.list():
-        found.setdefault(names.get(record.model_id, ""), []).append(record)
-    return {name: tuple(newest_of_each(records)) for name, records in found.items()}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from app.models.description import ModelDescription
-    from app.ui.cluster import DeploymentSnapshot
+    from app.ui.snapshots import DeploymentSnapshot
     from worker_agent.wire.messages import StageInfo
 
 
@@ -20,7 +20,8 @@ def fill_cluster(application: object) -> None:
     from app.inference.events import StepPassed
     from app.registry.records import NodeRecord
     from app.ui.application import Application
-    from app.ui.cluster import Lists, Sample
+    from app.ui.cluster import Sample
+    from app.ui.lists import Lists
     from tests.ui.simulated import MB, deployment, health, model, node_record
     from worker_agent.wire.messages import StageTime
 

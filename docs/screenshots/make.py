@@ -69,6 +69,8 @@ def take(theme: str, scale: str, state: str, target: str) -> None:
             if state == "full" and key == "chat":
                 steps.append(lambda: open_conversation(application))
             steps.append(picture(key))
+            if state == "full" and key == "nodes":
+                steps += [lambda: open_machines(application), picture("machines"), close_dialogs]
             if state == "full" and key == "runs":
                 steps += [lambda: open_waterfall(application), picture("waterfall")]
         if state == "full":
@@ -109,6 +111,26 @@ def show(application: object, key: str, state: str) -> None:
     application.window.show_screen(key)
     if state == "full" and key == "board":
         application.workbench.navigate.emit("board", "Qwen3-14B")
+
+
+def open_machines(application: object) -> None:
+    """All ways to machines, over the screen."""
+    from app.ui.application import Application
+    from app.ui.nodes.nodes_screen import NodesScreen
+
+    assert isinstance(application, Application)
+    screen = application.window.findChild(NodesScreen)
+    assert screen is not None
+    dialog = screen.node_actions.open_machines()
+    dialog.move(application.window.geometry().center() - dialog.rect().center())
+
+
+def close_dialogs() -> None:
+    from PySide6.QtWidgets import QApplication, QDialog
+
+    for dialog in QApplication.topLevelWidgets():
+        if isinstance(dialog, QDialog):
+            dialog.reject()
 
 
 def open_waterfall(application: object) -> None:

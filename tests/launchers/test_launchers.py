@@ -92,6 +92,7 @@ def test_an_agent_that_ray_cannot_start_is_explained_without_a_traceback(raised:
     [
         ("Version mismatch: The cluster was started with:\n Ray: 2.59.0\n Python: 3.12.3", "same minor version"),
         ("Unauthenticated: InvalidAuthToken: authentication token is wrong", "Give the cluster's token"),
+        ("Failed to connect to Ray cluster at rack:6379", "Give the cluster's token"),
         ("Could not find any running Ray instance.", "Start one"),
     ],
 )

@@ -15,6 +15,7 @@ from app.cli.session import open_controller
 from app.errors import BadInput, NodeError
 from app.launchers.ssh_hosts import SshHosts
 from app.launchers.ssh_launching import COPIED, FOLDER, SshLauncher, SshTarget, package
+from app.launching import launchers
 from app.paths import Home
 from app.registry import NodeRecord
 from tests.cli.programs import runs
@@ -93,6 +94,12 @@ def test_a_machine_is_added_over_ssh_brought_up_to_date_and_removed(server: Serv
         (server.remote_home / FOLDER / "digest").write_text("of yesterday")
         assert add().id == node.id and not runs(pid), "what is not of today is ended, and another one runs"
         (last,) = [int((server.remote_home / FOLDER / "pid").read_text())]
+        session.run(controller.stop_agent(node.id))
+        assert not runs(last) and (server.remote_home / FOLDER).exists(), "key and layers stay"
+        assert session.run(controller.start_agent(node.id)).public_key == node.public_key
+        [over_ssh] = [state for state in session.ask(launchers) if state.name == "ssh"]
+        assert over_ssh.nodes == (node.id,)
+        last = int((server.remote_home / FOLDER / "pid").read_text())
         session.run(controller.remove_node(str(node.id)))
         assert not runs(last) and not (server.remote_home / FOLDER).exists()
         assert session.run(controller.list_nodes()) == []

@@ -14,7 +14,8 @@ from app.sharding.planning.aims import FITS
 from app.ui.board.scene.view import BoardView
 from app.ui.board.state.board_model import BoardModel
 from app.ui.board.state.lanes import MIME_MODEL, MIME_SHARD
-from app.ui.cluster import DeploymentSnapshot, Lists
+from app.ui.lists import Lists
+from app.ui.snapshots import DeploymentSnapshot
 from app.ui.workbench import Workbench
 from tests.ui import simulated
 

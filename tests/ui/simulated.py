@@ -7,7 +7,9 @@ from datetime import UTC, datetime
 from app.cluster.health import NodeHealth
 from app.models.description import ModelDescription, PartSource, TensorSource
 from app.registry.records import DeploymentRecord, DeploymentStatus, NodeRecord, ShardRecord
-from app.ui.cluster import Cluster, DeploymentSnapshot, Lists
+from app.ui.cluster import Cluster
+from app.ui.lists import Lists
+from app.ui.snapshots import DeploymentSnapshot
 from worker_agent.wire.messages import HealthReport, Progress, StageInfo, Way
 
 MB = 1_000_000

@@ -18,7 +18,7 @@ from app.ui.board.panes.shelf import ShelfModel, ShelfPane
 from app.ui.board.panes.two_lines import Row
 from app.ui.board.state.board_model import BoardModel
 from app.ui.board.state.lanes import MIME_MODEL, MIME_SHARD, Selection
-from app.ui.cluster import Lists
+from app.ui.lists import Lists
 from app.ui.workbench import Workbench
 from tests.ui.simulated import deployment, fill, model
 

@@ -13,7 +13,7 @@ from app.serving import Serving
 from app.sharding.planning.aims import FITS
 from app.ui.board.state.board_model import BoardModel
 from app.ui.board.state.lanes import BlockKind, Selection
-from app.ui.cluster import Lists
+from app.ui.lists import Lists
 from app.ui.workbench import Workbench
 from tests.ui import simulated
 from tests.ui.simulated import MB, deployment, fill, model

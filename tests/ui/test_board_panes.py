@@ -29,7 +29,7 @@ from app.ui.board.panes.plan_bar import PlanBar
 from app.ui.board.state.board_model import BoardModel
 from app.ui.board.state.lanes import Selection
 from app.ui.bridge import SeenStep
-from app.ui.cluster import Lists
+from app.ui.lists import Lists
 from app.ui.workbench import Workbench
 from tests.ui.simulated import deployment, fill, model
 from worker_agent.wire.messages import StageTime

@@ -16,7 +16,6 @@ from app.paths import Home
 from app.registry.records import JobStatus
 from app.ui.board.panes.library_pane import LibraryPane
 from app.ui.board.state.board_model import BoardModel
-from app.ui.cluster import Lists
 from app.ui.jobs.add_model_dialog import AddModelDialog
 from app.ui.jobs.cut_dialog import CutDialog
 from app.ui.jobs.cut_preview import CutPreview, CutWish, ShardPreview, preview_cut
@@ -24,6 +23,7 @@ from app.ui.jobs.jobs_notices import JobNotices
 from app.ui.jobs.model_source import SourceLook
 from app.ui.jobs.shard_previews import ShardPreviews
 from app.ui.jobs.shown_job import ShownJob
+from app.ui.lists import Lists
 from app.ui.theme import ThemeKeeper
 from app.ui.workbench import Workbench
 from tests.tiny_model import make_model

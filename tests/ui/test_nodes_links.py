@@ -10,7 +10,7 @@ from PySide6.QtWidgets import QWidget
 from pytestqt.qtbot import QtBot
 
 from app.registry.records import LinkRecord
-from app.ui.cluster import Lists
+from app.ui.lists import Lists
 from app.ui.nodes import links_dialog
 from app.ui.nodes.links_dialog import LinksDialog, cell_text
 from app.ui.workbench import Workbench

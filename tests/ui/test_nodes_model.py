@@ -11,7 +11,7 @@ from pytestqt.qtbot import QtBot
 
 from app.cluster.health import NodeDown, NodeFrozen
 from app.cluster.node_state import Heard
-from app.ui.cluster import Lists
+from app.ui.lists import Lists
 from app.ui.nodes.node_row import NodeColumn
 from app.ui.nodes.nodes_model import NodeRole, NodesModel
 from app.ui.nodes.nodes_proxy import NodesProxy

@@ -16,7 +16,8 @@ from pytestqt.qtbot import QtBot
 
 from app.cluster.health import NodeDown
 from app.cluster.node_state import NodeState
-from app.ui.cluster import Lists
+from app.launchers.launcher import Brought
+from app.ui.lists import Lists
 from app.ui.nodes.graph_series import Figure, NodeSeries
 from app.ui.nodes.nodes_screen import NodesScreen
 from app.ui.workbench import Workbench
@@ -71,12 +72,12 @@ def test_actions_follow_what_is_selected(screen: NodesScreen) -> None:
     assert enabled(screen) == set()
     screen.open_with(1)
     everywhere = {"Drain", "Remove", "Copy address", "Copy details", "Show on board", "Show log"}
-    assert enabled(screen) == everywhere | {"Stop agent"}
+    assert enabled(screen) == everywhere | {"Stop agent", "Update agent"}
     screen.open_with(2)
     assert enabled(screen) == everywhere  # an agent elsewhere cannot be started or stopped from here
     cluster.take_node_events([NodeDown(1, datetime.now(UTC), "refused", "Nothing listens there.")])
     screen.open_with(1)
-    assert enabled(screen) == everywhere - {"Drain"} | {"Start agent"}
+    assert enabled(screen) == everywhere - {"Drain"} | {"Start agent", "Update agent"}
     screen.select((1, 2))
     assert "Show log" not in enabled(screen) and "Remove" in enabled(screen)
 
@@ -294,3 +295,20 @@ def test_a_hundred_beats_a_second_leave_the_window_free(screen: NodesScreen, qtb
         screen.model.flush()
         grid.turn()
     assert (time.thread_time() - started) / 20 < 0.05
+
+
+def test_what_a_launcher_has_brought_can_be_stopped_and_what_it_lost_is_a_ghost(screen: NodesScreen) -> None:
+    cluster = screen.workbench.cluster
+    records = (node_record(1), node_record(2))
+    cluster.take_lists(Lists(records, (), (), brought={1: Brought("ray", "")}))
+    cluster.take_node_events([health(1), health(2)])
+    screen.open_with(2)
+    assert "Stop agent" not in enabled(screen), "somebody has started it there"
+    screen.open_with(1)
+    assert {"Stop agent", "Update agent"} <= enabled(screen)
+    cluster.take_lists(Lists(records, brought={1: Brought("ray", "Ray has no such node any more.")}))
+    assert cluster.ghosts() == {}, "it answers"
+    cluster.take_node_events([NodeDown(1, datetime.now(UTC), "timeout", "Gone.")])
+    assert cluster.ghosts()[1].problem == "Ray has no such node any more."
+    screen._look()
+    assert "Remove ghosts" in enabled(screen)

@@ -8,7 +8,7 @@ import pytest
 
 from app.cluster.health import NodeDown, NodeFrozen
 from app.cluster.node_state import NodeState
-from app.ui.cluster import Lists
+from app.ui.lists import Lists
 from app.ui.nodes.node_watch import NodeWatch
 from app.ui.notices import Level
 from app.ui.workbench import Workbench

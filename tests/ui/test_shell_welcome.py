@@ -14,7 +14,7 @@ from pytestqt.qtbot import QtBot
 from app.errors import NodeError, ShardboardError
 from app.inference.prompt import ChatPrompt
 from app.paths import Home
-from app.ui.cluster import Lists
+from app.ui.lists import Lists
 from app.ui.shell.first_run import WelcomePage
 from app.ui.shell.setup import SetupState
 from app.ui.shell.setup_step import StepProgress, StepState

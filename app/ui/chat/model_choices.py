@@ -15,9 +15,10 @@ from app.serving import ServingWish
 from app.sharding.capacity import NodeCapacity
 from app.sharding.placement import whole_on_one
 from app.ui import make
-from app.ui.cluster import Cluster, DeploymentSnapshot, NodeSnapshot
+from app.ui.cluster import Cluster
 from app.ui.list_delegate import Index
 from app.ui.list_model import ListModel
+from app.ui.snapshots import DeploymentSnapshot, NodeSnapshot
 
 COALESCE_MILLISECONDS = 500
 

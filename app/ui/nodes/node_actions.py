@@ -15,10 +15,10 @@ from app.errors import ShardboardError
 from app.registry.records import NodeRecord
 from app.ui import make
 from app.ui.bridge import Call
-from app.ui.cluster import NodeSnapshot
 from app.ui.nodes.machines_dialog import MachinesDialog, Way
 from app.ui.nodes.node_words import address_of, details_text, listed
 from app.ui.notices import Level
+from app.ui.snapshots import NodeSnapshot
 from app.ui.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -49,8 +49,9 @@ class NodeActions(QObject):
         self.machines = make("Add machines…", "plus", self.open_machines, "", "All ways to machines")
         self.find = make("Find machines…", "search", self.open_find, "", "See who waits on this network")
         self.links = make("Links…", "network", self.open_links, "", "How fast nodes reach each other; measure it")
-        self.start = make("Start agent", "play", self._start, "", "Start the stopped agents of this machine")
-        self.stop = make("Stop agent", "circle-stop", self._stop, "", "End agents of this machine; nodes stay known")
+        self.start = make("Start agent", "play", self._start, "", "Start stopped agents that were brought from here")
+        self.stop = make("Stop agent", "circle-stop", self._stop, "", "End agents brought from here; nodes stay known")
+        self.renew = make("Update agent", "refresh-cw", self._renew, "", "Start agents anew with today's program")
         self.drain = make("Drain", "unplug", self._drain, "", "Give no new work; what runs goes on")
         self.take_back = make("Take back", "plug", self._take_back, "", "Give new work again")
         self.remove = make("Remove…", "trash-2", self.ask_remove, "Del", "Forget nodes, and end those started here")
@@ -86,7 +87,7 @@ class NodeActions(QObject):
 
     def about_nodes(self) -> list[QAction]:
         return [
-            self.start, self.stop, self.drain, self.take_back, self.copy_address, self.copy_details,
+            self.start, self.stop, self.renew, self.drain, self.take_back, self.copy_address, self.copy_details,
             self.show_on_board, self.show_log, self.remove, self.remove_ghosts,
         ]  # fmt: skip
 
@@ -98,8 +99,9 @@ class NodeActions(QObject):
         """These are selected, and as they are now decides what can be done."""
         self._selected = tuple(nodes)
         views = self._views()
-        self.start.setEnabled(bool(self._those(lambda view: view.is_here and view.state in _STARTABLE)))
-        self.stop.setEnabled(bool(self._those(lambda view: view.is_here and view.state in ANSWERING)))
+        self.start.setEnabled(bool(self._those(lambda view: view.is_ours and view.state in _STARTABLE)))
+        self.stop.setEnabled(bool(self._those(lambda view: view.is_ours and view.state in ANSWERING)))
+        self.renew.setEnabled(bool(self._those(lambda view: view.is_ours)))
         self.drain.setEnabled(bool(self._those(lambda v: v.state in ANSWERING and not v.record.draining)))
         self.take_back.setEnabled(bool(self._those(lambda v: v.state in ANSWERING and v.record.draining)))
         self.remove_ghosts.setEnabled(bool(self._workbench.cluster.ghosts()))
@@ -192,14 +194,19 @@ class NodeActions(QObject):
 
     @Slot()
     def _start(self) -> None:
-        for view in self._those(lambda view: view.is_here and view.state in _STARTABLE):
+        for view in self._those(lambda view: view.is_ours and view.state in _STARTABLE):
             self._workbench.cluster.take_heard(view.id, Heard(False, starting=True))
             self._do(view, "start", lambda controller, id: controller.start_agent(id))
 
     @Slot()
     def _stop(self) -> None:
-        for view in self._those(lambda view: view.is_here and view.state in ANSWERING):
+        for view in self._those(lambda view: view.is_ours and view.state in ANSWERING):
             self._do(view, "stop", lambda controller, id: controller.stop_agent(id))
+
+    @Slot()
+    def _renew(self) -> None:
+        for view in self._those(lambda view: view.is_ours):
+            self._do(view, "update", lambda controller, id: controller.launchers.update(id))
 
     @Slot()
     def _drain(self) -> None:
@@ -280,8 +287,8 @@ class NodeActions(QObject):
         return action
 
 
-_DOING = {"start": "starting", "stop": "stopping", "drain": "draining", "take back": "taking back",
-          "remove": "removing"}  # fmt: skip
+_DOING = {"start": "starting", "stop": "stopping", "update": "updating", "drain": "draining",
+          "take back": "taking back", "remove": "removing"}  # fmt: skip
 
 
 def _call_with(function: Callable[[str], None], name: str, result: object) -> None:

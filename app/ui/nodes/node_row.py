@@ -9,9 +9,10 @@ from enum import IntEnum
 from app.cluster.ghosts import Ghost
 from app.cluster.node_state import ANSWERING, NodeState
 from app.figures import ago, clock, duration, size_text
-from app.ui.cluster import DeploymentSnapshot, NodeSnapshot, Sample
+from app.ui.cluster import Sample
 from app.ui.looks import rank
 from app.ui.nodes.node_words import TROUBLED, address_of, gpu_text, memory_text, process_text, shards_text
+from app.ui.snapshots import DeploymentSnapshot, NodeSnapshot
 
 
 class NodeColumn(IntEnum):

@@ -6,9 +6,9 @@ from PySide6.QtCore import QObject, Slot
 
 from app.cluster.node_state import Heard, NodeState
 from app.errors import ShardboardError
-from app.ui.cluster import NodeSnapshot
 from app.ui.nodes.node_words import models_of
 from app.ui.notices import Level, NoticeAction
+from app.ui.snapshots import NodeSnapshot
 from app.ui.workbench import Workbench
 
 _FINE = frozenset({NodeState.UP, NodeState.DRAINING, NodeState.YIELDING})

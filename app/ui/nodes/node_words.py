@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from app.cluster.node_state import ANSWERING, NodeState
 from app.figures import amount_text, layers, size_text
-from app.ui.cluster import DeploymentSnapshot, NodeSnapshot
+from app.ui.snapshots import DeploymentSnapshot, NodeSnapshot
 
 TROUBLED = frozenset({NodeState.DOWN, NodeState.FROZEN, NodeState.YIELDING, NodeState.STOPPED})
 """States whose reason is worth a place in the row."""

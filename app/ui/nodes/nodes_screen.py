@@ -181,7 +181,7 @@ class NodesScreen(Screen):
         menu = QMenu(parent)
         actions = self.node_actions
         for group in (
-            (actions.start, actions.stop, actions.drain, actions.take_back),
+            (actions.start, actions.stop, actions.renew, actions.drain, actions.take_back),
             (actions.show_on_board, actions.show_log, actions.copy_address, actions.copy_details),
             (actions.remove, actions.remove_ghosts),
         ):

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from PySide6.QtWidgets import QWidget
 
 from app.ui import make
-from app.ui.cluster import Cluster, NodeSnapshot
+from app.ui.cluster import Cluster
 from app.ui.nodes.node_dialog import FittedDialog, wrapped
 from app.ui.nodes.node_words import listed, models_of
+from app.ui.snapshots import NodeSnapshot
 from app.ui.theme import SPACING
 
 _NAMED = 6
@@ -53,13 +54,14 @@ def _consequences(cluster: Cluster, nodes: Sequence[NodeSnapshot]) -> list[str]:
         s = "s" if len(affected) > 1 else ""
         go = "go" if s else "goes"
         said.append(f"The deployment{s} of {models_of(affected)} {go} down with {'them' if len(nodes) > 1 else 'it'}.")
-    here = [view for view in nodes if view.is_here]
-    if here:
-        one = len(here) == 1
+    here, ours = [view for view in nodes if view.is_here], [view for view in nodes if view.is_ours]
+    if ours:
+        one = len(ours) == 1
+        where = "on this machine" if len(here) == len(ours) else "brought from here"
         said.append(
-            f"{'The agent' if one else f'{len(here)} agents'} on this machine "
+            f"{'The agent' if one else f'{len(ours)} agents'} {where} "
             f"{'ends, and its' if one else 'end, and their'} stored layers are deleted."
         )
-    if len(here) < len(nodes):
+    if len(ours) < len(nodes):
         said.append("Agents on other machines go on running and keep what they store; they can be added again.")
     return said

@@ -10,8 +10,8 @@ from app.children.work import JobProgress
 from app.cluster.node_state import NodeState
 from app.figures import layers, size_text
 from app.ui.bridge import Call, Report, window_origin
-from app.ui.cluster import DeploymentSnapshot, NodeSnapshot
 from app.ui.shell.setup_step import CallStep, SetupStep, StepProgress
+from app.ui.snapshots import DeploymentSnapshot, NodeSnapshot
 from app.ui.workbench import Workbench
 
 if TYPE_CHECKING:

@@ -22,8 +22,9 @@ from app.sharding.stage_sizes import StageSizes, kept_for
 from app.ui.board.panes.page import Fact, Page
 from app.ui.board.panes.stage_ways import StageWays, show_ways
 from app.ui.board.state.lanes import BlockKind, LaneSnapshot, unavailable_because
-from app.ui.cluster import Cluster, DeploymentSnapshot, NodeSnapshot
+from app.ui.cluster import Cluster
 from app.ui.notices import Level
+from app.ui.snapshots import DeploymentSnapshot, NodeSnapshot
 
 if TYPE_CHECKING:
     from app.controller import Controller

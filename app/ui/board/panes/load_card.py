@@ -20,7 +20,8 @@ from app.ui.theme import SPACING
 if TYPE_CHECKING:
     from app.ui.board.state.board_model import BoardModel
     from app.ui.bridge import SeenStep
-    from app.ui.cluster import Cluster, DeploymentSnapshot
+    from app.ui.cluster import Cluster
+    from app.ui.snapshots import DeploymentSnapshot
 
 STEPS = 200
 """So many of the last steps are looked at."""

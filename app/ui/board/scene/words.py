@@ -9,7 +9,7 @@ from app.cluster.node_state import ANSWERING, NodeState
 from app.figures import amount_text, duration, layers, pace, size_text
 from app.ui.board.deploying import progress_text
 from app.ui.board.state.lanes import BlockKind, LaneSnapshot
-from app.ui.cluster import NodeSnapshot
+from app.ui.snapshots import NodeSnapshot
 
 
 def state_text(view: NodeSnapshot) -> str:

@@ -8,7 +8,7 @@ from enum import StrEnum
 from app.children.work import NodeProgress
 from app.cluster.node_state import unavailable
 from app.figures import size_text
-from app.ui.cluster import NodeSnapshot
+from app.ui.snapshots import NodeSnapshot
 
 MIME_MODEL = "application/x-shardboard-model"
 """A model's name, UTF-8."""

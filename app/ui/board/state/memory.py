@@ -14,7 +14,8 @@ from app.sharding.capacity import NodeCapacity
 from app.sharding.prediction import NodeSpeed, speed_of
 from app.sharding.stage_sizes import StageSizes
 from app.ui.board.state.lanes import Block, BlockKind, LaneSnapshot, unavailable_because
-from app.ui.cluster import Cluster, DeploymentSnapshot, NodeSnapshot
+from app.ui.cluster import Cluster
+from app.ui.snapshots import DeploymentSnapshot, NodeSnapshot
 
 
 class BoardMemory:

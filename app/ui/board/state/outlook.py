@@ -9,7 +9,8 @@ from app.sharding.arrangement import Arrangement
 from app.sharding.foresight import assumed_texts, foretell, link_speeds
 from app.sharding.prediction import Prediction
 from app.ui.board.state.memory import BoardMemory
-from app.ui.cluster import Cluster, NodeSnapshot
+from app.ui.cluster import Cluster
+from app.ui.snapshots import NodeSnapshot
 
 
 @dataclass(frozen=True)
