@@ -16,8 +16,10 @@ from contextlib import suppress
 from types import FrameType
 from typing import TextIO
 
-OPEN_FILES = 4096
-"""How many files and sockets a process may want: an agent or controller has some for each node it talks to."""
+OPEN_FILES = 16_384
+"""How many files and sockets a process may want: a controller has four for each node that it talks to."""
+_FEWER_FILES = (10_240, 4096)
+"""What is asked for where the system does not give so many, though its hard limit says that it would: macOS."""
 _MEANT_FOR_US = ("SIGINT", "SIGTERM", "SIGQUIT", "SIGALRM", "SIGCHLD", "SIGBREAK")
 """Signals that are heard even if the process was started with them ignored. Not SIGHUP: `nohup` means that."""
 
@@ -99,7 +101,10 @@ def _allow_open_files() -> None:
     except ImportError:  # Windows has no such limit
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
+    for most in (OPEN_FILES, *_FEWER_FILES):
+        wanted = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        if soft == resource.RLIM_INFINITY or soft >= wanted:
+            return
         with suppress(ValueError, OSError):  # a system that allows fewer than it says
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            return

@@ -17,6 +17,7 @@ import msgspec
 import zmq.asyncio
 
 from app.cluster.agent_link import AgentLink
+from app.cluster.beats import BeatBook
 from app.cluster.controller_identity import ControllerIdentity
 from app.cluster.health import (
     HealthMonitor,
@@ -50,6 +51,9 @@ _SAME_KEY_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
 
+MOST_SOCKETS = 32_768
+"""In the controller's context. A node takes two for each connection; ZeroMQ's own limit, 1023, is that of 500 nodes."""
+
 
 class NodeDirectory:
     """All registered nodes. Belongs to the loop's thread; `on_event` runs there and must not block."""
@@ -63,6 +67,8 @@ class NodeDirectory:
         on_event: Callable[[NodeEvent], None] = lambda event: None,
     ) -> None:
         self.health = HealthMonitor(self._record_beat, self._on_event)
+        context.set(zmq.MAX_SOCKETS, MOST_SOCKETS)
+        self._beats = BeatBook(registry)
         self._context = context
         self._identity = identity
         self._registry = registry
@@ -86,6 +92,7 @@ class NodeDirectory:
         """Close every link. Agents go on."""
         await self.meetings.close()
         await self.health.close()
+        await self._beats.close()
         await asyncio.gather(*(link.close() for link in self._links.values()))
         self._links.clear()
         await asyncio.gather(*self._notes, return_exceptions=True)
@@ -400,7 +407,7 @@ class NodeDirectory:
         note.add_done_callback(self._notes.discard)
 
     async def _record_beat(self, node: int, at: datetime, active: bool) -> None:
-        await self._registry.call(lambda known: known.nodes.heartbeat(node, at, active))
+        await self._beats.note(node, at, active)
 
     async def _note_speeds(self, node: int, speeds: tuple[Speed, ...]) -> None:
         """An agent measures after it is ready, so what it finds comes with a beat."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import TypedDict, Unpack
 
@@ -107,6 +108,22 @@ class Nodes(Table[NodeRecord]):
         changes: dict[str, object] = {"is_active": active, "last_heartbeat": at} if active else {"is_active": active}
         query = WorkerNode.update(changes).where(WorkerNode.id == id)
         return bool(self._store.write(lambda database: query.execute(database)))
+
+    def heartbeats(self, beats: Mapping[int, tuple[datetime, bool]]) -> None:
+        """The same of many nodes at once, in one transaction; those that answered count as heard of when the last of
+        them was."""
+        answered = [node for node, (_, active) in beats.items() if active]
+        silent = [node for node, (_, active) in beats.items() if not active]
+
+        def work(database: Database) -> None:
+            if answered:
+                at = max(beats[node][0] for node in answered)
+                heard = WorkerNode.update({"is_active": True, "last_heartbeat": at})
+                heard.where(WorkerNode.id.in_(answered)).execute(database)
+            if silent:
+                WorkerNode.update({"is_active": False}).where(WorkerNode.id.in_(silent)).execute(database)
+
+        self._store.write(work)
 
     def remove(self, id: int) -> NodeRecord:
         """Remove a node, and with it the shards placed on it. Returns what it was."""

@@ -118,3 +118,18 @@ def test_the_id_of_a_removed_node_is_never_given_again(registry: Registry, node:
     registry.nodes.remove(node.id)
     again = registry.nodes.add(hostname="alpha", ip_address="10.0.0.1", port=5670, public_key=node.public_key)
     assert again.id > node.id
+
+
+def test_beats_of_many_nodes_are_written_at_once_and_each_as_it_was(registry: Registry) -> None:
+    nodes = [
+        registry.nodes.add(hostname=f"n{number}", ip_address="10.1.0.1", port=number, public_key=f"k{number}")
+        for number in range(1, 4)
+    ]
+    heard, before = datetime(2030, 1, 1, tzinfo=UTC), datetime(2029, 12, 31, tzinfo=UTC)
+    registry.nodes.heartbeat(nodes[1].id, before, True)
+    registry.nodes.heartbeats({
+        nodes[0].id: (heard - timedelta(seconds=0.1), True), nodes[1].id: (before, False), nodes[2].id: (heard, True),
+        10_000: (heard, True),
+    })  # fmt: skip
+    found = [registry.nodes.get(node.id) for node in nodes]
+    assert [(node.is_active, node.last_heartbeat) for node in found] == [(True, heard), (False, before), (True, heard)]
