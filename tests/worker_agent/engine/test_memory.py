@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tests.worker_agent.causal_types import make_model as make_type
 from tests.worker_agent.ring import RUNTIME, CutModel, Ring, cut_model, load_message, random_prompt
@@ -21,16 +22,17 @@ from tests.worker_agent.tiny_models import VOCABULARY, greedy, make_model
 from worker_agent.engine.executor import Admitted, Executor, StepPlan, Turn
 from worker_agent.engine.loading import load_stage
 from worker_agent.engine.memory.pages import PagePool
+from worker_agent.engine.memory.pool import StatePool
 from worker_agent.engine.memory.region import reserve
 from worker_agent.engine.memory.rows import RowPool
 from worker_agent.engine.stage import Stage
 from worker_agent.wire.errors import OutOfStep
-from worker_agent.wire.messages import Shared
+from worker_agent.wire.messages import Resumed, Shared
 
 TYPES = {
     "rows": "llama", "rows that grow": "mistral", "own": "bloom", "convolutions": "lfm2", "recurrent": "mamba2",
     "mixed": "bamba", "whole prompts": "jamba", "rows in int8": "llama", "rows in int8 that grow": "mistral",
-    "rows in pages": "mistral", "rows in int8 in pages": "llama",
+    "rows in pages": "mistral", "rows in int8 in pages": "llama", "windows": "lfm3", "an index": "glm_moe_dsa",
 }  # fmt: skip
 
 
@@ -88,8 +90,26 @@ class Driver:
         return number, self.step(number, position, tokens[position:], admitted=admitted)
 
 
+def hand_over(pool: StatePool, number: int, seed: int) -> None:
+    """Have a state leave the pool as another agent gets it, in two parts where it takes parts, and come in again; then
+    go on over a new link, in another place."""
+    (whole,) = (part for part in pool.parts() if part.sequence == number)
+    middle = seed % whole.end if pool[number].takes_parts else 0
+    parts = [replace(whole, end=middle), replace(whole, start=middle)] if middle else [whole]
+    came = [(part, {name: each.clone() for name, each in pool.exported(part).items()}) for part in parts]
+    pool.release(number)
+    for part, tensors in came:
+        pool.put(part, tensors)
+    slot = pool[number].slot
+    pool.resume([Resumed(number, whole.end, slot=slot + 1 if slot >= 0 else -1)])
+    assert pool[number].slot == (slot + 1 if slot >= 0 else -1)
+
+
 ops = st.lists(
-    st.tuples(st.sampled_from(["go on", "cut", "copy", "take", "aside"]), st.integers(0, 2**31), st.integers(1, 9)),
+    st.tuples(
+        st.sampled_from(["go on", "cut", "copy", "take", "aside", "hand over"]), st.integers(0, 2**31),
+        st.integers(1, 9),
+    ),
     min_size=1, max_size=7,
 )  # fmt: skip
 
@@ -115,6 +135,9 @@ def test_whatever_was_done_to_a_state_it_goes_on_as_one_from_scratch(
         elif what == "aside":
             executor.step(StepPlan((), torch.empty(0), aside=(number,)))
             assert executor.memory.sequences == sum(n != number for n in executor.memory._states)
+            driver.step(number, len(held), more)
+        elif what == "hand over":
+            hand_over(executor.memory, number, seed)
             driver.step(number, len(held), more)
         else:
             driver.step(number, len(held), more)

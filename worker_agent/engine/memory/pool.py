@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+import torch
+
 from worker_agent.engine.memory.aside import Aside
 from worker_agent.engine.memory.states import Exported, SequenceState
 from worker_agent.wire.errors import OutOfStep
@@ -129,6 +131,7 @@ class StatePool:
         state = self._states.get(part.sequence)
         return self._aside.exported(part.sequence) if state is None else state.exported(part.start, part.end)
 
+    @torch.inference_mode()  # rows that a step has made can be written by nothing else
     def put(self, part: StatePart, tensors: Exported) -> None:
         """Put a part down where it was there, if that is free: behind what came of it before, or as a new state.
 
@@ -172,6 +175,7 @@ class StatePool:
                     f"{state.length} and can be cut back to {state.least} at least"
                 )
 
+    @torch.inference_mode()
     def resume(self, resumed: Sequence[Resumed]) -> None:
         """Keep the states of these, cut back and where they are wanted, and release all others. Raises OutOfStep."""
         wanted = {each.sequence: each for each in resumed if each.length}
