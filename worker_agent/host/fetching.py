@@ -137,7 +137,9 @@ class _Fetching:
                 return
             answer, content = self._answer_to(under_way.popleft(), patience)
             patience = SILENCE_SECONDS
-            self._store.write(answer.digest, answer.offset, answer.total, content)
+            taken = self._store.write(answer.digest, answer.offset, answer.total, content)
+            if not taken.complete and taken.size != answer.offset + len(content):
+                raise FetchEnded("The part has come from elsewhere meanwhile.")
             self._received += len(content)
 
     def _answer_to(self, piece: ReadPart, seconds: float) -> tuple[PartBytes, memoryview]:
