@@ -95,6 +95,12 @@ def data_rate(bytes_per_second: float) -> str:
     return f"{size_text(round(bytes_per_second))}/s"
 
 
+def flop_rate(flops_per_second: float) -> str:
+    """95 GFLOP/s, 1.4 TFLOP/s"""
+    giga = flops_per_second / 1e9
+    return f"{giga:.0f} GFLOP/s" if giga < 1000 * _NEARLY else f"{giga / 1000:.1f} TFLOP/s"
+
+
 def pace(bytes_per_second: float, seconds_left: float | None) -> list[str]:
     """120 MB/s, 12 s left: as much of it as is known."""
     pieces = [data_rate(bytes_per_second)] if bytes_per_second > 0 else []

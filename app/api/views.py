@@ -10,6 +10,7 @@ from typing import Any
 from msgspec import to_builtins
 from pydantic import BaseModel, Field
 
+from app.api.machine_views import GpuView, SpeedView
 from app.children.work import JobProgress
 from app.cluster.node_state import NodeState, node_state
 from app.controller import Controller
@@ -46,6 +47,8 @@ class NodeView(BaseModel):
     cpu: str
     device: str
     software: str
+    speeds: list[SpeedView] = Field(default_factory=list, description="as measured; empty until that was done")
+    gpus: list[GpuView] = Field(default_factory=list)
     memory_total: int | None = None
     memory_available: int | None = None
     memory_budget: int | None = Field(default=None, description="what stages may take")
@@ -78,6 +81,8 @@ class NodeView(BaseModel):
             cpu=f"{told.get('cpu_name', '')} ({told.get('cpu_count', '?')} cores)" if told.get("cpu_name") else "",
             device=str(numerics.get("device", "")) if isinstance(numerics, dict) else "",
             software=str(told.get("software", "")),
+            speeds=SpeedView.all_of(told),
+            gpus=GpuView.all_of(told),
         )
         latest = health.latest(record.id)
         if not heard.alive or latest is None:  # it was connected a moment ago, and its first beat is under way

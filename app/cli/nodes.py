@@ -9,11 +9,12 @@ import msgspec
 import typer
 
 from app.cli.options import Json, read_size
-from app.cli.output import note, print_json, print_table, progress_shown
+from app.cli.output import note, print_fields, print_json, print_table, progress_shown
 from app.cli.session import Session, open_controller, open_registry, origin
 from app.cluster.finding import WaitingAgent, chosen
 from app.cluster.ghosts import Ghost, ghosts_of
 from app.cluster.invitations import AGENT_STARTS, JoinCommand
+from app.cluster.machine_figures import machine_facts
 from app.cluster.meetings import Meeting
 from app.cluster.memory import AgentMemory
 from app.cluster.node_state import Heard, NodeState, node_state
@@ -100,6 +101,35 @@ def list_nodes(as_json: Json = False) -> None:
     _name_ghosts(list(ghosts.values()))
     if memory:
         _show_memory(nodes, memory)
+
+
+@app.command("show")
+def show_node(node: Node, as_json: Json = False) -> None:
+    """Show one node: what it is, how it is, and what its agent has measured of its machine."""
+    with open_controller(monitor=False) as session:
+        every = session.run(session.controller.list_nodes())
+        heard = session.run(session.controller.heard_of_nodes())
+    wanted = node.strip().removeprefix("tcp://")
+    found = [each for each in every if wanted in (str(each.id), each.hostname, each.address.removeprefix("tcp://"))]
+    if len(found) != 1:
+        which = "there is none of that name" if not found else f"{len(found)} have that name"
+        raise BadInput(f"Which node {node} is cannot be told: {which}.", "Name it by its id; see `node list`.")
+    (record,) = found
+    if as_json:
+        print_json({**msgspec.to_builtins(record), "state": _state(record, heard)})
+        return
+    told = record.capacities
+    numerics = told.get("numerics")
+    print_fields(
+        [
+            ("Id", record.id), ("Name", record.hostname), ("Address", record.address.removeprefix("tcp://")),
+            ("State", _state(record, heard)), ("Heard of", ago(record.last_heartbeat)),
+            ("System", str(told.get("system", "–"))),
+            ("Processor", f"{told.get('cpu_name', '–')}, {told.get('cpu_count', '?')} cores"),
+            ("Computes on", str(numerics.get("device", "–")) if isinstance(numerics, dict) else "–"),
+            *machine_facts(told),
+        ]
+    )  # fmt: skip
 
 
 @app.command("remove")

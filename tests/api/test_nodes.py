@@ -62,6 +62,7 @@ def test_every_node_is_told_with_what_its_agent_says(api: Served) -> None:
         assert 10_000_000 < each["memory_agent"] < each["memory_believed"] < each["memory_agent"] + each["memory_used"]
         assert each["memory_held"] > each["memory_agent"] / 2 and each["memory_problem"] == ""
         assert each["round_trip_ms"] > 0 and 0 <= each["cpu_percent"] <= 100
+        assert each["gpus"] == records[id].capacities["gpus"] and isinstance(each["speeds"], list)
         assert each["system"] and each["software"] and "cores" in each["cpu"]
         heard = datetime.fromisoformat(each["last_heartbeat"])
         assert timedelta(0) <= datetime.now(UTC) - heard < timedelta(minutes=2)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from PySide6.QtCore import Slot
 from PySide6.QtWidgets import QWidget
 
+from app.cluster.machine_figures import machine_facts
 from app.errors import ShardboardError
 from app.figures import ago, count_text, data_rate, duration, layers, layers_text, size_text
 from app.inference.model_defaults import ModelDefaults
@@ -196,6 +197,7 @@ class InspectNode(Page):
         self.process = self.section("Its process")
         self.stages = self.section("Shards")
         self.link = self.section("Node")
+        self.machine = self.section("What its machine can do")
         self.column.addSpacing(8)
         self.place = self.button("Place the whole model here", self._on_place)
         self.empty = self.button("Take its shards off", self._on_empty)
@@ -224,6 +226,9 @@ class InspectNode(Page):
                 ("Last seen", ago(view.record.last_heartbeat)),
             )
         )
+        facts = machine_facts(view.record.capacities)
+        self.machine.show_facts(facts)
+        self.show_section(self.machine, bool(facts))
         self._show_buttons(lane, view)
 
     def _dtype(self) -> str:

@@ -1,0 +1,45 @@
+"""What a node's agent has measured of its machine and found in it, put into words. Pure: capacities in, facts out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+from app.figures import data_rate, flop_rate, size_text
+from worker_agent.wire.messages import Gpu, Speed
+
+T = TypeVar("T")
+
+
+def speeds_of(capacities: Mapping[str, object]) -> tuple[Speed, ...]:
+    """How fast it reads weights and computes in each dtype, as its agent measured; none where it has not yet."""
+    return _read(capacities.get("speeds"), Speed)
+
+
+def gpus_of(capacities: Mapping[str, object]) -> tuple[Gpu, ...]:
+    """Its GPUs, as they were when its agent was greeted last."""
+    return _read(capacities.get("gpus"), Gpu)
+
+
+def machine_facts(capacities: Mapping[str, object]) -> list[tuple[str, str]]:
+    """Pairs of a name and a text: what it reads and computes in each dtype, its GPUs."""
+    facts: list[tuple[str, str]] = []
+    for speed in speeds_of(capacities):
+        reads, computes = data_rate(speed.read_bytes_per_second), flop_rate(speed.flops_per_second)
+        facts.append((f"In {speed.dtype}", f"reads weights at {reads}, computes {computes}"))
+    for gpu in gpus_of(capacities):
+        facts.append(("GPU", f"{gpu.name}, {size_text(gpu.memory_total)}"))
+    return facts
+
+
+def _read(told: Any, kind: type[T]) -> tuple[T, ...]:
+    """Those that can be read: a registry may hold what an older agent has said."""
+    found = []
+    for each in told if isinstance(told, list | tuple) else ():
+        try:
+            found.append(msgspec.convert(each, kind))
+        except msgspec.ValidationError:
+            continue
+    return tuple(found)
