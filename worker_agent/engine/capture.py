@@ -8,10 +8,15 @@ over which tensors, is `static.py`'s, which runs on every device. Switched off b
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 
 import torch
+
+from worker_agent.model.slicing import describe
+
+log = logging.getLogger(__name__)
 
 Pass = Callable[[], torch.Tensor]
 """Computes from tensors that stay where they are; what it gives may lie where it lay before."""
@@ -46,6 +51,19 @@ def as_it_is(run: Pass) -> Pass:
     return run
 
 
+def or_as_it_is(capture: Capture) -> Capture:
+    """The same, but that what cannot be captured, for want of memory perhaps, runs as it is, with a word in the log."""
+
+    def attempt(run: Pass) -> Pass:
+        try:
+            return capture(run)
+        except RuntimeError as error:
+            log.warning("steps of one shape could not be captured and run operation by operation: %s", describe(error))
+            return run
+
+    return attempt
+
+
 class Graphs:
     """CUDA graphs of the passes of one stage, which share the memory between their operations: one runs at a time."""
 
@@ -55,8 +73,8 @@ class Graphs:
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, run: Pass) -> Pass:
-        with torch.cuda.device(self._device):
-            current = torch.cuda.current_stream()
+        current = torch.cuda.current_stream(self._device)
+        with torch.cuda.stream(current):  # a capture that fails leaves its own stream behind
             self._stream.wait_stream(current)
             with torch.cuda.stream(self._stream):
                 for _ in range(WARM_UPS):

@@ -17,7 +17,7 @@ from typing import cast
 import torch
 
 from worker_agent.engine.attention import Segment, ragged_step
-from worker_agent.engine.capture import capture_for
+from worker_agent.engine.capture import capture_for, or_as_it_is
 from worker_agent.engine.memory.aside import Aside
 from worker_agent.engine.memory.own import OwnCache, OwnState
 from worker_agent.engine.memory.pages import PagePool
@@ -87,7 +87,7 @@ class Executor:
         """Runs the steps of one token of each sequence, where they have fixed shapes."""
         if stage.static:
             self._rows = pages = PagePool(slots, capacity, load.kv_tokens, int8=int8)
-            capture = capture_for(stage.device)
+            capture = or_as_it_is(capture_for(stage.device))
             self.static = StaticSteps(stage.slice, pages, load.max_sequences, capture, stage.device)
         self.slots: tuple[int, ...] = ()
         """Where the states of the last step's turns lie in the pool."""
@@ -219,7 +219,9 @@ class Executor:
     def _run_ragged(self, turns: Sequence[Turn], states: Sequence[RowState], given: torch.Tensor) -> torch.Tensor:
         if self.static is not None and self.static.takes([turn.count for turn in turns]):
             output = self.static.run(given, states)
-            return output[[bool(turn.wanted) for turn in turns]] if self.stage.is_last else output
+            if self.stage.is_last and not all(turn.wanted for turn in turns):
+                return output[[place for place, turn in enumerate(turns) if turn.wanted]]
+            return output
         segments: list[Segment] = []
         sampled: list[int] = []
         start = 0

@@ -51,16 +51,16 @@ def test_attention_over_pages_is_attention_over_rows(kind: dict[str, Any], int8:
     rows = RowPool(4, 40, int8=int8)
     used = pages.state()  # what a page held before shows nowhere
     with ragged_step([Segment(used, 0, 30)]):
-        made = [torch.full((1, heads, 30, 16), float("nan")) for heads in (6, 2, 2)]
-        attention._attend_segments(*made, 0, **arguments)
+        query, key, value = (torch.full((1, heads, 30, 16), float("nan")) for heads in (6, 2, 2))
+        attention._attend_segments(query, key, value, 0, **arguments)
     used.release()
     pairs: list[tuple[RowState, RowState]] = [(pages.state(), rows.state()) for _ in range(3)]
     for count, pair in zip((1, 13, 22), pairs, strict=True):
-        made = [torch.randn(1, heads, count, 16) for heads in (6, 2, 2)]
+        query, key, value = (torch.randn(1, heads, count, 16) for heads in (6, 2, 2))
         found = []
         for state in pair:
             with ragged_step([Segment(state, 0, count)]):
-                found.append(attention._attend_segments(*made, 0, **arguments))
+                found.append(attention._attend_segments(query, key, value, 0, **arguments))
         torch.testing.assert_close(*found)
     for _ in range(3):
         query, key, value = (torch.randn(1, heads, 4, 16) for heads in (6, 2, 2))
@@ -124,6 +124,21 @@ def test_a_fault_in_fixed_shapes_is_found_and_they_are_not_taken(
     (way,) = (way for way in stage.ways.report() if way.name == "captured")
     assert (stage.static, way.used, way.possible) == (False, 0, 1)
     assert way.why.startswith("steps of fixed shapes give something else: token ")
+
+
+def test_a_step_that_cannot_be_captured_runs_all_the_same_and_the_log_says_so(
+    model: tuple[CutModel, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(run: Pass) -> Pass:
+        run()  # it may have got half way
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(executor, "capture_for", lambda device: full)
+    ring, prompt = Ring.build(model[0], []), random_prompt(9, VOCABULARY, 1)
+    ring.start(1, prompt, 5)
+    ring.finish()
+    assert ring.answer(1) == greedy(model[1], prompt, 5)
+    assert "could not be captured and run operation by operation: RuntimeError: out of memory" in caplog.text
 
 
 def test_the_pages_are_those_that_were_set_aside_and_come_back() -> None:
