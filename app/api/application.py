@@ -54,7 +54,7 @@ def make_application(controller: Controller, settings: ServerSettings) -> FastAP
         application.add_middleware(
             CORSMiddleware,
             allow_origins=list(settings.allowed_origins),
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "POST", "DELETE"],
             # Clients send ever new ones (x-stainless-os, openai-beta). None of them opens anything but a key.
             allow_headers=["*"],
             expose_headers=["retry-after", "x-request-id", "x-should-retry"],

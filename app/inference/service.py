@@ -68,6 +68,7 @@ class InferenceService:
         origin: Origin = UNKNOWN,
         deployment: str | None = None,
         apart: bool = False,
+        keep_text: bool = True,
     ) -> RequestRun:
         """Begin a request, which then goes on by itself.
 
@@ -75,6 +76,7 @@ class InferenceService:
             origin: who asks, for the record.
             deployment: the one to use, by its id; None takes the newest that answers.
             apart: compute all of the prompt, whatever earlier ones have left in memory.
+            keep_text: write down the texts, if the settings allow that at all.
 
         Raises RequestError or ModelError for what can be told before anything runs; all else ends in the record.
         """
@@ -83,17 +85,18 @@ class InferenceService:
             raise RequestError("The controller is closing.", "Send the request again when it runs.")
         parameters = (parameters or GenerationParameters()).resolved(defaults.values)
         kept = self.records()
+        keep_text = keep_text and kept.keep_text
         record, recorded = self._registry.requests.begin(
             model_name=description.name,
-            prompt=prompt.shown if kept.keep_text else "",
-            parameters=_recorded(parameters, kept.keep_text),
-            prompt_token_ids=prompt.token_ids if isinstance(prompt, TokenPrompt) and kept.keep_text else (),
+            prompt=prompt.shown if keep_text else "",
+            parameters=_recorded(parameters, keep_text),
+            prompt_token_ids=prompt.token_ids if isinstance(prompt, TokenPrompt) and keep_text else (),
             origin=msgspec.to_builtins(origin),
             sequence=Waiting(prompt, deployment, apart).to_json() if kept.keep_text else {},
         )
         run = RequestRun(
             self._registry, record, recorded,
-            origin=origin, keep_text=kept.keep_text, keep_times=kept.keep_token_times,
+            origin=origin, keep_text=keep_text, keep_times=kept.keep_token_times,
         )  # fmt: skip
         run.recorder.notes = defaults.notes
         run.apart = apart
@@ -238,8 +241,16 @@ class InferenceService:
         tokenizer = self._find_tokenizer(description)
         if tokenizer is None or not record.sequence.get("chat"):
             return tokenizer, None
-        end = tokenizer.backend.decode(list(record.prompt_token_ids[-16:]), skip_special_tokens=False)
-        return tokenizer, self._template(description, tokenizer).format(tokenizer).after(end)
+        return tokenizer, self._format_after(description, tokenizer, record.prompt_token_ids)
+
+    def answer_format(self, record: RequestRecord) -> ChatFormat:
+        """How a chat's answer is written that was asked for earlier: call it in a thread. Raises ModelError."""
+        description = self._library.get(record.model_name)
+        return self._format_after(description, self._tokenizer(description), record.prompt_token_ids)
+
+    def _format_after(self, description: ModelDescription, tokenizer: Tokenizer, prompt: tuple[int, ...]) -> ChatFormat:
+        end = tokenizer.backend.decode(list(prompt[-16:]), skip_special_tokens=False)
+        return self._template(description, tokenizer).format(tokenizer).after(end)
 
     async def _follow(self, run: RequestRun, beginning: Coroutine[Any, Any, Sequence]) -> None:
         """See a request through to its end, whatever that is."""

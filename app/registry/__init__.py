@@ -21,6 +21,7 @@ from app.registry.records import (
     RequestLine,
     RequestRecord,
     RequestStatus,
+    ResponseRecord,
     ShardRecord,
 )
 
@@ -43,6 +44,7 @@ __all__ = [
     "RequestLine",
     "RequestRecord",
     "RequestStatus",
+    "ResponseRecord",
     "ShardRecord",
 ]
 

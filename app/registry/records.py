@@ -196,6 +196,17 @@ class RequestRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class ResponseRecord:
+    """What was asked over the Responses API. What came of it has the request."""
+
+    id: str
+    request_id: int
+    asked: dict[str, object]
+    """The request's body, its input with all that was said before."""
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class RequestLine:
     """A request as a long list shows it: the beginning of its prompt, and neither answer nor tokens.
 

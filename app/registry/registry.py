@@ -23,6 +23,7 @@ from app.registry.models import Models
 from app.registry.nodes import Nodes
 from app.registry.records import EventLevel
 from app.registry.requests import Requests
+from app.registry.responses import Responses
 from app.registry.shards import Shards
 from app.registry.store import Store
 from app.registry.traces import Traces
@@ -49,6 +50,7 @@ class Registry:
         self.deployments = Deployments(store)
         self.shards = Shards(store)
         self.requests = Requests(store)
+        self.responses = Responses(store)
         self.events = Events(store)
         self.jobs = Jobs(store)
         self.traces = Traces(store)
@@ -107,7 +109,7 @@ class Registry:
             raise
 
     def on_changed(self, listener: Callable[[str], None]) -> None:
-        """Be told, after each write, what was written: node, model, deployment, shard, request, event, job,
+        """Be told, after each write, what was written: node, model, deployment, shard, request, response, event, job,
         trace, measurement, link or API key.
 
         Called in the thread that wrote, so it must be quick. Beats of the heart and epochs are not told.

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Collection, Sequence
 from concurrent.futures import Future
 from datetime import datetime
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 from peewee import Database, Expression, fn
 
@@ -14,6 +14,7 @@ from app.errors import RegistryError
 from app.registry.conditions import among, among_many, matching, numbered, saying, within
 from app.registry.fields import now
 from app.registry.records import RequestLine, RequestRecord, RequestStatus
+from app.registry.responses import length_of_asked
 from app.registry.store import Store
 from app.registry.table import Row, Table
 from app.registry.tables import Event, InferenceRequest
@@ -215,12 +216,8 @@ class Requests(Table[RequestRecord]):
         return removed
 
     def total_bytes(self) -> int:
-        """How much room texts and token ids take, about: one byte for each character."""
-        fields = (
-            InferenceRequest.prompt, InferenceRequest.result, InferenceRequest.prompt_token_ids,
-            InferenceRequest.token_ids,
-        )  # fmt: skip
-        query = InferenceRequest.select(*(fn.SUM(fn.LENGTH(field)) for field in fields))
+        """How much room texts and token ids take, and what responses asked, about: one byte for each character."""
+        query = InferenceRequest.select(*(fn.SUM(length) for length in _lengths()))
         return self._store.read(
             lambda database: sum(int(value or 0) for value in next(iter(query.tuples().execute(database))))
         )
@@ -231,14 +228,8 @@ class Requests(Table[RequestRecord]):
         def work(database: Database) -> int:
             too_much = self.total_bytes() - most_bytes
             going: list[int] = []
-            size = sum(
-                (fn.LENGTH(field) for field in (
-                    InferenceRequest.result, InferenceRequest.prompt_token_ids, InferenceRequest.token_ids
-                )),
-                fn.LENGTH(InferenceRequest.prompt),
-            )  # fmt: skip
             oldest = (
-                InferenceRequest.select(InferenceRequest.id, size)
+                InferenceRequest.select(InferenceRequest.id, sum(_lengths()[1:], _lengths()[0]))
                 .where(InferenceRequest.status.in_(_OVER))
                 .order_by(InferenceRequest.created_at, InferenceRequest.id)
                 .limit(_PRUNED_AT_ONCE)
@@ -284,6 +275,14 @@ _KEPT_WHILE_RUNNING = tuple(
     for name in RequestRecord.__dataclass_fields__
     if name not in ("id", "model_name", "parameters", "created_at", "origin")
 )
+
+
+def _lengths() -> tuple[Any, ...]:
+    """How long the texts of a request are, and what it answers."""
+    fields = (
+        InferenceRequest.prompt, InferenceRequest.result, InferenceRequest.prompt_token_ids, InferenceRequest.token_ids
+    )  # fmt: skip
+    return (*(fn.LENGTH(field) for field in fields), length_of_asked())
 
 
 def _insert(database: Database, values: dict[str, object]) -> None:

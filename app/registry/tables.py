@@ -123,6 +123,16 @@ class InferenceRequest(PeeweeModel):
         )
 
 
+class Response(PeeweeModel):
+    id = Words(primary_key=True)
+    request = ForeignKeyField(InferenceRequest, on_delete="CASCADE")
+    asked = Json()
+    created_at = Instant()
+
+    class Meta:
+        table_name = "response"
+
+
 class Event(PeeweeModel):
     """Its ids are no foreign keys: what happened to a node is still true when the node is gone."""
 
@@ -237,4 +247,7 @@ class ApiKey(PeeweeModel):
         table_name = "api_key"
 
 
-TABLES = (WorkerNode, NodeLink, Model, Deployment, ModelShard, InferenceRequest, Event, Job, Trace, Measurement, ApiKey)
+TABLES = (
+    WorkerNode, NodeLink, Model, Deployment, ModelShard, InferenceRequest, Response, Event, Job, Trace, Measurement,
+    ApiKey,
+)  # fmt: skip

@@ -28,7 +28,15 @@ LONGEST_QUESTION = 4_000
 """A longer one, percent-encoded, is more than the head of a request may hold: then no answer has any form."""
 LAUNCHING = "/shard/api/nodes/launch/"
 """Not asked at random: each answer would be up to 64 agents that start."""
-ASKING = ("/v1/completions", "/v1/chat/completions", "/shard/api/inference/submit/", "/shard/api/deployments/plan/")
+ASKING = (
+    "/v1/completions", "/v1/chat/completions", "/v1/responses", "/shard/api/inference/submit/",
+    "/shard/api/deployments/plan/",
+)  # fmt: skip
+LIMITS = {
+    "/v1/completions": ("max_tokens",),
+    "/v1/chat/completions": ("max_tokens", "max_completion_tokens"),
+    "/v1/responses": ("max_output_tokens",),
+}
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +132,7 @@ def tamed(body: dict[str, Any], path: str) -> dict[str, Any]:
         if isinstance(parameters := body.get("parameters", {}), dict):
             body["parameters"] = few(dict(parameters), "max_tokens")
         return body
-    return few(body, *(("max_tokens", "max_completion_tokens") if "chat" in path else ("max_tokens",)))
+    return few(body, *LIMITS[path])
 
 
 def few(parameters: dict[str, Any], *names: str) -> dict[str, Any]:

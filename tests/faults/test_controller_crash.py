@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
+import re
 import secrets
 import signal
 import statistics
@@ -223,3 +225,47 @@ def test_no_answer_is_lost_doubled_or_changed_whenever_the_controller_dies(
         f"{moments} kills, {len(asked)} answers, {told} interruptions, all ids the same; up after "
         f"{statistics.median(starts):.1f} s (most {max(starts):.1f}), all over {ended:.1f} s after the last start"
     )
+
+
+def told(url: str, *, most: int = 0, **body: Any) -> list[dict[str, Any]]:
+    """The events of a response's stream: of a new one with a body, else of one that is there; so many at most."""
+    data = json.dumps(body).encode() if body else None
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        events = (json.loads(line.removeprefix(b"data: ")) for line in answer if line.startswith(b"data: "))
+        return list(itertools.islice(events, most or None))
+
+
+def bare(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without what two responses to the same input differ in: ids, times, and what was in memory already."""
+    text = re.sub(r"(resp|msg)_[0-9a-f]{32}", r"\1", json.dumps(events))
+    text = re.sub(r'"(created_at|completed_at|cached_tokens)": (\d+|null)', r'"\1": 0', text)
+    cleaned: list[dict[str, Any]] = json.loads(text)
+    return cleaned
+
+
+@pytest.mark.long
+def test_a_streamed_response_is_read_on_behind_its_last_event_from_the_next_controller(
+    place: tuple[CommandLine, Path],
+) -> None:
+    body: dict[str, Any] = {
+        "model": "tiny", "input": "Hello", "temperature": 0, "max_output_tokens": 2 * TOKENS, "ignore_eos": True,
+        "stream": True,
+    }  # fmt: skip
+    service = Service(*place)
+    undisturbed = told(f"{service.url}/v1/responses", **body)
+    seen = told(f"{service.url}/v1/responses", most=40, **body)
+    service.process.kill()
+    service.process.wait()
+    again = Service(*place)
+    try:
+        id, last = seen[0]["response"]["id"], seen[-1]["sequence_number"]
+        rest = told(f"{again.url}/v1/responses/{id}?stream=true&starting_after={last}")
+        assert bare(seen + rest) == bare(undisturbed)
+        number = call(f"{again.url}{API}/recent/?limit=1")["requests"][0]["id"]
+        trace = call(f"{again.url}/shard/api/runs/request/{number}/")["run"]["trace"]
+        assert trace["interruptions"], "it was not over when the first one ended"
+        assert rest[-1]["response"]["status"] == "incomplete" and len(rest) > TOKENS / 2
+        assert told(f"{again.url}/v1/responses/{id}?stream=true") == seen + rest, "also when it is over"
+    finally:
+        again.end()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Request
@@ -13,6 +14,7 @@ from app.api.openai.bodies import ChatBody, CompletionBody
 from app.api.openai.chat import chat
 from app.api.openai.completions import complete
 from app.api.openai.errors import ErrorAnswer, ErrorRoute, unknown_model
+from app.api.openai.responses import add_routes as add_responses
 from app.api.security import Caller
 from app.api.views import errors
 from app.inference.model_defaults import ModelDefaults
@@ -28,7 +30,7 @@ _FAILURES: dict[int | str, dict[str, object]] = {
         for status, said in errors(401, 403, 408, 413, 421).items()
     },
     400: {"model": ErrorAnswer, "description": "The request cannot be honoured; `param` names what is wrong."},
-    404: {"model": ErrorAnswer, "description": "There is no such model."},
+    404: {"model": ErrorAnswer, "description": "There is no such model, or no such response."},
     422: {"model": ErrorAnswer, "description": "Not used: a body that does not validate is answered with 400."},
     500: {"model": ErrorAnswer, "description": "It failed after the agents had begun; it is not to be retried."},
     503: {"model": ErrorAnswer, "description": "Nothing can answer at the moment."},
@@ -65,6 +67,7 @@ def router(controller: Controller) -> APIRouter:
         await _described(controller, body.model)
         return await chat(controller, request, body, origin)
 
+    add_responses(routes, controller, partial(_described, controller))
     return routes
 
 

@@ -36,11 +36,13 @@ TokenCount = Annotated[int, Field(ge=0, le=MAX_TOKENS)]
 BadWord = Annotated[list[TokenId], Field(min_length=1, max_length=MAX_BAD_WORD_TOKENS)]
 
 
-class _Body(BaseModel):
+class Known(BaseModel):
+    """Passes over fields that are not named here."""
+
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
 
-class _Further(BaseModel):
+class Further(BaseModel):
     """Keeps fields that are not named here: a chat template may know them, or they are refused by name."""
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
@@ -58,16 +60,16 @@ def check_text(value: Any) -> Any:
     return value
 
 
-# --- what both have ---
+# --- what all have ---
 
 
-class StreamOptions(_Further):
+class StreamOptions(Further):
     include_usage: bool = False
     include_obfuscation: bool | None = None
     """Of no use here: tokens come over the network with padding or without."""
 
 
-class JsonSchema(_Body):
+class JsonSchema(Known):
     name: str = ""
     description: str | None = None
     schema_: dict[str, Any] | None = Field(None, alias="schema")
@@ -75,14 +77,14 @@ class JsonSchema(_Body):
     """The answer follows the schema in either case."""
 
 
-class ResponseFormat(_Further):
+class ResponseFormat(Further):
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
     schema_: dict[str, Any] | None = Field(None, alias="schema")
     """With `json_object`, as llama.cpp and others have it."""
 
 
-class StructuredOutputs(_Further):
+class StructuredOutputs(Further):
     """vLLM's: one of these says what the answer must look like."""
 
     json_: dict[str, Any] | str | None = Field(None, alias="json")
@@ -92,7 +94,7 @@ class StructuredOutputs(_Further):
     json_object: bool | None = None
 
 
-class GenerationBody(_Further):
+class SamplingBody(Further):
     """How to generate. What is left out, or null, is as the model's generation_config.json has it.
 
     Where that says nothing of sampling, `temperature` is 1, as the OpenAI API has it; everywhere else here it is 0.
@@ -101,7 +103,6 @@ class GenerationBody(_Further):
     model: str = Field(min_length=1, max_length=500)
     stream: bool | None = False
     stream_options: StreamOptions | None = None
-    n: int | None = Field(1, ge=1, le=MAX_CHOICES)
     seed: int | None = Field(None, ge=0, le=MAX_SEED)
     stop: StopString | StopStrings | None = None
     temperature: float | None = Field(None, ge=0, le=100)
@@ -111,7 +112,6 @@ class GenerationBody(_Further):
     logit_bias: dict[TokenId, Annotated[float, Field(ge=-100, le=100)]] | None = Field(
         None, max_length=MAX_LOGIT_BIASES
     )
-    response_format: ResponseFormat | None = None
     top_k: int | None = Field(None, ge=-1, le=MAX_TOKENS)
     """0 or -1: all. From here on they are vLLM's."""
     min_p: float | None = Field(None, ge=0, le=1)
@@ -139,14 +139,21 @@ class GenerationBody(_Further):
     begin_suppress_tokens: Annotated[list[TokenId], Field(max_length=MAX_SUPPRESSED)] | None = None
 
     @property
-    def choices(self) -> int:
-        return 1 if self.n is None else self.n
-
-    @property
     def stops(self) -> tuple[str, ...] | None:
         if isinstance(self.stop, str):
             return (self.stop,) if self.stop else ()
         return None if self.stop is None else tuple(self.stop)
+
+
+class GenerationBody(SamplingBody):
+    """What completions and chats have."""
+
+    n: int | None = Field(1, ge=1, le=MAX_CHOICES)
+    response_format: ResponseFormat | None = None
+
+    @property
+    def choices(self) -> int:
+        return 1 if self.n is None else self.n
 
     @property
     def wants_usage(self) -> bool:
@@ -190,24 +197,24 @@ class CompletionBody(GenerationBody):
 # --- chat ---
 
 
-class ContentPart(_Further):
+class ContentPart(Further):
     type: str
     text: str | None = None
     refusal: str | None = None
 
 
-class CalledFunction(_Further):
+class CalledFunction(Further):
     name: str
     arguments: str | dict[str, Any] = "{}"
 
 
-class MadeToolCall(_Further):
+class MadeToolCall(Further):
     id: str = ""
     type: Literal["function"] = "function"
     function: CalledFunction
 
 
-class Message(_Further):
+class Message(Further):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | list[ContentPart] | None = None
     name: str | None = None
@@ -217,22 +224,22 @@ class Message(_Further):
     tool_call_id: str | None = None
 
 
-class Function(_Further):
+class Function(Further):
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
     description: str | None = None
     parameters: dict[str, Any] | None = None
 
 
-class Tool(_Further):
+class Tool(Further):
     type: Literal["function"]
     function: Function
 
 
-class ChosenFunction(_Body):
+class ChosenFunction(Known):
     name: str
 
 
-class ChosenTool(_Body):
+class ChosenTool(Known):
     type: Literal["function"]
     function: ChosenFunction
 

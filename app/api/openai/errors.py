@@ -70,6 +70,13 @@ class ApiError(Exception):
     def response(self) -> Response:
         return JSONResponse(self.answer.model_dump(), self.status, self.headers)
 
+    def renamed(self, field: str, name: str) -> ApiError:
+        """The same, where a client knows the field by another name."""
+        told = self.answer.error
+        message = told.message.replace(field, name)
+        param = None if told.param is None else told.param.replace(field, name)
+        return ApiError(self.status, message, type=told.type, param=param, code=told.code, headers=self.headers)
+
 
 def refused(message: str, param: str | None = None, code: str | None = None) -> ApiError:
     """What the client asked for cannot be done."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 
 from pydantic import BaseModel
 from starlette.responses import Response
@@ -29,6 +30,11 @@ def event(content: BaseModel) -> bytes:
     return b"data: %b\n\n" % content.model_dump_json(exclude_unset=True).encode()
 
 
+def named_event(name: str, number: int, content: BaseModel) -> bytes:
+    """As `event`, with a name, and a number that a client can go on behind."""
+    return b"event: %b\nid: %d\n%b" % (name.encode(), number, event(content))
+
+
 class EventStream(Response):
     """Sends `events`, each as `event` makes it, until they end.
 
@@ -45,7 +51,7 @@ class EventStream(Response):
 
     def __init__(
         self,
-        events: AsyncIterator[bytes],
+        events: AsyncGenerator[bytes],
         hangup: Hangup,
         on_end: Callable[[], Awaitable[None]],
         headers: Mapping[str, str] | None = None,
@@ -65,6 +71,7 @@ class EventStream(Response):
 
     async def _send_all(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        async for data in self._events:
-            await send({"type": "http.response.body", "body": data, "more_body": True})
+        async with aclosing(self._events) as events:  # whoever hung up has left them, whatever they were waiting for
+            async for data in events:
+                await send({"type": "http.response.body", "body": data, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})

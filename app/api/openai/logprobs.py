@@ -6,6 +6,7 @@ is no whole character is spelt in escapes, as the OpenAI API does it.
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -54,6 +55,11 @@ class TokenOffsets:
             self.offsets.append(self._length)
             if self._detokenizer is not None:
                 self._length += len(self._detokenizer.add(token))
+
+    def ends_between(self, start: int, last: int) -> list[int]:
+        """Where tokens end behind this many characters, up to so many."""
+        ends = [*self.offsets[bisect.bisect_right(self.offsets, start) :], self._length]
+        return [end for end in dict.fromkeys(ends) if start < end <= last]
 
     def count_between(self, start: int, end: int) -> int:
         """How many tokens begin at one of these characters."""
@@ -115,6 +121,11 @@ def completion_logprobs(
 
 def chat_logprobs(names: TokenNames, entries: Sequence[TokenLogprob], count: int) -> ChatLogprobs:
     """The objects of the chat API, each with the `count` likeliest tokens."""
+    return ChatLogprobs(content=token_logprobs(names, entries, count), refusal=None)
+
+
+def token_logprobs(names: TokenNames, entries: Sequence[TokenLogprob], count: int) -> list[TokenLogprobs]:
+    """An object for each token, each with the `count` likeliest tokens."""
     content = []
     for entry in entries:
         top = [
@@ -127,7 +138,7 @@ def chat_logprobs(names: TokenNames, entries: Sequence[TokenLogprob], count: int
                 token=names.name(entry.token), logprob=max(entry.logprob, LEAST), bytes=data, top_logprobs=top
             )
         )
-    return ChatLogprobs(content=content, refusal=None)
+    return content
 
 
 def _by_name(names: TokenNames, entry: TokenLogprob) -> dict[str, float]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 
 from fastapi import Request
 from fastapi.responses import Response
@@ -76,7 +76,7 @@ async def respond(
                 await asyncio.shield(group.close())
 
 
-async def _events(group: RunGroup, form: AnswerForm) -> AsyncIterator[bytes]:
+async def _events(group: RunGroup, form: AnswerForm) -> AsyncGenerator[bytes]:
     """The body of a stream. A failure is its last event: a stream that just ended would look like a whole answer."""
     try:
         while not await group.started(ALIVE_SECONDS):

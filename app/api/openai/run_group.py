@@ -87,11 +87,7 @@ class RunGroup:
             raise self._failure(run)
 
     def _failure(self, run: RequestRun) -> ApiError:
-        error: ShardboardError | None = run.error
-        if run.record.status is RequestStatus.CANCELLED:
-            error = Cancelled("The request was cancelled.")
-        computing = self.has_started(self.runs.index(run))
-        return failure(error, str(error or run.record.error), computing=computing)
+        return failure_of(run, computing=self.has_started(self.runs.index(run)))
 
     async def _pump(self, index: int, run: RequestRun) -> None:
         started = self._started[index]
@@ -100,6 +96,14 @@ class RunGroup:
                 started.set_result(isinstance(event, Started))
             if isinstance(event, TextDelta | Finished):
                 await self._events.put((index, event))
+
+
+def failure_of(run: RequestRun, *, computing: bool) -> ApiError:
+    """Why a request that is over has no answer; for `computing` see `failure`."""
+    error: ShardboardError | None = run.error
+    if run.record.status is RequestStatus.CANCELLED:
+        error = Cancelled("The request was cancelled.")
+    return failure(error, str(error or run.record.error), computing=computing)
 
 
 async def _end(runs: Sequence[RequestRun]) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import secrets
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -68,13 +68,26 @@ class ToolUse:
         """What divides an answer that is written so."""
         return replace(format, dialect=self.dialect).reader(tools_by_name(self.tools), self.most)
 
-    def new_id(self, name: str, number: int) -> str:
-        """Of an answer's call number `number`. Mistral's templates want nine letters or digits, Kimi's the name."""
+
+@dataclass(frozen=True)
+class CallIds:
+    """The ids of one answer's calls: the same each time that they are told of the same answer."""
+
+    dialect: ToolDialect
+    answer: str
+    """What no other answer has."""
+
+    @classmethod
+    def of(cls, use: ToolUse | None, answer: str) -> CallIds:
+        return cls(ToolDialect.PLAIN if use is None else use.dialect, answer)
+
+    def id(self, name: str, number: int) -> str:
+        """Of call number `number`. Mistral's templates want nine letters or digits, Kimi's the name."""
         if self.dialect is ToolDialect.KIMI:
             return f"functions.{name}:{number}"
-        if self.dialect is ToolDialect.MISTRAL:
-            return "".join(secrets.choice(_LETTERS) for _ in range(9))
-        return "call_" + "".join(secrets.choice(_LETTERS) for _ in range(24))
+        digest = hashlib.sha256(f"{self.answer} {number}".encode()).digest()
+        letters = "".join(_LETTERS[byte % len(_LETTERS)] for byte in digest)
+        return letters[:9] if self.dialect is ToolDialect.MISTRAL else f"call_{letters[:24]}"
 
 
 def calls_only(dialect: ToolDialect, functions: Sequence[dict[str, Any]], single: bool) -> Constraint:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
-from app.api.openai.bodies import GenerationBody
+from app.api.openai.bodies import SamplingBody
 from app.api.openai.errors import refused
 
 HARMLESS = frozenset(
@@ -61,6 +61,20 @@ NEUTRAL: dict[str, tuple[tuple[Any, ...], str]] = {
     # Ollama's
     "options": (({},), "give its parameters one by one"),
     "format": ((), "use response_format"),
+    # the OpenAI API's, at another of its endpoints
+    "messages": ((), "the conversation is the input"),
+    "n": ((1,), "a response is one answer; use /v1/chat/completions"),
+    "max_tokens": ((), "use max_output_tokens"),
+    "max_completion_tokens": ((), "use max_output_tokens"),
+    "max_output_tokens": ((), _MAX_TOKENS),
+    "logprobs": ((False,), "use include with message.output_text.logprobs, and top_logprobs"),
+    "response_format": ((), "use text.format"),
+    "reasoning_effort": ((), "use reasoning.effort"),
+    "text": ((), "use response_format"),
+    "reasoning": ((), "use reasoning_effort"),
+    "input": ((), "use messages, or prompt"),
+    "instructions": ((), "use a message of the role system"),
+    "previous_response_id": ((), "use /v1/responses"),
     # the OpenAI API's newer ones
     "verbosity": (("medium",), "say in a message how long the answer should be"),
     "moderation": ((), "nothing is moderated"),
@@ -68,7 +82,7 @@ NEUTRAL: dict[str, tuple[tuple[Any, ...], str]] = {
 """Known elsewhere and not here: the values that ask for what is done anyway, and what to do instead."""
 
 
-def refuse_unknown(body: GenerationBody) -> None:
+def refuse_unknown(body: SamplingBody) -> None:
     """Raises ApiError that names the first field which would make a difference, and cannot."""
     for name, value in (body.model_extra or {}).items():
         if value is None or name in HARMLESS:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -14,6 +13,7 @@ from starlette.responses import Response, StreamingResponse
 
 from app.api.bodies import Name, Nothing, Strict, accepts, body_of, done
 from app.api.security import Caller
+from app.api.signs_of_life import with_signs_of_life
 from app.api.state import Number, TheController
 from app.api.views import ALWAYS, RequestLineView, RequestList, RequestView, errors
 from app.controller import Controller
@@ -217,25 +217,13 @@ def _events(source: AsyncIterator[Told]) -> Response:
 
 async def _encoded(source: AsyncIterator[Told]) -> AsyncIterator[bytes]:
     """As server-sent events, with a comment whenever there was nothing to tell for a while."""
-    upcoming: asyncio.Future[Told] | None = None
-    try:
-        while True:
-            upcoming = upcoming or asyncio.ensure_future(anext(source))
-            ready, _ = await asyncio.wait({upcoming}, timeout=COMMENT_SECONDS)
-            if not ready:
+    async with aclosing(with_signs_of_life(source, COMMENT_SECONDS)) as lively:
+        async for told in lively:
+            if told is None:
                 yield b": still at it\n\n"
                 continue
-            try:
-                name, data, characters = upcoming.result()
-            except StopAsyncIteration:
-                return
-            upcoming = None
+            name, data, characters = told
             yield b"event: %s\nid: %d\ndata: %s\n\n" % (name.encode(), characters, data)
-    finally:
-        if upcoming is not None:
-            upcoming.cancel()
-            with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration):
-                await upcoming
 
 
 async def _followed(run: RequestRun, had: int) -> AsyncIterator[Told]:
