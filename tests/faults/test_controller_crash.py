@@ -136,7 +136,7 @@ def test_what_merely_waited_is_begun_by_the_next_controller(
     place: tuple[CommandLine, Path], expected: dict[str, Any]
 ) -> None:
     commands, _ = place
-    agents = [node["local_pid"] for node in commands.json("node", "list")]
+    agents = [node["local_pid"] for node in commands.json("node", "list") if runs(node["local_pid"])]
     in_a_chat = commands.json("generate", "tiny", "Hello", "--max-tokens", "40", "--ignore-eos")
     service = Service(*place)
     url = f"{service.url}{API}"
