@@ -59,7 +59,7 @@ def cancel(service: Service, request: int) -> dict[str, Any]:
     return told
 
 
-LONG = ("generate", "tiny", "Hello", "--max-tokens", "1200", "--ignore-eos")
+LONG = ("generate", "tiny", "Hello", "--max-tokens", "600", "--ignore-eos")
 
 
 def test_commands_go_to_the_controller_that_runs(place: tuple[CommandLine, Path], service: Service) -> None:
@@ -81,7 +81,7 @@ def test_a_term_signal_lets_answers_come_to_their_end(place: tuple[CommandLine, 
     assert service.end() == 0
     out, errors = asking.communicate(timeout=60)
     assert asking.returncode == 0, errors
-    assert json.loads(out)["completion_tokens"] == 1200
+    assert json.loads(out)["completion_tokens"] == 600
     assert "Waiting for 1 request" in service.said.read_text() and "Ended." in service.said.read_text()
 
 
