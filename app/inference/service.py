@@ -131,6 +131,7 @@ class InferenceService:
         run.task = asyncio.get_running_loop().create_task(self._follow(run, beginning), name=f"request {run.id}")
         # Cancelled before its first step, or once more while it ends, it does not come to say so itself.
         run.task.add_done_callback(lambda _: run.cancelled())
+        run.task.add_done_callback(lambda _: beginning.close())
         return run
 
     async def take_back(self) -> list[RequestRun]:

@@ -11,7 +11,9 @@ from app.cluster.agent_link import AgentLink, LinkChange, LinkDown, LinkUp
 from app.errors import NodeError
 from tests.cluster.small_agent import bench
 from worker_agent.wire.keys import KeyPair
-from worker_agent.wire.messages import Failed, Hello
+from worker_agent.wire.messages import WIRE_VERSION, Failed, Hello
+
+NEWER = WIRE_VERSION + 1
 
 
 async def failure_of(link: AgentLink, seconds: float = 8.0) -> NodeError:
@@ -110,13 +112,13 @@ def test_another_version_is_told_whichever_way_the_agent_says_it(how: str) -> No
     async def scenario() -> None:
         async with bench() as b:
             if how == "envelope":
-                b.agent.wire_version = 9
+                b.agent.wire_version = NEWER
             elif how == "welcome":
-                b.agent.version = 9
+                b.agent.version = NEWER
             else:
-                b.agent.answers[Hello] = Failed(call=0, kind="version", message="This agent speaks 7 to 9.")
+                b.agent.answers[Hello] = Failed(call=0, kind="version", message=f"This agent speaks 7 to {NEWER}.")
             error = await failure_of(b.link())
-            assert error.kind == "version" and "9" in error.message and "same version" in error.advice
+            assert error.kind == "version" and str(NEWER) in error.message and "same version" in error.advice
 
     asyncio.run(scenario())
 
