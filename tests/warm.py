@@ -315,7 +315,8 @@ def starting_warm() -> Iterator[None]:
     begun = _conditions(child_environment())
     try:
         yield
-        assert _conditions(child_environment()) == begun, "what a test left in the environment had children start cold"
+        left = _conditions(child_environment())
+        assert left == begun, f"a test left this in the environment, and children start cold: {left}, not {begun}"
     finally:
         subprocess.Popen = _RealPopen  # type: ignore[misc]
         _stop()

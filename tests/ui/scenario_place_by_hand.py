@@ -84,8 +84,11 @@ def test_a_model_is_placed_by_hand_and_answers(application: Application, mouse: 
     # The last shard to the node before: two nodes remain.
     second, third = board.pipeline()[1:]
     assert second is not None and third is not None
+    qtbot.wait(300)  # the plan's words take their room
+    card_point(view, second)  # in sight, and still so once the block is
+    block = block_point(view, 2)
     with qtbot.waitSignal(view.dropped, timeout=15_000) as dropped:
-        mouse.drag(block_point(view, 2), card_point(view, second))
+        mouse.drag(block, card_point(view, second))
     assert dropped.args == ["shard"]
     qtbot.waitUntil(lambda: third not in board.pipeline())
 
