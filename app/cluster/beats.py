@@ -9,7 +9,7 @@ from app.registry import Registry
 
 GATHER_SECONDS = 0.2
 """So long answers are gathered at most; of few nodes next to nothing."""
-MANY = 1000
+MANY = 200
 """Of so many nodes."""
 
 
@@ -42,7 +42,7 @@ class BeatBook:
 
     async def _write(self) -> None:
         try:
-            await asyncio.sleep(GATHER_SECONDS * min(1.0, self._usual / MANY * 5))
+            await asyncio.sleep(GATHER_SECONDS * min(1.0, self._usual / MANY))
         finally:
             beats, self._waiting, self._gathering = self._waiting, {}, None
         self._usual = len(beats)

@@ -92,7 +92,7 @@ class InferenceService:
             parameters=_recorded(parameters, keep_text),
             prompt_token_ids=prompt.token_ids if isinstance(prompt, TokenPrompt) and keep_text else (),
             origin=msgspec.to_builtins(origin),
-            sequence=Waiting(prompt, deployment, apart).to_json() if kept.keep_text else {},
+            sequence=Waiting(prompt, deployment, apart).to_json() if keep_text else {},
         )
         run = RequestRun(
             self._registry, record, recorded,

@@ -70,6 +70,22 @@ def slow_answers(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     return may_come
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_prompt_waits_on_the_disk_for_the_next_controller_only_where_texts_are_kept(
+    deployed: System, slow_answers: asyncio.Event, kept: bool
+) -> None:
+    async def scenario() -> dict[str, Any]:
+        inference, prompt = deployed.controller.inference, TokenPrompt((3, 4, 5))
+        run = await inference.submit("tiny", prompt, GenerationParameters(max_tokens=2), keep_text=kept)
+        await run.recorded()
+        waiting: RequestRecord = await deployed.controller.registry.call(lambda known: known.requests.get(run.id))
+        slow_answers.set()
+        assert (await run.wait()).status is RequestStatus.COMPLETED
+        return waiting.sequence
+
+    assert ("prompt" in deployed.run(scenario())) is kept
+
+
 def test_tokens_that_overtake_the_answer_to_their_start_are_told_after_it(
     deployed: System, slow_answers: asyncio.Event
 ) -> None:

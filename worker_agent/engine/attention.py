@@ -20,6 +20,7 @@ from transformers import AttentionInterface
 
 from worker_agent.engine.memory.rows import Kept, Pair, RowState, from_int8
 from worker_agent.engine.paged_attention import Decoding, attend_decoding
+from worker_agent.engine.plain_attention import attend_plainly
 from worker_agent.model.linears.packed import being_recorded
 from worker_agent.wire.errors import CannotSplit
 
@@ -379,19 +380,13 @@ def _plain(
     softcap: float | None,
     sinks: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Attention written out as in transformers' eager code, for a soft cap (Gemma 2) or sinks (gpt-oss)."""
-    heads, new, width = query.shape
+    """Query [heads, new, width] over keys and values [kv heads, tokens, width]: [new, heads, value width]."""
+    heads, new, _ = query.shape
     repeat = heads // keys.shape[0]
     keys, values = keys.repeat_interleave(repeat, 0), values.repeat_interleave(repeat, 0)
-    scores = torch.matmul(query, keys.transpose(1, 2)) * (width**-0.5 if scaling is None else scaling)
-    if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
-    scores = scores.masked_fill(~visible(new, keys.shape[1], window, query.device), torch.finfo(scores.dtype).min)
-    if sinks is not None:
-        scores = torch.cat([scores, sinks.reshape(-1, 1, 1).expand(-1, new, 1).to(scores.dtype)], dim=-1)
-        scores = scores - scores.max(dim=-1, keepdim=True).values
-    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)[..., : keys.shape[1]]
-    return torch.matmul(weights, values).transpose(0, 1)
+    seen = visible(new, keys.shape[1], window, query.device)
+    own = None if sinks is None else sinks.reshape(-1, 1, 1)
+    return attend_plainly(query, keys, values, seen, scaling, softcap, own).transpose(0, 1)
 
 
 AttentionInterface.register(RAGGED, ragged_attention)

@@ -16,6 +16,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from worker_agent.engine.memory.pages import PagePool
 from worker_agent.engine.memory.rows import Kept, Pair
+from worker_agent.engine.plain_attention import attend_plainly
 
 
 class Decoding:
@@ -87,7 +88,8 @@ def attend_decoding(
     if softcap is None and sinks is None:
         output = scaled_dot_product_attention(grouped, keys, values, attn_mask=visible, scale=scaling)
     else:
-        output = _plain(grouped, keys, values, visible, scaling, softcap, sinks)
+        own = None if sinks is None else sinks.reshape(1, key.shape[1], -1, 1)
+        output = attend_plainly(grouped, keys, values, visible, scaling, softcap, own)
     return output.reshape(1, rows, heads, value.shape[-1])
 
 
@@ -95,29 +97,5 @@ def _unfolded(gathered: list[torch.Tensor], dtype: torch.dtype) -> Pair:
     """Keys and values as numbers, of what was gathered: [rows, heads, tokens, width] each."""
     if len(gathered) == 2:
         return gathered[0], gathered[1]
-    keys, key_scales, values, value_scales = (
-        gathered  # scales of all heads lie behind each other: [rows, 1, all, heads]
-    )
+    keys, key_scales, values, value_scales = gathered  # scales: [rows, 1, tokens, heads]
     return (keys * key_scales.transpose(1, 3)).to(dtype), (values * value_scales.transpose(1, 3)).to(dtype)
-
-
-def _plain(
-    query: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    visible: torch.Tensor,
-    scaling: float | None,
-    softcap: float | None,
-    sinks: torch.Tensor | None,
-) -> torch.Tensor:
-    """As `attention._plain`: written out, for a soft cap or sinks; query [rows, kv heads, group, width]."""
-    scores = torch.matmul(query, keys.transpose(2, 3)) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
-    if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
-    scores = scores.masked_fill(~visible, torch.finfo(scores.dtype).min)
-    if sinks is not None:
-        own = sinks.reshape(1, query.shape[1], query.shape[2], 1).expand(len(query), -1, -1, 1).to(scores.dtype)
-        scores = torch.cat([scores, own], dim=-1)
-        scores = scores - scores.max(dim=-1, keepdim=True).values
-    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)[..., : keys.shape[2]]
-    return torch.matmul(weights, values)

@@ -43,7 +43,7 @@ def put_meaning(blocks: Blocks, weight: torch.Tensor) -> tuple[float, float]:
     step = max(1, CHUNK_ELEMENTS // blocks.columns)
     for start in range(0, blocks.rows, step):
         rows = weight.data[start : start + step]
-        was, meant = rows.float(), blocks.unfolded(start, start + rows.shape[0])
+        was, meant = rows.to("cpu", torch.float32), blocks.unfolded(start, start + rows.shape[0])
         size += float(torch.linalg.vector_norm(was)) ** 2
         changed += float(torch.linalg.vector_norm(was.sub_(meant) if was is not rows else was - meant)) ** 2
         rows.copy_(meant)

@@ -221,11 +221,12 @@ def judged(blocks: Blocks, dtype: torch.dtype) -> tuple[str, bool]:
     unfolded into `dtype` does."""
     generator = torch.Generator().manual_seed(5)
     given = torch.randn(sum(JUDGED_ROWS), blocks.columns, generator=generator).to(dtype)
-    meant = layers.times_meant(blocks, given)
-    for rows, wanted in zip(given.split(JUDGED_ROWS), meant.split(JUDGED_ROWS), strict=True):
+    meant = layers.times_meant(blocks, given).split(JUDGED_ROWS)
+    for rows, wanted in zip(given.split(JUDGED_ROWS), meant, strict=True):
         if why := difference(wanted, layers.times(blocks, rows), dtype):
             return why, True
-    return "", bool(difference(meant, layers.times_unfolded(blocks, given), dtype))
+    unfolded = layers.times_unfolded(blocks, given).split(JUDGED_ROWS)
+    return "", any(difference(wanted, found, dtype) for wanted, found in zip(meant, unfolded, strict=True))
 
 
 def loadable(lazy: LazyTensor) -> LazyTensor | LazyBlocks:
