@@ -69,7 +69,8 @@ def _connected(ask: RayAsk) -> Iterator[_Cluster]:
         raise ShardboardError(
             "There is no token for Ray, so whoever reaches the cluster could run programs in it.",
             "Make one (ray get-auth-token --generate), start every Ray node with RAY_AUTH_MODE=token and that token, "
-            "and give it here by RAY_AUTH_TOKEN or ~/.ray/auth_token; or go without: --no-token",
+            "and give it here by RAY_AUTH_TOKEN or ~/.ray/auth_token; or use a cluster that "
+            "lets in whoever reaches it, too (--no-token).",
         )
     _listens(ask.address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -277,7 +278,8 @@ class _Cluster:
         if self._ask.needs_token and not kept.token:
             raise ShardboardError(
                 f"Ray on {kept.host_name} asks nobody for a token, so whoever reaches it can run programs there.",
-                "Start every Ray node with RAY_AUTH_MODE=token, or go without: --no-token",
+                "Start every Ray node with RAY_AUTH_MODE=token, or use a cluster that lets in whoever reaches it, too "
+                "(--no-token).",
             )
 
 

@@ -258,7 +258,7 @@ def test_what_was_lost_and_handed_over_is_lost_and_handed_over_again_at_the_same
         found = again(pair, bundled(pair, record), with_faults=True)
         assert found.same and found.promise == "exact"
         assert len(found.interruptions_then) == 1 + len(handed)
-        assert f"layers 0–6 went to {other.hostname}" in found.interruptions_now[0]
+        assert other.hostname in found.interruptions_now[0]
         repeated = unpack(pair.controller.registry.traces.get("request", str(found.replay_request)) or b"")
         assert isinstance(repeated, RequestTrace)
         for then, now in zip((lost, *handed), repeated.interruptions, strict=False):

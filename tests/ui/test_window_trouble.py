@@ -132,12 +132,13 @@ def test_closing_during_a_deployment_and_a_cut_leaves_nothing_half_done(
     application: Application, qtbot: QtBot, home: Home, tmp_path: Path
 ) -> None:
     window, workbench = application.window, application.workbench
-    job = workbench.jobs.cut(MODEL, 4, tmp_path / "shards")
     workbench.navigate.emit("board", MODEL)
     board = window.screens["board"].board
     board.propose(MODEL)
+    job = workbench.jobs.cut(MODEL, 4, tmp_path / "shards")
+    qtbot.waitUntil(lambda: job.view.done_bytes > 0, timeout=60_000)
     board.deploy()
-    qtbot.waitUntil(lambda: board.is_deploying and job.view.done_bytes > 0, timeout=30_000)
+    qtbot.waitUntil(lambda: board.is_deploying, timeout=30_000)
     agents = [psutil.Process(pid(application, node)) for node in (1, 2)]
     workers = children()
     assert workers

@@ -41,7 +41,7 @@ class CutForm:
         self.model_note = InlineNote("cut-model-note")
         self.by_count, self.by_layers = QRadioButton("Number of shards"), QRadioButton("Layers")
         self.by_count.setChecked(True)
-        self.count = make.dressed(QSpinBox(), key="cut-count", name="Number of shards")
+        self.count = make.dressed(make.number_field(QSpinBox()), key="cut-count", name="Number of shards")
         self.count.setRange(1, 999)
         self.count.setValue(2)
         self.count.setMinimumWidth(12 * self.count.fontMetrics().averageCharWidth())

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from PySide6.QtCore import Signal, Slot
 from PySide6.QtWidgets import QComboBox, QDoubleSpinBox, QFormLayout, QSpinBox, QWidget
 
 from app.figures import size_text
+from app.launchers.launcher import LocalWish
+from app.ui import make
+from app.ui.bridge import Report
 from app.ui.nodes.node_dialog import NodeDialog
 from app.ui.nodes.node_words import listed
 from app.ui.notices import Level
@@ -36,7 +38,8 @@ class StartAgentsDialog(NodeDialog):
     def __init__(self, workbench: Workbench, parent: QWidget) -> None:
         super().__init__(workbench, "Start agents on this machine", _INTRODUCTION, "Start 2 agents", parent)
         self.setObjectName("nodes-start-dialog")
-        self.count, self.threads, self.memory, self.device = QSpinBox(), QSpinBox(), QDoubleSpinBox(), QComboBox()
+        self.count, self.threads = make.number_field(QSpinBox()), make.number_field(QSpinBox())
+        self.memory, self.device = make.number_field(QDoubleSpinBox()), QComboBox()
         self.count.setRange(1, _MOST)
         self.count.setValue(2)
         self.threads.setRange(0, 1024)
@@ -66,10 +69,10 @@ class StartAgentsDialog(NodeDialog):
         self.count.setFocus()
 
     @property
-    def wanted(self) -> LocalStart:
+    def wanted(self) -> LocalWish:
         """What the form says now."""
         device = self.device.currentText().strip()
-        return LocalStart(
+        return LocalWish(
             count=self.count.value(),
             threads=self.threads.value() or None,
             memory=round(self.memory.value() * 1e9) or None,
@@ -85,8 +88,12 @@ class StartAgentsDialog(NodeDialog):
     def begin(self) -> None:
         wanted = self.wanted
         size = f" with {size_text(wanted.memory)} each" if wanted.memory else ""
+
+        async def work(controller: Controller, report: Report) -> list[NodeRecord]:
+            return await controller.launchers.start(wanted)
+
         self.follow(
-            self.workbench.bridge.call(wanted.carry_out, "starting agents"),
+            self.workbench.bridge.call(work, "starting agents"),
             f"Starting {wanted.count} agent{'s' if wanted.count > 1 else ''}{size}",
         )
 
@@ -100,22 +107,3 @@ class StartAgentsDialog(NodeDialog):
         self.workbench.notices.toast(f"{names} {'are' if len(result) > 1 else 'is'} running.", Level.SUCCESS)
         self.started.emit(tuple(record.id for record in result))
         self.accept()
-
-
-@dataclass(frozen=True)
-class LocalStart:
-    """None leaves the choice to the controller."""
-
-    count: int
-    threads: int | None
-    memory: int | None
-    """Bytes."""
-    device: str | None
-    keep: bool
-    """Whether the agents go on when the window ends."""
-
-    async def carry_out(self, controller: Controller, report: object) -> list[NodeRecord]:
-        """On the controller's loop. Raises NodeError or BadInput."""
-        return await controller.launch_local(
-            self.count, threads=self.threads, memory=self.memory, device=self.device, keep=self.keep
-        )

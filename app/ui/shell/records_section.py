@@ -82,7 +82,7 @@ class RecordsSection(Section):
         self._read()
 
     def _spin(self, name: str, unit: str, most: int, without: str) -> QSpinBox:
-        made = QSpinBox(self)
+        made = make.number_field(QSpinBox(self))
         made.setRange(0, most)
         made.setSuffix(unit)
         made.setSpecialValueText(without)

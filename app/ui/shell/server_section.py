@@ -65,7 +65,7 @@ class ServerSection(Section):
         if edit is not None:
             edit.editingFinished.connect(self._on_host)
         self.host.activated.connect(self._on_host)
-        self.port = QSpinBox(self)
+        self.port = make.number_field(QSpinBox(self))
         self.port.setRange(0, 65535)
         self.port.setSpecialValueText("any free one")
         self.port.setKeyboardTracking(False)

@@ -152,7 +152,7 @@ def _replica_facts(cluster: Cluster, deployed: DeploymentSnapshot | None) -> lis
 
 def _planned_fact(deployed: DeploymentSnapshot) -> Fact:
     aim = AIMS.get(deployed.record.aim)
-    return "Planned for", "nothing: somebody said where the layers go" if aim is None else aim
+    return "Planned for", "no aim: placed by hand" if aim is None else aim
 
 
 def _stage_ways(cluster: Cluster, view: DeploymentSnapshot) -> list[StageWays]:

@@ -216,12 +216,11 @@ class ServingRow(QWidget):
         self.show_draft()
 
     def _spin(self, name: str, tip: str) -> QSpinBox:
-        made = make.dressed(QSpinBox(), name=name, tip=tip)
+        made = make.dressed(make.number_field(QSpinBox()), name=name, tip=tip)
         made.setRange(1, 1)
         made.setSingleStep(1024)
         made.setGroupSeparatorShown(True)
         made.setKeyboardTracking(False)
-        made.lineEdit().setTextMargins(4, 0, 0, 0)
         made.setMinimumWidth(made.fontMetrics().horizontalAdvance("16,000,000") + 4 * SPACING)
         return made
 

@@ -126,7 +126,9 @@ class ShelfPane(QFrame):
         self._board = board
         self.model = ShelfModel(board, self)
         self.list = TwoLineList(board.workbench.theme, self.model, "board-shelf", "Shards", "layers")
-        self.count = make.dressed(QSpinBox(), name="Number of shards", tip="Cut the model anew into so many shards")
+        self.count = make.dressed(
+            make.number_field(QSpinBox()), name="Number of shards", tip="Cut the model anew into so many shards"
+        )
         self.count.setKeyboardTracking(False)
         self.count.setMinimum(1)
         self.count.lineEdit().setTextMargins(4, 0, 0, 0)
