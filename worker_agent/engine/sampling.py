@@ -17,6 +17,8 @@ from collections import Counter
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from worker_agent.engine.grammars import Follower, Grammars
@@ -253,7 +255,12 @@ def repeating(history: list[int], size: int) -> Iterable[int]:
 
 
 def draw(scores: torch.Tensor, sampling: Sampling, position: int) -> int:
-    """Draw a token from processed scores [vocabulary]; the random number belongs to (seed, position) alone."""
+    """Draw a token from processed scores [vocabulary]; the random numbers belong to (seed, position) alone.
+
+    Each token that stays waits for a time that is distributed by its share, and the first to come is drawn: the same
+    shares as by one random number along the sum of all, and where scores differ in their last bits, as they do when the
+    same tokens went through in other steps, only two that come at nearly the same time can change places.
+    """
     ranked, order = torch.sort(scores / sampling.temperature, descending=True, stable=True)
     if 0 < sampling.top_k < len(ranked):
         ranked = ranked[: int((ranked >= ranked[sampling.top_k - 1]).sum())]  # as likely as the k-th: it stays, too
@@ -274,10 +281,9 @@ def draw(scores: torch.Tensor, sampling: Sampling, position: int) -> int:
         spread = math.exp(float(torch.special.entr(shares).sum().neg()))
         cutoff = min(sampling.eta_cutoff, math.sqrt(sampling.eta_cutoff) * spread)
         places = places[_above(likely[places], cutoff)]
-    running = likely[places].cumsum(0)
-    point = uniform(sampling.seed, position) * float(running[-1])
-    index = int(torch.searchsorted(running, torch.tensor(point, dtype=torch.float64), right=True))
-    return int(order[places[min(index, len(places) - 1)]])
+    staying = order.cpu()[places]
+    waits = -np.log(uniforms(sampling.seed, position, staying.numpy())) / likely[places].numpy()
+    return int(staying[int(waits.argmin())])
 
 
 def _typical(likely: torch.Tensor, mass: float) -> torch.Tensor:
@@ -301,10 +307,11 @@ def _above(likely: torch.Tensor, cutoff: float) -> torch.Tensor:
     return torch.logical_or(shares >= cutoff, shares == shares.max())
 
 
-def uniform(seed: int, position: int) -> float:
-    """A number in [0, 1) that belongs to (seed, position), the same on every machine."""
-    digest = hashlib.blake2b(f"{seed}:{position}".encode(), digest_size=8).digest()
-    return (int.from_bytes(digest, "little") >> 11) / (1 << 53)
+def uniforms(seed: int, position: int, tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Numbers between 0 and 1 that belong to (seed, position, token), the same on every machine."""
+    key = int.from_bytes(hashlib.blake2b(f"{seed}:{position}".encode(), digest_size=16).digest(), "little")
+    numbers = np.random.Philox(key=key).random_raw(int(tokens.max()) + 1)[tokens]
+    return ((numbers >> np.uint64(11)).astype(np.float64) + 0.5) / (1 << 53)
 
 
 def likelihoods(logits: torch.Tensor, chosen: int, count: int) -> tuple[float, tuple[TopToken, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from transformers.generation.logits_process import (
@@ -16,7 +17,7 @@ from transformers.generation.logits_process import (
     TypicalLogitsWarper,
 )
 
-from worker_agent.engine.sampling import Sampler, draw, likelihoods, repeating, uniform
+from worker_agent.engine.sampling import Sampler, draw, likelihoods, repeating, uniforms
 from worker_agent.wire.errors import NotFinite
 from worker_agent.wire.messages import Admission, Budget, Sampling
 
@@ -78,9 +79,21 @@ def test_draws_follow_the_probabilities() -> None:
         assert drawn.count(token) / count == pytest.approx(probability, abs=0.03)
 
 
-def test_the_random_number_belongs_to_seed_and_position_on_every_machine() -> None:
-    assert uniform(42, 7) == uniform(42, 7)
-    assert uniform(42, 7) != uniform(42, 8)
+def test_the_random_numbers_belong_to_seed_position_and_token_on_every_machine() -> None:
+    some = uniforms(42, 7, np.array([3, 1]))
+    assert (
+        some.tolist() == uniforms(42, 7, np.arange(9))[[3, 1]].tolist() == [0.04225358763476056, 0.008952550993202635]
+    )
+    assert not set(some.tolist()) & set(uniforms(42, 8, np.arange(9)).tolist())
+
+
+def test_what_is_drawn_does_not_hang_on_the_last_bits_of_the_scores() -> None:
+    chance, sampling, changed = torch.Generator().manual_seed(3), Sampling(temperature=1.0, seed=1), 0
+    for position in range(2000):
+        scores = torch.randn(200, generator=chance)
+        nearly = scores + 1e-4 * torch.randn(200, generator=chance)
+        changed += draw(scores, sampling, position) != draw(nearly, sampling, position)
+    assert changed <= 1, "along the sum of all shares it would be some ten"
 
 
 def test_log_probabilities_are_those_of_the_unprocessed_logits() -> None:
