@@ -87,9 +87,10 @@ def test_a_node_that_dies_while_the_new_cut_reads_leaves_the_old_one_at_work(
         cut(four, "0-3,4-5", 2, 3)
     check(four.finish(runs[2]), expected[2])
     for run, before in zip(runs[:2], expected, strict=False):
-        wait_until(lambda run=run, count=len(before.token_ids): len(run.token_ids) >= count)
+        count = len(before.token_ids)
+        wait_until(lambda run=run, count=count: len(run.token_ids) >= count)
         four.run(run.cancel())
-        assert tuple(run.token_ids[: len(before.token_ids)]) == tuple(before.token_ids)
+        assert tuple(run.token_ids[:count]) == tuple(before.token_ids)
     assert [len(run.trace().interruptions) for run in runs] == [0, 0, 1] and runs[2].record.deployment_id == first.id
     assert [each.id for each in four.run(four.controller.deployments.ready())] == [first.id]
 
