@@ -224,12 +224,15 @@ class ForeseenView(BaseModel):
     first_token_ms: float
     prompt_tokens: int = Field(description="of which prompt")
     assumed: list[str] = Field(description="what was assumed instead of measured")
+    correction: float = Field(description="by what a token's time was multiplied for what earlier runs took")
+    corrected_runs: int = Field(description="from how many runs that was learned; 0 where nothing was corrected")
 
     @classmethod
     def of(cls, told: Foreseen) -> ForeseenView:
         return cls(
             tokens_per_second=told.tokens_per_second, first_token_ms=told.first_token_us / 1e3,
-            prompt_tokens=told.prompt_tokens, assumed=list(told.assumed),
+            prompt_tokens=told.prompt_tokens, assumed=list(told.assumed), correction=told.correction,
+            corrected_runs=told.corrected_runs,
         )  # fmt: skip
 
 

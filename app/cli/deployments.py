@@ -29,7 +29,7 @@ from app.errors import BadInput
 from app.figures import layers, size_text
 from app.launching import deploy_on_ray
 from app.registry import DeploymentRecord, DeploymentStatus, Registry, ShardRecord
-from app.runs.foreseen import predicted_text
+from app.runs.foreseen import corrected_text, predicted_text
 from app.runs.trace import DeploymentTrace, Plan, unpack
 from app.runs.ways import larger_text, lost_text, way_lines
 from app.sharding.placement import AgentProcess, Placement
@@ -271,11 +271,13 @@ def _show_placement(placement: Placement) -> None:
         ],
         "",
     )
-    if placement.foreseen is not None:
+    if (told := placement.foreseen) is not None:
+        corrected = corrected_text(told.correction, told.corrected_runs)
         print_fields(
             [
-                ("Predicted", f"{predicted_text(placement.foreseen)}, one answer at a time"),
-                *(("Assumed", text) for text in placement.foreseen.assumed),
+                ("Predicted", f"{predicted_text(told)}, one answer at a time"),
+                *([("Corrected", corrected)] if corrected else []),
+                *(("Assumed", text) for text in told.assumed),
             ]
         )
     for reason in placement.reasons:

@@ -20,6 +20,7 @@ from app.errors import NodeError, RegistryError
 from worker_agent.wire.messages import Health, HealthReport, Welcome
 
 BEAT_SECONDS = 1.0
+ENDED = "The agent was stopped."
 MISSED_BEATS = 3
 """A node that has left so many beats unanswered is down."""
 
@@ -53,12 +54,14 @@ class NodeUp:
 
 @dataclass(frozen=True, slots=True)
 class NodeDown:
-    """The agent is not there. `kind` is a NodeError's, or `stopped` when it could not be started."""
+    """The agent is not there. `kind` is a NodeError's, or `stopped` when it was ended or could not be started."""
 
     node: int
     at: datetime
     kind: str
     reason: str
+    on_purpose: bool = False
+    """Whether it was ended from here: no trouble, and whoever ended it has written that down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +156,16 @@ class HealthMonitor:
             watch.heard = Heard(alive=False, trouble="stopped", reason=reason)
             self._on_event(NodeDown(node, datetime.now(UTC), "stopped", reason))
 
+    def ending(self, node: int, is_ending: bool = True) -> None:
+        """Note that an agent is being ended on purpose, or after all is not: when it goes, that is no trouble."""
+        if (watch := self._watches.get(node)) is not None:
+            watch.is_ending = is_ending
+
+    def ended(self, node: int) -> None:
+        """Note that an agent was ended on purpose."""
+        if (watch := self._watches.get(node)) is not None and not watch.heard.alive:
+            watch.note_ended()
+
     def heard(self, node: int) -> Heard:
         """What a node's connection and beats tell now."""
         watch = self._watches.get(node)
@@ -185,6 +198,8 @@ class _Watch:
     heard: Heard = NOTHING
     latest: NodeHealth | None = None
     memory_problem: str = ""
+    is_ending: bool = False
+    """Whether it is being ended on purpose, until it is there again."""
     _memory: MemoryWatch = field(default_factory=MemoryWatch)
     _last_seen: datetime | None = None
     _answered_at: float = 0.0
@@ -300,7 +315,7 @@ class _Watch:
 
     def _set_up(self, welcome: Welcome, *, restarted: bool) -> None:
         self._stop_grace()
-        self.heard = Heard(alive=True)
+        self.heard, self.is_ending = Heard(alive=True), False
         self._last_seen = datetime.now(UTC)
         self._answered_at = asyncio.get_running_loop().time()
         self._wake.set()
@@ -310,9 +325,18 @@ class _Watch:
         self._stop_grace()
         if self.heard.alive is False:
             return
-        self.heard = Heard(alive=False, trouble=kind, reason=reason)
         self._wake.set()
+        if self.is_ending:
+            self.note_ended()
+            return
+        self.heard = Heard(alive=False, trouble=kind, reason=reason)
         self.on_event(NodeDown(self.node, datetime.now(UTC), kind, reason))
+
+    def note_ended(self) -> None:
+        """It is gone, as was wanted."""
+        if self.heard.trouble != "stopped":
+            self.heard = Heard(alive=False, trouble="stopped", reason=ENDED)
+            self.on_event(NodeDown(self.node, datetime.now(UTC), "stopped", ENDED, on_purpose=True))
 
     def _stop_grace(self) -> None:
         if self._grace is not None:

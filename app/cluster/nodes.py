@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -321,9 +321,22 @@ class NodeDirectory:
         """The public keys of the agents that were launched here."""
         return frozenset(agent.public_key for agent in await asyncio.to_thread(self._launcher.launched))
 
+    @contextmanager
+    def ending(self, nodes: Collection[int]) -> Iterator[None]:
+        """While agents are ended on purpose, which `note_stopped` follows: that they go is no trouble then, not even a
+        moment later. If that fails, they count as they did before."""
+        for node in nodes:
+            self.health.ending(node)
+        try:
+            yield
+        except BaseException:
+            for node in nodes:
+                self.health.ending(node, False)
+            raise
+
     async def note_stopped(self, node: int) -> NodeRecord:
         """A node's agent was ended on purpose: it counts as stopped, not as lost."""
-        self.health.not_started(node, "The agent was stopped.")
+        self.health.ended(node)
         return await self._registry.call(lambda known: note_stopped(known, node))
 
     async def _add_launched(self, agent: LaunchedAgent) -> NodeRecord:
@@ -425,6 +438,8 @@ class NodeDirectory:
 
     async def _note(self, event: NodeUp | NodeDown | NodeFrozen | NodeMemoryJudged | NodeYields) -> None:
         """Write down what happened to a node, and what it says it has."""
+        if isinstance(event, NodeDown) and event.on_purpose:
+            return
         level, message = describe(event)
         try:
             if isinstance(event, NodeUp):

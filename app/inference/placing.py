@@ -10,10 +10,11 @@ from app.cluster.node_state import unavailable
 from app.cluster.nodes import NodeDirectory
 from app.errors import NodeError
 from app.models.description import ModelDescription
-from app.registry import NodeRecord, Registry
+from app.registry import LinkRecord, NodeRecord, Registry
 from app.runs.trace import Foreseen
 from app.serving import Serving
 from app.sharding.capacity import NodeCapacity, relative_speeds
+from app.sharding.correction import Corrections
 from app.sharding.foresight import foreseen, foretell, link_speeds
 from app.sharding.placement import Placement, Reason, check_fits, place_ranges
 from app.sharding.plan import Range, parse_layers
@@ -70,7 +71,7 @@ class Placing:
         named: bool = False,
     ) -> Placement:
         """The planner's choice of these nodes, over links as they were measured. Raises PlacementError, BadInput."""
-        every, links = await self._registry.call(lambda known: (known.nodes.list(), known.links.list()))
+        every, links, corrections = await self._registry.call(_known)
         records, trips = {node.id: node for node in every}, self._nodes.health.round_trips()
         offers = [
             Offer(capacity, records[capacity.node_id], trips.get(capacity.node_id))
@@ -80,7 +81,9 @@ class Placing:
         offered = {offer.record.id for offer in offers}
         away = [] if named else [self._away(node) for node in every if node.id not in offered]
         # Of hundreds of nodes this takes most of a second, in which the loop has other things to do.
-        return await asyncio.to_thread(plan, description, serving, offers, links, aim, named=named, away=away)
+        return await asyncio.to_thread(
+            plan, description, serving, offers, links, aim, named=named, away=away, corrections=corrections
+        )
 
     async def relocated(
         self,
@@ -98,14 +101,14 @@ class Placing:
             ranges: of all stages.
             there: the nodes of those that stay, by stage.
         """
-        every, links = await self._registry.call(lambda known: (known.nodes.list(), known.links.list()))
+        every, links, corrections = await self._registry.call(_known)
         trips, free = self._nodes.health.round_trips(), {node.node_id: node for node in nodes}
         offers = [
             Offer(free.get(node.id) or NodeCapacity(node.id, node.hostname, 0), node, trips.get(node.id))
             for node in every
             if node.id in free or node.id in there.values()
         ]
-        costs = MoveCosts(Problem(description, serving, offers, links), ranges, there)
+        costs = MoveCosts(Problem(description, serving, offers, links, corrections), ranges, there)
         return relocate(lost, nodes, held, costs.seconds)
 
     def _away(self, node: NodeRecord) -> Reason:
@@ -135,11 +138,16 @@ class Placing:
             if any(node not in every for _, _, node in stages):
                 return None
             placed = [(start, end, every[node]) for start, end, node in stages]
-            trips, links = self._nodes.health.round_trips(), link_speeds(known.links.list())
             prediction = foretell(
-                description, serving, placed, round_trips=trips, links=links, prompt_tokens=prompt_tokens
+                description,
+                serving,
+                placed,
+                round_trips=self._nodes.health.round_trips(),
+                links=link_speeds(known.links.list()),
+                corrections=Corrections(known.comparisons.list({node for _, _, node in stages})),
+                prompt_tokens=prompt_tokens,
             )
-            return None if prediction is None else foreseen(prediction, [node for _, _, node in placed])
+            return None if prediction is None else foreseen(prediction, [node for _, _, node in placed], serving)
 
         return await self._registry.call(work)
 
@@ -180,6 +188,10 @@ class Placing:
         link = self._nodes.link(record.id)
         await link.connect(CONNECT_SECONDS)
         return await link.call(Health(call=0))
+
+
+def _known(registry: Registry) -> tuple[list[NodeRecord], list[LinkRecord], Corrections]:
+    return registry.nodes.list(), registry.links.list(), Corrections(registry.comparisons.list())
 
 
 def _read_speed(report: HealthReport, dtype: str | None) -> float | None:

@@ -33,6 +33,7 @@ from app.inference.stages import PipelineStage
 from app.inference.text_stream import TextRules, TextStream
 from app.inference.tokenizer import Tokenizer
 from app.registry import Registry, RequestRecord, RequestStatus
+from app.runs.foreseen import stage_comparisons
 from app.runs.interruptions import interruption_text
 from app.runs.trace import UNKNOWN, ChunkTime, NodeMemory, Origin, RequestTrace, TokenLogprob, TokenTime, pack
 from worker_agent.wire.messages import Scored, StageTime, Token
@@ -374,6 +375,8 @@ class RequestRun:
             sequence={},
         )
         trace = self.trace()
+        if status is RequestStatus.COMPLETED and (learned := stage_comparisons(trace)):
+            self._registry.comparisons.keep(learned)  # should that fail, the next prediction is none the worse
         self._save(pack(trace)).add_done_callback(self._written)
 
     def _written(self, written: Future[None]) -> None:

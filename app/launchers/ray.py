@@ -115,7 +115,8 @@ class RayLauncher:
     async def stop(self, node: NodeRecord) -> NodeRecord:
         """One agent fewer is kept."""
         async with self._errands:
-            await self._end([self._place(node)], unheard)
+            with self._nodes.ending([node.id]):
+                await self._end([self._place(node)], unheard)
             wish = self._wished()
             await self._keep(wish=msgspec.structs.replace(wish, nodes=max(0, wish.nodes - 1)))
         return await self._nodes.note_stopped(node.id)
@@ -201,9 +202,10 @@ class RayLauncher:
             return await self._bring(self._kept.wish, unheard, whole=False)
 
     async def _all_ended(self, report: Report) -> list[NodeRecord]:
-        await self._end(None, report)
         nodes = await self._registry.call(lambda known: known.nodes.list())
         own = [node for node in nodes if node.public_key in self._kept.agents]
+        with self._nodes.ending([node.id for node in own]):
+            await self._end(None, report)
         return [await self._nodes.note_stopped(node.id) for node in own]
 
     # --- within ---

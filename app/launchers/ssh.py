@@ -112,7 +112,8 @@ class SshAgents:
     async def stop(self, node: NodeRecord) -> NodeRecord:
         kept = await self._kept(node)
         async with self._launcher.connected(SshTarget.parse(kept.target)) as connection:
-            await self._launcher.end(connection)
+            with self._nodes.ending([node.id]):
+                await self._launcher.end(connection)
         return await self._nodes.note_stopped(node.id)
 
     async def start_again(self, node: NodeRecord, report: Report = unheard) -> NodeRecord:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.registry.records import (
     ApiKeyRecord,
+    ComparisonRecord,
     DeploymentRecord,
     DeploymentStatus,
     EventLevel,
@@ -17,6 +18,7 @@ from app.registry.records import (
     LinkRecord,
     MeasurementRecord,
     ModelRecord,
+    NewComparison,
     NodeRecord,
     RequestLine,
     RequestRecord,
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ApiKeyRecord",
+    "ComparisonRecord",
     "DeploymentRecord",
     "DeploymentStatus",
     "EventLevel",
@@ -39,6 +42,7 @@ __all__ = [
     "LinkRecord",
     "MeasurementRecord",
     "ModelRecord",
+    "NewComparison",
     "NodeRecord",
     "Registry",
     "RequestLine",

@@ -315,6 +315,39 @@ class LinkRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class NewComparison:
+    """What the formulas said of one stage of a request that was alone, beside what was measured of it. Seconds."""
+
+    node_id: int
+    following_id: int | None
+    """The node of the next stage; None for a stage alone."""
+    model_name: str
+    dtype: str
+    quantize: str
+    token_predicted: float
+    """Of computing a step of one token."""
+    token_measured: float
+    prompt_predicted: float
+    """Of computing the whole prompt."""
+    prompt_measured: float
+    way_predicted: float
+    """Of a token to the next stage; 0 for a stage alone. Only all ways together can be measured: each has its part."""
+    way_measured: float
+    read_bytes_per_second: float
+    """The figures of the node by which was predicted, and of the way, where it had been measured."""
+    flops_per_second: float
+    rtt: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonRecord(NewComparison):
+    """The same as it is kept."""
+
+    id: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class ApiKeyRecord:
     """A key of the HTTP API: the SHA-256 of it in hexadecimal, and its last characters as a hint for people."""
 

@@ -11,6 +11,7 @@ from typing import Self, TypeVar
 
 from app.errors import RegistryError
 from app.registry.api_keys import ApiKeys
+from app.registry.comparisons import Comparisons
 from app.registry.deployments import Deployments
 from app.registry.events import Events
 from app.registry.failures import explained
@@ -56,6 +57,7 @@ class Registry:
         self.traces = Traces(store)
         self.measurements = Measurements(store)
         self.links = Links(store)
+        self.comparisons = Comparisons(store)
         self.api_keys = ApiKeys(store)
 
     @classmethod
@@ -110,7 +112,7 @@ class Registry:
 
     def on_changed(self, listener: Callable[[str], None]) -> None:
         """Be told, after each write, what was written: node, model, deployment, shard, request, response, event, job,
-        trace, measurement, link or API key.
+        trace, measurement, link, comparison or API key.
 
         Called in the thread that wrote, so it must be quick. Beats of the heart and epochs are not told.
         """

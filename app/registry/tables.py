@@ -216,6 +216,28 @@ class NodeLink(PeeweeModel):
         table_name = "node_link"
 
 
+class StageComparison(PeeweeModel):
+    id = AutoField()
+    node = ForeignKeyField(WorkerNode, on_delete="CASCADE")
+    following = ForeignKeyField(WorkerNode, null=True, on_delete="CASCADE")
+    model_name = Words()
+    dtype = Words()
+    quantize = Words()
+    token_predicted = DoubleField()
+    token_measured = DoubleField()
+    prompt_predicted = DoubleField()
+    prompt_measured = DoubleField()
+    way_predicted = DoubleField()
+    way_measured = DoubleField()
+    read_bytes_per_second = DoubleField()
+    flops_per_second = DoubleField()
+    rtt = DoubleField(null=True)
+    created_at = Instant()
+
+    class Meta:
+        table_name = "stage_comparison"
+
+
 class Measurement(PeeweeModel):
     id = AutoField()
     model = ForeignKeyField(Model, on_delete="CASCADE")
@@ -249,5 +271,5 @@ class ApiKey(PeeweeModel):
 
 TABLES = (
     WorkerNode, NodeLink, Model, Deployment, ModelShard, InferenceRequest, Response, Event, Job, Trace, Measurement,
-    ApiKey,
+    StageComparison, ApiKey,
 )  # fmt: skip

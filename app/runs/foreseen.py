@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from statistics import fmean
+
 from msgspec import Struct
 
 from app.figures import micros, token_rate
-from app.runs.trace import Foreseen, RequestTrace
+from app.registry.records import NewComparison
+from app.runs.trace import ChunkTime, Foreseen, RequestTrace, TokenTime
+
+LEAST_TOKENS = 4
+"""Of fewer nothing is learned: how long they take is chance."""
 
 
 class Comparison(Struct, frozen=True, kw_only=True):
@@ -48,6 +54,48 @@ def compared(trace: RequestTrace) -> Comparison | None:
     )
 
 
+def stage_comparisons(trace: RequestTrace) -> tuple[NewComparison, ...]:
+    """What each stage's prediction can learn from a request; nothing where it was not what was predicted of.
+
+    What is neither computing nor waiting for a stage's turn goes to the ways, each by its part of what was predicted;
+    a stage alone has no way, and takes all of it.
+    """
+    predicted, found = trace.foreseen, compared(trace)
+    if predicted is None or found is None or found.why_not or trace.model is None:
+        return ()
+    later, stages = trace.tokens[1:], predicted.stages
+    if len(later) < LEAST_TOKENS or found.first_token_us is None or not stages:
+        return ()
+    prompt_steps: list[TokenTime | ChunkTime] = [*trace.chunks, trace.tokens[0]]
+    if any(len(step.stages) != len(stages) for step in (*prompt_steps, *later)):
+        return ()
+    took = fmean(token.took_us for token in later)
+    computing = [fmean(token.stages[place].compute_us for token in later) for place in range(len(stages))]
+    reading = [float(sum(step.stages[place].compute_us for step in prompt_steps)) for place in range(len(stages))]
+    if len(stages) == 1:
+        computing, reading = [took], [float(found.first_token_us)]
+    between, ways = max(0.0, took - sum(computing)), sum(stage.way for stage in stages)
+    return tuple(
+        NewComparison(
+            node_id=stage.node_id,
+            following_id=stage.following_id,
+            model_name=trace.model.name,
+            dtype=predicted.dtype,
+            quantize=predicted.quantize,
+            token_predicted=stage.token,
+            token_measured=step / 1e6,
+            prompt_predicted=stage.prompt,
+            prompt_measured=prompt / 1e6,
+            way_predicted=stage.way,
+            way_measured=between / 1e6 * stage.way / ways if ways else 0.0,
+            read_bytes_per_second=stage.read_bytes_per_second,
+            flops_per_second=stage.flops_per_second,
+            rtt=stage.rtt,
+        )
+        for stage, step, prompt in zip(stages, computing, reading, strict=True)
+    )
+
+
 def predicted_facts(trace: RequestTrace) -> tuple[tuple[str, str], ...]:
     """Names and values for whoever shows a run; empty where nothing was predicted."""
     predicted, found = trace.foreseen, compared(trace)
@@ -61,6 +109,8 @@ def predicted_facts(trace: RequestTrace) -> tuple[tuple[str, str], ...]:
     facts = [("Speed", speed), (f"First token of {predicted.prompt_tokens:,}", first)]
     if found.why_not:
         facts.append(("Not compared", f"{found.why_not}, and predicted is what one answer alone may expect"))
+    if corrected := corrected_text(predicted.correction, predicted.corrected_runs):
+        facts.append(("Corrected", corrected))
     facts += [("Assumed", text) for text in predicted.assumed]
     return tuple(facts)
 
@@ -69,6 +119,18 @@ def error_text(error: float) -> str:
     """By how much what was predicted is off: +12 %, −3 %, 0 %."""
     percent = round(error * 100)
     return f"{percent:+d} %".replace("-", "−") if percent else "0 %"
+
+
+def corrected_text(correction: float, runs: int) -> str:
+    """by 12 % after 5 runs, in which a token took longer than the formulas say; empty where nothing was learned."""
+    if not runs:
+        return ""
+    percent = round(abs(correction - 1) * 100)
+    after = "after 1 run" if runs == 1 else f"after {runs} runs"
+    if not percent:
+        return f"by less than 1 % {after}"
+    came = "longer" if correction > 1 else "less"
+    return f"by {percent} % {after}, in which a token took {came} than the formulas say"
 
 
 def predicted_text(predicted: Foreseen) -> str:

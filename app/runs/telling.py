@@ -15,7 +15,7 @@ import msgspec
 
 from app.figures import amount_text, clock, data_rate, duration, layers, micros, percent, short, size_text, token_rate
 from app.runs.bottleneck import explain
-from app.runs.foreseen import predicted_facts, predicted_text
+from app.runs.foreseen import corrected_text, predicted_facts, predicted_text
 from app.runs.interruptions import interruption_text
 from app.runs.run import RequestFacts, Run, RunEvent
 from app.runs.trace import (
@@ -194,6 +194,8 @@ def tell(run: Run) -> Telling:
         figures.append(("KV memory for", f"{run.plan.kv_tokens:,} tokens"))
     if isinstance(trace, DeploymentTrace) and trace.foreseen is not None:
         figures.append(("Predicted", predicted_text(trace.foreseen)))
+        if corrected := corrected_text(trace.foreseen.correction, trace.foreseen.corrected_runs):
+            figures.append(("Corrected", corrected))
     if moved > 0:
         figures.append(("Moved", size_text(moved)))
     sections = []

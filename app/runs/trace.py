@@ -122,6 +122,24 @@ class Plan(Struct, frozen=True, kw_only=True):
         return Serving.kept(self)
 
 
+class StageForeseen(Struct, frozen=True, kw_only=True):
+    """What the formulas said of one stage, before anything was corrected. Seconds, and the figures they went by."""
+
+    node_id: int
+    following_id: int | None = None
+    """The node of the next stage; None for a stage alone."""
+    token: float
+    """Of computing a step of one token."""
+    prompt: float
+    """Of computing the whole prompt."""
+    way: float = 0.0
+    """Of a token to the next stage."""
+    read_bytes_per_second: float
+    flops_per_second: float
+    rtt: float | None = None
+    """Of the way to the next stage and back, where that was measured."""
+
+
 class Foreseen(Struct, frozen=True, kw_only=True):
     """What was predicted of one answer alone, before it came."""
 
@@ -134,6 +152,13 @@ class Foreseen(Struct, frozen=True, kw_only=True):
     """Of a token's time, what goes into the way between the agents."""
     assumed: tuple[str, ...] = ()
     """Which figures were assumed, since they had not been measured; a sentence each."""
+    correction: float = 1.0
+    """By what the time of a token was multiplied for what earlier runs took: 1.12 is 12 % slower than the formulas."""
+    corrected_runs: int = 0
+    """From how many runs that was learned; 0 where nothing was corrected."""
+    dtype: str = ""
+    quantize: str = "none"
+    stages: tuple[StageForeseen, ...] = ()
 
 
 class ModelFacts(Struct, frozen=True, kw_only=True):

@@ -7,13 +7,15 @@ and which had to be assumed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from app.errors import BadInput
 from app.figures import data_rate, duration
 from app.models.description import ModelDescription
 from app.registry.records import LinkRecord, NodeRecord
-from app.runs.trace import Foreseen
+from app.runs.trace import Foreseen, StageForeseen
 from app.serving import Serving
+from app.sharding.correction import NOTHING_LEARNED, Corrections
 from app.sharding.prediction import (
     LOCAL_BYTES_PER_SECOND,
     MESSAGE_SECONDS,
@@ -65,6 +67,7 @@ def foretell(
     *,
     round_trips: Mapping[int, float | None],
     links: LinkSpeeds,
+    corrections: Corrections = NOTHING_LEARNED,
     prompt_tokens: int = PROMPT_TOKENS,
 ) -> Prediction | None:
     """Predict a pipeline from what the registry knows; None where a node has not measured itself in this dtype.
@@ -72,40 +75,66 @@ def foretell(
     Args:
         stages: `(start, end, node)` in pipeline order, all layers.
         round_trips: from the controller to each node and back, seconds, where that is known.
+        corrections: what earlier runs have taught.
     """
-    told = []
+    told, runs = [], list[int]()
     for start, end, node in stages:
         speed = speed_of(node.capacities, serving.dtype, round_trips.get(node.id))
         if speed is None:
             return None
-        told.append((start, end, speed))
+        learned = corrections.of_node(node.id, description.name, serving.dtype, serving.quantize, speed)
+        runs.append(learned.token.runs)
+        told.append((start, end, learned.of(speed)))
     nodes = [node for _, _, node in stages]
+    known = [links.get((one.id, other.id)) for one, other in _hops(nodes)]
+    ways = [corrections.of_way(one.id, other.id, link) for (one, other), link in zip(_hops(nodes), known, strict=True)]
+    runs += [way.runs for way in ways]
     try:
-        return predict(
+        prediction = predict(
             description,
             told,
             dtype=serving.dtype,
             quantize=serving.quantize,
             same_machine=[one.machine == other.machine for one, other in _hops(nodes)],
-            links=[links.get((one.id, other.id)) for one, other in _hops(nodes)],
+            links=known,
+            way_factors=[way.factor for way in ways],
             prompt_tokens=prompt_tokens,
         )
     except BadInput:  # figures of a machine that make no sense: better none than a wrong one
         return None
+    return replace(prediction, corrected_runs=max(runs))
 
 
-def foreseen(prediction: Prediction, nodes: Sequence[NodeRecord]) -> Foreseen:
+def foreseen(prediction: Prediction, nodes: Sequence[NodeRecord], serving: Serving) -> Foreseen:
     """A prediction as it is kept with a run.
 
     Args:
         nodes: of the stages, in pipeline order.
     """
+    following: list[int | None] = [other.id for _, other in _hops(nodes)] or [None]
     return Foreseen(
         tokens_per_second=prediction.tokens_per_second,
         first_token_us=round(prediction.first_token_seconds * 1e6),
         prompt_tokens=prediction.prompt_tokens,
         network_share=prediction.network_share,
         assumed=assumed_texts(prediction, nodes),
+        correction=prediction.correction,
+        corrected_runs=prediction.corrected_runs,
+        dtype=serving.dtype,
+        quantize=serving.quantize,
+        stages=tuple(
+            StageForeseen(
+                node_id=node.id,
+                following_id=next_id,
+                token=stage.token,
+                prompt=stage.prompt,
+                way=stage.way,
+                read_bytes_per_second=stage.speed.read_bytes_per_second,
+                flops_per_second=stage.speed.flops_per_second,
+                rtt=None if stage.link is None else stage.link.rtt,
+            )
+            for node, next_id, stage in zip(nodes, following, prediction.stages, strict=True)
+        ),
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, zip_longest
 from math import ceil
 
 from app.errors import BadInput
@@ -51,6 +51,10 @@ class NodeSpeed:
     """In a step of many tokens."""
     rtt: float = 0.0
     """Seconds from the controller to the node and back; stands for the distance between nodes too."""
+    token_factor: float = 1.0
+    """By what steps of few tokens are multiplied, since earlier runs took longer or shorter (`correction.py`)."""
+    prompt_factor: float = 1.0
+    """The same for prompts."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,21 @@ class LinkSpeed:
     rtt: float
     """Of a short message and its answer, seconds."""
     bytes_per_second: float
+
+
+@dataclass(frozen=True)
+class StagePrediction:
+    """What is predicted of one stage by the formulas alone, before it is corrected. Seconds."""
+
+    token: float
+    """Of a step of one token."""
+    prompt: float
+    """Of computing the whole prompt."""
+    way: float
+    """Of a token to the next stage; 0 where there is one stage only."""
+    speed: NodeSpeed
+    link: LinkSpeed | None
+    """What was measured of the way."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +95,11 @@ class Prediction:
     network_share: float
     assumed_hops: tuple[int, ...] = ()
     """Hops of which nothing was measured, by the stage that they begin at."""
+    stages: tuple[StagePrediction, ...] = ()
+    correction: float = 1.0
+    """By what the time of a token was multiplied for what earlier runs took."""
+    corrected_runs: int = 0
+    """From how many runs that was learned; 0 where nothing was corrected."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +165,7 @@ class StageCosts:
 
     def token_of(self, work: StageWork, speed: NodeSpeed) -> float:
         """The same of work that is known already."""
-        return self.token_load(work).on(speed)
+        return self.token_load(work).on(speed) * speed.token_factor
 
     def token_load(self, work: StageWork) -> StepLoad:
         """A step of one token."""
@@ -150,7 +174,7 @@ class StageCosts:
 
     def step_of(self, work: StageWork, speed: NodeSpeed, rows: float) -> float:
         """A step of one token each for `rows` sequences, which reads the weights once, as a prompt's step does."""
-        return self.step_load(work, rows).on(speed)
+        return self.step_load(work, rows).on(speed) * speed.token_factor
 
     def step_load(self, work: StageWork, rows: float) -> StepLoad:
         """The same, whatever the machine."""
@@ -182,6 +206,7 @@ def predict(
     quantize: str = "none",
     same_machine: bool | Sequence[bool] = False,
     links: Sequence[LinkSpeed | None] = (),
+    way_factors: Sequence[float] = (),
     prompt_tokens: int = PROMPT_TOKENS,
 ) -> Prediction:
     """Predict the speed of one sequence alone in a pipeline.
@@ -205,6 +230,7 @@ def predict(
         same_machine: for each hop, from stage k to k + 1 and last from the last stage to the first, whether
             both ends are on one machine; one value stands for all.
         links: for each hop what was measured of it; None, or nothing at all, where that is not known.
+        way_factors: for each hop by what it is multiplied, since earlier runs took longer or shorter; without them 1.
         prompt_tokens: how long the prompt is.
 
     Raises:
@@ -219,20 +245,30 @@ def predict(
     work = [costs.work(start, end) for start, end, _ in stages]
     steps = [costs.token(*stage) for stage in stages]
     known = [links[hop] if hop < len(links) else None for hop in range(len(local))]
-    waits = [
+    ways = [
         hop_seconds(speed, following, here, link)
         for speed, following, here, link in zip(speeds, [*speeds[1:], speeds[0]], local, known, strict=False)
     ]
+    waits = [way * factor for way, factor in zip_longest(ways, way_factors[: len(ways)], fillvalue=1.0)]
     total, network = sum(steps) + sum(waits), sum(waits)
-    prompt = _prompt_seconds(costs.hidden_bytes, work, speeds, local, known, waits, prompt_tokens)
+    chunk = min(prompt_tokens, PROMPT_CHUNK)
+    loads = [_chunk_load(each, chunk, costs.hidden_bytes) for each in work]
+    computing = [load.on(speed) for load, speed in zip(loads, speeds, strict=True)]
+    told = tuple(
+        StagePrediction(step / speed.token_factor, prompt * prompt_tokens / chunk, way, speed, link)
+        for step, prompt, way, speed, link in zip(steps, computing, ways or [0.0], speeds, known or [None], strict=True)
+    )
+    corrected = [prompt * speed.prompt_factor for prompt, speed in zip(computing, speeds, strict=True)]
     return Prediction(
         tokens_per_second=1 / total,
-        first_token_seconds=prompt,
+        first_token_seconds=_prompt_seconds(costs.hidden_bytes, corrected, local, known, waits, prompt_tokens),
         prompt_tokens=prompt_tokens,
         slowest_stage=max(range(len(steps)), key=steps.__getitem__),
         share=tuple(step / total for step in steps),
         network_share=network / total,
         assumed_hops=tuple(hop for hop, link in enumerate(known) if link is None),
+        stages=told,
+        correction=total / sum(stage.token + stage.way for stage in told),
     )
 
 
@@ -308,16 +344,15 @@ def hop_seconds(one: NodeSpeed, other: NodeSpeed, same_machine: bool, link: Link
 
 def _prompt_seconds(
     hidden_bytes: int,
-    work: Sequence[StageWork],
-    speeds: Sequence[NodeSpeed],
+    computing: Sequence[float],
     local: Sequence[bool],
     links: Sequence[LinkSpeed | None],
     waits: Sequence[float],
     tokens: int,
 ) -> float:
+    """Args: computing: what a chunk takes each stage."""
     chunk = min(tokens, PROMPT_CHUNK)
     chunks = ceil(tokens / chunk)
-    computing = [_chunk_load(each, chunk, hidden_bytes).on(speed) for each, speed in zip(work, speeds, strict=True)]
     # The last hop carries one token, not its hidden state.
     carrying = [chunk * hidden_bytes / _rate(here, link) for here, link in zip(local[:-1], links[:-1], strict=True)]
     once = sum(computing) + sum(waits) + sum(carrying)

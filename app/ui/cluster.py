@@ -16,6 +16,7 @@ from PySide6.QtCore import QObject, Signal, Slot
 from app.cluster.ghosts import Ghost, ghosts_of
 from app.cluster.node_state import Heard
 from app.registry.records import (
+    ComparisonRecord,
     LinkRecord,
     MeasurementRecord,
     NodeRecord,
@@ -37,7 +38,7 @@ HISTORY = 600
 """Samples kept for each node: ten minutes at one a second."""
 RATE_SECONDS = 2.0
 """Tokens per second are counted over so long."""
-TABLES = frozenset({"node", "model", "deployment", "measurement", "link"})
+TABLES = frozenset({"node", "model", "deployment", "measurement", "link", "comparison"})
 """Of the registry: those that are mirrored."""
 
 
@@ -100,6 +101,7 @@ class Cluster(QObject):
     deployments_changed = Signal()
     measurements_changed = Signal()
     links_changed = Signal()
+    comparisons_changed = Signal()
     activity = Signal(object)
     """A tuple of Activity, at most 30 times a second."""
 
@@ -112,8 +114,10 @@ class Cluster(QObject):
         self.deployments: tuple[DeploymentSnapshot, ...] = ()
         """Loading and ready ones, newest first."""
         self.measurements: dict[str, tuple[MeasurementRecord, ...]] = {}
-        self.links: tuple[LinkRecord, ...] = ()
         """By model, of those that were measured: the newest in each kind of numbers."""
+        self.links: tuple[LinkRecord, ...] = ()
+        self.comparisons: tuple[ComparisonRecord, ...] = ()
+        """Of what was predicted with what came; both the newest first."""
         self._bridge = bridge
         self._history: dict[int, deque[Sample]] = {}
         self._node_meters: dict[int, _Meter] = {}
@@ -195,7 +199,7 @@ class Cluster(QObject):
     def _on_tables_changed(self, nouns: frozenset[str]) -> None:
         wanted = {"deployment" if noun == "shard" else noun for noun in nouns} & TABLES
         wanted |= {"measurement"} if "model" in wanted else set()  # they go with it
-        wanted |= {"link"} if "node" in wanted else set()
+        wanted |= {"link", "comparison"} if "node" in wanted else set()
         if wanted:
             self._stale |= wanted
             if not self._reload.isActive():
@@ -243,6 +247,9 @@ class Cluster(QObject):
         if lists.links is not None and lists.links != self.links:
             self.links = lists.links
             self.links_changed.emit()
+        if lists.comparisons is not None and lists.comparisons != self.comparisons:
+            self.comparisons = lists.comparisons
+            self.comparisons_changed.emit()
         if not self.is_loaded:
             self.is_loaded = True
             self.loaded.emit()

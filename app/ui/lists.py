@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from app.registry.records import DeploymentStatus, LinkRecord, MeasurementRecord, NodeRecord, ShardRecord
+from app.registry.records import (
+    ComparisonRecord,
+    DeploymentStatus,
+    LinkRecord,
+    MeasurementRecord,
+    NodeRecord,
+    ShardRecord,
+)
 from app.ui.snapshots import DeploymentSnapshot
 
 if TYPE_CHECKING:
@@ -24,6 +31,7 @@ class Lists:
     deployments: tuple[DeploymentSnapshot, ...] | None = None
     measurements: dict[str, tuple[MeasurementRecord, ...]] | None = None
     links: tuple[LinkRecord, ...] | None = None
+    comparisons: tuple[ComparisonRecord, ...] | None = None
     brought: dict[int, Brought] = field(default_factory=dict)
     """Given with the nodes: of those that a launcher has brought, which, by the node's id."""
 
@@ -54,6 +62,7 @@ async def read_lists(controller: Controller, wanted: frozenset[str]) -> Lists:
             deployments=views,
             measurements=_measured(registry) if "measurement" in wanted else None,
             links=tuple(registry.links.list()) if "link" in wanted else None,
+            comparisons=tuple(registry.comparisons.list()) if "comparison" in wanted else None,
             brought=brought,
         )
 

@@ -99,6 +99,31 @@ def test_a_killed_agent_is_noticed_before_its_beats_are_missed() -> None:
     asyncio.run(scenario())
 
 
+def test_an_agent_that_is_ended_on_purpose_is_stopped_and_told_of_once_whenever_it_goes() -> None:
+    async def scenario() -> None:
+        async with watched() as w:
+            for seen_first in (True, False):
+                await w.next(NodeHealth)
+                w.monitor.ending(1)
+                await w.agent.stop_listening()
+                if seen_first:
+                    down = await w.next(NodeDown)
+                    w.monitor.ended(1)
+                else:
+                    w.monitor.ended(1)  # its end has not been noticed yet
+                    down = await w.next(NodeDown)
+                assert (down.kind, down.on_purpose) == ("stopped", True)
+                assert w.monitor.heard(1) == Heard(alive=False, trouble="stopped", reason="The agent was stopped.")
+                w.agent.listen_again()
+                await w.next(NodeUp)
+            w.monitor.ending(1)
+            w.monitor.ending(1, False)  # it could not be ended after all
+            await w.agent.stop_listening()
+            assert not (await w.next(NodeDown)).on_purpose
+
+    asyncio.run(scenario())
+
+
 def test_an_agent_that_falls_silent_is_down_and_up_again_when_it_answers() -> None:
     async def scenario() -> None:
         async with watched() as w:

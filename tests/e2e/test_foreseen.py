@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import log
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,40 @@ def test_a_request_keeps_what_was_predicted_for_its_prompt_beside_what_came(shar
         found = compared(trace)
         assert found is not None and found.why_not == ""
         assert found.tokens_per_second and found.first_token_us and found.speed_error is not None
+    finally:
+        shared.run(shared.controller.undeploy(deployed.id))
+
+
+def test_a_wrong_figure_is_corrected_by_what_a_run_took(shared: System, two: list[int]) -> None:
+    nodes, comparisons = shared.controller.registry.nodes, shared.controller.registry.comparisons
+    wrong = [{**SPEEDS[0], "read_bytes_per_second": 1e6}]
+    for id in two:
+        nodes.update(id, capacities={**nodes.get(id).capacities, "speeds": wrong})
+    serving = ServingWish(dtype="float32", context=128, kv_tokens=256)
+    deployed = shared.run(shared.controller.deploy("foreseen", nodes=two, serving=serving))
+    try:
+        errors, speeds = [], []
+        for first in (1, 31):
+            answer = shared.answer("foreseen", list(range(first, first + 20)), max_tokens=8, ignore_eos=True)
+            kept = shared.controller.registry.traces.get("request", str(answer.id))
+            assert kept is not None
+            trace = unpack(kept)
+            assert isinstance(trace, RequestTrace) and trace.foreseen is not None
+            found = compared(trace)
+            assert found is not None and found.why_not == "" and found.tokens_per_second
+            errors.append(abs(log(trace.foreseen.tokens_per_second / found.tokens_per_second)))
+            speeds.append(trace.foreseen)
+        before, after = speeds
+        assert errors[1] < errors[0]
+        assert after.corrected_runs == before.corrected_runs + 1 and after.correction < 0.7
+        planned = shared.run(shared.controller.plan("foreseen", nodes=two, serving=serving))
+        assert planned.foreseen is not None and planned.foreseen.corrected_runs == before.corrected_runs + 2
+        # A machine that has measured itself anew is another one.
+        for id in two:
+            nodes.update(id, capacities={**nodes.get(id).capacities, "speeds": SPEEDS})
+        anew = shared.run(shared.controller.plan("foreseen", nodes=two, serving=serving))
+        assert anew.foreseen is not None and anew.foreseen.correction > after.correction
+        assert {each.node_id for each in comparisons.list()} >= set(two)
     finally:
         shared.run(shared.controller.undeploy(deployed.id))
 

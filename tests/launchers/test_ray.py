@@ -19,6 +19,7 @@ from app.launchers.launcher import RayWish
 from app.launchers.ray_messages import RayAgent
 from app.launching import deploy_on_ray, end_ray, launch, look_at_ray
 from app.paths import Home
+from app.registry import EventLevel
 from app.serving import ServingWish
 from tests.cli.programs import CommandLine, Service, make_tiny_model, runs
 from tests.e2e.conftest import System, open_system
@@ -135,6 +136,7 @@ def test_ray_brings_what_a_plan_needs_lets_it_rest_and_brings_it_back_for_a_requ
     for _ in range(2):
         wait_until(lambda: ray.is_resting, 60)
         assert not any(runs(pid) for pid in running)
+        assert [event.message for event in system.controller.registry.events.list(level=EventLevel.ERROR)] == []
         assert answered(system) == reference
         running = [agent.pid for agent in agents(system)]
         assert len(running) == len(nodes) and not ray.is_resting

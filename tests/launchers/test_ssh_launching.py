@@ -96,6 +96,8 @@ def test_a_machine_is_added_over_ssh_brought_up_to_date_and_removed(server: Serv
         (last,) = [int((server.remote_home / FOLDER / "pid").read_text())]
         session.run(controller.stop_agent(node.id))
         assert not runs(last) and (server.remote_home / FOLDER).exists(), "key and layers stay"
+        told = [event for event in controller.registry.events.list(node_id=node.id) if event.level == "error"]
+        assert told == [], "what was wanted is no error"
         assert session.run(controller.start_agent(node.id)).public_key == node.public_key
         [over_ssh] = [state for state in session.ask(launchers) if state.name == "ssh"]
         assert over_ssh.nodes == (node.id,)

@@ -5,9 +5,16 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from app.runs.foreseen import compared, error_text, predicted_facts, predicted_text
+from app.runs.foreseen import (
+    compared,
+    corrected_text,
+    error_text,
+    predicted_facts,
+    predicted_text,
+    stage_comparisons,
+)
 from app.runs.telling import tell
-from app.runs.trace import Foreseen, Interruption, RequestTrace, TokenTime
+from app.runs.trace import Foreseen, Interruption, RequestTrace, StageForeseen, TokenTime
 from tests.runs.samples import request_run, trace_of
 
 FORESEEN = Foreseen(
@@ -57,6 +64,56 @@ def test_a_telling_has_both_with_the_error_and_what_was_assumed() -> None:
     assert facts["Speed"] == "80 tokens/s predicted, 100 tokens/s measured (−20 %)"
     assert facts["First token of 256"] == "33 ms predicted, 30 ms measured (+10 %)"
     assert facts["Assumed"] == "Not measured: studio to mini."
+
+
+STAGES = tuple(
+    StageForeseen(
+        node_id=node, following_id=following, token=0.005, prompt=0.02, way=way, read_bytes_per_second=1e10,
+        flops_per_second=1e11, rtt=0.001,
+    )
+    for node, following, way in ((1, 2, 0.001), (2, 1, 0.003))
+)  # fmt: skip
+
+
+def with_stages(trace: RequestTrace, *stages: StageForeseen) -> RequestTrace:
+    assert trace.foreseen is not None
+    return replace(trace, foreseen=replace(trace.foreseen, stages=stages, dtype="float32"))
+
+
+def test_each_stage_learns_what_it_computed_and_each_way_its_part_of_the_rest() -> None:
+    one, two = stage_comparisons(with_stages(a_trace(), *STAGES))
+    assert (one.node_id, one.following_id, one.dtype, one.rtt) == (1, 2, "float32", 0.001)
+    assert (one.token_predicted, one.token_measured) == (0.005, pytest.approx(0.004))
+    assert (two.token_predicted, two.token_measured) == (0.005, pytest.approx(0.003))
+    assert one.prompt_measured == pytest.approx(0.004), "the step that brings the first token reads the prompt"
+    # Of 10 ms a token was computed for 7 ms; the ways share the rest as it was predicted of them.
+    assert (one.way_measured, two.way_measured) == (pytest.approx(0.00075), pytest.approx(0.00225))
+
+
+def test_a_stage_alone_takes_all_of_the_time() -> None:
+    alone = trace_of(tokens=6, took_us=10_000, stages=[(0, 8_000)], first_us=30_000)
+    (one,) = stage_comparisons(
+        with_stages(replace(alone, foreseen=FORESEEN), replace(STAGES[0], following_id=None, way=0.0))
+    )
+    assert (one.token_measured, one.prompt_measured) == (pytest.approx(0.010), pytest.approx(0.030))
+    assert (one.way_predicted, one.way_measured) == (0.0, 0.0)
+
+
+def test_nothing_is_learned_of_what_cannot_be_compared() -> None:
+    assert stage_comparisons(with_stages(a_trace(cached_tokens=16), *STAGES)) == ()
+    assert stage_comparisons(a_trace()) == (), "a run of before stages were foreseen"
+    few = with_stages(a_trace(), *STAGES)
+    assert stage_comparisons(replace(few, tokens=few.tokens[:4])) == ()
+    assert stage_comparisons(with_stages(a_trace(), STAGES[0])) == (), "it went over other stages"
+
+
+def test_a_correction_is_said_with_the_runs_that_taught_it() -> None:
+    assert corrected_text(1.0, 0) == ""
+    assert corrected_text(1.124, 5) == "by 12 % after 5 runs, in which a token took longer than the formulas say"
+    assert corrected_text(0.9, 1) == "by 10 % after 1 run, in which a token took less than the formulas say"
+    assert corrected_text(1.001, 3) == "by less than 1 % after 3 runs"
+    told = replace(a_trace(), foreseen=replace(FORESEEN, correction=1.12, corrected_runs=5))
+    assert dict(predicted_facts(told))["Corrected"].startswith("by 12 % after 5 runs")
 
 
 def test_figures_in_words() -> None:

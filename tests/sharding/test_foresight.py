@@ -62,20 +62,20 @@ def test_a_measured_bandwidth_carries_the_prompt() -> None:
 def test_what_was_assumed_is_said_with_the_nodes_names() -> None:
     found = foretell(MODEL, SERVING, STAGES, round_trips={}, links=link_speeds([a_link()]))
     assert found is not None
-    told = foreseen(found, [node for _, _, node in STAGES])
+    told = foreseen(found, [node for _, _, node in STAGES], SERVING)
     (sentence,) = told.assumed
     assert "n2 to n1" in sentence and "n1 to n2" not in sentence
     assert f"{NETWORK_BYTES_PER_SECOND / 1e6:.0f} MB/s" in sentence and "doctor --links" in sentence
     assert told.first_token_us == round(found.first_token_seconds * 1e6)
     both = {(1, 2): LinkSpeed(0.001, 1e8), (2, 1): LinkSpeed(0.001, 1e8)}
     measured = foretell(MODEL, SERVING, STAGES, round_trips={}, links=both)
-    assert measured is not None and foreseen(measured, [node for _, _, node in STAGES]).assumed == ()
+    assert measured is not None and foreseen(measured, [node for _, _, node in STAGES], SERVING).assumed == ()
 
 
 def test_agents_of_one_machine_are_said_to_be_such() -> None:
     nodes = [a_node(1, "127.0.0.1"), a_node(2, "127.0.0.1")]
     found = foretell(MODEL, SERVING, [(0, 1, nodes[0]), (1, 2, nodes[1])], round_trips={}, links={})
-    assert found is not None and "one machine" in foreseen(found, nodes).assumed[0]
+    assert found is not None and "one machine" in foreseen(found, nodes, SERVING).assumed[0]
 
 
 def test_one_node_alone_assumes_nothing_and_one_that_has_not_measured_itself_is_not_predicted() -> None:

@@ -14,6 +14,7 @@ from app.models.description import ModelDescription
 from app.registry.records import LinkRecord
 from app.serving import Serving
 from app.sharding.capacity import NodeCapacity
+from app.sharding.correction import NOTHING_LEARNED, Corrections
 from app.sharding.placement import PlacedStage, Placement, Reason, place_ranges, shortage
 from app.sharding.plan import partition
 from app.sharding.planning.aiming import Solution, solved
@@ -32,6 +33,7 @@ def plan(
     *,
     named: bool = False,
     away: Sequence[Reason] = (),
+    corrections: Corrections = NOTHING_LEARNED,
 ) -> Placement:
     """Place a model.
 
@@ -41,6 +43,7 @@ def plan(
         aim: one of `AIMS`.
         named: somebody chose the nodes: all of them are used, in this order, but for those that are too small.
         away: of nodes that cannot be used now, why.
+        corrections: what earlier runs have taught of nodes and ways.
 
     Raises:
         PlacementError: nothing fits; the text says which node lacks how much.
@@ -52,7 +55,7 @@ def plan(
     check_serving(description, serving)
     found: list[tuple[Solution, Problem]] = []
     for group in [list(offers)] if named else _reachable(offers):
-        problem = Problem(description, serving, group, links)
+        problem = Problem(description, serving, group, links, corrections)
         solution = solved(problem, aim, range(len(group)) if named else None)
         if solution is not None:
             found.append((solution, problem))

@@ -10,12 +10,13 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from statistics import median
+from statistics import fmean, median
 
 from app.models.description import ModelDescription
 from app.registry.records import LinkRecord, NodeRecord
 from app.serving import Serving
 from app.sharding.capacity import NodeCapacity
+from app.sharding.correction import NOTHING_LEARNED, Corrections
 from app.sharding.foresight import dead_links, link_speeds
 from app.sharding.prediction import NodeSpeed, StageCosts, StepLoad, hop_seconds, speed_of
 from app.sharding.stage_sizes import StageSizes
@@ -48,10 +49,16 @@ class Problem:
 
     Args:
         links: the newest measurement of each direction first.
+        corrections: what earlier runs have taught.
     """
 
     def __init__(
-        self, description: ModelDescription, serving: Serving, offers: Sequence[Offer], links: Sequence[LinkRecord]
+        self,
+        description: ModelDescription,
+        serving: Serving,
+        offers: Sequence[Offer],
+        links: Sequence[LinkRecord],
+        corrections: Corrections = NOTHING_LEARNED,
     ) -> None:
         self.description, self.serving, self.offers = description, serving, tuple(offers)
         self.boundaries = (0, *description.cuts, description.num_layers)
@@ -65,8 +72,9 @@ class Problem:
         """Bytes of the stage from one boundary to another."""
         self._reaches: dict[tuple[int, float], list[int]] = {}
         self.free = [offer.capacity.free_memory for offer in offers]
-        self.speeds, self.guessed = _speeds(offers, serving.dtype)
+        self.speeds, self.guessed = _speeds(offers, description.name, serving, corrections)
         """How fast each is, and which of them were guessed."""
+        self._corrections = corrections
         self._costs = StageCosts(description, serving.dtype, serving.quantize)
         self._works = [self._costs.work(0, boundary) for boundary in self.boundaries]
         self.dead = dead_links(links)
@@ -89,9 +97,10 @@ class Problem:
     def _rows(self, loads: Sequence[StepLoad]) -> Rows:
         # `StepLoad.on`, for hundreds of nodes and boundaries at once.
         figures = [(load.read_bytes, load.flops, load.seconds) for load in loads]
-        rates = [(speed.read_bytes_per_second, speed.flops_per_second) for speed in self.speeds]
+        rates = [(each.read_bytes_per_second, each.flops_per_second, each.token_factor) for each in self.speeds]
         return [
-            [read / reads + flops / computes + fixed for read, flops, fixed in figures] for reads, computes in rates
+            [(read / reads + flops / computes + fixed) * factor for read, flops, fixed in figures]
+            for reads, computes, factor in rates
         ]
 
     def closing(self, last: int, first: int) -> float:
@@ -164,23 +173,34 @@ class Problem:
                 one, other = places[source], places[target]
                 same = self.machines[one] == self.machines[other]
                 hops[one][other] = hop_seconds(self.speeds[one], self.speeds[other], same, link)
+        for source, target in self._corrections.ways:
+            if source in places and target in places:
+                factor = self._corrections.of_way(source, target, known.get((source, target))).factor
+                hops[places[source]][places[target]] *= factor
         for source, target in self.dead:
             if source in places and target in places:
                 hops[places[source]][places[target]] += DEAD_SECONDS
         return hops
 
 
-def _speeds(offers: Sequence[Offer], dtype: str) -> tuple[list[NodeSpeed], frozenset[int]]:
+def _speeds(
+    offers: Sequence[Offer], model: str, serving: Serving, corrections: Corrections
+) -> tuple[list[NodeSpeed], frozenset[int]]:
     """How fast each node is, and those of which that had to be guessed.
 
-    Agents of one machine have the same cores, so each is as fast as the fastest of them has measured; where none has,
-    as the median of all that have.
+    Agents of one machine have the same cores, so each is as fast as the fastest of them has measured, and what earlier
+    runs have taught of one holds for all; where none has measured, as the median of all that have. So is what was
+    learned of machines for those of which nothing was.
     """
     measured: dict[str, list[NodeSpeed]] = {}
+    learned: dict[str, list[float]] = {}
     for offer in offers:
-        speed = speed_of(offer.record.capacities, dtype, offer.round_trip)
+        speed = speed_of(offer.record.capacities, serving.dtype, offer.round_trip)
         if speed is not None:
             measured.setdefault(offer.record.machine, []).append(speed)
+            found = corrections.of_node(offer.record.id, model, serving.dtype, serving.quantize, speed).token
+            if found.runs:
+                learned.setdefault(offer.record.machine, []).append(found.factor)
     best = {
         machine: (max(s.read_bytes_per_second for s in speeds), max(s.flops_per_second for s in speeds))
         for machine, speeds in measured.items()
@@ -189,5 +209,15 @@ def _speeds(offers: Sequence[Offer], dtype: str) -> tuple[list[NodeSpeed], froze
         usual = median(read for read, _ in best.values()), median(flops for _, flops in best.values())
     else:
         usual = USUAL_SPEED.read_bytes_per_second, USUAL_SPEED.flops_per_second
-    found = [NodeSpeed(*best.get(offer.record.machine, usual), max(0.0, offer.round_trip or 0.0)) for offer in offers]
-    return found, frozenset(k for k, offer in enumerate(offers) if offer.record.machine not in best)
+    factors = {machine: fmean(found) for machine, found in learned.items()}
+    # What the formulas miss, they miss of others as well: a machine is not preferred for never having been used.
+    usually = median(factors.values()) if factors else 1.0
+    speeds = [
+        NodeSpeed(
+            *best.get(offer.record.machine, usual),
+            max(0.0, offer.round_trip or 0.0),
+            token_factor=factors.get(offer.record.machine, usually),
+        )
+        for offer in offers
+    ]
+    return speeds, frozenset(k for k, offer in enumerate(offers) if offer.record.machine not in best)

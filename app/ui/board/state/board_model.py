@@ -73,6 +73,7 @@ class BoardModel(QObject):
         self._cluster.models_changed.connect(self._on_lists_changed)
         self._cluster.deployments_changed.connect(self._on_lists_changed)
         self._cluster.links_changed.connect(self._on_lists_changed)
+        self._cluster.comparisons_changed.connect(self._on_lists_changed)
         self.deploying.changed.connect(self._on_deploying)
         workbench.settings.changed.connect(self._on_setting)
 

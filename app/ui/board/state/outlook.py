@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app.sharding.arrangement import Arrangement
+from app.sharding.correction import Corrections
 from app.sharding.foresight import assumed_texts, foretell, link_speeds
 from app.sharding.prediction import Prediction
 from app.ui.board.state.memory import BoardMemory
@@ -58,8 +59,9 @@ class BoardOutlook:
 
     def _predict(self, draft: Arrangement, views: list[NodeSnapshot]) -> Prediction | None:
         speeds = [self._memory.speed(view, draft.serving.dtype) for view in views]
-        links = self._cluster.links
-        key = (draft.model_name, draft.serving, draft.pieces, tuple(speeds), links[0].id if links else 0)
+        links, learned = self._cluster.links, self._cluster.comparisons
+        newest = links[0].id if links else 0, learned[0].id if learned else 0
+        key = (draft.model_name, draft.serving, draft.pieces, tuple(speeds), newest)
         if self._known is None or self._known[0] != key:
             self._known = (key, self._foretold(draft, views))
         return self._known[1]
@@ -71,4 +73,5 @@ class BoardOutlook:
             [(piece.start, piece.end, view.record) for piece, view in zip(draft.pieces, views, strict=True)],
             round_trips={view.id: view.rtt for view in views},
             links=link_speeds(self._cluster.links),
+            corrections=Corrections(self._cluster.comparisons),
         )
