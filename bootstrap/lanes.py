@@ -63,6 +63,8 @@ class _Running:
         self._began = self._heard = time.monotonic()
         self._length = 0
         self._is_hung, self._silent = False, 0.0
+        if lane == BESIDE:
+            environment = {**(os.environ if environment is None else environment), "OMP_NUM_THREADS": "1"}
         with output.open("wb") as written:
             self._process = subprocess.Popen(
                 task.command, cwd=folder, env=environment,
@@ -126,7 +128,8 @@ def run_side_by_side(
     that wait more than they compute runs beside them.
 
     Each has cores of its own, where the system lets them be given out and there are enough: threads that compute
-    together wait for each other, and where others take their cores in turn they wait for most of the time.
+    together wait for each other, and where others take their cores in turn they wait for most of the time. The one
+    beside them has none of its own, and is told to compute with one thread.
     One that says nothing for `silent_seconds` is ended, and the run goes on. `environment` is theirs in place of ours.
 
     `show` takes lines for the user: what a task said when it has ended, and now and then how far the others are.

@@ -45,6 +45,13 @@ def interrupt_on_terminate() -> None:
             signal.signal(number, _interrupt)
 
 
+def usable_cores() -> int:
+    """Cores that this process may run on: fewer than the machine's in a container, or under `taskset`."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 

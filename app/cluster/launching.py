@@ -7,7 +7,6 @@ a later process knows how it was started and which process it is.
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import socket
 import subprocess
@@ -23,6 +22,7 @@ from app.cluster.strays import LAUNCHED, clear_abandoned, forget_start, note_sta
 from app.errors import BadInput, NodeError
 from app.paths import Home
 from app.registry import NodeRecord
+from worker_agent.process import usable_cores
 from worker_agent.wire.files import write_private
 
 READY_SECONDS = 120.0
@@ -152,7 +152,7 @@ class AgentLauncher:
             raise BadInput(f"{count} agents cannot be started; say a number from 1 to {_MOST_AGENTS}.")
         running, available = await asyncio.to_thread(lambda: (self._running(), psutil.virtual_memory().available))
         sharing = count + running
-        threads = threads or max(1, _usable_cores() // sharing)
+        threads = threads or max(1, usable_cores() // sharing)
         memory = memory or int(available * MEMORY_SHARE) // sharing
         folders = await asyncio.to_thread(lambda: [self._new_folder() for _ in range(count)])
         starts = [
@@ -378,10 +378,3 @@ def _not_up(name: str, why: str, folder: Path) -> NodeError:
     tail = output.read_bytes()[-_TAIL_BYTES:].decode(errors="replace").strip() if output.exists() else ""
     said = f" The end of its output:\n{tail}" if tail else ""
     return NodeError(f"The agent {name} did not come up: {why}.{said}", kind="internal", node=name)
-
-
-def _usable_cores() -> int:
-    """Cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -65,6 +65,15 @@ def test_what_waits_more_than_it_computes_runs_beside_the_others_one_at_a_time(t
     assert "['a', 'b']" in next(each.output for each in ended if each.task is later), "it came after the other one"
 
 
+def test_what_runs_beside_the_others_is_told_to_compute_with_one_thread(tmp_path: Path) -> None:
+    ask = python("ask", "import os; print(os.environ.get('OMP_NUM_THREADS'), os.environ['HERE'])")
+    ended = run_side_by_side(
+        [ask, replace(ask, waits=True)], folder=tmp_path, width=1, show=lambda text: None,
+        environment={"HERE": "yes", "PATH": os.environ["PATH"]},
+    )  # fmt: skip
+    assert {each.task.waits: each.output.split() for each in ended} == {False: ["None", "yes"], True: ["1", "yes"]}
+
+
 def test_a_child_that_stays_behind_keeps_nobody_waiting(tmp_path: Path) -> None:
     sleeper = "import subprocess; print(subprocess.Popen(['sleep', '60']).pid, flush=True)"
     [ended] = run_side_by_side([python("parent", sleeper)], folder=tmp_path, width=1, show=lambda text: None)

@@ -19,6 +19,7 @@ import platform
 from collections.abc import MutableMapping
 from dataclasses import dataclass
 
+from worker_agent.process import usable_cores
 from worker_agent.wire.messages import Numerics
 
 KERNEL_SETTINGS = {
@@ -56,15 +57,20 @@ class Runtime:
 
     @classmethod
     def choose(cls, device: str | None = None, threads: int | None = None, borrowed: int | None = None) -> Runtime:
-        """What was asked for, else the first GPU and all cores."""
+        """What was asked for, else the first GPU and all cores that this process may use.
+
+        `OMP_NUM_THREADS` counts as a wish for both numbers of threads, as it does for all that computes with OpenMP.
+        """
         import torch
 
         if device is None:
             device = "cuda:0" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         torch.device(device)  # a wrong name is refused here, with torch's own words
         cores = os.cpu_count() or 1
-        share = max(1, min(threads or cores, cores))
-        return cls(device=device, threads=share, borrowed=max(share, min(borrowed or cores, cores)))
+        wanted = os.environ.get("OMP_NUM_THREADS", "")
+        usual = max(1, int(wanted)) if wanted.isdecimal() else usable_cores()
+        share = min(threads or usual, cores)
+        return cls(device=device, threads=share, borrowed=max(share, min(borrowed or usual, cores)))
 
     def apply(self, *, alone: bool) -> None:
         """Set the number of threads for the next step."""

@@ -282,7 +282,8 @@ def draw(scores: torch.Tensor, sampling: Sampling, position: int) -> int:
         cutoff = min(sampling.eta_cutoff, math.sqrt(sampling.eta_cutoff) * spread)
         places = places[_above(likely[places], cutoff)]
     staying = order.cpu()[places]
-    waits = -np.log(uniforms(sampling.seed, position, staying.numpy())) / likely[places].numpy()
+    with np.errstate(divide="ignore"):  # who has no share at all waits for ever
+        waits = -np.log(uniforms(sampling.seed, position, staying.numpy())) / likely[places].numpy()
     return int(staying[int(waits.argmin())])
 
 

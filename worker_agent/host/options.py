@@ -119,7 +119,8 @@ def _parser() -> argparse.ArgumentParser:
         "controller; with --wait, its address in its network)")  # fmt: skip
     add("--home", metavar="DIR", default=str(default_home()), help="state: keys, layers, log (default: %(default)s)")
     add("--device", help="cpu, cuda, cuda:1, mps, … (default: the first GPU, else cpu)")
-    add("--threads", type=int, help="CPU threads; of k agents on one machine each gets its share (default: all cores)")
+    add("--threads", type=int, help="CPU threads; of k agents on one machine each gets its share "
+        "(default: all cores that the process may use, or OMP_NUM_THREADS)")  # fmt: skip
     add("--borrowed-threads", type=int, help="CPU threads for a step that no other agent computes beside "
         "(default: all cores)")  # fmt: skip
     add("--memory", metavar="SIZE", help="most memory for stages, as 4GB (default: 80 %% of what is free)")

@@ -25,7 +25,8 @@ from worker_agent.host.budget import MemoryBudget
 from worker_agent.host.compute import Compute
 from worker_agent.host.loader import Loader, LoadJob
 from worker_agent.host.owner import OwnerWatch
-from worker_agent.host.telemetry import Sample, Telemetry, cpu_count, cpu_name
+from worker_agent.host.telemetry import Sample, Telemetry, cpu_name
+from worker_agent.process import usable_cores
 from worker_agent.store.shard_store import ShardStore
 from worker_agent.store.storekeeper import Reply, Storekeeper, failed
 from worker_agent.wire.access import Access
@@ -234,7 +235,7 @@ class Service:
             software=__version__,
             numerics=self._identity.numerics,
             cpu_name=cpu_name(),
-            cpu_count=cpu_count(),
+            cpu_count=usable_cores(),
             memory_total=sample.memory.total,
             memory_budget=self._resources.budget.total,
             memory_base=self._base(sample),

@@ -59,13 +59,6 @@ def cpu_name() -> str:
     return (platform.processor() or platform.machine())[:200]
 
 
-def cpu_count() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def read_memory() -> Memory:
     machine = psutil.virtual_memory()
     limit, used = _container_memory()

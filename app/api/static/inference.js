@@ -6,6 +6,7 @@ const card = document.getElementById("answer-card");
 const answer = document.getElementById("answer");
 const state = document.getElementById("state");
 const figures = document.getElementById("figures");
+const notices = document.getElementById("notices");
 const record = document.getElementById("record");
 const told = document.getElementById("told");
 const sendButton = document.getElementById("send");
@@ -13,7 +14,10 @@ const stopButton = document.getElementById("stop");
 let asking = false;
 let running = null;
 
-/** The server-sent events of a response, one at a time: [name, data]. */
+// How long a connection that broke is made anew: as long as agents keep an answer for a controller that died.
+const RETRY_SECONDS = 120;
+
+/** The server-sent events of a response, one at a time: [name, data, id]. */
 async function* eventsOf(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
@@ -26,7 +30,7 @@ async function* eventsOf(response) {
       const lines = block.split("\n");
       const pick = (field) => lines.find((line) => line.startsWith(field))?.slice(field.length);
       const data = pick("data: ");
-      if (data !== undefined) yield [pick("event: "), JSON.parse(data)];
+      if (data !== undefined) yield [pick("event: "), JSON.parse(data), pick("id: ")];
     }
   }
 }
@@ -72,7 +76,11 @@ function onEvent(name, data) {
   if (name === "preparing") show("loading", data.what);
   else if (name === "started") show("running", "reading the prompt");
   else if (name === "prompt") show("running", `reading the prompt: ${data.done} of ${data.total} tokens`);
-  else if (name === "text") {
+  else if (name === "interrupted") show("loading", data.what);
+  else if (name === "continued") {
+    notices.append(Object.assign(document.createElement("li"), { textContent: data.what }));
+    show("running", answer.textContent ? "answering" : "reading the prompt");
+  } else if (name === "text") {
     if (!answer.textContent) show("running", "answering");
     append(data.text);
     figures.textContent = tokens(data.tokens);
@@ -95,7 +103,7 @@ function hold(isHeld) {
 }
 
 async function ask() {
-  answer.textContent = figures.textContent = told.textContent = "";
+  answer.textContent = figures.textContent = notices.textContent = told.textContent = "";
   hold(true);
   try {
     const request = await post("/shard/api/inference/submit/", bodyOf(new FormData(form)));
@@ -118,17 +126,32 @@ async function ask() {
   }
 }
 
-/** Show the answer while it comes. */
+/** Show the answer while it comes. A connection that breaks is made anew, and goes on where the answer was. */
 async function listen(id) {
-  const lost = "The connection was lost. The answer goes on: see the newest requests.";
+  let last = "0";
+  let until = Infinity;
   try {
-    const response = await fetch(`/shard/api/inference/stream/${id}/`);
-    if (!response.ok) throw new Error(await reasonOf(response));
-    for await (const [name, data] of eventsOf(response)) if (onEvent(name, data)) return;
-    throw new Error(lost);
+    for (;;) {
+      try {
+        const response = await fetch(`/shard/api/inference/stream/${id}/`, { headers: { "Last-Event-ID": last } });
+        if (!response.ok) throw new Error(await reasonOf(response));
+        for await (const [name, data, received] of eventsOf(response)) {
+          if (until !== Infinity && answer.textContent) show("running", "answering");
+          until = Infinity;
+          last = received;
+          if (onEvent(name, data)) return;
+        }
+      } catch (error) {
+        if (!(error instanceof TypeError)) throw error; // what a broken connection looks like to fetch
+      }
+      if (until === Infinity) until = Date.now() + RETRY_SECONDS * 1000;
+      if (Date.now() > until) throw new Error("The connection was lost. The answer goes on: see the newest requests.");
+      show("loading", "the connection was lost, trying again");
+      await new Promise((resolve) => setTimeout(resolve, 500));
+    }
   } catch (error) {
     show("failed", "not followed any more");
-    throw error instanceof TypeError ? new Error(lost) : error; // what a broken connection looks like to fetch
+    throw error;
   }
 }
 

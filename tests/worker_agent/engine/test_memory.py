@@ -199,7 +199,7 @@ def test_a_state_stays_in_memory_when_the_disk_does_not_take_it(tmp_path: Path) 
     number, _ = driver.begin(prompt)
     executor.step(StepPlan((), torch.empty(0), aside=(number,)))
     found = driver.step(number, 20, [7])
-    torch.testing.assert_close(found, driver.begin([*prompt, 7])[1])
+    torch.testing.assert_close(found, driver.begin([*prompt, 7])[1], rtol=1e-4, atol=1e-4)  # other shapes: other sums
 
 
 # --- over a ring ------------------------------------------------------------------------------------
