@@ -17,7 +17,8 @@ BLOCK_FORMATS: dict[str, tuple[int, int]] = {
     "Q4_0": (32, 18), "Q4_1": (32, 20), "Q5_0": (32, 22), "Q5_1": (32, 24), "Q8_0": (32, 34), "Q2_K": (256, 84),
     "Q3_K": (256, 110), "Q4_K": (256, 144), "Q5_K": (256, 176), "Q6_K": (256, 210), "IQ4_NL": (32, 18),
     "IQ4_XS": (256, 136), "MXFP4": (32, 17), "INT4_32": (32, 21), "INT4_128": (128, 69), "INT8_32": (32, 40),
-    "INT8_128": (128, 136), "FP8_32": (32, 36), "FP8_128": (128, 132),
+    "INT8_128": (128, 136), "FP8_32": (32, 36), "FP8_128": (128, 132), "NF4_32": (32, 20),
+    "NF4_64": (64, 36), "FP4_32": (32, 20), "FP4_64": (64, 36), "AFFINE4_32": (32, 24), "AFFINE4_64": (64, 40),
 }  # fmt: skip
 """Matrices in blocks: how many weights of a row a block holds, and in how many bytes. The formats of GGUF files, and
 our own, which hold the matrices of other quantized models exactly (`blocks/formats.py`).

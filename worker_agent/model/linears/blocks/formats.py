@@ -1,12 +1,14 @@
 """The formats of blocks: how many weights a block has, in how many bytes, and what numbers they mean.
 
-A block holds 32, 128 or 256 consecutive weights of one row: small whole numbers, and scales and minima by which they
+A block holds 32, 64, 128 or 256 consecutive weights of one row: small whole numbers, and scales and minima by which they
 become the weights. What the numbers of GGUF's formats mean is the `gguf` package's word. Our own formats hold what
-other quantized models have (GPTQ, AWQ, compressed-tensors, FP8), whose scales are no float16:
+other quantized models have (GPTQ, AWQ, compressed-tensors, FP8, bitsandbytes, HQQ), whose scales are no float16:
 
     INT4_n   float32 scale, uint8 zero, n / 2 bytes of codes    (code - zero) * scale; codes to 15, zeros to 16
     INT8_n   float32 scale, float32 minimum, n int8 codes       code * scale + minimum
     FP8_n    float32 scale, n codes of float8 e4m3              code * scale
+    NF4_n    float32 scale, n / 2 bytes of codes                TABLES["NF4"][code] * scale; FP4_n likewise
+    AFFINE4_n   float32 scale, float32 minimum, n / 2 bytes of codes    code * scale + minimum
 
 Codes of 4 bits stand as in GGUF's: of each 32 the first half in the low bits, the second in the high ones. `kernels.c`
 repeats all of it bit for bit, and a test compares all formats.
@@ -25,10 +27,23 @@ from worker_agent.wire.messages import BLOCK_FORMATS
 NUMBERS = {
     "Q4_0": 2, "Q4_1": 3, "Q5_0": 6, "Q5_1": 7, "Q8_0": 8, "Q2_K": 10, "Q3_K": 11, "Q4_K": 12, "Q5_K": 13, "Q6_K": 14,
     "IQ4_NL": 20, "IQ4_XS": 23, "BF16": 30, "MXFP4": 39, "INT4_32": 1000, "INT4_128": 1001, "INT8_32": 1002,
-    "INT8_128": 1003, "FP8_32": 1004, "FP8_128": 1005,
+    "INT8_128": 1003, "FP8_32": 1004, "FP8_128": 1005, "NF4_32": 1006, "NF4_64": 1007, "FP4_32": 1008,
+    "FP4_64": 1009, "AFFINE4_32": 1010, "AFFINE4_64": 1011,
 }  # fmt: skip
 """The formats' numbers, by which the kernels know them: those of GGUF files, and from 1000 on our own. BF16 is no
 format of stored blocks: plain matrices of that type are multiplied so where the processor cannot (`halves.py`)."""
+TABLES = {
+    "NF4": (
+        -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
+        -0.18477343022823334, -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725,
+        0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+    ),
+    "FP4": (
+        0.0, 0.0052083334885537624, 0.6666666865348816, 1.0, 0.3333333432674408, 0.5, 0.1666666716337204, 0.25,
+        0.0, -0.0052083334885537624, -0.6666666865348816, -1.0, -0.3333333432674408, -0.5, -0.1666666716337204, -0.25,
+    ),
+}  # fmt: skip
+"""What codes of 4 bits mean that are places in a table: float32 numbers, bitsandbytes' own."""
 OWN = 1000
 """The first number of a format that GGUF files do not have."""
 
@@ -87,13 +102,24 @@ def _own_meaning(format_: str, data: torch.Tensor) -> torch.Tensor:
     weights, size = BLOCK_FORMATS[format_]
     blocks = data.reshape(-1, size)
     scale = blocks[:, :4].contiguous().view(torch.float32)
-    if format_.startswith("INT4"):
-        packed = blocks[:, 5:].view(-1, weights // 32, 16)
-        codes = torch.cat([packed & 15, packed >> 4], dim=2).view(-1, weights)
-        found = (codes.float() - blocks[:, 4:5].float()) * scale
+    kind = format_.partition("_")[0]
+    if kind in TABLES or kind == "AFFINE4":
+        codes = _codes(blocks[:, 4 if kind in TABLES else 8 :], weights)
+        if kind in TABLES:
+            found = torch.tensor(TABLES[kind])[codes.int()] * scale
+        else:
+            found = codes.float() * scale + blocks[:, 4:8].contiguous().view(torch.float32)
+    elif format_.startswith("INT4"):
+        found = (_codes(blocks[:, 5:], weights).float() - blocks[:, 4:5].float()) * scale
     elif format_.startswith("FP8"):
         found = blocks[:, 4:].contiguous().view(torch.float8_e4m3fn).float() * scale
     else:
         found = blocks[:, 8:].contiguous().view(torch.int8).float() * scale
         found += blocks[:, 4:8].contiguous().view(torch.float32)
     return found.view(data.shape[0], -1)
+
+
+def _codes(packed: torch.Tensor, weights: int) -> torch.Tensor:
+    """Codes of 4 bits, uint8 [blocks, weights], of uint8 [blocks, weights / 2]."""
+    halves = packed.view(-1, weights // 32, 16)
+    return torch.cat([halves & 15, halves >> 4], dim=2).view(-1, weights)

@@ -272,6 +272,11 @@ INLINE void wide_int4(unpacker unpack, const uint8_t *block, int which, words *n
     numbers[1] -= zero;
 }
 
+INLINE void wide_affine4(unpacker unpack, const uint8_t *block, int which, words *numbers) {
+    (void)unpack;
+    masked(nibbles_of(block + 8 + which * 16), 0, 15, numbers);
+}
+
 INLINE void wide_q4_k(unpacker unpack, const uint8_t *block, int which, words *numbers) {
     (void)unpack;
     masked(all_of(block + 16 + (which >> 1) * 32), which & 1 ? 4 : 0, 15, numbers);
@@ -308,6 +313,7 @@ INLINE void wide_int8(unpacker unpack, const uint8_t *block, int which, words *n
 #define wide_q4_0 plain
 #define wide_q4_1 plain
 #define wide_int4 with_signs
+#define wide_affine4 plain
 #define wide_q4_k plain
 #define wide_q5_k plain
 #define wide_q6_k plain

@@ -13,6 +13,7 @@
 
 #include "formats.h"
 #include "integers.h"
+#include "own_formats.h"
 
 #if WIDTH == 16 || defined(__aarch64__) /* with 32 registers for vectors */
 #define TILE_WEIGHTS 4
@@ -218,7 +219,13 @@ INLINE void unfold(format of, const work *w, int64_t begin, int64_t end) {
     each(1002, int8_32, 40, 1, 0, small, WHOLE | MINIMA, wide_int8)                                                  \
     each(1003, int8_128, 136, 4, 0, small, WHOLE | MINIMA, wide_int8)                                                \
     each(1004, fp8_32, 36, 1, 0, e4m3, 0, plain)                                                                     \
-    each(1005, fp8_128, 132, 4, 0, e4m3, 0, plain)
+    each(1005, fp8_128, 132, 4, 0, e4m3, 0, plain)                                                                   \
+    each(1006, nf4_32, 20, 1, 0, nf4, 0, plain)                                                                      \
+    each(1007, nf4_64, 36, 2, 0, nf4, 0, plain)                                                                      \
+    each(1008, fp4_32, 20, 1, 0, fp4, 0, plain)                                                                      \
+    each(1009, fp4_64, 36, 2, 0, fp4, 0, plain)                                                                      \
+    each(1010, affine4_32, 24, 1, 0, small, WHOLE | MINIMA, wide_affine4)                                            \
+    each(1011, affine4_64, 40, 2, 0, small, WHOLE | MINIMA, wide_affine4)
 
 #define TASKS(number, name, bytes, groups, apart, read, whole, widen)                                                 \
     static __attribute__((noinline)) void multiply_##name(const work *w, int64_t begin, int64_t end) {               \
