@@ -18,13 +18,11 @@ FIELDS = ("quantization_config", "compression_config")
 """Fields of config.json, the model's own or its text model's, that say how it is quantized."""
 
 ADVICE = (
-    "Take the model's GPTQ, AWQ, compressed-tensors, FP8 or GGUF version, or the one that is not quantized, with "
-    "--quantize int4 or int8."
+    "Take the model's GPTQ, AWQ, compressed-tensors, FP8, bitsandbytes or GGUF version, or the one that is not "
+    "quantized, with --quantize int4 or int8."
 )
 
 _UNKNOWN = {
-    "bitsandbytes": "bitsandbytes (NF4, FP4 or 8 bits)",
-    "hqq": "HQQ",
     "aqlm": "AQLM",
     "auto-round": "AutoRound's own packing",
     "torchao": "torchao",
@@ -38,11 +36,17 @@ _UNKNOWN = {
 """Methods that are refused, as people know them."""
 
 
+HQQ_AXIS = (
+    "HQQ with groups along the matrices' columns (axis=0); those along their rows (axis=1) can be run, since a row is "
+    "what a matrix is multiplied by"
+)
+
+
 class Prequantized(Struct, frozen=True):
     """How the matrices of a model's files are quantized."""
 
     method: str
-    """gptq, awq, compressed-tensors, fp8 or mxfp4."""
+    """gptq, awq, compressed-tensors, fp8, mxfp4, bitsandbytes or hqq."""
     words: str
     """The method as people know it, with bits and groups."""
     bits: int = 0
@@ -84,7 +88,10 @@ def prequantized(config: dict[str, Any]) -> Prequantized | None:
     if fields is None:
         return None
     method = str(fields.get("quant_method") or ("bitsandbytes" if "load_in_4bit" in fields else "")).lower()
-    known = {"gptq": _gptq, "awq": _awq, "compressed-tensors": _compressed, "fp8": _fp8, "mxfp4": _mxfp4}
+    known = {
+        "gptq": _gptq, "awq": _awq, "compressed-tensors": _compressed, "fp8": _fp8, "mxfp4": _mxfp4,
+        "bitsandbytes": _bitsandbytes, "hqq": _hqq,
+    }  # fmt: skip
     if method in known:
         return known[method](fields)
     if not method:
@@ -242,3 +249,31 @@ def _fp8(fields: dict[str, Any]) -> Prequantized:
 
 def _mxfp4(fields: dict[str, Any]) -> Prequantized:
     return Prequantized("mxfp4", "MXFP4, 4 bits, groups of 32")
+
+
+def _bitsandbytes(fields: dict[str, Any]) -> Prequantized:
+    if fields.get("load_in_4bit"):
+        kind = str(fields.get("bnb_4bit_quant_type") or "fp4").lower()
+        if kind not in ("nf4", "fp4"):
+            _refuse(f"bitsandbytes with 4 bits of the kind '{kind}'")
+        return Prequantized("bitsandbytes", f"bitsandbytes, {kind.upper()}", 4)
+    if fields.get("load_in_8bit"):
+        return Prequantized("bitsandbytes", "bitsandbytes, 8 bits, a scale a row", 8, -1, activations=True)
+    _refuse("bitsandbytes with neither load_in_4bit nor load_in_8bit")
+
+
+def _hqq(fields: dict[str, Any]) -> Prequantized:
+    said = fields.get("quant_config")
+    weights = said.get("weight_quant_params") if isinstance(said, dict) else None
+    if not isinstance(weights, dict):
+        return Prequantized("hqq", "HQQ")  # layers differ, and each matrix tells by itself
+    bits = _number(weights, "nbits")
+    if bits not in (4, 8):
+        _refuse(f"HQQ with {bits} bits; 4 and 8 can be")
+    if weights.get("axis", 1) != 1:
+        _refuse(HQQ_AXIS)
+    for name in ("scale_quant_params", "zero_quant_params"):
+        if isinstance(said, dict) and said.get(name):
+            _refuse(f"HQQ with scales or zeros that are quantized in turn ({name})")
+    group = _group(weights, "group_size") if weights.get("group_size") is not None else -1
+    return Prequantized("hqq", _said("HQQ", bits, group), bits, group)

@@ -32,15 +32,18 @@ from app.models.checkpoint import (
 )
 from app.models.description import STORED_ITEM_BYTES, TensorSource
 from app.models.prequantized import Prequantized, RepackOutcome, RepackRequest, plain_config, read_prequantized
-from app.models.prequantized_layouts import Contents, Matrix, Stack, find
+from app.models.prequantized_layouts import find
+from app.models.prequantized_matrix import Contents, Matrix, Stack
 from app.models.safetensors_file import aligned_order, write_header
-from worker_agent.wire.messages import BLOCK_FORMATS
+from worker_agent.wire.messages import BLOCK_FORMATS, CODE_TABLES
 
 Array = NDArray[Any]
 
 CHUNK_WEIGHTS = 1 << 22
 """Weights that are worked on at a time, so that memory holds little, whatever a matrix has."""
 COPY_BYTES = 1 << 24
+WIDTHS = (32, 64, 128)
+"""How many weights a block may have; the more, the fewer scales are repeated."""
 DAMAGED = "The files are damaged; get them again."
 SPARE_BYTES = 64 * 1024 * 1024
 
@@ -179,10 +182,11 @@ def format_of(matrix: Matrix) -> tuple[str, str]:
     def whole(weights: int) -> bool:
         return matrix.columns % weights == 0 and (matrix.group % weights == 0 or matrix.group >= matrix.columns)
 
-    width = next((weights for weights in (128, 32) if whole(weights)), 0)
+    widths = sorted((weights for weights in WIDTHS if f"{matrix.kind}_{weights}" in BLOCK_FORMATS), reverse=True)
+    width = next((weights for weights in widths if whole(weights)), 0)
     if not width:
         return "", f"groups of {matrix.group} in rows of {matrix.columns} weights are no whole blocks of 32"
-    if matrix.kind == "INT8" and matrix.scale_dtype == "F32" and matrix.read(0, 1).zeros is not None:
+    if matrix.kind in ("INT8", "AFFINE4") and matrix.scale_dtype == "F32" and matrix.read(0, 1).zeros is not None:
         return "", "scales of 32 bits with zeros beside them round twice"
     return f"{matrix.kind}_{width}", ""
 
@@ -207,10 +211,12 @@ def in_blocks(matrix: Matrix, format_: str, start: int, stop: int) -> Array:
             )
         blocks[:, 4] = zeros
         blocks[:, 5:] = _nibbles(codes)
-    elif matrix.kind == "INT8":
+    elif matrix.kind in CODE_TABLES:
+        blocks[:, 4:] = _nibbles(codes)
+    elif matrix.kind in ("INT8", "AFFINE4"):
         minima = np.zeros_like(scales) if zeros is None else -zeros.astype("<f4") * scales
         blocks[:, 4:8] = minima.view(np.uint8).reshape(-1, 4)
-        blocks[:, 8:] = codes
+        blocks[:, 8:] = codes if matrix.kind == "INT8" else _nibbles(codes)
     else:
         blocks[:, 4:] = codes
     return blocks

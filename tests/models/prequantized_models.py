@@ -140,6 +140,85 @@ def fp8(block: tuple[int, int] | None, name: str = "weight_scale_inv", dtype: to
     return pack
 
 
+NF4 = [
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
+    -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+]  # fmt: skip
+"""As bitsandbytes 0.50 writes it beside a matrix."""
+FP4 = [n * sign for sign in (1, -1) for n in (0, 0.0052083334885537624, 2 / 3, 1, 1 / 3, 0.5, 1 / 6, 0.25)]
+
+
+def bitsandbytes(kind: str, block: int, *, nested: bool = False, storage: torch.dtype = torch.uint8) -> Packer:
+    """Codes of 4 bits counted row after row, the first high in its byte; a scale for each `block` of them.
+
+    What they mean is what `bitsandbytes.functional.dequantize_4bit` (0.50, CPU) gives of such tensors in float32, to
+    the bit; it was compared with it.
+    """
+    table = torch.tensor(NF4 if kind == "nf4" else FP4)
+
+    def pack(shape: tuple[int, int], chance: torch.Generator) -> tuple[Tensors, torch.Tensor]:
+        rows, columns = shape
+        blocks = -(-rows * columns // block)
+        codes = numbers(0, 15, (rows * columns,), chance)
+        said: dict[str, Any] = {"quant_type": kind, "blocksize": block, "dtype": "float16", "shape": [rows, columns]}
+        tensors = {"weight": (codes[0::2] << 4 | codes[1::2]).to(torch.uint8).view(storage).view(-1, 1)}
+        scales = some_scales((blocks,), 0.6, columns, chance)
+        if nested:
+            meant, inner = torch.linspace(-1, 1, 256), numbers(0, 255, (blocks,), chance)
+            outer = some_scales((-(-blocks // 256),), 2, columns, chance)
+            said |= {"nested_blocksize": 256, "nested_dtype": "float32", "nested_offset": 0.0534803606569767}
+            tensors |= {"weight.nested_absmax": outer, "weight.nested_quant_map": meant}
+            scales = meant[inner] * outer.repeat_interleave(256)[:blocks] + torch.tensor(0.0534803606569767)
+        tensors["weight.absmax"] = inner.to(torch.uint8) if nested else scales
+        tensors["weight.quant_map"] = table.clone()
+        written = torch.tensor(list(json.dumps(said).encode()), dtype=torch.uint8)
+        tensors[f"weight.quant_state.bitsandbytes__{kind}"] = written
+        return tensors, (table[codes] * scales.repeat_interleave(block)[: rows * columns]).view(shape)
+
+    return pack
+
+
+def llm_int8(shape: tuple[int, int], chance: torch.Generator) -> tuple[Tensors, torch.Tensor]:
+    """bitsandbytes' 8 bits: the largest number of each row, and 127ths of it."""
+    codes, largest = numbers(-127, 127, shape, chance), some_scales((shape[0],), 0.6, shape[1], chance)
+    tensors = {"weight": codes.to(torch.int8), "SCB": largest, "weight_format": torch.tensor(0, dtype=torch.uint8)}
+    return tensors, codes.float() * (largest / 127)[:, None]
+
+
+def hqq(bits: int, group: int, *, axis: int = 1, dtype: torch.dtype = torch.half) -> Packer:
+    """HQQ as `HQQLinear.state_dict` has it (0.2.8): zeros need not be whole; of 4 bits the first half of all groups
+    stands high in the bytes, the second low. What they mean is what its `dequantize` gives in float32, to the bit.
+    """
+
+    def pack(shape: tuple[int, int], chance: torch.Generator) -> tuple[Tensors, torch.Tensor]:
+        groups = shape[0] * shape[1] // group
+        codes = numbers(0, 2**bits - 1, (groups, group), chance)
+        zeros = (2 ** (bits - 1) + torch.randn(groups, 1, generator=chance)).to(dtype)
+        scales = some_scales((groups, 1), 2**bits / 3.5, shape[1], chance).to(dtype)
+        half = groups // 2
+        stored = codes if bits == 8 else codes[:half] << 4 | codes[half:]
+        tensors = {
+            "W_q": stored.to(torch.uint8), "scale": scales, "zero": zeros, "shape": torch.tensor(shape),
+            "nbits": torch.tensor(bits, dtype=torch.int32), "axis": torch.tensor(axis, dtype=torch.int32),
+            "group_size": torch.tensor(group, dtype=torch.int32), "view_as_float": torch.tensor(0, dtype=torch.uint8),
+            "packing": torch.tensor(list(f"{bits}bit_u8".encode()), dtype=torch.uint8),
+            "quant_zero": torch.tensor(0, dtype=torch.uint8),
+        }  # fmt: skip
+        return tensors, ((codes.float() - zeros.float()) * scales.float()).view(shape)
+
+    return pack
+
+
+def said_by_hqq(bits: int, group: int, axis: int = 1) -> dict[str, Any]:
+    """What config.json says of a model in HQQ."""
+    weights = {"nbits": bits, "channel_wise": True, "group_size": group, "axis": axis}
+    return {
+        "quant_method": "hqq",
+        "quant_config": {"weight_quant_params": weights, "scale_quant_params": None, "zero_quant_params": None},
+    }
+
+
 def compressed(layout: str, **weights: Any) -> dict[str, Any]:
     """What config.json says of a model in compressed-tensors."""
     scheme = {"targets": ["Linear"], "weights": weights, "input_activations": None}
@@ -198,6 +277,17 @@ FORMATS: dict[str, tuple[Packer, dict[str, Any], str]] = {
     ),
     "FP8 in blocks": (fp8((128, 128)), {"quant_method": "fp8", "weight_block_size": [128, 128]}, "FP8_128"),
     "FP8, small blocks": (fp8((64, 32)), {"quant_method": "fp8", "weight_block_size": [64, 32]}, "FP8_32"),
+    "bitsandbytes, NF4, nested": (
+        bitsandbytes("nf4", 64, nested=True),
+        {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, "NF4_64",
+    ),
+    "bitsandbytes, FP4 called bfloat16": (
+        bitsandbytes("fp4", 32, storage=torch.bfloat16),
+        {"load_in_4bit": True, "bnb_4bit_quant_type": "fp4"}, "FP4_32",
+    ),
+    "bitsandbytes, 8 bits": (llm_int8, {"quant_method": "bitsandbytes", "load_in_8bit": True}, "INT8_128"),
+    "HQQ, 4 bits": (hqq(4, 64), said_by_hqq(4, 64), "AFFINE4_64"),
+    "HQQ, 8 bits": (hqq(8, 32, dtype=torch.bfloat16), said_by_hqq(8, 32), "INT8_32"),
 }  # fmt: skip
 """By name: how a matrix is packed, what config.json says of it, and in which blocks it is kept."""
 

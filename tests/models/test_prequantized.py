@@ -19,7 +19,17 @@ from app.models.library import ModelLibrary
 from app.models.prequantized import RepackRequest, prequantized
 from app.models.prequantized_process import repack
 from tests.models.described import cut_as_added, described, ignore_progress, tensors_of
-from tests.models.prequantized_models import FORMATS, fp8, gptq, packed, write_quantized
+from tests.models.prequantized_models import (
+    FORMATS,
+    Packer,
+    bitsandbytes,
+    fp8,
+    gptq,
+    hqq,
+    packed,
+    said_by_hqq,
+    write_quantized,
+)
 from tests.tiny_model import change_json
 from tests.worker_agent.ring import Ring, random_prompt
 from tests.worker_agent.tiny_models import VOCABULARY, greedy, make_model
@@ -51,6 +61,27 @@ def test_a_quantized_model_becomes_blocks_that_mean_the_same_to_the_bit(name: st
     note = next(note for note in outcome.notes if "stored quantized" in note)
     assert f"blocks of {format_}, and mean exactly the same" in note
     assert prequantized({"quantization_config": said}).words in note  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("name", "pack", "format_"),
+    [
+        ("bitsandbytes, NF4, nested", bitsandbytes("nf4", 64, nested=True), "NF4_32"),
+        ("HQQ, 4 bits", hqq(4, 64), "AFFINE4_32"),
+    ],
+)
+def test_blocks_that_rows_end_within_are_halved(name: str, pack: Packer, format_: str, tmp_path: Path) -> None:
+    """Codes are counted through the whole matrix there, so with rows of 96 a scale may belong to two rows."""
+    said = FORMATS[name][1]
+    _, meant = write_quantized(
+        tmp_path / "model", pack, said, hidden_size=96, intermediate_size=96, num_hidden_layers=1, head_dim=32,
+        num_attention_heads=3, num_key_value_heads=1,
+    )  # fmt: skip
+    repack(RepackRequest(str(tmp_path / "model"), str(tmp_path / "ours")), ignore_progress)
+    stored = tensors_of(tmp_path / "ours")
+    for each, weight in meant.items():
+        if each.endswith("proj.weight"):
+            assert torch.equal(Blocks(format_, stored[each], weight.shape[1]).unfolded(), weight), each
 
 
 @pytest.mark.parametrize(
@@ -139,6 +170,14 @@ def without(leaf: str) -> Callable[[dict[str, torch.Tensor]], object]:
             "FP8 in blocks",
             replaced("weight", lambda codes: (codes.float() * torch.nan).to(torch.float8_e4m3fn)), "no finite number",
         ),
+        ("bitsandbytes, NF4, nested", without("weight"), rf"{Q}\.weight is missing"),
+        ("bitsandbytes, NF4, nested", without("weight.nested_absmax"), "nested_absmax is missing"),
+        ("bitsandbytes, NF4, nested", replaced("weight.quant_map", lambda meant: meant.flip(0)), "not those of NF4"),
+        ("bitsandbytes, NF4, nested", replaced("weight.absmax", lambda scales: scales[:9]), "absmax is 9, and 1024"),
+        ("HQQ, 4 bits", without("zero"), r"zero is missing"),
+        ("HQQ, 4 bits", replaced("axis", torch.zeros_like), r"axis=0"),
+        ("HQQ, 4 bits", replaced("nbits", lambda bits: bits - 1), "HQQ with 3 bits"),
+        ("HQQ, 4 bits", replaced("W_q", lambda codes: codes[:9]), "has 576 bytes, and its matrix is 256 × 256"),
     ],
 )  # fmt: skip
 def test_files_that_do_not_go_together_are_refused_with_the_reason_and_nothing_is_left(
@@ -176,10 +215,12 @@ def test_a_config_that_belongs_to_other_weights_is_refused(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("said", "words"),
     [
-        ({"quant_method": "hqq"}, "the method is HQQ"),
+        ({"quant_method": "aqlm"}, "the method is AQLM"),
+        ({"quant_method": "hqq", "quant_config": {"weight_quant_params": {"nbits": 3}}}, "HQQ with 3 bits"),
+        (said_by_hqq(4, 64, axis=0), r"HQQ with groups along the matrices' columns \(axis=0\)"),
         ({"quant_method": "never-heard-of"}, "the method is never-heard-of"),
-        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "bitsandbytes"),
-        ({"load_in_4bit": True}, "bitsandbytes"),
+        ({"load_in_4bit": True, "bnb_4bit_quant_type": "int4"}, "bitsandbytes with 4 bits of the kind 'int4'"),
+        ({"quant_method": "bitsandbytes"}, "neither load_in_4bit nor load_in_8bit"),
         ({"bits": 4}, "does not say by which method"),
         ({"quant_method": "gptq", "bits": 3, "group_size": 128}, "GPTQ with 3 bits"),
         ({"quant_method": "gptq", "bits": 4, "group_size": 128, "checkpoint_format": "marlin"}, "for marlin kernels"),
@@ -209,9 +250,9 @@ def test_what_cannot_be_run_is_refused_by_name_with_advice(said: dict[str, Any],
 
 
 def test_a_model_that_cannot_be_run_leaves_nothing_behind(tmp_path: Path) -> None:
-    write_quantized(tmp_path / "model", gptq(4, 128), {"quant_method": "hqq"})
+    write_quantized(tmp_path / "model", gptq(4, 128), {"quant_method": "quark"})
     library = ModelLibrary(tmp_path / "library")
-    with pytest.raises(ModelError, match="HQQ"):
+    with pytest.raises(ModelError, match="Quark"):
         library.add(str(tmp_path / "model"))
     assert library.list() == ()
     assert [entry for entry in (tmp_path / "library" / ".incoming").iterdir() if entry.is_dir()] == []

@@ -28,7 +28,7 @@ from worker_agent.model.linears.blocks import building, experts, formats, layers
 from worker_agent.model.linears.blocks.experts import has_experts
 from worker_agent.model.linears.blocks.formats import NUMBERS, OWN, Blocks
 from worker_agent.wire.errors import BadWeights, OutOfMemory
-from worker_agent.wire.messages import BLOCK_FORMATS, Part, PartTensor
+from worker_agent.wire.messages import BLOCK_FORMATS, CODE_TABLES, Part, PartTensor
 
 ROWS, COLUMNS = 24, 512
 WIDE = {"hidden_size": 256, "head_dim": 64, "intermediate_size": 512, "num_hidden_layers": 3}
@@ -44,7 +44,7 @@ def random_blocks(format_: str, rows: int, columns: int, seed: int = 3, size: fl
     chance = np.random.default_rng(seed)
     data = chance.integers(0, 256, (rows * (columns // weights), nbytes), dtype=np.uint8)
     if NUMBERS[format_] >= OWN:
-        of_floats = 8 if format_.startswith("INT8") else 4
+        of_floats = 8 if format_.startswith(("INT8", "AFFINE4")) else 4
         # Of so few digits that INT8's two products and sums are exact, as those of scales in 16 bits are.
         floats = chance.uniform(-size, size, (len(data), of_floats // 4)).astype(np.float16).astype(np.float32)
         data[:, :of_floats] = floats.view(np.uint8)
@@ -76,6 +76,12 @@ def _meant(format_: str, block: bytes) -> list[float]:
         zero, codes = block[4], block[5:]
         halves = [codes[at : at + 16] for at in range(0, len(codes), 16)]
         return [(n - zero) * scale for half in halves for n in [*(c & 15 for c in half), *(c >> 4 for c in half)]]
+    if format_.startswith(("NF4", "FP4", "AFFINE4")):
+        table = CODE_TABLES.get(format_.partition("_")[0])
+        least, codes = (0.0, block[4:]) if table else (struct.unpack_from("<f", block, 4)[0], block[8:])
+        halves = [codes[at : at + 16] for at in range(0, len(codes), 16)]
+        found = [n for half in halves for n in [*(c & 15 for c in half), *(c >> 4 for c in half)]]
+        return [(float(table[n]) if table else n) * scale + least for n in found]
     if format_.startswith("INT8"):
         (least,) = struct.unpack_from("<f", block, 4)
         return [n * scale + least for n in struct.unpack_from(f"{len(block) - 8}b", block, 8)]

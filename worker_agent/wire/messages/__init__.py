@@ -103,6 +103,7 @@ from worker_agent.wire.messages.handover import (
 from worker_agent.wire.messages.meeting import Committed, Confirm, Meet, Met, Reveal, Revealed
 from worker_agent.wire.messages.parts import (
     BLOCK_FORMATS,
+    CODE_TABLES,
     Part,
     PartKind,
     PartTensor,
@@ -162,6 +163,7 @@ from worker_agent.wire.messages.ring import (
 __all__ = [
     "BLOCK_FORMATS",
     "CHUNK_BYTES",
+    "CODE_TABLES",
     "I64",
     "ITEM_BYTES",
     "MAX_CAUGHT_UP",

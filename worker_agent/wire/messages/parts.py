@@ -24,6 +24,19 @@ BLOCK_FORMATS: dict[str, tuple[int, int]] = {
 our own, which hold the matrices of other quantized models exactly (`blocks/formats.py`).
 """
 
+CODE_TABLES: dict[str, tuple[float, ...]] = {
+    "NF4": (
+        -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
+        -0.18477343022823334, -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725,
+        0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+    ),
+    "FP4": (
+        0.0, 0.0052083334885537624, 0.6666666865348816, 1.0, 0.3333333432674408, 0.5, 0.1666666716337204, 0.25,
+        0.0, -0.0052083334885537624, -0.6666666865348816, -1.0, -0.3333333432674408, -0.5, -0.1666666716337204, -0.25,
+    ),
+}  # fmt: skip
+"""What codes of 4 bits mean that are places in a table: float32 numbers, bitsandbytes' own."""
+
 Quantize = Literal["none", "int8", "int4"]
 """Into what a stage puts its layers' float matrices while it loads."""
 

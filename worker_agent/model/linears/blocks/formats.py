@@ -1,13 +1,13 @@
 """The formats of blocks: how many weights a block has, in how many bytes, and what numbers they mean.
 
-A block holds 32, 64, 128 or 256 consecutive weights of one row: small whole numbers, and scales and minima by which they
-become the weights. What the numbers of GGUF's formats mean is the `gguf` package's word. Our own formats hold what
+A block holds 32, 64, 128 or 256 consecutive weights of one row: small whole numbers, and scales and minima by which
+they become the weights. What the numbers of GGUF's formats mean is the `gguf` package's word. Our own formats hold what
 other quantized models have (GPTQ, AWQ, compressed-tensors, FP8, bitsandbytes, HQQ), whose scales are no float16:
 
     INT4_n   float32 scale, uint8 zero, n / 2 bytes of codes    (code - zero) * scale; codes to 15, zeros to 16
     INT8_n   float32 scale, float32 minimum, n int8 codes       code * scale + minimum
     FP8_n    float32 scale, n codes of float8 e4m3              code * scale
-    NF4_n    float32 scale, n / 2 bytes of codes                TABLES["NF4"][code] * scale; FP4_n likewise
+    NF4_n    float32 scale, n / 2 bytes of codes                CODE_TABLES["NF4"][code] * scale; FP4_n likewise
     AFFINE4_n   float32 scale, float32 minimum, n / 2 bytes of codes    code * scale + minimum
 
 Codes of 4 bits stand as in GGUF's: of each 32 the first half in the low bits, the second in the high ones. `kernels.c`
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 
 from worker_agent.model.linears.blocks import building
-from worker_agent.wire.messages import BLOCK_FORMATS
+from worker_agent.wire.messages import BLOCK_FORMATS, CODE_TABLES
 
 NUMBERS = {
     "Q4_0": 2, "Q4_1": 3, "Q5_0": 6, "Q5_1": 7, "Q8_0": 8, "Q2_K": 10, "Q3_K": 11, "Q4_K": 12, "Q5_K": 13, "Q6_K": 14,
@@ -32,18 +32,6 @@ NUMBERS = {
 }  # fmt: skip
 """The formats' numbers, by which the kernels know them: those of GGUF files, and from 1000 on our own. BF16 is no
 format of stored blocks: plain matrices of that type are multiplied so where the processor cannot (`halves.py`)."""
-TABLES = {
-    "NF4": (
-        -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
-        -0.18477343022823334, -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725,
-        0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
-    ),
-    "FP4": (
-        0.0, 0.0052083334885537624, 0.6666666865348816, 1.0, 0.3333333432674408, 0.5, 0.1666666716337204, 0.25,
-        0.0, -0.0052083334885537624, -0.6666666865348816, -1.0, -0.3333333432674408, -0.5, -0.1666666716337204, -0.25,
-    ),
-}  # fmt: skip
-"""What codes of 4 bits mean that are places in a table: float32 numbers, bitsandbytes' own."""
 OWN = 1000
 """The first number of a format that GGUF files do not have."""
 
@@ -103,10 +91,10 @@ def _own_meaning(format_: str, data: torch.Tensor) -> torch.Tensor:
     blocks = data.reshape(-1, size)
     scale = blocks[:, :4].contiguous().view(torch.float32)
     kind = format_.partition("_")[0]
-    if kind in TABLES or kind == "AFFINE4":
-        codes = _codes(blocks[:, 4 if kind in TABLES else 8 :], weights)
-        if kind in TABLES:
-            found = torch.tensor(TABLES[kind])[codes.int()] * scale
+    if kind in CODE_TABLES or kind == "AFFINE4":
+        codes = _codes(blocks[:, 4 if kind in CODE_TABLES else 8 :], weights)
+        if kind in CODE_TABLES:
+            found = torch.tensor(CODE_TABLES[kind])[codes.int()] * scale
         else:
             found = codes.float() * scale + blocks[:, 4:8].contiguous().view(torch.float32)
     elif format_.startswith("INT4"):

@@ -45,15 +45,31 @@ INLINE void unpack_fp8(const uint8_t *block, int which, group *found) {
     found->high = (s8x16)load(block + 20 + which * 32);
 }
 
-/* 16 numbers of FP8 (e4m3) as floats: exponent and mantissa where a float has them, and its bias made up for. */
+/* 16 numbers of 8 bits as 32 bits each. */
+INLINE void widened(s8x16 codes, vi *into) {
+#if WIDTH == 16 && defined(__AVX512F__)
+    into[0] = (vi)_mm512_cvtepi8_epi32((__m128i)codes);
+#elif WIDTH == 8 && defined(__AVX2__)
+    into[0] = (vi)_mm256_cvtepi8_epi32((__m128i)codes);
+    into[1] = (vi)_mm256_cvtepi8_epi32(_mm_srli_si128((__m128i)codes, 8));
+#else
+    int32_t found[16];
+    for (int each = 0; each < 16; each++) found[each] = codes[each];
+    memcpy(into, found, sizeof found);
+#endif
+}
+
+/* 16 numbers of FP8 (e4m3) as floats: exponent and mantissa where a float has them, and its bias made up for. Numbers
+   without an exponent, m / 8 * 2^-6, come out as (1 + m / 8) * 2^-7, of which they are made; multiplying bits that are
+   a float without an exponent would be right, too, and takes processors of Intel's a hundred times as long. */
 INLINE void e4m3(const group *from, int half, vf *into) {
-    const s8x16 codes = half ? from->high : from->low;
-    typedef int8_t part __attribute__((vector_size(WIDTH)));
-    for (int each = 0; each < 16 / WIDTH; each++) {
-        part here;
-        memcpy(&here, (const int8_t *)&codes + each * WIDTH, sizeof here);
-        vi bits = __builtin_convertvector(here, vi);
-        into[each] = (vf)((bits & INT32_MIN) | ((bits & 0x7f) << 20)) * splat(0x1p120f);
+    vi numbers[16 / WIDTH];
+    widened(half ? from->high : from->low, numbers);
+    UNROLLED for (int each = 0; each < 16 / WIDTH; each++) {
+        const vi bits = numbers[each], size = (bits & 0x7f) << 20, small = size < 0x00800000;
+        const vf usual = (vf)(size + (120 << 23));
+        const vi found = (small & (vi)(usual + usual - splat(0x1p-6f))) | (~small & (vi)usual);
+        into[each] = (vf)(found | (bits & INT32_MIN));
     }
 }
 
