@@ -21,6 +21,7 @@ PROMPT = [5, 17, 3, 99, 41, 8]
     [
         "GPTQ, 4 bits, symmetric", "GPTQ, 8 bits, asymmetric", "AWQ, groups of 64",
         "compressed-tensors, 4 bits, asymmetric", "compressed-tensors, FP8", "FP8 in blocks",
+        "bitsandbytes, NF4, nested",
     ],
 )  # fmt: skip
 def test_a_quantized_folder_runs_as_it_is_stored_and_answers_as_transformers_does_with_what_it_means(
