@@ -23,8 +23,8 @@ HEAVY = ("torch", "transformers", "accelerate", "PySide6", "pyqtgraph", "numpy")
 """What the controller's process does without: half a second under the interpreter's lock and 300 MB, or a window."""
 
 RUN_IN_CHILDREN = {
-    "app.models.rehearsal", "app.models.tokenizer_conversion", "app.models.prequantized_layouts",
-    "app.models.prequantized_process",
+    "app.models.rehearsal", "app.models.tokenizer_conversion", "app.models.prequantized_flat",
+    "app.models.prequantized_layouts", "app.models.prequantized_matrix", "app.models.prequantized_process",
 }  # fmt: skip
 """Modules that import torch, transformers or numpy when imported themselves: only a child process may."""
 
