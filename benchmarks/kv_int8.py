@@ -1,17 +1,20 @@
 """Keys and values in 8 bits against as they are computed: bytes of a token, time of a step, and what it costs.
 
-    python benchmarks/kv_int8.py MODEL_FOLDER [--dtypes float32,bfloat16] [--rounds 5] [--steps 6] [--threads 1]
+    python benchmarks/kv_int8.py MODEL_FOLDER [--dtypes float32,bfloat16] [--rounds 5] [--steps 6]
+        [--threads 1] [--alone]
 
 The model, a Hugging Face folder with its tokenizer, runs whole in this process. Rows are random numbers, so that a
 context of thousands of tokens need not be computed; then steps of one token alone, both ways in turns. Told are CPU
 seconds, which mind less who else is at work: medians of the rounds, and the median of the rounds' ratios. What it
 costs is measured over a text, this project's README: how far logits differ (RMS, relative to their size), for how
-many tokens the likeliest next one is the same, and the loss over the text's own next tokens.
+many tokens the likeliest next one is the same, and the loss over the text's own next tokens. With --alone each sequence
+has a pass of its own, with transformers' own cache, as models have it whose sequences cannot share a pass.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import statistics
 import sys
 import tempfile
@@ -28,13 +31,13 @@ TEXT = 768
 WAYS = ("computed", "int8")
 
 
-def loaded(folder: Path, parts: Path, dtype: str, threads: int) -> Any:
+def loaded(folder: Path, parts: Path, dtype: str, threads: int, alone: bool) -> Any:
     """A stage that holds the whole model."""
     import torch
 
     from tests.models.described import cut_as_added
     from tests.worker_agent.ring import load_message
-    from worker_agent.engine.loading import load_stage
+    from worker_agent.engine import loading
     from worker_agent.engine.runtime import Runtime
 
     cut = cut_as_added(folder, parts)
@@ -43,7 +46,10 @@ def loaded(folder: Path, parts: Path, dtype: str, threads: int) -> Any:
     message = load_message(
         cut, 0, layers, 0, 1, dtype=dtype, max_context=room, kv_tokens=room, max_sequences=2, kv_dtype="int8"
     )
-    stage = load_stage(
+    if alone:
+        examine = loading.examine_once
+        loading.examine_once = lambda *given: dataclasses.replace(examine(*given), batched=False)
+    stage = loading.load_stage(
         message, cut.config, cut.parts_for(0, layers), lambda digest: cut.folder / digest,
         Runtime("cpu", threads, threads), 10**12, lambda done, total: None,
     )  # fmt: skip
@@ -67,9 +73,12 @@ def filled(made: Any, number: int, tokens: int) -> None:
 
     made.step(StepPlan((Turn(number, 0, 1, range(1)),), torch.tensor([1]), admitted=(Admitted(number, tokens),)))
     state = made.memory[number]
+    shapes = {} if made.stage.batched else {each: state.cache.layers[each].keys.shape for each in state.cache.indices()}
     state.truncate(0)
     with torch.inference_mode():
-        for layer, kept in list(state._rows.items()):
+        for layer, (_, heads, _, width) in shapes.items():
+            state.cache.update(*torch.randn(2, 1, heads, tokens, width).to(made.stage.dtype), layer)
+        for layer, kept in list(state._rows.items()) if made.stage.batched else ():
             rows = torch.randn(2, kept[0].shape[1], tokens, kept[0].shape[3]).to(made.stage.dtype)
             state._fill(layer, made._rows.as_kept(*rows))
     state.length = tokens
@@ -127,10 +136,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--alone", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="shardboard-kv-") as parts:
         for dtype in options.dtypes.split(","):
-            stage = loaded(options.folder, Path(parts, dtype), dtype, options.threads)
+            stage = loaded(options.folder, Path(parts, dtype), dtype, options.threads, options.alone)
             token = {}
             for way in WAYS:
                 stage.kv_dtype = way

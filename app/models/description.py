@@ -13,7 +13,7 @@ from typing import Literal
 from msgspec import Struct
 
 from app.errors import ModelError
-from worker_agent.wire.messages import Part, PartKind, PartTensor, Quantize, kv_token_bytes, loaded_bytes
+from worker_agent.wire.messages import Part, PartKind, PartTensor, Quantize, int8_known, kv_token_bytes, loaded_bytes
 
 Source = Literal["folder", "hub", "gguf"]
 
@@ -111,6 +111,9 @@ class ModelDescription(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     kv_vectors: tuple[int, ...] = ()
     """Per layer: in how many vectors these lie, one of keys and one of values for each head; empty in descriptions of
     earlier versions."""
+    kv_besides: tuple[int, ...] = ()
+    """Per layer: how many of the elements are neither, but keys of an index for one, which stay as they are computed;
+    empty in descriptions of earlier versions."""
     state_elements: tuple[int, ...] = ()
     """Per layer: elements that a sequence keeps however long it is; empty when none does."""
     state_bytes: tuple[int, ...] = ()
@@ -182,15 +185,17 @@ class ModelDescription(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     def keeps_int8(self) -> bool:
         """Whether its keys and values can be kept in int8, and what that takes is known. (A stage may be unable to all
         the same, which turns out when it is loaded.)"""
-        return self.batched and bool(self.kv_vectors)
+        if self.kv_besides:
+            return int8_known(self.kv_elements, self.kv_vectors, self.kv_besides)
+        return self.batched and bool(self.kv_vectors)  # which have nothing besides
 
     def kv_bytes_per_token(
         self, dtype: str, start: int = 0, end: int | None = None, *, kv_dtype: str = "computed"
     ) -> int:
         """Bytes that one token puts into the KV cache of layers [start, end)."""
         return kv_token_bytes(
-            sum(self.kv_elements[start:end]), sum(self.kv_vectors[start:end]), COMPUTE_ITEM_BYTES[dtype],
-            "int8" if kv_dtype == "int8" and self.keeps_int8 else "computed",
+            sum(self.kv_elements[start:end]), sum(self.kv_vectors[start:end]), sum(self.kv_besides[start:end]),
+            COMPUTE_ITEM_BYTES[dtype], "int8" if kv_dtype == "int8" and self.keeps_int8 else "computed",
         )  # fmt: skip
 
     @property

@@ -86,6 +86,7 @@ def inspect(request: InspectRequest, report: ProgressCallback) -> ModelDescripti
         vocab_size=anatomy.vocab_size,
         kv_elements=anatomy.kv_elements,
         kv_vectors=anatomy.kv_vectors,
+        kv_besides=anatomy.kv_besides,
         state_elements=anatomy.state_elements if any(anatomy.state_elements) else (),
         state_bytes=anatomy.state_bytes if any(anatomy.state_bytes) else (),
         cuts=anatomy.cuts,

@@ -35,6 +35,8 @@ class Alone:
         self._stage, self._cut, self._blocks, self._with_head = stage, stage.slice, blocks, with_head
         self.reusable: Counter[Reuse] = Counter()
         """Of how many layers what may be taken over from an earlier prompt."""
+        self.int8_lost = ""
+        """Why keys and values cannot be kept in int8, where that is wanted; empty if they can."""
 
     def prove(self, beginning: trial.Texts) -> None:
         """Run texts through all blocks, within `trial_of`; the slice stands there as a whole afterwards.
@@ -43,14 +45,17 @@ class Alone:
             CannotSplit: it cannot even go on with a text token by token.
         """
         cut, stage, texts = self._cut, self._stage, beginning
+        if stage.kv_dtype == "int8":  # which layers may have been tried for that share a pass
+            stage.ways["kv_int8"].taken = stage.ways["kv_int8"].possible = 0
         for block in self._blocks:
             cut.place(*block)
             trial.connect(cut, block, self._with_head)
             expected = trial.expected(stage, texts, trial.named(block))
+            reuse: Reuse = "no"
             in_pieces = not (why := self._differs(expected, texts, block, in_pieces=True))
             if in_pieces:
                 stage.ways["pieces"].used(len(block))
-                self._reused(expected, texts, block)
+                reuse = self._reused(expected, texts, block)
             else:
                 if whole := self._prompts_whole(expected, texts, block):
                     raise CannotSplit(
@@ -59,6 +64,7 @@ class Alone:
                     )
                 stage.in_pieces = False
                 stage.ways["pieces"].lost(f"{trial.named(block)}: {why}", len(block))
+            self._int8(texts, block, reuse, in_pieces)
             self._in_lockstep(texts, block, in_pieces)
             texts = trial.Texts(expected)
         if cut.is_last and self._with_head is None and len(stage.lockstep):
@@ -83,17 +89,31 @@ class Alone:
         run = partial(trial.run_alone, self._cut, texts, block, in_pieces=in_pieces, reuse=reuse)
         return trial.differs(self._stage, expected, run, texts.joined)
 
-    def _reused(self, expected: trial.Outputs, texts: trial.Texts, block: range) -> None:
+    def _reused(self, expected: trial.Outputs, texts: trial.Texts, block: range) -> Reuse:
         """What a prompt may take over of an earlier one's state in these layers."""
         tally, where = self._stage.ways["reused"], trial.named(block)
+        found: Reuse = "any"
         if not (why := self._differs(expected, texts, block, in_pieces=True, reuse="any")):
-            self.reusable["any"] += len(block)
+            pass
         elif not (none := self._differs(expected, texts, block, in_pieces=True, reuse="whole")):
-            self.reusable["whole"] += len(block)
+            found = "whole"
             tally.why = f"{where} can only go on from a whole earlier prompt: {why}"
         else:
-            self.reusable["no"] += len(block)
+            found = "no"
             tally.why = f"{where} cannot go on from an earlier prompt: {none}"
+        self.reusable[found] += len(block)
+        return found
+
+    def _int8(self, texts: trial.Texts, block: range, reuse: Reuse, in_pieces: bool) -> None:
+        """Whether keys and values of these layers can be kept in int8, where that is wanted."""
+        stage = self._stage
+        layers = sum(map(bool, self._cut.anatomy.kv_vectors[block.start : block.stop]))
+        if stage.kv_dtype != "int8" or self.int8_lost or not layers:
+            return
+        if why := trial.own_int8_differs(stage, texts, block, reuse, in_pieces=in_pieces):
+            self.int8_lost = f"{trial.named(block)} gives something else than what the 8 bits mean ({why})"
+        else:
+            stage.ways["kv_int8"].used(layers)
 
     # --- several sequences side by side ---------------------------------------------------------------
 

@@ -171,15 +171,16 @@ class _Builder:
             self._reuse(every)
             with trial.trial_of(cut):
                 self._whole(beginning, texts.rows)
-                self._measure_int8(beginning)
+                if stage.kv_dtype == "int8":
+                    trial.measure_int8(stage, beginning)
             passes.record(stage)
             passes.fix_shapes(stage)
         else:
             alone = Alone(stage, self._blocks, self._with_head)
             with trial.trial_of(cut):
                 alone.prove(beginning)
+                self._own_int8(alone.int8_lost, beginning)
             self._reuse(alone.reusable)
-            self._lose_int8("each answer has a pass of its own, whose cache is kept as transformers has it")
 
     def _check_room(self, block: range) -> None:
         """Raises OutOfMemory when what could not stay in blocks, or could not be quantized, takes too much."""
@@ -277,14 +278,20 @@ class _Builder:
         else:
             self._stage.ways["kv_int8"].used(len(block))
 
-    def _measure_int8(self, beginning: trial.Texts) -> None:
-        """What keys and values in int8 change of what the stage gives, which is told as what it costs."""
-        stage = self._stage
-        if stage.kv_dtype != "int8":
+    def _own_int8(self, lost: str, beginning: trial.Texts) -> None:
+        """The same where each sequence has a pass of its own, whose layers were tried; `lost` says why they cannot."""
+        stage, anatomy, load = self._stage, self._anatomy, self._stage.load
+        if load.kv_dtype != "int8" or stage.ways["kv_int8"].why:
             return
-        stage.kv_error = trial.int8_error(stage, beginning)
-        what = "logits" if self._cut.is_last else "hidden states"
-        stage.ways["kv_int8"].why = f"which changed its {what} by {100 * stage.kv_error:.2g} % of their size (RMS)"
+        if stage.kv_dtype == "int8":
+            if lost:
+                self._lose_int8(lost)
+            else:
+                trial.measure_int8(stage, beginning)
+        elif any(anatomy.kv_elements[load.start : load.end]):
+            self._lose_int8("how many keys and values a token has could not be seen in outline")
+        else:
+            stage.ways["kv_int8"].why = "its layers keep no keys and values"
 
     def _lose_int8(self, why: str) -> None:
         """Keep keys and values as they are computed though int8 was wanted. Raises OutOfMemory: they do not fit so."""

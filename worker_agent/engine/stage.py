@@ -14,14 +14,14 @@ from collections.abc import Iterable
 import torch
 
 from worker_agent.engine.lockstep import Lockstep
-from worker_agent.engine.memory.own import OwnState
+from worker_agent.engine.memory.own import Int8Cache, OwnCache, OwnState
 from worker_agent.engine.recorded import Recording
 from worker_agent.model import rotary
 from worker_agent.model.anatomy import Anatomy
 from worker_agent.model.slicing import Slice
 from worker_agent.model.ways import Ways
 from worker_agent.wire.errors import OutOfMemory
-from worker_agent.wire.messages import KvDType, Load, Part, Reuse, kv_token_bytes
+from worker_agent.wire.messages import KvDType, Load, Part, Reuse, int8_known, kv_token_bytes
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -104,7 +104,8 @@ class Stage:
 
     def own_state(self) -> OwnState:
         """An empty state for a sequence that has a pass of its own."""
-        return OwnState(self.slice.model.config, range(self.slice.start, self.slice.end))
+        kept = Int8Cache if self.kv_dtype == "int8" else OwnCache
+        return OwnState(self.slice.model.config, range(self.slice.start, self.slice.end), kept)
 
     def twin(self, load: Load) -> Stage | None:
         """Another stage over the same weights, with states of its own; None where they are being let go."""
@@ -129,8 +130,9 @@ class Stage:
 
 
 def kept_in(anatomy: Anatomy, load: Load) -> KvDType:
-    """In what keys and values can be kept: transformers' own caches keep them as they are computed."""
-    return load.kv_dtype if anatomy.batched else "computed"
+    """In what keys and values can be kept: as they are computed where there are none, or it is not known how many."""
+    known = int8_known(anatomy.kv_elements, anatomy.kv_vectors, anatomy.kv_besides)
+    return load.kv_dtype if known and any(anatomy.kv_vectors[load.start : load.end]) else "computed"
 
 
 def journal_bytes(load: Load, device: torch.device) -> int:
@@ -145,7 +147,10 @@ def kv_bytes(anatomy: Anatomy, load: Load, kv_dtype: KvDType) -> int:
     """
     own, item = slice(load.start, load.end), DTYPES[load.dtype].itemsize
     state = sum(anatomy.state_elements[own]) * item + sum(anatomy.state_bytes[own])
-    token = kv_token_bytes(sum(anatomy.kv_elements[own]), sum(anatomy.kv_vectors[own]), item, kv_dtype)
+    numbers, vectors, besides = (
+        sum(each[own]) for each in (anatomy.kv_elements, anatomy.kv_vectors, anatomy.kv_besides)
+    )
+    token = kv_token_bytes(numbers, vectors, besides, item, kv_dtype)
     return token * load.kv_tokens + state * load.max_sequences
 
 

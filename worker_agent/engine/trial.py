@@ -18,7 +18,7 @@ import torch
 
 from worker_agent.engine.attention import Segment, ragged_step
 from worker_agent.engine.lockstep import Lockstep
-from worker_agent.engine.memory.own import OwnState
+from worker_agent.engine.memory.own import Int8Cache, OwnCache, OwnState, RoundedCache
 from worker_agent.engine.memory.rows import Pair, RaggedCache, RowPool, RowState, from_int8, in_int8
 from worker_agent.engine.memory.states import SequenceState
 from worker_agent.engine.soundness import overflow
@@ -193,7 +193,7 @@ def _copied(state: State, empty: State) -> State:
 @torch.inference_mode()
 def run_alone(
     cut: Slice, texts: Texts, owned: Sequence[int], *, in_pieces: bool, reuse: Reuse = "no",
-    lockstep: Lockstep | None = None, last_alone: bool = False,
+    lockstep: Lockstep | None = None, last_alone: bool = False, kept: type[OwnCache] = OwnCache,
 ) -> Outputs:  # fmt: skip
     """One text after another with transformers' own cache; the same shapes as `run_whole`.
 
@@ -201,23 +201,27 @@ def run_alone(
         reuse: what is tried on the way: to go on from a copy, or from one that was cut back by a token.
         lockstep: goes through the texts of a step side by side.
         last_alone: of each text's tokens in a step, logits are wanted of the last one only.
+        kept: how keys and values are kept.
     """
     lockstep = lockstep or Lockstep()
     config = cut.model.config
-    states = [OwnState(config, owned) for _ in texts.rows]
+    states = [OwnState(config, owned, kept) for _ in texts.rows]
     outputs: list[list[torch.Tensor]] = [[] for _ in texts.rows]
     for step in steps(texts.lengths, in_pieces=in_pieces):
         passes = []
         for text, start, end in step:
             state = states[text]
             if reuse != "no" and end - start == 1 and start > 1:
-                state = states[text] = _copied(state, OwnState(config, owned))
+                state = states[text] = _copied(state, OwnState(config, owned, kept))
                 if reuse == "any":
                     state.truncate(start - 1)
                     _pass(cut, texts.rows[text][start - 1 : start], state)
             passes.append(partial(_pass, cut, texts.rows[text][start:end], state, last_alone=last_alone))
         for (text, _, _), output in zip(step, lockstep.run(passes), strict=True):
             outputs[text].append(output)
+    for state in states:
+        if isinstance(state.cache, Int8Cache):
+            state.cache.check()
     return tuple(torch.cat(parts) for parts in outputs)
 
 
@@ -259,20 +263,38 @@ def differs(
 def int8_differs(stage: Stage, texts: Texts) -> str:
     """Why what stands connected gives something else with keys and values in int8 than with the numbers that these
     mean; empty if it does not."""
+    rounded = partial(run_ragged, stage.slice, texts, pool=pool_for(texts, rounded=True))
+    return _unlike(stage, texts, rounded, partial(run_ragged, stage.slice, texts, pool=pool_for(texts, int8=True)))
+
+
+def own_int8_differs(stage: Stage, texts: Texts, block: range, reuse: Reuse, *, in_pieces: bool) -> str:
+    """The same of sequences that have a pass of their own."""
+    run = partial(run_alone, stage.slice, texts, block, in_pieces=in_pieces, reuse=reuse)
+    return _unlike(stage, texts, partial(run, kept=RoundedCache), partial(run, kept=Int8Cache))
+
+
+def _unlike(stage: Stage, texts: Texts, rounded: Callable[[], Outputs], in_int8: Callable[[], Outputs]) -> str:
     try:
-        wanted = run_ragged(stage.slice, texts, pool=pool_for(texts, rounded=True))
+        wanted = rounded()
     except (*FAULTS, AgentError) as error:
         return describe(error)
-    run = partial(run_ragged, stage.slice, texts, pool=pool_for(texts, int8=True))
-    return differs(stage, wanted, run, texts.joined)
+    return differs(stage, wanted, in_int8, texts.joined)
 
 
-def int8_error(stage: Stage, texts: Texts) -> float:
-    """How far what comes out with keys and values in int8 is from what comes out with them as they are computed,
-    relative to its size (RMS)."""
-    found = torch.cat(run_ragged(stage.slice, texts, pool=pool_for(texts, int8=True))).double()
-    exact = torch.cat(run_ragged(stage.slice, texts)).double()
-    return float((found - exact).norm() / exact.norm().clamp_min(torch.finfo(torch.float64).tiny))
+def measure_int8(stage: Stage, texts: Texts) -> None:
+    """Have a stage tell how far what comes out with keys and values in int8 is from what comes out with them as they
+    are computed, relative to its size (RMS)."""
+    if stage.batched:
+        exact = run_ragged(stage.slice, texts)
+        found = run_ragged(stage.slice, texts, pool=pool_for(texts, int8=True))
+    else:
+        run = partial(run_alone, stage.slice, texts, range(stage.load.start, stage.load.end), in_pieces=stage.in_pieces)
+        exact, found = run(), run(kept=Int8Cache)
+    computed = torch.cat(exact).double()
+    apart = (torch.cat(found).double() - computed).norm()
+    stage.kv_error = float(apart / computed.norm().clamp_min(torch.finfo(torch.float64).tiny))
+    what = "logits" if stage.is_last else "hidden states"
+    stage.ways["kv_int8"].why = f"which changed its {what} by {100 * stage.kv_error:.2g} % of their size (RMS)"
 
 
 def connect(cut: Slice, block: range, with_head: range | None) -> None:

@@ -73,6 +73,8 @@ class Anatomy:
     """Per layer: how many elements one token puts into the cache, keys, values and what else grows with the text."""
     kv_vectors: tuple[int, ...]
     """Per layer: in how many vectors keys and values of a token lie, one of each for each head."""
+    kv_besides: tuple[int, ...]
+    """Per layer: how many of a token's elements are neither keys nor values, but keys of an index for one."""
     state_elements: tuple[int, ...]
     """Per layer: how many elements a sequence keeps there however long it is, in the dtype that is computed in."""
     state_bytes: tuple[int, ...]
@@ -216,6 +218,7 @@ def examine(model: PreTrainedModel) -> Anatomy:
         tied=(),
         kv_elements=seen.kv_elements,
         kv_vectors=seen.kv_vectors,
+        kv_besides=seen.kv_besides,
         state_elements=tuple(seen.state_elements.get(layer, 0) for layer in range(seen.num_layers)),
         state_bytes=tuple(seen.state_bytes.get(layer, 0) for layer in range(seen.num_layers)),
         cuts=cuts,

@@ -102,6 +102,10 @@ class Observation:
         return tuple(rows.get(layer, 0) + self.besides.get(layer, 0) for layer in range(self.num_layers))
 
     @property
+    def kv_besides(self) -> tuple[int, ...]:
+        return tuple(self.besides.get(layer, 0) for layer in range(self.num_layers))
+
+    @property
     def kv_vectors(self) -> tuple[int, ...]:
         return tuple(self.vectors.get(layer, 0) for layer in range(self.num_layers))
 

@@ -66,5 +66,5 @@ class Ways:
         return tuple(
             Way(name, tally.taken, tally.possible, tally.why[:MAX_REASON])
             for name, tally in self._tallies.items()
-            if name not in ("blocks", "kv_int8") or tally.possible
+            if name not in ("blocks", "kv_int8") or tally.possible or (name == "kv_int8" and tally.why)
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from tests.worker_agent.tiny_models import VOCABULARY, greedy, make_model
 from worker_agent.engine import attention, trial
 from worker_agent.engine.attention import Segment, attend_one, ragged_step
 from worker_agent.engine.loading import load_stage
+from worker_agent.engine.memory.own import Int8Cache
 from worker_agent.engine.memory.rows import Kept, RowPool, from_int8, in_int8
 from worker_agent.engine.stage import Stage
 from worker_agent.wire.errors import OutOfMemory
@@ -79,9 +81,10 @@ def test_a_stage_keeps_a_quarter_and_tells_what_that_costs(tmp_path: Path) -> No
     assert sum(likeliest) >= 4, "a model of random weights has many tokens that are nearly as likely as each other"
 
 
-def test_a_prompt_in_pieces_and_one_from_memory_see_what_a_whole_one_sees(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["llama", "bloom"])
+def test_a_prompt_in_pieces_and_one_from_memory_see_what_a_whole_one_sees(kind: str, tmp_path: Path) -> None:
     """A token attends to what is kept, its own piece included, so where prompts are cut makes no difference."""
-    make_model("llama", tmp_path / "model")
+    make_model(kind, tmp_path / "model")
     cut = cut_model(tmp_path / "model", tmp_path / "parts")
     prompt, more = random_prompt(60, VOCABULARY, 1), random_prompt(9, VOCABULARY, 2)
     answers = []
@@ -95,14 +98,51 @@ def test_a_prompt_in_pieces_and_one_from_memory_see_what_a_whole_one_sees(tmp_pa
     assert answers[0] == answers[1]
 
 
-@pytest.mark.parametrize("kind", ["bloom", "mamba2"])
-def test_what_cannot_be_kept_in_8_bits_stays_as_it_is_and_says_why(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "layers"), [("bloom", 7), ("falcon_h1", 7), ("glm_moe_dsa", 7), ("lfm2", 3)])
+def test_transformers_own_caches_keep_8_bits_too_and_nothing_else_of_them_changes(
+    kind: str, layers: int, tmp_path: Path
+) -> None:
     (make_model if kind == "bloom" else make_type)(kind, tmp_path / "model")
     cut = cut_model(tmp_path / "model", tmp_path / "parts")
-    stage, plain = (Ring.build(cut, [], **wish).runners[0].stage for wish in ({"kv_dtype": "int8"}, {}))
-    assert (stage.kv_dtype, stage.kv_bytes, stage.kv_error) == ("computed", plain.kv_bytes, 0.0)
-    assert (told(stage).used, told(stage).possible) == (0, stage.load.end)
-    assert "a pass of its own, whose cache is kept as transformers has it" in told(stage).why
+    ring = Ring.build(cut, [], kv_dtype="int8", kv_tokens=64, max_context=64, max_sequences=2)
+    stage = ring.runners[0].stage
+    assert not stage.batched and (told(stage).used, told(stage).possible) == (layers, layers)
+    assert stage.kv_dtype == "int8" and 0.001 < stage.kv_error < 0.2
+    assert f"by {100 * stage.kv_error:.2g} % of their size" in told(stage).why
+    ring.start(1, random_prompt(40, 190, 1), 20)
+    for _ in range(10):
+        ring.turn()
+    state = ring.runners[0]._executor.memory[1].exported()
+    for name, tensor in state.items():
+        in_8_bits = name.endswith(("/keys", "/values"))
+        assert (tensor.dtype == torch.int8) == in_8_bits or name == "plain", name
+    assert sum(name.endswith("/keys") for name in state) == layers
+
+
+def test_what_has_no_keys_and_values_says_that_there_is_nothing_to_keep_in_8_bits(tmp_path: Path) -> None:
+    make_type("mamba2", tmp_path / "model")
+    stage = Ring.build(cut_model(tmp_path / "model", tmp_path / "parts"), [], kv_dtype="int8").runners[0].stage
+    assert (stage.kv_dtype, stage.kv_error) == ("computed", 0.0)
+    assert told(stage) == Way("kv_int8", 0, 0, "its layers keep no keys and values"), "and so nothing is lost"
+
+
+def test_a_fault_in_the_8_bits_of_own_caches_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model("bloom", tmp_path / "model")
+    sound = Int8Cache.update
+
+    def too_large(*arguments: Any, **named: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        keys, values = sound(*arguments, **named)
+        return keys, values * 1.01
+
+    monkeypatch.setattr(Int8Cache, "update", too_large)
+    ring = Ring.build(cut_model(tmp_path / "model", tmp_path / "parts"), [], kv_dtype="int8")
+    stage = ring.runners[0].stage
+    assert (stage.kv_dtype, told(stage).used, told(stage).possible) == ("computed", 0, 7)
+    assert told(stage).why.startswith("layer 0 gives something else than what the 8 bits mean (token ")
+    prompt = random_prompt(40, VOCABULARY, 1)
+    ring.start(1, prompt, 6)
+    ring.finish()
+    assert ring.answer(1) == greedy(model, prompt, 6), "with keys and values as they are computed"
 
 
 def wrong_scale(query: torch.Tensor, kept: Kept, scaling: float | None, at_once: int) -> torch.Tensor:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -33,6 +33,7 @@ TYPES = {
     "rows": "llama", "rows that grow": "mistral", "own": "bloom", "convolutions": "lfm2", "recurrent": "mamba2",
     "mixed": "bamba", "whole prompts": "jamba", "rows in int8": "llama", "rows in int8 that grow": "mistral",
     "rows in pages": "mistral", "rows in int8 in pages": "llama", "windows": "lfm3", "an index": "glm_moe_dsa",
+    "own in int8": "bloom", "an index and int8": "glm_moe_dsa", "mixed in int8": "bamba",
 }  # fmt: skip
 
 
@@ -48,7 +49,7 @@ def whole_stage(cut: CutModel, **changes: object) -> Stage:
 def executor(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Executor:
     folder = tmp_path_factory.mktemp(TYPES[request.param])
     rows, int8 = request.param.startswith("rows"), "int8" in request.param
-    make: Callable[..., object] = make_model if rows or request.param == "own" else make_type
+    make: Callable[..., object] = make_model if rows or request.param.startswith("own") else make_type
     make(TYPES[request.param], folder / "model")
     if request.param == "whole prompts":  # all experts: of two that weigh the same, the last bits would choose
         config = folder / "model" / "config.json"
@@ -116,6 +117,7 @@ ops = st.lists(
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=ops)
+@example([("cut", 0, 3)])
 def test_whatever_was_done_to_a_state_it_goes_on_as_one_from_scratch(
     executor: Executor, steps: list[tuple[str, int, int]]
 ) -> None:

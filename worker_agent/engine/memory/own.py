@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from transformers import DynamicCache, PreTrainedConfig
 
+from worker_agent.engine.memory.rows import from_int8, in_int8
 from worker_agent.engine.memory.states import Exported, SequenceState, check_cut
 from worker_agent.wire.errors import OutOfStep
 
@@ -48,13 +49,105 @@ class OwnCache(DynamicCache):
             return self.length + query_length, 0
         return super().get_mask_sizes(query_length, stand_in)
 
+    def crop(self, tokens: int) -> None:
+        """Forget the last `-tokens` tokens, of which a layer must still have all that came before."""
+        for layer in self.kept():
+            layer.crop(tokens)
+
+    def kept(self) -> list[Any]:
+        """What owned layers keep."""
+        return [self.layers[index] for index in self.indices()]
+
+    def indices(self) -> list[int]:
+        """The owned layers that have something to keep."""
+        return [index for index in self.owned if index < len(self.layers)]
+
+
+NAMES = {"keys": "keys_scales", "values": "values_scales"}
+"""What a layer of transformers' caches calls keys and values, and what their scales are called beside them."""
+
+
+class Int8Cache(OwnCache):
+    """The same with keys and values in int8 between their uses; a token sees its own as they are kept, too.
+
+    The layers are transformers' own. Between passes they have the codes where they keep keys and values, in the same
+    shape, [1, heads, tokens, width], so that they know how long they are and are cut back as ever; the scales lie
+    beside them, as attributes of the layer. While a layer works it has floats, of this layer alone. What they keep
+    besides keys and values stays as it is.
+    """
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        while self.layer_class_to_replicate is not None and len(self.layers) <= layer_idx:
+            self.layers.append(self.layer_class_to_replicate())
+        layer = self.layers[layer_idx]
+        given, kept = [], {}
+        for (name, scaled), states in zip(NAMES.items(), (key_states, value_states), strict=True):
+            codes, scales = in_int8(_vectors(states))
+            given.append(from_int8(codes, scales, states.dtype).view_as(states))
+            codes = codes.view_as(states)
+            if (held := getattr(layer, name)) is not None:
+                held_scales = getattr(layer, scaled)
+                setattr(layer, name, from_int8(_vectors(held), held_scales, states.dtype).view_as(held))
+                codes, scales = torch.cat((held, codes), dim=-2), torch.cat((held_scales, scales), dim=1)
+            kept[name] = codes, scales
+        keys, values = given
+        found = super().update(keys, values, layer_idx, *args, **kwargs)
+        for name, (codes, scales) in kept.items():
+            stored = getattr(layer, name)
+            length = stored.shape[-2]
+            if stored.shape != codes.shape:  # a window keeps the last ones
+                codes, scales = codes[..., -length:, :].clone(), scales[:, -length:].clone()
+            if stored.shape != codes.shape:
+                raise OutOfStep(f"layer {layer_idx} keeps something else than the {name} that it is given")
+            setattr(layer, name, codes)
+            setattr(layer, NAMES[name], scales)
+        return found
+
+    def crop(self, tokens: int) -> None:
+        super().crop(tokens)
+        for layer in self.kept():
+            for name, scaled in NAMES.items():
+                if (scales := getattr(layer, scaled, None)) is not None:
+                    setattr(layer, scaled, scales[:, : getattr(layer, name).shape[-2]])
+
+    def check(self) -> None:
+        """Raises OutOfStep where a layer has got keys or values without being given them by `update`."""
+        for index in self.indices():
+            for name in NAMES:
+                kept = getattr(self.layers[index], name, None)
+                if isinstance(kept, torch.Tensor) and kept.dtype != torch.int8:
+                    raise OutOfStep(f"layer {index} fills its {name} by itself")
+
+
+class RoundedCache(OwnCache):
+    """Keys and values as they are computed, rounded to what they mean in int8: what `Int8Cache` is compared with."""
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        keys, values = (
+            from_int8(*in_int8(_vectors(each)), each.dtype).view_as(each) for each in (key_states, value_states)
+        )
+        return super().update(keys, values, layer_idx, *args, **kwargs)
+
+
+def _vectors(states: torch.Tensor) -> torch.Tensor:
+    """Keys or values of a sequence, [1, heads, tokens, width] or without heads, as [heads, tokens, width]."""
+    return states.flatten(0, -3)
+
 
 class OwnState(SequenceState):
-    """What each layer keeps: keys and values, a window of them, a recurrent state."""
+    """What each layer keeps: keys and values, a window of them, a recurrent state.
 
-    def __init__(self, config: PreTrainedConfig, owned: Collection[int]) -> None:
+    Args:
+        kept: how the cache keeps keys and values.
+    """
+
+    def __init__(self, config: PreTrainedConfig, owned: Collection[int], kept: type[OwnCache] = OwnCache) -> None:
         super().__init__()
-        self.cache = OwnCache(config, owned)
+        self.cache = kept(config, owned)
 
     @property
     def length(self) -> int:  # the cache must know it, too
@@ -74,7 +167,7 @@ class OwnState(SequenceState):
         )
 
     def can_be_cut(self, length: int) -> bool:
-        return length == self.length or all(self._remembers_all(layer) for layer in self._layers())
+        return length == self.length or all(self._remembers_all(layer) for layer in self.cache.kept())
 
     def _remembers_all(self, layer: Any) -> bool:
         """Whether a layer can show again what it showed before: it is no window that has moved on, nor a recurrence."""
@@ -86,8 +179,7 @@ class OwnState(SequenceState):
         check_cut(self, length)
         if length == self.length:
             return
-        for layer in self._layers():
-            layer.crop(length - self.length)
+        self.cache.crop(length - self.length)
         self.length = length
 
     def copy_from(self, other: SequenceState, length: int) -> None:
@@ -100,7 +192,7 @@ class OwnState(SequenceState):
     def exported(self, start: int = 0, end: int | None = None) -> Exported:
         found: Exported = {}
         plain: dict[str, Any] = {}
-        for index in self._indices():
+        for index in self.cache.indices():
             for name, value in _walk(f"{index}", vars(self.cache.layers[index])):
                 if isinstance(value, torch.Tensor):
                     found[name] = value.contiguous()
@@ -115,6 +207,9 @@ class OwnState(SequenceState):
             values = {name: _value(value) for name, value in plain.items()}
         except (KeyError, ValueError) as error:
             raise OutOfStep("what was exported is no state of this kind") from error
+        in_int8 = any(name.partition("/")[2] in NAMES.values() for name in tensors)
+        if any(name.partition("/")[2] in NAMES for name in tensors) and in_int8 != isinstance(self.cache, Int8Cache):
+            raise OutOfStep("what was exported has keys and values in other numbers than this stage keeps")
         values |= {name: tensor for name, tensor in tensors.items() if name != _PLAIN}
         for name, value in values.items():
             index, attribute, *key = name.split("/")
@@ -133,12 +228,6 @@ class OwnState(SequenceState):
 
     def release(self) -> None:
         self.cache.layers.clear()
-
-    def _indices(self) -> list[int]:
-        return [index for index in self.cache.owned if index < len(self.cache.layers)]
-
-    def _layers(self) -> list[Any]:
-        return [self.cache.layers[index] for index in self._indices()]
 
 
 def _walk(path: str, value: Any) -> Iterator[tuple[str, Any]]:

@@ -39,6 +39,7 @@ from worker_agent.wire.messages.control import (
     WayName,
     Ways,
     Welcome,
+    int8_known,
     kv_token_bytes,
 )
 from worker_agent.wire.messages.fetching import (
@@ -298,6 +299,7 @@ __all__ = [
     "decode_parts",
     "encode",
     "encode_parts",
+    "int8_known",
     "kv_token_bytes",
     "loaded_bytes",
     "plan_hash",

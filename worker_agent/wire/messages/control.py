@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
@@ -80,15 +81,25 @@ SCALE_BYTES = 4
 """Of a scale: float32."""
 
 
-def kv_token_bytes(elements: int, vectors: int, itemsize: int, kv_dtype: KvDType) -> int:
+def kv_token_bytes(elements: int, vectors: int, besides: int, itemsize: int, kv_dtype: KvDType) -> int:
     """Bytes of what one token puts into the cache. Both halves count with this, as with `loaded_bytes`.
 
     Args:
         elements: how many numbers that are.
-        vectors: in how many vectors they lie, one of keys and one of values for each head; only they are kept in int8.
+        vectors: in how many vectors keys and values lie, one of each for each head.
+        besides: how many of the numbers are neither; those stay as they are computed.
         itemsize: of an element of the compute dtype.
     """
-    return elements + vectors * SCALE_BYTES if kv_dtype == "int8" else elements * itemsize
+    if kv_dtype == "int8":
+        return elements - besides + vectors * SCALE_BYTES + besides * itemsize
+    return elements * itemsize
+
+
+def int8_known(elements: Sequence[int], vectors: Sequence[int], besides: Sequence[int]) -> bool:
+    """Whether layers keep keys and values, and what those of each take in int8 is known; all by layers, as of
+    `kv_token_bytes`. (Of a layer that could not be watched it is not known in how many vectors its numbers lie.)"""
+    known = (some or total == other for total, some, other in zip(elements, vectors, besides, strict=True))
+    return any(vectors) and all(known)
 
 
 Reuse = Literal["no", "whole", "any"]
