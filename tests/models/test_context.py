@@ -14,7 +14,8 @@ from app.sharding.capacity import NodeCapacity
 from app.sharding.placement import place_ranges
 from tests.models.described import described
 from tests.worker_agent.tiny_models import make_model
-from worker_agent.model.anatomy import UNLIMITED, build_empty, examine
+from worker_agent.model.anatomy import build_empty, examine
+from worker_agent.model.context_length import UNLIMITED
 
 TINY = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,

@@ -22,6 +22,7 @@ from transformers.initialization import no_init_weights
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
+from worker_agent.model.context_length import UNLIMITED, max_context_of
 from worker_agent.model.probe import TOKENS, Observation, observe
 from worker_agent.wire.errors import CannotSplit
 from worker_agent.wire.messages import PartKind
@@ -32,9 +33,6 @@ NOT_CAUSAL = (
 )  # fmt: skip
 """Endings of architecture names whose weights are no causal language model's."""
 
-UNLIMITED = 2**20
-"""Tokens of context for a model whose config names no limit, such as Mamba's or Bloom's."""
-
 OUTLINE_DTYPE = torch.bfloat16
 """What to build a model in that is only examined: not float32, so that what keeps that dtype whatever the model
 computes in is told from what follows it."""
@@ -42,12 +40,6 @@ computes in is told from what follows it."""
 REMEMBERED = 4
 """Models of which an agent that loads stages of them again need not find out anew how they are built."""
 _examined: dict[tuple[bytes, torch.dtype], Anatomy] = {}
-
-_LENGTHS = (
-    "max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length",
-    "max_target_positions",
-)  # fmt: skip
-"""What configs call the length that they are made for."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +193,7 @@ def examine(model: PreTrainedModel) -> Anatomy:
             "choose another architecture"
         )
     config = model.config.get_text_config(decoder=True)
-    max_context = _max_context(config)
+    max_context = max_context_of(config)
     _refuse_unlike_answers(model.config.model_type, seen, max_context)
     cuts, notes = _cuts(model, layers_path, seen)
     before = tuple((name, shape) for name, shape in seen.before.items() if name not in seen.after)
@@ -467,34 +459,6 @@ def _spans(layers: set[int]) -> list[tuple[int, int]]:
         else:
             spans.append((layer, layer))
     return spans
-
-
-def _max_context(config: PreTrainedConfig) -> int:
-    """How many tokens the model is made for, from the config of its text model.
-
-    Rotary embeddings that are stretched count as what they are stretched to (transformers' `ROPE_INIT_FUNCTIONS`, and
-    what model cards tell their users to add):
-
-    - yarn: `original_max_position_embeddings` (else the config's length) times `factor`, unless the config's length
-      was raised to more already;
-    - dynamic and linear: `factor` times the config's length, or times the original one where that is named;
-    - longrope, llama3 and the rest: the config's length is the stretched one;
-    - kinds by layer (Gemma 3): the config's length is the stretched one, but for yarn, which names the original.
-    """
-    values = [getattr(config, name, None) for name in _LENGTHS]
-    length = next((int(v) for v in values if isinstance(v, (int, float)) and not isinstance(v, bool) and v > 0), None)
-    if length is None:
-        return UNLIMITED
-    rope = getattr(config, "rope_parameters", None) or {}
-    by_layer = [kind for kind in rope.values() if isinstance(kind, dict)] if "rope_type" not in rope else []
-    return max([length, *(_stretched(kind, length, bool(by_layer)) for kind in by_layer or [rope])])
-
-
-def _stretched(rope: Mapping[str, Any], length: int, by_layer: bool) -> int:
-    kind, factor, original = (rope.get(key) for key in ("rope_type", "factor", "original_max_position_embeddings"))
-    if not isinstance(factor, (int, float)) or kind not in ("yarn", "dynamic", "linear") or (by_layer and not original):
-        return length
-    return int((original if isinstance(original, (int, float)) and original > 0 else length) * factor)
 
 
 def _holds_weights(module: nn.Module) -> bool:
