@@ -4,8 +4,9 @@
 
 A plan is the threads of each agent, milliseconds by which each link between them is delayed, a model and a dtype. For
 each of them the links are measured, the model is deployed and asked a few times, and what the runs say of prediction
-and reality is printed: the median of the rounds. The first request of each plan is compared too: nothing of its kind
-had been seen before it. Memory is what the plan says of each agent's process beside what it holds when its cache is
+and reality is printed: the median of the rounds. What earlier requests took corrects what later ones are told, so
+beside that stands what the formulas alone would have said; and the first request of each plan, of whose kind nothing
+had been seen. Memory is what the plan says of each agent's process beside what it holds when its cache is
 full: the one that differs most is shown. Beside that stands what other programs took of the machine's cores meanwhile;
 where that is more than a few percent, the error is theirs. Where links are delayed, each agent stands behind a TCP
 proxy that holds back every byte so long in each direction.
@@ -120,11 +121,17 @@ class Row:
 
     @property
     def speed_error(self) -> float:
-        return self.found.foreseen.tokens_per_second / self.tokens_per_second - 1
+        """Of what each request was told, corrected by those before it."""
+        return statistics.median(each.speed_error or 0.0 for each in self.found.later)
+
+    @property
+    def alone_error(self) -> float:
+        """Of what the formulas say of decoding without any correction."""
+        return self.found.foreseen.tokens_per_second * self.found.foreseen.correction / self.tokens_per_second - 1
 
     @property
     def first_token_error(self) -> float:
-        return self.found.foreseen.first_token_us / self.first_token_us - 1
+        return statistics.median(each.first_token_error or 0.0 for each in self.found.later)
 
     @property
     def memory_error(self) -> float:
@@ -137,7 +144,7 @@ class Row:
         alone = self.found.first
         return (
             f"| {plan} | {case.delay_ms:.0f} ms | {case.model}, {case.dtype} | {foreseen.tokens_per_second:.1f} "
-            f"| {self.tokens_per_second:.1f} | {error_text(self.speed_error)} "
+            f"| {self.tokens_per_second:.1f} | {error_text(self.speed_error)} | {error_text(self.alone_error)} "
             f"| {foreseen.first_token_us / 1e3:.0f} ms | {self.first_token_us / 1e3:.0f} ms "
             f"| {error_text(self.first_token_error)} "
             f"| {error_text(alone.speed_error or 0.0)}, {error_text(alone.first_token_error or 0.0)} "
@@ -147,9 +154,10 @@ class Row:
 
 
 HEADER = (
-    "| agents (threads) | delay | model | tokens/s predicted | measured | error | first token predicted | measured "
+    "| agents (threads) | delay | model | tokens/s predicted at last | measured | error "
+    "| of the formulas alone | first token predicted | measured "
     "| error | errors of the first request | memory planned | held | worst error | other programs |\n"
-    "|" + " --- |" * 14
+    "|" + " --- |" * 15
 )
 
 
@@ -382,6 +390,7 @@ def main() -> None:
     print(f"\n{len(quiet)} of {len(found)} rows were measured while other programs took {QUIET * 100:.0f} % or less.")
     for title, rows in (("of these", quiet), ("of all", found)):
         within(f"decoding, {title}", [row.speed_error for row in rows], 0.15)
+        within(f"decoding by the formulas alone, {title}", [row.alone_error for row in rows], 0.15)
         within(f"first token, {title}", [row.first_token_error for row in rows], 0.15)
         within(f"decoding of the first request, {title}", [row.found.first.speed_error or 0.0 for row in rows], 0.15)
         within(f"memory of each agent, {title}", [each for row in rows for each in row.found.memory_errors], 0.10)

@@ -189,6 +189,7 @@ def _make_agent(options: Options, home: AgentHome, board: Switchboard, runtime: 
     from worker_agent.host.owner import OwnerWatch
     from worker_agent.host.probing import Prober
     from worker_agent.host.service import AgentIdentity, Resources
+    from worker_agent.host.speed import is_wanted
     from worker_agent.host.telemetry import Sample, Telemetry, default_budget
     from worker_agent.store.shard_store import ShardStore
     from worker_agent.store.storekeeper import Storekeeper
@@ -197,7 +198,9 @@ def _make_agent(options: Options, home: AgentHome, board: Switchboard, runtime: 
     shutil.rmtree(home.aside, ignore_errors=True)  # what an agent that was killed has left
     store = ShardStore(home.parts, options.store_limit)
     budget = MemoryBudget(options.memory or default_budget(runtime.device))
-    telemetry = Telemetry(lambda: store.disk_free)
+    telemetry = Telemetry(lambda: store.disk_free, store.files)
+    if is_wanted():  # before anything is read: what the system has not in memory now shows the disk
+        telemetry.disk.start()
     owner = OwnerWatch(options.owner, os.cpu_count() or 1)
 
     def sampled(sample: Sample, now: float) -> None:

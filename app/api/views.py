@@ -10,7 +10,7 @@ from typing import Any
 from msgspec import to_builtins
 from pydantic import BaseModel, Field
 
-from app.api.machine_views import GpuView, SpeedView
+from app.api.machine_views import DiskView, GpuView, SpeedView
 from app.children.work import JobProgress
 from app.cluster.node_state import NodeState, node_state
 from app.controller import Controller
@@ -48,6 +48,7 @@ class NodeView(BaseModel):
     device: str
     software: str
     speeds: list[SpeedView] = Field(default_factory=list, description="as measured; empty until that was done")
+    disk: DiskView | None = Field(default=None, description="as measured; null while its store holds too little")
     gpus: list[GpuView] = Field(default_factory=list)
     memory_total: int | None = None
     memory_available: int | None = None
@@ -82,6 +83,7 @@ class NodeView(BaseModel):
             device=str(numerics.get("device", "")) if isinstance(numerics, dict) else "",
             software=str(told.get("software", "")),
             speeds=SpeedView.all_of(told),
+            disk=DiskView.of(told),
             gpus=GpuView.all_of(told),
         )
         latest = health.latest(record.id)

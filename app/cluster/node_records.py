@@ -87,8 +87,13 @@ def capacities_of(welcome: Welcome, known: Mapping[str, object] | None = None) -
         "disk_free",
         "gpus",
         "speeds",
+        "disk",
     )
     told = {name: msgspec.to_builtins(getattr(welcome, name)) for name in fields}
     if not welcome.speeds and known is not None:
         told["speeds"] = known.get("speeds", ())
+    before = (known or {}).get("disk")
+    if isinstance(before, Mapping):  # what is in memory today tells nothing of the disk, which was measured before
+        now = told["disk"] or {}
+        told["disk"] = {**before, **{name: value for name, value in now.items() if value is not None}}
     return told

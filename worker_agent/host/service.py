@@ -243,6 +243,7 @@ class Service:
             gpus=sample.gpus,
             stages=self._compute.stages(),
             speeds=self._compute.speeds(),
+            disk=self._resources.telemetry.disk.speed,
         )
 
     def _health(self, message: Health) -> HealthReport:
@@ -483,11 +484,9 @@ class Service:
             self._compute.drop_sequences(deployment)
 
     def _fault(self, held: _Held, kind: str, sentence: str) -> None:
-        load = held.load
+        load, text = held.load, sentence[:8000]
         log.error("stage %d of %s: %s", load.stage, load.deployment, sentence)
-        fault = StageFault(
-            deployment=load.deployment, epoch=held.epoch, stage=load.stage, kind=kind, message=sentence[:8000]
-        )
+        fault = StageFault(deployment=load.deployment, epoch=held.epoch, stage=load.stage, kind=kind, message=text)
         self._to_owner(load.deployment, fault)
 
 

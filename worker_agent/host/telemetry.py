@@ -10,13 +10,14 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from worker_agent.host.disk import DiskMeter
 from worker_agent.wire.messages import Gpu
 
 log = logging.getLogger(__name__)
@@ -104,8 +105,24 @@ class GpuReader:
             except nvml.NVMLError:
                 load = None  # a GPU that is split into instances tells no load
             text = name.decode() if isinstance(name, bytes) else str(name)
-            found.append(Gpu(name=text[:200], memory_total=memory.total, memory_free=memory.free, load=load))
+            found.append(
+                Gpu(
+                    name=text[:200],
+                    memory_total=memory.total,
+                    memory_free=memory.free,
+                    load=load,
+                    power=self._watts(nvml.nvmlDeviceGetPowerUsage, handle),
+                    power_limit=self._watts(nvml.nvmlDeviceGetEnforcedPowerLimit, handle),
+                )
+            )
         return tuple(found)
+
+    def _watts(self, asked: Callable[[Any], int], handle: Any) -> float | None:
+        """None where the GPU does not tell, as many small ones."""
+        try:
+            return max(0.0, float(asked(handle)) / 1000)
+        except self._nvml.NVMLError:
+            return None
 
 
 def _load_nvml() -> Any:
@@ -149,10 +166,16 @@ def default_budget(device: str) -> int:
 
 
 class Telemetry(threading.Thread):
-    """Samples once a second until it is stopped."""
+    """Samples once a second until it is stopped.
 
-    def __init__(self, disk_free: Callable[[], int]) -> None:
+    Args:
+        disk_free: bytes that may be written to the disk of the shard store.
+        files: of the shard store, by which its disk's speed is measured.
+    """
+
+    def __init__(self, disk_free: Callable[[], int], files: Callable[[], Iterable[Path]] = tuple) -> None:
         super().__init__(name="telemetry", daemon=True)
+        self.disk = DiskMeter(files)
         self._disk_free = disk_free
         self._process = psutil.Process()
         self._gpus = GpuReader()

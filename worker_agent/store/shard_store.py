@@ -182,6 +182,10 @@ class ShardStore:
         """Bytes that all parts take, whole and partial."""
         return sum(size for _, size, _ in self._entries())
 
+    def files(self) -> list[Path]:
+        """Those of all whole parts."""
+        return [self._folder / name for name, _, _ in self._entries() if not name.endswith(".partial")]
+
     @property
     def disk_free(self) -> int:
         """Bytes that may still be written to this disk."""

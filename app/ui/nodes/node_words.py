@@ -40,7 +40,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 def gpu_text(view: NodeSnapshot) -> str:
-    """45 %, 3.1 of 24 GB; empty without a GPU."""
+    """45 %, 3.1 of 24 GB, 210 W; empty without a GPU."""
     report = view.report
     if report is None or not report.gpus:
         return ""
@@ -48,7 +48,8 @@ def gpu_text(view: NodeSnapshot) -> str:
     used = total - sum(gpu.memory_free for gpu in report.gpus)
     loads = [gpu.load for gpu in report.gpus if gpu.load is not None]
     memory = memory_text(used, total)
-    return f"{max(loads):.0f} %, {memory}" if loads else memory
+    watts = [gpu.power for gpu in report.gpus if gpu.power is not None]
+    return ", ".join([*([f"{max(loads):.0f} %"] if loads else []), memory, *([f"{sum(watts):.0f} W"] if watts else [])])
 
 
 def memory_text(used: int | None, budget: int) -> str:

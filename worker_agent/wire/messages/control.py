@@ -39,11 +39,18 @@ class Hello(Call, tag="hello", kw_only=True, frozen=True):
     name: Name
 
 
+Watts = Annotated[float, Meta(ge=0, le=1e6)]
+
+
 class Gpu(Struct, forbid_unknown_fields=True, frozen=True):
     name: Name
     memory_total: U63
     memory_free: U63
     load: Annotated[float, Meta(ge=0, le=100)] | None = None
+    power: Watts | None = None
+    """What it draws."""
+    power_limit: Watts | None = None
+    """What it may draw."""
 
 
 class Numerics(Struct, forbid_unknown_fields=True, frozen=True):
@@ -69,6 +76,15 @@ class Speed(Struct, forbid_unknown_fields=True, frozen=True):
 
 
 Speeds = Annotated[tuple[Speed, ...], Meta(max_length=8)]
+
+
+class DiskSpeed(Struct, forbid_unknown_fields=True, frozen=True):
+    """How fast the agent reads its shard store, bytes per second."""
+
+    cached_bytes_per_second: Annotated[float, Meta(gt=0, le=1e18)]
+    """Of files that the system still has in memory, since they were read or written lately."""
+    bytes_per_second: Annotated[float, Meta(gt=0, le=1e18)] | None = None
+    """Of the disk itself; None where all that was read was in memory."""
 
 
 WayName = Literal[
@@ -182,6 +198,8 @@ class Welcome(Call, tag="welcome", kw_only=True, frozen=True):
     max_frame: U63 = MAX_FRAME_BYTES
     speeds: Speeds = ()
     """As far as they are known yet: an agent is ready before it has measured them."""
+    disk: DiskSpeed | None = None
+    """The same, of a store that holds enough to be read."""
 
 
 class Health(Call, tag="health", kw_only=True, frozen=True):
