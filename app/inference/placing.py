@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from app.cluster.node_state import unavailable
 from app.cluster.nodes import NodeDirectory
@@ -71,7 +72,7 @@ class Placing:
         named: bool = False,
     ) -> Placement:
         """The planner's choice of these nodes, over links as they were measured. Raises PlacementError, BadInput."""
-        every, links, corrections = await self._registry.call(_known)
+        every, links, corrections = await self._registry.call(partial(_known, serving))
         records, trips = {node.id: node for node in every}, self._nodes.health.round_trips()
         offers = [
             Offer(capacity, records[capacity.node_id], trips.get(capacity.node_id))
@@ -101,7 +102,7 @@ class Placing:
             ranges: of all stages.
             there: the nodes of those that stay, by stage.
         """
-        every, links, corrections = await self._registry.call(_known)
+        every, links, corrections = await self._registry.call(partial(_known, serving))
         trips, free = self._nodes.health.round_trips(), {node.node_id: node for node in nodes}
         offers = [
             Offer(free.get(node.id) or NodeCapacity(node.id, node.hostname, 0), node, trips.get(node.id))
@@ -144,7 +145,7 @@ class Placing:
                 placed,
                 round_trips=self._nodes.health.round_trips(),
                 links=link_speeds(known.links.list()),
-                corrections=Corrections(known.comparisons.list({node for _, _, node in stages})),
+                corrections=_learned(known, serving, {node for _, _, node in stages}),
                 prompt_tokens=prompt_tokens,
             )
             return None if prediction is None else foreseen(prediction, [node for _, _, node in placed], serving)
@@ -190,8 +191,13 @@ class Placing:
         return await link.call(Health(call=0))
 
 
-def _known(registry: Registry) -> tuple[list[NodeRecord], list[LinkRecord], Corrections]:
-    return registry.nodes.list(), registry.links.list(), Corrections(registry.comparisons.list())
+def _known(serving: Serving, registry: Registry) -> tuple[list[NodeRecord], list[LinkRecord], Corrections]:
+    return registry.nodes.list(), registry.links.list(), _learned(registry, serving)
+
+
+def _learned(registry: Registry, serving: Serving, nodes: Collection[int] | None = None) -> Corrections:
+    """What earlier runs in the same numbers teach: every request asks for it, so no more is read."""
+    return Corrections(registry.comparisons.list(nodes, dtype=serving.dtype, quantize=serving.quantize))
 
 
 def _read_speed(report: HealthReport, dtype: str | None) -> float | None:

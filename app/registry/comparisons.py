@@ -39,9 +39,15 @@ class Comparisons(Table[ComparisonRecord]):
 
         return self._store.write_later(work, self.noun)
 
-    def list(self, nodes: Collection[int] | None = None) -> list[ComparisonRecord]:
-        """The newest first: of these nodes, or all that is kept."""
-        return self._list() if nodes is None else self._list(StageComparison.node.in_(list(nodes)))
+    def list(
+        self, nodes: Collection[int] | None = None, *, dtype: str | None = None, quantize: str | None = None
+    ) -> list[ComparisonRecord]:
+        """The newest first: of these nodes and in these numbers, where they are named, or all that is kept."""
+        return self._list(
+            None if nodes is None else StageComparison.node.in_(tuple(nodes)),
+            None if dtype is None else StageComparison.dtype == dtype,
+            None if quantize is None else StageComparison.quantize == quantize,
+        )
 
     def _trim(self, database: Database, of: NewComparison) -> None:
         alike = (

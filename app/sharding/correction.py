@@ -7,7 +7,7 @@ correct the one before it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import exp, isclose, log
 from operator import itemgetter
@@ -98,11 +98,12 @@ class Corrections:
 
     def __init__(self, comparisons: Sequence[ComparisonRecord] = ()) -> None:
         self._nodes: dict[tuple[int, str, str], list[ComparisonRecord]] = {}
-        self._ways: dict[tuple[int, int], list[ComparisonRecord]] = {}
+        self._ways: dict[tuple[int, int, str, str], list[ComparisonRecord]] = {}
         for each in comparisons:
             self._nodes.setdefault((each.node_id, each.dtype, each.quantize), []).append(each)
             if each.following_id is not None:
-                self._ways.setdefault((each.node_id, each.following_id), []).append(each)
+                way = each.node_id, each.following_id, each.dtype, each.quantize
+                self._ways.setdefault(way, []).append(each)
 
     def of_node(self, node: int, model: str, dtype: str, quantize: str, speed: NodeSpeed) -> NodeCorrection:
         """By comparisons in the same numbers, those of the same model before all.
@@ -122,23 +123,22 @@ class Corrections:
             learned(Pair(each.prompt_predicted, each.prompt_measured, weight) for each, weight in known),
         )
 
-    def of_way(self, source: int, target: int, link: LinkSpeed | None) -> Correction:
-        """Of the way from one node to another, by comparisons since it was measured anew.
+    def of_way(self, source: int, target: int, dtype: str, quantize: str, link: LinkSpeed | None) -> Correction:
+        """Of the way from one node to another in the same numbers, by comparisons since it was measured anew.
 
         Args:
             link: what was measured of it.
         """
         return learned(
             Pair(each.way_predicted, each.way_measured)
-            for each in self._ways.get((source, target), ())
+            for each in self._ways.get((source, target, dtype, quantize), ())
             if (each.rtt is None and link is None)
             or (each.rtt is not None and link is not None and isclose(each.rtt, link.rtt))
         )
 
-    @property
-    def ways(self) -> Collection[tuple[int, int]]:
-        """Those of which something was ever measured."""
-        return self._ways.keys()
+    def ways(self, dtype: str, quantize: str) -> list[tuple[int, int]]:
+        """Those of which something was ever measured in these numbers."""
+        return [way[:2] for way in self._ways if way[2:] == (dtype, quantize)]
 
 
 NOTHING_LEARNED = Corrections()

@@ -87,7 +87,10 @@ def foretell(
         told.append((start, end, learned.of(speed)))
     nodes = [node for _, _, node in stages]
     known = [links.get((one.id, other.id)) for one, other in _hops(nodes)]
-    ways = [corrections.of_way(one.id, other.id, link) for (one, other), link in zip(_hops(nodes), known, strict=True)]
+    ways = [
+        corrections.of_way(one.id, other.id, serving.dtype, serving.quantize, link)
+        for (one, other), link in zip(_hops(nodes), known, strict=True)
+    ]
     runs += [way.runs for way in ways]
     try:
         prediction = predict(

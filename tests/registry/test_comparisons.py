@@ -32,9 +32,9 @@ def test_the_last_few_of_each_node_in_each_kind_of_numbers_stay(registry: Regist
     registry.comparisons.keep([made(one.id, other.id, dtype="bfloat16"), made(other.id, None)]).result()
     for number in range(KEPT + 3):
         registry.comparisons.keep([made(one.id, other.id, float(number + 1))]).result()
-    kept = [each for each in registry.comparisons.list({one.id}) if each.dtype == "float32"]
+    kept = registry.comparisons.list({one.id}, dtype="float32", quantize="none")
     assert [each.token_measured for each in kept] == [float(n) for n in range(KEPT + 3, 3, -1)]
-    assert len(registry.comparisons.list()) == KEPT + 2
+    assert len(registry.comparisons.list()) == KEPT + 2 and registry.comparisons.list(quantize="int4") == []
 
 
 def test_comparisons_go_with_either_of_their_nodes_and_of_one_that_is_gone_nothing_is_kept(registry: Registry) -> None:

@@ -20,7 +20,7 @@ from tests.models.described import invented
 from tests.sharding.offered import offer
 from tests.sharding.test_foresight import a_node
 
-SPEED = NodeSpeed(1e9, 1e10)
+SPEED, NUMBERS = NodeSpeed(1e9, 1e10), ("bfloat16", "none")
 SECONDS = some.floats(1e-6, 1e3)
 PAIRS = some.lists(some.builds(Pair, SECONDS, SECONDS, some.floats(0.1, 1.0)), max_size=25)
 KEPT = ComparisonRecord(
@@ -69,10 +69,12 @@ def test_what_was_learned_is_forgotten_when_machine_or_link_were_measured_anew()
     for other in (("invented", "float32", "none"), ("invented", "bfloat16", "int4")):
         assert known.of_node(1, *other, SPEED).token.runs == 0
     assert known.of_node(2, "invented", "bfloat16", "none", SPEED).token.runs == 0
-    assert known.of_way(1, 2, None).runs == 1
-    assert known.of_way(1, 2, LinkSpeed(0.004, 1e8)).runs == 0 and known.of_way(2, 1, None).runs == 0
+    link = LinkSpeed(0.004, 1e8)
+    assert known.ways(*NUMBERS) == [(1, 2)] and known.ways("float32", "none") == []
+    assert known.of_way(1, 2, *NUMBERS, None).runs == 1 and known.of_way(1, 2, *NUMBERS, link).runs == 0
+    assert known.of_way(2, 1, *NUMBERS, None).runs == 0 and known.of_way(1, 2, "float32", "none", None).runs == 0
     measured = Corrections([replace(KEPT, rtt=0.004)])
-    assert measured.of_way(1, 2, LinkSpeed(0.004, 1e8)).runs == 1 and measured.of_way(1, 2, None).runs == 0
+    assert measured.of_way(1, 2, *NUMBERS, link).runs == 1 and measured.of_way(1, 2, *NUMBERS, None).runs == 0
 
 
 def test_the_same_model_says_more_than_others() -> None:
@@ -93,7 +95,7 @@ def test_a_prediction_is_corrected_and_keeps_what_the_formulas_say_alone() -> No
     assert [stage.token for stage in found.stages] == [stage.token for stage in alone.stages]
     assert [stage.way for stage in found.stages] == [stage.way for stage in alone.stages]
     first, way = (learned_of.of_node(1, model.name, "bfloat16", "none", SPEED).token.factor,
-                  learned_of.of_way(1, 2, None).factor)  # fmt: skip
+                  learned_of.of_way(1, 2, *NUMBERS, None).factor)  # fmt: skip
     one, two = alone.stages
     expected = one.token * first + one.way * way + two.token + two.way
     assert 1 / found.tokens_per_second == pytest.approx(expected)

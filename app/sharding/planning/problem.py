@@ -173,9 +173,10 @@ class Problem:
                 one, other = places[source], places[target]
                 same = self.machines[one] == self.machines[other]
                 hops[one][other] = hop_seconds(self.speeds[one], self.speeds[other], same, link)
-        for source, target in self._corrections.ways:
+        numbers = self.serving.dtype, self.serving.quantize
+        for source, target in self._corrections.ways(*numbers):
             if source in places and target in places:
-                factor = self._corrections.of_way(source, target, known.get((source, target))).factor
+                factor = self._corrections.of_way(source, target, *numbers, known.get((source, target))).factor
                 hops[places[source]][places[target]] *= factor
         for source, target in self.dead:
             if source in places and target in places:
