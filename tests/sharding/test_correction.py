@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from math import log
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from app.registry import ComparisonRecord
@@ -30,6 +30,7 @@ KEPT = ComparisonRecord(
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(PAIRS)
 def test_a_factor_is_bounded_and_no_farther_from_one_than_what_was_seen(pairs: list[Pair]) -> None:
     found = learned(pairs)
@@ -38,6 +39,7 @@ def test_a_factor_is_bounded_and_no_farther_from_one_than_what_was_seen(pairs: l
     assert min([1.0, *ratios]) * (1 - 1e-9) <= found.factor <= max([1.0, *ratios]) * (1 + 1e-9)
 
 
+@settings(deadline=None)
 @given(some.floats(1 / MOST, MOST), some.integers(1, 20))
 def test_what_all_runs_agree_on_is_believed_the_more_the_more_there_are(ratio: float, runs: int) -> None:
     fewer, more = (learned([Pair(0.01, 0.01 * ratio)] * count) for count in (runs, runs + 1))
@@ -45,6 +47,7 @@ def test_what_all_runs_agree_on_is_believed_the_more_the_more_there_are(ratio: f
     assert abs(log(ratio / fewer.factor)) <= abs(log(ratio)) * 0.3 + 1e-12, "one run alone is most of it"
 
 
+@settings(deadline=None)
 @given(PAIRS, some.floats(0.01, 100.0))
 def test_neither_units_nor_pairs_that_make_no_sense_change_anything(pairs: list[Pair], unit: float) -> None:
     found = learned(pairs)

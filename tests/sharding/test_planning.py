@@ -141,6 +141,7 @@ def test_nothing_that_can_be_tried_is_better(
     assert {each.node_id for each in found.reasons} == {each.capacity.node_id for each in offers}
 
 
+@settings(deadline=None)
 @given(
     layers=st.lists(st.integers(1, 100), min_size=1, max_size=8),
     free=st.lists(st.integers(0, 20_000), min_size=1, max_size=5),
