@@ -15,7 +15,7 @@ from app.cluster.weights import send_parts
 from app.errors import BadInput, NodeError, PlacementError
 from app.inference import deployer
 from app.inference.request_run import RequestRun
-from app.registry import EventRecord, NodeRecord, RequestRecord
+from app.registry import EventRecord, NodeRecord, RequestStatus
 from app.serving import ServingWish
 from tests.e2e.conftest import System
 from tests.faults.conftest import MODEL, deploy
@@ -45,8 +45,22 @@ def got_on(runs: Sequence[RequestRun], tokens: int = 5) -> None:
     )
 
 
-def answers(system: System, wishes: Sequence[tuple[Sequence[int], dict[str, Any]]]) -> list[RequestRecord]:
-    return [system.finish(run) for run in begun(system, wishes)]
+def as_undisturbed(
+    system: System, runs: Sequence[RequestRun], wishes: Sequence[tuple[Sequence[int], dict[str, Any]]]
+) -> None:
+    """They get on after what happened to them, are cancelled, and had the tokens that come when nothing happens.
+
+    Asked afterwards, for as many: an answer that is to outlast what happens on a machine however fast need not be
+    made to its end.
+    """
+    got_on(runs)
+    for run in runs:
+        system.run(run.cancel())
+    for run, (prompt, wish) in zip(runs, wishes, strict=True):
+        record = system.finish(run)
+        assert record.status is RequestStatus.CANCELLED, f"its answer outlasts all that happens: {record.error}"
+        again = system.begin(MODEL, prompt, **{**wish, "max_tokens": len(record.token_ids)})
+        assert system.finish(again).token_ids == record.token_ids
 
 
 def stages_on(system: System, index: int) -> int:
@@ -54,7 +68,8 @@ def stages_on(system: System, index: int) -> int:
     return 0 if latest is None else len(latest.report.stages)
 
 
-LONGER = {"max_tokens": 240, "ignore_eos": True}
+LONGER = {"max_tokens": 900, "ignore_eos": True}
+"""More than any machine makes until that has happened which is to happen meanwhile."""
 WISHES: list[tuple[Sequence[int], dict[str, Any]]] = [
     (PROMPT, LONGER),
     (PROMPT[3:], {**LONGER, "temperature": 1.0, "seed": 7}),
@@ -71,19 +86,16 @@ def test_stage_after_stage_moves_and_the_answers_go_on_to_the_bit(
     four: System, count: int, serving: dict[str, Any]
 ) -> None:
     deploy(four, 0, 1, 2, **serving)
-    expected = answers(four, WISHES[:count])
     runs = begun(four, WISHES[:count])
     for nodes in ((3, 1, 2), (3, 0, 2), (3, 0, 1)):
-        if not all(run.is_over for run in runs):  # on a fast machine they may be done before the last one
-            move(four, *nodes)
-            got_on(runs)
-    for run, before in zip(runs, expected, strict=True):
-        check(four.finish(run), before)
+        move(four, *nodes)
+        got_on(runs)
+    as_undisturbed(four, runs, WISHES[:count])
+    for run in runs:
         moves = run.trace().interruptions
         assert all(each.planned and each.exact and each.tokens for each in moves)
         told = [each.what.partition(" went from ")[0] for each in moves]
-        assert told == ["layers 0–1", "layers 2–3", "layers 4–5"][: len(told)]
-    assert any(run.trace().interruptions for run in runs)
+        assert told == ["layers 0–1", "layers 2–3", "layers 4–5"]
 
 
 def test_two_stages_move_at_once_while_a_prompt_is_read_and_what_was_kept_of_others_stays(four: System) -> None:
@@ -105,14 +117,12 @@ def test_two_stages_move_at_once_while_a_prompt_is_read_and_what_was_kept_of_oth
 
 def test_a_drained_node_hands_over_what_it_holds(four: System) -> None:
     deploy(four, 0, 1)
-    expected = answers(four, WISHES[:2])
     runs = begun(four, WISHES[:2])
     node = four.nodes[1]
     drained = four.run(four.controller.drain_node(str(node.id), True, move=True))
     assert drained.draining
-    for run, before in zip(runs, expected, strict=True):
-        check(four.finish(run), before)
-        assert run.trace().interruptions[0].planned
+    as_undisturbed(four, runs, WISHES[:2])
+    assert all(run.trace().interruptions[0].planned for run in runs)
     wait_until(lambda: not stages_on(four, 1), 15)
     four.run(four.controller.drain_node(str(node.id), False))
 
@@ -121,14 +131,12 @@ def test_a_node_that_dies_while_it_takes_over_leaves_everything_as_it_was(
     four: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deploy(four, 0, 1, 2)
-    expected = answers(four, WISHES[:2])
     runs = begun(four, WISHES[:2])
     killed_when(four, monkeypatch, lambda asked: isinstance(asked, WriteStates), 3)
     with pytest.raises(NodeError):
         move(four, 0, 3, 2)
-    for run, before in zip(runs, expected, strict=True):
-        check(four.finish(run), before)
-        assert not run.trace().interruptions
+    as_undisturbed(four, runs, WISHES[:2])
+    assert not any(run.trace().interruptions for run in runs)
 
 
 @pytest.mark.parametrize("victim", [1, 3])
@@ -137,14 +145,12 @@ def test_a_node_that_dies_in_the_midst_of_it_costs_no_answer(
 ) -> None:
     """The one that hands over, or the one that takes over, when nothing runs any more and nothing runs yet."""
     deploy(four, 0, 1, 2)
-    expected = answers(four, WISHES[:2])
     runs = begun(four, WISHES[:2])
     killed_when(four, monkeypatch, lambda asked: isinstance(asked, ReadStates) and asked.whole, victim)
     with pytest.raises(NodeError):
         move(four, 0, 3, 2)
-    for run, before in zip(runs, expected, strict=True):
-        check(four.finish(run), before)
-        assert len(run.trace().interruptions) == 1
+    as_undisturbed(four, runs, WISHES[:2])
+    assert [len(run.trace().interruptions) for run in runs] == [1, 1]
 
 
 def test_what_cannot_be_handed_over_is_said(four: System) -> None:
@@ -184,7 +190,6 @@ def test_a_node_whose_owner_needs_it_hands_over_and_says_so_where_there_is_no_ro
     four: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deploy(four, 0, 1)
-    expected = answers(four, WISHES[:2])
     runs = begun(four, WISHES[:2])
     needed: set[int] = set()
     call = AgentLink.call
@@ -198,10 +203,8 @@ def test_a_node_whose_owner_needs_it_hands_over_and_says_so_where_there_is_no_ro
 
     monkeypatch.setattr(AgentLink, "call", call_with_rules)
     needed.add(four.nodes[1].id)
-    wait_until(lambda: all(run.trace().interruptions or run.is_over for run in runs), 30)
-    for run, before in zip(runs, expected, strict=True):
-        check(four.finish(run), before)
-    assert any(run.trace().interruptions for run in runs)
+    wait_until(lambda: all(run.trace().interruptions for run in runs), 30)
+    as_undisturbed(four, runs, WISHES[:2])
     wait_until(lambda: not stages_on(four, 1), 15)
     assert four.controller.nodes.heard(four.nodes[1].id).yields
     needed |= {node.id for node in four.nodes}
@@ -225,7 +228,6 @@ def test_weights_go_from_the_agent_that_has_them_to_the_one_that_lacks_them(
         return sent[-1]
 
     deploy(four, 0, 1, 2)
-    expected = answers(four, WISHES[:1])
     agent = four.run(four.controller.nodes.local())[four.nodes[3].id].agent
     parts = Path(agent.folder) / "parts"
     for part in parts.iterdir():
@@ -235,6 +237,6 @@ def test_weights_go_from_the_agent_that_has_them_to_the_one_that_lacks_them(
     monkeypatch.setattr(NodeRecord, "is_loopback", property(lambda record: False))
     (run,) = begun(four, WISHES[:1])
     move(four, 0, 1, 3)
-    check(four.finish(run), expected[0])
+    as_undisturbed(four, [run], WISHES[:1])
     assert sent == [0]
     assert any(parts.iterdir())

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any
 
 import pytest
 
@@ -12,14 +10,12 @@ from app.errors import NodeError, PlacementError
 from app.inference.deployer import PREFILL_CHUNK
 from app.inference.events import StepPassed
 from app.inference.recutting import Recutting
-from app.registry import DeploymentRecord
+from app.registry import DeploymentRecord, RequestStatus
 from tests.e2e.conftest import System
 from tests.faults.conftest import MODEL, deploy
-from tests.faults.test_handover import WISHES, answers, begun, got_on, stages_on
-from tests.faults.test_losses import check, kill
+from tests.faults.test_handover import WISHES, as_undisturbed, begun, got_on, stages_on
+from tests.faults.test_losses import kill
 from tests.waiting import wait_until
-
-SHORTER: list[tuple[Sequence[int], dict[str, Any]]] = [(prompt, {**wish, "max_tokens": 90}) for prompt, wish in WISHES]
 
 
 def cut(system: System, layers: str, *nodes: int) -> DeploymentRecord:
@@ -30,36 +26,34 @@ def cut(system: System, layers: str, *nodes: int) -> DeploymentRecord:
 
 def test_boundaries_move_while_it_answers_and_the_tokens_are_the_same(four: System) -> None:
     first = deploy(four, 0, 1)
-    expected = answers(four, SHORTER)
-    runs = begun(four, SHORTER)
+    runs = begun(four, WISHES)
     second = cut(four, "0-0,1-5")
     got_on(runs)
     third = cut(four, "0-1,2-3,4-5", 2, 3, 0)
-    for run, before in zip(runs, expected, strict=True):
-        check(four.finish(run), before)
-        for interruption in run.trace().interruptions:
-            assert interruption.planned and interruption.exact and interruption.what.startswith("cut anew into layers ")
-    cuts = [len(run.trace().interruptions) for run in runs]
-    assert len({first.id, second.id, third.id}) == 3 and max(cuts) >= 1, (
-        "on a fast machine the last cut may come too late"
-    )
-    assert runs[0].record.deployment_id == (first.id, second.id, third.id)[cuts[0]]
+    as_undisturbed(four, runs, WISHES)
+    for run in runs:
+        cuts = run.trace().interruptions
+        assert len(cuts) == 2 and all(each.planned and each.exact for each in cuts)
+        assert all(each.what.startswith("cut anew into layers ") for each in cuts)
+        assert run.record.deployment_id == third.id
+    assert len({first.id, second.id, third.id}) == 3
     assert [each.id for each in four.run(four.controller.deployments.ready())] == [third.id]
     wait_until(lambda: not stages_on(four, 1), 15)
     told = [event.message for event in four.controller.registry.events.list()]
     cut_anew = [sentence for sentence in told if "is cut into layers" in sentence]
     assert any("0-1,2-3,4-5" in sentence for sentence in cut_anew)
-    assert any("paused for" in sentence for sentence in cut_anew)  # not of one that came too late
+    assert all("paused for" in sentence for sentence in cut_anew)
 
 
 def test_what_was_read_ahead_is_not_read_again(four: System) -> None:
     first = deploy(four, 0, 1, context=4096)
     prompt = [3 + (7 * place) % 90 for place in range(1500)]
-    (run,) = begun(four, [(prompt, {"max_tokens": 120, "ignore_eos": True})])
+    (run,) = begun(four, [(prompt, {"max_tokens": 2000, "ignore_eos": True})])
     passed: list[StepPassed] = []
     four.call(lambda: four.controller.deployments.on_step(passed.append))
     cut(four, "0-3,4-5")
-    assert four.finish(run).error is None and run.trace().interruptions
+    four.run(run.cancel())
+    assert four.finish(run).status is RequestStatus.CANCELLED and run.trace().interruptions
     parts = sum(step.prefilled for step in passed if step.deployment != first.id)
     assert len(prompt) // PREFILL_CHUNK <= parts < 2 * (len(prompt) // PREFILL_CHUNK), "once, not twice"
 
@@ -68,13 +62,11 @@ def test_a_node_that_dies_while_the_new_cut_reads_leaves_the_old_one_at_work(
     four: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = deploy(four, 0, 1)
-    expected = answers(four, SHORTER[:3])
-    # Long enough to be under way once the new cut is loaded, however slow that is.
-    runs = begun(four, [(prompt, {**wish, "max_tokens": 3000}) for prompt, wish in SHORTER[:2]])
+    runs = begun(four, WISHES[:2])
     reading = Recutting._read_ahead
 
     async def dying(*arguments: object) -> None:
-        prompt, wish = SHORTER[2]
+        prompt, wish = WISHES[2]
         runs.append(await asyncio.to_thread(four.begin, MODEL, prompt, **wish))
         while len(runs[2].token_ids) < 5:
             await asyncio.sleep(0.01)
@@ -85,12 +77,7 @@ def test_a_node_that_dies_while_the_new_cut_reads_leaves_the_old_one_at_work(
     monkeypatch.setattr(Recutting, "_read_ahead", dying)
     with pytest.raises(NodeError):
         cut(four, "0-3,4-5", 2, 3)
-    check(four.finish(runs[2]), expected[2])
-    for run, before in zip(runs[:2], expected, strict=False):
-        count = len(before.token_ids)
-        wait_until(lambda run=run, count=count: len(run.token_ids) >= count)
-        four.run(run.cancel())
-        assert tuple(run.token_ids[:count]) == tuple(before.token_ids)
+    as_undisturbed(four, runs, WISHES[:3])
     assert [len(run.trace().interruptions) for run in runs] == [0, 0, 1] and runs[2].record.deployment_id == first.id
     assert [each.id for each in four.run(four.controller.deployments.ready())] == [first.id]
 
