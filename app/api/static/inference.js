@@ -62,6 +62,9 @@ function show(kind, text) {
   state.lastElementChild.textContent = text;
 }
 
+/** The prompt is being read, unless the answer is under way: a stream tells again how it began. */
+const showReading = (text) => show("running", answer.textContent ? "answering" : text);
+
 const tokens = (count) => `${count.toLocaleString("en")} ${count === 1 ? "token" : "tokens"}`;
 
 /** More text. Who has not scrolled up sees the end of it. */
@@ -74,12 +77,12 @@ function append(text) {
 /** Returns whether it was the last one. */
 function onEvent(name, data) {
   if (name === "preparing") show("loading", data.what);
-  else if (name === "started") show("running", "reading the prompt");
-  else if (name === "prompt") show("running", `reading the prompt: ${data.done} of ${data.total} tokens`);
+  else if (name === "started") showReading("reading the prompt");
+  else if (name === "prompt") showReading(`reading the prompt: ${data.done} of ${data.total} tokens`);
   else if (name === "interrupted") show("loading", data.what);
   else if (name === "continued") {
     notices.append(Object.assign(document.createElement("li"), { textContent: data.what }));
-    show("running", answer.textContent ? "answering" : "reading the prompt");
+    showReading("reading the prompt");
   } else if (name === "text") {
     if (!answer.textContent) show("running", "answering");
     append(data.text);
@@ -136,7 +139,6 @@ async function listen(id) {
         const response = await fetch(`/shard/api/inference/stream/${id}/`, { headers: { "Last-Event-ID": last } });
         if (!response.ok) throw new Error(await reasonOf(response));
         for await (const [name, data, received] of eventsOf(response)) {
-          if (until !== Infinity && answer.textContent) show("running", "answering");
           until = Infinity;
           last = received;
           if (onEvent(name, data)) return;

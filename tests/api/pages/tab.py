@@ -48,20 +48,6 @@ class Tab:
         finally:
             self.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
 
-    @contextmanager
-    def offline(self) -> Iterator[None]:
-        """Its connections break, and none can be made."""
-        self.driver.execute_cdp_cmd("Network.enable", {})
-        self._set_offline(True)
-        try:
-            yield
-        finally:
-            self._set_offline(False)
-
-    def _set_offline(self, offline: bool) -> None:
-        how = {"offline": offline, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
-        self.driver.execute_cdp_cmd("Network.emulateNetworkConditions", how)
-
     def run(self, script: str) -> object:
         return self.browser.run(script)
 

@@ -11,6 +11,7 @@ from app.errors import NodeError
 from app.registry import RequestRecord
 from tests.api.pages.conftest import Served
 from tests.api.pages.tab import Tab
+from tests.faults.relay import Relays
 
 LONG = "Write a long story about a knight, a dragon and a village."
 
@@ -145,14 +146,17 @@ def test_an_interruption_is_told_while_it_lasts_and_beside_the_answer(page: Tab,
     assert page.text("#notices") == ""
 
 
-def test_a_connection_that_breaks_is_made_anew_and_the_answer_goes_on(page: Tab, served: Served) -> None:
-    ask(page, LONG, 1500)
-    page.wait(lambda: page.content("#answer"))
-    with page.offline():
-        page.wait_for("the connection was lost, trying again", "#state")
-        seen = page.content("#answer")
-    page.wait(lambda: len(page.content("#answer")) > len(seen))
-    page.wait_for("answering", "#state")
-    page.click("#stop")
-    page.wait_for("cancelled", "#state")
-    assert page.content("#answer") == newest(served).result
+def test_a_connection_that_breaks_is_made_anew_and_the_answer_goes_on(tab: Tab, served: Served) -> None:
+    with Relays() as relays:
+        relay = relays.before(served.url.replace("http", "tcp"))
+        tab.open(relay.address.replace("tcp", "http") + "/inference/")
+        ask(tab, LONG, 1500)
+        tab.wait(lambda: tab.content("#answer"))
+        with relay.cut():
+            tab.wait_for("the connection was lost, trying again", "#state")
+            seen = tab.content("#answer")
+        tab.wait(lambda: len(tab.content("#answer")) > len(seen))
+        tab.wait_for("answering", "#state")
+        tab.click("#stop")
+        tab.wait_for("cancelled", "#state")
+        assert tab.content("#answer") == newest(served).result
