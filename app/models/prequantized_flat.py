@@ -1,5 +1,6 @@
 """Quantized matrices whose codes are counted through the whole matrix, row after row, and not by rows: those of
-bitsandbytes (NF4, FP4, 8 bits) as transformers saves them, and of HQQ. Read without either. Imports numpy.
+bitsandbytes (NF4, FP4, 8 bits) as transformers saves them, and of HQQ. Read without either, in a
+child process, since numpy is imported.
 """
 
 from __future__ import annotations
