@@ -33,6 +33,7 @@ from worker_agent.wire.messages import (
     Start,
     Unload,
     Welcome,
+    WriteJournal,
     WriteStates,
 )
 from worker_agent.wire.messages.fields import Call
@@ -50,10 +51,21 @@ LOG_TIMEOUT = 60.0
 Answer = tuple[Message, Sequence[bytes]]
 """With its payload frames."""
 PlainCall = (
-    Link | Unload | Drain | Shutdown | Start | Cancel | Constrain | Recompute | WriteStates | AdmitProbe | AdmitFetch
+    Link
+    | Unload
+    | Drain
+    | Shutdown
+    | Start
+    | Cancel
+    | Constrain
+    | Recompute
+    | WriteStates
+    | WriteJournal
+    | AdmitProbe
+    | AdmitFetch
 )
 """Answered by Done."""
-Heavy = Offer | Chunk | Recompute | WriteStates
+Heavy = Offer | Chunk | Recompute | WriteStates | WriteJournal
 """Goes over the connection where it holds up no beat."""
 
 ANSWERS: dict[type[Call], type[Call]] = {

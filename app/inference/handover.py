@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from app.children.work import NodeProgress
-from app.cluster.agent_link import AgentLink
 from app.cluster.nodes import NodeDirectory
-from app.errors import BadInput, Cancelled, NodeError, PlacementError, ShardboardError
+from app.errors import BadInput, NodeError, PlacementError, ShardboardError
 from app.figures import duration, layers, size_text
 from app.inference.deployer import Deployer, OnProgress, Seat, check_addresses
 from app.inference.deployment_notes import note
@@ -30,6 +29,7 @@ from app.inference.placing import Placing
 from app.inference.recovery import Mended, note_moved, numerics
 from app.inference.recutting import Recutting
 from app.inference.sequence import HANDOVER
+from app.inference.stage_copy import StageCopy
 from app.models.description import ModelDescription
 from app.models.library import ModelLibrary
 from app.registry import DeploymentRecord, EventLevel, NodeRecord, Registry, ShardRecord
@@ -39,30 +39,14 @@ from app.sharding.plan import parse_layers, ranges_text
 from app.sharding.relocation import LostStage
 from app.sharding.stage_sizes import StageSizes
 from worker_agent.wire.messages import (
-    MAX_STATES,
-    Copied,
     Halt,
     Loaded,
     Part,
-    ReadStates,
-    Resumed,
-    StatesPage,
-    WriteStates,
 )
 
 log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 10.0
-AHEAD_BYTES = 4 * 1024 * 1024
-"""Copied at once while the stage works: its next step waits for that."""
-LAST_BYTES = 16 * 1024 * 1024
-"""Copied at once when it stands still."""
-SMALL_BYTES = 1024 * 1024
-"""So little is left that it can be copied while the stage stands still."""
-MOST_ROUNDS = 1000
-"""So often parts are copied ahead at most, where sequences grow as fast as they are copied."""
-COPY_SECONDS = 60.0
-"""For parts of states to be read, or to be put down."""
 LAST_SECONDS = 20.0
 """For all that is to be copied while the stages stand still."""
 AGAIN_SECONDS = 3.0
@@ -91,56 +75,6 @@ class HandedOver:
         if not self.answers:
             return f"{self.what}."
         return f"{self.what}; {told_answers(self.answers)} paused for {duration(self.pause_seconds)}."
-
-
-class _Copy:
-    """The states of one stage on their way to where it is to be."""
-
-    def __init__(self, pipeline: Pipeline, stage: int, source: AgentLink, target: AgentLink) -> None:
-        self._deployment, self._epoch, self._stage = pipeline.deployment, pipeline.epoch, stage
-        self._source, self._target = source, target
-        self._have: dict[int, Copied] = {}
-        self.nbytes = 0
-
-    async def ahead(self, told: Callable[[int], None], cancel: asyncio.Event) -> None:
-        """Copy until little is left, while the stage works. Raises NodeError, Cancelled."""
-        for _ in range(MOST_ROUNDS):
-            if cancel.is_set():
-                raise Cancelled("The handover was cancelled.")
-            nbytes, complete = await self._page(AHEAD_BYTES, whole=False)
-            told(self.nbytes)
-            if complete and nbytes <= SMALL_BYTES:
-                return
-
-    async def rest(self) -> None:
-        """Copy all that is left of a stage that stands still. Raises NodeError."""
-        complete = False
-        while not complete:
-            _, complete = await self._page(LAST_BYTES, whole=True)
-
-    async def _page(self, max_bytes: int, *, whole: bool) -> tuple[int, bool]:
-        read = ReadStates(
-            call=0, deployment=self._deployment, stage=self._stage, epoch=self._epoch,
-            have=tuple(self._have.values())[:MAX_STATES], max_bytes=max_bytes, whole=whole,
-        )  # fmt: skip
-        page, payload = await self._source.read(read, StatesPage, seconds=COPY_SECONDS)
-        gone = self._have.keys() - set(page.present)
-        for number in gone:
-            del self._have[number]
-        self._have |= {part.sequence: Copied(part.sequence, part.version, part.end) for part in page.parts}
-        if page.parts or gone:
-            write = WriteStates(
-                call=0, deployment=self._deployment, stage=self._stage, parts=page.parts, present=page.present
-            )
-            await self._target.call(write, payload, seconds=COPY_SECONDS)
-        nbytes = sum(map(len, payload))
-        self.nbytes += nbytes
-        return nbytes, page.complete
-
-    def covers(self, resumed: Resumed) -> bool:
-        """Whether so much of a sequence's state has been copied."""
-        copied = self._have.get(resumed.sequence)
-        return copied is not None and copied.tokens >= resumed.length
 
 
 @dataclass(frozen=True)
@@ -302,7 +236,10 @@ class Handover:
         await self._deployer.bring(record, description, digests, placement, new, moved, on_progress, cancel)
         try:
             parts = await asyncio.to_thread(digests.parts)
-            copies = [_Copy(pipeline, stage, old[stage].link, new[stage].link) for stage in moved]
+            copies = [
+                StageCopy(pipeline, stage, old[stage].link, new[stage].link, journal=record.recovery == "exact")
+                for stage in moved
+            ]
             for copy, stage in zip(copies, moved, strict=True):
                 await copy.ahead(_told(on_progress, new[stage]), cancel)
             waiting, before = pipeline.active, [0.0, 0.0]
@@ -318,7 +255,7 @@ class Handover:
         return handed
 
     async def _switched(
-        self, move: _Move, parts: Sequence[Part], copies: Sequence[_Copy], before: list[float]
+        self, move: _Move, parts: Sequence[Part], copies: Sequence[StageCopy], before: list[float]
     ) -> Mended:
         """From the old stages to the new ones, as quickly as can be."""
         record, pipeline, moved = move.record, move.pipeline, move.moved
@@ -349,7 +286,7 @@ class Handover:
         )
         return Mended(record, pipeline, move.what, left, alike)
 
-    async def _brought(self, move: _Move, parts: Sequence[Part], copies: Sequence[_Copy]) -> list[Loaded]:
+    async def _brought(self, move: _Move, parts: Sequence[Part], copies: Sequence[StageCopy]) -> list[Loaded]:
         """Copy what is left, and tell all stages who their neighbours are. Raises NodeError."""
         announced = asyncio.ensure_future(
             self._deployer.announce(move.record, move.description, parts, move.placement, move.new)

@@ -186,8 +186,7 @@ class Pipeline:
 
         Raises NodeError if a stage is lost meanwhile.
         """
-        exact = self.dtype == "float32" or (self._keeps_states and alike)
-        await self._start_again(list(self.under_way.values()), what, exact)
+        await self._start_again(list(self.under_way.values()), what, kept=self._keeps_states and alike)
         for number in list(self._awaited):  # the first stage waits for all that were to go on
             await self._cancel(number)
 
@@ -255,20 +254,27 @@ class Pipeline:
             what: was done, in a sentence.
         """
         try:
-            await self._start_again(sequences, what, self.dtype == "float32")
+            await self._start_again(sequences, what)
         except NodeError:  # they wait here with the others
             if self._on_interrupted is not None:
                 self._on_interrupted(self)
 
-    async def _start_again(self, sequences: Many[Sequence], what: str, exact: bool) -> None:
-        """Start sequences that ran before, those that are still wanted and that nobody has started since. Raises
-        NodeError if a stage is lost."""
+    async def _start_again(self, sequences: Many[Sequence], what: str, *, kept: bool = False) -> None:
+        """Start sequences that ran before, those that are still wanted and that nobody has started since.
+
+        Args:
+            kept: whether a sequence all of whose states stayed goes on to the bit in half precision, too.
+
+        Raises NodeError if a stage is lost.
+        """
         begun = {sequence.number: sequence.times_started for sequence in sequences}
         for sequence in sequences:
             if self.broken is not None:
                 raise self.broken
             if sequence.number not in self.under_way or sequence.times_started != begun[sequence.number]:
                 continue
+            held = self._awaited.get(sequence.number, 0)
+            exact = self.dtype == "float32" or (kept and held == sequence.certain)
             try:
                 await self._hand_over(sequence)
             except ShardboardError as error:

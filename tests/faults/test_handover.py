@@ -19,7 +19,7 @@ from app.registry import EventRecord, NodeRecord, RequestStatus
 from app.serving import ServingWish
 from tests.e2e.conftest import System
 from tests.faults.conftest import MODEL, deploy
-from tests.faults.test_losses import PROMPT, check
+from tests.faults.test_losses import PROMPT, check, kill
 from tests.waiting import wait_until
 from worker_agent.wire.messages import Health, ReadStates, WriteStates
 
@@ -151,6 +151,28 @@ def test_a_node_that_dies_in_the_midst_of_it_costs_no_answer(
         move(four, 0, 3, 2)
     as_undisturbed(four, runs, WISHES[:2])
     assert [len(run.trace().interruptions) for run in runs] == [1, 1]
+
+
+@pytest.mark.parametrize("moment", ["right after it", "in the midst of it"])
+def test_in_exact_mode_half_precision_goes_on_to_the_bit_where_the_stage_behind_one_that_moves_is_lost(
+    four: System, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Its states are computed again from the journal of the stage that moved, which came along."""
+    deploy(four, 0, 1, 2, dtype="bfloat16", recovery="exact")
+    wish = [(PROMPT, {**LONGER, "max_tokens": 600})]
+    expected = answers(four, wish)
+    runs = begun(four, wish)
+    if moment == "right after it":
+        move(four, 0, 3, 2)
+        got_on(runs, 2)
+        kill(four, 2)
+    else:
+        killed_when(four, monkeypatch, lambda asked: isinstance(asked, ReadStates) and asked.whole, 2)
+        with pytest.raises(NodeError):
+            move(four, 0, 3, 2)
+    check(four.finish(runs[0]), expected[0])
+    told = runs[0].trace().interruptions
+    assert told and all(each.exact for each in told) and told[-1].what.startswith("layers 4–5 went to ")
 
 
 def test_what_cannot_be_handed_over_is_said(four: System) -> None:

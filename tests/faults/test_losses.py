@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from app.errors import NodeError
+from app.inference import deployer
 from app.inference.request_run import RequestRun
 from app.registry import NodeRecord, RequestRecord, RequestStatus
 from tests.e2e.conftest import System
@@ -303,6 +304,19 @@ def test_in_exact_mode_half_precision_goes_on_to_the_bit(four: System, victim: i
     check(four.finish(run), expected)
     (interruption,) = run.trace().interruptions
     assert interruption.exact and "went to" in interruption.what
+
+
+def test_an_answer_that_a_journal_does_not_cover_begins_anew_and_says_that_it_is_not_bit_exact(
+    four: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deployer, "journal_bytes", lambda description, serving: 1000)
+    deploy(four, 0, 1, 2, dtype="bfloat16", recovery="exact")
+    run = four.begin(MODEL, PROMPT, **LONG)
+    wait_until(lambda: len(run.token_ids) >= 12)
+    kill(four, 2)
+    record = four.finish(run)
+    assert record.error is None and len(record.token_ids) == TOKENS
+    assert not run.trace().interruptions[0].exact
 
 
 def test_in_exact_mode_two_neighbours_are_computed_again_one_after_the_other(four: System) -> None:

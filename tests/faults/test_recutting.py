@@ -11,10 +11,11 @@ from app.inference.deployer import PREFILL_CHUNK
 from app.inference.events import StepPassed
 from app.inference.recutting import Recutting
 from app.registry import DeploymentRecord, RequestStatus
+from app.serving import ServingWish
 from tests.e2e.conftest import System
 from tests.faults.conftest import MODEL, deploy
 from tests.faults.test_handover import WISHES, as_undisturbed, begun, got_on, stages_on
-from tests.faults.test_losses import kill
+from tests.faults.test_losses import PROMPT, kill
 from tests.waiting import wait_until
 
 
@@ -80,6 +81,39 @@ def test_a_node_that_dies_while_the_new_cut_reads_leaves_the_old_one_at_work(
     as_undisturbed(four, runs, WISHES[:3])
     assert [len(run.trace().interruptions) for run in runs] == [0, 0, 1] and runs[2].record.deployment_id == first.id
     assert [each.id for each in four.run(four.controller.deployments.ready())] == [first.id]
+
+
+def test_in_exact_mode_a_loss_right_after_the_cut_goes_on_to_the_bit(
+    four: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cut itself is not bit-exact in half precision, and says so. What comes after it is what the new cut answers
+    to the tokens of then."""
+
+    async def nothing(*arguments: object) -> None:
+        """So that they are read in the steps of a prompt, as they are when they are asked for."""
+
+    monkeypatch.setattr(Recutting, "_read_ahead", nothing)
+    exact = {"dtype": "bfloat16", "recovery": "exact"}
+    deploy(four, 0, 1, **exact)
+    (run,) = begun(four, [(PROMPT, {"max_tokens": 220, "ignore_eos": True})])
+    cut(four, "0-3,4-5", 0, 1)
+    got_on([run], 2)
+    kill(four, 1)
+    record = four.finish(run)
+    changed, lost = run.trace().interruptions
+    assert (changed.planned, changed.exact, lost.planned, lost.exact) == (True, False, False, True)
+    four.run(four.controller.undeploy(MODEL))
+    four.run(
+        four.controller.deploy(
+            MODEL,
+            nodes=[four.nodes[index].id for index in (0, 2)],
+            layers="0-3,4-5",
+            serving=ServingWish(context=1024, kv_tokens=8192, **exact),
+        )
+    )
+    known, coming = record.token_ids[: changed.tokens], record.token_ids[changed.tokens :]
+    again = four.answer(MODEL, [*PROMPT, *known], max_tokens=len(coming), ignore_eos=True)
+    assert again.token_ids == coming
 
 
 def test_a_cut_that_does_not_fit_beside_the_old_one_is_refused(four: System) -> None:

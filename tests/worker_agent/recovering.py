@@ -34,13 +34,26 @@ from worker_agent.wire.messages import (
     StatePart,
     StatesPage,
     TensorFrame,
+    WriteJournal,
     WriteStates,
     check_payload,
     decode,
     encode,
 )
 
-Sent = TypeVar("Sent", Start, Link, Halted, ReadJournal, JournalPage, Recompute, ReadStates, StatesPage, WriteStates)
+Sent = TypeVar(
+    "Sent",
+    Start,
+    Link,
+    Halted,
+    ReadJournal,
+    JournalPage,
+    Recompute,
+    ReadStates,
+    StatesPage,
+    WriteStates,
+    WriteJournal,
+)
 
 
 @dataclass(frozen=True)
@@ -69,6 +82,8 @@ class RecoveringRing(Ring):
     grammars: Grammars = field(default_factory=Grammars)
     copied: list[StatePart] = field(default_factory=list)
     """Parts of states that went on where an earlier one had ended."""
+    copies_journals: bool = True
+    """Whether a stage that moves takes along what of its journal has come since it was copied ahead."""
     spoil_copy: Callable[[bytes], bytes] = lambda frame: frame
     """Changes a frame of states before it is put down."""
 
@@ -188,9 +203,11 @@ class RecoveringRing(Ring):
             for stage in moved
         }
         have: dict[int, dict[int, Copied]] = {stage: {} for stage in moved}
+        steps = dict.fromkeys(moved, 0)
         for _ in range(3):
             for stage in moved:
                 self._copy(stage, newcomers[stage], have[stage], page_bytes, whole=False)
+                steps[stage], _ = self._copy_journal(stage, newcomers[stage], steps[stage])
             self.serve(self.wishes, turns)
         if rests:
             self.runners[0].halt(Halt(call=1, deployment="d1", stage=0, epoch=self.epoch, rest=True))
@@ -200,6 +217,9 @@ class RecoveringRing(Ring):
         for stage in moved:
             while not self._copy(stage, newcomers[stage], have[stage], page_bytes, whole=True):
                 pass
+            complete = not self.copies_journals
+            while not complete:
+                steps[stage], complete = self._copy_journal(stage, newcomers[stage], steps[stage])
             self.runners[stage] = newcomers[stage]
         if 0 in moved:
             held = {stage: tuple(each for each in states if each.kind != "kept") for stage, states in held.items()}
@@ -222,6 +242,24 @@ class RecoveringRing(Ring):
         payload = tuple(self.spoil_copy(bytes(frame)) for frame in payload)
         newcomer.copies.write(through(write), payload)
         return page.complete
+
+    def _copy_journal(self, stage: int, newcomer: Runner, after: int) -> tuple[int, bool]:
+        """Copy a page of the journal. The last step that was copied, and whether there was no more."""
+        read = ReadJournal(
+            call=1, deployment="d1", stage=stage, epoch=self.epoch, sequences=(), after=after, steps=self.page_steps,
+            every=True,
+        )  # fmt: skip
+        page, payload = self.runners[stage].read_journal(through(read))
+        page = through(page)
+        check_payload(page, payload)
+        if not page.steps:
+            return after, page.complete
+        write = through(
+            WriteJournal(call=1, deployment="d1", stage=stage, steps=page.steps, hidden=page.hidden, needed=page.needed)
+        )
+        check_payload(write, payload)
+        newcomer.copies.write(write, payload)
+        return page.steps[-1].number, page.complete
 
     def _recompute(self, stage: int, source: int) -> None:
         """Have a newcomer compute its states from another stage's journal, page by page."""

@@ -13,6 +13,7 @@ import torch
 from msgspec.structs import replace
 from safetensors import SafetensorError
 
+from worker_agent.engine.journal import Journal
 from worker_agent.engine.memory.pool import StatePool
 from worker_agent.engine.memory.states import Exported
 from worker_agent.engine.ring import RingPlace
@@ -25,6 +26,7 @@ from worker_agent.wire.messages import (
     ReadStates,
     StatePart,
     StatesPage,
+    WriteJournal,
     WriteStates,
 )
 
@@ -32,10 +34,14 @@ from worker_agent.wire.messages import (
 class StateCopies:
     """The two ends of the copying, for one stage. Belongs to the compute thread."""
 
-    def __init__(self, pool: StatePool, ring: RingPlace[Any, Any], device: torch.device) -> None:
-        self._pool, self._ring, self._device = pool, ring, device
+    def __init__(
+        self, pool: StatePool, ring: RingPlace[Any, Any], device: torch.device, journal: Journal | None = None
+    ) -> None:
+        self._pool, self._ring, self._device, self._journal = pool, ring, device, journal
         self._written: dict[int, int] = {}
         """Sequences that were copied to here, and the versions of their states there."""
+        self._last_step = 0
+        """The number, there, of the last step that was taken into the journal."""
 
     @torch.inference_mode()
     def read(self, message: ReadStates) -> tuple[StatesPage, tuple[Buffer, ...]]:
@@ -80,10 +86,14 @@ class StateCopies:
         return page, _frames(tensors) if parts else ()
 
     @torch.inference_mode()
-    def write(self, message: WriteStates, payload: tuple[Buffer, ...]) -> None:
-        """Put parts down, and let go of what is over. Raises WireError, OutOfStep, OutOfMemory."""
+    def write(self, message: WriteStates | WriteJournal, payload: tuple[Buffer, ...]) -> None:
+        """Put parts of states down, and let go of what is over; or take steps into the journal. Raises WireError,
+        OutOfStep, OutOfMemory."""
         if self._ring.is_linked:
             raise OutOfStep("states are put down before a stage is linked, not while it runs")
+        if isinstance(message, WriteJournal):
+            self._take_down(message, payload)
+            return
         for number in self._written.keys() - set(message.present):
             self._pool.release(number)
             del self._written[number]
@@ -107,6 +117,25 @@ class StateCopies:
             except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
                 raise OutOfStep(f"the state of sequence {part.sequence} does not fit this stage: {error}") from error
             self._written[part.sequence] = part.version
+
+    def _take_down(self, message: WriteJournal, payload: tuple[Buffer, ...]) -> None:
+        if self._journal is None:
+            raise OutOfStep("steps came for a journal, and this stage keeps none")
+        tokens = sum(piece.count for step in message.steps for piece in step.pieces)
+        width, start = len(payload[0]) // tokens if payload and tokens else 0, 0
+        for step in message.steps:
+            end = start + width * sum(piece.count for piece in step.pieces)
+            # Copied, so that no step holds the whole page for as long as it lives.
+            hidden = (bytes(memoryview(payload[0])[start:end]),) if payload else ()
+            start = end
+            if step.number <= self._last_step:
+                continue
+            try:
+                self._journal.note_recomputed(step, hidden)
+            except KeyError as error:
+                raise OutOfStep(f"a journal goes on with sequence {error}, of which nothing came before") from error
+            self._last_step = step.number
+        self._journal.keep_only(message.needed)
 
 
 def _frames(tensors: Exported) -> tuple[Buffer, ...]:

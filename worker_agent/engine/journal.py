@@ -74,6 +74,11 @@ class Journal:
     def __len__(self) -> int:
         return len(self._entries)
 
+    @property
+    def sequences(self) -> tuple[int, ...]:
+        """All that are covered, and those that are over and whose first tokens others share."""
+        return tuple(dict.fromkeys(life.sequence for life in self._needed(self._current).values()))
+
     def covers(self, sequence: int) -> bool:
         """Whether the state of a sequence can be computed from what is here."""
         life = self._current.get(sequence)
@@ -131,6 +136,11 @@ class Journal:
                 lives.append(life)
         self._append(shape, lives, hidden, step.alone)
 
+    def keep_only(self, sequences: Iterable[int]) -> None:
+        """Nobody needs the others, says the journal of which this one is a copy."""
+        for number in self._current.keys() - set(sequences):
+            self._end(number)
+
     def resume(self, resumed: Iterable[Resumed]) -> None:
         """A new epoch: these sequences go on, all others are over."""
         found = {each.sequence: each for each in resumed if each.length}
@@ -139,8 +149,8 @@ class Journal:
         for number, life in self._current.items():
             while life.entries and self._position(life, life.entries[-1]) >= found[number].length:
                 self._drop(life.entries.pop())
-            if not life.entries:
-                life.is_covered = False
+            if not life.entries or self._end_of(life, life.entries[-1]) < found[number].length:
+                self._give_up(life)  # a copy to which its last steps have not come
         self._kept = OrderedDict((number, None) for number in self._current if found[number].kind == "kept")
 
     def _begin(self, sequence: int, position: int, known: int, shared: Shared | None) -> _Life:
@@ -173,6 +183,10 @@ class Journal:
     def _position(self, life: _Life, entry: int) -> int:
         """Where a life's last piece in an entry begins."""
         return max(position for number, _, position, _, _ in self._entries[entry].pieces() if number == life.number)
+
+    def _end_of(self, life: _Life, entry: int) -> int:
+        """Where a life's last piece in an entry ends."""
+        return max(at + count for number, _, at, count, _ in self._entries[entry].pieces() if number == life.number)
 
     # --- what goes -----------------------------------------------------------------------------------
 

@@ -14,7 +14,16 @@ from worker_agent.engine.journal import Journal
 from worker_agent.engine.runtime import Runtime
 from worker_agent.engine.tensors import WIRE_DTYPES, from_frame, to_frame
 from worker_agent.wire.errors import AgentError, OutOfStep, WireError
-from worker_agent.wire.messages import Buffer, JournalPage, JournalStep, ReadJournal, Recompute, Resumed, TensorFrame
+from worker_agent.wire.messages import (
+    MAX_NEEDED,
+    Buffer,
+    JournalPage,
+    JournalStep,
+    ReadJournal,
+    Recompute,
+    Resumed,
+    TensorFrame,
+)
 
 Answer = Callable[[AgentError | None], None]
 """Told when the steps of a call have run, or why they have not."""
@@ -56,8 +65,10 @@ class Recomputing:
         """What the next stage's states of these sequences were computed from; on the last stage the shapes alone."""
         if self._journal is None:
             return JournalPage(call=message.call, steps=(), complete=True), ()
-        steps, hidden, complete = self._journal.page(message.sequences, message.after, message.steps)
-        page = JournalPage(call=message.call, steps=steps, complete=complete)
+        needed = self._journal.sequences[:MAX_NEEDED] if message.every else ()
+        wanted = needed if message.every else message.sequences
+        steps, hidden, complete = self._journal.page(wanted, message.after, message.steps)
+        page = JournalPage(call=message.call, steps=steps, complete=complete, needed=needed)
         if message.shapes or not steps or self._stage.is_last:
             return page, ()
         count = sum(piece.count for step in steps for piece in step.pieces)

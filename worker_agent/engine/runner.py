@@ -95,7 +95,7 @@ class Runner:
         self._produced = ProducedLog()
         self._journal = Journal(self.load.journal_bytes) if self.load.journal_bytes else None
         self._recomputing = Recomputing(self._executor, self._journal, runtime, begun)
-        self.copies = StateCopies(self._executor.memory, self._ring, stage.device)
+        self.copies = StateCopies(self._executor.memory, self._ring, stage.device, self._journal)
         self._rests = False
         """On the first stage: whether no step is to begin before the next Link."""
         self._in_doubt = False

@@ -38,6 +38,7 @@ from worker_agent.wire.messages import (
     Start,
     Step,
     Tokens,
+    WriteJournal,
     WriteStates,
 )
 
@@ -141,7 +142,7 @@ class Compute(threading.Thread):
     def read_states(self, message: ReadStates, reply: PayloadReply) -> None:
         self._read(message.call, reply, lambda: self._runner(message.deployment, message.stage).copies.read(message))
 
-    def write_states(self, message: WriteStates, payload: Sequence[Buffer], reply: Reply) -> None:
+    def write_copies(self, message: WriteStates | WriteJournal, payload: Sequence[Buffer], reply: Reply) -> None:
         stage, frames = (message.deployment, message.stage), tuple(payload)
         self._answered(message.call, reply, lambda: self._runner(*stage).copies.write(message, frames))
 

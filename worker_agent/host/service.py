@@ -70,6 +70,7 @@ from worker_agent.wire.messages import (
     Tokens,
     Unload,
     Welcome,
+    WriteJournal,
     WriteStates,
     decode_parts,
 )
@@ -198,8 +199,8 @@ class Service:
                 self._compute.read_journal(message, reply)
             case ReadStates():
                 self._compute.read_states(message, reply)
-            case WriteStates():
-                self._compute.write_states(message, payload, reply)
+            case WriteStates() | WriteJournal():
+                self._compute.write_copies(message, payload, reply)
             case Recompute():
                 self._compute.recompute(message, payload, reply)
             case Unload():

@@ -72,6 +72,33 @@ def test_a_stage_is_handed_over_again_and_again(many: Case) -> None:
     many.check(ring)
 
 
+@pytest.mark.parametrize(("moved", "lost"), [((1,), (2,)), ((0,), (1,)), ((2,), (0,)), ((0, 1), (1, 2))])
+def test_a_stage_that_is_lost_after_another_has_moved_is_computed_again_to_the_last_bit(
+    many: Case, moved: tuple[int, ...], lost: tuple[int, ...]
+) -> None:
+    """From the journal that came along, and went on where it is now."""
+    ring = many.ring()
+    ring.serve(many.wishes, 45)
+    ring.hand_over(moved)
+    ring.serve(many.wishes, 6)
+    before = ring.halt(lost)
+    ring.go_on(before)
+    begun = [each for each in ring.resumed if each.kind == "runs" and ring.committed(each.sequence)]
+    assert begun and all(each.length for each in begun), "nobody had to begin anew"
+    ring.serve(many.wishes)
+    many.check(ring)
+
+
+def test_a_journal_to_which_the_last_steps_have_not_come_covers_nobody_that_needs_them(many: Case) -> None:
+    ring = many.ring()
+    ring.copies_journals = False
+    ring.serve(many.wishes, 45)
+    ring.hand_over((1,))
+    (journal,) = {id(runner): runner._journal for runner in ring.runners if runner.load.stage == 1}.values()
+    assert journal is not None
+    assert not any(journal.covers(each.sequence) for each in ring.resumed if each.kind == "runs")
+
+
 def test_a_bit_that_was_copied_wrongly_shows(many: Case) -> None:
     ring = many.ring()
     ring.serve(many.wishes, 30)

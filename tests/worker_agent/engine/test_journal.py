@@ -27,6 +27,29 @@ class JournalMachine(RuleBasedStateMachine):
         """How many of its first tokens others have taken over: steps come round in order, so these are certain."""
         self.released: list[int] = []
         self.rows = self.sequences = 0
+        self.copy: Journal | None = None
+        """On its way to a stage that takes this one's place."""
+        self.copied = 0
+
+    @rule()
+    def begin_to_copy(self) -> None:
+        self.copy, self.copied = Journal(self.journal.limit), 0
+
+    @rule()
+    def copy_some(self) -> None:
+        if self.copy is not None:
+            self.copy_page(self.copy)
+
+    def copy_page(self, copy: Journal) -> bool:
+        """Whether there was no more."""
+        self.note([], [])
+        needed = self.journal.sequences
+        steps, hidden, complete = self.journal.page(needed, self.copied, 3, 40)
+        for step, rows in zip(steps, hidden, strict=True):
+            copy.note_recomputed(step, (rows,))
+            self.copied = step.number
+        copy.keep_only(needed)
+        return complete
 
     @property
     def running(self) -> list[int]:
@@ -97,6 +120,9 @@ class JournalMachine(RuleBasedStateMachine):
     def lose_a_stage(self, data: st.DataObject) -> None:
         """Some go on, cut back to the end of one of their last pieces; the journal may be another one's by then."""
         self.note([], [])
+        copy, self.copy = self.copy, None
+        while copy is not None and not self.copy_page(copy):
+            pass
         staying = data.draw(st.lists(st.sampled_from(list(self.states)), unique=True)) if self.states else []
         for number in [number for number in self.states if number not in staying]:
             self.forget(number)
@@ -114,6 +140,12 @@ class JournalMachine(RuleBasedStateMachine):
         newcomer = Journal(self.journal.limit)
         for step, rows in self.read(covered):
             newcomer.note_recomputed(step, (rows,))
+        if copy is not None:
+            copy.resume(resumed)
+            if self.journal.limit == 10**9:
+                assert all(copy.covers(number) for number in covered)
+            self.journal = copy
+            return
         self.journal.resume(resumed)
         if data.draw(st.booleans()):
             newcomer.resume(resumed)

@@ -100,6 +100,7 @@ from worker_agent.wire.messages.handover import (
     ReadStates,
     StatePart,
     StatesPage,
+    WriteJournal,
     WriteStates,
 )
 from worker_agent.wire.messages.meeting import Committed, Confirm, Meet, Met, Reveal, Revealed
@@ -126,6 +127,7 @@ from worker_agent.wire.messages.probing import (
 from worker_agent.wire.messages.recovery import (
     MAX_JOURNAL_PIECES,
     MAX_JOURNAL_STEPS,
+    MAX_NEEDED,
     MAX_STATES,
     Halt,
     Halted,
@@ -177,6 +179,7 @@ __all__ = [
     "MAX_JOURNAL_PIECES",
     "MAX_JOURNAL_STEPS",
     "MAX_LOG_BYTES",
+    "MAX_NEEDED",
     "MAX_PAYLOAD_FRAMES",
     "MAX_PING_BYTES",
     "MAX_PROBE_BYTES",
@@ -294,6 +297,7 @@ __all__ = [
     "WayName",
     "Ways",
     "Welcome",
+    "WriteJournal",
     "WriteStates",
     "Z85Key",
     "check_payload",

@@ -46,7 +46,7 @@ from worker_agent.wire.messages.fields import (
     DType,
     TensorFrame,
 )
-from worker_agent.wire.messages.handover import ReadStates, StatesPage, WriteStates
+from worker_agent.wire.messages.handover import ReadStates, StatesPage, WriteJournal, WriteStates
 from worker_agent.wire.messages.meeting import Committed, Confirm, Meet, Met, Reveal, Revealed
 from worker_agent.wire.messages.parts import Part
 from worker_agent.wire.messages.probing import MAX_PING_BYTES, AdmitProbe, Ping, Pong, Probed, ProbeLink
@@ -100,6 +100,7 @@ ControlMessage = (
     | ReadStates
     | StatesPage
     | WriteStates
+    | WriteJournal
     | AdmitFetch
     | Fetch
     | Fetched
@@ -199,7 +200,7 @@ def check_payload(message: Message, payload: Sequence[Buffer]) -> None:
                 raise WireError("a piece of a log without its one frame of text, or with too much")
         case Recompute():
             _check_journal(message.steps, message.given, payload)
-        case JournalPage():
+        case JournalPage() | WriteJournal():
             _check_journal(message.steps, message.hidden, payload)
         case Ping():
             if len(payload) > 1 or any(len(frame) > MAX_PING_BYTES for frame in payload):

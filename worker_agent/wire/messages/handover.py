@@ -11,8 +11,8 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from worker_agent.wire.messages.fields import U32, U63, Call, Id, Position, SequenceNumber
-from worker_agent.wire.messages.recovery import MAX_STATES, Slot, StateKind
+from worker_agent.wire.messages.fields import U32, U63, Call, Id, Position, SequenceNumber, TensorFrame
+from worker_agent.wire.messages.recovery import MAX_STATES, JournalSteps, NeededSequences, Slot, StateKind
 
 MAX_STATES_BYTES = 64 * 1024 * 1024
 """How much of states is asked for at once; a part that cannot be divided may be more."""
@@ -69,3 +69,15 @@ class WriteStates(Call, tag="write_states", kw_only=True, frozen=True):
     stage: U32
     parts: Annotated[tuple[StatePart, ...], Meta(max_length=MAX_STATES)]
     present: Annotated[tuple[SequenceNumber, ...], Meta(max_length=2 * MAX_STATES)]
+
+
+class WriteJournal(Call, tag="write_journal", kw_only=True, frozen=True):
+    """Take steps into the journal, as JournalPage brought them of the stage whose place this one takes, which was not
+    linked yet. Payload as JournalPage's. A page that comes a second time is taken once. Answered by Done."""
+
+    deployment: Id
+    stage: U32
+    steps: JournalSteps
+    hidden: TensorFrame | None = None
+    needed: NeededSequences
+    """As JournalPage has it; what else the journal has is of no use to anybody any more."""

@@ -11,6 +11,9 @@ from worker_agent.wire.messages.fields import U32, U63, Call, Id, Position, Sequ
 MAX_STATES = 4096
 """Of so many sequences at most is told what a stage holds: a step has no more of them."""
 
+MAX_NEEDED = 2 * MAX_STATES
+"""Sequences that a journal covers, with those whose first tokens they share."""
+
 MAX_JOURNAL_STEPS = 1024
 MAX_JOURNAL_PIECES = 4096
 """So many pieces at most are in the steps that are read at once, unless it is one step: they share an envelope."""
@@ -108,6 +111,8 @@ class JournalStep(Struct, array_like=True, forbid_unknown_fields=True, frozen=Tr
     """As `Step.alone`: with how many threads it was computed."""
 
 
+NeededSequences = Annotated[tuple[SequenceNumber, ...], Meta(max_length=MAX_NEEDED)]
+
 JournalSteps = Annotated[tuple[JournalStep, ...], Meta(max_length=MAX_JOURNAL_STEPS)]
 
 
@@ -124,6 +129,8 @@ class ReadJournal(Call, tag="read_journal", kw_only=True, frozen=True):
     """At most so many at once."""
     shapes: bool = False
     """Without hidden states: for a first stage that was lost, which is given token ids."""
+    every: bool = False
+    """Of all sequences, whichever are named: for a stage that takes this one's place."""
 
 
 class JournalPage(Call, tag="journal_page", kw_only=True, frozen=True):
@@ -134,6 +141,9 @@ class JournalPage(Call, tag="journal_page", kw_only=True, frozen=True):
     complete: bool
     """Whether there are no more."""
     hidden: TensorFrame | None = None
+    needed: NeededSequences = ()
+    """Where every sequence was asked for: those that the journal covers at this moment, and those that are over and
+    whose first tokens they share."""
 
 
 class Recompute(Call, tag="recompute", kw_only=True, frozen=True):
