@@ -136,11 +136,12 @@ class Compute(threading.Thread):
     def halt(self, message: Halt, reply: Reply) -> None:
         self._asked(message.call, reply, lambda: self._runner(message.deployment, message.stage).halt(message))
 
-    def read_journal(self, message: ReadJournal, reply: PayloadReply) -> None:
-        self._read(message.call, reply, lambda: self._runner(message.deployment, message.stage).read_journal(message))
+    def read_kept(self, message: ReadJournal | ReadStates, reply: PayloadReply) -> None:
+        def question() -> tuple[ControlMessage, tuple[Buffer, ...]]:
+            runner = self._runner(message.deployment, message.stage)
+            return runner.read_journal(message) if isinstance(message, ReadJournal) else runner.copies.read(message)
 
-    def read_states(self, message: ReadStates, reply: PayloadReply) -> None:
-        self._read(message.call, reply, lambda: self._runner(message.deployment, message.stage).copies.read(message))
+        self._read(message.call, reply, question)
 
     def write_copies(self, message: WriteStates | WriteJournal, payload: Sequence[Buffer], reply: Reply) -> None:
         stage, frames = (message.deployment, message.stage), tuple(payload)

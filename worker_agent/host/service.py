@@ -195,10 +195,8 @@ class Service:
                 self._link(caller, message, reply)
             case Halt():
                 self._compute.halt(message, reply)
-            case ReadJournal():
-                self._compute.read_journal(message, reply)
-            case ReadStates():
-                self._compute.read_states(message, reply)
+            case ReadJournal() | ReadStates():
+                self._compute.read_kept(message, reply)
             case WriteStates() | WriteJournal():
                 self._compute.write_copies(message, payload, reply)
             case Recompute():
