@@ -159,7 +159,7 @@ def test_in_exact_mode_half_precision_goes_on_to_the_bit_where_the_stage_behind_
 ) -> None:
     """Its states are computed again from the journal of the stage that moved, which came along."""
     deploy(four, 0, 1, 2, dtype="bfloat16", recovery="exact")
-    wish = [(PROMPT, {**LONGER, "max_tokens": 600})]
+    wish = [(PROMPT, {**LONGER, "max_tokens": 300})]
     expected = answers(four, wish)
     runs = begun(four, wish)
     if moment == "right after it":
