@@ -159,9 +159,7 @@ def test_in_exact_mode_half_precision_goes_on_to_the_bit_where_the_stage_behind_
 ) -> None:
     """Its states are computed again from the journal of the stage that moved, which came along."""
     deploy(four, 0, 1, 2, dtype="bfloat16", recovery="exact")
-    wish = [(PROMPT, {**LONGER, "max_tokens": 300})]
-    expected = answers(four, wish)
-    runs = begun(four, wish)
+    runs = begun(four, WISHES[:1])
     if moment == "right after it":
         move(four, 0, 3, 2)
         got_on(runs, 2)
@@ -170,7 +168,7 @@ def test_in_exact_mode_half_precision_goes_on_to_the_bit_where_the_stage_behind_
         killed_when(four, monkeypatch, lambda asked: isinstance(asked, ReadStates) and asked.whole, 2)
         with pytest.raises(NodeError):
             move(four, 0, 3, 2)
-    check(four.finish(runs[0]), expected[0])
+    as_undisturbed(four, runs, WISHES[:1])
     told = runs[0].trace().interruptions
     assert told and all(each.exact for each in told) and told[-1].what.startswith("layers 4–5 went to ")
 
