@@ -21,6 +21,11 @@ DOUBT = 0.4
 """That nothing is to be corrected counts as so much of the newest run: one run alone is not believed wholly."""
 OTHER_MODEL = 0.25
 """What another model's run says beside one of the same model: the formulas miss each in its own way."""
+SAME_MACHINE = 0.25
+"""Figures of a node that differ by no more are those of the same machine: an agent measures at each start, and is never
+quite alone then."""
+SAME_LINK = 0.5
+"""The same of a link's round trip, which the traffic of others moves more."""
 MOST = 4.0
 """No correction multiplies or divides by more: whatever was that far off was something else that went on."""
 
@@ -109,14 +114,14 @@ class Corrections:
         """By comparisons in the same numbers, those of the same model before all.
 
         Args:
-            speed: what the agent has measured. Comparisons by other figures are forgotten: the machine has changed, or
-                what was wrong with the figures may be right now.
+            speed: what the agent has measured. Comparisons by figures unlike these are forgotten: the machine has
+                changed, or what was wrong with the figures may be right now.
         """
         known = [
             (each, 1.0 if each.model_name == model else OTHER_MODEL)
             for each in self._nodes.get((node, dtype, quantize), ())
-            if isclose(each.read_bytes_per_second, speed.read_bytes_per_second)
-            and isclose(each.flops_per_second, speed.flops_per_second)
+            if isclose(each.read_bytes_per_second, speed.read_bytes_per_second, rel_tol=SAME_MACHINE)
+            and isclose(each.flops_per_second, speed.flops_per_second, rel_tol=SAME_MACHINE)
         ]
         return NodeCorrection(
             learned(Pair(each.token_predicted, each.token_measured, weight) for each, weight in known),
@@ -124,7 +129,7 @@ class Corrections:
         )
 
     def of_way(self, source: int, target: int, dtype: str, quantize: str, link: LinkSpeed | None) -> Correction:
-        """Of the way from one node to another in the same numbers, by comparisons since it was measured anew.
+        """Of the way from one node to another in the same numbers, by comparisons while it was much as it is.
 
         Args:
             link: what was measured of it.
@@ -133,7 +138,7 @@ class Corrections:
             Pair(each.way_predicted, each.way_measured)
             for each in self._ways.get((source, target, dtype, quantize), ())
             if (each.rtt is None and link is None)
-            or (each.rtt is not None and link is not None and isclose(each.rtt, link.rtt))
+            or (each.rtt is not None and link is not None and isclose(each.rtt, link.rtt, rel_tol=SAME_LINK))
         )
 
     def ways(self, dtype: str, quantize: str) -> list[tuple[int, int]]:

@@ -82,7 +82,7 @@ def test_a_wrong_figure_is_corrected_by_what_a_run_took(shared: System, two: lis
         assert after.corrected_runs == before.corrected_runs + 1 and after.correction < 0.7
         planned = shared.run(shared.controller.plan("foreseen", nodes=two, serving=serving))
         assert planned.foreseen is not None and planned.foreseen.corrected_runs == before.corrected_runs + 2
-        # A machine that has measured itself anew is another one.
+        # A machine whose figures are so much better is another one.
         for id in two:
             nodes.update(id, capacities={**nodes.get(id).capacities, "speeds": SPEEDS})
         anew = shared.run(shared.controller.plan("foreseen", nodes=two, serving=serving))

@@ -64,11 +64,14 @@ def test_newer_runs_outvote_older_ones_and_a_busy_moment_says_nothing() -> None:
     assert learned([]) == Correction(1.0, 0)
 
 
-def test_what_was_learned_is_forgotten_when_machine_or_link_were_measured_anew() -> None:
+def test_what_was_learned_is_forgotten_when_machine_or_link_are_no_longer_as_they_were() -> None:
     known = Corrections([KEPT])
     assert known.of_node(1, "invented", "bfloat16", "none", SPEED).token.runs == 1
     assert known.of_node(1, "invented", "bfloat16", "none", replace(SPEED, flops_per_second=2e10)).token.runs == 0
     assert known.of_node(1, "invented", "bfloat16", "none", replace(SPEED, read_bytes_per_second=2e9)).token.runs == 0
+    # Measured at another start of the same machine.
+    again = replace(SPEED, flops_per_second=0.85 * SPEED.flops_per_second, read_bytes_per_second=1.1e9)
+    assert known.of_node(1, "invented", "bfloat16", "none", again).token.runs == 1
     for other in (("invented", "float32", "none"), ("invented", "bfloat16", "int4")):
         assert known.of_node(1, *other, SPEED).token.runs == 0
     assert known.of_node(2, "invented", "bfloat16", "none", SPEED).token.runs == 0
@@ -78,6 +81,7 @@ def test_what_was_learned_is_forgotten_when_machine_or_link_were_measured_anew()
     assert known.of_way(2, 1, *NUMBERS, None).runs == 0 and known.of_way(1, 2, "float32", "none", None).runs == 0
     measured = Corrections([replace(KEPT, rtt=0.004)])
     assert measured.of_way(1, 2, *NUMBERS, link).runs == 1 and measured.of_way(1, 2, *NUMBERS, None).runs == 0
+    assert [measured.of_way(1, 2, *NUMBERS, LinkSpeed(rtt, 1e8)).runs for rtt in (0.003, 0.01)] == [1, 0]
 
 
 def test_the_same_model_says_more_than_others() -> None:
