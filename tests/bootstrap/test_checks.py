@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bootstrap.checks import GROUPS, conclude, count, quick_tasks, run_checks, tasks
+from bootstrap.checks import GROUPS, SHORTER_GROUPS, conclude, count, quick_tasks, run_checks, tasks
 from bootstrap.lanes import HUNG, Outcome, Task, run_side_by_side
 from bootstrap.slow import SLOW
 from tests.waiting import wait_until
@@ -193,7 +193,7 @@ def test_every_test_belongs_to_exactly_one_group() -> None:
             f"{file}/".startswith(f"{path}/") for path in left_out
         )
 
-    assert all((ROOT / path).exists() for group in GROUPS for path in group.paths)
+    assert all((ROOT / path).exists() for group in (*GROUPS, *SHORTER_GROUPS) for path in group.paths)
     files = [path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("test_*.py")]
     for file in files:
         assert len([task for task in tasks() if task.tests and takes(task, file)]) == 1, file

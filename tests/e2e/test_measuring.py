@@ -223,7 +223,8 @@ def test_a_file_in_blocks_is_measured_against_its_own_meaning(shared: System, tm
         assert alone.reference is None and "add the file once more with --dequantize" in alone.remark
         record = shared.run(controller.measure_model("stored", serving=wish, against="floats"))
         assert record.reference == "floats in float32"
-        assert record.perplexity == alone.perplexity == pytest.approx(record.reference_perplexity, rel=1e-5)
+        assert record.perplexity == pytest.approx(alone.perplexity, rel=1e-6)  # other company, other sums
+        assert record.perplexity == pytest.approx(record.reference_perplexity, rel=1e-5)
         assert record.same_tokens == GREEDY, "blocks are multiplied as what they mean"
         text_words(90).save(str(description.path / "tokenizer.json"))
         controller.inference.forget("floats")

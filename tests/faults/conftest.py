@@ -49,5 +49,5 @@ def four(agents: System) -> System:
 def deploy(system: System, *nodes: int, **wish: object) -> DeploymentRecord:
     """The tiny model over some of the agents, by their place in the list."""
     ids = [system.nodes[index].id for index in nodes]
-    serving = ServingWish(**{"dtype": "float32", "context": 1024, "kv_tokens": 8192, **wish})  # type: ignore[arg-type]
+    serving = ServingWish(**{"dtype": "float32", "context": 4096, "kv_tokens": 8192, **wish})  # type: ignore[arg-type]
     return system.run(system.controller.deploy(MODEL, nodes=ids, serving=serving))

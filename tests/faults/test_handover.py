@@ -68,7 +68,7 @@ def stages_on(system: System, index: int) -> int:
     return 0 if latest is None else len(latest.report.stages)
 
 
-LONGER = {"max_tokens": 900, "ignore_eos": True}
+LONGER = {"max_tokens": 3000, "ignore_eos": True}
 """More than any machine makes until that has happened which is to happen meanwhile."""
 WISHES: list[tuple[Sequence[int], dict[str, Any]]] = [
     (PROMPT, LONGER),

@@ -149,8 +149,8 @@ def test_remote_code_is_refused_before_weights_are_downloaded(hub: HubStandIn, t
 def test_a_way_of_quantizing_that_cannot_be_run_is_refused_before_weights_are_downloaded(
     hub: HubStandIn, tmp_path: Path
 ) -> None:
-    change_json(hub.repositories["some/tiny"] / "config.json", quantization_config={"quant_method": "hqq"})
-    with pytest.raises(ModelError, match="the method is HQQ"):
+    change_json(hub.repositories["some/tiny"] / "config.json", quantization_config={"quant_method": "quanto"})
+    with pytest.raises(ModelError, match="the method is"):
         download(tmp_path / "in")
     assert {name for name, _ in hub.asked} == {"config.json"}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from PySide6.QtCore import QPoint, QPointF, QRectF
 
-from app.ui.board.scene.view import BoardView
+from app.ui.board.scene.view import SCROLL_EDGE, BoardView
 
 
 def block_point(view: BoardView, stage: int) -> QPoint:
@@ -16,11 +16,16 @@ def block_point(view: BoardView, stage: int) -> QPoint:
 
 
 def card_point(view: BoardView, node_id: int) -> QPoint:
-    """In a node's card, beside its blocks. Raises LookupError for a node without a card."""
+    """In a node's card, beside its blocks, and not where a drag would scroll the board away under the hand.
+
+    Raises LookupError for a node without a card.
+    """
     card = view.board_scene.cards[node_id]
     rect: QRectF = card.mapRectToScene(card.shape().boundingRect())
     view.ensureVisible(rect, 8, 8)
-    return _on_screen(view, rect.topLeft() + QPointF(rect.width() / 2, 16))
+    at = view.mapFromScene(rect.topLeft() + QPointF(rect.width() / 2, 16))
+    at.setY(max(at.y(), min(SCROLL_EDGE + 4, view.mapFromScene(rect.bottomLeft()).y() - 8)))
+    return view.viewport().mapToGlobal(at)
 
 
 def boundary_point(view: BoardView, boundary: int, layer: int | None = None) -> QPoint:
