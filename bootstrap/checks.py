@@ -19,9 +19,9 @@ from bootstrap.lanes import HUNG, Outcome, Task, clock, run_side_by_side, usable
 from bootstrap.slow import SLOW
 
 CHECKS = (
+    ("mypy", ("-m", "mypy")),
     ("ruff check", ("-m", "ruff", "check", ".")),
     ("ruff format", ("-m", "ruff", "format", "--check", ".")),
-    ("mypy", ("-m", "mypy")),
     ("import-linter", ("-c", "from importlinter.cli import lint_imports_command as main; main()", "--no-logo")),
 )
 """Names, and arguments for the environment's Python."""
@@ -106,7 +106,7 @@ def tasks() -> list[Task]:
         )
         for group in known
     ]
-    return [*groups[: len(GROUPS)], pytest(OTHERS, *_without(taken)), *groups[len(GROUPS) :], *_checks()]
+    return [*groups[: len(GROUPS)], pytest(OTHERS, *_without(taken)), *_checks(), *groups[len(GROUPS) :]]
 
 
 def quick_tasks() -> list[Task]:

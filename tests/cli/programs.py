@@ -83,7 +83,7 @@ class Service:
         return self.process.wait(60)
 
 
-def make_tiny_model(folder: Path) -> Path:
+def make_tiny_model(folder: Path, context: int = 4096) -> Path:
     """A Llama of three layers with random weights, which answers nonsense, for as long as it is asked to."""
     import torch  # here: the tests of the window, which use these programs too, do without it, as the window does
     from transformers import AutoModelForCausalLM, LlamaConfig
@@ -96,7 +96,7 @@ def make_tiny_model(folder: Path) -> Path:
         num_hidden_layers=3,
         num_attention_heads=2,
         num_key_value_heads=1,
-        max_position_embeddings=4096,
+        max_position_embeddings=context,
         eos_token_id=None,
     )
     torch.manual_seed(0)

@@ -16,19 +16,20 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.cli.programs import CommandLine, Service, runs
+from tests.cli.programs import CommandLine, Service, make_tiny_model, runs
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals as a service manager of Unix sends them")
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Iterator[tuple[CommandLine, Path]]:
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[CommandLine, Path]]:
     """A home with a tiny model over two agents."""
     home = tmp_path_factory.mktemp("home")
     commands = CommandLine(home)
+    folder = make_tiny_model(tmp_path_factory.mktemp("lasting"), context=32768)  # answers outlast whatever is done
     commands.run("model", "add", str(folder), "--name", "tiny")
     nodes = commands.json("node", "local", "2")
-    commands.run("deploy", "tiny", "--layers", "0-1,2", "--context", "4096", "--kv-tokens", "8192")
+    commands.run("deploy", "tiny", "--layers", "0-1,2", "--context", "32768", "--kv-tokens", "32768")
     yield commands, home
     for node in nodes:
         commands.run("node", "remove", str(node["id"]))
@@ -90,7 +91,7 @@ def test_a_deadline_and_a_second_signal_cut_the_waiting_short(place: tuple[Comma
     for signals, options in ((1, ("--drain-seconds", "0")), (2, ("--drain-seconds", "50"))):
         service = Service(commands, home, *options)
         service.wait_for("Serving at ")
-        asking = commands.start("generate", "tiny", "Hello", "--max-tokens", "4000", "--ignore-eos", "--json")
+        asking = commands.start("generate", "tiny", "Hello", "--max-tokens", "30000", "--ignore-eos", "--json")
         wait_for_request(commands)
         began = time.monotonic()
         for _ in range(signals):
@@ -101,12 +102,12 @@ def test_a_deadline_and_a_second_signal_cut_the_waiting_short(place: tuple[Comma
         asking.communicate(timeout=30)
         assert asking.returncode == 130
         record = commands.json("request", "list", "--limit", "1")[0]
-        assert record["status"] == "cancelled" and 0 < record["completion_tokens"] < 4000
+        assert record["status"] == "cancelled" and 0 < record["completion_tokens"] < 30000
 
 
 def test_an_interrupted_command_cancels_its_request_there(place: tuple[CommandLine, Path], service: Service) -> None:
     commands, _ = place
-    asking = commands.start("generate", "tiny", "Hello", "--max-tokens", "4000", "--ignore-eos")
+    asking = commands.start("generate", "tiny", "Hello", "--max-tokens", "30000", "--ignore-eos")
     wait_for_request(commands)
     asking.send_signal(signal.SIGINT)
     asking.communicate(timeout=30)
@@ -129,7 +130,7 @@ def test_a_command_does_not_outlive_the_service_that_is_killed_under_it(
     place: tuple[CommandLine, Path], service: Service
 ) -> None:
     commands, _ = place
-    asking = commands.start("generate", "tiny", "Hello", "--max-tokens", "4000", "--ignore-eos")
+    asking = commands.start("generate", "tiny", "Hello", "--max-tokens", "30000", "--ignore-eos")
     wait_for_request(commands)
     service.process.kill()
     service.process.wait()

@@ -14,7 +14,7 @@ from app.registry import DeploymentRecord, RequestStatus
 from app.serving import ServingWish
 from tests.e2e.conftest import System
 from tests.faults.conftest import MODEL, deploy
-from tests.faults.test_handover import WISHES, as_undisturbed, begun, got_on, stages_on
+from tests.faults.test_handover import LONGER, WISHES, as_undisturbed, begun, got_on, stages_on
 from tests.faults.test_losses import PROMPT, kill
 from tests.waiting import wait_until
 
@@ -95,10 +95,13 @@ def test_in_exact_mode_a_loss_right_after_the_cut_goes_on_to_the_bit(
     monkeypatch.setattr(Recutting, "_read_ahead", nothing)
     exact = {"dtype": "bfloat16", "recovery": "exact"}
     deploy(four, 0, 1, **exact)
-    (run,) = begun(four, [(PROMPT, {"max_tokens": 220, "ignore_eos": True})])
+    (run,) = begun(four, [(PROMPT, LONGER)])
     cut(four, "0-3,4-5", 0, 1)
     got_on([run], 2)
     kill(four, 1)
+    wait_until(lambda: len(run.trace().interruptions) == 2)
+    got_on([run])
+    four.run(run.cancel())
     record = four.finish(run)
     changed, lost = run.trace().interruptions
     assert (changed.planned, changed.exact, lost.planned, lost.exact) == (True, False, False, True)
@@ -108,7 +111,7 @@ def test_in_exact_mode_a_loss_right_after_the_cut_goes_on_to_the_bit(
             MODEL,
             nodes=[four.nodes[index].id for index in (0, 2)],
             layers="0-3,4-5",
-            serving=ServingWish(context=1024, kv_tokens=8192, **exact),
+            serving=ServingWish(context=4096, kv_tokens=8192, **exact),
         )
     )
     known, coming = record.token_ids[: changed.tokens], record.token_ids[changed.tokens :]
