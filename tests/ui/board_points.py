@@ -15,14 +15,18 @@ def block_point(view: BoardView, stage: int) -> QPoint:
     return _on_screen(view, rect.center())
 
 
-def card_point(view: BoardView, node_id: int) -> QPoint:
+def card_point(view: BoardView, node_id: int, *, scroll: bool = True) -> QPoint:
     """In a node's card, beside its blocks, and not where a drag would scroll the board away under the hand.
+
+    Args:
+        scroll: whether the board is scrolled until the card is in sight; what was taken before lies elsewhere then.
 
     Raises LookupError for a node without a card.
     """
     card = view.board_scene.cards[node_id]
     rect: QRectF = card.mapRectToScene(card.shape().boundingRect())
-    view.ensureVisible(rect, 8, 8)
+    if scroll:
+        view.ensureVisible(rect, 8, 8)
     at = view.mapFromScene(rect.topLeft() + QPointF(rect.width() / 2, 16))
     at.setY(max(at.y(), min(SCROLL_EDGE + 4, view.mapFromScene(rect.bottomLeft()).y() - 8)))
     return view.viewport().mapToGlobal(at)

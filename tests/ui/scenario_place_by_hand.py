@@ -85,10 +85,10 @@ def test_a_model_is_placed_by_hand_and_answers(application: Application, mouse: 
     second, third = board.pipeline()[1:]
     assert second is not None and third is not None
     qtbot.wait(300)  # the plan's words take their room
-    card_point(view, second)  # in sight, and still so once the block is
+    card_point(view, second)  # in sight, and a part of it still so once the block is
     block = block_point(view, 2)
     with qtbot.waitSignal(view.dropped, timeout=15_000) as dropped:
-        mouse.drag(block, card_point(view, second))
+        mouse.drag(block, card_point(view, second, scroll=False))
     assert dropped.args == ["shard"]
     qtbot.waitUntil(lambda: third not in board.pipeline())
 
