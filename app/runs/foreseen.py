@@ -121,16 +121,21 @@ def error_text(error: float) -> str:
     return f"{percent:+d} %".replace("-", "−") if percent else "0 %"
 
 
-def corrected_text(correction: float, runs: int) -> str:
-    """by 12 % after 5 runs, in which a token took longer than the formulas say; empty where nothing was learned."""
+def brief_correction(correction: float, runs: int) -> str:
+    """by 12 % after 5 runs; empty where nothing was learned."""
     if not runs:
         return ""
     percent = round(abs(correction - 1) * 100)
-    after = "after 1 run" if runs == 1 else f"after {runs} runs"
-    if not percent:
-        return f"by less than 1 % {after}"
+    return f"by {percent or 'less than 1'} % after {runs} run{'' if runs == 1 else 's'}"
+
+
+def corrected_text(correction: float, runs: int) -> str:
+    """by 12 % after 5 runs, in which a token took longer than the formulas say; empty where nothing was learned."""
+    brief = brief_correction(correction, runs)
+    if abs(correction - 1) < 0.005:
+        return brief
     came = "longer" if correction > 1 else "less"
-    return f"by {percent} % {after}, in which a token took {came} than the formulas say"
+    return brief and f"{brief}, in which a token took {came} than the formulas say"
 
 
 def predicted_text(predicted: Foreseen) -> str:

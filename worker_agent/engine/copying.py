@@ -122,7 +122,10 @@ class StateCopies:
         if self._journal is None:
             raise OutOfStep("steps came for a journal, and this stage keeps none")
         tokens = sum(piece.count for step in message.steps for piece in step.pieces)
-        width, start = len(payload[0]) // tokens if payload and tokens else 0, 0
+        width, odd = divmod(sum(map(len, payload)), tokens) if tokens else (0, 0)
+        if len(payload) > 1 or odd:
+            raise OutOfStep("the hidden states of a journal's page are not those of its tokens")
+        start = 0
         for step in message.steps:
             end = start + width * sum(piece.count for piece in step.pieces)
             # Copied, so that no step holds the whole page for as long as it lives.

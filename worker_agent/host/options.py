@@ -122,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--threads", type=int, help="CPU threads; of k agents on one machine each gets its share "
         "(default: all cores that the process may use, or OMP_NUM_THREADS)")  # fmt: skip
     add("--borrowed-threads", type=int, help="CPU threads for a step that no other agent computes beside "
-        "(default: all cores)")  # fmt: skip
+        "(default: all cores that the process may use, or OMP_NUM_THREADS)")  # fmt: skip
     add("--memory", metavar="SIZE", help="most memory for stages, as 4GB (default: 80 %% of what is free)")
     add("--store-limit", metavar="SIZE", help="most disk space for layers (default: what the disk has)")
     add("--trust", metavar="PUBLIC_KEY", action="append", default=[],

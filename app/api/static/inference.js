@@ -81,7 +81,10 @@ function onEvent(name, data) {
   else if (name === "prompt") showReading(`reading the prompt: ${data.done} of ${data.total} tokens`);
   else if (name === "interrupted") show("loading", data.what);
   else if (name === "continued") {
-    notices.append(Object.assign(document.createElement("li"), { textContent: data.what }));
+    // A stream that is followed anew tells again of what was told before.
+    if (![...notices.children].some((known) => known.textContent === data.what)) {
+      notices.append(Object.assign(document.createElement("li"), { textContent: data.what }));
+    }
     showReading("reading the prompt");
   } else if (name === "text") {
     if (!answer.textContent) show("running", "answering");

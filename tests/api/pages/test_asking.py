@@ -152,10 +152,16 @@ def test_a_connection_that_breaks_is_made_anew_and_the_answer_goes_on(tab: Tab, 
         tab.open(relay.address.replace("tcp", "http") + "/inference/")
         ask(tab, LONG, 1500)
         tab.wait(lambda: tab.content("#answer"))
+        running = served.system.controller.find_request(newest(served).id)
+        assert running is not None
+        served.system.call(lambda: running.interrupted(NodeError("Lost the connection to rack-2.", node="rack-2")))
+        served.system.call(lambda: running.resumed("layers 2-3 went to laptop", True, ()))
+        tab.wait_for("rack-2 lost at token", "#notices")
         with relay.cut():
             tab.wait_for("the connection was lost, trying again", "#state")
             seen = tab.content("#answer")
         tab.wait(lambda: len(tab.content("#answer")) > len(seen))
+        assert len(tab.all("#notices li")) == 1, "what is told again stands there once"
         tab.wait_for("answering", "#state")
         tab.click("#stop")
         tab.wait_for("cancelled", "#state")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from app.figures import duration, size_text, token_rate
-from app.runs.foreseen import corrected_text
+from app.runs.foreseen import brief_correction, corrected_text
 from app.sharding.arrangement import Arrangement
 from app.sharding.planning.aims import AIMS
 from app.sharding.prediction import Prediction
@@ -22,12 +22,6 @@ def speed_text(prediction: Prediction) -> str:
     rate = prediction.tokens_per_second
     speed = token_rate(round(rate) if rate >= 10 else rate)  # a guess has no tenths
     return f"about {speed}, first token in {duration(prediction.first_token_seconds)}"
-
-
-def corrected_words(prediction: Prediction) -> str:
-    """· corrected by 12 % after 5 runs; empty where nothing was learned or it changes nothing."""
-    percent, runs = round(abs(prediction.correction - 1) * 100), prediction.corrected_runs
-    return f" · corrected by {percent} % after {runs} run{'' if runs == 1 else 's'}" if runs and percent else ""
 
 
 def memory_needed(draft: Arrangement) -> int:
@@ -49,7 +43,8 @@ def outlook_text(board: BoardModel) -> str:
     prediction = board.prediction
     if prediction is None:
         return f"{memory} · no speed is predicted: a node has not measured itself in this dtype yet"
-    return f"{memory} · {speed_text(prediction)}{corrected_words(prediction)}"
+    corrected = brief_correction(prediction.correction, prediction.corrected_runs)
+    return f"{memory} · {speed_text(prediction)}" + (f" · corrected {corrected}" if corrected else "")
 
 
 def _over(draft: Arrangement) -> str:
