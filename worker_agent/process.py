@@ -46,7 +46,8 @@ def interrupt_on_terminate() -> None:
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on: fewer than the machine's in a container, or under `taskset`."""
+    """Cores that this process may run on: fewer than the machine's under `taskset`, or in a container that is kept to
+    some of them."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
