@@ -17,7 +17,7 @@ from app.cluster.node_state import Heard
 from app.errors import NodeError
 from app.inference.events import StepPassed
 from app.jobs.measuring import MeasureWork
-from app.registry.records import JobStatus, MeasurementRecord
+from app.registry.records import ComparisonRecord, JobStatus, MeasurementRecord
 from app.serving import Serving, ServingWish
 from app.sharding.planning.aims import FASTEST, FITS
 from app.ui.board.board_commands import BoardCommands
@@ -85,23 +85,48 @@ def test_the_plan_bar_says_what_is_to_be_done_first(bar: PlanBar, board: BoardMo
     assert bar.name.text() == "No model chosen" and bar.serving.isHidden()
 
 
-def test_memory_and_speed_stand_beside_those_of_the_best_single_node(bar: PlanBar, board: BoardModel) -> None:
+SPEED = {"dtype": "float32", "read_bytes_per_second": 20e9, "flops_per_second": 1e11}
+
+
+def measured(board: BoardModel) -> None:
+    """Each node has measured itself."""
     cluster = board.workbench.cluster
-    speeds = [{"dtype": "float32", "read_bytes_per_second": 20e9, "flops_per_second": 1e11}]
     cluster.take_lists(
         Lists(
             nodes=tuple(
-                replace(view.record, capacities={**view.record.capacities, "speeds": speeds})
+                replace(view.record, capacities={**view.record.capacities, "speeds": [SPEED]})
                 for view in cluster.nodes.values()
             )
         )
     )
+
+
+def test_memory_and_speed_stand_beside_those_of_the_best_single_node(bar: PlanBar, board: BoardModel) -> None:
+    measured(board)
     bar.propose.click()
     assert bar.outlook.text().startswith("1.5 GB over 3 nodes · about 1")
-    assert "tokens/s, first token in " in bar.outlook.text()
+    assert "tokens/s, first token in " in bar.outlook.text() and "corrected" not in bar.outlook.text()
     assert bar.single.text().startswith("Best single node: node-1, 1.5 GB, about 1")
     assert "Shard 1: 480 MB of weights, " in bar.outlook.toolTip()
     assert "Between the nodes: " in bar.outlook.toolTip()
+
+
+def test_what_earlier_runs_took_corrects_the_speed_and_is_said(bar: PlanBar, board: BoardModel, qtbot: QtBot) -> None:
+    measured(board)
+    bar.propose.click()
+    before = board.prediction
+    slower = ComparisonRecord(
+        node_id=1, following_id=2, model_name="small", dtype="float32", quantize="none", token_predicted=0.01,
+        token_measured=0.03, prompt_predicted=0.1, prompt_measured=0.1, way_predicted=0.001, way_measured=0.001,
+        read_bytes_per_second=20e9, flops_per_second=1e11, rtt=None, id=1, created_at=datetime(2026, 3, 1, tzinfo=UTC),
+    )  # fmt: skip
+    board.workbench.cluster.take_lists(Lists(comparisons=(replace(slower, id=2), slower)))
+    qtbot.waitUntil(lambda: "corrected" in bar.outlook.text())
+    assert before is not None and board.prediction is not None
+    assert board.prediction.tokens_per_second < before.tokens_per_second
+    percent = round(100 * (before.tokens_per_second / board.prediction.tokens_per_second - 1))
+    assert bar.outlook.text().endswith(f" · corrected by {percent} % after 2 runs")
+    assert f"Corrected by {percent} % after 2 runs, in which a token took longer" in bar.outlook.toolTip()
 
 
 def test_an_aim_is_chosen_its_plan_explained_and_both_are_kept(bar: PlanBar, board: BoardModel) -> None:
