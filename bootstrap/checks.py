@@ -67,6 +67,13 @@ QUICK = "--quick"
 LANES = 2
 """More programs at a time would need more memory than a small machine has, and more cores."""
 _CLOSING = re.compile(r"^=* ?((?:\d+ [a-z ]+(?:, )?)+) in \d+\.\d+s", re.MULTILINE)
+_ACCOUNT = re.compile(r"^=+ (?:ERRORS|FAILURES) =+$", re.MULTILINE)
+_SUMMARY = re.compile(r"^=+ short test summary info =+$", re.MULTILINE)
+_CAPTURED = re.compile(r"^(-+ Captured .* -+\n)((?:(?!-+ Captured |_{4,} |={4,} ).*\n)*)", re.MULTILINE)
+CAPTURED_LINES = 12
+"""How much of what a failed test had printed or logged is said again."""
+ACCOUNT_CHARACTERS, SUMMARY_CHARACTERS = 5_000, 2_000
+"""How much of what failed is said again at the end, a program: of the account of it, and of the lines after that."""
 _COUNT = re.compile(r"(\d+) ([a-z ]+)")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -155,6 +162,9 @@ def conclude(outcomes: Sequence[Outcome], seconds: float, quick: bool) -> int:
     if quick:
         print(f"== left out, for `./test` to run: {', '.join(SLOW)} (in tests)")
     if failed:
+        for outcome in outcomes:
+            if outcome.status != 0 and (told := failures(outcome.output)):
+                print(f"\n== what failed in {outcome.task.name}\n{told}")
         print(f"== failed: {', '.join(failed)}")
     rest = "".join(f", {total[word]} {word}" for word in ("xfailed", "xpassed") if total[word])
     print(
@@ -163,6 +173,27 @@ def conclude(outcomes: Sequence[Outcome], seconds: float, quick: bool) -> int:
         flush=True,
     )
     return 1 if failed else 0
+
+
+def failures(output: str) -> str:
+    """What a program said of what failed: pytest's own account, with the last lines of what the tests had printed.
+
+    It is said again at a run's end, for whoever sees only the last page of many.
+    """
+    output = f"{_COLOURS.sub('', output).rstrip()}\n"
+    begins = _ACCOUNT.search(output)
+    told = output[begins.start() :] if begins else output
+    told = _CAPTURED.sub(lambda each: f"{each[1]}{''.join(each[2].splitlines(keepends=True)[-CAPTURED_LINES:])}", told)
+    summary = _SUMMARY.search(told)
+    head, tail = (told[: summary.start()], told[summary.start() :]) if summary else ("", told)
+    return f"{_end_of(head, ACCOUNT_CHARACTERS)}{_end_of(tail, SUMMARY_CHARACTERS)}"
+
+
+def _end_of(text: str, characters: int) -> str:
+    """All of a text, or its last whole lines, and the word that there was more."""
+    if len(text) <= characters:
+        return text
+    return f"[...]\n{text[-characters:].partition(chr(10))[2]}"
 
 
 def count(output: str) -> Counter[str]:

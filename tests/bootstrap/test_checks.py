@@ -170,6 +170,42 @@ def test_what_failed_broke_off_or_ran_nothing_fails_the_run(
     assert said[-2] == f"== failed: bad (status {status})"
 
 
+def test_what_failed_is_said_again_at_the_end(
+    tmp_path: Path, without_plugins: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "test_one.py").write_text(
+        "def test_bad():\n    for line in range(100): print('said', line)\n    assert 1 == 2, 'the reason'\n"
+        "def test_worse():\n    raise OSError('another ' + 'reason')\n"
+    )
+    (tmp_path / "test_two.py").write_text("def test_good(): print('nothing of it')\n")
+    groups = [Task(name, (sys.executable, "-m", "pytest", f"test_{name}.py"), tests=True) for name in ("one", "two")]
+    ended = run_side_by_side(
+        [*groups, python("lint", "print('line 7'); exit(2)")], folder=tmp_path, width=2, show=lambda _: None
+    )
+    assert conclude(ended, 1.0, quick=False) == 1
+    told = capsys.readouterr().out
+    first = told.index("== what failed in one\n")
+    assert (
+        first < told.index("AssertionError: the reason") < told.index("said 88") < told.index("OSError: another reason")
+    )
+    assert told.index("OSError: another reason") < told.index(
+        "FAILED test_one.py::test_bad - AssertionError: the reason"
+    )
+    assert "said 87" not in told, "only the last lines of what it had printed"
+    assert "== what failed in lint\nline 7\n" in told
+    assert "what failed in two" not in told
+    assert "test_two" not in told
+
+
+def test_an_endless_account_of_what_failed_is_cut_at_whole_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = "".join(f"E   line {number} of many\n" for number in range(2_000))
+    conclude([outcome(f"== FAILURES ==\n{lines}=== 1 failed in 1.00s ===\n", status=1)], 1.0, quick=False)
+    told = capsys.readouterr().out
+    assert len(told) < 8_000
+    assert "[...]\nE   line" in told
+    assert "line 1999 of many" in told
+
+
 def test_a_check_that_fails_fails_the_run_and_no_test(capsys: pytest.CaptureFixture[str]) -> None:
     check = Outcome(Task("mypy", ()), 1, "Found 1 error", 1.0)
     assert conclude([outcome("=== 4 passed in 1.00s ==="), check], 1.0, quick=False) == 1
