@@ -129,7 +129,7 @@ def test_a_process_that_holds_more_than_its_agent_believes_is_told_and_told_agai
         # long enough to be settled: what it holds is about what it believes
         settled = datetime.now(UTC) + 20 * timedelta(seconds=0.2)
         wait_until(lambda: (latest := health.latest(node.id)) is not None and latest.at > settled)
-        assert events(system, node_id=node.id) == [] and health.memory_problem(node.id) == ""
+        assert of_memory(system, node.id) == [] and health.memory_problem(node.id) == ""
         wish.touch()
         wait_until(lambda: of_memory(system, node.id))
         (event,) = of_memory(system, node.id)
