@@ -38,6 +38,8 @@ LEVELS = {
 }
 """For each level of instructions that torch tells apart on x86: flags, and how many floats a vector has."""
 COMPILE_SECONDS = 240.0
+TILE_ROWS = 16
+"""Rows of input come in so many where the processor multiplies tiles; the last of them are filled up."""
 
 
 class Kernels:
@@ -57,6 +59,11 @@ class Kernels:
         self._multiply.restype = self._unfold.restype = None
         self._few.restype = few.restype = flag
         few.argtypes = [flag]
+        self._tiles, may_use_tiles = library.shardboard_multiply_tiles, library.shardboard_may_use_tiles
+        self._tiles.argtypes, self._tiles.restype = self._multiply.argtypes, None
+        may_use_tiles.argtypes, may_use_tiles.restype = [], flag
+        self.has_tiles = bool(may_use_tiles())
+        """Whether the processor multiplies bfloat16 in tiles (Intel's AMX), and this process may use them."""
         self._fit, self._codes = library.shardboard_fit, library.shardboard_codes
         self._fit.argtypes, self._codes.argtypes = [pointer, number, *[pointer] * 2], [pointer, number, *[pointer] * 3]
         self._fit.restype = self._codes.restype = None
@@ -94,6 +101,18 @@ class Kernels:
             into.data_ptr(), torch.get_num_threads(),
         ):  # fmt: skip
             raise MemoryError(f"there is no memory to multiply {count} rows of {columns} numbers")
+        return into
+
+    def multiply_tiles(self, kind: int, data: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
+        """The same with weights rounded to 8 bits, only where there are tiles: bfloat16 [n, columns] -> [n, rows]."""
+        rows, size = data.shape
+        count, columns = given.shape
+        scratch = torch.empty(-(-count // TILE_ROWS) * TILE_ROWS, columns, dtype=torch.bfloat16)
+        into = torch.empty(count, rows, dtype=torch.bfloat16)
+        self._tiles(
+            kind, data.data_ptr(), size, rows, columns // 32, given.data_ptr(), count, scratch.data_ptr(),
+            into.data_ptr(), torch.get_num_threads(),
+        )  # fmt: skip
         return into
 
     def unfold(self, kind: int, data: torch.Tensor, chosen: torch.Tensor | None, into: torch.Tensor) -> None:

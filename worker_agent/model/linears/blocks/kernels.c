@@ -14,6 +14,7 @@
 #include "formats.h"
 #include "integers.h"
 #include "own_formats.h"
+#include "tiles.h"
 
 #if WIDTH == 16 || defined(__aarch64__) /* with 32 registers for vectors */
 #define TILE_WEIGHTS 4
@@ -86,6 +87,7 @@ typedef struct {
     int64_t count;     /* rows of input */
     float *output;         /* [count, rows], or what is unfolded */
     const int64_t *chosen; /* which rows to unfold; NULL for all */
+    const tiled *tiles; /* for tiles */
     int threads, task;
     long next; /* the first line that no thread has taken yet */
 } work;
@@ -233,12 +235,33 @@ INLINE void unfold(format of, const work *w, int64_t begin, int64_t end) {
     }                                                                                                                \
     static __attribute__((noinline)) void unfold_##name(const work *w, int64_t begin, int64_t end) {                 \
         unfold((format){scale_##name, unpack_##name, read, bytes, groups, apart, whole}, w, begin, end);             \
+    }                                                                                                                \
+    TILES(name, read, bytes, groups, apart, whole)
+#ifdef WITH_TILES
+#define TILES(name, read, bytes, groups, apart, whole)                                                                \
+    TILED static __attribute__((noinline)) void halves_##name(const uint8_t *row, const uint8_t *from,                \
+                                                              int64_t count, uint16_t *into, float *factor) {         \
+        unfold_halves((format){scale_##name, unpack_##name, read, bytes, groups, apart, whole}, row, from, count,     \
+                      into, factor);                                                                                  \
     }
+#else
+#define TILES(name, read, bytes, groups, apart, whole)
+#endif
 FORMATS(TASKS)
 
-enum { MULTIPLY, UNFOLD, ARRANGE };
+enum { MULTIPLY, UNFOLD, ARRANGE, MULTIPLY_TILES, ARRANGE_TILES };
 
 static void lines_of_task(const work *w, int64_t begin, int64_t end) {
+#ifdef WITH_TILES
+    if (w->task == MULTIPLY_TILES) {
+        switch (w->kind) {
+#define TILED_CHOICE(number, name, bytes, groups, apart, read, whole, widen)                                          \
+        case number: multiply_tiled(w->tiles, halves_##name, groups, bytes, begin, end); break;
+            FORMATS(TILED_CHOICE)
+        }
+        return;
+    }
+#endif
     switch (w->kind) {
 #define CHOICE(number, name, bytes, groups, apart, read, whole, widen)                                               \
     case number: w->task == UNFOLD ? unfold_##name(w, begin, end) : multiply_##name(w, begin, end); break;
@@ -249,16 +272,23 @@ static void lines_of_task(const work *w, int64_t begin, int64_t end) {
 /* What one of the threads does. Lines are taken as each thread gets on, not shared out before: a core may be slower than
    others, or taken for a moment by another program, and all would wait for it. No line depends on who computes it. */
 static void share(work *w, int thread) {
-    const int64_t lines = w->task == MULTIPLY ? w->rows : w->count;
+    const int64_t lines = w->task == MULTIPLY || w->task == MULTIPLY_TILES ? w->rows : w->count;
     if (w->task == ARRANGE) {
         arrange(w, lines * thread / w->threads, lines * (thread + 1) / w->threads);
         return;
     }
+#ifdef WITH_TILES
+    if (w->task == ARRANGE_TILES) {
+        arrange_tiles(w->tiles, lines * thread / w->threads, lines * (thread + 1) / w->threads);
+        return;
+    }
+#endif
     if (w->threads == 1) {
         lines_of_task(w, 0, lines);
         return;
     }
-    const int64_t least = lines / (w->threads * TURNS), turn = (least / PANEL + 1) * PANEL;
+    const int64_t together = w->task == MULTIPLY_TILES ? FACE : PANEL;
+    const int64_t least = lines / (w->threads * TURNS), turn = (least / together + 1) * together;
     for (;;) {
         const int64_t begin = __atomic_fetch_add(&w->next, (long)turn, __ATOMIC_RELAXED);
         if (begin >= lines) return;
@@ -301,7 +331,7 @@ static int is_whole(int kind) {
    numbers as the input has. */
 EXPORT void shardboard_multiply(int kind, const uint8_t *blocks, int64_t row_bytes, int64_t rows, int64_t groups,
                                 const float *input, int64_t count, float *scratch, float *output, int threads) {
-    work w = {kind, blocks, row_bytes, rows, groups, input, scratch, 0, count, output, 0, threads, ARRANGE, 0};
+    work w = {kind, blocks, row_bytes, rows, groups, input, scratch, 0, count, output, 0, 0, threads, ARRANGE, 0};
     if (count < 32) w.threads = 1; /* a few pages: waking threads would take longer */
     run(&w);
     w.threads = threads;
@@ -356,10 +386,35 @@ EXPORT int shardboard_multiply_few(int kind, const uint8_t *blocks, int64_t row_
         if (!few[row].planes) sum_halves(input + row * width, groups, few[row].halves);
     }
     float *into = halves ? found : output;
-    work w = {kind, blocks, row_bytes, rows, groups, input, 0, few, count, into, 0, threads, MULTIPLY, 0};
+    work w = {kind, blocks, row_bytes, rows, groups, input, 0, few, count, into, 0, 0, threads, MULTIPLY, 0};
     run(&w);
     if (halves) to_halves(found, count * rows, output);
     return 1;
+}
+
+/* Whether this processor has tiles for bfloat16, and the system lets this process use them. */
+EXPORT int shardboard_may_use_tiles(void) {
+#ifdef WITH_TILES
+    return may_use_tiles();
+#else
+    return 0;
+#endif
+}
+
+/* output[count, rows] = input[count, 32 * groups] times the transposed matrix, all of it bfloat16, by tiles: only where
+   they may be used. There is room in `scratch`, which lies at 64 bytes, for the next multiple of 16 rows of input. */
+EXPORT void shardboard_multiply_tiles(int kind, const uint8_t *blocks, int64_t row_bytes, int64_t rows, int64_t groups,
+                                      const uint16_t *input, int64_t count, uint16_t *scratch, uint16_t *output,
+                                      int threads) {
+#ifdef WITH_TILES
+    const tiled tiles = {blocks, row_bytes, rows, groups, input, count, scratch, output};
+    work w = {kind, blocks, row_bytes, rows, groups, 0, 0, 0, (count + SIDE - 1) / SIDE, 0, 0, &tiles, threads, ARRANGE_TILES, 0};
+    if (count < 32) w.threads = 1;
+    run(&w);
+    w.threads = threads;
+    w.task = MULTIPLY_TILES;
+    run(&w);
+#endif
 }
 
 /* How many rows of input are few. */
@@ -368,7 +423,7 @@ EXPORT int shardboard_few(int kind) { return is_whole(kind) ? FEW_INPUTS : 1; }
 /* output[count, 32 * groups]: rows of the matrix as float32; those that are chosen, or the first `count`. */
 EXPORT void shardboard_unfold(int kind, const uint8_t *blocks, int64_t row_bytes, int64_t groups, const int64_t *chosen,
                               int64_t count, float *output, int threads) {
-    work w = {kind, blocks, row_bytes, count, groups, 0, 0, 0, count, output, chosen, threads, UNFOLD, 0};
+    work w = {kind, blocks, row_bytes, count, groups, 0, 0, 0, count, output, chosen, 0, threads, UNFOLD, 0};
     run(&w);
 }
 

@@ -1,7 +1,9 @@
 """Linear layers and embeddings over weights in blocks.
 
-Few rows of input are multiplied with the blocks as they are; for many, the matrix is unfolded a tile at a time and
-multiplied by torch's own kernels, which are faster from some number of rows on: `racing.py` finds it.
+Few rows of input are multiplied with the blocks as they are; for many, the matrix is unfolded a piece at a time into
+the type of the rows, which is faster from some number of rows on: `racing.py` finds it. The pieces are multiplied by
+torch's own kernels, or by ours where the processor multiplies tiles of bfloat16: they need no way through memory then
+(`tiles.h`).
 """
 
 from __future__ import annotations
@@ -102,7 +104,10 @@ def times_meant(blocks: Blocks, rows: torch.Tensor) -> torch.Tensor:
 
 
 def times_unfolded(blocks: Blocks, rows: torch.Tensor) -> torch.Tensor:
-    """The same, by torch's kernels on one tile of the matrix after another, in the type of `rows`."""
+    """The same, with the weights rounded to the type of `rows`: on one piece of the matrix after another."""
+    kernels = building.kernels()
+    if rows.dtype == torch.bfloat16 and kernels is not None and kernels.has_tiles:
+        return kernels.multiply_tiles(NUMBERS[blocks.format], blocks.data, rows.contiguous())
     step = max(1, TILE_ELEMENTS // blocks.columns)
     into = torch.empty(rows.shape[0], blocks.rows, dtype=rows.dtype)
     for start in range(0, blocks.rows, step):

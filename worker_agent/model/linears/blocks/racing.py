@@ -69,7 +69,9 @@ def _file() -> Path:
 def _machine() -> str:
     """What a race's result holds for."""
     processor, level = platform.processor() or platform.machine(), torch.backends.cpu.get_cpu_capability()
-    return f"{processor} {level} {torch.__version__} {building.source_digest()}"
+    kernels = building.kernels()
+    tiles = " tiles" if kernels is not None and kernels.has_tiles else ""
+    return f"{processor} {level}{tiles} {torch.__version__} {building.source_digest()}"
 
 
 def _all_kept() -> dict[str, dict[str, int]]:

@@ -15,7 +15,7 @@ from worker_agent.model.linears.blocks.formats import Blocks
 from worker_agent.model.linears.blocks.layers import BlockEmbedding, BlockLinear
 from worker_agent.model.linears.blocks.making import made, put_meaning
 from worker_agent.model.linears.packed import PackedLinear
-from worker_agent.model.proof import difference
+from worker_agent.model.proof import TOLERANCES, difference
 from worker_agent.model.ways import Tally
 from worker_agent.store.lazy_tensors import LazyTensor
 from worker_agent.wire.errors import BadWeights
@@ -25,6 +25,10 @@ from worker_agent.wire.messages.parts import BLOCK_FORMATS, LEAST_QUANTIZED
 TILE_ELEMENTS = 1024 * 1024
 JUDGED_ROWS = (1, 3, 11)
 """Rows of input with which a way is tried: one by one, in pairs, many."""
+MATRICES_IN_A_ROW = 3
+"""That a layer's input passes at most on its way to what the layer adds to it, as a rule."""
+UNFOLDED_ROWS = 37
+"""Those with which a matrix that is unfolded is tried: more than fill two tiles, and no whole number of them."""
 
 
 class LazyBlocks:
@@ -220,13 +224,23 @@ def judged(blocks: Blocks, dtype: torch.dtype) -> tuple[str, bool]:
     """Why `times` gives something else than what the blocks mean, empty if it does not; and whether a matrix that is
     unfolded into `dtype` does."""
     generator = torch.Generator().manual_seed(5)
-    given = torch.randn(sum(JUDGED_ROWS), blocks.columns, generator=generator).to(dtype)
-    meant = layers.times_meant(blocks, given).split(JUDGED_ROWS)
-    for rows, wanted in zip(given.split(JUDGED_ROWS), meant, strict=True):
+    given = torch.randn(UNFOLDED_ROWS, blocks.columns, generator=generator).to(dtype)
+    meant = layers.times_meant(blocks, given)
+    parts = (*JUDGED_ROWS, UNFOLDED_ROWS - sum(JUDGED_ROWS))
+    for rows, wanted in zip(given.split(parts)[:-1], meant.split(parts)[:-1], strict=True):
         if why := difference(wanted, layers.times(blocks, rows), dtype):
             return why, True
-    unfolded = layers.times_unfolded(blocks, given).split(JUDGED_ROWS)
-    return "", any(difference(wanted, found, dtype) for wanted, found in zip(meant, unfolded, strict=True))
+    unfolded = layers.times_unfolded(blocks, given)
+    each = zip(meant.split(parts), unfolded.split(parts), strict=True)
+    return "", _leans(meant, unfolded, dtype) or any(difference(*pair, dtype) for pair in each)
+
+
+def _leans(meant: torch.Tensor, found: torch.Tensor, dtype: torch.dtype) -> bool:
+    """Whether what is found leans to one side by so much that a layer, whose matrices lie one behind another, would by
+    more than it may: so it is where few different numbers are rounded."""
+    wanted = meant.double()
+    along = float(((found.double() - wanted) * wanted).sum()) / max(float(wanted.square().sum()), 1e-300)
+    return abs(along) > TOLERANCES[dtype].lean / MATRICES_IN_A_ROW
 
 
 def loadable(lazy: LazyTensor) -> LazyTensor | LazyBlocks:
