@@ -108,7 +108,7 @@ class JoinListener:
 
     def __init__(self, identity: ControllerIdentity, registrar: Registrar, listen: str = "127.0.0.1:0") -> None:
         try:
-            self._wanted = Endpoint.parse(listen, any_port=True)
+            self._wanted = Endpoint.parse(listen, to_listen=True)
         except AddressError as error:
             raise BadInput(str(error)) from error
         self._identity = identity

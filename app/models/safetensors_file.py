@@ -140,8 +140,12 @@ def _refuse_duplicates(path: Path, header: bytes, distinct: int) -> None:
     def count(pairs: list[tuple[str, Any]]) -> int:
         return len(pairs)
 
-    # The hook sees the innermost objects first; what it returns for the outermost is the number of its keys.
-    if json.loads(header, object_pairs_hook=count) != distinct:
+    try:
+        # The hook sees the innermost objects first; what it returns for the outermost is the number of its keys.
+        found = json.loads(header, object_pairs_hook=count)
+    except (ValueError, RecursionError) as error:  # in what was skipped so far: no UTF-8, a number without end
+        raise ModelError(f"The safetensors header of {path} is corrupted: {error}.", BROKEN) from error
+    if found != distinct:
         raise ModelError(f"The safetensors header of {path} is corrupted: it names a tensor twice.", BROKEN)
 
 

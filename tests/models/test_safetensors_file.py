@@ -19,6 +19,11 @@ from tests.models.described import raw_safetensors, tensors_of
 GOOD = {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
 
 
+def with_another_field(value: bytes) -> bytes:
+    """A header that tells more of a tensor than is read."""
+    return b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8],"note":' + value + b"}}"
+
+
 def read(tmp_path: Path, content: bytes) -> tuple[TensorSource, ...]:
     (tmp_path / "model.safetensors").write_bytes(content)
     return read_header(tmp_path, "model.safetensors")
@@ -56,6 +61,8 @@ def test_a_written_header_is_read_by_the_library(tmp_path: Path) -> None:
         (raw_safetensors(b"[" * 5000), "corrupted"),
         (raw_safetensors(b'{"a\xff": 1}'), "corrupted"),
         (raw_safetensors([1, 2]), "corrupted"),
+        (raw_safetensors(with_another_field(b'"\xdf"'), bytes(8)), "corrupted"),
+        (raw_safetensors(with_another_field(b"1" * 5000), bytes(8)), "corrupted"),
         (raw_safetensors({"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 8]}}, bytes(8)), "corrupted"),
         (raw_safetensors({"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}}, bytes(8)), "cannot take 8"),
         (raw_safetensors({"a": {"dtype": "F32", "shape": [2], "data_offsets": [8, 0]}}, bytes(8)), "corrupted"),

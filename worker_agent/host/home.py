@@ -55,7 +55,7 @@ class AgentHome:
     def last_endpoint(self) -> Endpoint | None:
         """Where a controller has taken this agent in, and so looks for it; None if none has."""
         try:
-            return Endpoint.parse(self._address.read_text("utf-8"))
+            return Endpoint.parse(self._address.read_text("utf-8"), to_listen=True)
         except (OSError, UnicodeDecodeError, AddressError):
             return None
 

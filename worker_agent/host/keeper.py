@@ -154,7 +154,7 @@ class AgentKeeper:
         except BaseException:
             _end(child)
             raise
-        AgentHome(home).remember(Endpoint.parse(told.address))
+        AgentHome(home).remember(Endpoint.parse(told.address, to_listen=True))
         return child, told
 
     def _wait_ready(self, child: subprocess.Popen[bytes], ready: Path) -> _Ready:

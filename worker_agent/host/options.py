@@ -149,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _listen(text: str) -> Endpoint:
-    return Endpoint.parse(text, any_port=True)
+    return Endpoint.parse(text, to_listen=True)
 
 
 def _default_listen(join: Invitation | None, home: AgentHome, *, wait: bool) -> Endpoint:

@@ -162,6 +162,7 @@ class _InvitationContent(msgspec.Struct, array_like=True, frozen=True):
 
 _PREFIX = "SB1"
 _CHECKSUM_BYTES = 4
+_KEY_BYTES = 32
 
 
 @dataclass(frozen=True)
@@ -206,11 +207,13 @@ class Invitation:
             if len(raw) <= _CHECKSUM_BYTES or _checksum(body) != checksum:
                 raise ValueError("checksum")
             content = msgspec.msgpack.decode(body, type=_InvitationContent)
-            return cls(content.address, z85.encode(content.key).decode("ascii"), content.token)
         except (binascii.Error, ValueError, msgspec.DecodeError) as error:
             raise KeyProblem(
                 "This invitation is incomplete or mistyped (its checksum is wrong). Copy it again from the controller."
             ) from error
+        if len(content.key) != _KEY_BYTES:  # its checksum is right, so it was made like this
+            raise KeyProblem("This invitation names no key of a controller. Make a new one there.")
+        return cls(content.address, z85.encode(content.key).decode("ascii"), content.token)
 
 
 def _checksum(body: bytes) -> bytes:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import re
 import socket as stdlib_socket
 import time
 from dataclasses import dataclass
@@ -61,6 +62,11 @@ errno by telling it. It then takes the breach for a full queue: it reads no more
 ends the whole process (`Assertion failed: !_io_error`) if the other side closes it before a heartbeat runs out.
 """
 
+_HOST = re.compile(r"(?=.{1,255}$)[A-Za-z0-9][A-Za-z0-9_-]{0,62}(\.[A-Za-z0-9_-]{1,63})*\.?")
+"""A name or an IPv4 address: to libzmq all else is an invalid argument, and the system's look-up fails in odd ways."""
+_ZONE = re.compile(r"[A-Za-z0-9._-]+")
+"""The same of a network interface behind an IPv6 address."""
+
 LinkKind = Literal["control", "weights", "steps"]
 
 SocketT = TypeVar("SocketT", bound=zmq.Socket[Any])
@@ -97,8 +103,11 @@ class Endpoint:
         return f"tcp://{self}"
 
     @classmethod
-    def parse(cls, text: str, *, any_port: bool = False) -> Endpoint:
-        """Read `host:port`, `[ipv6]:port` or the same after `tcp://`. Port 0 only with `any_port`.
+    def parse(cls, text: str, *, to_listen: bool = False) -> Endpoint:
+        """Read `host:port`, `[ipv6]:port` or the same after `tcp://`.
+
+        Args:
+            to_listen: allows port 0, any free one, and the host `*`, every network: nobody can connect to these.
 
         Raises:
             AddressError: with what is wrong and an example.
@@ -109,16 +118,21 @@ class Endpoint:
             raise AddressError(f"'{text}' is no address: write HOST:PORT, for example 192.168.1.20:{DEFAULT_PORT}.")
         if host.startswith("[") and host.endswith("]"):
             host = host[1:-1]
+            address, percent, zone = host.partition("%")
             try:
-                ipaddress.IPv6Address(host.partition("%")[0])
+                ipaddress.IPv6Address(address)
             except ValueError as error:
                 raise AddressError(f"'{host}' in '{text}' is no IPv6 address.") from error
+            if percent and not _ZONE.fullmatch(zone):
+                raise AddressError(f"'{zone}' in '{text}' is no network of a machine, such as eth0.")
         elif ":" in host:
             raise AddressError(f"Write brackets around an IPv6 host: [{host}]:{port_text}.")
-        elif any(character.isspace() or character in "/@?#;," for character in host):
+        elif not _HOST.fullmatch(host) and not (host == "*" and to_listen):
             raise AddressError(f"'{host}' in '{text}' is no name of a host.")
-        if not (port_text.isascii() and port_text.isdecimal()) or not (0 if any_port else 1) <= int(port_text) <= 65535:
-            raise AddressError(f"'{port_text}' in '{text}' is no port: a number from {0 if any_port else 1} to 65535.")
+        least = 0 if to_listen else 1
+        # five digits at most: of thousands Python makes no number at all
+        if re.fullmatch("[0-9]{1,5}", port_text) is None or not least <= int(port_text) <= 65535:
+            raise AddressError(f"'{port_text}' in '{text}' is no port: a number from {least} to 65535.")
         return cls(host, int(port_text))
 
     @property

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -106,6 +109,13 @@ def test_no_text_makes_decoding_an_invitation_fail_otherwise(text: str) -> None:
     for candidate in (text, f"SB1{text}"):
         with pytest.raises(KeyProblem):
             Invitation.decode(candidate)
+
+
+def test_an_invitation_without_a_key_is_refused_though_its_checksum_is_right() -> None:
+    content = msgspec.msgpack.encode(("tcp://127.0.0.1:1", b"short", "token"))
+    text = base64.b32encode(content + hashlib.sha256(content).digest()[:4]).decode().rstrip("=")
+    with pytest.raises(KeyProblem, match="names no key"):
+        Invitation.decode(f"SB1{text}")
 
 
 def test_an_invitation_of_another_version_says_so() -> None:

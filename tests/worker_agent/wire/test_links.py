@@ -42,7 +42,7 @@ SERVER, FRIEND, STRANGER = KeyPair.make(), KeyPair.make(), KeyPair.make()
         (" tcp://pc.local:7600 ", "pc.local", 7600, "tcp://pc.local:7600"),
         ("[::1]:80", "::1", 80, "tcp://[::1]:80"),
         ("[fe80::1%eth0]:80", "fe80::1%eth0", 80, "tcp://[fe80::1%eth0]:80"),
-        ("*:7600", "*", 7600, "tcp://*:7600"),
+        ("my_pc-2.local.:7600", "my_pc-2.local.", 7600, "tcp://my_pc-2.local.:7600"),
     ],
 )
 def test_an_address_is_read_and_written(text: str, host: str, port: int, address: str) -> None:
@@ -63,15 +63,30 @@ def test_an_address_is_read_and_written(text: str, host: str, port: int, address
         ("pc:0", "no port"),
         ("pc:65536", "no port"),
         ("pc:-1", "no port"),
+        ("pc:" + "1" * 5000, "no port"),
         ("::1:7600", "brackets"),
         ("[nonsense]:1", "no IPv6 address"),
         ("a b:1", "no name of a host"),
+        ("m\u00fcller:1", "no name of a host"),
+        ("a\0b:1", "no name of a host"),
+        ("-a:1", "no name of a host"),
+        ("a..b:1", "no name of a host"),
+        ("a" * 64 + ":1", "no name of a host"),
+        ("a%b:1", "no name of a host"),
+        ("*:7600", "no name of a host"),
+        ("[::1%]:1", "no network"),
+        ("[fe80::1%a b]:1", "no network"),
         ("http://pc:1", "brackets|no name of a host"),
     ],
 )
 def test_what_is_no_address_is_told_why(text: str, reason: str) -> None:
     with pytest.raises(AddressError, match=reason):
         Endpoint.parse(text)
+
+
+def test_where_to_listen_may_be_everywhere_and_at_any_port() -> None:
+    endpoint = Endpoint.parse("*:0", to_listen=True)
+    assert (endpoint.address, endpoint.is_everywhere) == ("tcp://*:0", True)
 
 
 def test_a_port_in_use_is_named_with_advice(context: Context) -> None:

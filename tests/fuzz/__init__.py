@@ -1,0 +1,1 @@
+"""Inputs that nobody meant: made up, bent, cut, and what has to become of them."""
