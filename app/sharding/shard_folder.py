@@ -27,7 +27,7 @@ class ShardTensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     part: PartKind
     layer: Count
     """The layer's number; 0 for parts that are no layer."""
-    blake3: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    blake3: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
 class ShardMetadata(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

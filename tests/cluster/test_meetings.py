@@ -195,6 +195,28 @@ def test_somebody_who_stands_between_is_found_out_by_the_code(
     assert his.keys.public in caplog.text, "the log names whose key it was"
 
 
+def test_a_message_that_the_agent_fails_at_does_not_end_its_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    machine, take = Machine("attic"), Reception.take
+
+    def fail_once(reception: Reception, key: str, route: bytes, message: Message, now: float) -> list[Answer]:
+        monkeypatch.setattr(Reception, "take", take)
+        raise ValueError("a fault of ours")
+
+    async def scenario() -> None:
+        async with desk(tmp_path / "one") as one, desk(tmp_path / "other") as other:
+            with waits(machine, monkeypatch):
+                monkeypatch.setattr(Reception, "take", fail_once)
+                beginning = asyncio.create_task(one.meetings.begin(machine.address, machine.keys.public))
+                await asyncio.to_thread(wait_until, lambda: "could not be handled" in caplog.text, 10)
+                beginning.cancel()
+                await other.meetings.begin(machine.address, machine.keys.public)
+                assert machine.code and machine.ended is None
+
+    asyncio.run(scenario())
+
+
 class Grinding(Reception):
     """Looks for a nonce that makes the code it wants, once it knows the controller's."""
 

@@ -150,7 +150,12 @@ class _Waiting:
         except WireError as error:
             self._complaints.warn(f"while waiting to be found: {peer} (key {key}) sent what is no message: {error}")
         else:
-            answers = self._reception.take(key, route, message, time.monotonic())
+            try:
+                answers = self._reception.take(key, route, message, time.monotonic())
+            # anybody may send anything here, and nothing of it may end the wait
+            except Exception:
+                log.exception("a %s from %s could not be handled", type(message).__name__, peer)
+                return True
             for answer in answers:
                 if isinstance(answer.message, Failed):
                     what, why = type(message).__name__, answer.message.message

@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 MAX_WAITING = 64
 """Chunks of 4 MiB that may wait for the disk; a sender keeps at most 4 unanswered."""
 
+MOST_BYTES = 2**63 - 1
+"""As large a number as a message holds."""
+
 Question = Offer | Chunk | ReadPart | ReadLog
 
 
@@ -99,5 +102,6 @@ def failed(call: int, error: BaseException) -> Failed:
     if not isinstance(error, AgentError):
         sentence = f"The agent failed, see its agent.log: {type(error).__name__}: {error}"
         return Failed(call=call, kind="internal", message=sentence[:8000])
-    needed, free = getattr(error, "needed", 0), getattr(error, "free", 0)
+    # what was asked for may be more in all than a message can say
+    needed, free = (min(max(0, getattr(error, name, 0)), MOST_BYTES) for name in ("needed", "free"))
     return Failed(call=call, kind=error.kind, message=str(error)[:8000], needed=needed, free=free)

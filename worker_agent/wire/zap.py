@@ -14,6 +14,7 @@ from typing import Any
 import zmq
 from zmq.utils import z85
 
+from worker_agent.wire.complaints import Complaints
 from worker_agent.wire.links import ZAP_DOMAIN
 from worker_agent.wire.mailbox import Mailbox
 
@@ -37,6 +38,7 @@ class Doorkeeper(threading.Thread):
         super().__init__(name="doorkeeper", daemon=True)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.shadow(context.underlying)
         self._admits = admits
+        self._complaints = Complaints(log)
         self._stopping: Mailbox[None] = Mailbox()
         self._ready = threading.Event()
         self._failure: BaseException | None = None
@@ -90,6 +92,6 @@ class Doorkeeper(threading.Thread):
             log.exception("the doorkeeper could not judge a connection and refuses it")
             return [b"1.0", request_id, b"400", b"cannot judge", b"", b""]
         if not admitted:
-            log.warning("refused a connection from %s: unknown key %s", address.decode(errors="replace"), key)
+            self._complaints.warn(f"refused a connection from {address.decode(errors='replace')}: unknown key {key}")
             return [b"1.0", request_id, b"400", b"unknown key", b"", b""]
         return [b"1.0", request_id, b"200", b"OK", key.encode("ascii"), b""]

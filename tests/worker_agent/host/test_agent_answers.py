@@ -31,6 +31,7 @@ from worker_agent.wire.messages import (
     Drain,
     DType,
     Failed,
+    Fetch,
     Health,
     HealthReport,
     Hello,
@@ -296,11 +297,19 @@ def test_what_contradicts_itself_or_comes_to_the_wrong_place_is_answered_with_th
     wrong: list[tuple[Callable[[int], Call], tuple[bytes, ...], str, str]] = [
         (lambda call: Health(call=call), (b"x",), "wire", "no payload"),
         (lambda call: Chunk(call=call, digest=digest, offset=5, total=8), (b"1234",), "wire", "past the end"),
+        (lambda call: Offer(call=call, digests=(digest,), sizes=()), (), "wire", "1 parts with 0 sizes"),
+        (
+            lambda call: Fetch(
+                call=call, address="tcp://127.0.0.1:1", key="k" * 40, digests=(), sizes=(1, 2), seconds=1.0
+            ),
+            (), "wire", "0 parts with 2 sizes",
+        ),
+        (lambda call: Offer(call=call, digests=(digest, "1" * 64), sizes=(2**63 - 1,) * 2), (), "disk", "disk"),
         (lambda call: a_load(call, "none"), (b"{}", b"nonsense"), "wire", "malformed list of parts"),
         (lambda call: Joined(call=call, address="tcp://h:1"), (), "wire", "does not take a Joined"),
         (lambda call: Link(call=call, deployment="none", stage=0, epoch=1), (), "unknown_stage", "holds no stage"),
         (lambda call: Unload(call=call, deployment="none", stage=3), (), "unknown_stage", "no stage 3"),
-    ]
+    ]  # fmt: skip
     for make, payload, kind, text in wrong:
         answer = failure(client.ask(make, *payload))
         assert (answer.kind, text in answer.message) == (kind, True), answer

@@ -15,6 +15,7 @@ import zmq.asyncio
 
 from tests.faults.relay import Relays, flipped
 from tests.worker_agent.agent_process import until
+from worker_agent.wire.complaints import MOST_REASONS
 from worker_agent.wire.keys import KeyPair
 from worker_agent.wire.links import (
     AddressError,
@@ -219,6 +220,18 @@ def test_a_refused_connection_and_an_unknown_name_show(context: Context) -> None
         client.sees(LinkEvent.REFUSED)
     with Watched(context, FRIEND, "tcp://no-such-host.invalid:7600") as client:
         client.sees(LinkEvent.REFUSED)
+
+
+def test_strangers_that_come_again_and_again_fill_no_log(context: Context, caplog: pytest.LogCaptureFixture) -> None:
+    door = Doorkeeper(context, lambda key: False)
+    door.open()
+    for number in range(3 * MOST_REASONS):
+        key = number.to_bytes(32, "big")
+        answer = door._answer([b"1.0", b"1", b"shardboard", b"192.0.2.1", b"", b"CURVE", key])
+        assert answer[2] == b"400"
+    door.close()
+    assert len(caplog.messages) == MOST_REASONS
+    assert caplog.messages[0].startswith("refused a connection from 192.0.2.1: unknown key 0000")
 
 
 def test_something_that_is_no_agent_does_not_answer(context: Context) -> None:

@@ -24,6 +24,7 @@ MAX_LOG_BYTES = 1024 * 1024
 """How much of its log an agent sends at once."""
 
 # --- bounded scalars ---
+# Patterns end with \Z: a `$` would let a line break pass.
 
 U32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 U63 = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -31,9 +32,9 @@ I64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Seconds = Annotated[float, Meta(ge=0, le=1e12)]
 Name = Annotated[str, Meta(max_length=200)]
 Text = Annotated[str, Meta(max_length=8000)]
-Id = Annotated[str, Meta(min_length=1, max_length=40, pattern="^[0-9a-zA-Z_-]+$")]
-Digest = Annotated[str, Meta(min_length=64, max_length=64, pattern="^[0-9a-f]+$")]
-Z85Key = Annotated[str, Meta(min_length=40, max_length=40)]
+Id = Annotated[str, Meta(min_length=1, max_length=40, pattern=r"^[0-9a-zA-Z_-]+\Z")]
+Digest = Annotated[str, Meta(min_length=64, max_length=64, pattern=r"^[0-9a-f]+\Z")]
+Z85Key = Annotated[str, Meta(min_length=40, max_length=40, pattern=r"^[0-9a-zA-Z.:+=^!/*?&<>()\[\]{}@%$#-]+\Z")]
 Address = Annotated[str, Meta(min_length=1, max_length=300)]
 """`tcp://host:port`, with brackets around an IPv6 host."""
 Layer = Annotated[int, Meta(ge=0, le=100_000)]

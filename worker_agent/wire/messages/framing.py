@@ -211,6 +211,8 @@ def check_payload(message: Message, payload: Sequence[Buffer]) -> None:
         case _:
             if payload:
                 raise WireError(f"a {type(message).__name__} carries no payload")
+    if isinstance(message, Offer | Fetch) and len(message.digests) != len(message.sizes):
+        raise WireError(f"{len(message.digests)} parts with {len(message.sizes)} sizes")
 
 
 def _check_journal(steps: Sequence[JournalStep], tensor: TensorFrame | None, payload: Sequence[Buffer]) -> None:

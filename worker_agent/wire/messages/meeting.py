@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from worker_agent.wire.messages.fields import Call, Digest, Name
 
-Nonce = Annotated[str, Meta(min_length=64, max_length=64, pattern="^[0-9a-f]+$")]
+Nonce = Annotated[str, Meta(min_length=64, max_length=64, pattern=r"^[0-9a-f]+\Z")]
 """32 random bytes, as hex digits."""
 _Version = Annotated[int, Meta(ge=1, le=65535)]
 
