@@ -5,7 +5,19 @@ from __future__ import annotations
 import pytest
 
 from worker_agent.wire.errors import WireError
-from worker_agent.wire.messages import AdmitProbe, Chunk, Message, Reveal, Unload, decode, encode
+from worker_agent.wire.messages import (
+    AdmitProbe,
+    Chunk,
+    Message,
+    Part,
+    PartTensor,
+    Reveal,
+    Unload,
+    decode,
+    decode_parts,
+    encode,
+    encode_parts,
+)
 
 
 @pytest.mark.parametrize(
@@ -23,3 +35,10 @@ from worker_agent.wire.messages import AdmitProbe, Chunk, Message, Reveal, Unloa
 def test_names_digests_nonces_and_keys_are_of_their_letters_to_the_end(message: Message) -> None:
     with pytest.raises(WireError, match="malformed"):
         decode(encode(message))
+
+
+def test_parts_of_more_bytes_than_a_message_can_tell_are_refused() -> None:
+    part = Part("layer", 0, (PartTensor("w", "F32", (1,), 2**62),), "0" * 64)
+    assert decode_parts(encode_parts([part])) == (part,)
+    with pytest.raises(WireError, match="more bytes than there are"):
+        decode_parts(encode_parts([part, part]))

@@ -237,9 +237,12 @@ def encode_parts(parts: Sequence[Part]) -> bytes:
 def decode_parts(frame: Buffer) -> tuple[Part, ...]:
     """Read payload frame 1 of Load. Raises WireError."""
     try:
-        return _parts_decoder.decode(frame)
+        parts = _parts_decoder.decode(frame)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise WireError(f"a malformed list of parts: {error}") from error
+    if sum(part.nbytes for part in parts) >= 2**63:  # of which no message could tell how far they are loaded
+        raise WireError("a malformed list of parts: more bytes than there are anywhere")
+    return parts
 
 
 def plan_hash(
