@@ -11,6 +11,7 @@ import gc
 import os
 import random
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -27,7 +28,7 @@ from tests.cluster.test_meetings import Machine, desk, waits
 from tests.faults.mangling import Mangler, raw, send_raw
 from tests.fuzz.made_up import MadeUp
 from tests.waiting import wait_until
-from tests.worker_agent.agent_process import Client, running_agent
+from tests.worker_agent.agent_process import AgentProcess, Client, running_agent
 from worker_agent.wire.complaints import MOST_REASONS
 from worker_agent.wire.errors import WireError
 from worker_agent.wire.keys import KeyPair, key_fingerprint
@@ -67,7 +68,7 @@ class Force(NamedTuple):
 WARM = Force(raw=10, handshakes=3, messages=30)
 """Before memory is looked at: what is needed once for all of this is taken then."""
 SHORT = Force(raw=60, handshakes=20, messages=300)
-LONG = Force(raw=20_000, handshakes=1500, messages=60_000)
+LONG = Force(raw=10_000, handshakes=500, messages=60_000)
 FORCES = [
     pytest.param(SHORT, id="short"),
     pytest.param(LONG, id="long", marks=[pytest.mark.long, pytest.mark.timeout(900)]),
@@ -191,12 +192,28 @@ def own_memory() -> int:
     return memory
 
 
+@contextmanager
+def read_along(agent: AgentProcess) -> Iterator[None]:
+    """What it writes to stderr is read as it comes, as a terminal does: a pipe that is full would hold it up."""
+    said, agent.process.stderr = agent.process.stderr, None
+    assert said is not None
+    thread = threading.Thread(target=said.read, name="terminal")
+    thread.start()
+    try:
+        yield
+    finally:
+        agent.stop()
+        thread.join(10)
+        said.close()
+
+
 @pytest.mark.parametrize("force", FORCES)
 def test_an_agent(tmp_path: Path, force: Force, chance: random.Random) -> None:
     keys = KeyPair.make()
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     with running_agent(tmp_path / "home", f"--trust={keys.public}", "--memory", "1GB") as agent, ExitStack() as stack:
         stack.callback(context.term)
+        stack.enter_context(read_along(agent))
         door = Door(agent.endpoint.port, agent.public_key, keys, (Shutdown, ProbeLink, Fetch))
         standing = stack.enter_context(Client(context, agent, keys))
         standing.hello()
