@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from benchmarks.fuzz import seeded
 from tests.fuzz.made_up import KINDS, MadeUp
 from tests.fuzz.readers import READERS, inputs
 from worker_agent.wire.messages import decode, encode
@@ -44,3 +45,8 @@ def test_any_input_is_understood_or_refused(name: str, count: int, chance: rando
         understood += reader.read(content)
         assert time.thread_time() - began < LONGEST_SECONDS, content
     assert 0 < understood < count
+
+
+def test_the_benchmark_tells_what_became_of_its_inputs(capsys: pytest.CaptureFixture[str]) -> None:
+    seeded("addresses", 50, seed=1)
+    assert "| addresses | 50 | " in capsys.readouterr().out
