@@ -19,10 +19,11 @@ from app.jobs.works import register_model
 from app.paths import Home
 from app.sharding.planning.aims import FITS
 from app.ui.board.board_screen import BoardScreen
+from app.ui.board.state.figures import FIGURES_MILLISECONDS
 from app.ui.board.state.lanes import BlockKind, Selection
 from app.ui.notices import Notice
 from app.ui.workbench import Workbench
-from tests.ui.simulated import fill, model
+from tests.ui.simulated import fill, health, model
 
 SMALL, LARGE = model("small"), model("large", layers=40)
 
@@ -266,3 +267,17 @@ def test_a_draft_is_deployed_changed_deployed_again_and_taken_down(live: BoardSc
     asked.args[1]()
     qtbot.waitUntil(lambda: cluster.deployment_of("tiny") is None, timeout=30_000)
     assert not board.is_loaded and board.boundaries() == (3,), "the draft stays"
+
+
+def test_what_nodes_report_is_taken_over_while_the_board_is_seen_and_when_it_is_shown_again(
+    screen: BoardScreen, qtbot: QtBot
+) -> None:
+    cluster, board = screen.workbench.cluster, screen.board
+    node = next(iter(cluster.nodes))
+    with qtbot.waitSignal(board.changed, timeout=2000):
+        cluster.take_node_events([health(node, cpu=12)])
+    screen.hide()
+    with qtbot.assertNotEmitted(board.changed, wait=2 * FIGURES_MILLISECONDS):
+        cluster.take_node_events([health(node, cpu=50)])
+    with qtbot.waitSignal(board.changed, timeout=100):
+        screen.show()

@@ -81,6 +81,25 @@ def test_an_answer_goes_through_its_phases_and_ends_with_its_figures(screen: Cha
     assert went.args == ["runs", 5]
 
 
+def test_what_comes_while_another_screen_is_shown_is_written_when_it_comes_back(
+    screen: ChatScreen, qtbot: QtBot
+) -> None:
+    answer = begin(screen, "Tell me")
+    stream(answer, "One ", id=5)
+    assert "One" in shown(screen, qtbot)
+    screen.hide()
+    stream(answer, "two ", id=5)
+    stream(answer, "three ", id=5)
+    assert screen.answer_text == "One two three " and "two" not in screen.transcript.toPlainText()
+    screen.show()
+    assert "One two three" in shown(screen, qtbot)
+    screen.hide()
+    stream(answer, "four ", id=5)
+    finish(answer, id=5)
+    screen.show()
+    assert shown(screen, qtbot).count("One two three four") == 1, "and what ended meanwhile stands there once"
+
+
 def test_an_interruption_is_told_while_it_lasts_and_with_the_answer(screen: ChatScreen, qtbot: QtBot) -> None:
     answer = begin(screen, "Tell me")
     post(answer, Started(5, 10))

@@ -13,7 +13,7 @@ from app.cluster.health import NodeDown, NodeFrozen
 from app.cluster.node_state import Heard
 from app.ui.lists import Lists
 from app.ui.nodes.node_row import NodeColumn
-from app.ui.nodes.nodes_model import NodeRole, NodesModel
+from app.ui.nodes.nodes_model import FLUSH_MILLISECONDS, NodeRole, NodesModel
 from app.ui.nodes.nodes_proxy import NodesProxy
 from app.ui.nodes.nodes_table import NodesTable
 from app.ui.workbench import Workbench
@@ -97,6 +97,19 @@ def test_many_beats_are_told_once_per_row_and_only_where_something_changed(
     assert spans == []  # nothing before the next turn
     qtbot.waitUntil(lambda: bool(spans))
     assert spans == [(1, 1, NodeColumn.CPU, NodeColumn.CPU)]
+
+
+def test_rows_are_made_while_somebody_looks_and_soon_after(quiet_workbench: Workbench, qtbot: QtBot) -> None:
+    cluster = quiet_workbench.cluster
+    fill(cluster, nodes=3)
+    nodes = NodesModel(cluster)
+    nodes.flush()
+    nodes.set_live(False)
+    with qtbot.assertNotEmitted(nodes.dataChanged, wait=2 * FLUSH_MILLISECONDS):
+        cluster.take_node_events([health(2, cpu=77)])
+    with qtbot.waitSignal(nodes.dataChanged, timeout=2000):
+        nodes.set_live(True)
+    assert text(nodes, 1, NodeColumn.CPU) == "77 %"
 
 
 def test_a_live_column_is_put_in_order_later_and_at_once_when_asked(quiet_workbench: Workbench, qtbot: QtBot) -> None:

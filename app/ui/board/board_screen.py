@@ -98,8 +98,12 @@ class BoardScreen(Screen):
         self._choose_first()
 
     def went_live(self) -> None:
+        self.board.figures.set_live(True)
         if self.focusWidget() is None:
             self.library.list.setFocus(Qt.FocusReason.OtherFocusReason)
+
+    def went_quiet(self) -> None:
+        self.board.figures.set_live(False)
 
     # --- within ---
 

@@ -18,7 +18,7 @@ from app.ui.chat.answer import Answer
 from app.ui.chat.chat_actions import ChatActions
 from app.ui.chat.chat_desk import ChatDesk
 from app.ui.chat.composer import Composer
-from app.ui.chat.conversation import Conversation, Outcome
+from app.ui.chat.conversation import Conversation, Message, Outcome
 from app.ui.chat.conversation_pane import ConversationPane
 from app.ui.chat.markdown import is_safe
 from app.ui.chat.message_writer import COLUMN
@@ -50,6 +50,9 @@ class ChatScreen(Screen):
 
     def __init__(self, workbench: Workbench, parent: QWidget | None = None) -> None:
         super().__init__(workbench, parent)
+        self._is_quiet = False
+        self._unwritten: Message | None = None
+        """The answer that has got text while nobody looked."""
         self.desk = ChatDesk(workbench, self)
         self.choices = ModelChoices(workbench.cluster, self)
         self.actions_ = ChatActions(self)
@@ -218,11 +221,16 @@ class ChatScreen(Screen):
 
     def went_live(self) -> None:
         self.choices.is_live = True
+        self._is_quiet = False
+        if self._unwritten is not None:
+            self.transcript.add_text(self._unwritten)
+            self._unwritten = None
         self.choices.refresh()
         self.pane.set_live(True)
         self.composer.input.setFocus()
 
     def went_quiet(self) -> None:
+        self._is_quiet = True
         self.choices.is_live = False
         self.pane.set_live(False)
 
@@ -234,6 +242,7 @@ class ChatScreen(Screen):
 
     @Slot(object)
     def _on_opened(self, conversation: Conversation) -> None:
+        self._unwritten = None
         self.composer.end_edit()
         self.parameters.show_options(conversation.options)
         self.transcript.show_conversation(conversation)
@@ -254,7 +263,10 @@ class ChatScreen(Screen):
     @Slot(object, str)
     def _on_text_added(self, answer: Answer, text: str) -> None:
         if answer.conversation is self.desk.conversation:
-            self.transcript.add_text(answer.message)
+            if self._is_quiet:  # laying out a long answer takes its time, and nobody sees it
+                self._unwritten = answer.message
+            else:
+                self.transcript.add_text(answer.message)
 
     @Slot(object)
     def _on_answer_moved(self, answer: Answer) -> None:
@@ -264,6 +276,7 @@ class ChatScreen(Screen):
     @Slot(object)
     def _on_answer_ended(self, answer: Answer) -> None:
         if answer.conversation is self.desk.conversation:
+            self._unwritten = None
             self.transcript.finish(answer.message)
             self._show_state()
         elif answer.message.outcome is not Outcome.INTERRUPTED:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from datetime import UTC, datetime
 from enum import IntEnum
 from typing import Any
@@ -16,7 +15,7 @@ from app.figures import ago
 from app.ui import make
 from app.ui.cluster import Cluster
 from app.ui.list_delegate import Index
-from app.ui.nodes.node_row import NodeColumn, NodeRow, heartbeat_cell, row_of
+from app.ui.nodes.node_row import NodeColumn, NodeRow, row_of
 from app.ui.tables import Column, Role, RowsModel
 
 FLUSH_MILLISECONDS = 100
@@ -66,6 +65,7 @@ class NodesModel(RowsModel):
         self._stale: dict[int, None] = {}
         """Nodes whose rows are to be made anew, who has waited longest first."""
         self._ghosts: dict[int, Ghost] = {}
+        self._live = True
         self._flush = make.timer(self, self._some, FLUSH_MILLISECONDS)
         self._ageing = make.timer(self, self._age, AGEING_MILLISECONDS, once=False)
         self._figures_font = _with_even_figures()
@@ -75,12 +75,15 @@ class NodesModel(RowsModel):
         self._on_reset()
 
     def set_live(self, live: bool) -> None:
-        """While nobody looks, time since the last heartbeat need not be kept up to date."""
+        """While nobody looks no row is made anew; what has changed meanwhile is shown soon after."""
+        self._live = live
         if live:
             self._age()
+            self._on_changed(frozenset())
             self._ageing.start()
         else:
             self._ageing.stop()
+            self._flush.stop()
 
     # --- what views ask ---
 
@@ -139,7 +142,7 @@ class NodesModel(RowsModel):
     @Slot(object)
     def _on_changed(self, ids: frozenset[int]) -> None:
         self._stale |= dict.fromkeys(ids)
-        if self._stale and not self._flush.isActive():
+        if self._live and self._stale and not self._flush.isActive():
             self._flush.start(FLUSH_MILLISECONDS)
 
     @Slot()
@@ -178,12 +181,10 @@ class NodesModel(RowsModel):
 
     @Slot()
     def _age(self) -> None:
+        """Rows in which the time since the last heartbeat reads differently now; of a thousand a few at once."""
         now = datetime.now(UTC)
-        for place, row in enumerate(self.rows):
-            if ago(row.heartbeat, now) != row.cells[NodeColumn.HEARTBEAT].text:
-                cell = heartbeat_cell(row.heartbeat, now)
-                cells = (*row.cells[: NodeColumn.HEARTBEAT], cell, *row.cells[NodeColumn.HEARTBEAT + 1 :])
-                self._put(place, replace(row, cells=cells))
+        texts = ((row.id, ago(row.heartbeat, now), row.cells[NodeColumn.HEARTBEAT].text) for row in self.rows)
+        self._on_changed(frozenset(id for id, text, shown in texts if text != shown))
 
     # --- within ---
 

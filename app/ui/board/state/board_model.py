@@ -20,9 +20,9 @@ from app.sharding.capacity import NodeCapacity
 from app.sharding.placement import Placement
 from app.sharding.planning.aims import AIMS, DEFAULT_AIM, check_aim
 from app.sharding.prediction import Prediction
-from app.ui import make
 from app.ui.board.deploying import Deploying
 from app.ui.board.state.drafts import DraftChange, Drafts
+from app.ui.board.state.figures import NodeFigures
 from app.ui.board.state.judge import Judge
 from app.ui.board.state.lanes import LaneSnapshot, Selection, Verdict
 from app.ui.board.state.memory import BoardMemory
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from app.ui.workbench import Workbench
 
 NO_REPLICA = "Move a shard of what is deployed to a second node first."
-FIGURES_MILLISECONDS = 200
-"""News of nodes are gathered for so long before the board is told."""
 
 
 class BoardModel(QObject):
@@ -67,7 +65,7 @@ class BoardModel(QObject):
         """What plans are proposed for; `aim_at` changes it."""
         self._judge = Judge(self._cluster, self.drafts, self.memory, self.deploying)
         self._lanes: tuple[LaneSnapshot, ...] | None = None
-        self._figures = make.timer(self, self._refresh, FIGURES_MILLISECONDS)
+        self.figures = NodeFigures(self._refresh, self)
         self._cluster.nodes_reset.connect(self._on_nodes_reset)
         self._cluster.nodes_changed.connect(self._on_nodes_changed)
         self._cluster.models_changed.connect(self._on_lists_changed)
@@ -475,8 +473,7 @@ class BoardModel(QObject):
     def _on_nodes_changed(self, nodes: object) -> None:
         self._lanes = None
         self.memory.forget_nodes()
-        if not self._figures.isActive():
-            self._figures.start()
+        self.figures.have_changed()
 
     @Slot()
     def _on_lists_changed(self) -> None:
