@@ -28,7 +28,7 @@ from worker_agent.engine.stage import DTYPES, Stage, Weights, check_room, gigaby
 from worker_agent.model import rotary
 from worker_agent.model.anatomy import Anatomy, build_empty, examine_once
 from worker_agent.model.filling import ByteCounter, Filler, Source, weight_bytes
-from worker_agent.model.heap import give_back, large_blocks_apart
+from worker_agent.model.heap import give_back, keep_out_of_collections, large_blocks_apart
 from worker_agent.model.linears import fused, packed
 from worker_agent.model.linears.blocks import halves
 from worker_agent.model.linears.blocks import reading as blocks
@@ -67,6 +67,8 @@ def load_stage(
         NotFinite: its numbers overflow in the wanted type.
     """
     keep_single()
+    if not gc.get_freeze_count():
+        keep_out_of_collections()
     device, dtype = torch.device(runtime.device), DTYPES[load.dtype]
     model = build_empty(config, dtype)
     anatomy = examine_once(model, config, dtype)
@@ -89,16 +91,13 @@ def load_stage(
         give_back()
         raise
     gc.collect()
-    gc.freeze()  # a model is a hundred thousand objects that no collection needs to look at; unloading undoes it
     return stage
 
 
 def drop_stage(stage: Stage) -> None:
     """Free a stage, and return its memory to the system."""
     stage.close()
-    gc.unfreeze()
     gc.collect()
-    gc.freeze()
     give_back()
     if stage.device.type == "cuda":
         torch.cuda.empty_cache()

@@ -17,6 +17,7 @@ import torch
 from worker_agent.engine.loading import drop_stage, load_stage
 from worker_agent.engine.runtime import Runtime
 from worker_agent.model.anatomy import assign, build_empty, examine
+from worker_agent.model.heap import keep_out_of_collections
 from worker_agent.wire.messages import Load, Part, PartKind, PartTensor
 
 _CONFIG = {
@@ -24,10 +25,14 @@ _CONFIG = {
     "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64,
 }  # fmt: skip
 _ROOM = 1 << 30
+_warm: set[str] = set()
+"""The devices for which it has been done in this process."""
 
 
 def warm_up(runtime: Runtime) -> None:
-    """Build a stage of random weights as any other is built, and drop it. Takes half a second."""
+    """Build a stage of random weights as any other is built, and drop it. Takes half a second, and once is enough."""
+    if runtime.device in _warm:
+        return
     config = json.dumps(_CONFIG).encode()
     model = build_empty(config)
     outline = model.state_dict()
@@ -45,6 +50,8 @@ def warm_up(runtime: Runtime) -> None:
             for (kind, index), held in names.items()
         )
         drop_stage(load_stage(load, config, parts, Path(folder).joinpath, runtime, _ROOM, lambda done, total: None))
+    keep_out_of_collections()
+    _warm.add(runtime.device)
 
 
 def _written(folder: Path, kind: PartKind, index: int, outline: dict[str, torch.Tensor]) -> Part:

@@ -6,6 +6,10 @@ that a process ends up with twice what it holds. While a stage is loaded, every 
 mapped by itself, and goes back the moment it is freed; while stages run, such blocks come from the arenas again, since
 a prompt's activations come and go a thousand times a second. Elsewhere than on glibc this does nothing.
 
+Python's own collections are kept short as well, since every thread of the agent stands still meanwhile: what the
+process holds before its first stage, a quarter of a million objects of torch and transformers that stay for as long as
+it runs, is taken out of them, and what they look at is the stages alone.
+
 What is mapped anew is filled by the kernel page by page, which takes longer than to compute with it: tiles of matrices
 and a trial's activations, which come and go while a stage loads, are therefore smaller than `LARGE`.
 """
@@ -13,6 +17,7 @@ and a trial's activations, which come and go while a stage loads, are therefore 
 from __future__ import annotations
 
 import ctypes
+import gc
 import mmap
 import platform
 import sys
@@ -48,6 +53,12 @@ def give_back() -> None:
     """Return freed memory to the system now. Takes some milliseconds."""
     if _library is not None:
         _library.malloc_trim(0)
+
+
+def keep_out_of_collections() -> None:
+    """No collection looks any more at what the process holds now: it is to stay for good."""
+    gc.collect()
+    gc.freeze()
 
 
 def let_go(tensor: torch.Tensor) -> None:
