@@ -38,25 +38,25 @@ class Group:
 
 
 GROUPS = (
-    Group("tests of the agent's engine", ("tests/worker_agent/engine",)),
-    Group("tests of faults", ("tests/faults",), waits=True),
+    Group("tests of the agent", ("tests/worker_agent",)),
     Group(
-        "tests that wait",
-        ("tests/cluster/test_local_agents.py", "tests/e2e/test_told_by_agents.py", "tests/ui/test_window_trouble.py"),
+        "tests of faults, and others that wait",
+        (
+            "tests/faults", "tests/cluster/test_local_agents.py", "tests/e2e/test_told_by_agents.py",
+            "tests/ui/test_window_trouble.py",
+        ),
         waits=True,
     ),
-    Group("tests of systems", ("tests/cluster", "tests/e2e", "tests/incident")),
-    Group("tests of models and commands", ("tests/models", "tests/sharding", "tests/cli")),
-    Group("tests of pages and OpenAI's API", ("tests/api/openai", "tests/api/pages")),
-    Group("tests of the window", ("tests/ui",)),
-    Group("tests of the agent", ("tests/worker_agent",)),
-)
-SHORTER_GROUPS = (
-    Group("tests of HTTP", ("tests/api",)),
-    Group("tests of set-up and records", ("tests/bootstrap", "tests/registry")),
-)
+    Group("tests of HTTP, pages and OpenAI's API", ("tests/api",)),
+    Group(
+        "tests of systems, models and commands",
+        ("tests/cluster", "tests/e2e", "tests/incident", "tests/cli", "tests/models", "tests/sharding"),
+    ),
+)  # fmt: skip
+SHORTER_GROUPS = (Group("tests of the window", ("tests/ui",)),)
 """The longest first, so that two lanes end at about the same time; between these and those comes whatever is in no
-group. What lies in another one's folder is that one's."""
+group. What lies in another one's folder is that one's. They are few: each imports torch, starts processes that children
+are forked of, and deploys the demo's model anew, a quarter of a minute in all."""
 QUICK_BESIDE = Group(
     "quick tests of records and window", ("tests/inference", "tests/registry", "tests/runs", "tests/ui")
 )

@@ -75,7 +75,7 @@ class WarmParent:
         """Whether a child with this environment would be as one that was started anew."""
         with self._lock:
             self._start()
-            return _conditions(environment) == self._conditions
+            return self._of(environment) == self._conditions
 
     def fork(self, task: dict[str, object], descriptors: list[int]) -> tuple[int, None]:
         """Have a child forked; its process id. It is a child of this process."""
@@ -108,7 +108,7 @@ class WarmParent:
         if self._process is not None:
             return
         environment = self.environment or child_environment()
-        self._conditions = _conditions(environment)
+        self._conditions = self._of(environment)
         self._address = f"\0shardboard-warm-{secrets.token_hex(8)}"  # abstract: it is gone with the process
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
@@ -124,6 +124,12 @@ class WarmParent:
                 stdout=subprocess.DEVNULL,
             )
         self._control = ours
+
+    def _of(self, environment: Mapping[str, str]) -> object:
+        """The conditions that matter for what it holds: commands import nothing of Hugging Face's hub."""
+        if self._holds != "commands":
+            return _conditions(environment)
+        return _conditions({name: value for name, value in environment.items() if not name.startswith("HF_")})
 
 
 class RemoteParent:
