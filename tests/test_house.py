@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 import json
 import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,18 @@ def sources(*folders: str) -> Iterator[Path]:
         yield from sorted((ROOT / folder).rglob("*.py"))
 
 
+@functools.cache
+def parsed(path: Path) -> tuple[ast.AST, ...]:
+    """Every node of a module, the module itself first: six tests look at them."""
+    return tuple(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+def docstring(path: Path) -> str | None:
+    module = parsed(path)[0]
+    assert isinstance(module, ast.Module)
+    return ast.get_docstring(module)
+
+
 def named(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
@@ -56,7 +69,7 @@ def test_no_modules_import_each_other_in_a_circle_not_even_for_types() -> None:
     imports = {
         name: {
             found
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            for node in parsed(path)
             if isinstance(node, ast.ImportFrom) and node.module
             for each in node.names
             if (found := full if (full := f"{node.module}.{each.name}") in modules else node.module) in modules
@@ -87,7 +100,7 @@ print(json.dumps([len(names), [name for name in {HEAVY!r} if name in sys.modules
 @pytest.mark.parametrize("name", sorted(RUN_IN_CHILDREN))
 def test_a_module_that_only_children_import_says_so(name: str) -> None:
     path = ROOT / Path(*name.split(".")).with_suffix(".py")
-    assert "child" in (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").lower()
+    assert "child" in (docstring(path) or "").lower()
 
 
 def test_the_agent_neither_needs_nor_imports_the_controllers_libraries() -> None:
@@ -101,9 +114,9 @@ print([name for name in ("app", "PySide6", "peewee", "fastapi", "typer", "rich")
     assert done.stdout.strip() == "[]"
 
 
-def unsafe_calls(tree: ast.Module) -> Iterator[tuple[int, str]]:
+def unsafe_calls(nodes: Iterable[ast.AST]) -> Iterator[tuple[int, str]]:
     """Line and name of everything that could run code out of data or through a shell."""
-    for node in ast.walk(tree):
+    for node in nodes:
         match node:
             case ast.Import(names=names):
                 yield from ((node.lineno, name.name) for name in names if name.name.split(".")[0] in UNPICKLERS)
@@ -122,11 +135,7 @@ def unsafe_calls(tree: ast.Module) -> Iterator[tuple[int, str]]:
 
 
 def test_nothing_unpickles_runs_remote_code_or_starts_a_shell() -> None:
-    found = [
-        f"{named(path)}:{line}: {what}"
-        for path in sources(*PROGRAM)
-        for line, what in unsafe_calls(ast.parse(path.read_text(encoding="utf-8")))
-    ]
+    found = [f"{named(path)}:{line}: {what}" for path in sources(*PROGRAM) for line, what in unsafe_calls(parsed(path))]
     assert found == []
 
 
@@ -144,7 +153,7 @@ def test_nothing_unpickles_runs_remote_code_or_starts_a_shell() -> None:
     ],
 )
 def test_the_search_for_unsafe_calls_finds_them(code: str) -> None:
-    assert list(unsafe_calls(ast.parse(code)))
+    assert list(unsafe_calls(ast.walk(ast.parse(code))))
 
 
 def test_no_file_is_longer_than_one_can_read() -> None:
@@ -196,10 +205,10 @@ def test_every_file_that_a_document_names_is_there(document: Path) -> None:
 def test_every_class_that_the_architecture_names_is_there_and_has_what_is_named_of_it() -> None:
     classes: dict[str, str] = {}
     for path in sources(*PROGRAM):
-        text = path.read_text(encoding="utf-8")
-        for node in ast.walk(ast.parse(text)):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        for node in parsed(path):
             if isinstance(node, ast.ClassDef):
-                classes[node.name] = classes.get(node.name, "") + (ast.get_source_segment(text, node) or "")
+                classes[node.name] = "\n".join([classes.get(node.name, ""), *lines[node.lineno - 1 : node.end_lineno]])
     named = re.findall(r"`([A-Z][a-z]+[A-Za-z]*)(?:\.(\w+))?`", ARCHITECTURE.read_text(encoding="utf-8"))
     assert len(named) > 40
     wrong = [
@@ -217,11 +226,7 @@ def test_no_icon_lies_idle() -> None:
 
 
 def test_every_module_says_what_it_is() -> None:
-    silent = [
-        named(path)
-        for path in sources(*PROGRAM)
-        if (text := path.read_text(encoding="utf-8")).strip() and ast.get_docstring(ast.parse(text)) is None
-    ]
+    silent = [named(path) for path in sources(*PROGRAM) if len(parsed(path)) > 1 and docstring(path) is None]
     assert silent == []
 
 
@@ -250,7 +255,7 @@ def test_the_bootstrap_needs_only_the_standard_library() -> None:
     foreign = {
         f"{named(path)}: {module}"
         for path in (ROOT / "bootstrap").glob("*.py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in parsed(path)
         for module in imported_names(node)
         if module != "bootstrap" and module not in sys.stdlib_module_names
     }
@@ -285,7 +290,7 @@ def test_the_time_of_day_decides_nothing_where_answers_are_run() -> None:
         named(path)
         for folder in ("worker_agent", "app/cluster", "app/inference", "app/sharding")
         for path in sorted((ROOT / folder).rglob("*.py"))
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in parsed(path)
         if isinstance(node, ast.Attribute)
         and isinstance(node.value, ast.Name)
         and (node.value.id, node.attr) in TIME_OF_DAY
