@@ -23,6 +23,7 @@ from tests.worker_agent.conftest import Connect
 from tests.worker_agent.loading import load, send_parts
 from tests.worker_agent.ring import RUNTIME, CutModel, cut_model, load_message
 from tests.worker_agent.tiny_models import make_model
+from worker_agent.engine import warming
 from worker_agent.engine.loading import drop_stage, load_stage
 from worker_agent.engine.stage import Stage
 from worker_agent.host import loader, speed
@@ -66,6 +67,39 @@ def test_weights_go_when_their_stage_is_closed_and_no_collection_is_needed(tmp_p
         stage.close()
         assert not [each for each in weights if each() is not None]
     drop_stage(stage)
+
+
+def test_nothing_of_a_stage_is_left_when_it_is_dropped_and_what_was_there_before_is_not_looked_at(
+    tmp_path: Path,
+) -> None:
+    make_model("llama", tmp_path / "model")
+    cut = cut_model(tmp_path / "model", tmp_path / "parts")
+    stage = load_stage(
+        load_message(cut, 0, 7, 0, 1), cut.config, cut.parts_for(0, 7), lambda digest: cut.folder / digest, RUNTIME,
+        10**12, lambda done, total: None,
+    )  # fmt: skip
+    modules = [weakref.ref(each) for each in stage.slice.model.modules()]
+    looked_at = {id(each) for each in gc.get_objects()}
+    assert all(id(each()) in looked_at for each in modules) and id(torch.nn.Module) not in looked_at
+    drop_stage(stage)
+    del stage
+    gc.collect()
+    assert not [each for each in modules if each() is not None]
+
+
+def test_what_any_stage_needs_is_taken_in_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[object] = []
+    real = load_stage
+
+    def counted(*arguments: Any) -> Stage:
+        loaded.append(arguments)
+        return real(*arguments)
+
+    monkeypatch.setattr(warming, "load_stage", counted)
+    monkeypatch.setattr(warming, "_warm", set())
+    warming.warm_up(RUNTIME)
+    warming.warm_up(RUNTIME)
+    assert len(loaded) == 1
 
 
 def test_experts_in_blocks_go_when_their_stage_is_closed(tmp_path: Path) -> None:
