@@ -295,8 +295,15 @@ def begin_in_command(agents: Mapping[str, Any]) -> None:
     subprocess.Popen = WarmPopen  # type: ignore[misc]
 
 
+def begin_in_program() -> None:
+    """In another program that a test starts with what `handed_on` gives: the same."""
+    if HANDED_ON in os.environ:
+        begin_in_command(json.loads(os.environ[HANDED_ON]))
+
+
 def handed_on() -> dict[str, str]:
-    """Variables by which a run of pytest that a test starts has its agents forked by this one's warm process."""
+    """Variables by which what a test starts, another run of pytest for one, has its agents forked by the warm process
+    of these tests."""
     return {HANDED_ON: json.dumps(_agents.handed_on())} if POSSIBLE and isinstance(_agents, WarmParent) else {}
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from tests.cli.programs import runs
 from tests.waiting import wait_until
+from tests.warm import handed_on
 from worker_agent.host.keeper import FAILED, AgentKeeper, KeepWish, Kept
 from worker_agent.wire.errors import AgentError
 from worker_agent.wire.keys import KeyPair
@@ -59,13 +60,15 @@ def test_an_agent_that_does_not_come_up_says_why(tmp_path: Path) -> None:
 
 def test_agent_and_keeper_end_together_whichever_is_killed() -> None:
     program = (
-        "import json, sys, time; from worker_agent.host.keeper import AgentKeeper;"
-        "keeper = AgentKeeper(json.loads(sys.argv[1])); print(json.dumps(keeper.facts()), flush=True); time.sleep(600)"
+        "import json, sys, time; from tests import warm; from worker_agent.host.keeper import AgentKeeper;"
+        "warm.begin_in_program(); keeper = AgentKeeper(json.loads(sys.argv[1]));"
+        "print(json.dumps(keeper.facts()), flush=True); time.sleep(600)"
     )
+    environment = {**os.environ, **handed_on(), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", program, msgspec.json.encode(wish("one")).decode()]
 
     def kept() -> tuple[subprocess.Popen[bytes], int]:
-        keeper = subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        keeper = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
         assert keeper.stdout is not None
         pid = msgspec.json.decode(keeper.stdout.readline(), type=Kept).pid
         keeper.stdout.close()
