@@ -33,9 +33,8 @@ from tests.warm_parent import MESSAGE_BYTES, PADDING
 from worker_agent.engine.runtime import KERNEL_SETTINGS
 
 UNRULY = "tests.faults.unruly_agent"
-MODULES = frozenset(
-    {"worker_agent", "app.models.inspect_process", "app.models.gguf_process", "app.models.hub_process", MAKER, UNRULY}
-)
+HUB = "app.models.hub_process"
+MODULES = frozenset({"worker_agent", "app.models.inspect_process", "app.models.gguf_process", HUB, MAKER, UNRULY})
 """Those that import torch."""
 LIGHT_MODULES = frozenset({"app.sharding.cut_process"})
 """Those that do not, and import much of `app`."""
@@ -56,6 +55,8 @@ _READ_BY_IMPORTS = (
 """Beginnings of the names of variables that Python, torch, transformers or the C library read as they are loaded."""
 _READ_LATER = frozenset({"HF_DEACTIVATE_ASYNC_LOAD", "PYTHONPATH", "PYTHONUNBUFFERED", "TORCHINDUCTOR_CACHE_DIR"})
 """The exceptions. The last is set by torch itself in a process that has compiled something, to what it is anyway."""
+_OF_THE_HUB = frozenset({"HF_ENDPOINT", "HF_HOME", "HF_HUB_OFFLINE", "HF_TOKEN"})
+"""Those that change nothing but what the child does that asks the Hub."""
 
 
 class WarmParent:
@@ -71,11 +72,11 @@ class WarmParent:
         self.environment: dict[str, str] | None = None
         """What it is started with; without it, what holds when it is."""
 
-    def serves(self, environment: Mapping[str, str]) -> bool:
+    def serves(self, environment: Mapping[str, str], asks_hub: bool) -> bool:
         """Whether a child with this environment would be as one that was started anew."""
         with self._lock:
             self._start()
-            return self._of(environment) == self._conditions
+            return _alike(environment, self._conditions, asks_hub)
 
     def fork(self, task: dict[str, object], descriptors: list[int]) -> tuple[int, None]:
         """Have a child forked; its process id. It is a child of this process."""
@@ -108,7 +109,7 @@ class WarmParent:
         if self._process is not None:
             return
         environment = self.environment or child_environment()
-        self._conditions = self._of(environment)
+        self._conditions = _conditions(environment)
         self._address = f"\0shardboard-warm-{secrets.token_hex(8)}"  # abstract: it is gone with the process
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
@@ -125,12 +126,6 @@ class WarmParent:
             )
         self._control = ours
 
-    def _of(self, environment: Mapping[str, str]) -> object:
-        """The conditions that matter for what it holds: commands import nothing of Hugging Face's hub."""
-        if self._holds != "commands":
-            return _conditions(environment)
-        return _conditions({name: value for name, value in environment.items() if not name.startswith("HF_")})
-
 
 class RemoteParent:
     """The warm process of the tests, seen from a command that was forked: none of its children can be the command's.
@@ -141,8 +136,8 @@ class RemoteParent:
     def __init__(self, address: str, conditions: object) -> None:
         self._address, self._given = address, conditions
 
-    def serves(self, environment: Mapping[str, str]) -> bool:
-        return _conditions(environment) == self._given
+    def serves(self, environment: Mapping[str, str], asks_hub: bool) -> bool:
+        return _alike(environment, self._given, asks_hub)
 
     def fork(self, task: dict[str, object], descriptors: list[int]) -> tuple[int, socket.socket]:
         """Have a child forked; its process id, and where its status will come."""
@@ -170,7 +165,8 @@ class WarmPopen(subprocess.Popen[Any]):
         start = None if _cold.is_set() else _start_of(given)
         environment = dict(os.environ if given["env"] is None else given["env"])
         possible = [] if start is None else [_commands] if start["light"] else [*_besides, _agents]
-        parent = next((each for each in possible if each is not None and each.serves(environment)), None)
+        asks_hub = start is not None and start.get("module") == HUB
+        parent = next((each for each in possible if each is not None and each.serves(environment, asks_hub)), None)
         if start is None or parent is None:
             super()._execute_child(*values)  # type: ignore[misc]  # not in the types, since it is private
             return
@@ -269,6 +265,16 @@ def _conditions(environment: Mapping[str, str]) -> object:
     }
     limits = [list(resource.getrlimit(getattr(resource, name))) for name in dir(resource) if name.startswith("RLIMIT_")]
     return [read, limits]
+
+
+def _alike(environment: Mapping[str, str], conditions: Any, asks_hub: bool) -> bool:
+    """Whether a child with this environment is shaped as under these conditions; one that asks the Hub, or another."""
+    ignored = frozenset() if asks_hub else _OF_THE_HUB
+    found: Any = _conditions(environment)
+    given, wanted = (
+        {name: value for name, value in read.items() if name not in ignored} for read in (found[0], conditions[0])
+    )
+    return given == wanted and found[1] == conditions[1]
 
 
 def _umask() -> int:
