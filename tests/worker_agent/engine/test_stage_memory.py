@@ -18,7 +18,8 @@ import pytest
 import torch
 
 from app.children.starting import child_environment
-from tests.worker_agent.agent_process import AgentProcess, until
+from tests.warm import starting_cold
+from tests.worker_agent.agent_process import AgentProcess, running_agent, until
 from tests.worker_agent.conftest import Connect
 from tests.worker_agent.loading import load, send_parts
 from tests.worker_agent.ring import RUNTIME, CutModel, cut_model, load_message
@@ -36,6 +37,7 @@ from worker_agent.model.linears.blocks.formats import Blocks
 from worker_agent.model.slicing import dismantle
 from worker_agent.store.shard_store import ShardStore
 from worker_agent.wire.errors import BadWeights
+from worker_agent.wire.keys import KeyPair
 from worker_agent.wire.messages import Done, Health, HealthReport, Loaded, Speed, Unload
 
 MEGABYTE = 1e6
@@ -224,10 +226,20 @@ def peak(process: int) -> int:
     return int(line.split()[1]) * 1024
 
 
+@pytest.fixture
+def cold_agent(tmp_path: Path, controller_keys: KeyPair) -> Iterator[AgentProcess]:
+    """As users start it: one that was forked counts the pages that it shares with its parent as it comes upon them."""
+    with (
+        starting_cold(),
+        running_agent(tmp_path / "cold", f"--trust={controller_keys.public}", "--memory", "1GB") as agent,
+    ):
+        yield agent
+
+
 def test_an_agent_gives_back_what_it_undeploys_and_tells_what_it_holds(
-    connect: Connect, agent: AgentProcess, wide_model: CutModel
+    connect: Connect, cold_agent: AgentProcess, wide_model: CutModel
 ) -> None:
-    client, process = connect(), psutil.Process(agent.process.pid)
+    client, process = connect(to=cold_agent), psutil.Process(cold_agent.process.pid)
     send_parts(client, wide_model)
 
     def health() -> HealthReport:
