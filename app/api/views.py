@@ -215,6 +215,7 @@ class PlannedProcessView(BaseModel):
     loaded_bytes: int = Field(description="stages that are there already")
     weight_bytes: int
     kv_bytes: int
+    working_bytes: int = Field(description="recordings of the layers, activations, code read when it is needed")
     on_gpu: bool = Field(description="stages lie in a GPU's memory, and do not count")
     process_bytes: int = Field(description="in all")
 
@@ -280,7 +281,7 @@ class PlanView(BaseModel):
                 PlannedProcessView(
                     node_id=one.node.node_id, node=one.node.name, agent_bytes=one.node.agent_memory,
                     loaded_bytes=one.node.used_memory, weight_bytes=one.weight_bytes, kv_bytes=one.kv_bytes,
-                    on_gpu=one.node.on_gpu, process_bytes=one.memory,
+                    working_bytes=one.working_bytes, on_gpu=one.node.on_gpu, process_bytes=one.memory,
                 )
                 for one in placement.processes
             ],

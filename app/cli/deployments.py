@@ -230,8 +230,8 @@ def _process_facts(process: AgentProcess) -> dict[str, Any]:
     node = process.node
     return {
         "node_id": node.node_id, "node": node.name, "agent_bytes": node.agent_memory, "loaded_bytes": node.used_memory,
-        "weight_bytes": process.weight_bytes, "kv_bytes": process.kv_bytes, "on_gpu": node.on_gpu,
-        "process_bytes": process.memory,
+        "weight_bytes": process.weight_bytes, "kv_bytes": process.kv_bytes,
+        "working_bytes": process.working_bytes, "on_gpu": node.on_gpu, "process_bytes": process.memory,
     }  # fmt: skip
 
 
@@ -257,7 +257,7 @@ def _show_placement(placement: Placement) -> None:
     )
     print_table(
         "What the agents' processes will hold, once their caches are full",
-        ("Node", "Agent itself", "Loaded already", "Weights", "KV", "In all"),
+        ("Node", "Agent itself", "Loaded already", "Weights", "KV", "Computing", "In all"),
         [
             (
                 f"{one.node.name} ({one.node.node_id})",
@@ -265,6 +265,7 @@ def _show_placement(placement: Placement) -> None:
                 size_text(one.node.used_memory),
                 size_text(one.weight_bytes),
                 size_text(one.kv_bytes),
+                size_text(one.working_bytes),
                 f"{size_text(one.memory)}, the rest on the GPU" if one.node.on_gpu else size_text(one.memory),
             )
             for one in placement.processes

@@ -117,7 +117,7 @@ def difference_text(base: int, believed: int, held: int, *, idle: bool) -> str:
             f"The agent's process holds {size_text(held)} of memory without any stage, where {size_text(base)} were to "
             "be expected: what it held before has not come back. Stop the agent and start it again to free it."
         )
-    stages = f", {size_text(believed - base)} by weights, keys and values" if believed > base else ""
+    stages = f", {size_text(believed - base)} by its stages" if believed > base else ""
     figures = (
         f"The agent's process holds {size_text(held)} of memory, and {size_text(believed)} are accounted for "
         f"({size_text(base)} by the agent itself{stages})"

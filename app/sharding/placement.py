@@ -12,7 +12,7 @@ from app.runs.trace import Foreseen
 from app.serving import Serving
 from app.sharding.capacity import NodeCapacity
 from app.sharding.plan import Range, check_ranges, range_text
-from app.sharding.stage_sizes import StageSizes, check_serving
+from app.sharding.stage_sizes import StageSizes, check_serving, working_bytes
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,18 @@ class AgentProcess:
     weight_bytes: int
     kv_bytes: int
     journal_bytes: int = 0
+    layers: int = 0
+
+    @property
+    def working_bytes(self) -> int:
+        """What computing takes besides: recordings of the layers, activations, code that is read when it is needed."""
+        return working_bytes(self.layers, on_gpu=self.node.on_gpu)
 
     @property
     def memory(self) -> int:
         """Bytes of main memory: the agent itself, what is loaded already, and this."""
         stages = 0 if self.node.on_gpu else self.node.used_memory + self.weight_bytes + self.kv_bytes
-        return self.node.agent_memory + stages + self.journal_bytes
+        return self.node.agent_memory + stages + self.journal_bytes + self.working_bytes
 
 
 @dataclass(frozen=True)
@@ -102,6 +108,7 @@ class Placement:
                 sum(stage.weight_bytes for stage in mine),
                 sum(stage.kv_bytes for stage in mine),
                 sum(stage.journal_bytes for stage in mine),
+                sum(stage.end - stage.start for stage in mine),
             )
             for node in dict.fromkeys(stage.node for stage in self.stages)
             if (mine := [stage for stage in self.stages if stage.node == node])

@@ -55,7 +55,7 @@ def test_a_plan_says_where_a_model_would_go_and_loads_nothing(api: Served) -> No
         assert process["node_id"] == stage["node_id"] and process["agent_bytes"] > 10_000_000
         loaded, taken = process["loaded_bytes"], stage["weight_bytes"] + stage["kv_bytes"]
         assert loaded > 0, "what is deployed there already"
-        assert process["process_bytes"] == process["agent_bytes"] + loaded + taken
+        assert process["process_bytes"] == process["agent_bytes"] + loaded + taken + process["working_bytes"]
     assert len(ready(api)) == 1
 
 

@@ -3,6 +3,22 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
+
+from worker_agent.wire.messages import StageInfo
+from worker_agent.wire.messages.parts import RECORDED_LAYER_BYTES
+
+
+def main_memory_of(stages: Iterable[StageInfo], *, on_gpu: bool) -> int:
+    """Bytes of main memory that stages take now: what lies in a GPU's does not count."""
+    total = 0
+    for stage in stages:
+        total += stage.journal_bytes
+        if not on_gpu:
+            total += stage.weight_bytes + stage.kv_held_bytes
+            if any(way.name == "recorded" and way.used for way in stage.ways):
+                total += RECORDED_LAYER_BYTES * (stage.end - stage.start)
+    return total
 
 
 class MemoryBudget:

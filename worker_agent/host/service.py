@@ -21,7 +21,7 @@ from worker_agent import __version__
 from worker_agent.engine.outgoing import Destination, Outgoing
 from worker_agent.engine.stage import Stage
 from worker_agent.host.among_agents import AmongAgents
-from worker_agent.host.budget import MemoryBudget
+from worker_agent.host.budget import MemoryBudget, main_memory_of
 from worker_agent.host.compute import Compute
 from worker_agent.host.loader import Loader, LoadJob
 from worker_agent.host.owner import OwnerWatch
@@ -248,8 +248,6 @@ class Service:
     def _health(self, message: Health) -> HealthReport:
         sample, stages = self._resources.telemetry.latest, self._compute.stages()
         base = self._base(sample)
-        journals = sum(stage.journal_bytes for stage in stages)
-        held = sum(stage.weight_bytes + stage.kv_held_bytes for stage in stages)
         return HealthReport(
             call=message.call,
             boot=self._identity.boot,
@@ -260,7 +258,7 @@ class Service:
             memory_available=sample.memory.available,
             process_memory=sample.process_memory,
             memory_base=base,
-            memory_held=base + journals + (held if self._identity.numerics.device == "cpu" else 0),
+            memory_held=base + main_memory_of(stages, on_gpu=self._identity.numerics.device != "cpu"),
             memory_budget=self._resources.budget.total,
             memory_used=self._resources.budget.used,
             disk_free=sample.disk_free,

@@ -230,7 +230,8 @@ class HealthReport(Call, tag="health_report", kw_only=True, frozen=True):
     memory_base: U63
     """As in Welcome."""
     memory_held: U63
-    """Bytes of main memory that the agent believes to hold: its base, weights, and the keys and values of now."""
+    """Bytes of main memory that the agent believes to hold: its base, weights, recordings of layers, and the keys and
+    values of now."""
     memory_budget: U63
     memory_used: U63
     """Bytes of the budget that loaded stages take, with all keys and values that they may come to hold."""

@@ -54,6 +54,9 @@ FLOATING = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
 """safetensors' dtypes that a stage turns into its compute dtype."""
 LEAST_QUANTIZED = 4096
 """Matrices with fewer elements stay as they are."""
+RECORDED_LAYER_BYTES = 1_100_000
+"""What the recording of a layer (TorchScript) takes of main memory, whatever the layer's width: measured over 2 to 60
+layers of a Llama shape."""
 
 
 class PartTensor(Struct, frozen=True, forbid_unknown_fields=True):

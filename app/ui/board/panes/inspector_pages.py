@@ -19,7 +19,7 @@ from app.models.description import ModelDescription
 from app.registry.records import MeasurementRecord
 from app.runs.measured import circumstances_text, measured_text
 from app.sharding.planning.aims import AIMS
-from app.sharding.stage_sizes import StageSizes, kept_for
+from app.sharding.stage_sizes import StageSizes, kept_for, working_bytes
 from app.ui.board.panes.page import Fact, Page
 from app.ui.board.panes.stage_ways import StageWays, show_ways
 from app.ui.board.state.lanes import BlockKind, LaneSnapshot, unavailable_because
@@ -285,8 +285,8 @@ class InspectNode(Page):
 
 PROCESS_TIPS = {
     "Agent itself": "What the agent's program takes without any layers. It is no part of the memory for stages.",
-    "Expected": "The agent itself with the weights, keys and values of the shards shown here.",
-    "Accounted": "The agent itself, its weights, and the keys and values of this moment.",
+    "Expected": "The agent itself, the weights, keys and values of the shards shown here, and what computing takes.",
+    "Accounted": "The agent itself, its weights and recordings, and the keys and values of this moment.",
     "Holds": "What its process really takes, as the system says.",
 }
 
@@ -295,7 +295,8 @@ def process_facts(lane: LaneSnapshot) -> list[Fact]:
     """What the agent's process takes of main memory: expected with the draft, accounted for now, held now."""
     view, report = lane.node, lane.node.report
     blocks = sum(block.memory for block in lane.blocks)
-    expected = view.agent_memory + (0 if view.on_gpu else blocks)
+    besides = working_bytes(sum(block.end - block.start for block in lane.blocks), on_gpu=view.on_gpu)
+    expected = view.agent_memory + besides + (0 if view.on_gpu else blocks)
     facts = [
         ("Agent itself", size_text(view.agent_memory) if view.agent_memory else ""),
         ("Expected", f"{size_text(expected)} once caches are full" if view.agent_memory and lane.blocks else ""),
