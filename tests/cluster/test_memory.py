@@ -129,7 +129,7 @@ def test_both_figures_are_said_and_what_to_do() -> None:
     more = difference_text(300 * MB, 1_300 * MB, 1_900 * MB, idle=False)
     assert more.startswith(
         "The agent's process holds 1.9 GB of memory, and 1.3 GB are accounted for (300 MB by the agent itself, "
-        "1 GB by weights, keys and values): 600 MB more."
+        "1 GB by its stages): 600 MB more."
     )
     assert "stop the agent and start it again" in more
     less = difference_text(300 * MB, 1_300 * MB, 700 * MB, idle=False)

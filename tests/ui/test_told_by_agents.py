@@ -12,6 +12,7 @@ from pytestqt.qtbot import QtBot
 from app.cluster.health import NodeDown, NodeMemoryJudged, NodeUp
 from app.cluster.node_state import Heard, NodeState
 from app.figures import size_text
+from app.sharding.stage_sizes import working_bytes
 from app.ui.board.board_commands import BoardCommands
 from app.ui.board.panes.inspector import Inspector
 from app.ui.board.panes.page import Facts
@@ -110,7 +111,10 @@ def test_a_nodes_page_says_what_its_process_should_hold_and_holds(inspector: Ins
     board.select(Selection(node_id=1))
     facts = inspector.node.process
     assert facts.value("Agent itself") == "300 MB"
-    expected = 300 * MB + sum(block.memory for block in board.lanes()[0].blocks)
+    blocks = board.lanes()[0].blocks
+    layers = sum(block.end - block.start for block in blocks)
+    assert layers and working_bytes(layers) > 40 * MB
+    expected = 300 * MB + sum(block.memory for block in blocks) + working_bytes(layers)
     assert facts.value("Expected") == f"{size_text(expected)} once caches are full"
     assert (facts.value("Accounted"), facts.value("Holds")) == ("410 MB now", "410 MB now")
     with pytest.raises(KeyError):
