@@ -58,6 +58,13 @@ def states(application: Application) -> list[NodeState]:
     return [view.state for view in application.workbench.cluster.nodes.values()]
 
 
+def are_up(application: Application) -> None:
+    """Raises AssertionError, which tells how they are."""
+    assert states(application) == [NodeState.UP] * 2, [
+        (view.state, view.heard) for view in application.workbench.cluster.nodes.values()
+    ]
+
+
 def deploy(application: Application, qtbot: QtBot) -> None:
     call = application.bridge.call(
         lambda controller, report: controller.deploy(MODEL, layers="0-2,3-5", nodes=[1, 2]), "deploying"
@@ -93,7 +100,7 @@ def test_an_answer_goes_on_when_an_agent_freezes_and_when_one_is_killed(applicat
     goes_on(chat, qtbot)
 
     os.kill(pid(application, 2), signal.SIGCONT)
-    qtbot.waitUntil(lambda: states(application) == [NodeState.UP] * 2, timeout=30_000)
+    qtbot.waitUntil(lambda: are_up(application), timeout=60_000)
     qtbot.waitUntil(lambda: not any(name in banner.text for banner in application.workbench.notices.banners))
 
     chat = ask(application, qtbot, "Write a very long story about a mountain.")
