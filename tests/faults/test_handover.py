@@ -15,10 +15,10 @@ from app.cluster.weights import send_parts
 from app.errors import BadInput, NodeError, PlacementError
 from app.inference import deployer
 from app.inference.request_run import RequestRun
-from app.registry import EventRecord, NodeRecord, RequestStatus
+from app.registry import EventRecord, NodeRecord
 from app.serving import ServingWish
 from tests.e2e.conftest import System
-from tests.faults.conftest import MODEL, deploy
+from tests.faults.conftest import LONGER, MODEL, as_undisturbed, deploy, got_on
 from tests.faults.test_losses import PROMPT, check, kill
 from tests.waiting import wait_until
 from worker_agent.wire.messages import Health, ReadStates, WriteStates
@@ -36,40 +36,11 @@ def begun(system: System, wishes: Sequence[tuple[Sequence[int], dict[str, Any]]]
     return runs
 
 
-def got_on(runs: Sequence[RequestRun], tokens: int = 5) -> None:
-    """So many tokens more of each."""
-    before = [len(run.token_ids) for run in runs]
-    wait_until(
-        lambda: all(run.is_over or len(run.token_ids) >= had + tokens for run, had in zip(runs, before, strict=True)),
-        60,
-    )
-
-
-def as_undisturbed(
-    system: System, runs: Sequence[RequestRun], wishes: Sequence[tuple[Sequence[int], dict[str, Any]]]
-) -> None:
-    """They get on after what happened to them, are cancelled, and had the tokens that come when nothing happens.
-
-    Asked afterwards, for as many: an answer that is to outlast what happens on a machine however fast need not be
-    made to its end.
-    """
-    got_on(runs)
-    for run in runs:
-        system.run(run.cancel())
-    for run, (prompt, wish) in zip(runs, wishes, strict=True):
-        record = system.finish(run)
-        assert record.status is RequestStatus.CANCELLED, f"its answer outlasts all that happens: {record.error}"
-        again = system.begin(MODEL, prompt, **{**wish, "max_tokens": len(record.token_ids)})
-        assert system.finish(again).token_ids == record.token_ids
-
-
 def stages_on(system: System, index: int) -> int:
     latest = system.controller.nodes.health.latest(system.nodes[index].id)
     return 0 if latest is None else len(latest.report.stages)
 
 
-LONGER = {"max_tokens": 3000, "ignore_eos": True}
-"""More than any machine makes until that has happened which is to happen meanwhile."""
 WISHES: list[tuple[Sequence[int], dict[str, Any]]] = [
     (PROMPT, LONGER),
     (PROMPT[3:], {**LONGER, "temperature": 1.0, "seed": 7}),

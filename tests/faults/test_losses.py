@@ -17,7 +17,7 @@ from app.inference import deployer
 from app.inference.request_run import RequestRun
 from app.registry import NodeRecord, RequestRecord, RequestStatus
 from tests.e2e.conftest import System
-from tests.faults.conftest import MODEL, deploy
+from tests.faults.conftest import LONGER, MODEL, as_undisturbed, deploy
 from tests.waiting import wait_until
 from worker_agent.wire.messages import Link
 
@@ -181,8 +181,7 @@ def test_without_room_anywhere_it_fails_with_node_and_memory_named_and_the_text_
 
 def test_it_waits_for_its_node_where_no_other_has_room(four: System) -> None:
     deploy(four, 0, 1, 2, wait_seconds=60)
-    expected = four.answer(MODEL, PROMPT, **LONG)
-    run = four.begin(MODEL, PROMPT, **LONG)
+    run = four.begin(MODEL, PROMPT, **LONGER)
     wait_until(lambda: len(run.token_ids) >= 7)
     others = [four.nodes[node] for node in (0, 2, 3)]
     for node in others:
@@ -192,10 +191,10 @@ def test_it_waits_for_its_node_where_no_other_has_room(four: System) -> None:
     time.sleep(1.0)
     assert not run.is_over
     four.run(four.controller.nodes.revive(four.nodes[1].id))
-    record = four.finish(run)
+    wait_until(lambda: run.trace().interruptions)
     for node in others:
         four.run(four.controller.drain_node(str(node.id), False))
-    check(record, expected)
+    as_undisturbed(four, [run], [(PROMPT, LONGER)])
     assert interrupted(run) == f"layers 2–3 loaded again on {four.nodes[1].hostname}"
 
 

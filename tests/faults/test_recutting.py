@@ -13,8 +13,8 @@ from app.inference.recutting import Recutting
 from app.registry import DeploymentRecord, RequestStatus
 from app.serving import ServingWish
 from tests.e2e.conftest import System
-from tests.faults.conftest import MODEL, deploy
-from tests.faults.test_handover import LONGER, WISHES, as_undisturbed, begun, got_on, stages_on
+from tests.faults.conftest import LONGER, MODEL, as_undisturbed, deploy, got_on
+from tests.faults.test_handover import WISHES, begun, stages_on
 from tests.faults.test_losses import PROMPT, kill
 from tests.waiting import wait_until
 

@@ -13,8 +13,7 @@ from app.inference.request_run import RequestRun
 from app.registry import DeploymentRecord, NodeRecord, RequestStatus
 from app.serving import ServingWish
 from tests.e2e.conftest import System
-from tests.faults.conftest import MODEL, deploy
-from tests.faults.test_handover import LONGER, as_undisturbed
+from tests.faults.conftest import LONGER, MODEL, as_undisturbed, deploy
 from tests.faults.test_losses import LONG, PROMPT, check, interrupted, kill
 from tests.waiting import wait_until
 from worker_agent.wire.messages import Health, HealthReport

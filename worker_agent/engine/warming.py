@@ -7,6 +7,7 @@ the first stage is: what an agent holds without any stage is then what it goes o
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections import defaultdict
 from pathlib import Path
@@ -25,13 +26,13 @@ _CONFIG = {
     "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64,
 }  # fmt: skip
 _ROOM = 1 << 30
-_warm: set[str] = set()
-"""The devices for which it has been done in this process."""
+_warm: set[tuple[int, str]] = set()
+"""The processes and devices for which it has been done: one that was forked reads all pages anew."""
 
 
 def warm_up(runtime: Runtime) -> None:
     """Build a stage of random weights as any other is built, and drop it. Takes half a second, and once is enough."""
-    if runtime.device in _warm:
+    if (os.getpid(), runtime.device) in _warm:
         return
     config = json.dumps(_CONFIG).encode()
     model = build_empty(config)
@@ -51,7 +52,7 @@ def warm_up(runtime: Runtime) -> None:
         )
         drop_stage(load_stage(load, config, parts, Path(folder).joinpath, runtime, _ROOM, lambda done, total: None))
     keep_out_of_collections()
-    _warm.add(runtime.device)
+    _warm.add((os.getpid(), runtime.device))
 
 
 def _written(folder: Path, kind: PartKind, index: int, outline: dict[str, torch.Tensor]) -> Part:
