@@ -165,7 +165,7 @@ def test_one_more_is_lost_while_the_ring_is_linked(four: System, monkeypatch: py
 
 def test_without_room_anywhere_it_fails_with_node_and_memory_named_and_the_text_kept(four: System) -> None:
     deploy(four, 0, 1, 2, wait_seconds=0)
-    run = four.begin(MODEL, PROMPT, **LONG)
+    run = four.begin(MODEL, PROMPT, **LONGER)
     wait_until(lambda: len(run.token_ids) >= 7)
     for node in (0, 2, 3):
         four.run(four.controller.drain_node(str(four.nodes[node].id)))
@@ -276,7 +276,7 @@ def test_a_request_that_brings_a_stage_down_each_time_is_given_up(
 def test_stages_that_are_all_there_again_keep_their_states_so_half_precision_goes_on_to_the_bit(four: System) -> None:
     """A node that could not be replaced comes back with what it held: nothing is computed anew."""
     deploy(four, 0, 1, 2, dtype="bfloat16", wait_seconds=60)
-    wish = {"max_tokens": 150, "ignore_eos": True}
+    wish = {"max_tokens": 500, "ignore_eos": True}
     expected = four.answer(MODEL, PROMPT, **wish)
     others = [four.nodes[node] for node in (0, 2, 3)]
     run = four.begin(MODEL, PROMPT, **wish)
