@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import secrets
 import socket as stdlib_socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -280,6 +282,45 @@ def test_an_asyncio_context_makes_asyncio_sockets() -> None:
     door.open()
     door.close()
     context.term()
+
+
+STOPPED = """
+import sys, time
+import zmq
+from worker_agent.wire.keys import KeyPair
+from worker_agent.wire.links import Endpoint, agent_socket, bind, controller_socket
+from worker_agent.wire.zap import Doorkeeper
+
+context, keys = zmq.Context(), KeyPair.make()
+door = Doorkeeper(context, lambda key: True)
+door.start()
+server = agent_socket(context, keys)
+address = bind(server, Endpoint.parse("127.0.0.1:0", to_listen=True)).address
+client = controller_socket(context, KeyPair.make(), keys.public, b"somebody", "control")
+client.setsockopt(zmq.LINGER, 5000)
+client.connect(address)
+client.send(b"0")
+assert server.recv_multipart()[1] == b"0"
+for number in range(1, 200):
+    client.send(str(number).encode())
+time.sleep(0.5)
+client.close()  # all of it is on its way, and the server's queue takes eight
+time.sleep(2.5)
+got = []
+while server.poll(500):
+    got.append(int(server.recv_multipart()[1]))
+assert got[:8] == list(range(1, 9)), got
+other = controller_socket(context, KeyPair.make(), keys.public, b"another", "control")
+other.connect(address)
+other.send(b"still there")
+assert server.recv_multipart()[1] == b"still there"
+print("lives")
+"""
+
+
+def test_a_process_that_was_stopped_while_its_queues_ran_full_and_others_went_away_goes_on() -> None:
+    done = subprocess.run([sys.executable, "-c", STOPPED], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "lives\n", (done.returncode, done.stderr)
 
 
 def test_a_chunk_that_takes_longer_than_a_heartbeat_arrives(
