@@ -43,19 +43,20 @@ libzmq's ping waits its turn behind the frame that is being sent, and only a who
 life: with 3 s a 4 MiB chunk needs 11 Mbit/s, and a slower link would be cut and begun again for ever. Who
 must know sooner is the controller, and its control connection does.
 """
-# Only who connects sends pings; they tell who listens how long to wait for the next one (HEARTBEAT_TTL). libzmq (4.3.5)
-# ends the whole process (`Assertion failed: !_io_error`) where a ping falls due on a connection that the other side has
-# closed while more was there than its queue takes: so an agent died whose process had been stopped, or whose machine
-# had slept, and which had small queues.
 LINGER_MS = 1000
 SEND_TIMEOUT_MS = 5000
 ANSWERS_HWM = 256
-"""Small messages that may wait for one slow connection in each direction."""
-RECEIVED_HWM = 100_000
-"""Of what comes to who connects, so much that it is never full, for the reason above: answers to its own questions, and
-small messages."""
+"""Small messages that may wait for one slow connection."""
 BULK_HWM = 8
-"""Frames of up to 16 MiB that may wait; senders hold back by the protocol's credits, this is the bound."""
+"""Frames of up to 16 MiB that may wait to be sent; senders hold back by the protocol's credits, this is the bound."""
+RECEIVED_HWM = 100_000
+"""What has come may wait for as long as it likes: the queue is never full, for the protocol's credits bound what a peer
+sends at once.
+
+Where it is full and the other side closes the connection, libzmq (4.3.5) ends the whole process as soon as a ping falls
+due or one is found in what was read (`Assertion failed: !_io_error`). So an agent died, with eight messages as the
+bound, whose process had been stopped for some seconds or whose machine had slept.
+"""
 
 GIVEN_UP_SECONDS = 0.5
 """libzmq begins to connect again a moment after a connection broke; when nothing is heard of it for so long, it will
@@ -228,7 +229,7 @@ def agent_socket(context: zmq.Context[SocketT], keys: KeyPair) -> SocketT:
     socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
     socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-    _set_common(socket, receive=BULK_HWM, send=ANSWERS_HWM)
+    _set_common(socket, BULK_HEARTBEAT_TIMEOUT_MS, send=ANSWERS_HWM)
     return socket
 
 
@@ -251,13 +252,9 @@ def controller_socket(
     if identity:
         socket.setsockopt(zmq.ROUTING_ID, identity)
     if kind == "control":
-        _set_common(socket, receive=RECEIVED_HWM, send=ANSWERS_HWM)
-        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, CONTROL_HEARTBEAT_TIMEOUT_MS)
+        _set_common(socket, CONTROL_HEARTBEAT_TIMEOUT_MS, send=ANSWERS_HWM)
     else:
-        _set_common(socket, receive=RECEIVED_HWM, send=BULK_HWM)
-        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, BULK_HEARTBEAT_TIMEOUT_MS)
-    socket.setsockopt(zmq.HEARTBEAT_IVL, 1000)
-    socket.setsockopt(zmq.HEARTBEAT_TTL, BULK_HEARTBEAT_TIMEOUT_MS)
+        _set_common(socket, BULK_HEARTBEAT_TIMEOUT_MS, send=BULK_HWM)
     socket.setsockopt(zmq.RECONNECT_IVL, 100)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, 5000)
     socket.setsockopt(zmq.CONNECT_TIMEOUT, 5000)
@@ -269,16 +266,18 @@ def peer_socket(context: zmq.Context[SocketT], keys: KeyPair, server_key: str) -
     return controller_socket(context, keys, server_key, b"", "steps")
 
 
-def _set_common(socket: zmq.Socket[Any], *, receive: int, send: int) -> None:
+def _set_common(socket: zmq.Socket[Any], heartbeat_timeout: int, *, send: int) -> None:
     socket.setsockopt(zmq.LINGER, LINGER_MS)
     socket.setsockopt(zmq.SNDTIMEO, SEND_TIMEOUT_MS)
     socket.setsockopt(zmq.HANDSHAKE_IVL, 5000)
+    socket.setsockopt(zmq.HEARTBEAT_IVL, 1000)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, heartbeat_timeout)
     socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
     socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 30)
     socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 10)
     socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, 3)
     socket.setsockopt(zmq.IPV6, 1)
-    socket.setsockopt(zmq.RCVHWM, receive)
+    socket.setsockopt(zmq.RCVHWM, RECEIVED_HWM)
     socket.setsockopt(zmq.SNDHWM, send)
     # CURVE adds 33 bytes to each frame
     socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES + 1024)
