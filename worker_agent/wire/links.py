@@ -50,8 +50,8 @@ ANSWERS_HWM = 256
 BULK_HWM = 8
 """Frames of up to 16 MiB that may wait to be sent; senders hold back by the protocol's credits, this is the bound."""
 RECEIVED_HWM = 100_000
-"""What has come may wait for as long as it likes: the queue is never full, for the protocol's credits bound what a peer
-sends at once.
+"""Messages that have come and were not read yet: more than anybody sends who keeps to the protocol, whose credits bound
+what is under way. Who floods a connection can still fill it.
 
 Where it is full and the other side closes the connection, libzmq (4.3.5) ends the whole process as soon as a ping falls
 due or one is found in what was read (`Assertion failed: !_io_error`). So an agent died, with eight messages as the

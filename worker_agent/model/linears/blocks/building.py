@@ -20,7 +20,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import platformdirs
@@ -72,17 +72,7 @@ class Kernels:
 
     def multiply(self, kind: int, data: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
         """float32 [n, columns] times the transposed matrix of blocks `data`: float32 [n, rows]."""
-        rows, size = data.shape
-        count, columns = given.shape
-        # Said in each place where the kernels write: transformers changes what torch takes by default, for all threads,
-        # while it builds a model in half precision, and the kernels would write twice as far as there is room.
-        scratch = torch.empty(given.numel(), dtype=torch.float32)
-        into = torch.empty(count, rows, dtype=torch.float32)
-        self._multiply(
-            kind, data.data_ptr(), size, rows, columns // 32, given.data_ptr(), count, scratch.data_ptr(),
-            into.data_ptr(), torch.get_num_threads(),
-        )  # fmt: skip
-        return into
+        return self._many(self._multiply, kind, data, given, given.shape[0])
 
     def multiply_few(self, kind: int, data: torch.Tensor, given: torch.Tensor, allowed: float) -> torch.Tensor:
         """The same for up to `few(kind)` rows, [n, columns] -> [n, rows], in float32 or bfloat16 as they are given.
@@ -105,11 +95,20 @@ class Kernels:
 
     def multiply_tiles(self, kind: int, data: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
         """The same with weights rounded to 8 bits, only where there are tiles: bfloat16 [n, columns] -> [n, rows]."""
+        return self._many(self._tiles, kind, data, given, -(-given.shape[0] // TILE_ROWS) * TILE_ROWS)
+
+    @staticmethod
+    def _many(
+        entry: Callable[..., None], kind: int, data: torch.Tensor, given: torch.Tensor, arranged: int
+    ) -> torch.Tensor:
+        """What one of the entries for many rows writes, in the type of `given`; it lays out so many rows of input."""
         rows, size = data.shape
         count, columns = given.shape
-        scratch = torch.empty(-(-count // TILE_ROWS) * TILE_ROWS, columns, dtype=torch.bfloat16)
-        into = torch.empty(count, rows, dtype=torch.bfloat16)
-        self._tiles(
+        # Said in each place where the kernels write: transformers changes what torch takes by default, for all threads,
+        # while it builds a model in half precision, and the kernels would write twice as far as there is room.
+        scratch = torch.empty(arranged, columns, dtype=given.dtype)
+        into = torch.empty(count, rows, dtype=given.dtype)
+        entry(
             kind, data.data_ptr(), size, rows, columns // 32, given.data_ptr(), count, scratch.data_ptr(),
             into.data_ptr(), torch.get_num_threads(),
         )  # fmt: skip

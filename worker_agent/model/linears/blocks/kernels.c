@@ -408,7 +408,8 @@ EXPORT void shardboard_multiply_tiles(int kind, const uint8_t *blocks, int64_t r
                                       int threads) {
 #ifdef WITH_TILES
     const tiled tiles = {blocks, row_bytes, rows, groups, input, count, scratch, output};
-    work w = {kind, blocks, row_bytes, rows, groups, 0, 0, 0, (count + SIDE - 1) / SIDE, 0, 0, &tiles, threads, ARRANGE_TILES, 0};
+    work w = {.kind = kind, .rows = rows, .count = (count + SIDE - 1) / SIDE, .tiles = &tiles, .threads = threads};
+    w.task = ARRANGE_TILES;
     if (count < 32) w.threads = 1;
     run(&w);
     w.threads = threads;
