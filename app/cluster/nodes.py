@@ -131,11 +131,6 @@ class NodeDirectory:
         """A node's state now."""
         return node_state(record, self.heard(record.id))
 
-    def on_gpu(self, node: int) -> bool:
-        """Whether a node's stages lie in a GPU's memory, as far as its agent has said."""
-        link = self._links.get(node)
-        return link is not None and link.welcome is not None and link.welcome.numerics.device != "cpu"
-
     def stage(self, node: int, deployment: str, stage: int) -> StageInfo | None:
         """A stage as its agent told it in the last beat; None when nothing is heard of it."""
         latest = self.health.latest(node) if self.health.is_alive(node) else None

@@ -11,17 +11,17 @@ from app.cluster.node_state import unavailable
 from app.cluster.nodes import NodeDirectory
 from app.errors import NodeError
 from app.models.description import ModelDescription
-from app.registry import LinkRecord, NodeRecord, Registry
+from app.registry import ComparisonRecord, LinkRecord, NodeRecord, Registry
 from app.runs.trace import Foreseen
 from app.serving import Serving
-from app.sharding.capacity import NodeCapacity, relative_speeds
+from app.sharding.capacity import KnownNode, NodeCapacity, node_capacities
 from app.sharding.correction import Corrections
 from app.sharding.foresight import foreseen, foretell, link_speeds
-from app.sharding.placement import Placement, Reason, check_fits, place_ranges
+from app.sharding.placement import Placement, check_fits, place_ranges
 from app.sharding.plan import Range, parse_layers
 from app.sharding.planning.aims import DEFAULT_AIM, check_aim
-from app.sharding.planning.planner import plan
 from app.sharding.planning.problem import Offer, Problem
+from app.sharding.planning.question import Candidate, Question
 from app.sharding.prediction import PROMPT_TOKENS
 from app.sharding.relocation import LostStage, MoveCosts, relocate
 from worker_agent.wire.messages import Health, HealthReport
@@ -72,19 +72,15 @@ class Placing:
         named: bool = False,
     ) -> Placement:
         """The planner's choice of these nodes, over links as they were measured. Raises PlacementError, BadInput."""
-        every, links, corrections = await self._registry.call(partial(_known, serving))
-        records, trips = {node.id: node for node in every}, self._nodes.health.round_trips()
-        offers = [
-            Offer(capacity, records[capacity.node_id], trips.get(capacity.node_id))
-            for capacity in capacities
-            if capacity.node_id in records
+        every, links, comparisons = await self._registry.call(partial(_known, serving))
+        free, trips = {node.node_id: node for node in capacities}, self._nodes.health.round_trips()
+        candidates = [
+            Candidate(node, free.get(node.id), trips.get(node.id), "" if node.id in free else self._away(node))
+            for node in _in_order(every, capacities)
         ]
-        offered = {offer.record.id for offer in offers}
-        away = [] if named else [self._away(node) for node in every if node.id not in offered]
+        asked = Question(description, serving, candidates, links, comparisons, aim, named)
         # Of hundreds of nodes this takes most of a second, in which the loop has other things to do.
-        return await asyncio.to_thread(
-            plan, description, serving, offers, links, aim, named=named, away=away, corrections=corrections
-        )
+        return await asyncio.to_thread(asked.answered)
 
     async def relocated(
         self,
@@ -102,19 +98,18 @@ class Placing:
             ranges: of all stages.
             there: the nodes of those that stay, by stage.
         """
-        every, links, corrections = await self._registry.call(partial(_known, serving))
+        every, links, comparisons = await self._registry.call(partial(_known, serving))
         trips, free = self._nodes.health.round_trips(), {node.node_id: node for node in nodes}
         offers = [
             Offer(free.get(node.id) or NodeCapacity(node.id, node.hostname, 0), node, trips.get(node.id))
             for node in every
             if node.id in free or node.id in there.values()
         ]
-        costs = MoveCosts(Problem(description, serving, offers, links, corrections), ranges, there)
+        costs = MoveCosts(Problem(description, serving, offers, links, Corrections(comparisons)), ranges, there)
         return relocate(lost, nodes, held, costs.seconds)
 
-    def _away(self, node: NodeRecord) -> Reason:
-        why = unavailable(self._nodes.state(node), self._nodes.heard(node.id).reason) or "did not answer in time"
-        return Reason(node.id, node.hostname, f"is left out: it {why}")
+    def _away(self, node: NodeRecord) -> str:
+        return unavailable(self._nodes.state(node), self._nodes.heard(node.id).reason) or "did not answer in time"
 
     async def foretold(self, description: ModelDescription, placement: Placement) -> Placement:
         """The same, with what is predicted of it now."""
@@ -145,7 +140,7 @@ class Placing:
                 placed,
                 round_trips=self._nodes.health.round_trips(),
                 links=link_speeds(known.links.list()),
-                corrections=_learned(known, serving, {node for _, _, node in stages}),
+                corrections=Corrections(_comparisons(known, serving, {node for _, _, node in stages})),
                 prompt_tokens=prompt_tokens,
             )
             return None if prediction is None else foreseen(prediction, [node for _, _, node in placed], serving)
@@ -169,21 +164,8 @@ class Placing:
                 reports[record.id] = each
             elif node_ids is not None or not isinstance(each, NodeError):
                 raise each
-        measured = {node: _read_speed(report, dtype) for node, report in reports.items()}
-        speeds = relative_speeds(measured, {record.id: record.machine for record in records})
-        return [
-            NodeCapacity(
-                record.id,
-                record.hostname,
-                max(0, report.memory_budget - report.memory_used),
-                speeds[record.id],
-                agent_memory=report.memory_base,
-                used_memory=report.memory_used,
-                on_gpu=self._nodes.on_gpu(record.id),
-            )
-            for record in records
-            if (report := reports.get(record.id)) is not None
-        ]
+        known = [KnownNode(record, reports[record.id]) for record in records if record.id in reports]
+        return node_capacities(known, dtype)
 
     async def _ask(self, record: NodeRecord) -> HealthReport:
         link = self._nodes.link(record.id)
@@ -191,14 +173,17 @@ class Placing:
         return await link.call(Health(call=0))
 
 
-def _known(serving: Serving, registry: Registry) -> tuple[list[NodeRecord], list[LinkRecord], Corrections]:
-    return registry.nodes.list(), registry.links.list(), _learned(registry, serving)
+def _known(serving: Serving, registry: Registry) -> tuple[list[NodeRecord], list[LinkRecord], list[ComparisonRecord]]:
+    return registry.nodes.list(), registry.links.list(), _comparisons(registry, serving)
 
 
-def _learned(registry: Registry, serving: Serving, nodes: Collection[int] | None = None) -> Corrections:
+def _in_order(records: Sequence[NodeRecord], capacities: Sequence[NodeCapacity]) -> list[NodeRecord]:
+    """Those that have something to offer as they were given, which is an order where somebody named them."""
+    by_id = {record.id: record for record in records}
+    first = [by_id.pop(node.node_id) for node in capacities if node.node_id in by_id]
+    return [*first, *by_id.values()]
+
+
+def _comparisons(registry: Registry, serving: Serving, nodes: Collection[int] | None = None) -> list[ComparisonRecord]:
     """What earlier runs in the same numbers teach: every request asks for it, so no more is read."""
-    return Corrections(registry.comparisons.list(nodes, dtype=serving.dtype, quantize=serving.quantize))
-
-
-def _read_speed(report: HealthReport, dtype: str | None) -> float | None:
-    return next((speed.read_bytes_per_second for speed in report.speeds if speed.dtype == dtype), None)
+    return registry.comparisons.list(nodes, dtype=serving.dtype, quantize=serving.quantize)

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median_low
+from typing import TYPE_CHECKING
+
+from app.sharding.prediction import speed_of
+
+if TYPE_CHECKING:
+    from app.registry.records import NodeRecord
+    from worker_agent.wire.messages import HealthReport
 
 
 @dataclass(frozen=True)
@@ -23,6 +30,68 @@ class NodeCapacity:
     """Bytes that stages take there already."""
     on_gpu: bool = False
     """Whether stages lie in a GPU's memory, and the agent alone in main memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownNode:
+    """A node, and what its agent said last: from these alone it is reckoned what it has to offer, whoever asks."""
+
+    record: NodeRecord
+    report: HealthReport | None = None
+    used: int | None = None
+    """Bytes that stages take there, where others are reckoned with than it holds at this moment."""
+
+    @property
+    def budget(self) -> int:
+        """Bytes that stages may take in all."""
+        return self.report.memory_budget if self.report is not None else self._told("memory_budget")
+
+    @property
+    def agent_memory(self) -> int:
+        """Bytes that the agent takes besides all stages."""
+        return self.report.memory_base if self.report is not None else self._told("memory_base")
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether its stages lie in a GPU's memory."""
+        numerics = self.record.capacities.get("numerics")
+        return isinstance(numerics, Mapping) and numerics.get("device", "cpu") != "cpu"
+
+    def read_speed(self, dtype: str | None) -> float | None:
+        """Bytes per second; None where its agent has not measured this dtype."""
+        for speed in self.report.speeds if self.report is not None else ():
+            if speed.dtype == dtype:
+                return speed.read_bytes_per_second
+        known = speed_of(self.record.capacities, dtype or "", None)
+        return None if known is None else known.read_bytes_per_second
+
+    def _told(self, name: str) -> int:
+        value = self.record.capacities.get(name, 0)
+        return value if isinstance(value, int) else 0
+
+
+def node_capacities(nodes: Iterable[KnownNode], dtype: str | None = None) -> list[NodeCapacity]:
+    """What nodes have free, and how fast they are beside each other in a compute dtype; alike without one."""
+    nodes = tuple(nodes)
+    speeds = relative_speeds(
+        {node.record.id: node.read_speed(dtype) for node in nodes},
+        {node.record.id: node.record.machine for node in nodes},
+    )
+    found = []
+    for node in nodes:
+        used = node.used if node.used is not None else node.report.memory_used if node.report is not None else 0
+        found.append(
+            NodeCapacity(
+                node.record.id,
+                node.record.hostname,
+                max(0, node.budget - used),
+                speeds[node.record.id],
+                agent_memory=node.agent_memory,
+                used_memory=used,
+                on_gpu=node.on_gpu,
+            )
+        )
+    return found
 
 
 ALIKE = 0.15

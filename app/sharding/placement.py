@@ -153,12 +153,13 @@ def check_fits(placement: Placement) -> None:
 
 def whole_on_one(description: ModelDescription, nodes: Sequence[NodeCapacity], serving: Serving) -> Placement | None:
     """The whole model as one stage on the fastest node that can hold it, None when none can."""
-    everything = ((0, description.num_layers),)
-    options = (
-        place_ranges(description, (node,), everything, serving)
-        for node in sorted(nodes, key=lambda node: (-node.speed, -node.free_memory))
-    )
-    return next((option for option in options if option.fits), None)
+    everything = (0, description.num_layers)
+    needed = StageSizes(description, serving).memory(*everything)
+    able = [node for node in nodes if node.free_memory >= needed]
+    if not able:
+        return None
+    best = max(able, key=lambda node: (node.speed, node.free_memory))
+    return place_ranges(description, (best,), (everything,), serving)
 
 
 def shortage(stages: Sequence[PlacedStage]) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from app.cluster.node_state import ANSWERING, NOTHING, Heard, NodeState, node_state
 from app.registry.records import DeploymentRecord, DeploymentStatus, NodeRecord, ShardRecord
+from app.sharding.capacity import KnownNode
 
 if TYPE_CHECKING:
     from app.launchers.launcher import LauncherName
@@ -56,26 +57,14 @@ class NodeSnapshot:
         return self.is_here or self.launcher is not None
 
     @property
+    def known(self) -> KnownNode:
+        """What it has to offer is reckoned from this."""
+        return KnownNode(self.record, self.report)
+
+    @property
     def memory_budget(self) -> int:
         """Bytes that stages may take in all."""
-        if self.report is not None:
-            return self.report.memory_budget
-        known = self.record.capacities.get("memory_budget", 0)
-        return known if isinstance(known, int) else 0
-
-    @property
-    def agent_memory(self) -> int:
-        """Bytes that the agent takes besides all stages."""
-        if self.report is not None:
-            return self.report.memory_base
-        known = self.record.capacities.get("memory_base", 0)
-        return known if isinstance(known, int) else 0
-
-    @property
-    def on_gpu(self) -> bool:
-        """Whether its stages lie in a GPU's memory."""
-        numerics = self.record.capacities.get("numerics")
-        return isinstance(numerics, dict) and numerics.get("device", "cpu") != "cpu"
+        return self.known.budget
 
     def stage(self, deployment: str, stage: int) -> StageInfo | None:
         """A stage as its agent told it last; None when it is not there, or nothing is heard of it."""

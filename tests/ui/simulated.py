@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from app.cluster.health import NodeHealth
 from app.models.description import ModelDescription, PartSource, TensorSource
-from app.registry.records import DeploymentRecord, DeploymentStatus, NodeRecord, ShardRecord
+from app.registry.records import ComparisonRecord, DeploymentRecord, DeploymentStatus, NodeRecord, ShardRecord
 from app.ui.cluster import Cluster
 from app.ui.lists import Lists
 from app.ui.snapshots import DeploymentSnapshot
@@ -103,6 +104,26 @@ def deployment(id: str, model: ModelDescription, stages: list[tuple[int, int, in
         for number, (node, start, end) in enumerate(stages)
     )
     return DeploymentSnapshot(record, shards)
+
+
+def slower(node: int, *, id: int, following: int | None = None, times: float = 3.0) -> ComparisonRecord:
+    """Of a run in which a token took so many times as long on a node as was predicted."""
+    return ComparisonRecord(
+        node_id=node, following_id=following, model_name="small", dtype="float32", quantize="none",
+        token_predicted=0.01, token_measured=0.01 * times, prompt_predicted=0.1, prompt_measured=0.1,
+        way_predicted=0.001, way_measured=0.001, read_bytes_per_second=20e9, flops_per_second=1e11, rtt=None, id=id,
+        created_at=START,
+    )  # fmt: skip
+
+
+def measured(cluster: Cluster, **faster: float) -> None:
+    """All nodes have read 20 GB of weights a second, or what is given: `node_2=40e9`."""
+    records = []
+    for view in cluster.nodes.values():
+        read = faster.get(f"node_{view.id}", 20e9)
+        speeds = [{"dtype": "float32", "read_bytes_per_second": read, "flops_per_second": 1e11}]
+        records.append(replace(view.record, capacities={**view.record.capacities, "speeds": speeds}))
+    cluster.take_lists(Lists(nodes=tuple(records)))
 
 
 def fill(

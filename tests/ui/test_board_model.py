@@ -10,7 +10,7 @@ from pytestqt.qtbot import QtBot
 from app.cluster.node_state import Heard
 from app.errors import BadInput, PlacementError
 from app.serving import Serving
-from app.sharding.planning.aims import FITS
+from app.sharding.planning.aims import FASTEST, FITS
 from app.ui.board.state.board_model import BoardModel
 from app.ui.board.state.lanes import BlockKind, Selection
 from app.ui.lists import Lists
@@ -30,19 +30,6 @@ def board(quiet_workbench: Workbench) -> BoardModel:
     made.aim_at(FITS)  # which shares out what one node could hold
     made.choose_model("small")
     return made
-
-
-def with_speeds(board: BoardModel) -> None:
-    cluster = board.workbench.cluster
-    speeds = [{"dtype": "float32", "read_bytes_per_second": 10e9, "flops_per_second": 1e11}]
-    cluster.take_lists(
-        Lists(
-            nodes=tuple(
-                replace(view.record, capacities={**view.record.capacities, "speeds": speeds})
-                for view in cluster.nodes.values()
-            )
-        )
-    )
 
 
 def test_a_model_without_a_deployment_begins_unplaced(board: BoardModel) -> None:
@@ -76,6 +63,18 @@ def test_a_proposal_uses_the_nodes_at_hand_and_can_be_undone(board: BoardModel, 
     assert board.pipeline() == (None,)
     board.undo_stack.redo()
     assert board.pipeline() == (1, 2, 3)
+
+
+def test_a_proposal_heeds_what_earlier_runs_took_as_plans_from_elsewhere_do(board: BoardModel) -> None:
+    cluster = board.workbench.cluster
+    simulated.measured(cluster)
+    board.aim_at(FASTEST)
+    board.propose()
+    assert board.pipeline() == (1,)
+    runs = (simulated.slower(1, id=3), simulated.slower(2, id=2, times=1), simulated.slower(3, id=1, times=2))
+    cluster.take_lists(Lists(comparisons=runs))
+    board.propose()
+    assert board.pipeline() == (2,)
 
 
 def test_every_change_is_one_step_and_comes_back(board: BoardModel) -> None:
@@ -262,7 +261,7 @@ def test_a_model_for_which_all_nodes_are_too_small_is_judged_so(board: BoardMode
 def test_the_speed_is_predicted_beside_the_best_single_node(board: BoardModel) -> None:
     board.propose()
     assert board.prediction is None, "no node has measured itself"
-    with_speeds(board)
+    simulated.measured(board.workbench.cluster)
     prediction, best = board.prediction, board.best_single
     assert prediction is not None and best is not None and best.prediction is not None
     assert len(prediction.share) == 3

@@ -17,7 +17,7 @@ from app.cluster.node_state import Heard
 from app.errors import NodeError
 from app.inference.events import StepPassed
 from app.jobs.measuring import MeasureWork
-from app.registry.records import ComparisonRecord, JobStatus, MeasurementRecord
+from app.registry.records import JobStatus, MeasurementRecord
 from app.serving import Serving, ServingWish
 from app.sharding.planning.aims import FASTEST, FITS
 from app.ui.board.board_commands import BoardCommands
@@ -31,7 +31,7 @@ from app.ui.board.state.lanes import Selection
 from app.ui.bridge import SeenStep
 from app.ui.lists import Lists
 from app.ui.workbench import Workbench
-from tests.ui.simulated import deployment, fill, model
+from tests.ui.simulated import deployment, fill, measured, model, slower
 from worker_agent.wire.messages import StageTime
 
 SMALL, LARGE = model("small"), model("large", layers=40)
@@ -85,24 +85,8 @@ def test_the_plan_bar_says_what_is_to_be_done_first(bar: PlanBar, board: BoardMo
     assert bar.name.text() == "No model chosen" and bar.serving.isHidden()
 
 
-SPEED = {"dtype": "float32", "read_bytes_per_second": 20e9, "flops_per_second": 1e11}
-
-
-def measured(board: BoardModel) -> None:
-    """Each node has measured itself."""
-    cluster = board.workbench.cluster
-    cluster.take_lists(
-        Lists(
-            nodes=tuple(
-                replace(view.record, capacities={**view.record.capacities, "speeds": [SPEED]})
-                for view in cluster.nodes.values()
-            )
-        )
-    )
-
-
 def test_memory_and_speed_stand_beside_those_of_the_best_single_node(bar: PlanBar, board: BoardModel) -> None:
-    measured(board)
+    measured(board.workbench.cluster)
     bar.propose.click()
     assert bar.outlook.text().startswith("1.5 GB over 3 nodes · about 1")
     assert "tokens/s, first token in " in bar.outlook.text() and "corrected" not in bar.outlook.text()
@@ -112,15 +96,11 @@ def test_memory_and_speed_stand_beside_those_of_the_best_single_node(bar: PlanBa
 
 
 def test_what_earlier_runs_took_corrects_the_speed_and_is_said(bar: PlanBar, board: BoardModel, qtbot: QtBot) -> None:
-    measured(board)
+    measured(board.workbench.cluster)
     bar.propose.click()
     before = board.prediction
-    slower = ComparisonRecord(
-        node_id=1, following_id=2, model_name="small", dtype="float32", quantize="none", token_predicted=0.01,
-        token_measured=0.03, prompt_predicted=0.1, prompt_measured=0.1, way_predicted=0.001, way_measured=0.001,
-        read_bytes_per_second=20e9, flops_per_second=1e11, rtt=None, id=1, created_at=datetime(2026, 3, 1, tzinfo=UTC),
-    )  # fmt: skip
-    board.workbench.cluster.take_lists(Lists(comparisons=(replace(slower, id=2), slower)))
+    runs = slower(1, id=2, following=2), slower(1, id=1, following=2)
+    board.workbench.cluster.take_lists(Lists(comparisons=runs))
     qtbot.waitUntil(lambda: "corrected" in bar.outlook.text())
     assert before is not None and board.prediction is not None
     assert board.prediction.tokens_per_second < before.tokens_per_second

@@ -72,3 +72,14 @@ def test_deployed_models_come_first_and_each_says_what_asking_it_means(
     assert not choices.index(2).flags() & Qt.ItemFlag.ItemIsEnabled
     simulated.fill(quiet_workbench.cluster, models=(other, small), deployments=())
     assert [row.name for row in choices.rows] == ["Bear", "Zebra"] and not choices.rows[0].ready
+
+
+def test_a_model_without_a_deployment_loads_where_a_request_has_it_loaded(quiet_workbench: Workbench) -> None:
+    cluster = quiet_workbench.cluster
+    simulated.fill(cluster, models=(simulated.model("Bear"),))
+    simulated.measured(cluster, node_2=60e9)
+    cluster.take_node_events([simulated.health(2, used=100 * MB)])
+    choices = ModelChoices(cluster)
+    choices.refresh()
+    (row,) = choices.rows
+    assert row.note == "Loads on node-2 when you ask", "the fastest that can hold it, not the emptiest"

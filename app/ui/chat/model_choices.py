@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -12,7 +12,7 @@ from PySide6.QtCore import QObject, Qt, Slot
 from app.cluster.node_state import NodeState
 from app.models.description import ModelDescription
 from app.serving import ServingWish
-from app.sharding.capacity import NodeCapacity
+from app.sharding.capacity import KnownNode, node_capacities
 from app.sharding.placement import whole_on_one
 from app.ui import make
 from app.ui.cluster import Cluster
@@ -48,9 +48,8 @@ def choices(
     names = {node.id: node.name for node in nodes}
     deployed = {view.record.model_name: view for view in reversed(tuple(deployments)) if view.is_ready}
     ready = [Choice(name, f"Deployed on {_where(view, names)}", True) for name, view in deployed.items()]
-    # Nothing fits where it does not fit on the node with the most room; asking each of a hundred nodes takes time.
-    free = sorted((_capacity(node) for node in nodes if node.state is NodeState.UP), key=lambda node: -node.free_memory)
-    others = [_undeployed(model, free[:1]) for model in models if model.name not in deployed and model.has_tokenizer]
+    up = [node.known for node in nodes if node.state is NodeState.UP]
+    others = [_undeployed(model, up) for model in models if model.name not in deployed and model.has_tokenizer]
     return (
         *sorted(ready, key=lambda choice: choice.name.lower()),
         *sorted(others, key=lambda choice: (not choice.usable, choice.name.lower())),
@@ -62,16 +61,11 @@ def _where(view: DeploymentSnapshot, names: dict[int, str]) -> str:
     return " → ".join(used) if 0 < len(used) <= 3 else f"{len(used)} nodes"
 
 
-def _capacity(node: NodeSnapshot) -> NodeCapacity:
-    used = node.report.memory_used if node.report is not None else 0
-    return NodeCapacity(node.id, node.name, max(0, node.memory_budget - used))
-
-
-def _undeployed(model: ModelDescription, free: list[NodeCapacity]) -> Choice:
-    if not free:
+def _undeployed(model: ModelDescription, up: Sequence[KnownNode]) -> Choice:
+    if not up:
         return Choice(model.name, "No node is up to load it", False)
     on_demand = ServingWish().completed(model.dtype, model.max_context)
-    placement = whole_on_one(model, free, on_demand)
+    placement = whole_on_one(model, node_capacities(up, on_demand.dtype), on_demand)
     if placement is None:
         return Choice(model.name, "Too large for one node: deploy it on the Board first", False, usable=False)
     return Choice(model.name, f"Loads on {placement.stages[0].node.name} when you ask", False)

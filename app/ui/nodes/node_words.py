@@ -65,7 +65,7 @@ def process_text(view: NodeSnapshot) -> str:
     Its process holds 1.6 GB; 1.5 GB are accounted for, 283 MB by the agent itself
     """
     if view.report is None or view.state not in ANSWERING:
-        return f"The agent itself takes {size_text(view.agent_memory)} besides" if view.agent_memory else ""
+        return f"The agent itself takes {size_text(view.known.agent_memory)} besides" if view.known.agent_memory else ""
     report = view.report
     text = f"Its process holds {size_text(report.process_memory)}; {size_text(report.memory_held)} are accounted for"
     if report.memory_held > report.memory_base:
@@ -84,7 +84,7 @@ def details_text(view: NodeSnapshot, deployments: Sequence[DeploymentSnapshot]) 
         f"public key: {record.public_key}",
         f"processor: {view.chip}",
         f"memory for stages: {size_text(view.memory_budget)}",
-        *([f"memory of its process: {_process_figures(view)}"] if view.agent_memory else []),
+        *([f"memory of its process: {_process_figures(view)}"] if view.known.agent_memory else []),
         f"shards: {shards_text(record.id, deployments) or 'none'}",
     ]
     if view.is_here:
@@ -94,7 +94,7 @@ def details_text(view: NodeSnapshot, deployments: Sequence[DeploymentSnapshot]) 
 
 
 def _process_figures(view: NodeSnapshot) -> str:
-    own = f"the agent itself {size_text(view.agent_memory)}"
+    own = f"the agent itself {size_text(view.known.agent_memory)}"
     if view.report is None or view.state not in ANSWERING:
         return own
     report = view.report

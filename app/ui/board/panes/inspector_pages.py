@@ -295,11 +295,11 @@ def process_facts(lane: LaneSnapshot) -> list[Fact]:
     """What the agent's process takes of main memory: expected with the draft, accounted for now, held now."""
     view, report = lane.node, lane.node.report
     blocks = sum(block.memory for block in lane.blocks)
-    besides = working_bytes(sum(block.end - block.start for block in lane.blocks), on_gpu=view.on_gpu)
-    expected = view.agent_memory + besides + (0 if view.on_gpu else blocks)
+    besides = working_bytes(sum(block.end - block.start for block in lane.blocks), on_gpu=view.known.on_gpu)
+    expected = view.known.agent_memory + besides + (0 if view.known.on_gpu else blocks)
     facts = [
-        ("Agent itself", size_text(view.agent_memory) if view.agent_memory else ""),
-        ("Expected", f"{size_text(expected)} once caches are full" if view.agent_memory and lane.blocks else ""),
+        ("Agent itself", size_text(view.known.agent_memory) if view.known.agent_memory else ""),
+        ("Expected", f"{size_text(expected)} once caches are full" if view.known.agent_memory and lane.blocks else ""),
     ]
     if report is not None:
         facts.append(("Accounted", f"{size_text(report.memory_held)} now"))

@@ -27,7 +27,7 @@ from app.ui.board.state.judge import Judge
 from app.ui.board.state.lanes import LaneSnapshot, Selection, Verdict
 from app.ui.board.state.memory import BoardMemory
 from app.ui.board.state.outlook import BestSingle, BoardOutlook
-from app.ui.board.state.proposals import Proposals
+from app.ui.board.state.proposals import AT_ONCE, Proposals
 from app.ui.notices import Level
 
 if TYPE_CHECKING:
@@ -234,7 +234,7 @@ class BoardModel(QObject):
         """Take the plan that is best for the nodes at hand. Raises PlacementError when nothing fits."""
         draft = self._draft(name)
         asked = self._proposals.asked(draft, self.aim)
-        if asked.is_quick:
+        if len(self.memory.capacities(draft.model_name, draft.serving.dtype)) <= AT_ONCE:
             self._take_plan(draft.model_name, asked.answered())
             return
         call = self.workbench.bridge.call(lambda *_: asyncio.to_thread(asked.answered), "planning")

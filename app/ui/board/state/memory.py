@@ -10,7 +10,7 @@ from app.errors import BadInput, PlacementError
 from app.figures import layers_text
 from app.runs.ways import lost_text
 from app.sharding.arrangement import Arrangement
-from app.sharding.capacity import NodeCapacity
+from app.sharding.capacity import KnownNode, NodeCapacity, node_capacities
 from app.sharding.prediction import NodeSpeed, speed_of
 from app.sharding.stage_sizes import StageSizes
 from app.ui.board.state.lanes import Block, BlockKind, LaneSnapshot, unavailable_because
@@ -81,7 +81,10 @@ class BoardMemory:
 
     def free_for(self, view: NodeSnapshot, model: str | None) -> int:
         """Bytes that the draft of a model may take on a node; below 0 when the others are too large already."""
-        return view.memory_budget - sum(block.memory for block in self.others(view.id, model))
+        return view.memory_budget - self._held_by_others(view, model)
+
+    def _held_by_others(self, view: NodeSnapshot, model: str | None) -> int:
+        return sum(block.memory for block in self.others(view.id, model))
 
     def capacities(self, model: str, dtype: str) -> dict[int, NodeCapacity]:
         """Of every node that can take shards now, in the registry's order. Kept: a drag asks for each node."""
@@ -92,17 +95,8 @@ class BoardMemory:
 
     def _measure_nodes(self, model: str, dtype: str) -> dict[int, NodeCapacity]:
         usable = [view for view in self._cluster.nodes.values() if not unavailable_because(view)]
-        speeds = {view.id: speed for view in usable if (speed := self.speed(view, dtype)) is not None}
-        mean = sum(speed.read_bytes_per_second for speed in speeds.values()) / len(speeds) if speeds else 1.0
-        return {
-            view.id: NodeCapacity(
-                view.id,
-                view.name,
-                max(0, self.free_for(view, model)),
-                speeds[view.id].read_bytes_per_second / mean if view.id in speeds else 1.0,
-            )
-            for view in usable
-        }
+        known = [KnownNode(view.record, view.report, self._held_by_others(view, model)) for view in usable]
+        return {capacity.node_id: capacity for capacity in node_capacities(known, dtype)}
 
     def speed(self, view: NodeSnapshot, dtype: str) -> NodeSpeed | None:
         """None when the agent has not measured this dtype."""

@@ -2,42 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
-from app.models.description import ModelDescription
-from app.registry.records import LinkRecord
-from app.serving import Serving
 from app.sharding.arrangement import Arrangement
-from app.sharding.placement import Placement, Reason
-from app.sharding.planning.planner import plan
-from app.sharding.planning.problem import Offer
+from app.sharding.placement import Placement
+from app.sharding.planning.question import Candidate, Question
 from app.ui.board.state.lanes import unavailable_because
 from app.ui.board.state.memory import BoardMemory
 from app.ui.cluster import Cluster
 
 AT_ONCE = 4
 """Over so many nodes a plan is made while the window waits, which takes some hundredths of a second."""
-
-
-@dataclass(frozen=True)
-class Question:
-    """All that the planner has to know, as it is now: it may be asked in any thread."""
-
-    description: ModelDescription
-    serving: Serving
-    offers: Sequence[Offer]
-    links: Sequence[LinkRecord]
-    aim: str
-    away: Sequence[Reason]
-
-    @property
-    def is_quick(self) -> bool:
-        return len(self.offers) <= AT_ONCE
-
-    def answered(self) -> Placement:
-        """The plan. Raises PlacementError when nothing fits."""
-        return plan(self.description, self.serving, self.offers, self.links, self.aim, away=self.away)
 
 
 class Proposals:
@@ -50,19 +23,12 @@ class Proposals:
     def asked(self, draft: Arrangement, aim: str) -> Question:
         """The question that a draft is to the planner."""
         capacities = self._memory.capacities(draft.model_name, draft.serving.dtype)
-        views = self._cluster.nodes
-        return Question(
-            draft.description,
-            draft.serving,
-            [Offer(capacity, views[node].record, views[node].rtt) for node, capacity in capacities.items()],
-            self._cluster.links,
-            aim,
-            [
-                Reason(view.id, view.name, f"is left out: it {unavailable_because(view)}")
-                for view in views.values()
-                if view.id not in capacities
-            ],
-        )
+        candidates = [
+            Candidate(view.record, capacities.get(view.id), view.rtt, unavailable_because(view))
+            for view in self._cluster.nodes.values()
+        ]
+        links, comparisons = self._cluster.links, self._cluster.comparisons
+        return Question(draft.description, draft.serving, candidates, links, comparisons, aim)
 
     def keep(self, draft: Arrangement, placement: Placement) -> None:
         """This draft is that plan."""
