@@ -50,7 +50,7 @@ from app.jobs.works import (
     HandOverWork,
     register_model,
 )
-from app.launchers.launcher import LocalWish, SshWish
+from app.launchers.launcher import LocalWish
 from app.launchers.launchers import Launchers
 from app.launchers.ray_keeping import RayKeeping
 from app.making_way import MakingWay
@@ -284,21 +284,13 @@ class Controller:
         """Check an agent and register it. Raises NodeError that says what is wrong, BadInput, RegistryError."""
         return await self.nodes.add(address, key)
 
-    async def add_ssh_node(
-        self,
-        target: str, *, host_key: str | None = None, python: str | None = None, listen: str | None = None,
-        on_progress: ProgressCallback | None = None, origin: Origin = UNKNOWN,
-    ) -> NodeRecord:  # fmt: skip
-        """Put an agent on another machine over SSH and register it; see `SshWish`."""
-        work = LaunchWork(SshWish(target, host_key, python, listen))
-        return (await self.jobs.do(work, origin, on_progress))[0]
-
     async def launch_local(
         self,
         count: int,
         *, threads: int | None = None, memory: int | None = None, device: str | None = None, keep: bool = True,
+        on_progress: ProgressCallback | None = None, origin: Origin = UNKNOWN,
     ) -> list[NodeRecord]:  # fmt: skip
-        """Start agents on this machine; they go on when this process ends.
+        """Start agents on this machine; they go on when this process ends. Cancelling the call cancels the job.
 
         Args:
             threads: CPU threads of each; None for an equal share of the cores.
@@ -306,7 +298,7 @@ class Controller:
             device: cpu, cuda:0, …; None for the first GPU, else the CPU.
             keep: False lets `stop_agents` end them.
         """
-        return await self.launchers.start(LocalWish(count, threads, memory, device, keep))
+        return await self.jobs.do(LaunchWork(LocalWish(count, threads, memory, device, keep)), origin, on_progress)
 
     async def stop_agent(self, node_id: int) -> NodeRecord:
         """End the agent of a node that a launcher has brought; node, key and parts stay. Raises NodeError."""

@@ -30,7 +30,12 @@ class LocalAgents:
 
 
 async def take_local_agents(
-    controller: Controller, count: int, *, keep: bool = True, on_starting: Callable[[int], None] = lambda count: None
+    controller: Controller,
+    count: int,
+    *,
+    keep: bool = True,
+    on_starting: Callable[[int], None] = lambda count: None,
+    origin: Origin = UNKNOWN,
 ) -> LocalAgents:
     """See that `count` agents run on this machine. Raises NodeError when one does not come up.
 
@@ -46,7 +51,7 @@ async def take_local_agents(
         on_starting(len(stopped) + missing)
 
     async def make() -> list[NodeRecord]:
-        return await controller.launch_local(missing, keep=keep) if missing else []
+        return await controller.launch_local(missing, keep=keep, origin=origin) if missing else []
 
     reviving = asyncio.gather(*(controller.start_agent(record.id) for record in stopped))
     made, revived = await asyncio.gather(make(), reviving)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import msgspec
 
-from app.children.work import JobProgress, ProgressCallback
+from app.children.work import ProgressCallback
 from app.controller import ANY_SERVING, Controller
 from app.errors import PlacementError
-from app.jobs.launching import LaunchWork
+from app.jobs.launching import LaunchWork, UpdateWork
 from app.launchers.launcher import LauncherState, RayWish, Wish
 from app.launchers.ray_messages import RayCluster
 from app.registry import DeploymentRecord, NodeRecord
@@ -32,16 +32,12 @@ async def launchers(controller: Controller) -> list[LauncherState]:
 
 
 async def update_agent(
-    controller: Controller, id_or_name: str, on_progress: ProgressCallback | None = None
+    controller: Controller, id_or_name: str, on_progress: ProgressCallback | None = None, origin: Origin = UNKNOWN
 ) -> NodeRecord:
-    """End the agent of a node that a launcher has brought and start it with today's program. Raises NodeError."""
-
-    def report(phase: str) -> None:
-        if on_progress is not None:
-            on_progress(JobProgress(phase, 0, 0))
-
+    """End the agent of a node that a launcher has brought and start it with today's program. Cancelling the call
+    cancels the job. Raises NodeError."""
     node = await controller.registry.call(lambda known: known.nodes.find(id_or_name))
-    return await controller.launchers.update(node.id, report)
+    return await controller.jobs.do(UpdateWork(node.id, node.hostname), origin, on_progress)
 
 
 async def look_at_ray(controller: Controller, address: str | None = None) -> RayCluster:

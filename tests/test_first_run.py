@@ -13,6 +13,7 @@ from app.cluster.launching import LaunchedAgent, LocalNode
 from app.controller import Controller
 from app.first_run import LocalAgents, deploy_over, give_back, take_local_agents
 from app.registry import NodeRecord
+from app.runs.trace import Origin
 from tests.ui.simulated import node_record
 
 
@@ -47,7 +48,7 @@ class Machine:
     def _shards(self, deployment_id: str) -> list[Any]:
         return [SimpleNamespace(node_id=node) for node in self.deployed[deployment_id]]
 
-    async def launch_local(self, count: int, *, keep: bool) -> list[NodeRecord]:
+    async def launch_local(self, count: int, *, keep: bool, origin: Origin) -> list[NodeRecord]:
         self.done.append(("launch", count, keep))
         return [node_record(100 + number, here=True) for number in range(count)]
 

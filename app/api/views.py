@@ -26,7 +26,8 @@ from app.registry import (
     RequestRecord,
     ShardRecord,
 )
-from app.runs.trace import Foreseen
+from app.runs.telling import origin_text
+from app.runs.trace import Foreseen, origin_of
 from app.runs.ways import Way, is_lost, words_of
 from app.sharding.placement import Placement
 from worker_agent.wire.messages import StageInfo
@@ -394,8 +395,9 @@ class JobView(BaseModel):
     """Background work: what it is, how far, what came of it."""
 
     id: int
-    kind: str = Field(description="add, demo, cut, deploy, measure or links")
+    kind: str = Field(description="add, demo, cut, deploy, measure, links, local, ssh, ray or update")
     title: str
+    asked_by: str = Field(description="who asked for it, and where; empty of one of before that was written down")
     model: str | None
     status: str
     error: str | None
@@ -411,7 +413,8 @@ class JobView(BaseModel):
         job = desk.find(record.id)
         told = None if job is None or record.status.is_over else job.progress
         return cls(
-            id=record.id, kind=record.kind, title=record.title, model=record.model_name or None,
+            id=record.id, kind=record.kind, title=record.title,
+            asked_by=origin_text(origin_of(record.origin)) if record.origin else "", model=record.model_name or None,
             status=record.status, error=record.error, details=record.details, created_at=record.created_at,
             started_at=record.started_at, completed_at=record.completed_at,
             progress=None if told is None else ProgressView.of(told), can_retry=desk.can_retry(record),

@@ -29,7 +29,9 @@ def run(*, prompt: str, agents: int, model: str | None, keep: bool, as_json: boo
 
     with open_controller() as session:
         name = _take_model(session, model, say, as_json)
-        taken = session.ask(take_local_agents, agents, on_starting=lambda count: say(starting_text(count)))
+        taken = session.ask(
+            take_local_agents, agents, on_starting=lambda count: say(starting_text(count)), origin=origin()
+        )
         try:
             names = {node.id: node.hostname for node in taken.nodes}
             with progress_shown(as_json) as progress:

@@ -21,7 +21,8 @@ from app.cluster.node_state import Heard, NodeState, node_state
 from app.errors import BadInput, RegistryError
 from app.figures import ago, size_text
 from app.finding import LOOK_SECONDS, begin_meeting, confirm_meeting, end_meeting, find_machines
-from app.launching import launchers, update_agent
+from app.launchers.launcher import SshWish
+from app.launching import launch, launchers, update_agent
 from app.registry import NodeRecord
 from worker_agent import __version__
 from worker_agent.wire.announcing import network_address
@@ -57,10 +58,8 @@ def add_node(
     """Add a machine: one on which an agent runs, which is asked first, or one that SSH leads to."""
     if ssh is not None and address is None and key is None:
         with open_controller(monitor=False) as session, progress_shown(as_json) as progress:
-            adding = session.controller.add_ssh_node(
-                ssh, host_key=host_key, python=python, listen=listen, on_progress=progress.job, origin=origin()
-            )
-            _added([session.run(adding)], as_json)
+            wish = SshWish(ssh, host_key, python, listen)
+            _added(session.ask(launch, wish, on_progress=progress.job, origin=origin()), as_json)
         return
     if ssh is not None or address is None or key is None or host_key or python or listen:
         raise BadInput(
@@ -180,7 +179,7 @@ def update_node(node: Node) -> None:
     What it held is loaded again from its disk.
     """
     with open_controller(monitor=False) as session, progress_shown(False) as progress:
-        record = session.ask(update_agent, node, on_progress=progress.job)
+        record = session.ask(update_agent, node, on_progress=progress.job, origin=origin())
     note(f"{record.hostname} (node {record.id}) runs with Shardboard {__version__}.")
 
 
@@ -224,8 +223,11 @@ def launch_local(
     They go on after this command; `node remove` ends them.
     """
     size = None if memory is None else read_size(memory, "--memory")
-    with open_controller(monitor=False) as session:
-        nodes = session.run(session.controller.launch_local(count, threads=threads, memory=size, device=device))
+    with open_controller(monitor=False) as session, progress_shown(as_json) as progress:
+        launching = session.controller.launch_local(
+            count, threads=threads, memory=size, device=device, on_progress=progress.job, origin=origin()
+        )
+        nodes = session.run(launching)
     _added(nodes, as_json)
 
 

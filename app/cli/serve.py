@@ -156,7 +156,8 @@ class _Service:
             note(starting_text(count))
 
         try:
-            agents = await take_local_agents(controller, self._wishes.local_agents, on_starting=starting)
+            count = self._wishes.local_agents
+            agents = await take_local_agents(controller, count, on_starting=starting, origin=origin())
             nodes = [*agents.nodes, *await self._take_ray(controller)]
             for model in self._wishes.deploy:
                 await self._deploy(controller, model, nodes)

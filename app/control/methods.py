@@ -27,7 +27,7 @@ REQUEST_ID = "id"
 """Told before a request's events: its number."""
 
 OF_THE_CONTROLLER = (
-    "add_demo_model", "add_model", "add_node", "add_ssh_node", "cancel_job", "change_settings", "cut_model",
+    "add_demo_model", "add_model", "add_node", "cancel_job", "change_settings", "cut_model",
     "deploy", "drain_node", "follow_job", "hand_over", "heard_of_nodes", "inspect_model", "invite", "launch_local",
     "link_findings",
     "list_models", "list_nodes", "measure_links", "measure_model", "measurements", "node_memory", "plan", "prune",

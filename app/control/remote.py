@@ -172,7 +172,6 @@ class RemoteController:
     cut_model = passed_on(Controller.cut_model, name_or_path=_absolute, output_dir=Path.resolve)
     deploy = passed_on(Controller.deploy)
     hand_over = passed_on(Controller.hand_over)
-    add_ssh_node = passed_on(Controller.add_ssh_node)
     drain_node = passed_on(Controller.drain_node)
     follow_job = passed_on(Controller.follow_job)
     heard_of_nodes = passed_on(Controller.heard_of_nodes)

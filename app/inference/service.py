@@ -29,7 +29,7 @@ from app.inference.waiting import Waiting, waits
 from app.models.description import ModelDescription
 from app.models.library import ModelLibrary
 from app.registry import Registry, RequestRecord
-from app.runs.trace import UNKNOWN, Origin
+from app.runs.trace import UNKNOWN, Origin, origin_of
 from worker_agent.wire.messages import Budget
 
 log = logging.getLogger(__name__)
@@ -145,7 +145,7 @@ class InferenceService:
         for record in left:
             recorded: Future[None] = Future()
             recorded.set_result(None)
-            origin = msgspec.convert(record.origin, Origin) if record.origin else UNKNOWN
+            origin = origin_of(record.origin)
             run = RequestRun(
                 self._registry, record, recorded, origin=origin, keep_times=self.records().keep_token_times
             )

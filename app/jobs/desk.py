@@ -13,6 +13,8 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any, TypeVar
 
+import msgspec
+
 from app.children.work import ProgressCallback, until_over
 from app.errors import Cancelled, Conflict, ShardboardError
 from app.inference.facts import versions
@@ -209,7 +211,9 @@ class JobDesk:
         """Write it down for the first time."""
         work = job.work
         job.record = await self._registry.call(
-            lambda known: known.jobs.add(kind=work.kind, title=work.title, model_name=work.model or None)
+            lambda known: known.jobs.add(
+                kind=work.kind, title=work.title, model_name=work.model or None, origin=msgspec.to_builtins(job.origin)
+            )
         )
         job.written.set_result(None)
         self._tell(job)

@@ -59,7 +59,7 @@ class Work(Protocol[Covariant]):
 
     @property
     def kind(self) -> str:
-        """cut, add, demo, deploy, measure, links, local, ssh or ray"""
+        """cut, add, demo, deploy, measure, links, local, ssh, ray or update"""
         ...
 
     @property
@@ -98,7 +98,7 @@ class JobSnapshot:
     id: int
     """Its number in the registry; 0 of what has none, or none yet."""
     kind: str
-    """cut, add, demo, deploy, measure, links, local, ssh or ray"""
+    """cut, add, demo, deploy, measure, links, local, ssh, ray or update"""
     title: str
     status: JobStatus = JobStatus.QUEUED
     phase: str = ""

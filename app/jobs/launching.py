@@ -1,15 +1,19 @@
-"""The job that has a launcher bring agents to machines."""
+"""The jobs that have launchers bring agents to machines, and start them anew with today's program."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from dataclasses import dataclass
-from functools import partial
+from typing import Any, TypeVar
 
 from app.children.work import JobProgress
 from app.jobs.job import Job, Means, Outcome
-from app.launchers.launcher import LocalWish, RayWish, SshWish, Wish
+from app.launchers.launcher import LocalWish, RayWish, Report, SshWish, Wish
 from app.registry import NodeRecord
+from worker_agent import __version__
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -38,15 +42,44 @@ class LaunchWork:
         return self.wish.title
 
     async def do(self, job: Job, means: Means) -> Outcome[list[NodeRecord]]:
-        def report(phase: str) -> None:
-            job.report(JobProgress(phase, 0, 0))
-
-        bringing = asyncio.ensure_future(means.launchers.start(self.wish, report))
-        records = await job.ended(bringing, partial(_cancel, bringing))
+        records = await _ended(job, means.launchers.start(self.wish, _phases(job)))
         job.details.update(nodes=[record.id for record in records])
         names = ", ".join(f"{record.hostname} is node {record.id}" for record in records)
         return Outcome(records, "", f"{names}.")
 
 
-def _cancel(bringing: asyncio.Future[list[NodeRecord]]) -> None:
-    bringing.cancel()
+@dataclass(frozen=True)
+class UpdateWork:
+    """End the agent of a node that a launcher has brought and start it with today's program."""
+
+    node_id: int
+    name: str
+    kind: str = "update"
+    model: str = ""
+
+    @property
+    def queue(self) -> str:
+        return f"update {self.node_id}"
+
+    @property
+    def title(self) -> str:
+        return f"Update the agent of {self.name}"
+
+    async def do(self, job: Job, means: Means) -> Outcome[NodeRecord]:
+        record = await _ended(job, means.launchers.update(self.node_id, _phases(job)))
+        job.details.update(nodes=[record.id])
+        return Outcome(record, "", f"{record.hostname} runs with Shardboard {__version__}.")
+
+
+def _phases(job: Job) -> Report:
+    """Takes what a launcher says that it does."""
+    return lambda phase: job.report(JobProgress(phase, 0, 0))
+
+
+async def _ended(job: Job, doing: Coroutine[Any, Any, Result]) -> Result:
+    task = asyncio.ensure_future(doing)
+
+    def cancel() -> None:
+        task.cancel()
+
+    return await job.ended(task, cancel)

@@ -55,6 +55,7 @@ class Jobs(Table[JobRecord]):
         model_name: str | None = None,
         status: JobStatus = JobStatus.QUEUED,
         details: dict[str, object] | None = None,
+        origin: dict[str, str] | None = None,
     ) -> JobRecord:
         """Add a job, queued unless it runs at once. `details` must be JSON's."""
         return self._add(
@@ -64,6 +65,7 @@ class Jobs(Table[JobRecord]):
                 "model_name": model_name,
                 "status": status,
                 "details": details or {},
+                "origin": origin or {},
                 **({"started_at": now()} if status is JobStatus.RUNNING else {}),
             }
         )

@@ -246,6 +246,8 @@ class JobRecord:
     created_at: datetime
     started_at: datetime | None
     completed_at: datetime | None
+    origin: dict[str, str] = field(default_factory=dict)
+    """Who asked for it, as `Origin` has it; empty of one that is older than that."""
 
 
 @dataclass(frozen=True, slots=True)

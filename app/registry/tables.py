@@ -167,6 +167,7 @@ class Job(PeeweeModel):
     status = Words()
     error = Prose(null=True)
     details = Json()
+    origin = Json(default={})
     created_at = Instant()
     started_at = Instant(null=True)
     completed_at = Instant(null=True)

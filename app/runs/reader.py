@@ -16,7 +16,7 @@ from app.registry import (
     RequestRecord,
 )
 from app.runs.run import JobFacts, RequestFacts, Run, RunEvent, RunKind
-from app.runs.trace import DeploymentTrace, Origin, Plan, RequestTrace, StagePlan, Trace, unpack
+from app.runs.trace import DeploymentTrace, JobTrace, Plan, RequestTrace, StagePlan, Trace, origin_of, unpack
 
 MOST_EVENTS = 1_000
 """Of one run; a run that lasted for days may have had more."""
@@ -100,8 +100,9 @@ class RunReader:
     def _of_request(self, record: RequestRecord) -> Run:
         trace = self._trace("request", str(record.id))
         if trace is None and record.origin:
-            origin = Origin(**record.origin)  # type: ignore[arg-type]  # its own fields, stored
-            trace = RequestTrace(origin=origin, prompt_kept=bool(record.prompt or record.prompt_token_ids))
+            trace = RequestTrace(
+                origin=origin_of(record.origin), prompt_kept=bool(record.prompt or record.prompt_token_ids)
+            )
         return Run(
             kind="request",
             id=str(record.id),
@@ -161,6 +162,9 @@ class RunReader:
         )  # fmt: skip
 
     def _of_job(self, record: JobRecord) -> Run:
+        trace = self._trace("job", str(record.id))
+        if trace is None and record.origin:
+            trace = JobTrace(origin=origin_of(record.origin))
         return Run(
             kind="job",
             id=str(record.id),
@@ -171,7 +175,7 @@ class RunReader:
             started_at=record.started_at,
             completed_at=record.completed_at,
             job=JobFacts(kind=record.kind, title=record.title, details=record.details),
-            trace=self._trace("job", str(record.id)),
+            trace=trace,
         )
 
     def _trace(self, kind: RunKind, id: str) -> Trace | None:

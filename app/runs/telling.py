@@ -51,7 +51,7 @@ STATES = {
 JOB_KINDS = {
     "cut": "Cut into shards", "add": "Add a model", "demo": "Demo model", "deploy": "Deploy", "measure": "Measure",
     "links": "Measure links", "ssh": "Add over SSH",
-    "local": "Start agents here", "ray": "Bring agents by Ray",
+    "local": "Start agents here", "ray": "Bring agents by Ray", "update": "Update an agent",
 }  # fmt: skip
 
 GETTING_READY, READING_THE_PROMPT, COMPUTING = "Getting ready", "Reading the prompt", "Computing"

@@ -7,7 +7,7 @@ microseconds; those named `at_us` count from the moment the subject was asked fo
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Literal
 
@@ -33,6 +33,11 @@ class Origin(Struct, frozen=True, kw_only=True):
 
 UNKNOWN = Origin()
 """Somebody who drives the controller from a program of their own."""
+
+
+def origin_of(stored: Mapping[str, str]) -> Origin:
+    """As the registry keeps it of a request or a job; unknown where that is older than this was written down."""
+    return msgspec.convert(stored, Origin) if stored else UNKNOWN
 
 
 class Versions(Struct, frozen=True, kw_only=True):

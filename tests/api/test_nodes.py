@@ -299,4 +299,9 @@ def test_launchers_are_told_and_what_is_begun_is_a_job(api: Served) -> None:
     job = api.post(launch, {"launcher": "local", "count": 1}, 202)
     wait_until(lambda: api.get(f"/shard/api/jobs/status/{job['id']}/")["status"] == "done", 120)
     [added] = set(nodes(api)) - set(found["local"]["nodes"])
+    assert job["asked_by"].startswith("over HTTP: ")
+    pid = api.system.controller.registry.nodes.get(added).local_pid
+    renewed = api.post(f"/shard/api/nodes/update/{added}/", {}, 202)
+    assert api.job(renewed["id"], "done")["kind"] == "update"
+    assert api.system.controller.registry.nodes.get(added).local_pid != pid
     api.post(f"/shard/api/nodes/remove/{added}/", {}, 200)

@@ -107,9 +107,9 @@ def ask(operation: APIOperation, served: Served, mode: GenerationMode, examples:
 def spares_what_others_need(case: Case, served: Served) -> bool:
     """Whether a request leaves the nodes, the model and its deployment alone."""
     registry = served.system.controller.registry
+    nodes = [str(node.id) for node in served.system.nodes]
     wanted = {
-        "/shard/api/nodes/remove/{node_id}/": [str(node.id) for node in served.system.nodes],
-        "/shard/api/nodes/drain/{node_id}/": [str(node.id) for node in served.system.nodes],
+        **{f"/shard/api/nodes/{verb}/{{node_id}}/": nodes for verb in ("remove", "drain", "update", "start", "stop")},
         "/shard/api/models/remove/{name}/": [MODEL],
         "/shard/api/models/measure/{name}/": [MODEL],
         "/shard/api/deployments/undeploy/{deployment_id}/": [one.id for one in registry.deployments.list()],

@@ -14,6 +14,7 @@ from app.launchers.launcher import LocalWish, RayWish, missing_extra
 from app.launchers.ray_process import _not_connected, _not_up
 from app.launching import launch, launchers, look_at_ray, update_agent
 from app.paths import Home
+from app.runs.trace import Origin
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
 
@@ -40,9 +41,14 @@ def test_whoever_asks_is_told_of_all_launchers_and_whose_each_node_is(session: S
     local, _, ray = session.ask(launchers)
     assert (local.nodes, local.problem, ray.problem == "") == ((node.id,), "", HAS_RAY)
     before = node.local_pid
-    assert session.ask(update_agent, str(node.id)).local_pid != before
-    [job] = controller.registry.jobs.list()
-    assert (job.kind, job.details) == ("local", {"nodes": [node.id]})
+    phases: list[str] = []
+    renewed = session.ask(
+        update_agent, str(node.id), on_progress=lambda now: phases.append(now.phase), origin=Origin(via="command")
+    )
+    assert renewed.local_pid != before and phases == ["starting the agent here"]
+    assert [(job.kind, job.origin["via"], job.details) for job in controller.registry.jobs.list()] == [
+        ("update", "command", {"nodes": [node.id]}), ("local", "program", {"nodes": [node.id]})
+    ]  # fmt: skip
     session.run(controller.remove_node(str(node.id)))
 
 

@@ -13,9 +13,10 @@ import pytest
 
 from app.cli.session import open_controller
 from app.errors import BadInput, NodeError
+from app.launchers.launcher import SshWish
 from app.launchers.ssh_hosts import SshHosts
 from app.launchers.ssh_launching import COPIED, FOLDER, SshLauncher, SshTarget, package
-from app.launching import launchers
+from app.launching import launch, launchers
 from app.paths import Home
 from app.registry import EventLevel, NodeRecord
 from tests.cli.programs import runs
@@ -83,7 +84,7 @@ def test_a_machine_is_added_over_ssh_brought_up_to_date_and_removed(server: Serv
 
         def add(host_key: str | None = None) -> NodeRecord:
             target = f"{server.target.user}@127.0.0.1:{server.port}"
-            return session.run(controller.add_ssh_node(target, host_key=host_key, python=sys.executable))
+            return session.ask(launch, SshWish(target, host_key, sys.executable))[0]
 
         with pytest.raises(NodeError, match="seen for the first time"):
             add()
@@ -114,7 +115,7 @@ def test_an_agent_that_cannot_be_started_says_why_and_leaves_nothing(server: Ser
         target = f"{server.target.user}@127.0.0.1:{server.port}"
 
         def add(**wish: str) -> None:
-            session.run(session.controller.add_ssh_node(target, host_key=fingerprint(server), **wish))
+            session.ask(launch, SshWish(target, fingerprint(server), **wish))
 
         with pytest.raises(NodeError, match="port"):
             add(python=sys.executable, listen=f"127.0.0.1:{taken.getsockname()[1]}")
@@ -127,7 +128,7 @@ def test_a_machine_that_ssh_leads_to_no_more_is_removed_and_it_is_said_what_stay
     target = f"{server.target.user}@127.0.0.1:{server.port}"
     with open_controller(home) as session:
         controller = session.controller
-        node = session.run(controller.add_ssh_node(target, host_key=fingerprint(server), python=sys.executable))
+        node = session.ask(launch, SshWish(target, fingerprint(server), sys.executable))[0]
         pid = int((server.remote_home / FOLDER / "pid").read_text())
         (home.root / "ssh-hosts.json").write_text(f'{{"127.0.0.1:{server.port}": "SHA256:before"}}')
         session.run(controller.remove_node(str(node.id)))

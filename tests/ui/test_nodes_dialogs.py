@@ -17,6 +17,7 @@ from app.errors import NodeError
 from app.launchers.launcher import RayWish
 from app.launchers.ray import RayLauncher
 from app.launchers.ssh_launching import FOLDER
+from app.registry import JobStatus
 from app.ui.nodes.add_dialog import AddNodeDialog
 from app.ui.nodes.find_dialog import FindDialog
 from app.ui.nodes.invite_dialog import InviteDialog, own_addresses
@@ -138,11 +139,14 @@ def test_an_agent_is_started_here_and_announced(workbench: Workbench, window: QW
     dialog.count.setValue(1)
     dialog.threads.setValue(1)
     dialog.memory.setValue(0.5)
+    jobs = workbench.jobs
     try:
         with qtbot.waitSignal(dialog.started, timeout=60_000) as started:
             press(qtbot, dialog.accept_button)
         (node,) = started.args[0]
         qtbot.waitUntil(lambda: node in workbench.cluster.nodes and workbench.cluster.nodes[node].is_here)
+        (job,) = jobs.jobs
+        assert (job.view.kind, job.view.status, job.view.origin.via) == ("local", JobStatus.DONE, "window")
     finally:
         ended = workbench.bridge.call(
             lambda controller, report: controller.stop_agents(keep_flagged=False), "ending the agent"

@@ -17,12 +17,14 @@ from app.api.security import Caller
 from app.api.state import Number, TheController, node_views
 from app.api.views import ALWAYS, JobView, NodeList, NodeView, errors
 from app.cluster.node_state import NodeState
+from app.controller import Controller
 from app.errors import BadInput, Conflict, NodeError, RegistryError
 from app.finding import begin_meeting, confirm_meeting, end_meeting, find_machines
-from app.jobs.launching import LaunchWork
+from app.jobs.launching import LaunchWork, UpdateWork
 from app.jobs.probing import LinksWork
 from app.launchers.launcher import LocalWish, RayWish, Wish
 from app.launching import launchers
+from app.registry import NodeRecord
 
 router = APIRouter(prefix="/shard/api/nodes", tags=["nodes"], responses=errors(*ALWAYS))
 
@@ -137,14 +139,33 @@ async def remove(
 async def drain(
     request: Request,
     controller: TheController,
+    origin: Caller,
     node_id: Number,
     body: Annotated[DrainNode, Depends(accepts(DrainNode))],
 ) -> Response:
     """What it runs goes on, there or, with `move`, on other nodes: then this is answered when it has moved.
 
     With `draining` false it takes new work again."""
-    record = await controller.drain_node(str(node_id), body.draining, body.move)
+    record = await controller.drain_node(str(node_id), body.draining, body.move, origin=origin)
     return done(request, NodeView.of(controller, record), PAGE)
+
+
+@router.post(
+    "/update/{node_id}/", status_code=202, summary="Start a node's agent with today's program",
+    responses={202: {"model": JobView}, **errors(400, 404, 409, 415, 422, 503, 507)}, openapi_extra=body_of(Nothing),
+)  # fmt: skip
+async def update(
+    request: Request,
+    controller: TheController,
+    origin: Caller,
+    node_id: Number,
+    body: Annotated[Nothing, Depends(accepts(Nothing))],
+) -> Response:
+    """Of one that a launcher has brought. Begins a job that ends the agent and starts it again, and returns it.
+
+    What it held is loaded again from its disk."""
+    node = await _brought(controller, node_id)
+    return done(request, await begin_job(controller, UpdateWork(node.id, node.hostname), origin), PAGE, 202)
 
 
 @router.get("/links/", summary="The links between nodes")
@@ -187,3 +208,13 @@ async def launch(
     if body.launcher == "ray":
         wish = msgspec.structs.replace(controller.launchers.ray.wish or RayWish(0), nodes=body.count)
     return done(request, await begin_job(controller, LaunchWork(wish), origin), PAGE, 202)
+
+
+async def _brought(controller: Controller, node_id: int) -> NodeRecord:
+    """A node whose agent a launcher has brought. Raises Conflict for another one, RegistryError for none."""
+    node = await controller.registry.call(lambda known: known.nodes.get(node_id))
+    try:
+        await controller.launchers.of(node)
+    except NodeError as error:
+        raise Conflict(error.message, error.advice) from error
+    return node

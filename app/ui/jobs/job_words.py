@@ -19,6 +19,7 @@ KIND_ICONS = {
     "local": "rocket",
     "ssh": "terminal",
     "ray": "server",
+    "update": "refresh-cw",
 }
 STATE_WORDS = {
     JobStatus.QUEUED: "Waiting for its turn",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PySide6.QtCore import QObject, Qt, Signal, Slot
 from PySide6.QtGui import QAction, QGuiApplication
@@ -14,7 +14,7 @@ from app.cluster.node_state import ANSWERING, Heard, NodeState
 from app.errors import ShardboardError
 from app.registry.records import NodeRecord
 from app.ui import make
-from app.ui.bridge import Call
+from app.ui.bridge import Call, window_origin
 from app.ui.nodes.machines_dialog import MachinesDialog, Way
 from app.ui.nodes.node_words import address_of, details_text, listed
 from app.ui.notices import Level
@@ -206,17 +206,17 @@ class NodeActions(QObject):
     @Slot()
     def _renew(self) -> None:
         for view in self._those(lambda view: view.is_ours):
-            self._do(view, "update", lambda controller, id: controller.launchers.update(id))
+            self._do(view, "update", _update)
 
     @Slot()
     def _drain(self) -> None:
         for view in self._those(lambda v: v.state in ANSWERING and not v.record.draining):
-            self._do(view, "drain", lambda controller, id: controller.drain_node(str(id), True))
+            self._do(view, "drain", partial(_drained, draining=True))
 
     @Slot()
     def _take_back(self) -> None:
         for view in self._those(lambda v: v.state in ANSWERING and v.record.draining):
-            self._do(view, "take back", lambda controller, id: controller.drain_node(str(id), False))
+            self._do(view, "take back", partial(_drained, draining=False))
 
     def _remove(self, views: Sequence[NodeSnapshot]) -> None:
         removed: list[str] = []
@@ -289,6 +289,16 @@ class NodeActions(QObject):
 
 _DOING = {"start": "starting", "stop": "stopping", "update": "updating", "drain": "draining",
           "take back": "taking back", "remove": "removing"}  # fmt: skip
+
+
+def _drained(controller: Controller, id: int, draining: bool) -> Coroutine[Any, Any, NodeRecord]:
+    return controller.drain_node(str(id), draining, origin=window_origin())
+
+
+def _update(controller: Controller, id: int) -> Coroutine[Any, Any, NodeRecord]:
+    from app.launching import update_agent  # loaded with the controller
+
+    return update_agent(controller, str(id), origin=window_origin())
 
 
 def _call_with(function: Callable[[str], None], name: str, result: object) -> None:

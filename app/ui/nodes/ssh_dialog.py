@@ -8,6 +8,7 @@ from PySide6.QtCore import Signal, Slot
 from PySide6.QtWidgets import QFormLayout, QWidget
 
 from app.errors import BadInput, ShardboardError
+from app.launchers.launcher import SshWish
 from app.launchers.ssh_hosts import UnknownHost
 from app.registry.records import NodeRecord
 from app.ui import make
@@ -80,10 +81,10 @@ class SshDialog(NodeDialog):
         key = self.shown_key or None
 
         async def work(controller: Controller, report: Report) -> NodeRecord:
-            return await controller.add_ssh_node(
-                target, host_key=key, python=python, listen=listen,
-                on_progress=lambda progress: report(progress.phase), origin=window_origin(),
-            )  # fmt: skip
+            from app.launching import launch
+
+            wish = SshWish(target, key, python, listen)
+            return (await launch(controller, wish, lambda progress: report(progress.phase), window_origin()))[0]
 
         call = self.workbench.bridge.call(work, f"adding {target} over SSH")
         call.progressed.connect(self._on_phase)

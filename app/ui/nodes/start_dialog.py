@@ -10,7 +10,7 @@ from PySide6.QtWidgets import QComboBox, QDoubleSpinBox, QFormLayout, QSpinBox, 
 from app.figures import size_text
 from app.launchers.launcher import LocalWish
 from app.ui import make
-from app.ui.bridge import Report
+from app.ui.bridge import Report, window_origin
 from app.ui.nodes.node_dialog import NodeDialog
 from app.ui.nodes.node_words import listed
 from app.ui.notices import Level
@@ -90,7 +90,9 @@ class StartAgentsDialog(NodeDialog):
         size = f" with {size_text(wanted.memory)} each" if wanted.memory else ""
 
         async def work(controller: Controller, report: Report) -> list[NodeRecord]:
-            return await controller.launchers.start(wanted)
+            from app.launching import launch
+
+            return await launch(controller, wanted, lambda progress: report(progress.phase), window_origin())
 
         self.follow(
             self.workbench.bridge.call(work, "starting agents"),

@@ -67,7 +67,9 @@ class AgentsStep(CallStep):
         async def work(controller: Controller, report: Report) -> None:
             from app.first_run import take_local_agents
 
-            await take_local_agents(controller, AGENTS - len(elsewhere), keep=keep, on_starting=report)
+            await take_local_agents(
+                controller, AGENTS - len(elsewhere), keep=keep, on_starting=report, origin=window_origin()
+            )
 
         return self.workbench.bridge.call(work, "starting the agents")
 
