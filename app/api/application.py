@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
@@ -13,8 +13,8 @@ from app.api import errors, openai
 from app.api.download import Downloads
 from app.api.gate import Bounded, Counted, Gate
 from app.api.metrics import Metrics
-from app.api.routes import ROUTERS
-from app.api.security import Access, Door, check_form
+from app.api.routes import ROOMS
+from app.api.security import Access, Door
 from app.api.visitors import Sessions
 from app.controller import Controller
 from app.controller_settings import ServerSettings
@@ -38,7 +38,6 @@ def make_application(controller: Controller, settings: ServerSettings) -> FastAP
         docs_url=None,  # FastAPI's own page loads scripts from elsewhere; ours is in routes/reference.py
         redoc_url=None,
         openapi_url="/openapi.json",
-        dependencies=[Depends(check_form)],
     )
     state = application.state
     state.controller, state.settings = controller, settings
@@ -62,9 +61,8 @@ def make_application(controller: Controller, settings: ServerSettings) -> FastAP
             allow_private_network=True,
         )
     application.add_middleware(Counted, gate=state.gate)
-    for router in ROUTERS:
-        application.include_router(router)
-    application.include_router(openai.router(controller))
+    for room in (*ROOMS, openai.router(controller)):
+        room.open_in(application)
     application.mount("/static", _Static(directory=STATIC, check_dir=False), name="static")
     return application
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from fastapi.routing import APIRoute
 
+from app.api.application import make_application
 from app.api.keys import make_key
+from app.api.security import check_form
+from app.controller_settings import ServerSettings
 from tests.api.browsing import Browser, browsing
 from tests.api.serving import Served, serving
 from tests.e2e.conftest import System
@@ -151,3 +155,11 @@ def test_a_form_has_no_room_for_files_and_no_more_fields_than_any_form_has(serve
     assert answer.status_code == 400
     answer = browser.client.post(CHANGE, data={f"field{number}": "x" for number in range(101)})
     assert answer.status_code == 400
+
+
+def test_every_route_there_is_asks_where_a_form_comes_from(bare: System) -> None:
+    application = make_application(bare.controller, ServerSettings(port=0))
+    routes = [route for route in application.routes if isinstance(route, APIRoute)]
+    assert len(routes) > 50
+    for route in routes:
+        assert check_form in [each.call for each in route.dependant.dependencies], route.path

@@ -60,7 +60,7 @@ def web(workbench: Workbench, qtbot: QtBot) -> Iterator[httpx.Client]:
         await servers[0].stop(0.0)
 
     url = done(workbench, qtbot, start)
-    with httpx.Client(base_url=url, timeout=60, headers={"Accept": "application/json"}) as client:
+    with httpx.Client(base_url=url, timeout=60, headers={"Accept": "application/json"}, verify=False) as client:
         yield client
     done(workbench, qtbot, stop)
 

@@ -6,7 +6,7 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import Response
 
 from app.api.openai.answers import ChatCompletion, Completion, Model, ModelList
@@ -15,7 +15,7 @@ from app.api.openai.chat import chat
 from app.api.openai.completions import complete
 from app.api.openai.errors import ErrorAnswer, ErrorRoute, unknown_model
 from app.api.openai.responses import add_routes as add_responses
-from app.api.security import Caller
+from app.api.security import Caller, Room
 from app.api.views import errors
 from app.inference.model_defaults import ModelDefaults
 from app.models.description import ModelDescription
@@ -39,9 +39,9 @@ _FAILURES: dict[int | str, dict[str, object]] = {
 _STREAM: dict[int | str, dict[str, object]] = {200: {"content": {"text/event-stream": {}}}}
 
 
-def router(controller: Controller) -> APIRouter:
+def router(controller: Controller) -> Room:
     """The endpoints below `/v1`."""
-    routes = APIRouter(prefix="/v1", tags=["OpenAI"], route_class=ErrorRoute, responses=_FAILURES)
+    routes = Room(prefix="/v1", tags=["OpenAI"], route_class=ErrorRoute, responses=_FAILURES)
 
     @routes.get("/models")
     async def list_models() -> ModelList:

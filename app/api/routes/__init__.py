@@ -15,7 +15,7 @@ from app.api.routes import (
     system,
 )
 
-ROUTERS = tuple(
+ROOMS = tuple(
     room.router
     for room in (
         pages, login, reference, nodes, models, sharding, deployments, inference, runs, jobs, events, system

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi import Depends, Path, Query, Request
 from starlette.responses import Response
 
 from app.api.bodies import Deploy, Nothing, accepts, body_of, done
 from app.api.failures import NotFound
 from app.api.routes.jobs import begin_job
-from app.api.security import Caller
+from app.api.security import Caller, Room
 from app.api.state import TheController, deployment_views
 from app.api.views import ALWAYS, DeploymentList, DeploymentView, JobView, PlanView, errors
 from app.controller import Controller
@@ -20,7 +20,7 @@ from app.jobs.works import DeployWork, HandOverWork
 from app.registry import DeploymentStatus
 from app.sharding.placement import Placement
 
-router = APIRouter(prefix="/shard/api/deployments", tags=["deployments"], responses=errors(*ALWAYS))
+router = Room(prefix="/shard/api/deployments", tags=["deployments"], responses=errors(*ALWAYS))
 
 PAGE = "/shard/models/"
 

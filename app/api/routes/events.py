@@ -5,13 +5,14 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 
+from app.api.security import Room
 from app.api.state import MOST_ID, TheController
 from app.api.views import ALWAYS, EventList, EventView, errors
 from app.registry import EventLevel
 
-router = APIRouter(prefix="/shard/api/events", tags=["events"], responses=errors(*ALWAYS))
+router = Room(prefix="/shard/api/events", tags=["events"], responses=errors(*ALWAYS))
 
 
 @router.get("/recent/", summary="The newest events", responses=errors(422))

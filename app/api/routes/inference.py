@@ -7,12 +7,12 @@ from contextlib import aclosing
 from typing import Annotated, Any, Literal
 
 import msgspec
-from fastapi import APIRouter, Body, Depends, Header, Query, Request
+from fastapi import Body, Depends, Header, Query, Request
 from pydantic import Field
 from starlette.responses import Response, StreamingResponse
 
 from app.api.bodies import Name, Nothing, Strict, accepts, body_of, done
-from app.api.security import Caller
+from app.api.security import Caller, Room
 from app.api.signs_of_life import with_signs_of_life
 from app.api.state import Number, TheController
 from app.api.views import ALWAYS, RequestLineView, RequestList, RequestView, errors
@@ -33,7 +33,7 @@ from app.inference.prompt import ChatPrompt, Prompt, TextPrompt, TokenPrompt
 from app.inference.request_run import RequestRun
 from app.registry import RequestRecord, RequestStatus
 
-router = APIRouter(prefix="/shard/api/inference", tags=["inference"], responses=errors(*ALWAYS))
+router = Room(prefix="/shard/api/inference", tags=["inference"], responses=errors(*ALWAYS))
 
 COMMENT_SECONDS = 10.0
 """A stream that has nothing to say says so this often, so that nobody on the way takes it for dead."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import Depends, Query, Request
 from starlette.responses import Response
 
 from app.api.bodies import Nothing, accepts, body_of, done
 from app.api.failures import NotFound, Overloaded
-from app.api.security import Caller
+from app.api.security import Caller, Room
 from app.api.state import Number, TheController
 from app.api.views import ALWAYS, JobList, JobView, errors
 from app.controller import Controller
@@ -18,7 +18,7 @@ from app.jobs.job import Work
 from app.registry import JobRecord, JobStatus
 from app.runs.trace import Origin
 
-router = APIRouter(prefix="/shard/api/jobs", tags=["jobs"], responses=errors(*ALWAYS))
+router = Room(prefix="/shard/api/jobs", tags=["jobs"], responses=errors(*ALWAYS))
 
 MOST_JOBS = 32
 """Under way or waiting at a time, before HTTP begins no more."""

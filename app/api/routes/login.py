@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import Depends, Query, Request
 from starlette.responses import RedirectResponse, Response
 
 from app.api.bodies import LogIn, Nothing, accepts
 from app.api.failures import Refused
 from app.api.rendering import page
-from app.api.security import Access
+from app.api.security import Access, Room
 from app.api.visitors import SAME_SITE, Sessions, cookie_name, cookie_of
 
-router = APIRouter(include_in_schema=False)
+router = Room(include_in_schema=False)
 
 
 @router.get("/login/")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import Depends, Request
 from fastapi import Path as PathParameter
 from starlette.responses import Response
 
@@ -15,7 +15,7 @@ from app.api.bodies import AddModel, MeasureModel, Nothing, accepts, body_of, do
 from app.api.failures import NotFound, Refused
 from app.api.library_views import ModelList, ModelView
 from app.api.routes.jobs import begin_job
-from app.api.security import Caller, is_local
+from app.api.security import Caller, Room, is_local
 from app.api.state import TheController
 from app.api.views import ALWAYS, JobView, errors
 from app.controller import Controller
@@ -28,7 +28,7 @@ from app.models.sources import HUB_ID, check_name, recognise
 from app.registry import MeasurementRecord, ModelRecord, Registry
 from app.runs.measured import newest_of_each
 
-router = APIRouter(prefix="/shard/api/models", tags=["models"], responses=errors(*ALWAYS))
+router = Room(prefix="/shard/api/models", tags=["models"], responses=errors(*ALWAYS))
 
 DEMO = "demo"
 PAGE = "/shard/models/"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import msgspec
-from fastapi import APIRouter, Depends, Path, Request
+from fastapi import Depends, Path, Request
 from starlette.responses import Response
 
 from app.api.bodies import AddNode, DrainNode, Launch, MeasureLinks, MeetingCode, Nothing, accepts, body_of, done
@@ -13,7 +13,7 @@ from app.api.launcher_views import LauncherList, LauncherView
 from app.api.link_views import LinkList, LinkView
 from app.api.meeting_views import Ended, MeetingView, WaitingList, WaitingView
 from app.api.routes.jobs import begin_job
-from app.api.security import Caller
+from app.api.security import Caller, Room
 from app.api.state import Number, TheController, node_views
 from app.api.views import ALWAYS, JobView, NodeList, NodeView, errors
 from app.cluster.node_state import NodeState
@@ -26,7 +26,7 @@ from app.launchers.launcher import LocalWish, RayWish, Wish
 from app.launching import launchers
 from app.registry import NodeRecord
 
-router = APIRouter(prefix="/shard/api/nodes", tags=["nodes"], responses=errors(*ALWAYS))
+router = Room(prefix="/shard/api/nodes", tags=["nodes"], responses=errors(*ALWAYS))
 
 PAGE = "/shard/nodes/"
 WAITING_SECONDS = 3.0

@@ -6,7 +6,7 @@ import asyncio
 import shlex
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import Path, Query, Request
 from starlette.responses import Response
 
 from app.api.rendering import page, wants_page
@@ -14,13 +14,14 @@ from app.api.routes.inference import recent_requests
 from app.api.routes.jobs import job_view, recent_jobs
 from app.api.routes.models import model_views
 from app.api.routes.runs import Kind, live_run
+from app.api.security import Room
 from app.api.state import TheController, deployment_views, node_views
 from app.api.views import ALWAYS, SystemView, errors
 from app.registry import JobStatus
 from app.runs.telling import tell
 from worker_agent import __version__
 
-router = APIRouter(tags=["pages"], responses=errors(*ALWAYS))
+router = Room(tags=["pages"], responses=errors(*ALWAYS))
 HTML: dict[int | str, dict[str, Any]] = {200: {"content": {"text/html": {}}, "description": "A page."}}
 
 RECENT = 12

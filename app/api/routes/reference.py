@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from starlette.responses import Response
 
 from app.api.rendering import page
+from app.api.security import Room
 
-router = APIRouter(include_in_schema=False)
+router = Room(include_in_schema=False)
 
 METHODS = ("get", "post", "put", "patch", "delete")
 

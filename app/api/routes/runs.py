@@ -10,13 +10,14 @@ from enum import StrEnum
 from typing import Annotated, Any, BinaryIO, Literal
 
 import msgspec
-from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi import Depends, Path, Query, Request
 from pydantic import BaseModel, Field
 from starlette.responses import Response, StreamingResponse
 
 from app.api.bodies import Strict, accepts, body_of
 from app.api.download import Downloads
 from app.api.routes.events import aware
+from app.api.security import Room
 from app.api.state import MOST_ID, TheController
 from app.api.views import ALWAYS, errors
 from app.controller import Controller
@@ -27,7 +28,7 @@ from app.runs.infinities import without_infinities
 from app.runs.run import Run, RunKind
 from app.runs.waterfall import bars, shares
 
-router = APIRouter(prefix="/shard/api/runs", tags=["runs"], responses=errors(*ALWAYS))
+router = Room(prefix="/shard/api/runs", tags=["runs"], responses=errors(*ALWAYS))
 
 MOST_IDS = 10_000
 MOST_RUNS = 1_000_000

@@ -6,13 +6,13 @@ import asyncio
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import Depends, Query, Request
 from starlette.responses import Response
 
 from app.api.bodies import CutModel, Nothing, accepts, body_of, done
 from app.api.failures import Refused
 from app.api.routes.jobs import begin_job, job_view, recent_jobs
-from app.api.security import Caller, is_local
+from app.api.security import Caller, Room, is_local
 from app.api.state import Number, TheController
 from app.api.views import ALWAYS, JobList, JobView, errors
 from app.controller import Controller
@@ -22,7 +22,7 @@ from app.registry import JobStatus
 from app.sharding.cut import choose_ranges
 from app.sharding.plan import ranges_text
 
-router = APIRouter(prefix="/shard/api/sharding", tags=["sharding"], responses=errors(*ALWAYS))
+router = Room(prefix="/shard/api/sharding", tags=["sharding"], responses=errors(*ALWAYS))
 
 KIND = "cut"
 PAGE = "/shard/models/"

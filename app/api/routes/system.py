@@ -5,17 +5,18 @@ from __future__ import annotations
 import time
 from typing import Any, Literal
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from app.api.gate import Gate
+from app.api.security import Room
 from app.api.views import errors
 from app.controller import Controller
 from app.errors import ShardboardError
 
-router = APIRouter(tags=["system"], responses=errors(421))
+router = Room(tags=["system"], responses=errors(421))
 
 FRESH_SECONDS = 1.0
 """How long an answer about the registry counts: anybody may ask, and each question costs a write."""
