@@ -185,10 +185,12 @@ class SshLauncher:
         return msgspec.json.decode(said, type=RemoteAgent) if said.strip() else None
 
     async def end(self, connection: asyncssh.SSHClientConnection) -> None:
-        """End the agent there, if one runs, and wait for that."""
+        """End the agent there, if one runs, and wait for that: one that does not end by itself is killed."""
         await _ask(
             connection,
-            f"{_MINE}; if mine; then kill $pid; n=0; while mine && [ $n -lt 50 ]; do sleep 0.2; n=$((n+1)); done; fi",
+            f"{_MINE}; wait_for() {{ n=0; while mine && [ $n -lt $1 ]; do sleep 0.2; n=$((n+1)); done; }}; "
+            "if mine; then kill $pid; wait_for 75; fi; if mine; then kill -9 $pid; wait_for 25; fi; "
+            'if mine; then echo "process $pid does not end" >&2; exit 9; fi',
         )
 
     async def remove(self, connection: asyncssh.SSHClientConnection) -> None:
