@@ -12,9 +12,16 @@ import zmq
 from tests.worker_agent.agent_process import AgentProcess, Client, running_agent
 from tests.worker_agent.ring import CutModel, cut_model
 from tests.worker_agent.tiny_models import make_model
+from worker_agent.model.heap import keep_out_of_collections
 from worker_agent.wire.keys import KeyPair
 
 Connect = Callable[..., Client]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_collections() -> None:
+    """Whatever a stage that is loaded or dropped has collected looks at this module's objects alone."""
+    keep_out_of_collections()
 
 
 @pytest.fixture

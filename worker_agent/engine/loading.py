@@ -13,7 +13,6 @@ import gc
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -67,8 +66,7 @@ def load_stage(
         NotFinite: its numbers overflow in the wanted type.
     """
     keep_single()
-    if not gc.get_freeze_count():
-        keep_out_of_collections()
+    keep_out_of_collections(again=False)
     device, dtype = torch.device(runtime.device), DTYPES[load.dtype]
     model = build_empty(config, dtype)
     anatomy = examine_once(model, config, dtype)
@@ -168,11 +166,11 @@ class _Builder:
             stage.batched = True
             every: Counter[Reuse] = Counter({"any": layers})
             self._reuse(every)
-            with trial.trial_of(cut):
-                self._whole(beginning, texts.rows)
+            with trial.trial_of(cut) as narrowed:
+                found = self._whole(beginning, texts.rows)
                 if stage.kv_dtype == "int8":
                     trial.measure_int8(stage, beginning)
-            passes.record(stage)
+            passes.record(stage, None if narrowed else (beginning, found))
             passes.fix_shapes(stage)
         else:
             alone = Alone(stage, self._blocks, self._with_head)
@@ -203,18 +201,19 @@ class _Builder:
         groups = self._watched(block, lambda: outputs.append(self._expected(block, texts)))
         expected = outputs[0]
         found = self._laid_out(block, groups, LAYOUTS)
-        why = "" if self._batched and not self._ragged(expected, texts) else self._whole_differs(expected, texts)
-        if why:
+        apart = self._ragged(expected, texts) if self._batched else ""
+        if (apart or not self._batched) and (why := self._whole_differs(expected, texts)):
             log.warning("%s: something else comes out once it is laid out (%s); one way after the other", where, why)
             found, expected = self._one_by_one(block, blanks, texts, expected)
+            apart = self._ragged(expected, texts) if self._batched else ""
         ways.add(found)
         for index in block:
             self._fill.count(index)
         if self._batched:
-            if why := self._ragged(expected, texts):
-                ways["batched"].lost(f"{where}: {why}")
+            if apart:
+                ways["batched"].lost(f"{where}: {apart}")
                 self._batched = False
-                log.warning("each sequence will have a pass of its own: %s, %s", where, why)
+                log.warning("each sequence will have a pass of its own: %s, %s", where, apart)
             else:
                 ways["batched"].used(len(block))
                 self._int8(block, texts)
@@ -414,15 +413,21 @@ class _Builder:
         first, last = self._model.get_input_embeddings(), self._model.get_output_embeddings()
         return last is not None and getattr(first, "weight", None) is getattr(last, "weight", last)
 
-    def _whole(self, beginning: trial.Texts, expected: trial.Outputs) -> None:
-        """All layers one behind the other, as steps will come. Raises CannotSplit."""
+    def _whole(self, beginning: trial.Texts, expected: trial.Outputs) -> trial.Outputs:
+        """What all layers give one behind the other, as steps will come. Raises CannotSplit."""
         cut, stage = self._cut, self._stage
-        run = partial(trial.run_ragged, cut, beginning)
+        found: list[trial.Outputs] = []
+
+        def run() -> trial.Outputs:
+            found.append(trial.run_ragged(cut, beginning))
+            return found[0]
+
         why = trial.differs(stage, expected, run, None, trial.whole_factor(stage))
         if why:
             raise CannotSplit(
                 f"layers {cut.start}-{cut.end - 1} together give something else than one after another ({why})"
             )
+        return found[0]
 
     def _reuse(self, reusable: Counter[Reuse]) -> None:
         """Whether prompts may start where an earlier one was that began alike; a way, since it is a speed-up.

@@ -319,8 +319,9 @@ def named(block: range) -> str:
 
 
 @contextmanager
-def trial_of(cut: Slice) -> Iterator[None]:
-    """Within this block windows are small, and rotary embeddings take every text to be equally long.
+def trial_of(cut: Slice) -> Iterator[bool]:
+    """Within this block windows are small, and rotary embeddings take every text to be equally long; gives whether
+    any window is smaller than it is.
 
     (What depends on a text's length would differ between a text as a whole and one that grows, as it does in
     transformers; `rotary.py` gives each sequence what is its own.)
@@ -348,7 +349,7 @@ def trial_of(cut: Slice) -> Iterator[None]:
         setattr(parts[index].get_submodule(path), name, WINDOW)
     try:
         with rotary.one_length(max(TEXTS)):
-            yield
+            yield bool(changed or inside)
     finally:
         for holder, name, value in changed:
             setattr(holder, name, value)

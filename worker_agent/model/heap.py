@@ -47,6 +47,8 @@ def _glibc() -> Any:
 
 
 _library = _glibc()
+_kept_out = False
+"""Whether anything has been kept out of collections here; so it is in whatever is forked of this process."""
 
 
 def give_back() -> None:
@@ -55,10 +57,18 @@ def give_back() -> None:
         _library.malloc_trim(0)
 
 
-def keep_out_of_collections() -> None:
-    """No collection looks any more at what the process holds now: it is to stay for good."""
+def keep_out_of_collections(again: bool = True) -> None:
+    """No collection looks any more at what the process holds now: it is to stay for good.
+
+    Args:
+        again: also where it has been done before, and what has come since is to stay, too.
+    """
+    global _kept_out
+    if _kept_out and not again:  # asking Python how many objects are kept out counts them, one by one
+        return
     gc.collect()
     gc.freeze()
+    _kept_out = True
 
 
 def let_go(tensor: torch.Tensor) -> None:
