@@ -25,10 +25,12 @@ import runpy
 import select
 import signal
 import socket
+import struct
 import sys
 import threading
 import time
 from contextlib import suppress
+from mmap import PAGESIZE
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,10 @@ MESSAGE_BYTES = 1_000_000
 PADDING = "." * 65536
 """An argument that makes room for the command lines of the children: they are written over this process's own."""
 _ALONE = "OPENBLAS_NUM_THREADS"
+MADV_POPULATE_READ = 22
+"""Since Linux 5.14."""
+_madvise = ctypes.CDLL(None).madvise
+_madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 def import_for_agents() -> None:
@@ -71,6 +77,14 @@ def _build_a_stage() -> None:
     torch.set_num_threads(threads)
 
 
+def take_in(pages: list[tuple[int, int]]) -> None:
+    """Have a forked agent hold what one that has built its first stage holds, which takes that half a second."""
+    from worker_agent.engine import warming
+
+    read_pages(pages)
+    warming.took_in("cpu")
+
+
 def import_for_commands() -> None:
     """What commands import, and the child that cuts; no torch, which no process of the controller's has."""
     for name in (
@@ -83,6 +97,39 @@ def import_for_commands() -> None:
 
 def threads() -> int:
     return len(list(Path("/proc/self/task").iterdir()))
+
+
+def pages_of_files() -> list[tuple[int, int]]:
+    """What this process has read of the files that are mapped into it (libraries, mostly): addresses and bytes.
+
+    A fork copies no entries of those into its own table of pages: it comes upon them one by one, and until then seems
+    to hold less than a process that was started anew.
+    """
+    found: list[tuple[int, int]] = []
+    with Path("/proc/self/pagemap").open("rb", buffering=0) as pages:
+        for line in Path("/proc/self/maps").read_text().splitlines():
+            addresses, _, _, _, inode, *_ = line.split(maxsplit=5)
+            if inode == "0":
+                continue
+            start, end = (int(address, 16) for address in addresses.split("-"))
+            pages.seek(start // PAGESIZE * 8)
+            entries = struct.unpack(f"{(end - start) // PAGESIZE}Q", pages.read((end - start) // PAGESIZE * 8))
+            first = None
+            for number, entry in enumerate((*entries, 0)):
+                present = bool(entry >> 63)
+                if present and first is None:
+                    first = number
+                elif not present and first is not None:
+                    found.append((start + first * PAGESIZE, (number - first) * PAGESIZE))
+                    first = None
+    return found
+
+
+def read_pages(pages: list[tuple[int, int]]) -> None:
+    """Have them in this process's own table of pages, too; a kernel that cannot do that leaves it as it is."""
+    for start, length in pages:
+        if _madvise(start, length, MADV_POPULATE_READ):
+            return
 
 
 def serve(control: socket.socket, listening: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
@@ -224,7 +271,10 @@ if __name__ == "__main__":
         os.environ.update(before)
         gc.collect()
         gc.freeze()  # a child's collections leave these pages alone, which it shares with its siblings
+        read = pages_of_files() if holds == "agents" else []
         job = serve(asked, connecting)
     if job is not None:
+        if holds == "agents":
+            take_in(read)
         become(*job)
         run(job[0])

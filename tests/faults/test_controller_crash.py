@@ -217,6 +217,8 @@ def test_no_answer_is_lost_doubled_or_changed_whenever_the_controller_dies(
         with Registry.open(Home(root=home, models=home).registry, lock=False) as registry:
             beginning = min(asked) - 1
             assert registry.requests.count(after_id=beginning) == len(asked), "as many as were asked for, and no more"
+            # A status tells that a request is over a moment before that is on the disk.
+            wait_until(lambda: all(registry.traces.get("request", str(number)) for number in asked), 30)
             traces = [unpack(registry.traces.get("request", str(number)) or b"") for number in asked]
     finally:
         last.end()

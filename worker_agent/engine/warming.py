@@ -52,7 +52,12 @@ def warm_up(runtime: Runtime) -> None:
         )
         drop_stage(load_stage(load, config, parts, Path(folder).joinpath, runtime, _ROOM, lambda done, total: None))
     keep_out_of_collections()
-    _warm.add((os.getpid(), runtime.device))
+    took_in(runtime.device)
+
+
+def took_in(device: str) -> None:
+    """This process holds what stages need. Also for one that was forked of such a process, and has read its pages."""
+    _warm.add((os.getpid(), device))
 
 
 def _written(folder: Path, kind: PartKind, index: int, outline: dict[str, torch.Tensor]) -> Part:
