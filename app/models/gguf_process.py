@@ -15,7 +15,7 @@ import functools
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,9 @@ from app.errors import DiskFullError, ModelError
 from app.figures import size_text
 from app.models.checkpoint import INDEX
 from app.models.gguf import ConvertOutcome, ConvertRequest, model_files, model_name
+from app.models.gguf_config import settle_config
 from app.models.gguf_header import GgufHeader, read_gguf, write_outline
+from app.models.gguf_meaning import ADVICE
 from app.models.gguf_tensors import GgufState, Legacy, Packed, formats_by_number
 from app.models.safetensors_file import blocks_metadata
 
@@ -97,7 +99,7 @@ def _convert(
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
         (target / INDEX).write_bytes(msgspec.json.format(msgspec.json.encode(index)))
         reader.save_configs(target)
-        notes = _save_tokenizer(outline, target)
+        notes = reader.notes + _save_tokenizer(outline, target)
     except (OSError, SafetensorError) as error:
         if getattr(error, "errno", None) == 28 or "No space left" in str(error):
             raise DiskFullError(
@@ -137,20 +139,23 @@ class _Reader:
     """An empty model that is filled group by group, read out and emptied again."""
 
     def __init__(self, path: Path, header: GgufHeader, keep: bool) -> None:
-        """`keep`: whether matrices stay in their blocks where they can."""
+        """`keep`: whether matrices stay in their blocks where they can. `notes` says what a user should know."""
         import torch
-        from transformers import AutoConfig, AutoModelForCausalLM
+        from transformers import AutoModelForCausalLM
         from transformers.conversion_mapping import get_model_conversion_mapping
         from transformers.modeling_utils import LoadStateDictConfig
         from transformers.quantizers.quantizer_gguf import GgufHfQuantizer
         from transformers.utils.quantization_config import GgufConfig
 
-        config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
         self._quantizer = GgufHfQuantizer(GgufConfig(gguf_file=path.name, dequantize=True))
         self._quantizer.read_header(str(path))
         dtype = self._quantizer.update_dtype(None)
-        with torch.device("meta"):
-            self._model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+
+        def build(config: Any) -> Any:
+            with torch.device("meta"):
+                return AutoModelForCausalLM.from_config(config, dtype=dtype)
+
+        self._model, self.notes = settle_config(path, header, build)
         self.architecture = type(self._model).__name__
         self._quantizer.preprocess_model(model=self._model, dtype=dtype, device_map=None)
         if keep and self._quantizer.supported:
@@ -193,6 +198,7 @@ class _Reader:
         kept, formats = self._state.in_blocks(names, self._model)
         names = tuple(name for name in names if name not in self._state.done)
         info, _ = convert_and_load_state_dict_in_model(self._model, self._state.read(names), self._load)
+        self._check_places(names, info.unexpected_keys)
         if info.conversion_errors or info.mismatched_keys:
             problems = [*info.conversion_errors, *info.mismatched_keys]
             raise ModelError(f"The tensors {problems[:3]} of the GGUF file do not fit a {self.architecture}.")
@@ -216,6 +222,27 @@ class _Reader:
         formats = {name: format_ for name, format_ in formats.items() if name in saved or name in kept}
         return saved | kept, formats
 
+    def _check_places(self, names: tuple[str, ...], unexpected: Iterable[str]) -> None:
+        """Make sure that the model has a place for all that was read. Raises ModelError."""
+        ignored = [re.compile(pattern) for pattern in self._model._keys_to_ignore_on_load_unexpected or ()]
+        lost = [name for name in (*self._state.lost(names), *unexpected) if not any(p.search(name) for p in ignored)]
+        if not lost:
+            return
+        layers = self._model.config.num_hidden_layers
+        beyond = [
+            name for name in lost if (found := BLOCK.match(name)) and (int(found[1]) >= layers or ".nextn." in name)
+        ]
+        if len(beyond) < len(lost):
+            name = next(name for name in lost if name not in beyond)
+            more = f" and {len(lost) - 1} more of its layer" if len(lost) > 1 else ""
+            raise ModelError(
+                f"The GGUF file holds the tensor '{name}'{more}, for which transformers' {self.architecture} has no "
+                "place; without it the model would answer otherwise than it was made to.",
+                ADVICE,
+            )
+        if not any("predict" in note for note in self.notes):
+            self.notes += (f"The file's layers that predict further tokens are left out, '{beyond[0]}' for one.",)
+
     def unfolded(self) -> dict[str, str]:
         """Matrices that are in blocks in the file and were given out as floats: name to format."""
         return self._state.unfolded()
@@ -232,7 +259,7 @@ class _Reader:
             self._model.generation_config.save_pretrained(target)
 
 
-def _parse_once() -> None:
+def parse_once() -> None:
     """Have gguf's reader and table of names made once in this process.
 
     transformers parses the whole header anew for the config, the weights and the tokenizer, and builds the
@@ -262,13 +289,11 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except (ValueError, KeyError, NotImplementedError, IndexError, TypeError, AttributeError) as error:
-        raise ModelError(
-            f"{path} cannot be converted: {error}.", "Use the model's safetensors version, from the Hub for one."
-        ) from error
+        raise ModelError(f"{path} cannot be converted: {error}.", ADVICE) from error
 
 
 def _open(path: Path, outline: Path, header: GgufHeader, *, keep: bool) -> _Reader:
-    _parse_once()
+    parse_once()
     _know_experts()
     with _explained(path):
         return _Reader(outline, header, keep)

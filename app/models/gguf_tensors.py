@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from app.models.gguf_header import GgufHeader
+from app.models.gguf_rope import FACTORS
 from worker_agent.wire.messages import BLOCK_FORMATS
 
 
@@ -39,6 +40,10 @@ class GgufState:
         """Those of the tensors that stay in their blocks, by their names in the model, and their formats."""
         return {}, {}
 
+    def lost(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Those of the tensors, which were read, that have no place in the model and mean something."""
+        return ()
+
     def unfolded(self) -> dict[str, str]:
         """Matrices in blocks that were given out as floats, and their formats."""
         raise NotImplementedError
@@ -59,7 +64,7 @@ class Packed(GgufState):
             self._tensors[tensor.name].data = contents[tensor.file][tensor.start : tensor.start + tensor.nbytes]
 
     def read(self, names: tuple[str, ...]) -> dict[str, Any]:
-        return {name: self._tensors[name] for name in names}
+        return {name: self._tensors[name] for name in names if name not in FACTORS}
 
     def unfolded(self) -> dict[str, str]:
         from transformers.integrations.gguf.dequant import GGML_NAME
@@ -90,12 +95,15 @@ class Legacy(GgufState):
         reader: Any = GGUFReader(path)
         architecture = read_field(reader, "general.architecture")[0]
         config = load_gguf_checkpoint(path)["config"]
+        # Without it heads would not be put back into transformers' order; files with as many for keys need not say it.
+        config.setdefault("num_key_value_heads", config.get("num_attention_heads"))
         files: list[Any] = [GGUFReader(file) for file in dict.fromkeys(tensor.file for tensor in header.tensors)]
         self._tensors = {tensor.name: tensor for file in files for tensor in file.tensors}
         self._dtype = dtype
         processors: Any = TENSOR_PROCESSORS
         self._processor = processors.get(architecture, TensorProcessor)(config=config)
         self._names = get_gguf_hf_weights_map(model, self._processor)
+        self._lost: set[str] = set()
 
     def read(self, names: tuple[str, ...]) -> dict[str, Any]:
         import numpy as np
@@ -113,8 +121,13 @@ class Legacy(GgufState):
             )
             if result.name in self._names:
                 made["tensors"][self._names[result.name]] = torch.from_numpy(np.copy(result.weights)).to(self._dtype)
+            elif result.name is not None and name not in FACTORS:  # without a name it was dealt with
+                self._lost.add(name)
         tensors: dict[str, Any] = made["tensors"]
         return tensors
+
+    def lost(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(name for name in names if name in self._lost)
 
     def in_blocks(self, names: tuple[str, ...], model: Any) -> tuple[dict[str, Any], dict[str, str]]:
         import numpy as np

@@ -34,8 +34,13 @@ def write_llama(
     tied: bool = True,
     each: int = 0,
     hidden: int = HIDDEN,
+    kv_heads: int = KV_HEADS,
+    besides: Callable[[GGUFWriter], object] = lambda _: None,
 ) -> Path:
-    """A tiny llama with random quantized weights and no tokenizer; `each` tensors a file, or all in one for 0."""
+    """A tiny llama with random quantized weights and no tokenizer; `each` tensors a file, or all in one for 0.
+
+    With as many heads for keys as for queries it says nothing of them. `besides` writes what else the file has.
+    """
     forward = FORWARD if hidden == HIDDEN else 2 * hidden
     writer = GGUFWriter(path, "llama", split_max_tensors=each)
     writer.add_name("tiny")
@@ -44,17 +49,22 @@ def write_llama(
     writer.add_embedding_length(hidden)
     writer.add_feed_forward_length(forward)
     writer.add_head_count(HEADS)
-    writer.add_head_count_kv(KV_HEADS)
+    if kv_heads != HEADS:
+        writer.add_head_count_kv(kv_heads)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_freq_base(10000.0)
     writer.add_vocab_size(WORDS)
-    shapes = {"token_embd": (WORDS, hidden), **({} if tied else {"output": (WORDS, hidden)})}
+    besides(writer)
+    shapes: dict[str, tuple[int, ...]] = {
+        "token_embd": (WORDS, hidden),
+        **({} if tied else {"output": (WORDS, hidden)}),
+    }
     for block in range(3):
         prefix = f"blk.{block}."
         shapes |= {
             f"{prefix}attn_q": (hidden, hidden),
-            f"{prefix}attn_k": (hidden // HEADS * KV_HEADS, hidden),
-            f"{prefix}attn_v": (hidden // HEADS * KV_HEADS, hidden),
+            f"{prefix}attn_k": (hidden // HEADS * kv_heads, hidden),
+            f"{prefix}attn_v": (hidden // HEADS * kv_heads, hidden),
             f"{prefix}attn_output": (hidden, hidden),
             f"{prefix}ffn_gate": (forward, hidden),
             f"{prefix}ffn_up": (forward, hidden),
