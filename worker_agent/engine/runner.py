@@ -373,22 +373,10 @@ class Runner:
             frame, data = to_frame(hidden)
             described, payload = (frame,), (data,)
         self._note(step, payload)
-        onward = Step(
-            deployment=step.deployment,
-            plan=step.plan,
-            epoch=step.epoch,
-            step=step.step,
-            stage=self.load.stage + 1,
-            boot=self._boot,
-            pieces=step.pieces,
-            released=step.released,
-            kept=step.kept,
-            aside=step.aside,
-            tensors=described,
-            oldest=step.oldest,
-            alone=step.alone,
+        onward = replace(
+            step, stage=self.load.stage + 1, boot=self._boot, tensors=described,
             times=(*step.times, self._time(began, queued)),
-        )
+        )  # fmt: skip
         return onward, payload
 
     def _compute_last(self, step: Step, given: torch.Tensor, began: float, queued: float) -> Tokens | None:
@@ -442,9 +430,8 @@ class Runner:
                 # Their numbers go on as they are, so that the last stage makes no token of them.
                 self._lose(message, found)
             return output
-        except (AgentError, RuntimeError, ValueError, TypeError, IndexError, KeyError, MemoryError) as error:
-            self._in_doubt = True
-            self._fault(error, step.pieces)
+        except Exception as error:
+            self.give_up(error, step.pieces)
             return None
 
     def _note(self, step: Step, hidden: tuple[Buffer, ...]) -> None:
@@ -465,6 +452,11 @@ class Runner:
     def _lose(self, message: str, sequences: tuple[int, ...]) -> None:
         """Tell the controller that the numbers of these are none any more; the others go on: each has its own rows."""
         self._send(self._out(Destination.CONTROLLER, self._fault_of(NotFinite.kind, message, sequences, goes_on=True)))
+
+    def give_up(self, error: Exception, pieces: tuple[Piece, ...] = ()) -> None:
+        """Something went wrong half-way: no state is certain, and nothing runs until the next Link."""
+        self._in_doubt = True
+        self._fault(error, pieces)
 
     def _fault(self, error: Exception, pieces: tuple[Piece, ...]) -> None:
         """Tell the controller and stop until the next Link: after half a step the caches are in doubt."""

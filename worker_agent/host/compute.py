@@ -8,7 +8,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from worker_agent.engine.grammars import Grammars
 from worker_agent.engine.loading import drop_stage
@@ -18,6 +20,7 @@ from worker_agent.engine.runtime import Runtime
 from worker_agent.engine.stage import Stage
 from worker_agent.host.speed import SpeedMeter
 from worker_agent.model.heap import large_blocks_apart
+from worker_agent.store.storekeeper import failed
 from worker_agent.wire.errors import AgentError, UnknownStage
 from worker_agent.wire.messages import (
     Buffer,
@@ -43,6 +46,8 @@ from worker_agent.wire.messages import (
 )
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 Reply = Callable[[ControlMessage], None]
 PayloadReply = Callable[..., None]
@@ -121,8 +126,12 @@ class Compute(threading.Thread):
         def note() -> None:
             runner = self._runners.pop((deployment, stage), None)
             if runner is not None:
-                runner.close()
-                drop_stage(runner.stage)
+                try:
+                    runner.close()
+                    drop_stage(runner.stage)
+                # it is gone whatever went wrong: nobody can ask for it any more
+                except Exception:
+                    log.exception("stage %d of %s was not freed as it should be", stage, deployment)
             if not any(held == deployment for held, _ in self._runners):
                 self.grammars.forget(deployment)
             self._refresh()
@@ -131,7 +140,8 @@ class Compute(threading.Thread):
         self._notes.put(note)
 
     def link(self, message: Link, reply: Reply) -> None:
-        self._answered(message.call, reply, lambda: self._runner(message.deployment, message.stage).link(message))
+        stage = (message.deployment, message.stage)
+        self._answered(message.call, reply, lambda: self._runner(*stage).link(message), changes=stage)
 
     def halt(self, message: Halt, reply: Reply) -> None:
         self._asked(message.call, reply, lambda: self._runner(message.deployment, message.stage).halt(message))
@@ -145,18 +155,17 @@ class Compute(threading.Thread):
 
     def write_copies(self, message: WriteStates | WriteJournal, payload: Sequence[Buffer], reply: Reply) -> None:
         stage, frames = (message.deployment, message.stage), tuple(payload)
-        self._answered(message.call, reply, lambda: self._runner(*stage).copies.write(message, frames))
+        self._answered(message.call, reply, lambda: self._runner(*stage).copies.write(message, frames), changes=stage)
 
     def recompute(self, message: Recompute, payload: Sequence[Buffer], reply: Reply) -> None:
         def answer(error: AgentError | None) -> None:
-            failed = error and Failed(call=message.call, kind=error.kind, message=str(error))
-            reply(failed or Done(call=message.call))
+            reply(Done(call=message.call) if error is None else self._failed(message.call, error))
 
         def note() -> None:
             try:
                 self._runner(message.deployment, message.stage).recompute(message, tuple(payload), answer)
-            except AgentError as error:
-                answer(error)
+            except Exception as error:
+                reply(self._failed(message.call, error))
 
         self._notes.put(note)
 
@@ -174,39 +183,26 @@ class Compute(threading.Thread):
             if runner is not None and runner.epoch == message.epoch:
                 runner.cancel(message.sequence)
 
-        self._answered(message.call, reply, cancel)
+        self._answered(message.call, reply, cancel, changes=(message.deployment, 0))
 
     def catch_up(self, message: CatchUp, reply: Reply) -> None:
-        def note() -> None:
-            try:
-                produced = self._runner(message.deployment, message.stage).produced(message)
-            except AgentError as error:
-                reply(Failed(call=message.call, kind=error.kind, message=str(error)))
-            else:
-                reply(CaughtUp(call=message.call, sequences=produced))
+        def question() -> CaughtUp:
+            produced = self._runner(message.deployment, message.stage).produced(message)
+            return CaughtUp(call=message.call, sequences=produced)
 
-        self._notes.put(note)
+        self._asked(message.call, reply, question)
 
     def step(self, message: Step, payload: Sequence[Buffer]) -> None:
         received = time.monotonic()  # not when the note is read: that is after the step under way
 
-        def note() -> None:
-            runner = self._runners.get((message.deployment, message.stage))
-            if runner is not None:
-                runner.arrived(message, tuple(payload), received)
-
-        self._notes.put(note)
+        frames = tuple(payload)
+        self._told(message.deployment, message.stage, lambda runner: runner.arrived(message, frames, received))
         time.sleep(0)  # hand the interpreter over now: the step has waited long enough
 
     def tokens(self, message: Tokens) -> None:
         received = time.monotonic()
 
-        def note() -> None:
-            runner = self._runners.get((message.deployment, 0))
-            if runner is not None:
-                runner.came_round(message, received)
-
-        self._notes.put(note)
+        self._told(message.deployment, 0, lambda runner: runner.came_round(message, received))
         time.sleep(0)
 
     def drop_sequences(self, deployment: str) -> None:
@@ -215,7 +211,7 @@ class Compute(threading.Thread):
         def note() -> None:
             for (name, _), runner in self._runners.items():
                 if name == deployment:
-                    runner.drop_sequences()
+                    self._guarded(runner, runner.drop_sequences)
 
         self._notes.put(note)
 
@@ -277,7 +273,7 @@ class Compute(threading.Thread):
         now = time.monotonic()
         for runner in list(self._runners.values()):
             began = time.monotonic()
-            tokens = runner.work()
+            tokens = self._guarded(runner, runner.work) or 0
             self._busy = None
             if tokens:
                 self._more = True
@@ -287,7 +283,7 @@ class Compute(threading.Thread):
                 if self._yields():
                     time.sleep(min(YIELDING_SHARE * took, LONGEST_REST_SECONDS))
             else:
-                runner.repeat_lost(now)
+                self._guarded(runner, partial(runner.repeat_lost, now))
         if not self._more or now - self._refreshed > REFRESH_SECONDS:
             self._refresh()
 
@@ -317,12 +313,33 @@ class Compute(threading.Thread):
             raise UnknownStage(f"this agent holds no stage {stage} of deployment {deployment}")
         return runner
 
-    def _answered(self, call: int, reply: Reply, action: Callable[[], None]) -> None:
+    def _told(self, deployment: str, stage: int, action: Callable[[Runner], None]) -> None:
+        """Leave a note for a stage that nobody awaits an answer to; nothing happens if the stage is not there."""
+
+        def note() -> None:
+            runner = self._runners.get((deployment, stage))
+            if runner is not None:
+                self._guarded(runner, lambda: action(runner))
+
+        self._notes.put(note)
+
+    @staticmethod
+    def _guarded(runner: Runner, action: Callable[[], T]) -> T | None:
+        """What an action on a stage gives. What goes wrong in it is that stage's fault alone: the others go on."""
+        try:
+            return action()
+        except Exception as error:
+            runner.give_up(error)
+            return None
+
+    def _answered(
+        self, call: int, reply: Reply, action: Callable[[], None], changes: tuple[str, int] | None = None
+    ) -> None:
         def done() -> Done:
             action()
             return Done(call=call)
 
-        self._asked(call, reply, done)
+        self._asked(call, reply, done, changes)
 
     def _read(
         self, call: int, reply: PayloadReply, question: Callable[[], tuple[ControlMessage, tuple[Buffer, ...]]]
@@ -330,22 +347,44 @@ class Compute(threading.Thread):
         def note() -> None:
             try:
                 page, payload = question()
-            except AgentError as error:
-                reply(Failed(call=call, kind=error.kind, message=str(error)))
+            except Exception as error:
+                reply(self._failed(call, error))
             else:
                 reply(page, *payload)
 
         self._notes.put(note)
 
-    def _asked(self, call: int, reply: Reply, question: Callable[[], ControlMessage]) -> None:
+    def _asked(
+        self,
+        call: int,
+        reply: Reply,
+        question: Callable[[], ControlMessage],
+        changes: tuple[str, int] | None = None,
+    ) -> None:
+        """Leave a note that answers a call.
+
+        Args:
+            changes: the stage that is changed by it, and is in an unknown state where that broke off unforeseen.
+        """
+
         def note() -> None:
             try:
                 answer = question()
-            except AgentError as error:
-                answer = Failed(call=call, kind=error.kind, message=str(error))
+            except Exception as error:
+                answer = self._failed(call, error)
+                runner = None if changes is None or isinstance(error, AgentError) else self._runners.get(changes)
+                if runner is not None:
+                    runner.give_up(error)
             reply(answer)
 
         self._notes.put(note)
+
+    @staticmethod
+    def _failed(call: int, error: Exception) -> Failed:
+        """The answer to a call that could not be done, whatever the reason: the thread has other stages to run."""
+        if not isinstance(error, AgentError):
+            log.error("a call of the controller failed", exc_info=error)
+        return failed(call, error)
 
 
 __all__ = ["Compute", "Destination", "Outgoing", "Reply"]
