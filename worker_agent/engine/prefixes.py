@@ -54,12 +54,6 @@ class KeptSequences:
     def remove(self, number: int) -> None:
         self._kept.pop(number, None)
 
-    def pop_oldest(self) -> int:
-        return self._kept.popitem(last=False)[0]
-
-    def clear(self) -> None:
-        self._kept.clear()
-
 
 def longest(
     tokens: Sequence[int], group: str, candidates: Iterable[Candidate], reuse: Reuse

@@ -26,7 +26,8 @@ from worker_agent.engine.recomputing import Answer, Recomputing
 from worker_agent.engine.ring import Arrival, RingPlace, Verdict, Waits
 from worker_agent.engine.runtime import Runtime
 from worker_agent.engine.sampling import Samplers
-from worker_agent.engine.scheduler import PlannedStep, Scheduler, Sequence, check_whole_prompt
+from worker_agent.engine.scheduler import PlannedStep, Scheduler
+from worker_agent.engine.sequence import Sequence, check_whole_prompt
 from worker_agent.engine.soundness import Soundness, overflow
 from worker_agent.engine.stage import Stage
 from worker_agent.engine.tensors import from_frame, to_frame

@@ -18,112 +18,16 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import msgspec
 
 from worker_agent.engine.prefixes import KEPT_SEQUENCES, MIN_SHARED, Candidate, KeptSequences, longest
-from worker_agent.wire.errors import AgentError, OutOfMemory
-from worker_agent.wire.messages import Admission, Budget, Piece, Resumed, Reuse, Sampling, Shared, Tokens
+from worker_agent.engine.sequence import LOOKED_BACK, SCORED_CHUNK, Sequence, in_blocks
+from worker_agent.wire.messages import Admission, Piece, Resumed, Reuse, Shared, Tokens
 
-SCORED_CHUNK = 64
-"""Of prompts whose tokens' log probabilities are wanted, so many tokens in one step at most: each needs the logits of
-the whole vocabulary, 40 MB for 64 tokens of a large one."""
-LOOKED_BACK = 150_000
-"""Of sequences that one step admits, so many tokens at most go along for the last stage to look back at: they share an
-envelope of 1 MiB."""
-BLOCK = 32
-"""Tokens are counted in blocks of so many: rows take memory by the page, which is 16 to 64 tokens."""
-SOON = 32
-"""Who is admitted finds room for so many tokens more than it has, and leaves as many to each that runs already."""
 TAKEN = 0.75
 """A kept state is taken over, rather than copied from, if at least this part of it is of use."""
-
-
-@dataclass
-class Sequence:
-    """A request inside the pipeline, as the first stage sees it."""
-
-    number: int
-    tokens: list[int]
-    """Prompt and answer so far."""
-    prompt_tokens: int
-    sampling: Sampling
-    budget: Budget
-    group: str = ""
-    """Only sequences of one group share tokens."""
-    sent: int = 0
-    """How many of `tokens` have been put into a step, or came from another sequence."""
-    in_flight: int = 0
-    admitted: bool = False
-    """Whether the stages hold something of it."""
-    introduced: bool = False
-    """Whether the last stage knows how to sample it."""
-    held: int = 0
-    """Of one that goes on after a stage was lost: how many of its first tokens the stages hold."""
-    arrival: int = 0
-    """Who came before whom."""
-    shared: Shared | None = None
-
-    given: int = field(init=False)
-    """How many tokens Start brought: the prompt, and in a recovery what was generated before."""
-
-    def __post_init__(self) -> None:
-        self.given = len(self.tokens)
-        if self.held:
-            self.sent, self.admitted = self.held, True
-            if self.held == len(self.tokens) - 1 and self.held >= self.prompt_tokens:
-                self.given = self.held  # it was decoding, and goes on so, in the steps of those that decode
-
-    @property
-    def pending(self) -> int:
-        """Tokens known but not yet put into a step."""
-        return len(self.tokens) - self.sent
-
-    @property
-    def is_decoding(self) -> bool:
-        return self.sent >= self.given
-
-    @property
-    def capacity(self) -> int:
-        """KV tokens it may come to hold: what Start brought and what may still be generated."""
-        return self.prompt_tokens + self.budget.max_tokens
-
-    @property
-    def used(self) -> int:
-        """KV tokens that it takes, when all that it has is computed."""
-        return in_blocks(len(self.tokens))
-
-    @property
-    def soon(self) -> int:
-        """KV tokens that it will take before long."""
-        return in_blocks(min(len(self.tokens) + SOON, self.capacity))
-
-    @property
-    def looks_back(self) -> bool:
-        """Whether the last stage needs its tokens, and not only those to come."""
-        # What was generated before has led some way into the grammar.
-        return self.sampling.looks_back or (
-            self.sampling.constraint is not None and len(self.tokens) > self.prompt_tokens
-        )
-
-
-def in_blocks(tokens: int) -> int:
-    return -(-tokens // BLOCK) * BLOCK
-
-
-def check_whole_prompt(sequence: Sequence, widest: int) -> None:
-    """Whether a prompt can go through the stages in one step, of `widest` tokens at most. Raises AgentError."""
-    if sequence.given > widest:
-        raise OutOfMemory(
-            f"this architecture takes prompts as a whole only, and one of {sequence.given:,} tokens is longer than "
-            f"the {widest:,} that can go from stage to stage at once"
-        )
-    if sequence.sampling.prompt_logprobs >= 0 and sequence.prompt_tokens > SCORED_CHUNK:
-        raise AgentError(
-            "this architecture takes prompts as a whole only; log probabilities of a prompt's tokens can be had "
-            f"for up to {SCORED_CHUNK} of them then"
-        )
 
 
 @dataclass(frozen=True)
@@ -174,6 +78,9 @@ class Scheduler:
         self._released: list[int] = []
         self._newly_kept: list[int] = []
         self._aside: list[int] = []
+        self._promised: dict[int, Candidate] = {}
+        """By the sequence that was admitted and has not begun yet: whose state it will take over, which is counted
+        once, with the sequence."""
         self._next_step = 1
         self._arrivals = 0
         self._resumed: tuple[int, ...] = ()
@@ -184,7 +91,7 @@ class Scheduler:
     @property
     def used(self) -> int:
         """KV tokens that running sequences take, and those that are over."""
-        return sum(sequence.used for sequence in self.running.values()) + self._kept_tokens
+        return sum(self._with_taken(each, each.used) for each in self.running.values()) + self._kept_tokens
 
     @property
     def in_flight(self) -> int:
@@ -238,7 +145,7 @@ class Scheduler:
         for number in (*self.waiting, *self.running):
             self._end(number, keep=False)
         while self._kept:
-            self._released.append(self._kept.pop_oldest())
+            self._drop_kept()
 
     def returned(self, message: Tokens) -> bool:
         """A step has come round: take its tokens. False if it is not in flight (it came twice, or late)."""
@@ -361,13 +268,31 @@ class Scheduler:
 
     @property
     def _kept_tokens(self) -> int:
-        return sum(in_blocks(candidate.held) for candidate in self._kept)
+        """KV tokens that those take which are over, but for what was promised to somebody."""
+        promised = {candidate.number for candidate in self._promised.values()}
+        return sum(in_blocks(each.held) for each in self._kept if each.number not in promised)
+
+    def _with_taken(self, sequence: Sequence, tokens: int) -> int:
+        """KV tokens of a sequence, at least those of the state that it will take over: it is cut back later."""
+        promised = self._promised.get(sequence.number)
+        return tokens if promised is None else max(tokens, in_blocks(promised.held))
+
+    def _drop_kept(self) -> None:
+        """Let go of the state that was of no use for longest, and of one that was promised only when no other is
+        left."""
+        promised = {candidate.number for candidate in self._promised.values()}
+        number = next((each.number for each in self._kept if each.number not in promised), None)
+        if number is None:
+            number = next(iter(self._kept)).number
+        self._kept.remove(number)
+        self._promised = {taker: each for taker, each in self._promised.items() if each.number != number}
+        self._released.append(number)
 
     def _make_room(self) -> None:
         """Keep what runs within the pool: what is over goes first, then the youngest yields."""
         while self.used > self.kv_tokens:
             if self._kept:
-                self._released.append(self._kept.pop_oldest())
+                self._drop_kept()
             elif len(self.running) > 1:
                 self._yield(max(self.running.values(), key=lambda sequence: sequence.arrival))
             else:
@@ -375,6 +300,7 @@ class Scheduler:
 
     def _yield(self, sequence: Sequence) -> None:
         del self.running[sequence.number]
+        self._promised.pop(sequence.number, None)
         if sequence.admitted:
             self._aside.append(sequence.number)
         else:
@@ -387,19 +313,41 @@ class Scheduler:
     def _admit(self) -> None:
         while self.waiting and len(self.running) < self.max_sequences:
             sequence = next(iter(self.waiting.values()))
-            taken = sum(each.soon for each in self.running.values()) + sequence.soon
-            if self.running and taken > self.kv_tokens:
+            others = sum(self._with_taken(each, each.soon) for each in self.running.values())
+            if self.running and others + sequence.soon > self.kv_tokens:
                 return
-            if self._kept and (found := self._candidate(sequence, {})) is not None:
+            if self._kept and not sequence.admitted and (found := self._candidate(sequence, {})) is not None:
                 self._kept.used(found[0].number)
-            while self._kept and (taken + self._kept_tokens > self.kv_tokens or self._holds_all_states):
-                self._released.append(self._kept.pop_oldest())
+                self._promise(sequence, *found, others)
+            wanted = others + self._with_taken(sequence, sequence.soon)
+            while self._kept and (wanted + self._kept_tokens > self.kv_tokens or self._holds_all_states):
+                self._drop_kept()
             self.running[sequence.number] = self.waiting.pop(sequence.number)
+
+    def _promise(self, sequence: Sequence, candidate: Candidate, count: int, others: int) -> None:
+        """Have a sequence take over what an earlier one has left, where that is as good as a copy or there is no room
+        for a copy beside it.
+
+        Args:
+            others: KV tokens of those that run.
+        """
+        held = in_blocks(candidate.held)
+        if any(candidate.number == each.number for each in self._promised.values()):
+            return
+        if others + max(held, sequence.soon) > self.kv_tokens:
+            return
+        if self._is_to_move(candidate, count) or others + held + sequence.soon > self.kv_tokens:
+            self._promised[sequence.number] = candidate
+
+    def _is_to_move(self, candidate: Candidate, count: int) -> bool:
+        """Whether a state is better taken over than copied from."""
+        return self.reuse == "whole" or count >= TAKEN * len(candidate.tokens)
 
     @property
     def _holds_all_states(self) -> bool:
         """Whether one more would be too many: states that cannot be cut back take the same memory for any length."""
-        return self.reuse == "whole" and len(self.running) + len(self._kept) >= self.max_sequences
+        moving = len(self._promised)
+        return self.reuse == "whole" and len(self.running) + len(self._kept) - moving >= self.max_sequences
 
     def _candidate(self, sequence: Sequence, computed: dict[int, int]) -> tuple[Candidate, int] | None:
         """Whose first tokens a sequence may begin with.
@@ -418,10 +366,18 @@ class Scheduler:
     def _share(self, sequence: Sequence, computed: dict[int, int]) -> None:
         """Have a sequence begin with what an earlier one has left, if there is such a thing."""
         sequence.sent, sequence.shared = 0, None
-        if (found := self._candidate(sequence, computed)) is None:
+        promised = self._promised.pop(sequence.number, None)
+        found = self._candidate(sequence, computed)
+        if promised is not None and self.used > self.kv_tokens:  # no room for it beside the sequence
+            found = longest(sequence.tokens, sequence.group, [promised], self.reuse)
+        if found is None:
             return
         candidate, count = found
-        take = candidate.is_over and (self.reuse == "whole" or count >= TAKEN * len(candidate.tokens))
+        others = {each.number for each in self._promised.values()}
+        is_mine = promised is not None and promised.number == candidate.number
+        take = candidate.is_over and (
+            is_mine or (candidate.number not in others and self._is_to_move(candidate, count))
+        )
         if take:
             self._kept.remove(candidate.number)
         else:
@@ -429,6 +385,7 @@ class Scheduler:
         sequence.sent, sequence.shared = count, Shared(candidate.number, count, take)
 
     def _end(self, number: int, *, keep: bool) -> None:
+        self._promised.pop(number, None)
         yielded = self.waiting.pop(number, None)
         sequence = self.running.pop(number, None) or yielded
         if sequence is None or not sequence.admitted:
@@ -440,7 +397,7 @@ class Scheduler:
             self._released.append(number)
             return
         if len(self._kept) >= KEPT_SEQUENCES:
-            self._released.append(self._kept.pop_oldest())
+            self._drop_kept()
         self._kept.add(Candidate(number, sequence.group, sequence.tokens[:count], True, sequence.sent))
         self._newly_kept.append(number)
 

@@ -9,7 +9,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker_agent.engine.scheduler import PlannedStep, Scheduler, Sequence
+from worker_agent.engine.scheduler import PlannedStep, Scheduler
+from worker_agent.engine.sequence import Sequence
 from worker_agent.wire.messages import Budget, Sampling, Token, Tokens
 
 

@@ -7,11 +7,13 @@ import zlib
 from array import array
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from worker_agent.engine.scheduler import BLOCK, PlannedStep, Scheduler, Sequence, in_blocks
-from worker_agent.wire.messages import Budget, Finish, Reuse, Sampling, Token, Tokens
+from worker_agent.engine.scheduler import PlannedStep, Scheduler
+from worker_agent.engine.sequence import BLOCK, Sequence, in_blocks
+from worker_agent.wire.messages import Budget, Finish, Reuse, Sampling, Shared, Token, Tokens
 
 EOS = 7
 
@@ -194,6 +196,28 @@ def test_a_prompt_that_goes_on_from_an_earlier_one_takes_its_state_over() -> Non
     assert step is not None
     shares = [each.admission.shared for each in step.pieces if each.admission is not None]
     assert [each and each.sequence for each in shares] == [2], "what was taken over is another's now"
+
+
+@pytest.mark.parametrize("length", [1000, 2040, 2100, 3500, 3980])
+def test_a_state_that_is_taken_over_is_counted_once_however_much_of_the_pool_it_fills(length: int) -> None:
+    scheduler = Scheduler(4096, 16, 512, 1, reuse="any")
+    _, stage = run(scheduler, {1: list(range(length))}, {1: 5})
+    earlier = stage.held[1]
+    scheduler.add(Sequence(2, [*earlier, 1, 2, 3], len(earlier) + 3, Sampling(), Budget(10)))
+    step = scheduler.next_step()
+    assert step is not None and not step.released
+    assert step.pieces[0].position == len(earlier)
+
+
+@pytest.mark.parametrize("length", [1000, 3000])
+def test_where_there_is_no_room_for_a_copy_what_begins_alike_is_taken_over(length: int) -> None:
+    scheduler = Scheduler(4096, 16, 4096, 1, reuse="any")
+    run(scheduler, {1: list(range(length))}, {1: 5})
+    scheduler.add(Sequence(2, [*range(length // 2), *range(9000, 9900)], length // 2 + 900, Sampling(), Budget(10)))
+    step = scheduler.next_step()
+    assert step is not None and not step.released
+    assert step.pieces[0].admission is not None
+    assert step.pieces[0].admission.shared == Shared(1, length // 2, length == 3000)
 
 
 def test_one_that_only_begins_alike_copies_what_they_share_and_leaves_the_rest() -> None:
