@@ -23,8 +23,9 @@ from app.errors import ModelError, RequestError
 from app.inference.chat_format import ChatFormat
 from app.inference.prompt import Message
 from app.inference.template_guard import Bounds, GuardedEnvironment, guard
-from app.inference.tokenizer import Tokenizer, read_json
+from app.inference.tokenizer import Tokenizer
 from app.models.checkpoint import MORE_CHAT_TEMPLATES
+from app.models.tokenizer_reading import read_json
 
 """`role`, `content` (text, or a list of parts with a `type`), and whatever else the template knows."""
 

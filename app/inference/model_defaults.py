@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from app.errors import ModelError, RequestError
 from app.inference.parameters import GenerationParameters
-from app.inference.tokenizer import read_json
+from app.models.tokenizer_reading import read_json
 
 FILE = "generation_config.json"
 USUAL_TOP_K = 50

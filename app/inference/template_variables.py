@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from app.errors import RequestError
-from app.inference.tokenizer import NAMED_TOKENS
+from app.models.tokenizer_reading import NAMED_TOKENS
 
 MAX_VARIABLES = 64
 MAX_NAME = 64

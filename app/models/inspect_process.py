@@ -67,7 +67,7 @@ def inspect(request: InspectRequest, report: ProgressCallback) -> ModelDescripti
         raise ModelError(f"The model in {checkpoint.folder} cannot be used: {error}.") from error
     rows = _rows(model, anatomy.vocab_size)
     unused = check_fit(checkpoint, model, tensors)
-    tokenizer = settle_tokenizer(checkpoint.folder, request.tokenizer_target, rows)
+    tokenizer = settle_tokenizer(checkpoint.folder, request.tokenizer_target, rows, made=request.source == "gguf")
     parts = _parts(tensors, assigned)
     used = [tensor for part in parts for tensor in part.tensors]
     return ModelDescription(
@@ -204,16 +204,28 @@ class TokenizerFound:
     notes: tuple[str, ...] = ()
 
 
-def settle_tokenizer(folder: Path, target: str, rows: int) -> TokenizerFound:
-    """Find the tokenizer of a model with `rows` rows of embedding; make a tokenizer.json where there is none."""
-    if tokenizer_source(folder) is None:
-        if not (folder / TOKENIZER).is_file():
-            return TokenizerFound(False)
+def settle_tokenizer(folder: Path, target: str, rows: int, *, made: bool = False) -> TokenizerFound:
+    """Find the tokenizer of a model with `rows` rows of embedding; make a tokenizer.json where there is none, or where
+    transformers makes another tokenizer of it than it says.
+
+    Args:
+        made: whether the tokenizer.json was made here of what says all: it is kept as it is.
+    """
+    has_one = tokenizer_source(folder) is None
+    if has_one and not (folder / TOKENIZER).is_file():
+        return TokenizerFound(False)
+    if has_one and made:
         return _looked_at(folder, "", rows)
-    from app.models.tokenizer_conversion import convert_tokenizer
+    from app.models.tokenizer_conversion import convert_tokenizer, tokenizer_as_made
 
     with TemporaryDirectory() as scratch:
         place = Path(target or scratch)
+        if has_one:
+            try:
+                another = tokenizer_as_made(folder, place)
+            except ModelError as error:
+                return TokenizerFound(False, notes=(error.message,))
+            return _looked_at(place, target, rows) if another else _looked_at(folder, "", rows)
         why = convert_tokenizer(folder, place)
         return TokenizerFound(False, notes=(why,)) if why else _looked_at(place, target, rows)
 

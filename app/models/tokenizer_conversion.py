@@ -1,5 +1,6 @@
 """Makes a tokenizer.json of the older files of a tokenizer, by transformers' own converters: `vocab.json` with
-`merges.txt`, SentencePiece models, tiktoken's tables. Needs transformers: child processes only.
+`merges.txt`, SentencePiece models, tiktoken's tables; and where there is one that transformers reads otherwise than it
+says. Needs transformers: child processes only.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from transformers.utils.import_utils import is_protobuf_available, is_sentencepi
 
 from app.models.checkpoint import CHAT_TEMPLATES, MORE_CHAT_TEMPLATES, TOKENIZER_CONFIG, TOKENIZER_FILES, read_json
 from app.models.tokenizer_files import MERGES, SENTENCEPIECE, VOCABULARY, WORDS, tokenizer_source
+from app.models.tokenizer_reading import read_tokenizer
 
 GPT2_SPECIAL = "<|endoftext|>"
 
@@ -55,17 +57,54 @@ def convert_tokenizer(folder: Path, target: Path) -> str:
         if lacking := _lacking(backend, tokens):
             reasons.append(f"{type(made).__name__} does not know its tokens, {lacking!r} for one")
             continue
-        target.mkdir(parents=True, exist_ok=True)
-        made.save_pretrained(target)
-        for name in CHAT_TEMPLATES:
-            if (folder / name).is_file() and not (target / name).exists():
-                shutil.copyfile(folder / name, target / name)
-        if (folder / MORE_CHAT_TEMPLATES).is_dir():
-            for path in sorted((folder / MORE_CHAT_TEMPLATES).glob("*.jinja")):
-                (target / MORE_CHAT_TEMPLATES).mkdir(exist_ok=True)
-                shutil.copyfile(path, target / MORE_CHAT_TEMPLATES / path.name)
+        _save(made, folder, target)
         return ""
     return f"The tokenizer in {source} cannot be read: {reasons[0][:300]}."
+
+
+def tokenizer_as_made(folder: Path, target: Path) -> bool:
+    """Write to the folder `target` what transformers makes of a model's tokenizer.json, if that is another tokenizer.
+
+    Many classes take the file's vocabulary alone and bring their own ways of dividing a text: Llama's for one puts no
+    space behind a special token, whatever the file says. Some add a beginning or an end that tokenizer_config.json
+    wants and the file does not.
+
+    Returns:
+        Whether it is another. Not where transformers cannot read it: the file is all there is then.
+    """
+    logging.set_verbosity_error()
+    try:
+        made = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        backend: Tokenizer = made.backend_tokenizer
+    except Exception:  # files can be broken in any way, and the Rust side raises plain Exception
+        return False
+    said, _ = read_tokenizer(folder)
+    if _parts(backend) == _parts(said):
+        return False
+    _save(made, folder, target)
+    return True
+
+
+def _parts(tokenizer: Tokenizer) -> tuple[object, ...]:
+    """All that decides about ids and texts."""
+    parts = (
+        tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.model, tokenizer.post_processor, tokenizer.decoder
+    )  # fmt: skip
+    added = {index: token.__getstate__() for index, token in tokenizer.get_added_tokens_decoder().items()}
+    return (*(None if part is None else part.__getstate__() for part in parts), added)
+
+
+def _save(made: Any, folder: Path, target: Path) -> None:
+    """With the chat templates of the model's folder."""
+    target.mkdir(parents=True, exist_ok=True)
+    made.save_pretrained(target)
+    for name in CHAT_TEMPLATES:
+        if (folder / name).is_file() and not (target / name).exists():
+            shutil.copyfile(folder / name, target / name)
+    if (folder / MORE_CHAT_TEMPLATES).is_dir():
+        for path in sorted((folder / MORE_CHAT_TEMPLATES).glob("*.jinja")):
+            (target / MORE_CHAT_TEMPLATES).mkdir(exist_ok=True)
+            shutil.copyfile(path, target / MORE_CHAT_TEMPLATES / path.name)
 
 
 def _ways(folder: Path, source: str, tokens: frozenset[str]) -> Iterator[Callable[[], Any]]:

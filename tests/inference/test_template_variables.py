@@ -10,7 +10,7 @@ from app.errors import RequestError
 from app.inference.chat_template import ChatTemplate
 from app.inference.parameters import GenerationParameters
 from app.inference.template_variables import MAX_CHARACTERS, MAX_DEPTH, MAX_VARIABLES, refuse_unread, with_effort
-from app.inference.tokenizer import NAMED_TOKENS
+from app.models.tokenizer_reading import NAMED_TOKENS
 
 HYBRID = """{%- if not thinking is defined %}{% set thinking = false %}{% endif %}
 {%- macro said(message) %}{{ message.content }}{{ custom }}{% endmacro %}

@@ -10,12 +10,15 @@ import pytest
 import sentencepiece
 from transformers import AutoTokenizer
 
+from app.errors import ModelError
 from app.inference.chat_template import ChatTemplate
 from app.inference.tokenizer import Tokenizer
+from app.models.inspect_process import settle_tokenizer
 from app.models.library import ModelLibrary
 from app.models.tokenizer_conversion import convert_tokenizer
 from app.sharding.cutting import CuttingJob
 from app.sharding.plan import divide
+from tests.inference import tiny_tokenizers
 from tests.inference.tiny_tokenizers import CORPUS, byte_level
 from tests.models.described import described
 from tests.tiny_model import change_json
@@ -200,3 +203,63 @@ def test_the_library_keeps_what_was_converted_and_shards_get_it(folder: Path, tm
     reference = AutoTokenizer.from_pretrained(tmp_path / "shards" / "shard_0")
     assert [tokenizer.encode(text) for text in TEXTS] == [reference.encode(text) for text in TEXTS]
     assert reference.chat_template == CHAT
+
+
+PROBES = [
+    *TEXTS,
+    "<s>[INST] The dog",
+    " x",
+    "<s> a</s>b <unk> c",
+    "e\u0301 é 12345 don't",
+    "<bos>The<eos> dog",
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "model_type", "config", "kept"),
+    [
+        ("byte_fallback", "llama", {"tokenizer_class": "LlamaTokenizer"}, True),
+        ("byte_fallback", "llama", {"tokenizer_class": "LlamaTokenizerFast", "legacy": False}, True),
+        ("byte_fallback", "llama", {"tokenizer_class": "LlamaTokenizer", "legacy": True}, True),
+        ("byte_fallback", "gemma", {"tokenizer_class": "GemmaTokenizer"}, True),
+        ("byte_fallback", "mistral", {"tokenizer_class": "LlamaTokenizer"}, False),
+        ("byte_fallback", "phi3", {"tokenizer_class": "LlamaTokenizer"}, False),
+        ("byte_fallback", "llama", {"tokenizer_class": "PreTrainedTokenizerFast"}, False),
+        ("byte_level", "qwen2", {"tokenizer_class": "Qwen2Tokenizer"}, True),
+        ("byte_level", "gpt2", {"tokenizer_class": "GPT2Tokenizer", "bos_token": "<bos>"}, True),
+        ("metaspace", "t5", {"tokenizer_class": "T5Tokenizer"}, True),
+    ],
+)
+def test_ids_are_those_of_the_class_that_transformers_takes_for_the_files(
+    kind: str, model_type: str, config: dict[str, object], kept: bool, tmp_path: Path
+) -> None:
+    """Llama's own class for one reads the vocabulary alone and divides texts in its own way."""
+    place, target = tmp_path / "model", tmp_path / "kept"
+    place.mkdir()
+    tokenizer = tiny_tokenizers.KINDS[kind]()
+    tiny_tokenizers.save(place, tokenizer, config={"model_type": model_type}, tokenizer_config=config)
+    found = settle_tokenizer(place, str(target), rows=10_000)
+    assert (found.found, found.notes, found.folder) == (True, (), str(target) if kept else "")
+    ours, theirs = Tokenizer.open(place, Path(found.folder or place)), AutoTokenizer.from_pretrained(place)
+    for text in PROBES:
+        for special in (True, False):
+            ids = ours.encode(text, add_special_tokens=special)
+            assert ids == theirs.encode(text, add_special_tokens=special), text
+            assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
+
+
+def test_a_tokenizer_that_was_made_of_a_gguf_file_is_kept_as_it_is(tmp_path: Path) -> None:
+    config = {"tokenizer_class": "LlamaTokenizer"}
+    tokenizer = tiny_tokenizers.byte_fallback()
+    tiny_tokenizers.save(tmp_path, tokenizer, config={"model_type": "llama"}, tokenizer_config=config)
+    assert settle_tokenizer(tmp_path, str(tmp_path / "kept"), rows=10_000, made=True).folder == ""
+
+
+def test_added_tokens_under_what_is_no_number_are_said_of_the_model(tmp_path: Path) -> None:
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "added_tokens_decoder": {"x": {"content": "<x>"}}}
+    tiny_tokenizers.save(tmp_path, tiny_tokenizers.byte_level(), tokenizer_config=config)
+    found = settle_tokenizer(tmp_path, "", rows=10_000)
+    assert not found.found
+    assert "lists added tokens (added_tokens_decoder) by what is no number" in found.notes[0]
+    with pytest.raises(ModelError, match="by what is no number"):
+        Tokenizer.open(tmp_path)
