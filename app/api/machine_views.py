@@ -55,3 +55,10 @@ class GpuView(BaseModel):
             cls(name=gpu.name, memory_total=gpu.memory_total, power_limit=gpu.power_limit)
             for gpu in gpus_of(capacities)
         ]
+
+
+class LogView(BaseModel):
+    """The end of an agent's log."""
+
+    node_id: int
+    text: str = Field(description="its last whole lines")

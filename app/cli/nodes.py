@@ -1,4 +1,4 @@
-"""`node add|list|remove|drain|update|launchers|local|invite|find`."""
+"""`node add|list|show|remove|drain|start|stop|update|log|launchers|local|invite|find`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from app.cli.options import Json, read_size
-from app.cli.output import note, print_fields, print_json, print_table, progress_shown
+from app.cli.output import note, print_fields, print_json, print_table, printable, progress_shown
 from app.cli.session import Session, open_controller, open_registry, origin
 from app.cluster.finding import WaitingAgent, chosen
 from app.cluster.ghosts import Ghost, ghosts_of
@@ -181,6 +181,56 @@ def update_node(node: Node) -> None:
     with open_controller(monitor=False) as session, progress_shown(False) as progress:
         record = session.ask(update_agent, node, on_progress=progress.job, origin=origin())
     note(f"{record.hostname} (node {record.id}) runs with Shardboard {__version__}.")
+
+
+@app.command("start")
+def start_node(
+    node: Annotated[str | None, typer.Argument(help="Its id, name or host:port, as `node list` shows them.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All of this machine that do not run, instead of one.")] = False,
+) -> None:
+    """Start a node's agent that was ended: of one that was started here, put there over SSH or brought by Ray.
+
+    What it held is loaded again with the next request.
+    """
+    with open_controller(monitor=False) as session:
+        chosen = session.run(session.controller.stopped_agents()) if every else None
+        for record in _one_or(chosen, node, session):
+            started = session.run(session.controller.start_agent(record.id))
+            note(f"The agent of {started.hostname} (node {started.id}) runs.")
+
+
+@app.command("stop")
+def stop_node(
+    node: Annotated[str | None, typer.Argument(help="Its id, name or host:port, as `node list` shows them.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All that run on this machine, instead of one.")] = False,
+) -> None:
+    """End a node's agent; the node stays, with its key and the layers on its disk. `node start` starts it again."""
+    with open_controller(monitor=False) as session:
+        if every:
+            _one_or([], node, session)
+            stopped = session.run(session.controller.stop_agents(keep_flagged=False))
+        else:
+            stopped = [session.run(session.controller.stop_agent(each.id)) for each in _one_or(None, node, session)]
+    for record in stopped:
+        note(f"The agent of {record.hostname} (node {record.id}) has ended.")
+
+
+@app.command("log")
+def show_log(
+    node: Node,
+    size: Annotated[int, typer.Option("--bytes", min=1, max=2**20, help="At most so much of its end.")] = 200_000,
+) -> None:
+    """Print the end of an agent's log, asked of the agent."""
+    with open_controller(monitor=False) as session:
+        (record,) = _one_or(None, node, session)
+        typer.echo(printable(session.run(session.controller.read_agent_log(record.id, size))))
+
+
+def _one_or(every: list[NodeRecord] | None, node: str | None, session: Session) -> list[NodeRecord]:
+    """The node that is named, or all of them where they are asked for. Raises BadInput for both and neither."""
+    if (node is None) == (every is None):
+        raise BadInput("Which node is meant is not clear.", "Name one node, or give --all alone.")
+    return [session.registry.nodes.find(node)] if node is not None else every or []
 
 
 @app.command("launchers")

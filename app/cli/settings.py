@@ -1,4 +1,4 @@
-"""`settings show|set`: what the controller does on its own, window or service."""
+"""`settings show|set|prune`: what the controller does on its own, window or service."""
 
 from __future__ import annotations
 
@@ -41,6 +41,17 @@ def set_settings(
     else:
         settings.save(home.settings)
     note("Saved.")
+
+
+@app.command("prune")
+def prune_records(as_json: Json = False) -> None:
+    """Forget now what is older or more than `records.…` allow; a controller does it every six hours by itself."""
+    with open_controller(monitor=False) as session:
+        pruned = session.run(session.controller.prune())
+    if as_json:
+        print_json(pruned)
+    else:
+        note(f"Forgotten: {pruned}.")
 
 
 def changed(settings: ControllerSettings, changes: list[str]) -> ControllerSettings:

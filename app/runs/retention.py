@@ -22,6 +22,15 @@ class Pruned:
     def anything(self) -> bool:
         return bool(self.requests or self.jobs or self.events or self.traces)
 
+    def __str__(self) -> str:
+        """2 requests, 1 record of times; nothing"""
+        counts = (
+            (self.requests, "request", "requests"), (self.jobs, "job", "jobs"), (self.events, "event", "events"),
+            (self.traces, "record of times", "records of times"),
+        )  # fmt: skip
+        words = [f"{number:,} {one if number == 1 else many}" for number, one, many in counts if number]
+        return ", ".join(words) or "nothing"
+
 
 def prune(registry: Registry, settings: RecordSettings, *, at: datetime | None = None) -> Pruned:
     """Remove requests, jobs, events and traces beyond the age, then the oldest traces and requests beyond the size.

@@ -304,4 +304,7 @@ def test_launchers_are_told_and_what_is_begun_is_a_job(api: Served) -> None:
     renewed = api.post(f"/shard/api/nodes/update/{added}/", {}, 202)
     assert api.job(renewed["id"], "done")["kind"] == "update"
     assert api.system.controller.registry.nodes.get(added).local_pid != pid
+    assert "listens on" in api.get(f"/shard/api/nodes/log/{added}/")["text"]
+    assert api.post(f"/shard/api/nodes/stop/{added}/")["state"] == "stopped"
+    assert api.client.get("/shard/api/nodes/log/99999/").status_code == 404
     api.post(f"/shard/api/nodes/remove/{added}/", {}, 200)

@@ -114,6 +114,10 @@ def test_every_run_has_a_page(api: Served, answered: Any) -> None:
         browser.open("/shard/runs/nothing/1/", 422)
 
 
+def test_what_the_settings_do_not_keep_is_forgotten_when_asked_for(api: Served, answered: Any) -> None:
+    assert api.post("/shard/api/runs/prune/") == {"requests": 0, "jobs": 0, "events": 0, "traces": 0}
+
+
 def test_runs_that_are_not_there_are_told(api: Served) -> None:
     for kind, id in (("request", "999999"), ("job", "999999"), ("deployment", "nobody"), ("request", "first")):
         assert f"no {kind}" in api.error("GET", f"/shard/api/runs/{kind}/{id}/", 404)["message"]

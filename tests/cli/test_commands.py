@@ -125,6 +125,12 @@ def test_a_placement_is_shown_deployed_and_taken_down(shell: CommandLine) -> Non
     back = shell.start("deploy", "tiny", "--live", "--nodes", str(here))
     _, said = back.communicate(timeout=120)
     assert back.returncode == 0 and "tiny: layers 0–2 went from " in " ".join(said.split())
+    assert "layers 0" in shell.run("node", "log", str(beside))
+    pid = shell.json("node", "list")[1]["local_pid"]
+    shell.run("node", "stop", str(beside))
+    assert not runs(pid)
+    shell.run("node", "start", "--all")
+    assert runs(shell.json("node", "list")[1]["local_pid"])
     shell.run("node", "remove", str(beside))
     shell.run("undeploy", "tiny")
     in_8_bits = shell.json("deploy", "tiny", "--kv-tokens", "4096", "--kv", "int8")

@@ -10,10 +10,11 @@ from starlette.responses import Response
 
 from app.api.bodies import Deploy, Nothing, accepts, body_of, done
 from app.api.failures import NotFound
+from app.api.job_views import JobView
 from app.api.routes.jobs import begin_job
 from app.api.security import Caller, Room
 from app.api.state import TheController, deployment_views
-from app.api.views import ALWAYS, DeploymentList, DeploymentView, JobView, PlanView, errors
+from app.api.views import ALWAYS, DeploymentList, DeploymentView, PlanView, errors
 from app.controller import Controller
 from app.errors import Conflict, NodeError
 from app.jobs.works import DeployWork, HandOverWork

@@ -9,9 +9,10 @@ from starlette.responses import Response
 
 from app.api.bodies import Nothing, accepts, body_of, done
 from app.api.failures import NotFound, Overloaded
+from app.api.job_views import JobList, JobView
 from app.api.security import Caller, Room
 from app.api.state import Number, TheController
-from app.api.views import ALWAYS, JobList, JobView, errors
+from app.api.views import ALWAYS, errors
 from app.controller import Controller
 from app.errors import RegistryError
 from app.jobs.job import Work

@@ -13,11 +13,12 @@ from starlette.responses import Response
 
 from app.api.bodies import AddModel, MeasureModel, Nothing, accepts, body_of, done
 from app.api.failures import NotFound, Refused
+from app.api.job_views import JobView
 from app.api.library_views import ModelList, ModelView
 from app.api.routes.jobs import begin_job
 from app.api.security import Caller, Room, is_local
 from app.api.state import TheController
-from app.api.views import ALWAYS, JobView, errors
+from app.api.views import ALWAYS, errors
 from app.controller import Controller
 from app.errors import BadInput, Conflict
 from app.inference.model_defaults import ModelDefaults

@@ -5,17 +5,19 @@ from __future__ import annotations
 from typing import Annotated
 
 import msgspec
-from fastapi import Depends, Path, Request
+from fastapi import Depends, Path, Query, Request
 from starlette.responses import Response
 
 from app.api.bodies import AddNode, DrainNode, Launch, MeasureLinks, MeetingCode, Nothing, accepts, body_of, done
+from app.api.job_views import JobView
 from app.api.launcher_views import LauncherList, LauncherView
 from app.api.link_views import LinkList, LinkView
+from app.api.machine_views import LogView
 from app.api.meeting_views import Ended, MeetingView, WaitingList, WaitingView
 from app.api.routes.jobs import begin_job
 from app.api.security import Caller, Room
 from app.api.state import Number, TheController, node_views
-from app.api.views import ALWAYS, JobView, NodeList, NodeView, errors
+from app.api.views import ALWAYS, NodeList, NodeView, errors
 from app.cluster.node_state import NodeState
 from app.controller import Controller
 from app.errors import BadInput, Conflict, NodeError, RegistryError
@@ -30,6 +32,7 @@ router = Room(prefix="/shard/api/nodes", tags=["nodes"], responses=errors(*ALWAY
 
 PAGE = "/shard/nodes/"
 WAITING_SECONDS = 3.0
+MOST_LOG_BYTES = 2**20
 MeetingId = Annotated[str, Path(min_length=1, max_length=40)]
 
 
@@ -148,6 +151,41 @@ async def drain(
     With `draining` false it takes new work again."""
     record = await controller.drain_node(str(node_id), body.draining, body.move, origin=origin)
     return done(request, NodeView.of(controller, record), PAGE)
+
+
+@router.post(
+    "/start/{node_id}/", summary="Start a node's agent again",
+    responses={200: {"model": NodeView}, **errors(400, 404, 409, 415, 422, 503, 507)}, openapi_extra=body_of(Nothing),
+)  # fmt: skip
+async def start(
+    request: Request, controller: TheController, node_id: Number, body: Annotated[Nothing, Depends(accepts(Nothing))]
+) -> Response:
+    """Of one that a launcher has brought and that was ended. What it held loads with the next request."""
+    node = await _brought(controller, node_id)
+    return done(request, NodeView.of(controller, await controller.start_agent(node.id)), PAGE)
+
+
+@router.post(
+    "/stop/{node_id}/", summary="End a node's agent",
+    responses={200: {"model": NodeView}, **errors(400, 404, 409, 415, 422, 503, 507)}, openapi_extra=body_of(Nothing),
+)  # fmt: skip
+async def stop(
+    request: Request, controller: TheController, node_id: Number, body: Annotated[Nothing, Depends(accepts(Nothing))]
+) -> Response:
+    """Of one that a launcher has brought. The node stays, with its key and the layers on its disk."""
+    node = await _brought(controller, node_id)
+    return done(request, NodeView.of(controller, await controller.stop_agent(node.id)), PAGE)
+
+
+@router.get("/log/{node_id}/", summary="What a node's agent has logged", responses=errors(404, 422, 503))
+async def agent_log(
+    controller: TheController,
+    node_id: Number,
+    max_bytes: Annotated[int, Query(ge=1, le=MOST_LOG_BYTES)] = 200_000,
+) -> LogView:
+    """The last whole lines of its log, asked of the agent now."""
+    await controller.registry.call(lambda known: known.nodes.get(node_id))
+    return LogView(node_id=node_id, text=await controller.read_agent_log(node_id, max_bytes))
 
 
 @router.post(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, BinaryIO, Literal
@@ -14,7 +15,7 @@ from fastapi import Depends, Path, Query, Request
 from pydantic import BaseModel, Field
 from starlette.responses import Response, StreamingResponse
 
-from app.api.bodies import Strict, accepts, body_of
+from app.api.bodies import Nothing, Strict, accepts, body_of, done
 from app.api.download import Downloads
 from app.api.routes.events import aware
 from app.api.security import Room
@@ -50,6 +51,15 @@ class Format(StrEnum):
     HTML = "html"
     CHROME = "chrome"
     BUNDLE = "bundle"
+
+
+class PrunedView(BaseModel):
+    """How much was forgotten of each."""
+
+    requests: int
+    jobs: int
+    events: int
+    traces: int
 
 
 class Export(Strict):
@@ -108,6 +118,17 @@ async def export_selection(
 ) -> Response:
     """As with GET, for selections too long for an address."""
     return await _download(request, controller, body, body.ids)
+
+
+@router.post(
+    "/prune/", summary="Forget what is too old or too much",
+    responses={200: {"model": PrunedView}, **errors(400, 415, 422, 507)}, openapi_extra=body_of(Nothing),
+)  # fmt: skip
+async def prune(
+    request: Request, controller: TheController, body: Annotated[Nothing, Depends(accepts(Nothing))]
+) -> Response:
+    """Runs, events and records of times beyond what the settings allow, now; else that is done every six hours."""
+    return done(request, PrunedView(**asdict(await controller.prune())), "/")
 
 
 @router.get("/{kind}/{run_id}/", summary="One run", responses={200: {"model": RunView}, **errors(404, 422)})

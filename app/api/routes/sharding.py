@@ -11,10 +11,11 @@ from starlette.responses import Response
 
 from app.api.bodies import CutModel, Nothing, accepts, body_of, done
 from app.api.failures import Refused
+from app.api.job_views import JobList, JobView
 from app.api.routes.jobs import begin_job, job_view, recent_jobs
 from app.api.security import Caller, Room, is_local
 from app.api.state import Number, TheController
-from app.api.views import ALWAYS, JobList, JobView, errors
+from app.api.views import ALWAYS, errors
 from app.controller import Controller
 from app.errors import BadInput
 from app.jobs.works import CutWork

@@ -193,12 +193,8 @@ class RecordsSection(Section):
 
     @Slot(object)
     def _on_pruned(self, pruned: Pruned) -> None:
-        counts = ((pruned.requests, "request"), (pruned.jobs, "job"), (pruned.events, "event"),
-                  (pruned.traces, "record of times"))  # fmt: skip
-        words = [_count(number, noun) for number, noun in counts if number]
-        self._workbench.notices.toast(
-            f"Removed {', '.join(words)}." if words else "There was nothing to remove.", Level.SUCCESS
-        )
+        text = f"Removed {pruned}." if pruned.anything else "There was nothing to remove."
+        self._workbench.notices.toast(text, Level.SUCCESS)
         self._read()
 
     @Slot()
@@ -221,8 +217,3 @@ def _mib(settings: RecordSettings) -> int:
 
 def _size(nbytes: int) -> str:
     return f"{nbytes // GIB} GiB" if nbytes % GIB == 0 else f"{nbytes / MIB:,.0f} MiB"
-
-
-def _count(number: int, noun: str) -> str:
-    plural = noun.replace("record of", "records of") if " " in noun else f"{noun}s"
-    return f"{number:,} {noun if number == 1 else plural}"
