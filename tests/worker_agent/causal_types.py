@@ -236,14 +236,22 @@ def tiny_config(model_type: str) -> PreTrainedConfig:
     return kind(**_fields(default, special), **parts)
 
 
-def make_model(model_type: str, folder: Path) -> PreTrainedModel:
+def make_model(model_type: str, folder: Path, layers: int = LAYERS) -> PreTrainedModel:
     """Make a tiny model with random weights, save it as safetensors and return it as it is loaded from there.
 
     Of a few scales of its matrices that is taken whose answers vary most: where layers whisper, a tied head repeats
     the last token, and where they shout, all tokens become alike; both would hide what is wrong. Which one that is
     stands in `scales.json`, so that it need not be looked for each time.
+
+    Args:
+        layers: so many of the type's layers, the first ones; not every type can do with fewer.
     """
     config = tiny_config(model_type)
+    for name, value in list(vars(config).items()):
+        if isinstance(value, list) and len(value) == LAYERS > layers:
+            setattr(config, name, value[:layers])
+    if layers < LAYERS:
+        config.num_hidden_layers = layers
     _refuse_large(config)
     _fill(config, *(KNOWN_SCALES.get(model_type) or best_scales(config))).save_pretrained(folder)
     loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)

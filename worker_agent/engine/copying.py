@@ -83,7 +83,7 @@ class StateCopies:
             tensors |= {f"{part.sequence}/{name}": tensor for name, tensor in found.items()}
         present = tuple(each.sequence for each in every)
         page = StatesPage(call=message.call, parts=tuple(parts), present=present, complete=complete)
-        return page, _frames(tensors) if parts else ()
+        return page, as_frames(tensors) if parts else ()
 
     @torch.inference_mode()
     def write(self, message: WriteStates | WriteJournal, payload: tuple[Buffer, ...]) -> None:
@@ -141,6 +141,7 @@ class StateCopies:
         self._journal.keep_only(message.needed)
 
 
-def _frames(tensors: Exported) -> tuple[Buffer, ...]:
+def as_frames(tensors: Exported) -> tuple[Buffer, ...]:
+    """Tensors as safetensors, in as many frames as it takes."""
     content = memoryview(safetensors.torch.save(tensors))
     return tuple(content[start : start + MAX_FRAME_BYTES] for start in range(0, len(content), MAX_FRAME_BYTES))

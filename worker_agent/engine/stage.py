@@ -105,7 +105,7 @@ class Stage:
     def own_state(self) -> OwnState:
         """An empty state for a sequence that has a pass of its own."""
         kept = Int8Cache if self.kv_dtype == "int8" else OwnCache
-        return OwnState(self.slice.model.config, range(self.slice.start, self.slice.end), kept)
+        return OwnState(self.slice.model.config, range(self.slice.start, self.slice.end), kept, self.device)
 
     def twin(self, load: Load) -> Stage | None:
         """Another stage over the same weights, with states of its own; None where they are being let go."""

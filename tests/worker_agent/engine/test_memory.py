@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -19,8 +20,10 @@ from msgspec.structs import replace
 from tests.worker_agent.causal_types import make_model as make_type
 from tests.worker_agent.ring import RUNTIME, CutModel, Ring, cut_model, load_message, random_prompt
 from tests.worker_agent.tiny_models import VOCABULARY, greedy, make_model
+from worker_agent.engine.copying import as_frames
 from worker_agent.engine.executor import Admitted, Executor, StepPlan, Turn
 from worker_agent.engine.loading import load_stage
+from worker_agent.engine.memory.own import OwnState
 from worker_agent.engine.memory.pages import PagePool
 from worker_agent.engine.memory.pool import StatePool
 from worker_agent.engine.memory.region import reserve
@@ -34,7 +37,15 @@ TYPES = {
     "mixed": "bamba", "whole prompts": "jamba", "rows in int8": "llama", "rows in int8 that grow": "mistral",
     "rows in pages": "mistral", "rows in int8 in pages": "llama", "windows": "lfm3", "an index": "glm_moe_dsa",
     "own in int8": "bloom", "an index and int8": "glm_moe_dsa", "mixed in int8": "bamba",
+    "one tensor for both": "deepseek_v4", "convolutions and a window in one": "inkling_text",
+    "recurrent and rows in one": "falcon_h1", "layers that keep nothing": "gemma4_text",
 }  # fmt: skip
+
+
+FIRST = {"one tensor for both": 2, "convolutions and a window in one": 1, "recurrent and rows in one": 1}
+"""Of these so many layers, which have what is wanted; the others say nothing that they do not."""
+BEGINS = (5, 12)
+"""With so many tokens a sequence begins: within a window, and beyond it."""
 
 
 def whole_stage(cut: CutModel, **changes: object) -> Stage:
@@ -50,14 +61,18 @@ def executor(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     folder = tmp_path_factory.mktemp(TYPES[request.param])
     rows, int8 = request.param.startswith("rows"), "int8" in request.param
     make: Callable[..., object] = make_model if rows or request.param.startswith("own") else make_type
-    make(TYPES[request.param], folder / "model")
+    if request.param in FIRST:
+        make_type(TYPES[request.param], folder / "model", FIRST[request.param])
+    else:
+        make(TYPES[request.param], folder / "model")
     if request.param == "whole prompts":  # all experts: of two that weigh the same, the last bits would choose
         config = folder / "model" / "config.json"
         config.write_text(json.dumps({**json.loads(config.read_text()), "num_experts_per_tok": 4}))
     with pytest.MonkeyPatch.context() as patch:
         if request.param.endswith("in pages"):
             patch.setenv("SHARDBOARD_CAPTURED", "static")
-        stage = whole_stage(cut_model(folder / "model", folder / "parts"), kv_dtype="int8" if int8 else "computed")
+        cut, kept = cut_model(folder / "model", folder / "parts"), "int8" if int8 else "computed"
+        stage = whole_stage(cut, kv_dtype=kept)
     made = Executor(stage, folder / "aside")
     assert isinstance(made._rows, PagePool) == request.param.endswith("in pages")
     assert (made.stage.batched, made._rows.int8) == (rows, int8)
@@ -92,12 +107,12 @@ class Driver:
 
 
 def hand_over(pool: StatePool, number: int, seed: int) -> None:
-    """Have a state leave the pool as another agent gets it, in two parts where it takes parts, and come in again; then
-    go on over a new link, in another place."""
+    """Have a state leave the pool as another agent gets it, as bytes, in two parts where it takes parts, and come in
+    again; then go on over a new link, in another place."""
     (whole,) = (part for part in pool.parts() if part.sequence == number)
     middle = seed % whole.end if pool[number].takes_parts else 0
     parts = [replace(whole, end=middle), replace(whole, start=middle)] if middle else [whole]
-    came = [(part, {name: each.clone() for name, each in pool.exported(part).items()}) for part in parts]
+    came = [(part, safetensors.torch.load(b"".join(as_frames(pool.exported(part))))) for part in parts]
     pool.release(number)
     for part, tensors in came:
         pool.put(part, tensors)
@@ -116,14 +131,15 @@ ops = st.lists(
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(steps=ops)
-@example([("cut", 0, 3)])
+@given(begins=st.sampled_from(BEGINS), steps=ops)
+@example(begins=12, steps=[("cut", 0, 3)])
+@example(begins=5, steps=[("cut", 3, 3), ("hand over", 2, 1), ("aside", 0, 3)])
 def test_whatever_was_done_to_a_state_it_goes_on_as_one_from_scratch(
-    executor: Executor, steps: list[tuple[str, int, int]]
+    executor: Executor, begins: int, steps: list[tuple[str, int, int]]
 ) -> None:
     executor.clear()
     driver = Driver(executor)
-    number, _ = driver.begin(random_prompt(12, 190, 1))
+    number, _ = driver.begin(random_prompt(begins, 190, 1))
     for what, seed, count in steps:
         held, more = driver.given[number], random_prompt(count, 190, seed)
         state = executor.memory[number]
@@ -158,6 +174,18 @@ def test_a_recurrent_state_is_not_cut_back_without_a_word(tmp_path: Path) -> Non
         driver.step(number, 5, [1, 2])
     with pytest.raises(OutOfStep, match="came to a KV cache of 12 tokens"):
         driver.step(number, 20, [1, 2])
+
+
+def test_what_was_set_aside_comes_back_to_the_device_of_its_stage(tmp_path: Path) -> None:
+    """On disk, and on its way from another agent, it is in main memory."""
+    make_type("falcon_h1", tmp_path / "model", 1)
+    stage = whole_stage(cut_model(tmp_path / "model", tmp_path / "parts"))
+    driver = Driver(Executor(stage))
+    number, _ = driver.begin(random_prompt(12, 190, 1))
+    elsewhere = OwnState(stage.slice.model.config, range(1), device=torch.device("meta"))
+    elsewhere.imported(driver.executor.memory[number].exported(), 12)
+    (layer,) = elsewhere.cache.kept()
+    assert {each.device.type for each in (layer.keys, *layer.conv_states.values(), layer)} == {"meta"}
 
 
 def test_what_a_sequence_has_left_goes_back_to_the_system(tmp_path: Path) -> None:

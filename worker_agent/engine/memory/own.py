@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import torch
 from transformers import DynamicCache, PreTrainedConfig
+from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
 from worker_agent.engine.memory.rows import from_int8, in_int8
 from worker_agent.engine.memory.states import Exported, SequenceState, check_cut
@@ -16,6 +17,8 @@ from worker_agent.wire.errors import OutOfStep
 
 _PLAIN = "plain"
 """The name under which everything that is no tensor is exported, as JSON."""
+_SAME = "same"
+"""There: the name of the tensor that this one is (some layers keep one for keys and values)."""
 
 
 class OwnCache(DynamicCache):
@@ -143,11 +146,19 @@ class OwnState(SequenceState):
 
     Args:
         kept: how the cache keeps keys and values.
+        device: where what is imported belongs; it may have been written down on another one.
     """
 
-    def __init__(self, config: PreTrainedConfig, owned: Collection[int], kept: type[OwnCache] = OwnCache) -> None:
+    def __init__(
+        self,
+        config: PreTrainedConfig,
+        owned: Collection[int],
+        kept: type[OwnCache] = OwnCache,
+        device: torch.device | None = None,
+    ) -> None:
         super().__init__()
         self.cache = kept(config, owned)
+        self._device = device or torch.device("cpu")
 
     @property
     def length(self) -> int:  # the cache must know it, too
@@ -159,21 +170,23 @@ class OwnState(SequenceState):
 
     @property
     def nbytes(self) -> int:
-        return sum(
-            tensor.nbytes
-            for layer in self.cache.layers
-            for _, tensor in _walk("", vars(layer))
-            if isinstance(tensor, torch.Tensor) and tensor.device.type != "meta"
-        )
+        kept = (value for layer in self.cache.layers for _, value in _walk("", vars(layer)))
+        tensors = (each for each in kept if isinstance(each, torch.Tensor) and each.device.type != "meta")
+        return sum({_place(each): each.nbytes for each in tensors}.values())
 
     def can_be_cut(self, length: int) -> bool:
         return length == self.length or all(self._remembers_all(layer) for layer in self.cache.kept())
 
     def _remembers_all(self, layer: Any) -> bool:
-        """Whether a layer can show again what it showed before: it is no window that has moved on, nor a recurrence."""
-        if getattr(layer, "is_sliding", False):
-            return self.length < layer.sliding_window  # type: ignore[no-any-return]
-        return getattr(layer, "is_croppable", False) and not hasattr(layer, "record_past")
+        """Whether a layer can show again what it showed before: it is no window that has moved on, has no recurrence
+        or convolution, and is cut back by the class that fills it, which knows all that it keeps."""
+        if isinstance(layer, LinearAttentionCacheLayerMixin) or not getattr(layer, "is_croppable", False):
+            return False
+        kinds = type(layer).__mro__
+        fills, cuts = (next(at for at, kind in enumerate(kinds) if name in vars(kind)) for name in ("update", "crop"))
+        if cuts > fills:
+            return False
+        return not getattr(layer, "is_sliding", False) or self.length < layer.sliding_window
 
     def truncate(self, length: int) -> None:
         check_cut(self, length)
@@ -192,39 +205,53 @@ class OwnState(SequenceState):
     def exported(self, start: int = 0, end: int | None = None) -> Exported:
         found: Exported = {}
         plain: dict[str, Any] = {}
+        named: dict[tuple[Any, ...], str] = {}
+        storages: set[int] = set()
         for index in self.cache.indices():
             for name, value in _walk(f"{index}", vars(self.cache.layers[index])):
-                if isinstance(value, torch.Tensor):
-                    found[name] = value.contiguous()
-                else:
+                if not isinstance(value, torch.Tensor):
                     plain[name] = _named(value)
+                elif value.numel() and (other := named.setdefault(_place(value), name)) != name:
+                    plain[name] = {_SAME: other}
+                else:
+                    kept = value.contiguous()
+                    storage = kept.untyped_storage().data_ptr()
+                    # No two of what is written down may lie in the same memory.
+                    found[name] = kept.clone() if storage in storages else kept
+                    storages.add(storage)
         found[_PLAIN] = torch.frombuffer(bytearray(json.dumps(plain).encode()), dtype=torch.uint8)
         return found
 
     def imported(self, tensors: Exported, length: int) -> None:
         try:
-            plain = json.loads(tensors[_PLAIN].numpy().tobytes())
-            values = {name: _value(value) for name, value in plain.items()}
+            plain = json.loads(tensors[_PLAIN].cpu().numpy().tobytes())
+            copied = {name: each.to(self._device, copy=True) for name, each in tensors.items() if name != _PLAIN}
+            values = {name: self._value(value, copied) for name, value in plain.items()} | copied
         except (KeyError, ValueError) as error:
             raise OutOfStep("what was exported is no state of this kind") from error
         in_int8 = any(name.partition("/")[2] in NAMES.values() for name in tensors)
         if any(name.partition("/")[2] in NAMES for name in tensors) and in_int8 != isinstance(self.cache, Int8Cache):
             raise OutOfStep("what was exported has keys and values in other numbers than this stage keeps")
-        values |= {name: tensor for name, tensor in tensors.items() if name != _PLAIN}
         for name, value in values.items():
             index, attribute, *key = name.split("/")
             while len(self.cache.layers) <= int(index):
                 assert self.cache.layer_class_to_replicate is not None
                 self.cache.layers.append(self.cache.layer_class_to_replicate())
             layer = self.cache.layers[int(index)]
-            if isinstance(value, torch.Tensor):
-                value = value.clone()
             if not key:
                 setattr(layer, attribute, value)
             else:
                 holder = getattr(layer, attribute)
                 holder[int(key[0]) if isinstance(holder, list) or key[0].lstrip("-").isdigit() else key[0]] = value
         self.length = length
+
+    def _value(self, value: Any, tensors: Exported) -> Any:
+        """What was written down as JSON; a device is the one that this state is on."""
+        if not isinstance(value, dict):
+            return value
+        if _SAME in value:
+            return tensors[value[_SAME]]
+        return getattr(torch, value["dtype"]) if "dtype" in value else self._device
 
     def release(self) -> None:
         self.cache.layers.clear()
@@ -250,7 +277,6 @@ def _named(value: Any) -> Any:
     raise OutOfStep(f"a {type(value).__name__} in the state of a layer cannot be written down")
 
 
-def _value(value: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
-    return getattr(torch, value["dtype"]) if "dtype" in value else torch.device(value["device"])
+def _place(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """Where its numbers are: two tensors with the same are one."""
+    return tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
