@@ -8,8 +8,9 @@ from typing import Any
 from msgspec import to_builtins
 from pydantic import BaseModel, Field
 
-from app.children.work import JobProgress
+from app.children.work import JobProgress, Unit
 from app.jobs.desk import JobDesk
+from app.progress import progress_words
 from app.registry import JobRecord
 from app.runs.telling import origin_text
 from app.runs.trace import origin_of
@@ -35,7 +36,8 @@ class ProgressView(BaseModel):
     total_bytes: int
     bytes_per_second: float
     seconds_left: float | None
-    unit: str = Field(description="what done_bytes and total_bytes count: bytes, or tokens while it measures")
+    unit: Unit = Field(description="what done_bytes and total_bytes count")
+    in_words: str = Field(description="the same as a line of text")
     nodes: list[NodeProgressView] = Field(description="how far each node is that a deployment is to run on")
 
     @classmethod
@@ -43,7 +45,8 @@ class ProgressView(BaseModel):
         return cls(
             phase=told.phase, done_bytes=told.done_bytes, total_bytes=told.total_bytes,
             bytes_per_second=told.bytes_per_second, seconds_left=told.seconds_left,
-            unit=told.unit, nodes=[NodeProgressView(**to_builtins(node)) for node in told.nodes],
+            unit=told.unit, in_words=progress_words(told),
+            nodes=[NodeProgressView(**to_builtins(node)) for node in told.nodes],
         )  # fmt: skip
 
 

@@ -44,6 +44,9 @@ ERROR_TEXT_BYTES = 4000
 """How much of a crashed child's stderr is read to find out why."""
 
 
+Unit = Literal["bytes", "tokens", "links", "answers"]
+
+
 class NodeProgress(msgspec.Struct, frozen=True):
     """How far one node is, of several that have to get somewhere."""
 
@@ -57,6 +60,8 @@ class NodeProgress(msgspec.Struct, frozen=True):
     bytes_per_second: float = 0.0
     already_bytes: int = 0
     """Of those that are done, what the node held before."""
+    unit: Unit = "bytes"
+    """What `done_bytes` and `total_bytes` count where it is something else."""
 
     @property
     def seconds_left(self) -> float | None:
@@ -77,7 +82,7 @@ class JobProgress(msgspec.Struct, frozen=True, tag="progress"):
     """None while nobody can tell."""
     nodes: tuple[NodeProgress, ...] = ()
     """How far each of the nodes is that it is about."""
-    unit: Literal["bytes", "tokens", "links"] = "bytes"
+    unit: Unit = "bytes"
     """What `done_bytes` and `total_bytes` count where it is something else."""
 
     @property

@@ -14,11 +14,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from app.atomic_file import open_atomically
-from app.cli.output import note
+from app.cli.output import note, progress_shown
 from app.cli.session import open_registry
 from app.errors import BadInput, DiskFullError
 from app.figures import size_text
@@ -197,15 +195,12 @@ def _write(runs: Iterable[Run], format: ExportFormat, output: Path) -> int:
 @contextlib.contextmanager
 def _counted(runs: Iterator[Run], total: int) -> Iterator[Iterator[Run]]:
     """The runs, counted on stderr when that is a terminal."""
-    console = Console(stderr=True, highlight=False)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        task = bars.add_task("Exporting", total=total or None)
+    with progress_shown() as bars:
 
         def each() -> Iterator[Run]:
-            for run in runs:
+            for number, run in enumerate(runs, start=1):
                 yield run
                 del run
-                bars.advance(task)
+                bars.show("Exporting", number, total, "runs")
 
         yield each()

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import TransferSpeedColumn as SpeedColumn
 from rich.table import Table
 from rich.text import Text
 
 from app.children.work import JobProgress
 from app.errors import ShardboardError
+from app.progress import amount_words, phase_words
 
 if TYPE_CHECKING:
     from app.runs.telling import Telling
@@ -127,14 +128,10 @@ def progress_shown(quiet: bool = False) -> Iterator[ProgressBars]:
         yield ProgressBars(bars)
 
 
-class _Amount(DownloadColumn):
-    """Bytes as they are read, anything else counted."""
-
+class _Amount(ProgressColumn):
     def render(self, task: Task) -> Text:
-        unit = task.fields["unit"]
-        if unit == "bytes":
-            return super().render(task)
-        return Text(f"{int(task.completed):,} of {int(task.total or 0):,} {unit}", style="progress.download")
+        words = amount_words(int(task.completed), int(task.total or 0), task.fields["unit"])
+        return Text(words, style="progress.download")
 
 
 class _Speed(SpeedColumn):
@@ -155,11 +152,12 @@ class ProgressBars:
         """How far reading, downloading, cutting, … is; each node by itself where several get somewhere."""
         nodes = [node for node in progress.nodes if node.phase == progress.phase]
         for node in nodes:
-            self._show(f"{node.phase} {node.node}", node.done_bytes, node.total_bytes)
+            self.show(f"{phase_words(node.phase)}, {node.node}", node.done_bytes, node.total_bytes, node.unit)
         if not nodes:
-            self._show(progress.phase, progress.done_bytes, progress.total_bytes, progress.unit)
+            self.show(phase_words(progress.phase), progress.done_bytes, progress.total_bytes, progress.unit)
 
-    def _show(self, label: str, done: int, total: int, unit: str = "bytes") -> None:
+    def show(self, label: str, done: int, total: int, unit: str = "bytes") -> None:
+        """How far something is that has this label; a total of 0 is one that nobody knows."""
         if label not in self._tasks:
             self._tasks[label] = self._bars.add_task(printable(label), unit=unit)
         self._bars.update(self._tasks[label], completed=done, total=total or None)

@@ -6,18 +6,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 
 from app.cli.options import Json
-from app.cli.output import note, print_fields, print_json, printable, show_error
+from app.cli.output import note, print_fields, print_json, progress_shown, show_error
 from app.cli.session import open_controller, origin
 from app.control.incidents import incident_bundle, replay_bundle
 from app.errors import Cancelled, ShardboardError
 from app.figures import size_text
 from app.incident.bundle import Bundle, save_bundle
 from app.incident.comparison import Comparison, TokenAt
-from app.incident.replay import ReplayProgress
 
 SAME, DIFFERENT, NOT_COMPARED = 0, 1, 2
 """The exit codes of `replay`, as those of diff."""
@@ -68,10 +65,10 @@ def replay(
     try:
         opened = Bundle.open(bundle)
         opened.check_replayable()
-        with open_controller() as session, _Bars(as_json) as bars:
+        with open_controller() as session, progress_shown(as_json) as bars:
             found = session.ask(
                 replay_bundle, bundle.read_bytes(), model=model, deploy=deploy, with_faults=faults,
-                on_progress=bars.show, origin=origin(),
+                on_progress=bars.job, origin=origin(),
             )  # fmt: skip
     except Cancelled:
         raise
@@ -127,26 +124,3 @@ def _token(at: TokenAt) -> str:
     ]
     text = f" {at.text!r}" if at.text else ""
     return f"{at.token}{text}" + (f", log probability {' and '.join(likely)}" if likely else "")
-
-
-class _Bars:
-    """A bar for each phase on stderr, when that is a terminal."""
-
-    def __init__(self, quiet: bool) -> None:
-        console = Console(stderr=True, highlight=False)
-        columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
-        self._progress = Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal)
-        self._tasks: dict[str, object] = {}
-
-    def __enter__(self) -> _Bars:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def show(self, progress: ReplayProgress) -> None:
-        label = printable(progress.text or progress.phase)
-        if label not in self._tasks:
-            self._tasks[label] = self._progress.add_task(label)
-        self._progress.update(self._tasks[label], completed=progress.done, total=progress.total or None)  # type: ignore[arg-type]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
+from app.children.work import ProgressCallback
 from app.controller import Controller
 from app.incident.bundle import Bundle, make_bundle
 from app.incident.comparison import Comparison
-from app.incident.replay import ReplayProgress, replay
+from app.incident.replay import replay
 from app.runs.trace import UNKNOWN, Origin
 
 
@@ -24,7 +24,7 @@ async def replay_bundle(
     model: str | None = None,
     deploy: bool = False,
     with_faults: bool = False,
-    on_progress: Callable[[ReplayProgress], None] = lambda progress: None,
+    on_progress: ProgressCallback = lambda progress: None,
     origin: Origin = UNKNOWN,
 ) -> Comparison:
     """See `app.incident.replay.replay`. Raises BadInput for what is no bundle, besides."""

@@ -7,14 +7,13 @@ comparison, with all that was otherwise then.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace as changed
 
-from app.children.work import JobProgress
+from app.children.work import JobProgress, ProgressCallback
 from app.errors import Cancelled, ModelError, RequestError, ShardboardError
 from app.incident.bundle import Bundle
 from app.incident.comparison import (
@@ -46,19 +45,6 @@ FURTHER_TOKENS = 8
 POLL_SECONDS = 0.1
 
 
-@dataclass(frozen=True)
-class ReplayProgress:
-    """How far it is. Bytes while deploying, tokens while replaying."""
-
-    phase: Literal["deploying", "replaying"]
-    text: str
-    done: int = 0
-    total: int = 0
-
-
-OnProgress = Callable[[ReplayProgress], None]
-
-
 async def replay(
     controller: Controller,
     bundle: Bundle,
@@ -66,7 +52,7 @@ async def replay(
     model: str | None = None,
     deploy: bool = False,
     with_faults: bool = False,
-    on_progress: OnProgress = lambda progress: None,
+    on_progress: ProgressCallback = lambda progress: None,
     origin: Origin = UNKNOWN,
 ) -> Comparison:
     """Run a bundle's request again.
@@ -110,7 +96,7 @@ async def _deployment(
     chosen: ChosenModel,
     deploy: bool,
     with_faults: bool,
-    on_progress: OnProgress,
+    on_progress: ProgressCallback,
     origin: Origin,
 ) -> tuple[DeploymentRecord, bool]:
     """The deployment to run on, and whether it was made for that."""
@@ -142,17 +128,14 @@ async def _deployment(
 
 
 async def _deploy(
-    controller: Controller, plan: Plan, chosen: ChosenModel, on_progress: OnProgress, origin: Origin
+    controller: Controller, plan: Plan, chosen: ChosenModel, on_progress: ProgressCallback, origin: Origin
 ) -> DeploymentRecord:
-    def report(progress: JobProgress) -> None:
-        on_progress(ReplayProgress("deploying", progress.phase, progress.done_bytes, progress.total_bytes))
-
     return await controller.deploy(
         chosen.name,
         nodes=nodes_for(plan, await controller.list_nodes()),
         layers=layers_text(plan),
         serving=ServingWish.of(plan.serving),
-        on_progress=report,
+        on_progress=on_progress,
         origin=origin,
     )
 
@@ -167,7 +150,7 @@ async def _run(
     record: DeploymentRecord,
     is_new: bool,
     faults: Faults | None,
-    on_progress: OnProgress,
+    on_progress: ProgressCallback,
     origin: Origin,
 ) -> Comparison:
     request = bundle.request
@@ -230,7 +213,7 @@ async def _run(
 
 
 async def _follow(
-    run: RequestRun, expected: Sequence[int], on_progress: OnProgress, happening: asyncio.Future[None] | None
+    run: RequestRun, expected: Sequence[int], on_progress: ProgressCallback, happening: asyncio.Future[None] | None
 ) -> None:
     """Until it is over, or has gone another way for some tokens. Raises why a fault cannot be had again."""
     over = asyncio.ensure_future(run.wait())
@@ -240,7 +223,7 @@ async def _follow(
             if happening is not None and happening.done():
                 happening.result()
             got = run.token_ids
-            on_progress(ReplayProgress("replaying", "", min(len(got), len(expected)), len(expected)))
+            on_progress(JobProgress("replaying", min(len(got), len(expected)), len(expected), unit="tokens"))
             parted = first_difference(expected, got, got_is_over=False, compare_end=False)
             if parted is not None and len(got) > parted + FURTHER_TOKENS:
                 return
@@ -276,4 +259,4 @@ async def _texts(controller: Controller, model: str) -> TextOf:
     return lambda ids: tokenizer.decode(ids, skip_special_tokens=False) if ids else ""
 
 
-__all__ = ["OnProgress", "ReplayProgress", "replay"]
+__all__ = ["replay"]

@@ -158,7 +158,8 @@ class Recutting:
             for done, sequence in enumerate(behind):
                 if cancel.is_set():
                     raise Cancelled("The change of the cut was cancelled.")
-                on_progress(NodeProgress("copying", stage.node_id, stage.node_name, done, len(behind)))
+                at = stage.node_id, stage.node_name
+                on_progress(NodeProgress("copying", *at, done, len(behind), unit="answers"))
                 read[sequence.number] = len(sequence.tokens)
                 await _read(new, sequence)
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 
 from app.children.work import JobProgress, ProgressCallback, until_over
 from app.errors import Cancelled, PlacementError
-from app.figures import size_text
+from app.figures import percent, size_text
 from app.models.description import ModelDescription
+from app.progress import phase_words
 from app.runs.trace import Origin
 from app.serving import Serving, ServingWish
 from app.sharding.capacity import NodeCapacity
@@ -102,8 +103,7 @@ class RequestedLoads:
     async def _carry_out(self, load: _Load, placement: Placement, origin: Origin) -> None:
         def told(progress: JobProgress) -> None:
             if progress.total_bytes and progress.phase in ("hashing", "sending"):
-                done = 100 * progress.done_bytes // progress.total_bytes
-                load.tell(f"{progress.phase.capitalize()} weights: {done} %")
+                load.tell(f"{phase_words(progress.phase)}, {percent(progress.done_bytes / progress.total_bytes)}")
 
         try:
             await self._deploy(placement, origin, told)

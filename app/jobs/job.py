@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from app.children.work import REPORT_SECONDS, JobChain, JobProgress, NodeProgress, ProgressCallback, until_over
+from app.children.work import REPORT_SECONDS, JobChain, JobProgress, NodeProgress, ProgressCallback, Unit, until_over
 from app.errors import Cancelled, ShardboardError
 from app.registry.records import JobRecord, JobStatus
 from app.runs.phases import PhaseRecorder
@@ -107,7 +107,7 @@ class JobSnapshot:
     bytes_per_second: float = 0.0
     seconds_left: float | None = None
     """None while nobody can tell."""
-    unit: Literal["bytes", "tokens", "links"] = "bytes"
+    unit: Unit = "bytes"
     """What is counted, where it is no bytes."""
     nodes: tuple[NodeProgress, ...] = ()
     """How far each of the nodes is that it is about."""
@@ -130,6 +130,14 @@ class JobSnapshot:
     """Who asked for it."""
     work: Work[Any] | None = field(default=None, compare=False)
     """What it does, to begin it again."""
+
+    @property
+    def progress(self) -> JobProgress:
+        """How far it is, as it is told everywhere."""
+        return JobProgress(
+            self.phase or "waiting", self.done_bytes, self.total_bytes, self.bytes_per_second, self.seconds_left,
+            self.nodes, self.unit,
+        )  # fmt: skip
 
     @property
     def fraction(self) -> float | None:

@@ -292,7 +292,7 @@ class Course:
         else:
             self._nodes[node] = progress
             parts = [each for each in self._nodes.values() if each.phase == phase]
-            whole = list(self._nodes.values())
+            whole = [each for each in self._nodes.values() if each.unit == progress.unit]
         left = [each.seconds_left for each in parts if each.seconds_left is not None]
         return JobProgress(
             phase,
@@ -301,4 +301,5 @@ class Course:
             sum(each.bytes_per_second for each in parts),
             max(left) if left else None,
             tuple(self._nodes.values()),
+            progress.unit,
         )

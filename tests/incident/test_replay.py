@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from app.children.work import JobProgress
 from app.errors import ModelError, PlacementError, RequestError
 from app.incident.bundle import Bundle
 from app.incident.contents import REQUEST
-from app.incident.replay import ReplayProgress, replay
+from app.incident.replay import replay
 from app.registry import RequestStatus
 from app.runs.trace import RequestTrace, unpack
 from tests.e2e.conftest import System
@@ -155,7 +156,7 @@ def test_deploying_puts_the_layers_where_they_were_and_takes_them_down_again(pai
     try:
         with pytest.raises(RequestError, match=r"not deployed.*--deploy"):
             again(pair, data)
-        told: list[ReplayProgress] = []
+        told: list[JobProgress] = []
         found = again(pair, data, deploy=True, on_progress=told.append)
         assert pair.run(pair.controller.deployments.ready(MODEL)) == []
         deploy(pair, "0-6")
@@ -166,7 +167,8 @@ def test_deploying_puts_the_layers_where_they_were_and_takes_them_down_again(pai
         deploy(pair)
     assert found.same and found.deployed
     assert found.differences_of_conditions == (), "the same plan, on the same nodes"
-    assert {each.phase for each in told} == {"deploying", "replaying"}
+    units = {each.phase: each.unit for each in told}
+    assert (units["loading"], units["replaying"]) == ("bytes", "tokens")
     assert beside.same and beside.deployed
     assert beside.deployment not in [each.id for each in left]
     assert len(left) == 1

@@ -77,7 +77,14 @@ def test_a_row_says_what_it_shows(quiet_workbench: Workbench) -> None:
     assert figures_text(job.view) == "1.2 of 4 GB · 120 MB/s · 25 s left"
     assert spoken_text(job.view).startswith("Cut x into 2 shards, Cutting, 30%, 1.2 of 4 GB")
     measuring = made_up(
-        quiet_workbench.jobs, 2, "Measure x", JobStatus.RUNNING, done_bytes=512, total_bytes=2704, unit="tokens"
+        quiet_workbench.jobs,
+        2,
+        "Measure x",
+        JobStatus.RUNNING,
+        phase="measuring",
+        done_bytes=512,
+        total_bytes=2704,
+        unit="tokens",
     )
     assert figures_text(measuring.view) == "512 of 2,704 tokens"
     job.finish(JobStatus.FAILED, error=FULL)

@@ -11,22 +11,12 @@ from PySide6.QtCore import QObject, Signal, Slot
 
 from app.children.work import JobProgress, NodeProgress
 from app.errors import ShardboardError
-from app.figures import amount_text, pace, size_text
 from app.jobs.job import JobSnapshot
 from app.registry.records import JobStatus
 from app.sharding.placement import Placement
 from app.ui.jobs.shown_job import ShownJob
 from app.ui.notices import Level, NoticeAction
 from app.ui.workbench import Workbench
-
-PHASES = {
-    "hashing": "Reading the weights",
-    "sending": "Sending",
-    "loading": "Loading",
-    "copying": "Copying states",
-    "linking": "Linking",
-    "ready": "Ready",
-}
 
 
 @dataclass(frozen=True)
@@ -109,11 +99,7 @@ class Deploying(QObject):
     @property
     def overall(self) -> JobProgress:
         """How far all of it is."""
-        view = self._job.view if self._job is not None else JobSnapshot(0, "deploy", "")
-        return JobProgress(
-            view.phase or "waiting", view.done_bytes, view.total_bytes, view.bytes_per_second, view.seconds_left,
-            view.nodes,
-        )  # fmt: skip
+        return (self._job.view if self._job is not None else JobSnapshot(0, "deploy", "")).progress
 
     def start(self, placement: Placement, previous: Placement | None, *, live: bool = False) -> None:
         """Take down what the model has deployed, then carry out the placement.
@@ -226,19 +212,3 @@ def _is_live(job: ShownJob) -> bool:
 
 def _key(model: str) -> str:
     return f"deploy {model}"
-
-
-def phase_text(phase: str) -> str:
-    """A phase in a word or two: Sending."""
-    return PHASES.get(phase, phase.capitalize())
-
-
-def progress_text(now: JobProgress | NodeProgress) -> str:
-    """Figures as a line of text: Sending 1.2 of 4 GB (800 MB were there), 110 MB/s, 25 s left."""
-    words = [phase_text(now.phase)]
-    if now.total_bytes and now.phase in ("hashing", "sending", "loading"):
-        words = [f"{words[0]} {amount_text(now.done_bytes, now.total_bytes)}"]
-        if now.already_bytes:
-            words[0] += f" ({size_text(now.already_bytes)} were there)"
-        words += pace(now.bytes_per_second, now.seconds_left)
-    return ", ".join(words)

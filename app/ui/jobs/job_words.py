@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from app.figures import amount_text, clock, duration, pace
+from app.figures import clock, duration
 from app.jobs.job import JobSnapshot
+from app.progress import figures_words, phase_words, progress_words
 from app.registry.records import JobStatus
 from app.ui.notices import details_of
 
@@ -37,18 +38,15 @@ def phase_text(view: JobSnapshot) -> str:
     if view.status is JobStatus.RUNNING:
         if view.is_ending:
             return "Cancelling"
-        return view.phase[:1].upper() + view.phase[1:] if view.phase else "Running"
+        return phase_words(view.phase) or "Running"
     return STATE_WORDS[view.status]
 
 
 def figures_text(view: JobSnapshot) -> str:
     """1.2 of 4 GB · 120 MB/s · 25 s left; 512 of 2,704 tokens; empty when there are no figures."""
-    if view.status is not JobStatus.RUNNING or view.total_bytes <= 0 or view.is_ending:
+    if view.status is not JobStatus.RUNNING or view.is_ending:
         return ""
-    if view.unit != "bytes":
-        return f"{view.done_bytes:,} of {view.total_bytes:,} {view.unit}"
-    amount = amount_text(view.done_bytes, view.total_bytes)
-    return " · ".join([amount, *pace(view.bytes_per_second, view.seconds_left)])
+    return " · ".join(figures_words(view.progress))
 
 
 def outcome_text(view: JobSnapshot) -> str:
@@ -76,8 +74,8 @@ def details_text(view: JobSnapshot) -> str:
         lines.append(f"ended: {clock(view.ended_at)}")
         if view.started_at is not None:
             lines.append(f"took: {duration((view.ended_at - view.started_at).total_seconds())}")
-    if figures := figures_text(view):
-        lines.append(f"progress: {view.phase}, {figures}")
+    if figures_text(view):
+        lines.append(f"progress: {progress_words(view.progress)}")
     if view.result:
         lines.append(f"result: {view.result}")
     if view.error is not None:

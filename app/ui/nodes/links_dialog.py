@@ -10,6 +10,7 @@ from PySide6.QtWidgets import QAbstractItemView, QDialog, QHeaderView, QTableVie
 
 from app.cluster.link_findings import LinkFinding, findings_of
 from app.figures import clock, data_rate, duration
+from app.progress import progress_words
 from app.registry.records import JobStatus
 from app.ui import make
 from app.ui.jobs.shown_job import ShownJob
@@ -152,7 +153,7 @@ class LinksDialog(QDialog):
             return
         self.measure_button.setEnabled(job.is_over)
         if not job.is_over:
-            self.said.setText(job.view.phase.capitalize() or "Waiting for its turn")
+            self.said.setText(progress_words(job.view.progress) if job.view.phase else "Waiting for its turn")
         elif job.view.status is JobStatus.FAILED:
             self.said.setText(str(job.view.error))
         elif job.view.status is JobStatus.CANCELLED:

@@ -9,6 +9,7 @@ from PySide6.QtCore import QObject, Slot
 from app.children.work import JobProgress
 from app.cluster.node_state import NodeState
 from app.figures import layers, size_text
+from app.progress import figures_words, phase_words
 from app.ui.bridge import Call, Report, window_origin
 from app.ui.shell.setup_step import CallStep, SetupStep, StepProgress
 from app.ui.snapshots import DeploymentSnapshot, NodeSnapshot
@@ -23,20 +24,6 @@ AGENTS = 2
 MODEL = "SmolLM2-135M-Instruct"
 DOWNLOAD_BYTES = 93_000_000
 LICENCE = "Apache-2.0"
-WORDS = {
-    "downloading": "Downloading",
-    "converting": "Unpacking the weights",
-    "hashing": "Reading the weights",
-    "sending": "Sending layers",
-    "loading": "Loading layers",
-    "linking": "Linking",
-    "ready": "Ready",
-}
-"""Phases of the controller's work, for somebody who sees them for the first time."""
-
-
-def phase_words(phase: str) -> str:
-    return WORDS.get(phase, phase[:1].upper() + phase[1:])
 
 
 def usable_nodes(workbench: Workbench) -> list[NodeSnapshot]:
@@ -166,7 +153,5 @@ class SplitStep(CallStep):
     def read(self, progress: object) -> StepProgress:
         if not isinstance(progress, JobProgress):
             return self.progress
-        if progress.phase == "sending" and progress.total_bytes:
-            done, total = progress.done_bytes, progress.total_bytes
-            return StepProgress("Sending layers to the agents", done, total, progress.seconds_left)
-        return StepProgress(phase_words(progress.phase))
+        done, total = (progress.done_bytes, progress.total_bytes) if figures_words(progress) else (0, 0)
+        return StepProgress(phase_words(progress.phase), done, total, progress.seconds_left)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from PySide6.QtCore import Slot
 from PySide6.QtWidgets import QFrame, QLabel, QWidget
 
+from app.progress import progress_words
 from app.ui import make
-from app.ui.board.deploying import progress_text
 from app.ui.giving_way import ElidedLabel, FlowLayout
 from app.ui.icons import mark
 from app.ui.theme import SPACING
@@ -79,7 +79,7 @@ class DeployPanel(QFrame):
     def _show_progress(self) -> None:
         overall = self._deploying.overall
         self.head.say(f"{'Moving' if self._deploying.is_live else 'Deploying'} {self._deploying.model_name}")
-        self.text.say("Cancelling…" if self._deploying.is_cancelling else progress_text(overall))
+        self.text.say("Cancelling…" if self._deploying.is_cancelling else progress_words(overall))
         self.cancel.setEnabled(not self._deploying.is_cancelling)
         if overall.total_bytes:
             self.bar.setRange(0, STEPS)

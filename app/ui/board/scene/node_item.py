@@ -11,11 +11,11 @@ from PySide6.QtWidgets import QGraphicsItem, QStyleOptionGraphicsItem, QWidget
 
 from app.cluster.node_state import NodeState
 from app.figures import size_text
-from app.ui.board.deploying import phase_text
+from app.progress import figures_words, phase_words
 from app.ui.board.scene.block_item import BlockItem
 from app.ui.board.scene.layout import BarPlaces, CardShape, bar_places
 from app.ui.board.scene.look import Look, faded, mixed, shrunk
-from app.ui.board.scene.words import caption, progress_bytes, progress_pace, state_text
+from app.ui.board.scene.words import caption, state_text
 from app.ui.board.state.lanes import Block, LaneSnapshot, Verdict
 from app.ui.cluster import Sample
 from app.ui.icons import draw_icon
@@ -242,14 +242,15 @@ class NodeItem(QGraphicsItem):
         progress = self.lane.progress
         assert progress is not None
         line = look.small_line
-        pace = progress_pace(progress)
+        amount, *rest = figures_words(progress) or [""]
+        pace = " · ".join(rest)
         painter.setFont(look.small)
         painter.setPen(colors.muted)
         painter.drawText(QRectF(place.left(), place.top(), place.width(), line), RIGHT, pace)
         room = place.width() - look.small_metrics.horizontalAdvance(pace) - 8
         painter.setFont(look.small_bold)
         painter.setPen(colors.text)
-        phase = look.small_bold_metrics.elidedText(phase_text(progress.phase), Qt.TextElideMode.ElideRight, room)
+        phase = look.small_bold_metrics.elidedText(phase_words(progress.phase), Qt.TextElideMode.ElideRight, room)
         painter.drawText(QRectF(place.left(), place.top(), room, line), LEFT, phase)
         track = QRectF(place.left(), place.top() + line + 3, place.width(), 6)
         painter.setPen(Qt.PenStyle.NoPen)
@@ -266,7 +267,7 @@ class NodeItem(QGraphicsItem):
             painter.drawRoundedRect(QRectF(track.left(), track.top(), track.width() * already, 6), 3, 3)
         painter.setFont(look.small)
         painter.setPen(colors.muted)
-        text = look.small_metrics.elidedText(progress_bytes(progress), Qt.TextElideMode.ElideRight, place.width())
+        text = look.small_metrics.elidedText(amount, Qt.TextElideMode.ElideRight, place.width())
         painter.drawText(QRectF(place.left(), track.bottom() + 3, place.width(), line), LEFT, text)
 
     def _paint_memory(self, painter: QPainter, with_words: bool) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from app.children.work import NodeProgress
 from app.cluster.node_state import ANSWERING, NodeState
-from app.figures import amount_text, duration, layers, pace, size_text
-from app.ui.board.deploying import progress_text
+from app.figures import duration, layers, size_text
+from app.progress import progress_words
 from app.ui.board.state.lanes import BlockKind, LaneSnapshot
 from app.ui.snapshots import NodeSnapshot
 
@@ -36,22 +35,6 @@ def taken(lane: LaneSnapshot) -> int:
     return max(sum(block.memory for block in lane.blocks), lane.budget + lane.shortage - max(0, lane.free), 0)
 
 
-def progress_pace(progress: NodeProgress) -> str:
-    """120 MB/s · 12 s left"""
-    left = progress.seconds_left if progress.done_bytes < progress.total_bytes else None
-    return " · ".join(pace(progress.bytes_per_second, left))
-
-
-def progress_bytes(progress: NodeProgress) -> str:
-    """What was there, what was brought, and how much it is in all; nothing for a phase that moves no bytes."""
-    if not progress.total_bytes:
-        return ""
-    parts = [amount_text(progress.done_bytes, progress.total_bytes)]
-    if progress.already_bytes:
-        parts.append(f"{size_text(progress.already_bytes)} already there")
-    return " · ".join(parts)
-
-
 def lane_text(lane: LaneSnapshot) -> str:
     """A node and what it holds, as a sentence."""
     parts = []
@@ -69,7 +52,7 @@ def lane_text(lane: LaneSnapshot) -> str:
     holds = ", ".join(parts) or "no layers"
     end = f"{size_text(lane.shortage)} missing" if lane.shortage else f"{size_text(max(0, lane.free))} free"
     state = "" if lane.node.state is NodeState.UP else f" ({lane.node.state.value})"
-    progress = f", {progress_text(lane.progress)}" if lane.progress is not None else ""
+    progress = f", {progress_words(lane.progress)}" if lane.progress is not None else ""
     return f"{lane.node.name}{state}: {holds}, {end}{progress}."
 
 
