@@ -253,7 +253,7 @@ class Deployer:
         return [
             PipelineStage(
                 number, seat.node.id, seat.node.hostname, seat.node.address, seat.node.public_key, seat.node.machine,
-                start, end, seat.link, told.ways, told.reuse,
+                start, end, seat.link, told.ways, told.reuse, told.answers_alone,
             )
             for number, (seat, (start, end), told) in enumerate(zip(seats, ranges, loaded, strict=True))
         ]  # fmt: skip

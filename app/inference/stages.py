@@ -28,6 +28,8 @@ class PipelineStage:
     """How its agent says that it runs."""
     reuse: Reuse = "no"
     """What a prompt may take over there from an earlier one."""
+    answers_alone: bool = False
+    """Whether it computes tokens that come one by one otherwise than the same tokens in a prompt."""
 
     @property
     def takes_pieces(self) -> bool:
@@ -48,6 +50,7 @@ def links(
             message = replace(
                 message,
                 whole_prompts=not all(each.takes_pieces for each in stages),
+                answers_alone=any(each.answers_alone for each in stages),
                 reuse=min((each.reuse for each in stages), key=("no", "whole", "any").index),
                 # Agents on one machine share its cores. There, one larger step at a time on all cores is faster than
                 # several small ones on a share of the cores each (benchmarks/decode.py).

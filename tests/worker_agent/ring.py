@@ -138,17 +138,27 @@ class Ring:
         whole = not all(runner.stage.in_pieces for runner in self.runners)
         reuse = min((runner.stage.reuse for runner in self.runners), key=("no", "whole", "any").index)
         for stage, runner in enumerate(self.runners):
-            first = {} if stage else {"whole_prompts": whole, "reuse": reuse, "lanes": self.lanes or len(self.runners)}
+            first = {
+                "whole_prompts": whole, "reuse": reuse, "lanes": self.lanes or len(self.runners),
+                "answers_alone": any(runner.stage.answers_alone for runner in self.runners),
+            } if not stage else {}  # fmt: skip
             runner.link(Link(call=1, deployment="d1", stage=stage, epoch=self.epoch, **first))  # type: ignore[arg-type]
 
     def start(
-        self, number: int, prompt: Sequence[int], max_tokens: int, sampling: Sampling | None = None, **budget: object
+        self,
+        number: int,
+        prompt: Sequence[int],
+        max_tokens: int,
+        sampling: Sampling | None = None,
+        answered: Sequence[int] = (),
+        **budget: object,
     ) -> None:
-        tokens = np.asarray(prompt, dtype=np.int32)
+        """`answered` is what came of it before, on a ring that was lost."""
+        tokens = np.asarray([*prompt, *answered], dtype=np.int32)
         message = Start(
             call=1, deployment="d1", epoch=self.epoch, sequence=number, prompt_tokens=len(prompt),
             sampling=sampling or Sampling(), budget=Budget(max_tokens=max_tokens, **budget),  # type: ignore[arg-type]
-            tokens=TensorFrame(DType.INT32, (len(prompt),)),
+            tokens=TensorFrame(DType.INT32, (len(tokens),)), resumed=bool(answered),
         )  # fmt: skip
         self.runners[0].start(message, (tokens.tobytes(),), False)
 

@@ -52,8 +52,11 @@ class Alone:
             trial.connect(cut, block, self._with_head)
             expected = trial.expected(stage, texts, trial.named(block))
             reuse: Reuse = "no"
-            in_pieces = not (why := self._differs(expected, texts, block, in_pieces=True))
-            if in_pieces:
+            if trial.bounds_time_steps(cut, block):
+                stage.answers_alone, why = True, "time steps of a prompt are bounded there, and not those of an answer"
+            else:
+                why = self._differs(expected, texts, block, in_pieces=True)
+            if in_pieces := not why:
                 stage.ways["pieces"].used(len(block))
                 reuse = self._reused(expected, texts, block)
             else:

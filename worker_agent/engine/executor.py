@@ -179,6 +179,7 @@ class Executor:
             kv_error=stage.kv_error,
             kv_kept_tokens=memory.kept_tokens,
             journal_bytes=journal_bytes,
+            answers_alone=stage.answers_alone,
         )
 
     def clear(self) -> None:

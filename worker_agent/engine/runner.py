@@ -115,6 +115,7 @@ class Runner:
             load.prefill_chunk,
             1 if link is None else link.lanes,
             whole_prompts=link is not None and link.whole_prompts,
+            answers_alone=link is not None and link.answers_alone,
             reuse="no" if link is None else link.reuse,
             restarts_at=self.stage.slice.anatomy.restarts_at,
         )

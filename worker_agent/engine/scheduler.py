@@ -53,6 +53,7 @@ class Scheduler:
         chunk: the most tokens in one step.
         lanes: steps that may be in flight at once.
         whole_prompts: a prompt goes into one step, however long it is.
+        answers_alone: what was answered before a stage was lost is read token by token, as it once came.
         restarts_at: a sequence that comes to more tokens than this is run anew from its first one, once.
         reuse: what of an earlier sequence's state a prompt may take over that begins in the same way.
     """
@@ -65,11 +66,13 @@ class Scheduler:
         lanes: int,
         *,
         whole_prompts: bool = False,
+        answers_alone: bool = False,
         restarts_at: int | None = None,
         reuse: Reuse = "no",
     ) -> None:
         self.kv_tokens, self.max_sequences, self.chunk, self.lanes = kv_tokens, max_sequences, chunk, lanes
-        self.whole_prompts, self.restarts_at, self.reuse = whole_prompts, restarts_at, reuse
+        self.whole_prompts, self.answers_alone = whole_prompts, answers_alone
+        self.restarts_at, self.reuse = restarts_at, reuse
         self.waiting: OrderedDict[int, Sequence] = OrderedDict()
         """In the order of their arrival; those that yielded among them."""
         self.running: dict[int, Sequence] = {}
@@ -239,7 +242,7 @@ class Scheduler:
                     looked_back += len(sequence.tokens)
                 if not sequence.admitted:
                     self._share(sequence, computed)
-                count = sequence.pending if self.whole_prompts else min(sequence.pending, room)
+                count = self._readable(sequence, room)
                 if sequence.sampling.prompt_logprobs >= 0 and not self.whole_prompts:
                     count = min(count, scored)
                 if count:
@@ -250,6 +253,13 @@ class Scheduler:
         for sequence, _ in chosen:
             self.running[sequence.number] = self.running.pop(sequence.number)
         return chosen
+
+    def _readable(self, sequence: Sequence, room: int) -> int:
+        """How many tokens of a sequence that reads what it was started with may go into one step."""
+        pending = sequence.pending
+        if self.answers_alone:
+            pending = max(1, sequence.prompt_tokens - sequence.sent)
+        return pending if self.whole_prompts else min(pending, room)
 
     def _go_on(self) -> None:
         """Have what ran when a stage was lost run again, in the same order. What has its memory needs no room."""

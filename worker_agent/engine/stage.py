@@ -63,6 +63,9 @@ class Stage:
         """Whether a prompt may come in several steps."""
         self.reuse: Reuse = "no"
         """What a prompt may take over from an earlier one that began in the same way."""
+        self.answers_alone = False
+        """Whether tokens that come one by one are computed otherwise than in a prompt, so that what was answered is
+        read so again after a loss."""
         self.ways = Ways()
         self.recording: Recording | None = None
         """The whole pass as TorchScript, where it could be recorded (`recorded.py`)."""

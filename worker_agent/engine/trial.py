@@ -8,7 +8,7 @@ are thousands of tokens wide, so for the trial they are made small: the code tha
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -360,6 +360,17 @@ def trial_of(cut: Slice) -> Iterator[bool]:
                 setattr(module, name, value)
 
 
+def bounds_time_steps(cut: Slice, block: range) -> bool:
+    """Whether layers of a block keep the time steps of a prompt within a range, and not those of the tokens that come
+    one by one after it."""
+    return bool(_bounded(module for index in block for module in cut.own[index].modules()))
+
+
+def _bounded(modules: Iterable[torch.nn.Module]) -> list[tuple[torch.nn.Module, tuple[float, float]]]:
+    found = [(module, vars(module)[_TIME_STEPS]) for module in modules if _TIME_STEPS in vars(module)]
+    return [(module, limits) for module, limits in found if tuple(limits) != (0.0, math.inf)]
+
+
 @contextmanager
 def time_steps_unbounded(cut: Slice) -> Iterator[bool]:
     """Within this block time steps are not kept within a range; gives whether any were.
@@ -367,9 +378,7 @@ def time_steps_unbounded(cut: Slice) -> Iterator[bool]:
     transformers bounds those of a prompt, and not those of the tokens that come one by one after it: an answer goes on
     so there, and here as well, but nothing that goes on token by token is then as a text is as a whole.
     """
-    modules = [module for layer in cut.own.values() for module in layer.modules()]
-    bounded = [(module, vars(module)[_TIME_STEPS]) for module in modules if _TIME_STEPS in vars(module)]
-    bounded = [(module, limits) for module, limits in bounded if tuple(limits) != (0.0, math.inf)]
+    bounded = _bounded(module for layer in cut.own.values() for module in layer.modules())
     for module, _ in bounded:
         setattr(module, _TIME_STEPS, (0.0, math.inf))
     try:

@@ -369,6 +369,7 @@ class Service:
             reuse=stage.reuse,
             weights_error=stage.weights_error,
             kv_error=stage.kv_error,
+            answers_alone=stage.answers_alone,
         )
         self._compute.add_stage(stage, lambda: reply(loaded))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from msgspec.structs import replace
 
 from tests.inference import tiny_tokenizers
 from tests.sparsely import every_second
+from tests.worker_agent.causal_types import make_model as make_any
 from tests.worker_agent.recovering import RecoveringRing, Wish
 from tests.worker_agent.ring import Ring, cut_model, random_prompt
 from tests.worker_agent.tiny_models import VOCABULARY, make_model
@@ -314,3 +316,22 @@ def test_a_state_that_cannot_be_cut_back_says_so(tmp_path: Path) -> None:
     link = Link(call=1, deployment="d1", stage=0, epoch=9, resumed=(Resumed(0, held[0][0].length - 1),))
     with pytest.raises(OutOfStep, match="can be cut back to"):
         ring.runners[0].link(link)
+
+
+def test_what_was_answered_is_read_as_it_once_came_where_a_prompt_is_computed_otherwise(tmp_path: Path) -> None:
+    """Such layers keep the time steps of a prompt within a range, and not those of tokens that come one by one."""
+    make_any("nemotron_h", tmp_path / "model")
+    config = tmp_path / "model" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "time_step_min": 0.3}))
+    cut = cut_model(tmp_path / "model", tmp_path / "parts")
+    undisturbed, later = Ring.build(cut, [2]), Ring.build(cut, [2])
+    sampling, prompts = Sampling(temperature=1.5, seed=3), {number: random_prompt(12, 190, number) for number in (1, 2)}
+    for number, prompt in prompts.items():
+        undisturbed.start(number, prompt, 40, sampling)
+    undisturbed.finish()
+    for number, prompt in prompts.items():
+        later.start(number, prompt, 40, sampling, answered=undisturbed.answer(number)[: 15 * number])
+    later.finish()
+    for number in prompts:
+        assert undisturbed.answer(number) == [*undisturbed.answer(number)[: 15 * number], *later.answer(number)]
+    assert not later.faults

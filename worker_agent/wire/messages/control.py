@@ -172,6 +172,8 @@ class StageInfo(Struct, forbid_unknown_fields=True, frozen=True):
     """Tokens of prompts and answers that are over, kept for prompts that begin in the same way."""
     journal_bytes: U63 = 0
     """Bytes of main memory that its journal takes at this moment."""
+    answers_alone: bool = False
+    """As Loaded has it."""
 
 
 class Welcome(Call, tag="welcome", kw_only=True, frozen=True):
@@ -366,6 +368,8 @@ class Loaded(Call, tag="loaded", kw_only=True, frozen=True):
     kv_error: Annotated[float, Meta(ge=0)] = 0.0
     """How far what comes out is, on the trial's texts, from what it is with keys and values as they are computed,
     relative to its size (RMS)."""
+    answers_alone: bool = False
+    """Whether it computes tokens that come one by one otherwise than the same tokens in a prompt."""
 
 
 class Link(Call, tag="link", kw_only=True, frozen=True):
@@ -386,6 +390,8 @@ class Link(Call, tag="link", kw_only=True, frozen=True):
     """To the first stage: some stage cannot take a prompt in pieces."""
     reuse: Reuse = "no"
     """To the first stage: what every stage can take over from an earlier prompt."""
+    answers_alone: bool = False
+    """To the first stage: on some stage what was answered has to be read one token after another again."""
     lanes: Annotated[int, Meta(ge=1, le=1024)] = 1
     """To the first stage: steps that may be in flight at once, as many as stages can compute at the same time."""
     resumed: ResumedStates = ()
