@@ -14,7 +14,7 @@ from starlette.responses import HTMLResponse, Response
 
 from app.api.visitors import SAME_SITE, Visitor, visitor_of
 from app.cluster.node_state import ANSWERING
-from app.figures import ago, amount_text, size_text, utc
+from app.figures import ago, amount_text, held_text, size_text, utc
 from app.runs.telling import event_text
 from app.runs.ways import lost_text
 from worker_agent import __version__
@@ -69,7 +69,7 @@ def keep_cookie(response: Response, visitor: Visitor) -> None:
 
 _environment.globals["ANSWERING"] = ANSWERING
 _environment.filters.update(
-    ago=ago, event=event_text, amount=amount_text, lost=lost_text, size=size_text,
+    ago=ago, event=event_text, amount=amount_text, held=held_text, lost=lost_text, size=size_text,
     value=lambda value: utc(value) if isinstance(value, datetime) else value,
 )  # fmt: skip
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import msgspec
 import typer
 
 from app.cli.options import Json
-from app.cli.output import note, print_fields, print_json, print_table, progress_shown
+from app.cli.output import note, print_json, print_table, print_telling, progress_shown
 from app.cli.session import open_controller, open_registry, origin
 from app.errors import Cancelled, ShardboardError
 from app.figures import ago
-from app.registry import JobRecord, JobStatus
+from app.registry import JobRecord, JobStatus, Registry
+from app.runs.reader import RunReader
+from app.runs.telling import tell
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -44,8 +45,7 @@ def list_jobs(
 def show_job(id: Number, as_json: Json = False) -> None:
     """Show one job: what it was, and what came of it."""
     with open_registry() as registry:
-        record = registry.jobs.get(id)
-    _show(record, as_json)
+        _show(registry.jobs.get(id), registry, as_json)
 
 
 @app.command("follow")
@@ -53,7 +53,8 @@ def follow_job(id: Number, as_json: Json = False) -> None:
     """Show how far a job is until it is over. Ctrl-C only looks away; see `job cancel`."""
     with open_controller(monitor=False) as session, progress_shown(as_json) as progress:
         record = session.run(session.controller.follow_job(id, progress.job))
-    _show(record, as_json)
+    with open_registry() as registry:
+        _show(record, registry, as_json)
     if record.status is JobStatus.CANCELLED:
         raise Cancelled(f"Job {id} was cancelled.")
     if record.status is JobStatus.FAILED:
@@ -84,24 +85,8 @@ def retry_job(id: Number, as_json: Json = False) -> None:
         note(f"'{record.title}' has begun again; see: job follow {record.id}")
 
 
-def _show(record: JobRecord, as_json: bool) -> None:
+def _show(record: JobRecord, registry: Registry, as_json: bool) -> None:
     if as_json:
         print_json(record)
-        return
-    print_fields(
-        [
-            ("Job", f"{record.id}: {record.title}"),
-            ("Kind", record.kind),
-            ("Model", record.model_name),
-            ("State", record.status.value),
-            ("Asked for", record.created_at),
-            ("Started", record.started_at),
-            ("Ended", record.completed_at),
-            *((name.replace("_", " ").capitalize(), _detail(value)) for name, value in record.details.items()),
-            ("Error", record.error),
-        ]
-    )
-
-
-def _detail(value: object) -> str:
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    else:
+        print_telling(tell(RunReader(registry).job(record.id)))

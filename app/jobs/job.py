@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -14,7 +14,8 @@ from app.children.work import REPORT_SECONDS, JobChain, JobProgress, NodeProgres
 from app.errors import Cancelled, ShardboardError
 from app.registry.records import JobRecord, JobStatus
 from app.runs.phases import PhaseRecorder
-from app.runs.trace import UNKNOWN, Origin
+from app.runs.run import JobFacts, Run
+from app.runs.trace import UNKNOWN, JobTrace, Origin
 
 if TYPE_CHECKING:
     from app.cluster.nodes import NodeDirectory
@@ -115,6 +116,7 @@ class JobSnapshot:
     """What came of it, as a sentence."""
     error: ShardboardError | None = None
     """Of one that failed."""
+    created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     started_at: datetime | None = None
     ended_at: datetime | None = None
     model: str = ""
@@ -137,6 +139,16 @@ class JobSnapshot:
         return JobProgress(
             self.phase or "waiting", self.done_bytes, self.total_bytes, self.bytes_per_second, self.seconds_left,
             self.nodes, self.unit,
+        )  # fmt: skip
+
+    @property
+    def run(self) -> Run:
+        """It as runs are told, as far as it has come."""
+        return Run(
+            kind="job", id=str(self.id), model=self.model or None, status=self.status, created_at=self.created_at,
+            started_at=self.started_at, completed_at=self.ended_at, error=str(self.error) if self.error else None,
+            job=JobFacts(kind=self.kind, title=self.title, details=dict(self.details)),
+            trace=JobTrace(origin=self.origin),
         )  # fmt: skip
 
     @property
@@ -197,6 +209,7 @@ class Job:
             nodes=now.nodes if now is not None and runs else (),
             result=done.text if over and done is not None else "",
             error=explained(self.failure) if self.failure is not None else None,
+            **({} if record is None else {"created_at": record.created_at}),
             started_at=None if record is None else record.started_at,
             ended_at=None if record is None else record.completed_at,
             model=done.model if done is not None else self.work.model,

@@ -13,7 +13,19 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from app.figures import amount_text, clock, data_rate, duration, layers, micros, percent, short, size_text, token_rate
+from app.figures import (
+    amount_text,
+    clock,
+    data_rate,
+    duration,
+    held_text,
+    layers,
+    micros,
+    percent,
+    short,
+    size_text,
+    token_rate,
+)
 from app.runs.bottleneck import explain
 from app.runs.foreseen import corrected_text, predicted_facts, predicted_text
 from app.runs.interruptions import interruption_text
@@ -99,7 +111,12 @@ class TimeShare:
 
     @property
     def words(self) -> str:
-        return f"{micros(self.us)}, {percent(self.share)}"
+        return share_words(self.us, self.share)
+
+
+def share_words(us: float, share: float) -> str:
+    """A part of some time: 1.4 s, 71 %."""
+    return f"{micros(us)}, {percent(share)}"
 
 
 @dataclass(frozen=True)
@@ -190,8 +207,6 @@ def tell(run: Run) -> Telling:
     figures: list[Fact] = [("Time", took)]
     if run.plan is not None:
         figures.append(("Stages", f"{len(run.plan.stages)}"))
-        figures.append(("Context", f"{run.plan.context:,} tokens"))
-        figures.append(("KV memory for", f"{run.plan.kv_tokens:,} tokens"))
     if isinstance(trace, DeploymentTrace) and trace.foreseen is not None:
         figures.append(("Predicted", predicted_text(trace.foreseen)))
         if corrected := corrected_text(trace.foreseen.correction, trace.foreseen.corrected_runs):
@@ -204,7 +219,7 @@ def tell(run: Run) -> Telling:
         what: Facts = (("Kind", kind), ("Model", run.model or "–"))
         advice = "It can be started again from the same place; what was done already is used."
         if run.job.details:
-            sections.append(Section("Result", tuple((n, _detail(n, v)) for n, v in run.job.details.items())))
+            sections.append(Section("Result", tuple((_named(n), _detail(n, v)) for n, v in run.job.details.items())))
     else:
         title, what = f"Deployment of {run.model}", (("Model", run.model or "–"), ("Deployment", run.id))
         advice = "See what each node can hold, and deploy again."
@@ -321,14 +336,25 @@ def phase_text(phase: Phase) -> str:
     return words
 
 
-def times_of(found: Shares) -> tuple[TimeShare, ...]:
-    """What a request's time went into, from the question to the last token."""
+def times_of(found: Shares, *, by_stage: bool = False) -> tuple[TimeShare, ...]:
+    """What a request's time went into, from the question to the last token.
+
+    Args:
+        by_stage: tell the computing of each stage by itself; its `kind` is s0, s1, …
+    """
+    computing = [("compute", COMPUTING, found.compute_us)]
+    if by_stage:
+        computing = [(f"s{k % 8}", computing_on(found, k), each.compute_us) for k, each in enumerate(found.stages)]
     parts = (
-        ("prepare", GETTING_READY, found.prepare_us), ("prompt", READING_THE_PROMPT, found.prompt_us),
-        ("compute", COMPUTING, found.compute_us), ("queue", WAITING, found.queue_us),
-        ("wire", ON_THE_WAY, found.wire_us), ("interrupted", INTERRUPTED, found.interrupted_us),
+        ("prepare", GETTING_READY, found.prepare_us), ("prompt", READING_THE_PROMPT, found.prompt_us), *computing,
+        ("queue", WAITING, found.queue_us), ("wire", ON_THE_WAY, found.wire_us),
+        ("interrupted", INTERRUPTED, found.interrupted_us),
     )  # fmt: skip
     return _shares_of(parts, found.total_us)
+
+
+def computing_on(found: Shares, stage: int) -> str:
+    return f"{COMPUTING} on {stage + 1} · {found.stages[stage].node}"
 
 
 def times_told(timings: Mapping[str, float]) -> tuple[TimeShare, ...]:
@@ -359,6 +385,11 @@ def value_text(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _named(name: str) -> str:
+    """output_dir as people write it: Output dir."""
+    return name.replace("_", " ").capitalize()
 
 
 def _detail(name: str, value: object) -> str:
@@ -434,12 +465,9 @@ def _node(node: NodeFacts, memory: NodeMemory | None, nodes: Sequence[NodeFacts]
 
 
 def _memory(memory: NodeMemory, total: int) -> str:
-    believed = f" ({size_text(memory.believed)} accounted for, {size_text(memory.agent)} by the agent itself)"
-    return (
-        f"{amount_text(memory.used, memory.budget)} in layers, {size_text(memory.process)} held by the "
-        f"agent's process{believed if memory.believed else ''}, {size_text(memory.available)} free"
-        f"{f' of {size_text(total)}' if total else ''} on the machine"
-    )
+    free = f"{size_text(memory.available)} free{f' of {size_text(total)}' if total else ''} on the machine"
+    held = held_text(memory.process, memory.believed, memory.agent)
+    return f"{amount_text(memory.used, memory.budget)} in layers; its process: {held}; {free}"
 
 
 def _model(model: ModelFacts) -> Section:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from app.figures import size_text
 from tests.cli.programs import CommandLine, runs
 from tests.tiny_model import change_json
 
@@ -81,7 +82,8 @@ def test_jobs_are_listed_shown_and_followed_and_what_is_done_cannot_be_cancelled
     assert (job["title"], job["kind"], job["status"], job["model_name"]) == ("Add tiny", "add", "done", "tiny")
     assert shell.json("job", "show", str(job["id"])) == shell.json("job", "follow", str(job["id"])) == job
     shown = " ".join(shell.run("job", "show", str(job["id"])).split())
-    assert "Add tiny" in shown and f"Bytes {job['details']['bytes']}" in shown
+    assert "Add tiny (done)" in shown and f"Bytes {size_text(job['details']['bytes'])}" in shown
+    assert "on the command line" in shown, "who asked for it"
     for command, says in (("cancel", "is over: done"), ("retry", "is done")):
         assert f"Job {job['id']} {says}." in shell.run("job", command, str(job["id"]), code=1)
 

@@ -122,7 +122,7 @@ def test_enter_opens_the_details_which_follow_the_job(dock: JobsDock, quiet_work
     job.finish(JobStatus.FAILED, error=FULL)
     details._copy()
     copied = QGuiApplication.clipboard().text()
-    assert "state: failed" in copied and "advice: Free some space." in copied and "kind: disk" in copied
+    assert "(failed)" in copied and "advice: Free some space." in copied and "kind: disk" in copied
     details.close()
 
 
@@ -183,7 +183,7 @@ def test_a_job_that_others_asked_for_is_shown_and_says_by_whom_and_leaves_the_us
     quiet_workbench.bridge.jobs_changed.emit((view,))
     assert dock.current is own
     assert [dock.model.index(row, 0).data() for row in range(2)] == ["Add y", "Cut x"]
-    assert "asked for: over HTTP by laptop" in dock.model.index(0, 0).data(Qt.ItemDataRole.ToolTipRole)
+    assert "Asked by: laptop, over HTTP" in dock.model.index(0, 0).data(Qt.ItemDataRole.ToolTipRole)
     error = replace(view, status=JobStatus.FAILED, error=FULL, can_retry=True)
     quiet_workbench.bridge.jobs_changed.emit((error, error))
     assert dock.model.row(dock.model.index(0, 0)).view.can_retry

@@ -24,7 +24,7 @@ def test_the_bar_is_drawn_to_scale(theme: ThemeKeeper, qtbot: QtBot) -> None:
     image = bar.grab().toImage()
     middle = {x: QColor(image.pixel(x, 8)) for x in (200, 600)}
     assert middle == {200: LIGHT.of(1), 600: LIGHT.of(0)}
-    assert "Answering  6 s · 67 %" in bar.accessibleDescription()
+    assert "Answering  6 s, 67 %" in bar.accessibleDescription()
     assert bar.heightForWidth(200) > bar.heightForWidth(900), "a narrow legend takes more lines"
     bar.show_phases(())
     assert bar.isHidden()

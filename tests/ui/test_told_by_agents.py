@@ -129,7 +129,7 @@ def test_memory_that_is_not_accounted_for_is_marked_until_it_is_over(quiet_workb
     fill(cluster, nodes=2)
     nodes = NodesModel(cluster)
     cell = nodes.index(0, NodeColumn.MEMORY)
-    assert "Its process holds 300 MB; 300 MB are accounted for" in cell.data(Qt.ItemDataRole.ToolTipRole)
+    assert "Its process: 300 MB held, 300 MB accounted for" in cell.data(Qt.ItemDataRole.ToolTipRole)
     cluster.take_node_events([NodeMemoryJudged(1, datetime.now(UTC), True, TROUBLE), health(1, held=1_900 * MB)])
     nodes.flush()
     assert cell.data(NodeRole.ROW).memory_problem == TROUBLE
@@ -154,10 +154,8 @@ def test_a_nodes_details_say_what_the_agent_takes_also_while_it_is_away(quiet_wo
     cluster = quiet_workbench.cluster
     fill(cluster, nodes=1)
     cluster.take_node_events([health(1, used=700 * MB)])
-    assert process_text(cluster.nodes[1]) == (
-        "Its process holds 1 GB; 1 GB are accounted for, 300 MB by the agent itself"
-    )
-    assert "memory of its process: 1 GB, accounted for 1 GB (the agent itself 300 MB)" in details_text(
+    assert process_text(cluster.nodes[1]) == ("Its process: 1 GB held, 1 GB accounted for (300 MB by the agent itself)")
+    assert "Its process: 1 GB held, 1 GB accounted for (300 MB by the agent itself)" in details_text(
         cluster.nodes[1], ()
     )
     cluster.take_heard(1, Heard(False))

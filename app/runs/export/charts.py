@@ -277,7 +277,7 @@ def _spot(
 ) -> Spot:
     sums: dict[str, int] = {}
     for kind, stage, us in totals:
-        name = "wire" if stage is None else f"stage {stage} {'waited' if kind == 'queue' else 'computed'}"
+        name = "wire" if stage is None else f"stage {stage + 1} {'waited' if kind == 'queue' else 'computed'}"
         sums[name] = sums.get(name, 0) + us
     told = ", ".join(f"{name} {micros(us / count)}" for name, us in sums.items() if us)
     return Spot(round(x, 1), round(y, 1), round(width, 1), round(height, 1), f"{title}\n{told}" if told else title)

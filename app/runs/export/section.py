@@ -10,16 +10,14 @@ from app.figures import layers, micros, utc
 from app.runs.export.charts import Chart, columns, phase_chart, phase_names, speed, waterfall
 from app.runs.run import Run, RunEvent
 from app.runs.telling import (
-    COMPUTING,
-    GETTING_READY,
-    INTERRUPTED,
     ON_THE_WAY,
-    READING_THE_PROMPT,
     WAITING,
     Telling,
     TimeShare,
+    computing_on,
     stage_name,
     tell,
+    times_of,
 )
 from app.runs.trace import DeploymentTrace, JobTrace, Phase, Plan
 from app.runs.waterfall import Shares, shares
@@ -81,7 +79,7 @@ def section_of(run: Run, number: int) -> Section:
             ("Each token", "How long each token took after the one before it, and what for.", columns(request)),
             ("Speed", "Tokens per second while the answer came.", speed(request)),
         ]
-        legend = (*((_computing(found, k), f"s{k % 8}") for k in range(len(found.stages))), (WAITING, "queue"))
+        legend = (*((computing_on(found, k), f"s{k % 8}") for k in range(len(found.stages))), (WAITING, "queue"))
         legend += ((ON_THE_WAY, "wire"),)
     elif isinstance(trace, DeploymentTrace | JobTrace):
         charts = [("Phases", "What was done where, and when.", phase_chart(trace.phases, trace.took_us or _took(run)))]
@@ -92,26 +90,13 @@ def section_of(run: Run, number: int) -> Section:
         tone=TONES.get(run.status, "busy"),
         when=utc(run.created_at),
         took=next(str(value) for name, value in told.figures if name == "Time"),
-        bar=_bar(found) if found is not None and request is not None and request.tokens else told.times,
+        bar=told.times if found is None or request is None or not request.tokens else times_of(found, by_stage=True),
         charts=tuple((title, what, chart) for title, what, chart in charts if chart is not None),
         legend=legend,
         stages=_stages(run.plan, found),
         events=run.events[:MOST_EVENTS],
         left_out=f"{len(run.events) - MOST_EVENTS:,} more are left out." if len(run.events) > MOST_EVENTS else "",
     )
-
-
-def _bar(found: Shares) -> tuple[TimeShare, ...]:
-    """All of a request's time, in the order in which it passed; the answer's by what it went into."""
-    parts = [(GETTING_READY, "prepare", found.prepare_us), (READING_THE_PROMPT, "prompt", found.prompt_us)]
-    parts += [(_computing(found, k), f"s{k % 8}", stage.compute_us) for k, stage in enumerate(found.stages)]
-    parts += [(WAITING, "queue", found.queue_us), (ON_THE_WAY, "wire", found.wire_us)]
-    parts.append((INTERRUPTED, "interrupted", found.interrupted_us))
-    return tuple(TimeShare(look, name, us, us / max(1, found.total_us)) for name, look, us in parts if us > 0)
-
-
-def _computing(found: Shares, stage: int) -> str:
-    return f"{COMPUTING} on {stage + 1} · {found.stages[stage].node}"
 
 
 def _phase_legend(phases: Sequence[Phase]) -> Legend:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from app.figures import clock, duration
 from app.jobs.job import JobSnapshot
 from app.progress import figures_words, phase_words, progress_words
 from app.registry.records import JobStatus
+from app.runs.telling import state_word, tell
 from app.ui.notices import details_of
 
 KIND_ICONS = {
@@ -22,24 +22,15 @@ KIND_ICONS = {
     "ray": "server",
     "update": "refresh-cw",
 }
-STATE_WORDS = {
-    JobStatus.QUEUED: "Waiting for its turn",
-    JobStatus.RUNNING: "Running",
-    JobStatus.DONE: "Done",
-    JobStatus.FAILED: "Failed",
-    JobStatus.CANCELLED: "Cancelled",
-}
-WAYS = {"http": "over HTTP", "command": "by a command"}
-"""How others than this window ask for a job."""
 
 
 def phase_text(view: JobSnapshot) -> str:
-    """Copying; Cancelling, cleaning up; Waiting for its turn."""
+    """Copying; Cancelling; Waiting."""
     if view.status is JobStatus.RUNNING:
         if view.is_ending:
             return "Cancelling"
         return phase_words(view.phase) or "Running"
-    return STATE_WORDS[view.status]
+    return state_word(view.status)
 
 
 def figures_text(view: JobSnapshot) -> str:
@@ -64,23 +55,15 @@ def spoken_text(view: JobSnapshot) -> str:
 
 
 def details_text(view: JobSnapshot) -> str:
-    """All that is known of a job, as text to copy."""
-    lines = [view.title, f"state: {STATE_WORDS[view.status].lower()}"]
-    if view.origin.via in WAYS:
-        lines.append(f"asked for: {WAYS[view.origin.via]}" + (f" by {view.origin.user}" if view.origin.user else ""))
-    if view.started_at is not None:
-        lines.append(f"started: {clock(view.started_at)}")
-    if view.ended_at is not None:
-        lines.append(f"ended: {clock(view.ended_at)}")
-        if view.started_at is not None:
-            lines.append(f"took: {duration((view.ended_at - view.started_at).total_seconds())}")
+    """All that is known of a job, as text to copy: as its run is told everywhere, and how far it is."""
+    parts = [tell(view.run).as_text()]
     if figures_text(view):
-        lines.append(f"progress: {progress_words(view.progress)}")
+        parts.append(progress_words(view.progress))
     if view.result:
-        lines.append(f"result: {view.result}")
+        parts.append(view.result)
     if view.error is not None:
-        lines += details_of(view.title, view.error).splitlines()[1:]
-    return "\n".join(lines)
+        parts.append(details_of(view.title, view.error))
+    return "\n\n".join(parts)
 
 
 def summary_text(views: Iterable[JobSnapshot]) -> str:

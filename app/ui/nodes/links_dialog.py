@@ -153,7 +153,7 @@ class LinksDialog(QDialog):
             return
         self.measure_button.setEnabled(job.is_over)
         if not job.is_over:
-            self.said.setText(progress_words(job.view.progress) if job.view.phase else "Waiting for its turn")
+            self.said.setText(progress_words(job.view.progress))
         elif job.view.status is JobStatus.FAILED:
             self.said.setText(str(job.view.error))
         elif job.view.status is JobStatus.CANCELLED:

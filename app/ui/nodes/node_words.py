@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from app.cluster.node_state import ANSWERING, NodeState
-from app.figures import amount_text, layers, size_text
+from app.figures import amount_text, held_text, layers, size_text
 from app.ui.snapshots import DeploymentSnapshot, NodeSnapshot
 
 TROUBLED = frozenset({NodeState.DOWN, NodeState.FROZEN, NodeState.YIELDING, NodeState.STOPPED})
@@ -60,17 +60,11 @@ def memory_text(used: int | None, budget: int) -> str:
 
 
 def process_text(view: NodeSnapshot) -> str:
-    """What the agent's process holds beside what is accounted for; what the agent itself takes while it is away.
-
-    Its process holds 1.6 GB; 1.5 GB are accounted for, 283 MB by the agent itself
-    """
+    """What the agent's process takes; what the agent itself takes besides stages while it is away."""
+    own = view.known.agent_memory
     if view.report is None or view.state not in ANSWERING:
-        return f"The agent itself takes {size_text(view.known.agent_memory)} besides" if view.known.agent_memory else ""
-    report = view.report
-    text = f"Its process holds {size_text(report.process_memory)}; {size_text(report.memory_held)} are accounted for"
-    if report.memory_held > report.memory_base:
-        text += f", {size_text(report.memory_base)} by the agent itself"
-    return text
+        return f"The agent itself takes {size_text(own)} besides" if own else ""
+    return f"Its process: {held_text(view.report.process_memory, view.report.memory_held, view.report.memory_base)}"
 
 
 def details_text(view: NodeSnapshot, deployments: Sequence[DeploymentSnapshot]) -> str:
@@ -84,18 +78,10 @@ def details_text(view: NodeSnapshot, deployments: Sequence[DeploymentSnapshot]) 
         f"public key: {record.public_key}",
         f"processor: {view.chip}",
         f"memory for stages: {size_text(view.memory_budget)}",
-        *([f"memory of its process: {_process_figures(view)}"] if view.known.agent_memory else []),
+        *([process_text(view)] if process_text(view) else []),
         f"shards: {shards_text(record.id, deployments) or 'none'}",
     ]
     if view.is_here:
         lines.append(f"process here: {record.local_pid}")
     lines += [f"{name}: {record.capacities[name]}" for name in ("system", "software") if record.capacities.get(name)]
     return "\n".join(lines)
-
-
-def _process_figures(view: NodeSnapshot) -> str:
-    own = f"the agent itself {size_text(view.known.agent_memory)}"
-    if view.report is None or view.state not in ANSWERING:
-        return own
-    report = view.report
-    return f"{size_text(report.process_memory)}, accounted for {size_text(report.memory_held)} ({own})"

@@ -9,7 +9,6 @@ from PySide6.QtCore import QRectF, QSize, Qt
 from PySide6.QtGui import QBrush, QPainter, QPainterPath, QPaintEvent, QPen, QResizeEvent
 from PySide6.QtWidgets import QSizePolicy, QWidget
 
-from app.figures import duration, percent
 from app.runs import telling
 from app.runs.telling import TimeShare
 from app.runs.waterfall import Shares
@@ -81,7 +80,7 @@ class TimingBar(QWidget):
 
     def _words(self, phase: Phase) -> str:
         whole = sum(each.seconds for each in self._phases)
-        return f"{phase.name}  {duration(phase.seconds)} · {percent(phase.seconds / whole)}"
+        return f"{phase.name}  {telling.share_words(phase.seconds * _SECOND, phase.seconds / whole)}"
 
     def _brush(self, phase: Phase) -> QBrush:
         colors = self._theme.colors
