@@ -30,12 +30,9 @@ from app.models.description import ModelDescription
 from app.models.library import ModelLibrary
 from app.registry import Registry, RequestRecord
 from app.runs.trace import UNKNOWN, Origin, origin_of
-from worker_agent.wire.messages import Budget
+from worker_agent.wire.messages import MAX_LOOKED_BACK, Budget
 
 log = logging.getLogger(__name__)
-
-MAX_PENALTY_TOKENS = 150_000
-"""A prompt that penalties look back at travels in one envelope; longer ones cannot be penalized."""
 
 
 class InferenceService:
@@ -299,10 +296,11 @@ class InferenceService:
         outside = next((token for token in ids if not 0 <= token < description.vocab_size), None)
         if outside is not None:
             raise _outside(description, outside, prompt, tokenizer)
-        if len(ids) > MAX_PENALTY_TOKENS and parameters.sampling().looks_back:
+        if len(ids) > MAX_LOOKED_BACK and parameters.sampling().looks_back:
             raise RequestError(
-                f"Penalties and log probabilities of a prompt take {MAX_PENALTY_TOKENS} tokens at most.",
-                "Leave them out.",
+                f"The prompt has {len(ids):,} tokens; penalties and log probabilities of a prompt look back at "
+                f"{MAX_LOOKED_BACK:,} at most.",
+                "Leave them out, or shorten the prompt.",
             )
         return ids, tokenizer, format
 

@@ -27,7 +27,7 @@ from worker_agent.engine.ring import Arrival, RingPlace, Verdict, Waits
 from worker_agent.engine.runtime import Runtime
 from worker_agent.engine.sampling import Samplers
 from worker_agent.engine.scheduler import PlannedStep, Scheduler
-from worker_agent.engine.sequence import Sequence, check_whole_prompt
+from worker_agent.engine.sequence import Sequence, check_looked_back, check_whole_prompt
 from worker_agent.engine.soundness import Soundness, overflow
 from worker_agent.engine.stage import Stage
 from worker_agent.engine.tensors import from_frame, to_frame
@@ -222,6 +222,7 @@ class Runner:
                 f"prompt and answer may come to {sequence.capacity} tokens; the deployment holds {self.load.kv_tokens} "
                 f"tokens of KV cache and a context of {self.load.max_context}"
             )
+        check_looked_back(sequence)
         if self._scheduler.whole_prompts:
             widest = MAX_FRAME_BYTES // (self.stage.hidden_size * self.stage.dtype.itemsize) - self.load.prefill_chunk
             check_whole_prompt(sequence, widest)

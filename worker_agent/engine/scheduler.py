@@ -23,8 +23,8 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from worker_agent.engine.prefixes import KEPT_SEQUENCES, MIN_SHARED, Candidate, KeptSequences, longest
-from worker_agent.engine.sequence import LOOKED_BACK, SCORED_CHUNK, Sequence, in_blocks
-from worker_agent.wire.messages import Admission, Piece, Resumed, Reuse, Shared, Tokens
+from worker_agent.engine.sequence import SCORED_CHUNK, Sequence, in_blocks
+from worker_agent.wire.messages import MAX_LOOKED_BACK, Admission, Piece, Resumed, Reuse, Shared, Tokens
 
 TAKEN = 0.75
 """A kept state is taken over, rather than copied from, if at least this part of it is of use."""
@@ -228,7 +228,7 @@ class Scheduler:
         scored, looked_back = SCORED_CHUNK, 0
         for sequence in ready[:room]:
             if not sequence.introduced and sequence.looks_back:
-                if looked_back and looked_back + len(sequence.tokens) > LOOKED_BACK:
+                if looked_back and looked_back + len(sequence.tokens) > MAX_LOOKED_BACK:
                     continue
                 looked_back += len(sequence.tokens)
             chosen.append((sequence, 1))
@@ -237,7 +237,7 @@ class Scheduler:
         for sequence in self.running.values():
             if room > 0 and not sequence.is_decoding and sequence.pending:
                 if not sequence.introduced and sequence.looks_back:
-                    if looked_back and looked_back + len(sequence.tokens) > LOOKED_BACK:
+                    if looked_back and looked_back + len(sequence.tokens) > MAX_LOOKED_BACK:
                         continue
                     looked_back += len(sequence.tokens)
                 if not sequence.admitted:

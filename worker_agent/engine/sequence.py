@@ -8,14 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from worker_agent.wire.errors import AgentError, OutOfMemory
-from worker_agent.wire.messages import Budget, Sampling, Shared
+from worker_agent.wire.messages import MAX_LOOKED_BACK, Budget, Sampling, Shared
 
 SCORED_CHUNK = 64
 """Of prompts whose tokens' log probabilities are wanted, so many tokens in one step at most: each needs the logits of
 the whole vocabulary, 40 MB for 64 tokens of a large one."""
-LOOKED_BACK = 150_000
-"""Of sequences that one step admits, so many tokens at most go along for the last stage to look back at: they share an
-envelope of 1 MiB."""
 BLOCK = 32
 """Tokens are counted in blocks of so many: rows take memory by the page, which is 16 to 64 tokens."""
 SOON = 32
@@ -92,6 +89,22 @@ class Sequence:
 
 def in_blocks(tokens: int) -> int:
     return -(-tokens // BLOCK) * BLOCK
+
+
+def check_looked_back(sequence: Sequence) -> None:
+    """Whether the tokens of a sequence that begins can go along for the last stage to look back at. Raises AgentError.
+
+    Those of one that goes on after a stage was lost are its prompt and what was answered.
+    """
+    if sequence.looks_back and len(sequence.tokens) > MAX_LOOKED_BACK:
+        answered = len(sequence.tokens) - sequence.prompt_tokens
+        own = f"{sequence.prompt_tokens:,} of prompt" + (f" and {answered:,} answered so far" if answered else "")
+        raise AgentError(
+            f"the sequence has {len(sequence.tokens):,} tokens ({own}), and penalties, log probabilities of a prompt "
+            f"and a grammar that goes on behind earlier tokens can look back at {MAX_LOOKED_BACK:,} at most: more do "
+            "not fit into the message that takes them to the last stage; leave these parameters out, or shorten the "
+            "prompt"
+        )
 
 
 def check_whole_prompt(sequence: Sequence, widest: int) -> None:

@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.worker_agent.ring import Ring, cut_model, random_prompt
+from tests.worker_agent.tiny_models import greedy, make_model
+from worker_agent.engine import sequence as sequence_module
 from worker_agent.engine.scheduler import PlannedStep, Scheduler
-from worker_agent.engine.sequence import Sequence
-from worker_agent.wire.messages import Budget, Sampling, Token, Tokens
+from worker_agent.engine.sequence import Sequence, check_looked_back
+from worker_agent.wire.errors import AgentError
+from worker_agent.wire.messages import (
+    MAX_LOOKED_BACK,
+    Admission,
+    Budget,
+    Piece,
+    Sampling,
+    Step,
+    Token,
+    Tokens,
+    decode,
+    encode,
+)
 
 
 def sequence(number: int, prompt: int, answer: int) -> Sequence:
@@ -172,3 +190,45 @@ def test_a_step_takes_no_more_planning_however_many_wait() -> None:
         assert (len(scheduler.running), len(scheduler.waiting)) == (8, waiting)
     assert found[2] == found[256]
     assert min(found[2]) > 100
+
+
+LOOKING_BACK = {
+    "penalties": (Sampling(repetition_penalty=1.2), 40, 0), "scores": (Sampling(prompt_logprobs=1), 40, 0),
+    "words": (Sampling(no_repeat_ngram_size=2), 40, 0),
+    "penalties after a loss": (Sampling(presence_penalty=1), 25, 15),
+    "a grammar after a loss": (Sampling(constraint="0" * 64), 25, 15),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", LOOKING_BACK)
+def test_who_has_more_to_look_back_at_than_a_message_takes_is_refused_at_its_start(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sequence_module, "MAX_LOOKED_BACK", 39)
+    sampling, prompt, answered = LOOKING_BACK[kind]
+    begins = Sequence(1, [5] * (prompt + answered), prompt, sampling, Budget(max_tokens=50))
+    with pytest.raises(AgentError, match=r"the sequence has 40 tokens .* look back at 39 at most: .* leave these"):
+        check_looked_back(begins)
+    check_looked_back(replace(begins, tokens=[5] * 39, prompt_tokens=min(prompt, 39)))
+    check_looked_back(replace(begins, sampling=Sampling(temperature=1.0, logprobs=3)))
+
+
+def test_as_much_as_is_not_refused_goes_into_a_message() -> None:
+    tokens = (2**31 - 1,) * MAX_LOOKED_BACK
+    admission = Admission(tokens, len(tokens), len(tokens), Sampling(repetition_penalty=1.2), Budget(max_tokens=1))
+    step = Step("d", "p", 1, 1, 1, "b", (Piece(1, 0, 1, True, admission),), (), ())
+    assert decode(encode(step)) == step
+
+
+def test_a_ring_goes_on_after_it_has_refused_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model("llama", tmp_path / "model", num_hidden_layers=2)
+    ring = Ring.build(cut_model(tmp_path / "model", tmp_path / "parts"), [1])
+    monkeypatch.setattr(sequence_module, "MAX_LOOKED_BACK", 20)
+    prompt = random_prompt(21, 190, 1)
+    with pytest.raises(AgentError, match="21 of prompt"):
+        ring.start(1, prompt, 5, Sampling(presence_penalty=1))
+    with pytest.raises(AgentError, match="15 of prompt and 6 answered so far"):
+        ring.start(2, prompt[:15], 9, Sampling(presence_penalty=1), answered=prompt[15:])
+    ring.start(3, prompt, 5)
+    ring.finish()
+    assert ring.answer(3) == greedy(model, prompt, 5)

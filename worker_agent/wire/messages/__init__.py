@@ -144,6 +144,7 @@ from worker_agent.wire.messages.recovery import (
 )
 from worker_agent.wire.messages.ring import (
     MAX_CAUGHT_UP,
+    MAX_LOOKED_BACK,
     Admission,
     Budget,
     Cancel,
@@ -179,6 +180,7 @@ __all__ = [
     "MAX_JOURNAL_PIECES",
     "MAX_JOURNAL_STEPS",
     "MAX_LOG_BYTES",
+    "MAX_LOOKED_BACK",
     "MAX_NEEDED",
     "MAX_PAYLOAD_FRAMES",
     "MAX_PING_BYTES",

@@ -115,14 +115,18 @@ class Cancel(Call, tag="cancel", kw_only=True, frozen=True):
     sequence: SequenceNumber
 
 
+MAX_LOOKED_BACK = 150_000
+"""Tokens of a sequence that go to the last stage to be looked back at: they share an envelope of 1 MiB."""
+
+
 class Admission(Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
     """What every later stage must know of a sequence, sent along with its first piece.
 
     And with the first piece after a Link that resumed it: its state is there, and the last stage samples from here on.
     """
 
-    tokens: Annotated[tuple[TokenId, ...], Meta(max_length=150_000)]
-    """Token ids that penalties look at; empty when the sampling has no penalty."""
+    tokens: Annotated[tuple[TokenId, ...], Meta(max_length=MAX_LOOKED_BACK)]
+    """Token ids that penalties, scores and a grammar look back at; empty where none does."""
     prompt_tokens: Position
     """How long the prompt is; generation position p means token number prompt_tokens + p."""
     total_tokens: Position
