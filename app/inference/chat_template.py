@@ -8,13 +8,12 @@ of what it makes are bounded.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jinja2
 from jinja2 import ext, meta, nodes, parser, sandbox, utils
@@ -23,11 +22,14 @@ from app.errors import ModelError, RequestError
 from app.inference.chat_format import ChatFormat
 from app.inference.prompt import Message
 from app.inference.template_guard import Bounds, GuardedEnvironment, guard
+from app.inference.template_probes import Form, Show, as_parts, content_form, shows_tools
 from app.inference.tokenizer import Tokenizer
 from app.models.checkpoint import MORE_CHAT_TEMPLATES
 from app.models.tokenizer_reading import read_json
 
 """`role`, `content` (text, or a list of parts with a `type`), and whatever else the template knows."""
+
+T = TypeVar("T")
 
 _REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
 
@@ -78,35 +80,102 @@ class ChatTemplate:
         if not messages:
             raise RequestError("A conversation without messages has nothing to answer.", "Give at least one message.")
         template = self._compile(tools is not None)
+        formed = self._in_form(messages, with_tools=tools is not None)
+        with guard() as bounds:
+            text = self._render(template, formed, tools, add_generation_prompt, variables, bounds)
+        if self._form("user", with_tools=tools is not None) == "nothing" and _drops_a_question(messages, text):
+            raise RequestError(
+                "The model's chat template does not show the model what the user says, neither as text nor as a list "
+                "of parts.",
+                _ADVICE,
+            )
+        return text
+
+    def _render(
+        self,
+        template: jinja2.Template,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] | None,
+        add_generation_prompt: bool,
+        variables: Mapping[str, Any],
+        bounds: Bounds,
+    ) -> str:
+        """Raises RequestError."""
         values: dict[str, Any] = {"documents": None, **self.named_tokens, **variables}
         values |= {"tools": tools, "add_generation_prompt": add_generation_prompt}
         stumbled: RequestError | None = None
-        with guard() as bounds:
-            for shape in _shapes(messages):
-                try:
-                    return _rendered(template, {**values, "messages": shape}, bounds)
-                except _StumbledError as error:
-                    stumbled = stumbled or error
+        for shape in _shapes(messages):
+            try:
+                return _rendered(template, {**values, "messages": shape}, bounds)
+            except _StumbledError as error:
+                stumbled = stumbled or error
         assert stumbled is not None
         raise stumbled
 
     @property
     def knows_tools(self) -> bool:
         """Whether it shows the model the tools that there are."""
-        return re.search(r"\btools\b", self.source(with_tools=True)) is not None
+        if self._knows_tools is None:
+            return "tools" in self.variables(with_tools=True)
+        return self._knows_tools
+
+    @cached_property
+    def _knows_tools(self) -> bool | None:
+        return self._observed(shows_tools, with_tools=True)
+
+    def knows_developer(self, *, with_tools: bool = False) -> bool:
+        """Whether it has a way of its own to show what somebody of the role developer says."""
+        names = self._parsed(with_tools=with_tools).find_all(nodes.Const)
+        named = any(const.value == "developer" for const in names)
+        return named and self._form("developer", with_tools=with_tools) in ("text", "parts")
+
+    def _in_form(self, messages: Sequence[Message], *, with_tools: bool) -> list[Message]:
+        """Contents in the form in which the template shows them."""
+        formed = []
+        for message in messages:
+            content, role = message.get("content"), message.get("role")
+            form = self._form(role, with_tools=with_tools) if isinstance(content, str) and isinstance(role, str) else ""
+            formed.append({**message, "content": as_parts(str(content))} if form == "parts" else message)
+        return formed
+
+    def _form(self, role: str, *, with_tools: bool) -> Form:
+        key = self._name(with_tools), role
+        if key not in self._forms:
+            self._forms[key] = self._observed(lambda show: content_form(show, role), with_tools=with_tools)
+        return self._forms[key]
+
+    @cached_property
+    def _forms(self) -> dict[tuple[str, str], Form]:
+        return {}
+
+    def _observed(self, look: Callable[[Show], T], *, with_tools: bool) -> T:
+        """What is seen of a few small renderings, which together take no more than one may."""
+        template = self._compile(with_tools)
+        with guard() as bounds:
+            return look(lambda messages, tools: self._render(template, messages, tools, True, {}, bounds))
 
     def variables(self, *, with_tools: bool = False) -> frozenset[str]:
         """The names that the template reads and does not make itself, `messages` and the like among them."""
-        source = self.source(with_tools=with_tools)
+        return frozenset(meta.find_undeclared_variables(self._parsed(with_tools=with_tools)))
+
+    def _parsed(self, *, with_tools: bool) -> nodes.Template:
         try:
-            return frozenset(meta.find_undeclared_variables(_environment().parse(source)))
+            return _environment().parse(self.source(with_tools=with_tools))
         except (jinja2.TemplateError, RecursionError) as error:
             raise RequestError(f"The model's chat template is broken: {error}.", _ADVICE) from error
 
     def format(self, tokenizer: Tokenizer) -> ChatFormat:
         """How answers are written."""
         added = (token.content for token in tokenizer.backend.get_added_tokens_decoder().values())
-        return ChatFormat.of(self.source(with_tools=True), frozenset(added))
+        return ChatFormat.of(self.words(with_tools=True), frozenset(added))
+
+    def words(self, *, with_tools: bool = False) -> str:
+        """The template without its comments: a mark that one of these mentions is not written by it."""
+        source = self.source(with_tools=with_tools)
+        try:
+            return "".join(text for _, kind, text in _environment().lex(source) if not kind.startswith("comment"))
+        except jinja2.TemplateError:
+            return source
 
     def source(self, *, with_tools: bool = False) -> str:
         """The template that `render` takes; empty when it would refuse."""
@@ -142,6 +211,11 @@ _ADVICE = "Send the prompt without the chat template, or get the model's files a
 
 class _StumbledError(RequestError):
     """A template could not handle messages of this shape."""
+
+
+def _drops_a_question(messages: Sequence[Message], text: str) -> bool:
+    said = (message.get("content") for message in messages if message.get("role") == "user")
+    return any(isinstance(content, str) and content.strip() not in text for content in said)
 
 
 def _rendered(template: jinja2.Template, values: Mapping[str, Any], bounds: Bounds) -> str:

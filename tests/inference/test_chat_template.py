@@ -118,21 +118,28 @@ def test_reasoning_is_shown_under_each_name_that_templates_use() -> None:
 
 
 def test_the_current_date_is_at_hand() -> None:
-    assert template("{{ strftime_now('%Y') }}").render(CONVERSATIONS[0]) == time.strftime("%Y")
+    shown = template("{{ strftime_now('%Y') }}{{ messages[0].content }}").render([{"role": "user", "content": "!"}])
+    assert shown == time.strftime("%Y!")
 
 
 # --- where templates come from ---
 
 
 def test_the_file_wins_over_the_config_and_named_ones_are_used_for_tools(tmp_path: Path) -> None:
-    named = [{"name": "default", "template": "plain"}, {"name": "tool_use", "template": "with tools"}]
-    (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": "oldest"}), encoding="utf-8")
-    assert _open(tmp_path).render(CONVERSATIONS[0]) == "oldest"
+    def saying(words: str) -> str:
+        return f"{words}{{{{ messages[0].content }}}}"
+
+    def shown(tools: list[dict[str, Any]] | None = None) -> str:
+        return _open(tmp_path).render([{"role": "user", "content": "!"}], tools)
+
+    named = [{"name": "default", "template": saying("plain")}, {"name": "tool_use", "template": saying("with tools")}]
+    (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": saying("oldest")}), encoding="utf-8")
+    assert shown() == "oldest!"
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": named}), encoding="utf-8")
-    assert _open(tmp_path).render(CONVERSATIONS[0]) == "plain"
-    assert _open(tmp_path).render(CONVERSATIONS[0], [TOOL]) == "with tools"
-    (tmp_path / "chat_template.jinja").write_text("from the file", encoding="utf-8")
-    assert _open(tmp_path).render(CONVERSATIONS[0], [TOOL]) == "from the file"
+    assert shown() == "plain!"
+    assert shown([TOOL]) == "with tools!"
+    (tmp_path / "chat_template.jinja").write_text(saying("from the file"), encoding="utf-8")
+    assert shown([TOOL]) == "from the file!"
 
 
 def _open(folder: Path) -> ChatTemplate:
@@ -257,3 +264,68 @@ def test_a_template_that_refuses_is_asked_once() -> None:
         template(
             "{% if messages[1].content is defined %}{% else %}{{ raise_exception('No tools here') }}{% endif %}"
         ).render(CALLS)
+
+
+PARTS = (
+    "{% for m in messages %}{{ m.role }}:{% for c in m.content %}{% if c['type'] == 'text' %}{{ c['text'] }}{% endif %}"
+    "{% endfor %}|{% endfor %}"
+)
+MIXED = (
+    "{% for m in messages %}{% if m.role == 'system' %}{{ m.content }}|{% else %}"
+    "{{ m.content[0]['text'] | trim }}|{% endif %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (
+            PARTS,
+            "system:Be brief.|user:Hello.|assistant:Hi.|user:Again.|",
+        ),  # of a text it shows nothing: letters have no type
+        (MIXED, "Be brief.|Hello.|Hi.|Again.|"),
+        (GENERATION, "Be brief.x-1Hello.x-1Hi.x-1Again.x-1"),
+    ],
+)
+def test_what_is_said_comes_in_the_form_that_the_template_shows(source: str, expected: str) -> None:
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hello."},
+        {"role": "assistant", "content": "Hi."},
+        {"role": "user", "content": "Again."},
+    ]
+    assert template(source).render(messages, add_generation_prompt=False).strip() == expected
+
+
+def test_a_template_that_drops_what_the_user_says_is_refused() -> None:
+    source = "{% for m in messages %}{{ m.role }}: {{ m.text }}|{% endfor %}"
+    with pytest.raises(RequestError, match="does not show the model what the user says"):
+        template(source).render([{"role": "user", "content": "Hello."}])
+
+
+@pytest.mark.parametrize(
+    ("source", "knows"),
+    [
+        (TOOLS, True),
+        ("{# tools are not for this model #}{% for m in messages %}{{ m.content }}{% endfor %}", False),
+        ("Never speak of tools.{% for m in messages %}{{ m.content }}{% endfor %}", False),
+        ("{% if tools %}{{ raise_exception('No tools.') }}{% endif %}{{ messages[0].content }}", True),
+        ("{{ messages[0].content }}{% for tool in tools or [] %}{{ tool.function.name }}{% endfor %}", True),
+    ],
+)
+def test_tools_are_known_to_a_template_that_shows_them(source: str, knows: bool) -> None:
+    """One that takes no small conversation is believed if it reads them: it says itself why it refuses."""
+    assert template(source).knows_tools is knows
+
+
+def test_a_role_that_only_a_comment_names_is_not_known() -> None:
+    said = "{% for m in messages %}{{ m.role }}: {{ m.content }}{% endfor %}"
+    assert template("{% if messages[0].role == 'developer' %}!{% endif %}" + said).knows_developer()
+    assert not template("{# 'developer' #}" + said).knows_developer()
+    hidden = "{% for m in messages if m.role != 'developer' %}{{ m.content }}{% endfor %}"
+    assert not template(hidden).knows_developer()
+
+
+def test_marks_that_a_comment_names_are_not_written() -> None:
+    source = "{# <think> #}{% for m in messages %}{{ m.content }}{% endfor %}"
+    assert "<think>" in template(source).source() and "<think>" not in template(source).words()

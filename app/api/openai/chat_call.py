@@ -37,8 +37,11 @@ class ChatCall:
         """Raises ApiError, RequestError, ModelError."""
         tokenizer = await controller.tokenizer(body.model)
         template = await asyncio.to_thread(controller.inference.template, body.model)  # one without is refused here
-        use = ToolUse.of(body, template)
-        messages = for_template(body.messages, template.source(with_tools=use is not None))
+        use = await asyncio.to_thread(ToolUse.of, body, template)
+        knows = any(message.role == "developer" for message in body.messages) and await asyncio.to_thread(
+            template.knows_developer, with_tools=use is not None
+        )
+        messages = for_template(body.messages, knows_developer=knows)
         variables = await asyncio.to_thread(_variables, body, template, tokenizer, with_tools=use is not None)
         defaults = await asyncio.to_thread(controller.inference.defaults, body.model)
         parameters = chat_parameters(body, defaults, None if use is None else use.constraint, variables)

@@ -18,13 +18,12 @@ _ROLES = {"developer": "system", "function": "tool"}
 """Most templates know the second ones alone."""
 
 
-def for_template(messages: Sequence[Message], template: str = "") -> list[dict[str, Any]]:
+def for_template(messages: Sequence[Message], *, knows_developer: bool = False) -> list[dict[str, Any]]:
     """Raises ApiError for what is not text.
 
     Args:
-        template: the chat template's source. The role `developer` stays for one that names it.
+        knows_developer: whether the chat template has a way to show the role `developer`, which stays then.
     """
-    knows_developer = "developer" in template
     return [
         _message(message, f"messages[{index}]", knows_developer=knows_developer)
         for index, message in enumerate(messages)

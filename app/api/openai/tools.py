@@ -57,7 +57,7 @@ class ToolUse:
             wanted = [function for function in wanted if function["name"] == choice.function.name]
             if not wanted:
                 raise refused(f"tool_choice names '{choice.function.name}', which is not in tools.", "tool_choice")
-        dialect = ToolDialect.of(template.source(with_tools=True))
+        dialect = ToolDialect.of(template.words(with_tools=True))
         single = isinstance(choice, ChosenTool) or body.parallel_tool_calls is False
         forced = isinstance(choice, ChosenTool) or choice == "required"
         if forced and dialect in _UNCONSTRAINED:

@@ -14,8 +14,8 @@ from app.api.openai.errors import ApiError
 MESSAGES = TypeAdapter(list[Message])
 
 
-def shown(*messages: dict[str, Any], template: str = "") -> list[dict[str, Any]]:
-    return for_template(MESSAGES.validate_python(messages), template)
+def shown(*messages: dict[str, Any], knows_developer: bool = False) -> list[dict[str, Any]]:
+    return for_template(MESSAGES.validate_python(messages), knows_developer=knows_developer)
 
 
 def test_arguments_become_objects_and_null_as_content_is_left_out() -> None:
@@ -52,7 +52,7 @@ def test_the_older_calls_become_the_newer_ones() -> None:
 def test_a_developer_is_the_system_unless_the_template_knows_better() -> None:
     said = {"role": "developer", "content": "Be brief."}
     assert shown(said)[0]["role"] == "system"
-    assert shown(said, template="{% if role == 'developer' %}")[0]["role"] == "developer"
+    assert shown(said, knows_developer=True)[0]["role"] == "developer"
 
 
 def test_thoughts_and_names_go_to_the_template() -> None:
