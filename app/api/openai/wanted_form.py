@@ -61,6 +61,9 @@ def _of_response_format(wanted: ResponseFormat) -> Iterator[Wanted]:
     for name, value in (wanted.model_extra or {}).items():
         if value is not None:
             raise refused(f"response_format.{name} is not supported; leave it out.", f"response_format.{name}")
+    if wanted.json_schema is not None and wanted.type != "json_schema":
+        sentence = f"response_format.json_schema belongs to the type json_schema, not to {wanted.type}."
+        raise refused(sentence, "response_format.json_schema")
     if wanted.schema_ is not None and wanted.type != "json_object":
         sentence = f"response_format.schema belongs to the type json_object, not to {wanted.type}."
         raise refused(sentence, "response_format.schema")

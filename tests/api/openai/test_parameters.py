@@ -37,6 +37,8 @@ def ask(client: openai.OpenAI, question: list[Any] = QUESTION, **extra: Any) -> 
 
 # --- what the answer must look like, however it is said ---
 
+NAMED: dict[str, Any] = {"name": "it", "schema": SCHEMA}
+
 
 @pytest.mark.parametrize(
     "asked",
@@ -93,6 +95,11 @@ def test_a_completion_is_held_to_a_form_too(client: openai.OpenAI) -> None:
         ({"temprature": 0.5}, "temprature"),
         ({"something_new": {"a": 1}}, "something_new"),
         ({"response_format": {"type": "text", "schema": SCHEMA}}, "response_format.schema"),
+        ({"response_format": {"type": "text", "json_schema": {"schema": SCHEMA}}}, "response_format.json_schema"),
+        (
+            {"response_format": {"type": "json_object", "json_schema": {"schema": SCHEMA}}},
+            "response_format.json_schema",
+        ),
         ({"response_format": {"type": "json_object", "pattern": "x"}}, "response_format.pattern"),
         ({"response_format": {"type": "json_object", "schema": {"type": "no-such"}}}, "response_format.schema"),
         ({"structured_outputs": {"structural_tag": "{}"}}, "structured_outputs.structural_tag"),
@@ -104,6 +111,8 @@ def test_a_completion_is_held_to_a_form_too(client: openai.OpenAI) -> None:
         ({"guided_regex": "a", "json_schema": SCHEMA}, "json_schema"),
         ({"response_format": {"type": "json_object"}, "guided_choice": ["a"]}, "guided_choice"),
         ({"stop_token_ids": [999_999_999]}, "stop_token_ids"),
+        ({"suppress_tokens": [999_999_999]}, "suppress_tokens"),
+        ({"bad_words_ids": [[1], [2, 999_999_999]]}, "bad_words_ids"),
         ({"stop_token_ids": [-1]}, "stop_token_ids[0]"),
         ({"typical_p": 0}, "typical_p"),
         ({"stream": True, "stream_options": {"continuous_usage_stats": True}}, "stream_options.continuous_usage_stats"),
