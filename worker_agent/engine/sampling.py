@@ -261,7 +261,7 @@ def draw(scores: torch.Tensor, sampling: Sampling, position: int) -> int:
     shares as by one random number along the sum of all, and where scores differ in their last bits, as they do when the
     same tokens went through in other steps, only two that come at nearly the same time can change places.
     """
-    ranked, order = torch.sort(scores / sampling.temperature, descending=True, stable=True)
+    ranked, order = torch.sort(_heated(scores, sampling.temperature), descending=True, stable=True)
     if 0 < sampling.top_k < len(ranked):
         ranked = ranked[: int((ranked >= ranked[sampling.top_k - 1]).sum())]  # as likely as the k-th: it stays, too
     # In float64 and on the CPU, so that the sum does not depend on the device's order of additions.
@@ -285,6 +285,14 @@ def draw(scores: torch.Tensor, sampling: Sampling, position: int) -> int:
     with np.errstate(divide="ignore"):  # who has no share at all waits for ever
         waits = -np.log(uniforms(sampling.seed, position, staying.numpy())) / likely[places].numpy()
     return int(staying[int(waits.argmin())])
+
+
+def _heated(scores: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Scores over the temperature. One so small that they leave what 32 bits hold is the likeliest token's alone."""
+    heated = scores / temperature
+    if bool(torch.isfinite(heated.max())):
+        return heated
+    return (scores.double() - scores.max().double()) / temperature
 
 
 def _typical(likely: torch.Tensor, mass: float) -> torch.Tensor:

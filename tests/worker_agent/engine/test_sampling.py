@@ -33,6 +33,14 @@ def test_greedy_takes_the_likeliest() -> None:
     assert sampler(Sampling()).token(1, 2, LOGITS).token == 1
 
 
+@pytest.mark.parametrize("temperature", [1e-30, 1e-39, 1e-46, 5e-324])
+@pytest.mark.parametrize("logits", [LOGITS, LOGITS - 20, torch.tensor([0.0, 0.0, -1.0])])
+def test_a_temperature_that_no_float_holds_is_as_greedy_as_can_be(temperature: float, logits: torch.Tensor) -> None:
+    likeliest = {int(token) for token in (logits == logits.max()).nonzero()}
+    drawn = {draw(logits, Sampling(temperature=temperature, seed=3), position) for position in range(20)}
+    assert drawn == likeliest
+
+
 def test_a_bias_can_make_any_token_win_and_tokens_outside_the_vocabulary_are_passed_over() -> None:
     assert sampler(Sampling(logit_bias={3: 50.0, 99: 100.0})).token(1, 2, LOGITS).token == 3
 
