@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from app.errors import ModelError, RequestError
 from app.inference.parameters import GenerationParameters
@@ -107,6 +107,16 @@ class ModelDefaults(Struct, frozen=True, kw_only=True):
             if asked.get(name) not in (None, usual, [], {}):
                 notes.append(f"{name} {_shown(asked[name])} is not applied: {instead}.")
         return cls(values=values, samples=samples, temperature=temperature, notes=tuple(notes))
+
+    def within(self, vocab_size: int) -> ModelDefaults:
+        """The same without tokens that the model does not have: what cannot come need not be held back."""
+        values = dict(self.values)
+        for name in ("suppress_tokens", "begin_suppress_tokens"):
+            if name in values:
+                values[name] = [token for token in values[name] if token < vocab_size]
+        if "bad_words_ids" in values:
+            values["bad_words_ids"] = [word for word in values["bad_words_ids"] if max(word) < vocab_size]
+        return structs.replace(self, values=values)
 
     @property
     def in_words(self) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any, TypeVar
 
 import msgspec
@@ -183,7 +184,7 @@ class GenerationParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
         )
 
     def sampling(self, vocab_size: int | None = None) -> Sampling:
-        """How the last stage chooses a token. Raises RequestError when a bias is of no token of the vocabulary."""
+        """How the last stage chooses a token. Raises RequestError for a token that is not of the vocabulary."""
         own = self.resolved()
         if vocab_size is not None:
             self._check_vocabulary(vocab_size)
@@ -229,8 +230,12 @@ class GenerationParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
         return Budget(max_tokens=most, eos=eos, stops=self.stop_token_ids, min_tokens=min(_set(own.min_tokens), most))
 
     def _check_vocabulary(self, vocab_size: int) -> None:
-        for name in ("logit_bias", "stop_token_ids"):
-            outside = [token for token in getattr(self, name) if token >= vocab_size]
+        for name in ("logit_bias", "stop_token_ids", "suppress_tokens", "begin_suppress_tokens", "bad_words_ids"):
+            named = getattr(self, name)
+            if named is UNSET:
+                continue
+            tokens = chain.from_iterable(named) if name == "bad_words_ids" else named
+            outside = [token for token in tokens if token >= vocab_size]
             if outside:
                 raise RequestError(
                     f"{name} names token {outside[0]}; the model has tokens 0 to {vocab_size - 1}.", _ADVICE

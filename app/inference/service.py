@@ -324,7 +324,7 @@ class InferenceService:
 
     def defaults(self, model: str) -> ModelDefaults:
         """What a model's own files ask of each generation: call it in a thread. Raises ModelError."""
-        return ModelDefaults.open(self._library.get(model).path)
+        return self._known(model)[1]
 
     def template(self, model: str) -> ChatTemplate:
         """A model's chat template. Raises RequestError when it has none."""
@@ -333,7 +333,7 @@ class InferenceService:
 
     def _known(self, model: str) -> tuple[ModelDescription, ModelDefaults]:
         description = self._library.get(model)
-        return description, ModelDefaults.open(description.path)
+        return description, ModelDefaults.open(description.path).within(description.vocab_size)
 
     def _find_tokenizer(self, description: ModelDescription) -> Tokenizer | None:
         """None for a model that has none, or one that cannot be read."""

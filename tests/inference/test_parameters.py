@@ -130,11 +130,20 @@ def test_a_prompt_without_room_or_without_tokens_is_refused(prompt: int, says: s
         GenerationParameters().budget([2], prompt, 128)
 
 
-def test_a_bias_of_a_token_that_the_model_lacks_is_refused() -> None:
-    parameters = GenerationParameters(logit_bias={500: 1.0})
-    with pytest.raises(RequestError, match="names token 500; the model has tokens 0 to 499"):
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("logit_bias", {500: 1.0}),
+        ("suppress_tokens", (3, 500)),
+        ("begin_suppress_tokens", (500,)),
+        ("bad_words_ids", ((1,), (2, 500))),
+    ],
+)
+def test_a_token_that_the_model_lacks_is_refused(name: str, value: Any) -> None:
+    parameters = GenerationParameters(**{name: value})
+    with pytest.raises(RequestError, match=f"{name} names token 500; the model has tokens 0 to 499"):
         parameters.sampling(vocab_size=500)
-    assert parameters.sampling(vocab_size=501).logit_bias == {500: 1.0}
+    assert getattr(parameters.sampling(vocab_size=501), name) == value
 
 
 DEFAULTS: dict[str, Any] = {
