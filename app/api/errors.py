@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastapi import FastAPI
@@ -75,6 +75,8 @@ class Problem:
 
     def response(self, request: Request) -> Response:
         """As a page for who asked for one, else as JSON."""
+        if (told := encodable(self.message)) != self.message:
+            return replace(self, message=told).response(request)
         if request.url.path.startswith(OPENAI_PATHS):
             return JSONResponse(self._for_openai(), self.status, self.headers)
         if wants_page(request):
@@ -87,6 +89,11 @@ class Problem:
         code = "invalid_api_key" if self.status == 401 else self.code
         text = f"{self.message} {self.advice}".rstrip()
         return {"error": {"message": text, "type": kind, "param": None, "code": code}}
+
+
+def encodable(text: str) -> str:
+    """The text as it can be sent: half a character, which JSON can name ("\\ud800"), is spelt."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def status_of(error: ShardboardError) -> int:

@@ -17,7 +17,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from app.api.errors import Problem
+from app.api.errors import Problem, encodable
 from app.errors import Cancelled, ModelError, NodeError, PlacementError, PromptTooLong, RequestError, ShardboardError
 from app.inference.parameters import GenerationParameters
 
@@ -62,6 +62,8 @@ class ApiError(Exception):
         code: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
+        message = encodable(message)
+        param = None if param is None else encodable(param)
         super().__init__(message)
         self.status = status
         self.answer = ErrorAnswer(error=ErrorDetails(message=message, type=type, param=param, code=code))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 from pydantic import TypeAdapter
+from starlette.requests import Request
 
+from app.api.errors import Problem
 from app.api.openai.bodies import Message
 from app.api.openai.conversation import for_template
-from app.api.openai.errors import ApiError
+from app.api.openai.errors import ApiError, refused
+from app.errors import BadInput
 
 MESSAGES = TypeAdapter(list[Message])
 
@@ -53,6 +57,15 @@ def test_a_developer_is_the_system_unless_the_template_knows_better() -> None:
     said = {"role": "developer", "content": "Be brief."}
     assert shown(said)[0]["role"] == "system"
     assert shown(said, knows_developer=True)[0]["role"] == "developer"
+
+
+def test_a_refusal_that_repeats_half_a_character_can_be_sent() -> None:
+    """JSON can name one, and UTF-8 cannot: the refusal itself failed."""
+    answer = refused("tool_choice names '\ud800'.", "x\ud800").response()
+    assert json.loads(bytes(answer.body))["error"]["message"] == "tool_choice names '\\ud800'."
+    request = Request({"type": "http", "path": "/v1/models", "headers": [], "method": "GET"})
+    told = Problem.of(BadInput("There is no model '\ud800'.")).response(request)
+    assert json.loads(bytes(told.body))["error"]["message"] == "There is no model '\\ud800'."
 
 
 def test_thoughts_and_names_go_to_the_template() -> None:
