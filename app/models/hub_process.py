@@ -28,6 +28,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError 
     RemoteEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
+    SafetensorsParsingError,
 )
 from huggingface_hub.file_download import get_hf_file_metadata, http_get
 from huggingface_hub.utils._headers import build_hf_headers
@@ -131,9 +132,10 @@ class _Repository:
     def weights(self) -> list[str]:
         """Names of the safetensors files to download. Raises ModelError when there are none."""
         if INDEX in self.files:
-            names = sorted(set(read_weight_map(self.folder / INDEX).values()))
-            if WEIGHTS in self.files and WEIGHTS not in names:
-                return [WEIGHTS]  # as transformers does; whether it is whole is found out when it is inspected
+            weight_map = read_weight_map(self.folder / INDEX)
+            names = sorted(set(weight_map.values()))
+            if WEIGHTS in self.files and WEIGHTS not in names and weight_map.keys() <= self._tensors(WEIGHTS):
+                return [WEIGHTS]  # as transformers does
             if missing := [name for name in names if name not in self.files]:
                 raise ModelError(
                     f"The index of '{self._id}' names files that are not on the Hub: {', '.join(missing[:3])}.",
@@ -147,6 +149,13 @@ class _Repository:
                 f"'{self._id}' has pickled weights only. {REFUSE_PICKLE}", "Look for a version in safetensors format."
             )
         raise ModelError(f"'{self._id}' has no weights in safetensors format." + self._gguf())
+
+    def _tensors(self, name: str) -> set[str]:
+        """The tensors that a file on the Hub says it has; none where it is no safetensors file."""
+        try:
+            return set(HfApi().parse_safetensors_file_metadata(self._id, name, revision=self.commit).tensors)
+        except SafetensorsParsingError:
+            return set()
 
     def _gguf(self) -> str:
         found = next((name for name in self.files if name.endswith(".gguf")), None)

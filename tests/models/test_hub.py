@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 
 from app.children.work import JobProgress
 from app.errors import BadInput, ModelError
@@ -180,6 +181,20 @@ def test_a_whole_file_is_downloaded_in_spite_of_an_index_of_others(hub: HubStand
     index = {"weight_map": {"model.norm.weight": "model-00001-of-00002.safetensors"}}
     (hub.repositories["some/tiny"] / "model.safetensors.index.json").write_text(json.dumps(index))
     assert (Path(download(tmp_path / "in").folder) / "model.safetensors").is_file()
+
+
+def test_a_part_of_a_model_beside_its_index_is_not_taken_for_the_model(hub: HubStandIn, tmp_path: Path) -> None:
+    """Some repositories have a file of the usual name that holds a few of the tensors."""
+    folder = hub.repositories["some/tiny"]
+    tensors = tensors_of(folder)
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": dict.fromkeys(tensors, "model-00001-of-00001.safetensors")})
+    )
+    few = dict(list(tensors.items())[:2])
+    save_file(few, folder / "model.safetensors", {"format": "pt"})
+    names = {path.name for path in Path(download(tmp_path / "in").folder).iterdir()}
+    assert "model-00001-of-00001.safetensors" in names and "model.safetensors" not in names
 
 
 def test_a_repository_of_gguf_files_is_pointed_out(hub: HubStandIn, tmp_path: Path) -> None:
