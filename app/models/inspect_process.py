@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+import msgspec
 from msgspec import Struct
 
 from app.children.work import JobProgress, ProgressCallback, serve_job
@@ -117,7 +118,8 @@ def settle_ends(checkpoint: Checkpoint, model: PreTrainedModel, anatomy: Anatomy
     """The files decide whether embedding and head are one: two unlike tensors are two, one alone serves both ends.
 
     The first is what transformers does when it loads (`PreTrainedModel.tie_weights`); where it would make up the
-    missing end at random, the one that is there is taken. Raises CannotSplit.
+    missing end at random, the one that is there is taken. Raises CannotSplit; ModelError for a model that was made to
+    have no head.
     """
     from worker_agent.model.anatomy import config_with_ties, end_pairs, parameter_names
 
@@ -138,6 +140,11 @@ def settle_ends(checkpoint: Checkpoint, model: PreTrainedModel, anatomy: Anatomy
             doubled.add(held[head].name)
         elif (head in held) != (embedding in held) and not tied:
             there = held[head if head in held else embedding]
+            if embedding in held and _has_no_head(checkpoint.config, there.name, embedding):
+                raise ModelError(
+                    f"The model in {checkpoint.folder} has no head: it makes embeddings and writes no text.",
+                    "Use a model for text generation: one whose config.json names a class …ForCausalLM.",
+                )
             return Ends(
                 config_with_ties(checkpoint.config, tied=True),
                 notes=(
@@ -146,6 +153,20 @@ def settle_ends(checkpoint: Checkpoint, model: PreTrainedModel, anatomy: Anatomy
                 ),
             )
     return Ends(doubled=frozenset(doubled))
+
+
+def _has_no_head(config: bytes, name: str, embedding: str) -> bool:
+    """Whether a model without a head was made to have none: its class is none that writes text, or, where config.json
+    names no class, its embedding has the name that it has in a model that was saved without what stands around it.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    named = msgspec.json.decode(config).get("architectures")
+    if isinstance(named, list) and named:
+        writers = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
+        # What is not known there may be a text model inside of another one.
+        return all(isinstance(each, str) and each not in writers and "For" not in each for each in named)
+    return name != embedding
 
 
 def same_bytes(folder: Path, one: TensorSource, other: TensorSource) -> bool:

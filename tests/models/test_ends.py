@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from app.errors import ModelError
 from app.sharding.cutting import CuttingJob
 from app.sharding.plan import divide
 from app.sharding.shard_folder import read_metadata
@@ -68,6 +69,16 @@ def test_files_that_hold_one_end_alone_use_it_for_both(held: str, said: bool, tm
     assert [part.kind for part in description.parts if part.kind != "layer"] == ["tied", "last"]
     assert json.loads(description.config_bytes())["tie_word_embeddings"] is True
     assert [f"the files hold '{held}' alone" in note for note in description.notes] == ([] if said else [True])
+
+
+@pytest.mark.parametrize("named", [["LlamaModel"], None])
+def test_a_model_that_makes_embeddings_is_refused(named: list[str] | None, tmp_path: Path) -> None:
+    """Its embedding is no head: every answer would be noise."""
+    model = make_model("llama", tmp_path / "model", num_hidden_layers=2, tie_word_embeddings=False)
+    model.base_model.save_pretrained(tmp_path / "embedder")
+    change_json(tmp_path / "embedder" / "config.json", architectures=named)
+    with pytest.raises(ModelError, match="has no head: it makes embeddings"):
+        described(tmp_path / "embedder")
 
 
 def test_an_end_that_the_files_hold_twice_is_kept_once(tmp_path: Path) -> None:
