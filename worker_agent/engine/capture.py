@@ -51,14 +51,20 @@ def as_it_is(run: Pass) -> Pass:
     return run
 
 
-def or_as_it_is(capture: Capture) -> Capture:
-    """The same, but that what cannot be captured, for want of memory perhaps, runs as it is, with a word in the log."""
+def or_as_it_is(capture: Capture, failed: Callable[[str], None]) -> Capture:
+    """The same, but that what cannot be captured, for want of memory perhaps, runs as it is.
+
+    Args:
+        failed: is told why, each time.
+    """
 
     def attempt(run: Pass) -> Pass:
         try:
             return capture(run)
         except RuntimeError as error:
-            log.warning("steps of one shape could not be captured and run operation by operation: %s", describe(error))
+            why = f"steps of one shape could not be captured and run operation by operation: {describe(error)}"
+            log.warning("%s", why)
+            failed(why)
             return run
 
     return attempt

@@ -87,7 +87,7 @@ class Executor:
         """Runs the steps of one token of each sequence, where they have fixed shapes."""
         if stage.static:
             self._rows = pages = PagePool(slots, capacity, load.kv_tokens, int8=int8)
-            capture = or_as_it_is(capture_for(stage.device))
+            capture = or_as_it_is(capture_for(stage.device), self._not_captured)
             self.static = StaticSteps(stage.slice, pages, load.max_sequences, capture, stage.device)
         self.slots: tuple[int, ...] = ()
         """Where the states of the last step's turns lie in the pool."""
@@ -181,6 +181,12 @@ class Executor:
             journal_bytes=journal_bytes,
             answers_alone=stage.answers_alone,
         )
+
+    def _not_captured(self, why: str) -> None:
+        """Have the stage's reports say so from now on."""
+        tally = self.stage.ways["captured"]
+        tally.taken, tally.why = 0, why
+        self._ways = self.stage.ways.report()
 
     def clear(self) -> None:
         """Forget all sequences."""

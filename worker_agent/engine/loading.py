@@ -145,6 +145,8 @@ class _Builder:
             if self._with_head is not None:
                 why = f"what passes to the model's end from {trial.named(self._with_head)} is more than hidden states"
                 stage.ways["packed"].lost(why)
+                if norms := sum(1 for name, *_ in fused.norms(model) if name.startswith(tuple(self._anatomy.after))):
+                    stage.ways["norms"].lost(self._off["norms"] or why, norms)
                 self._end_in_floats(why)
             elif cut.is_last:
                 # Before the layers: laying out takes the head twice for a moment, and it is the largest matrix of all.
@@ -178,6 +180,7 @@ class _Builder:
                 alone.prove(beginning)
                 self._own_int8(alone.int8_lost, beginning)
             self._reuse(alone.reusable)
+            passes.not_apart(stage)
 
     def _check_room(self, block: range) -> None:
         """Raises OutOfMemory when what could not stay in blocks, or could not be quantized, takes too much."""

@@ -19,6 +19,7 @@ from worker_agent.engine.static import StaticSteps
 
 SEEDS = (7, 8)
 """Of the two sets of numbers that every way of running has to give the same for."""
+APART = "each sequence has a pass of its own"
 BY_LENGTH = "its rotary embedding depends on how long each sequence is"
 
 
@@ -77,6 +78,14 @@ def fix_shapes(stage: Stage) -> None:
     stage.static = True
     tally.used()
     tally.why = capture.cost(device)
+
+
+def not_apart(stage: Stage) -> None:
+    """Say why neither is taken where each sequence has a pass of its own."""
+    if stage.device.type == "cpu":
+        stage.ways["recorded"].lost(APART)
+    if not (why := capture.why_not(stage.device)) or stage.device.type == "cuda":
+        stage.ways["captured"].lost(why or APART)
 
 
 def _in_fixed_shapes(stage: Stage, texts: trial.Texts, int8: bool) -> Callable[[], trial.Outputs]:

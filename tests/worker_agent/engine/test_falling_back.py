@@ -65,6 +65,16 @@ def test_a_torch_without_torchscript_runs_the_model_as_it_is_and_says_so(
     assert [ring.answer(number) for number in range(len(PROMPTS))] == expected
 
 
+def test_an_end_that_is_proven_with_the_last_layers_tells_what_it_loses(tmp_path: Path) -> None:
+    """More than hidden states passes to it, so it is never alone: neither its matrix nor its norm is laid out."""
+    make_model("inkling2_text", tmp_path / "model")
+    stage = Ring.build(cut_model(tmp_path / "model", tmp_path / "parts"), []).runners[0].stage
+    ways = {way.name: way for way in stage.ways.report()}
+    for name in ("packed", "norms"):
+        assert ways[name].used == ways[name].possible - 1, ways[name]
+        assert ways[name].why == "what passes to the model's end from layers 0-6 is more than hidden states"
+
+
 def test_nothing_is_being_recorded_where_torch_cannot_say_whether_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as without:
         without.delattr(torch._C, "_get_tracing_state")

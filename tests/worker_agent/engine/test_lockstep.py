@@ -57,6 +57,9 @@ def test_sequences_side_by_side_answer_as_each_alone(
     cut, expected = made(model_type, tmp_path)
     ring = Ring.build(cut, [2], prefill_chunk=16)
     assert all(way.used == way.possible > 0 and not way.why for way in ways_of(ring)), ways_of(ring)
+    for runner in ring.runners:
+        (way,) = (way for way in runner.stage.ways.report() if way.name == "recorded")
+        assert way == Way("recorded", 0, 1, "each sequence has a pass of its own")
     together: list[int] = []
     exact = Meeting.run
 

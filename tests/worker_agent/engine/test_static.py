@@ -138,7 +138,10 @@ def test_a_step_that_cannot_be_captured_runs_all_the_same_and_the_log_says_so(
     ring.start(1, prompt, 5)
     ring.finish()
     assert ring.answer(1) == greedy(model[1], prompt, 5)
-    assert "could not be captured and run operation by operation: RuntimeError: out of memory" in caplog.text
+    why = "steps of one shape could not be captured and run operation by operation: RuntimeError: out of memory"
+    assert why in caplog.text
+    (way,) = (way for way in ring.runners[0]._executor.info(1, 0).ways if way.name == "captured")
+    assert way == Way("captured", 0, 1, why), "and so does every report from then on"
 
 
 def test_the_pages_are_those_that_were_set_aside_and_come_back() -> None:

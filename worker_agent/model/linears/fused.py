@@ -9,7 +9,7 @@ whole is tried afterwards (`loading.py`). Switched off by `SHARDBOARD_FUSED=0`; 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import accumulate
 
 import torch
@@ -201,13 +201,7 @@ def _format(linear: nn.Linear) -> str:
 
 def fuse_norms(module: nn.Module, dtype: torch.dtype, tally: Tally) -> None:
     """Replace the RMS norms below `module` that torch's kernel repeats bit for bit on random numbers."""
-    for name, norm in list(module.named_modules()):
-        epsilon = getattr(norm, "variance_epsilon", getattr(norm, "eps", None))
-        weight = getattr(norm, "weight", None)
-        if not type(norm).__name__.endswith("RMSNorm") or not isinstance(epsilon, float) or not name:
-            continue
-        if not isinstance(weight, nn.Parameter) or weight.dim() != 1 or len(list(norm.parameters())) != 1:
-            continue
+    for name, norm, weight, epsilon in list(norms(module)):
         fused = FusedNorm(weight, epsilon)
         if not _same(norm, fused, weight, dtype):
             tally.lost(f"{type(norm).__name__} computes in another way than torch's own norm")
@@ -215,6 +209,17 @@ def fuse_norms(module: nn.Module, dtype: torch.dtype, tally: Tally) -> None:
         parent, _, child = name.rpartition(".")
         setattr(module.get_submodule(parent), child, fused)
         tally.used()
+
+
+def norms(module: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Parameter, float]]:
+    """RMS norms below `module` that torch's kernel might compute: name, norm, weight, epsilon."""
+    for name, norm in module.named_modules():
+        epsilon = getattr(norm, "variance_epsilon", getattr(norm, "eps", None))
+        weight = getattr(norm, "weight", None)
+        if not type(norm).__name__.endswith("RMSNorm") or not isinstance(epsilon, float) or not name:
+            continue
+        if isinstance(weight, nn.Parameter) and weight.dim() == 1 and len(list(norm.parameters())) == 1:
+            yield name, norm, weight, epsilon
 
 
 @torch.inference_mode()
