@@ -63,7 +63,7 @@ class Metrics:
         self._active = Gauge("shardboard_http_under_way", "Requests to this server under way.", registry=registry)
         self._lag = Gauge("shardboard_loop_lag_seconds", "How late the loop was lately, at worst.", registry=registry)
         self._nodes = Gauge("shardboard_nodes", "Nodes that are registered.", registry=registry)
-        self._nodes_up = Gauge("shardboard_nodes_up", "Nodes whose agents answer.", registry=registry)
+        self._nodes_up = Gauge("shardboard_nodes_up", "Nodes whose agents answer and get on.", registry=registry)
         self._deployments = Gauge("shardboard_deployments", "Deployments by state.", ["status"], registry=registry)
         self._mended = Counter(
             "shardboard_recoveries", "Times that answers went on after a stage was lost.", registry=registry
@@ -73,7 +73,7 @@ class Metrics:
         )
         self._told = (0, 0)
         by_node = {"labelnames": ["node", "name"], "registry": registry}
-        self._up = Gauge("shardboard_node_up", "Whether a node's agent answers.", **by_node)  # type: ignore[arg-type]
+        self._up = Gauge("shardboard_node_up", "Whether a node's agent answers and gets on.", **by_node)  # type: ignore[arg-type]
         self._memory = {
             name: Gauge(f"shardboard_node_memory_{name}_bytes", text, **by_node)  # type: ignore[arg-type]
             for name, text in (
@@ -133,11 +133,10 @@ class Metrics:
             gauge.clear()  # a node that was removed is not there any more
         up = 0
         for node, name in names.items():
-            alive = health.is_alive(node)
-            up += alive
-            self._up.labels(str(node), name).set(alive)
-            latest = health.latest(node)
-            if alive and latest is not None:
+            heard, latest = self._controller.nodes.heard(node), health.latest(node)
+            up += heard.is_up
+            self._up.labels(str(node), name).set(heard.is_up)
+            if heard.alive and latest is not None:
                 report = latest.report
                 figures = (
                     report.memory_total, report.memory_available, report.memory_budget, report.memory_used,

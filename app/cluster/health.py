@@ -115,6 +115,28 @@ class NodeMemoryJudged:
 NodeEvent = NodeHealth | NodeUp | NodeStarting | NodeDown | NodeFrozen | NodeMemoryJudged | NodeYields
 
 
+def heard_after(before: Heard, event: NodeEvent) -> Heard:
+    """What is known of a node's agent once this has happened: the watch of it and the window's mirror both ask here."""
+    match event:
+        case NodeHealth(report=report):
+            if before.frozen and is_suspect(report.progress):
+                return before
+            return Heard(alive=True, yields=bool(report.yields), reason=report.yields, gone=before.gone)
+        case NodeFrozen():
+            return Heard(alive=True, frozen=True, reason=event.reason, yields=before.yields, gone=before.gone)
+        case NodeYields(reason=why):
+            return replace(before, yields=bool(why), reason=before.reason if before.frozen else why)
+        case NodeStarting():
+            return replace(before, starting=True)
+        case NodeUp():
+            return Heard(alive=True, gone=before.gone)
+        case NodeDown():
+            starting = before.starting and event.kind != "stopped"
+            return Heard(False, event.kind, event.reason, starting=starting, gone=before.gone)
+        case NodeMemoryJudged():
+            return before
+
+
 RecordBeat = Callable[[int, datetime, bool], Awaitable[object]]
 """Writes down when a node was heard last, and whether it is there."""
 
@@ -153,8 +175,7 @@ class HealthMonitor:
     def not_started(self, node: int, reason: str) -> None:
         """Note that an agent was to be started and is not there."""
         if (watch := self._watches.get(node)) is not None and not watch.heard.alive:
-            watch.heard = Heard(alive=False, trouble="stopped", reason=reason)
-            self._on_event(NodeDown(node, datetime.now(UTC), "stopped", reason))
+            watch.tell(NodeDown(node, datetime.now(UTC), "stopped", reason))
 
     def ending(self, node: int, is_ending: bool = True) -> None:
         """Note that an agent is being ended on purpose, or after all is not: when it goes, that is no trouble."""
@@ -255,28 +276,29 @@ class _Watch:
             self._set_up(self.link.welcome, restarted=False)
         health = NodeHealth(self.node, self._last_seen, loop.time() - asked, report)
         self.latest = health
-        self.on_event(health)
+        self.tell(health)
         self._judge(report)
 
+    def tell(self, event: NodeEvent) -> None:
+        """Take in what has happened, then say it."""
+        self.heard = heard_after(self.heard, event)
+        self.on_event(event)
+
     def _judge(self, report: HealthReport) -> None:
-        if not is_suspect(report.progress):
-            self.heard = replace(self.heard, frozen=False, yields=bool(report.yields), reason=report.yields)
-        elif not self.heard.frozen:
+        if is_suspect(report.progress) and not self.heard.frozen:
             busy = report.progress.busy_seconds or 0.0
             limit = step_limit(report.progress.step_p99, report.progress.busy_tokens)
-            frozen = NodeFrozen(self.node, datetime.now(UTC), busy, limit)
-            self.heard = replace(self.heard, frozen=True, reason=frozen.reason)
-            self.on_event(frozen)
+            self.tell(NodeFrozen(self.node, datetime.now(UTC), busy, limit))
         if bool(report.yields) != self._yielded:
             self._yielded = bool(report.yields)
-            self.on_event(NodeYields(self.node, datetime.now(UTC), report.yields))
+            self.tell(NodeYields(self.node, datetime.now(UTC), report.yields))
         was = self._memory.differs
         if self._memory.judge(report):
             watch, held = self._memory, report.process_memory
             differs, base, believed = watch.differs, watch.base, watch.believed
             text = difference_text(base, believed, held, idle=watch.idle) if differs else agreement_text(believed, held)
             self.memory_problem = text if differs else ""
-            self.on_event(NodeMemoryJudged(self.node, datetime.now(UTC), differs, text))
+            self.tell(NodeMemoryJudged(self.node, datetime.now(UTC), differs, text))
         elif was and not self._memory.differs:  # another process, which holds nothing of that
             self.memory_problem = ""
 
@@ -315,11 +337,11 @@ class _Watch:
 
     def _set_up(self, welcome: Welcome, *, restarted: bool) -> None:
         self._stop_grace()
-        self.heard, self.is_ending = Heard(alive=True), False
+        self.is_ending = False
         self._last_seen = datetime.now(UTC)
         self._answered_at = asyncio.get_running_loop().time()
         self._wake.set()
-        self.on_event(NodeUp(self.node, self._last_seen, welcome, restarted))
+        self.tell(NodeUp(self.node, self._last_seen, welcome, restarted))
 
     def _set_down(self, kind: str, reason: str) -> None:
         self._stop_grace()
@@ -329,14 +351,12 @@ class _Watch:
         if self.is_ending:
             self.note_ended()
             return
-        self.heard = Heard(alive=False, trouble=kind, reason=reason)
-        self.on_event(NodeDown(self.node, datetime.now(UTC), kind, reason))
+        self.tell(NodeDown(self.node, datetime.now(UTC), kind, reason))
 
     def note_ended(self) -> None:
         """It is gone, as was wanted."""
         if self.heard.trouble != "stopped":
-            self.heard = Heard(alive=False, trouble="stopped", reason=ENDED)
-            self.on_event(NodeDown(self.node, datetime.now(UTC), "stopped", ENDED, on_purpose=True))
+            self.tell(NodeDown(self.node, datetime.now(UTC), "stopped", ENDED, on_purpose=True))
 
     def _stop_grace(self) -> None:
         if self._grace is not None:

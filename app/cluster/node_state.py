@@ -21,6 +21,11 @@ class NodeState(StrEnum):
     STARTING = "starting"
 
     @property
+    def is_up(self) -> bool:
+        """Whether it answers and gets on: the nodes that are counted as up."""
+        return self in ANSWERING and self is not NodeState.FROZEN
+
+    @property
     def meaning(self) -> str:
         """The state as a sentence."""
         return _MEANINGS[self]
@@ -58,6 +63,11 @@ class Heard:
     """It is being started on this machine."""
     gone: str = ""
     """What the launcher that brought it says where its machine is not there any more; a sentence."""
+
+    @property
+    def is_up(self) -> bool:
+        """As its state's."""
+        return self.alive is True and not self.frozen
 
 
 NOTHING = Heard()

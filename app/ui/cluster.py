@@ -280,16 +280,7 @@ class Cluster(QObject):
     @Slot(object)
     def take_node_events(self, events: Iterable[NodeEvent]) -> None:
         """What happened to nodes, oldest first. A node that the lists do not have yet is passed over."""
-        from app.cluster.health import (
-            NodeDown,
-            NodeFrozen,
-            NodeHealth,
-            NodeMemoryJudged,
-            NodeStarting,
-            NodeUp,
-            NodeYields,
-        )
-        from app.cluster.progress import is_suspect
+        from app.cluster.health import NodeDown, NodeHealth, NodeMemoryJudged, NodeUp, heard_after
 
         changed = set()
         for event in events:
@@ -297,29 +288,17 @@ class Cluster(QObject):
             if view is None:
                 self._on_tables_changed(frozenset({"node"}))
                 continue
-            heard = view.heard
+            view = replace(view, heard=heard_after(view.heard, event))
             match event:
                 case NodeHealth():
-                    frozen = heard.frozen and is_suspect(event.report.progress)
-                    why = event.report.yields
-                    heard = heard if frozen else Heard(alive=True, yields=bool(why), reason=why, gone=heard.gone)
-                    view = replace(view, heard=heard, report=event.report, rtt=event.rtt)
+                    view = replace(view, report=event.report, rtt=event.rtt)
                     self._sample(event.node, event.at.timestamp(), event.report, event.rtt)
-                case NodeFrozen():
-                    view = replace(view, heard=Heard(alive=True, frozen=True, reason=event.reason))
-                case NodeStarting():
-                    view = replace(view, heard=replace(heard, starting=True))
                 case NodeDown():
-                    starting = heard.starting and event.kind != "stopped"
-                    down = Heard(False, event.kind, event.reason, starting=starting, gone=heard.gone)
-                    view = replace(view, heard=down, rtt=None)
-                case NodeYields(reason=why):
-                    view = replace(view, heard=replace(heard, yields=bool(why), reason=why))
+                    view = replace(view, rtt=None)
                 case NodeMemoryJudged():
                     view = replace(view, memory_problem=event.text if event.differs else "")
                 case NodeUp():
-                    problem = "" if event.restarted else view.memory_problem
-                    view = replace(view, heard=Heard(alive=True), memory_problem=problem)
+                    view = replace(view, memory_problem="" if event.restarted else view.memory_problem)
             self.nodes[event.node] = view
             changed.add(event.node)
         if changed:

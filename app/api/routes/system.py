@@ -72,7 +72,7 @@ async def _look(request: Request) -> Health:
     gate: Gate = request.app.state.gate
     trouble = await _trouble(request)
     links = controller.nodes.links()
-    up = sum(controller.nodes.health.is_alive(node) for node in links)
+    up = sum(controller.nodes.heard(node).is_up for node in links)
     status: Literal["ok", "degraded", "failing", "ending"] = "ok"
     if gate.draining:
         status = "ending"

@@ -11,8 +11,6 @@ from app.ui.notices import Level, NoticeAction
 from app.ui.snapshots import NodeSnapshot
 from app.ui.workbench import Workbench
 
-_FINE = frozenset({NodeState.UP, NodeState.DRAINING, NodeState.YIELDING})
-
 
 class NodeWatch(QObject):
     """Lives as long as the window.
@@ -46,7 +44,7 @@ class NodeWatch(QObject):
                 self._judge(view)
 
     def _judge(self, view: NodeSnapshot) -> None:
-        if view.state in _FINE:
+        if view.state.is_up:
             self._seen_up.add(view.id)
         models = models_of(self._workbench.cluster.deployments_on(view.id))
         seen = view.id in self._seen_up

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from PySide6.QtCore import Qt, Slot
 from PySide6.QtWidgets import QPushButton, QStatusBar, QWidget
 
-from app.cluster.node_state import NodeState
 from app.figures import token_rate
 from app.ui import make
 from app.ui.http_server import ServerState
@@ -72,7 +71,7 @@ class StatusBar(QStatusBar):
     @Slot(object)
     def _show_nodes(self, changed: object = None) -> None:
         nodes = self._workbench.cluster.nodes.values()
-        up = sum(node.state in (NodeState.UP, NodeState.DRAINING, NodeState.YIELDING) for node in nodes)
+        up = sum(node.state.is_up for node in nodes)
         text = f"{up} of {len(nodes)} nodes up" if nodes else "No nodes"
         if text != self._nodes.text():
             self._nodes.setText(text)
