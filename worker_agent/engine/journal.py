@@ -229,13 +229,15 @@ class Journal:
 
     def _give_up(self, life: _Life) -> None:
         """A life, and all that share its first tokens, cannot be computed again any more."""
-        for other in list(self._lives.values()):
-            if other.parent is life:
-                self._give_up(other)
-        if life.number in self._lives:  # it is over, and the last that needed it was just given up
-            parent = life.parent
-            self._uncover(life)
-            self._forget(parent)
+        given_up = {life.number: life}
+        for other in self._lives.values():  # in the order in which they began, so a parent comes before its children
+            if other.parent is not None and other.parent.number in given_up:
+                given_up[other.number] = other
+        for each in reversed(given_up.values()):
+            if each.number in self._lives:  # else it is over, and the last that needed it was just given up
+                parent = each.parent
+                self._uncover(each)
+                self._forget(parent)
 
     # --- what is read --------------------------------------------------------------------------------
 

@@ -201,3 +201,19 @@ class JournalMachine(RuleBasedStateMachine):
 
 TestJournal = JournalMachine.TestCase
 TestJournal.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+def test_a_chat_of_many_turns_is_given_up_as_a_whole() -> None:
+    """Each turn goes on from the state of the one before; a chain of thousands is no deeper than one of two."""
+    journal, turns, length = Journal(10**9), 3000, 100
+    for number in range(1, turns + 1):
+        shared = Shared(number - 1, length - 20, True) if number > 1 else None
+        admission = Admission((), length, length, Sampling(), Budget(max_tokens=10), shared)
+        position = 0 if shared is None else shared.tokens
+        released = (number - 1,) if number > 1 else ()
+        journal.note([Piece(number, position, length - position, True, admission)], [0], (), released, (b"x",), True)
+        length += 20
+    assert len(journal) == turns and journal.covers(turns)
+    journal.limit = journal.nbytes - 1
+    journal.note([Piece(turns, length - 20, 1, True)], [0], (), (), (b"x",), True)
+    assert not journal.covers(turns) and (len(journal), journal.nbytes) == (0, 0)
