@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from tests.worker_agent.causal_types import make_model as make_type
 from tests.worker_agent.ring import RUNTIME, CutModel, Ring, cut_model, load_message, random_prompt
 from tests.worker_agent.tiny_models import VOCABULARY, greedy, make_model
+from worker_agent.engine.attention import Segment, _attend_segments, ragged_step
 from worker_agent.engine.copying import as_frames
 from worker_agent.engine.executor import Admitted, Executor, StepPlan, Turn
 from worker_agent.engine.loading import load_stage
@@ -28,6 +29,7 @@ from worker_agent.engine.memory.pages import PagePool
 from worker_agent.engine.memory.pool import StatePool
 from worker_agent.engine.memory.region import reserve
 from worker_agent.engine.memory.rows import RowPool
+from worker_agent.engine.paged_attention import Decoding, attend_decoding
 from worker_agent.engine.stage import Stage
 from worker_agent.wire.errors import OutOfStep
 from worker_agent.wire.messages import Resumed, Shared
@@ -186,6 +188,41 @@ def test_what_was_set_aside_comes_back_to_the_device_of_its_stage(tmp_path: Path
     elsewhere.imported(driver.executor.memory[number].exported(), 12)
     (layer,) = elsewhere.cache.kept()
     assert {each.device.type for each in (layer.keys, *layer.conv_states.values(), layer)} == {"meta"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_numbers_that_are_none_spoil_nobody_who_shares_what_came_before_them(dtype: torch.dtype) -> None:
+    """What is hidden behind a sequence's end is multiplied by nothing, and nothing times infinity is no number."""
+
+    def numbers(heads: int, tokens: int, sound: int) -> torch.Tensor:
+        made = torch.randn(1, heads, tokens, 16, dtype=dtype)
+        made[:, :, sound:] = float("nan")
+        return made
+
+    def attend(segments: list[Segment], tokens: int, sound: int) -> torch.Tensor:
+        with ragged_step(segments, many=2):
+            rows = (numbers(heads, tokens, sound) for heads in (6, 2, 2))
+            return _attend_segments(*rows, 0, None, None, None, None)
+
+    pages = PagePool(4, 64, 128)
+    donor, shares, cut = pages.state(), pages.state(), pages.state()
+    for state in (donor, cut):
+        attend([Segment(state, 0, 30)], 30, 25)
+    shares.copy_from(donor, 20)
+    cut.truncate(20)
+    for state in (shares, cut):
+        state.reach(21)
+        own = pages.table[[state.slot]]
+        step = Decoding(pages, own[:, 0], torch.tensor([20]), torch.tensor([21]), own)
+        found = attend_decoding(*(numbers(heads, 1, 1) for heads in (6, 2, 2)), 0, None, None, None, None, step)
+        assert torch.isfinite(found).all()
+
+    rows = RowPool(8, 64)
+    together = [rows.state() for _ in range(5)]
+    for number, each in enumerate(together):
+        attend([Segment(each, 0, 30)], 30, 30 if number else 25)
+    together[0].truncate(20)
+    assert torch.isfinite(attend([Segment(each, at, at + 1) for at, each in enumerate(together)], 5, 5)).all()
 
 
 def test_what_a_sequence_has_left_goes_back_to_the_system(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ aside. A sequence has whichever pages are free, and a table says which. The sche
 as a page, so there is a page for each that it gives away.
 
 Page 0 is nobody's: rows that only fill up a step are written there, and what a table does not name is read from there,
-hidden by the mask. A page that is given back becomes zeros: what is hidden is multiplied by nothing, and nothing times
-infinity is no number.
+hidden by the mask. A page that is given back becomes zeros, and so does what is cut off or was copied too much at the
+end of one: what is hidden is multiplied by nothing, and nothing times infinity is no number.
 """
 
 from __future__ import annotations
@@ -138,6 +138,7 @@ class PagedState(RowState):
     def truncate(self, length: int) -> None:
         super().truncate(length)
         self._leave(self.pool.in_pages(length))
+        self._clear_behind(length)
 
     def copy_from(self, other: SequenceState, length: int) -> None:
         check_cut(other, length)
@@ -145,6 +146,7 @@ class PagedState(RowState):
         for kept in self.pool.layers.values():
             for each in kept:
                 each[self._index(each.device)] = each[cast(PagedState, other)._index(each.device, len(self.pages))]
+        self._clear_behind(length)
         self.length = length
 
     def exported(self, start: int = 0, end: int | None = None) -> Exported:
@@ -187,6 +189,16 @@ class PagedState(RowState):
     def _index(self, device: torch.device, count: int | None = None) -> torch.Tensor:
         """Its pages, or the first of them."""
         return self.pool.table[self.slot, : len(self.pages) if count is None else count].to(device)
+
+    def _forget(self, length: int) -> None:
+        pass  # pages that are left become zeros, and the last one is cleared
+
+    def _clear_behind(self, length: int) -> None:
+        """Make zeros of what the last page has behind so many tokens."""
+        if offset := length % self.pool.page_tokens:
+            for kept in self.pool.layers.values():
+                for each in kept:
+                    each[self.pages[-1], :, offset:] = 0
 
     def _leave(self, count: int) -> None:
         """Give back all pages but the first `count`."""

@@ -206,8 +206,16 @@ class RowState(SequenceState):
         check_cut(self, length)
         if length < self.length:
             self.version = next_version()
+            self._forget(length)
         self._touched = max(self._touched, self.length)
         self.length = length
+
+    def _forget(self, length: int) -> None:
+        """Make zeros of the rows behind so many: a call for many sequences multiplies those that it hides by nothing,
+        and nothing times infinity is no number."""
+        for kept in self._rows.values():
+            for each in kept:
+                each[0, :, length : self.length].zero_()
 
     def copy_from(self, other: SequenceState, length: int) -> None:
         check_cut(other, length)
