@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from app.errors import BadInput, NodeError
+from app.figures import duration
 from app.launchers.ssh_hosts import SshHosts
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ COPIED = ("worker_agent", "bootstrap", "pyproject.toml", "README.md", "LICENSE")
 FOLDER = "shardboard-agent"
 """Under the home of the user there."""
 CONNECT_SECONDS = 15.0
-READY_SECONDS = 120.0
+READY_SECONDS = 240.0
+"""The first start after the set-up reads hundreds of megabytes of libraries from the disk."""
 SETUP_SECONDS = 1800.0
 _POLL_SECONDS = 0.3
 
@@ -171,13 +173,19 @@ class SshLauncher:
             f'(setsid nohup {shlex.quote(python)} -P -m worker_agent {words} --home "$PWD/state" '
             '--ready-file "$PWD/state/ready.json" </dev/null >output.log 2>&1 & echo $! > pid)',
         )
-        async with asyncio.timeout(READY_SECONDS):
-            while True:
-                look = f'cd "$HOME/{FOLDER}"; cat state/ready.json 2>/dev/null || kill -0 $(cat pid) 2>/dev/null || ' \
-                       "{ tail -c 1500 output.log; exit 9; }"  # fmt: skip
-                if said := await _ask(connection, look):
-                    return msgspec.json.decode(said, type=RemoteAgent)
-                await asyncio.sleep(_POLL_SECONDS)
+        look = f'cd "$HOME/{FOLDER}"; cat state/ready.json 2>/dev/null || kill -0 $(cat pid) 2>/dev/null || ' \
+               "{ tail -c 1500 output.log; exit 9; }"  # fmt: skip
+        try:
+            async with asyncio.timeout(READY_SECONDS):
+                while not (said := await _ask(connection, look)):
+                    await asyncio.sleep(_POLL_SECONDS)
+        except TimeoutError:
+            raise NodeError(
+                f"The agent there was started, and has not said within {duration(READY_SECONDS)} that it listens.",
+                f"Look at ~/{FOLDER}/output.log on that machine; where it is only slow, try again.",
+                kind="timeout",
+            ) from None
+        return msgspec.json.decode(said, type=RemoteAgent)
 
     async def running(self, connection: asyncssh.SSHClientConnection) -> RemoteAgent | None:
         """The agent there, if it runs and listens."""
@@ -196,7 +204,8 @@ class SshLauncher:
     async def remove(self, connection: asyncssh.SSHClientConnection) -> None:
         """End the agent there, and delete all of it."""
         await self.end(connection)
-        await _ask(connection, f'rm -rf "$HOME/{FOLDER}"')
+        # An environment is tens of thousands of files.
+        await _ask(connection, f'rm -rf "$HOME/{FOLDER}"', seconds=SETUP_SECONDS)
 
 
 # A number alone may be another program's by now; where there is no /proc, ps tells.
@@ -209,9 +218,17 @@ _MINE = (
 async def _ask(
     connection: asyncssh.SSHClientConnection, script: str, given: bytes | None = None, seconds: float = 60.0
 ) -> str:
-    done = await asyncio.wait_for(
-        connection.run(f"sh -c {shlex.quote(script)}", input=given or b"", encoding=None), seconds
-    )
+    """What a script there says. Raises NodeError."""
+    try:
+        done = await asyncio.wait_for(
+            connection.run(f"sh -c {shlex.quote(script)}", input=given or b"", encoding=None), seconds
+        )
+    except TimeoutError:
+        raise NodeError(
+            f"A command over SSH did not end there within {duration(seconds)}.",
+            "See whether that machine is busy or its disk is full; then try again, which goes on where this stopped.",
+            kind="timeout",
+        ) from None
     said = _text(done.stdout)
     if done.exit_status != 0:
         why = (_text(done.stderr) + said).strip()[-1500:]

@@ -13,6 +13,7 @@ import pytest
 
 from app.cli.session import open_controller
 from app.errors import BadInput, NodeError
+from app.launchers import ssh_launching
 from app.launchers.launcher import SshWish
 from app.launchers.ssh_hosts import SshHosts
 from app.launchers.ssh_launching import COPIED, FOLDER, SshLauncher, SshTarget, package
@@ -74,6 +75,26 @@ def test_an_agent_is_copied_once_outlives_the_connection_and_leaves_nothing(serv
         async with launcher.connected(server.target) as connection:
             await launcher.remove(connection)
         assert not runs(agent.pid) and list(server.remote_home.iterdir()) == []
+
+    asyncio.run(scenario())
+
+
+def test_an_agent_that_listens_too_late_and_a_command_that_does_not_end_are_told_in_a_sentence(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launcher = SshLauncher(SshHosts(server.folder / "hosts.json"), KeyPair.make().public)
+
+    async def scenario() -> None:
+        async with launcher.connected(server.target, fingerprint(server)) as connection:
+            await launcher.copy(connection)
+            monkeypatch.setattr(ssh_launching, "READY_SECONDS", 0.01)
+            with pytest.raises(NodeError, match=r"has not said within .* that it listens") as late:
+                await launcher.start(connection, "127.0.0.1:0", python=sys.executable)
+            assert late.value.kind == "timeout" and "output.log" in late.value.advice
+            await launcher.end(connection)
+            monkeypatch.setattr(ssh_launching, "SETUP_SECONDS", 0.0001)
+            with pytest.raises(NodeError, match="did not end there within"):
+                await launcher.remove(connection)
 
     asyncio.run(scenario())
 
