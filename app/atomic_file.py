@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+from app.errors import BadInput, DiskFullError, ShardboardError
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -29,6 +32,13 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def unwritable(path: Path, error: OSError) -> ShardboardError:
+    """Why a file cannot be written, as its user reads it: a disk that is full is one wherever that is noticed."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFullError(f"The disk is full: {path} could not be written.", "Free some space, or write less.")
+    return BadInput(f"{path} cannot be written: {error.strerror or error}.", "Choose another file.")
 
 
 def sync_folder(folder: Path) -> None:

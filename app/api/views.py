@@ -274,14 +274,7 @@ class PlanView(BaseModel):
                 )
                 for number, one in enumerate(placement.stages)
             ],
-            processes=[
-                PlannedProcessView(
-                    node_id=one.node.node_id, node=one.node.name, agent_bytes=one.node.agent_memory,
-                    loaded_bytes=one.node.used_memory, weight_bytes=one.weight_bytes, kv_bytes=one.kv_bytes,
-                    working_bytes=one.working_bytes, on_gpu=one.node.on_gpu, process_bytes=one.memory,
-                )
-                for one in placement.processes
-            ],
+            processes=[PlannedProcessView(**one.figures()) for one in placement.processes],
             left_out=[f"{node.name} ({node.node_id})" for node in placement.left_out],
             aim=placement.aim, remark=placement.remark,
             reasons=[ReasonView(node_id=one.node_id, node=one.name, text=one.text) for one in placement.reasons],

@@ -32,7 +32,7 @@ from app.registry import DeploymentRecord, DeploymentStatus, Registry, ShardReco
 from app.runs.foreseen import corrected_text, predicted_text
 from app.runs.trace import DeploymentTrace, Plan, unpack
 from app.runs.ways import larger_text, lost_text, way_lines
-from app.sharding.placement import AgentProcess, Placement
+from app.sharding.placement import Placement
 from app.sharding.plan import range_text
 from app.sharding.planning.aims import AIMS, DEFAULT_AIM
 
@@ -90,7 +90,7 @@ def plan(
         )
     if as_json:
         facts = msgspec.to_builtins(placement)
-        print_json({**facts.pop("serving"), **facts, "processes": [_process_facts(one) for one in placement.processes]})
+        print_json({**facts.pop("serving"), **facts, "processes": [one.figures() for one in placement.processes]})
     else:
         _show_placement(placement)
 
@@ -224,15 +224,6 @@ def _show_ways(deployment: DeploymentRecord, plan: Plan | None) -> None:
         ],
         f"How {deployment.model_name} ({deployment.id}) runs was not written down.",
     )
-
-
-def _process_facts(process: AgentProcess) -> dict[str, Any]:
-    node = process.node
-    return {
-        "node_id": node.node_id, "node": node.name, "agent_bytes": node.agent_memory, "loaded_bytes": node.used_memory,
-        "weight_bytes": process.weight_bytes, "kv_bytes": process.kv_bytes,
-        "working_bytes": process.working_bytes, "on_gpu": node.on_gpu, "process_bytes": process.memory,
-    }  # fmt: skip
 
 
 def _show_placement(placement: Placement) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -15,10 +14,10 @@ from typing import Annotated
 
 import typer
 
-from app.atomic_file import open_atomically
+from app.atomic_file import open_atomically, unwritable
 from app.cli.output import note, progress_shown
 from app.cli.session import open_registry
-from app.errors import BadInput, DiskFullError
+from app.errors import BadInput
 from app.figures import size_text
 from app.registry import Registry
 from app.runs.export import SUFFIXES, ExportFormat, export_runs
@@ -185,11 +184,7 @@ def _write(runs: Iterable[Run], format: ExportFormat, output: Path) -> int:
         with open_atomically(output) as file:
             return export_runs(runs, format, file)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFullError(
-                f"The disk is full: {output} could not be written.", "Free some space, or export fewer runs."
-            ) from error
-        raise BadInput(f"{output} cannot be written: {error.strerror or error}.", "Choose another file.") from error
+        raise unwritable(output, error) from error
 
 
 @contextlib.contextmanager

@@ -106,14 +106,9 @@ def list_nodes(as_json: Json = False) -> None:
 def show_node(node: Node, as_json: Json = False) -> None:
     """Show one node: what it is, how it is, and what its agent has measured of its machine."""
     with open_controller(monitor=False) as session:
-        every = session.run(session.controller.list_nodes())
+        record = session.registry.nodes.find(node)
+        session.run(session.controller.list_nodes())  # asks each, so that what is heard is of now
         heard = session.run(session.controller.heard_of_nodes())
-    wanted = node.strip().removeprefix("tcp://")
-    found = [each for each in every if wanted in (str(each.id), each.hostname, each.address.removeprefix("tcp://"))]
-    if len(found) != 1:
-        which = "there is none of that name" if not found else f"{len(found)} have that name"
-        raise BadInput(f"Which node {node} is cannot be told: {which}.", "Name it by its id; see `node list`.")
-    (record,) = found
     if as_json:
         print_json({**msgspec.to_builtins(record), "state": _state(record, heard)})
         return

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from app.atomic_file import write_atomically
+from app.atomic_file import unwritable, write_atomically
 from app.errors import BadInput, RequestError
 from app.incident.archive import MAX_ARCHIVE_BYTES, read_archive, write_archive
 from app.incident.contents import (
@@ -73,11 +73,11 @@ async def write_bundle(controller: Controller, request_id: int, path: Path) -> P
 
 
 def save_bundle(data: bytes, path: Path) -> None:
-    """Raises BadInput saying why the file cannot be written."""
+    """Raises DiskFullError, or BadInput saying why the file cannot be written."""
     try:
         write_atomically(path, data)
     except OSError as error:
-        raise BadInput(f"{path} cannot be written: {error.strerror}.", "Name another file with --output.") from error
+        raise unwritable(path, error) from error
 
 
 def _pack(contents: Contents) -> bytes:

@@ -15,7 +15,6 @@ from app.incident.contents import CONTROLLER_LOG, LOGS, BundledRequest, Contents
 from app.incident.log_excerpt import excerpt, read_log, remark
 from app.incident.redaction import Redaction
 from app.inference.facts import versions
-from app.inference.request_run import RequestRun
 from app.registry import NodeRecord, Registry
 from app.runs.infinities import without_infinities
 from app.runs.run import Run, RunEvent
@@ -35,7 +34,7 @@ async def gather(controller: Controller, request_id: int) -> Contents:
     run = await controller.registry.call(lambda _: controller.runs.request(request_id))
     live = controller.find_request(request_id)
     if live is not None:
-        run = _as_of_now(run, live)
+        run = live.as_of_now(run)
     trace = run.request_trace or RequestTrace()
     plan, nodes, software = trace.plan, trace.nodes, trace.versions
     assert run.request is not None  # the reader gives every request its facts
@@ -61,21 +60,6 @@ async def gather(controller: Controller, request_id: int) -> Contents:
         events=clean.events,
         logs=await _logs(controller, run, plan, redaction),
     )
-
-
-def _as_of_now(run: Run, live: RequestRun) -> Run:
-    """A request that is under way, perhaps for ever: what it has brought until now is not in the registry yet."""
-    if not live.keeps_text:
-        return replace(run, trace=live.trace())
-    assert run.request is not None
-    facts = replace(
-        run.request,
-        result=live.text,
-        token_ids=tuple(live.token_ids),
-        prompt_token_ids=live.prompt_token_ids or run.request.prompt_token_ids,
-        completion_tokens=len(live.token_ids),
-    )
-    return replace(run, trace=live.trace(), request=facts)
 
 
 def _deployment(controller: Controller, deployment: str) -> DeploymentTrace:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from app.children.work import JobProgress, NodeProgress
 from app.cluster.agent_link import AgentLink
 from app.cluster.fetching import Holder, Received, fetch_parts
+from app.cluster.nodes import NodeDirectory
 from app.cluster.weights import OFFER_COUNT, RECONNECT_SECONDS, PartReader, SendProgress, send_parts
 from app.errors import Cancelled, NodeError, PlacementError, ShardboardError
 from app.inference.events import StepPassed
@@ -49,6 +50,13 @@ class Seat:
 
     node: NodeRecord
     link: AgentLink
+
+
+async def seats_of(registry: Registry, nodes: NodeDirectory, node_ids: Iterable[int | None]) -> list[Seat]:
+    """The nodes of these ids, as they stand; those that are gone from a shard are left out. Raises RegistryError."""
+    wanted = [node for node in node_ids if node is not None]
+    records = await registry.call(lambda known: [known.nodes.get(node) for node in wanted])
+    return [Seat(record, nodes.link(record.id)) for record in records]
 
 
 @dataclass(frozen=True)

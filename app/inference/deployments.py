@@ -15,7 +15,7 @@ from functools import partial
 from app.cluster.health import NodeEvent
 from app.cluster.nodes import NodeDirectory
 from app.errors import BadInput, NodeError, PlacementError, RequestError, ShardboardError
-from app.inference.deployer import Deployed, Deployer, OnProgress, Seat
+from app.inference.deployer import Deployed, Deployer, OnProgress, Seat, seats_of
 from app.inference.deployment_notes import note_deployed, note_undeployed
 from app.inference.deployment_recorder import DeploymentRecorder
 from app.inference.events import StepPassed
@@ -368,7 +368,7 @@ class Deployments:
 
     async def _seats(self, node_ids: Sequence[int]) -> list[Seat]:
         """Nodes with their links up. Raises NodeError naming the first that is away."""
-        seats = [self._seat(record) for record in await self._node_records(node_ids)]
+        seats = await seats_of(self._registry, self._nodes, node_ids)
         for seat in seats:
             await seat.link.connect(CONNECT_SECONDS)
         return seats
@@ -379,18 +379,12 @@ class Deployments:
         seats = [Seat(record, links[record.id]) for record in every if record.is_active and record.id in links]
         return [seat for seat in seats if seat.link.is_up]
 
-    async def _node_records(self, node_ids: Sequence[int]) -> list[NodeRecord]:
-        return await self._registry.call(lambda known: [known.nodes.get(node_id) for node_id in node_ids])
-
     async def _unloaded(self, record: DeploymentRecord) -> list[ShardRecord]:
         """Free what a deployment's nodes hold of it; its shards as they were."""
         shards = await self._registry.call(lambda known: known.shards.list(deployment_id=record.id))
-        nodes = await self._node_records([shard.node_id for shard in shards if shard.node_id is not None])
-        await self._deployer.unload(record.id, [self._seat(node) for node in nodes])
+        seats = await seats_of(self._registry, self._nodes, [shard.node_id for shard in shards])
+        await self._deployer.unload(record.id, seats)
         return shards
-
-    def _seat(self, record: NodeRecord) -> Seat:
-        return Seat(record, self._nodes.link(record.id))
 
     # --- what happens ------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from app.children.work import NodeProgress
 from app.cluster.nodes import NodeDirectory
 from app.errors import BadInput, NodeError, PlacementError, ShardboardError
 from app.figures import duration, layers, size_text
-from app.inference.deployer import Deployer, OnProgress, Seat, check_addresses
+from app.inference.deployer import Deployer, OnProgress, Seat, check_addresses, seats_of
 from app.inference.deployment_notes import note
 from app.inference.mender import Mender
 from app.inference.mender import answers as told_answers
@@ -218,8 +218,8 @@ class Handover:
             handed = HandedOver(cut.deployed.record, cut.what, cut.answers, cut.pause_seconds, 0)
             await self._tell(f"{record.model_name}: {handed.sentence}", cut.deployed.record)
             return handed
-        old = [self._seat(node) for node in await self._records([shard.node_id for shard in shards])]
-        new = [self._seat(node) for node in await self._records([each.node.node_id for each in placement.stages])]
+        old = await seats_of(self._registry, self._nodes, [shard.node_id for shard in shards])
+        new = await seats_of(self._registry, self._nodes, [each.node.node_id for each in placement.stages])
         moved = [stage for stage, (a, b) in enumerate(zip(old, new, strict=True)) if a.node.id != b.node.id]
         if not moved:
             raise PlacementError(f"{record.model_name} is there already.", "Name other nodes.")
@@ -332,12 +332,6 @@ class Handover:
 
     async def _shards(self, record: DeploymentRecord) -> list[ShardRecord]:
         return await self._registry.call(lambda known: known.shards.list(deployment_id=record.id))
-
-    async def _records(self, node_ids: Sequence[int | None]) -> list[NodeRecord]:
-        return await self._registry.call(lambda known: [known.nodes.get(node) for node in node_ids if node is not None])
-
-    def _seat(self, record: NodeRecord) -> Seat:
-        return Seat(record, self._nodes.link(record.id))
 
 
 def _check_room(

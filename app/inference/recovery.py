@@ -16,14 +16,14 @@ from dataclasses import dataclass, replace
 from app.cluster.nodes import NodeDirectory
 from app.errors import Cancelled, NodeError, PlacementError, RequestError, ShardboardError
 from app.figures import layers, size_text
-from app.inference.deployer import Deployer, Seat, check_addresses
+from app.inference.deployer import Deployer, Seat, check_addresses, seats_of
 from app.inference.onlookers import Onlookers
 from app.inference.pipeline import BREAKING, Pipeline
 from app.inference.placing import Placing
 from app.models.description import ModelDescription
 from app.models.digests import PartDigests
 from app.models.library import ModelLibrary
-from app.registry import DeploymentRecord, DeploymentStatus, NodeRecord, Registry, ShardRecord
+from app.registry import DeploymentRecord, DeploymentStatus, Registry, ShardRecord
 from app.sharding.capacity import NodeCapacity
 from app.sharding.placement import Placement, place_ranges
 from app.sharding.planning.aims import DEFAULT_AIM
@@ -202,7 +202,7 @@ class Recovery:
         if placement is None:
             return await self._anew(record, description, pipeline, stages, nodes, onlookers)
         onlookers.tell(_moving(stages, placement, record.model_name))
-        seats = [self._seat(node) for node in await self._records([each.node.node_id for each in placement.stages])]
+        seats = await seats_of(self._registry, self._nodes, [each.node.node_id for each in placement.stages])
         check_addresses(seats)
         changed = [stage for stage, found in enumerate(stages) if found.info is None]
         # What is left stops before anything else: its journals must not go on.
@@ -243,7 +243,7 @@ class Recovery:
             raise RequestError(
                 f"The deployment of {record.model_name} has lost a node that was removed.", "Deploy the model again."
             )
-        seats = [self._seat(node) for node in await self._records([shard.node_id for shard in shards])]
+        seats = await seats_of(self._registry, self._nodes, [shard.node_id for shard in shards])
         return list(
             await asyncio.gather(*(self._found(record, shard, seat) for shard, seat in zip(shards, seats, strict=True)))
         )
@@ -313,7 +313,8 @@ class Recovery:
             if stage.info is None
         ]
         staying = [stage.seat.node for stage in stages if stage.info is not None]
-        records = {node.id: node for node in await self._records([node.node_id for node in nodes])}
+        seats = await seats_of(self._registry, self._nodes, [node.node_id for node in nodes])
+        records = {seat.node.id: seat.node for seat in seats}
         # An address on loopback is its own machine's alone.
         reachable = [
             node for node in nodes if all(each.is_loopback == records[node.node_id].is_loopback for each in staying)
@@ -414,12 +415,6 @@ class Recovery:
 
     async def _next_epoch(self, record: DeploymentRecord) -> int:
         return await self._registry.call(lambda known: known.deployments.next_epoch(record.id))
-
-    async def _records(self, node_ids: Sequence[int | None]) -> list[NodeRecord]:
-        return await self._registry.call(lambda known: [known.nodes.get(node) for node in node_ids if node is not None])
-
-    def _seat(self, record: NodeRecord) -> Seat:
-        return Seat(record, self._nodes.link(record.id))
 
 
 def numerics(nodes: NodeDirectory, node: int) -> Numerics | None:

@@ -15,6 +15,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
+
 from app.errors import NodeError, RequestError, ShardboardError
 from app.inference.chat_format import ChatFormat
 from app.inference.events import (
@@ -35,6 +37,7 @@ from app.inference.tokenizer import Tokenizer
 from app.registry import Registry, RequestRecord, RequestStatus
 from app.runs.foreseen import stage_comparisons
 from app.runs.interruptions import interruption_text
+from app.runs.run import Run
 from app.runs.trace import UNKNOWN, ChunkTime, NodeMemory, Origin, RequestTrace, TokenLogprob, TokenTime, pack
 from worker_agent.wire.messages import Scored, StageTime, Token
 
@@ -138,6 +141,22 @@ class RequestRun:
     def trace(self) -> RequestTrace:
         """What is known of its course until now, and may be kept."""
         return self.recorder.trace(self.logprobs, self.prompt_logprobs, keep_text=self.keeps_text)
+
+    def as_of_now(self, run: Run) -> Run:
+        """A run read from the registry with what has come since: the registry hears of it once a second, and at last.
+
+        Where texts are not kept, its course alone.
+        """
+        if not self.keeps_text or run.request is None:
+            return msgspec.structs.replace(run, trace=self.trace())
+        facts = msgspec.structs.replace(
+            run.request,
+            result=self.text,
+            token_ids=tuple(self.token_ids),
+            prompt_token_ids=self.prompt_token_ids or run.request.prompt_token_ids,
+            completion_tokens=len(self.token_ids),
+        )
+        return msgspec.structs.replace(run, trace=self.trace(), request=facts)
 
     @property
     def text(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from app.errors import PlacementError
 from app.figures import size_text
@@ -57,6 +58,15 @@ class AgentProcess:
         """Bytes of main memory: the agent itself, what is loaded already, and this."""
         stages = 0 if self.node.on_gpu else self.node.used_memory + self.weight_bytes + self.kv_bytes
         return self.node.agent_memory + stages + self.journal_bytes + self.working_bytes
+
+    def figures(self) -> dict[str, Any]:
+        """All of it by name, for programs."""
+        node = self.node
+        return {
+            "node_id": node.node_id, "node": node.name, "agent_bytes": node.agent_memory,
+            "loaded_bytes": node.used_memory, "weight_bytes": self.weight_bytes, "kv_bytes": self.kv_bytes,
+            "working_bytes": self.working_bytes, "on_gpu": node.on_gpu, "process_bytes": self.memory,
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,9 @@ def test_a_request_that_runs_is_told_as_far_as_it_has_come(api: Served) -> None:
     first = api.get(path)
     wait_until(lambda: len(api.get(path)["run"]["trace"]["tokens"]) > len(first["run"]["trace"]["tokens"]))
     assert first["run"]["completed_at"] is None and first["shares"] is not None
+    told = first["run"]["request"]
+    assert len(told["token_ids"]) == told["completion_tokens"] == len(first["run"]["trace"]["tokens"])
+    assert told["result"], "the answer so far, on its page as well"
     api.cancel(request)
 
 

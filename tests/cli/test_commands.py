@@ -99,7 +99,7 @@ def test_models_and_nodes_are_listed(shell: CommandLine) -> None:
     shown = shell.run("node", "list")
     assert all(title in shown for title in ("Agent itself", "Process should hold", "It holds"))
     assert node["hostname"] in (alone := shell.run("node", "show", str(node["id"]))) and "Computes on" in alone
-    assert "there is none of that name" in shell.run("node", "show", "nobody", code=2)
+    assert "There is no node nobody." in shell.run("node", "show", "nobody", code=1)
 
 
 def test_a_placement_is_shown_deployed_and_taken_down(shell: CommandLine) -> None:

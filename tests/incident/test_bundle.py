@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import math
@@ -17,7 +18,7 @@ import msgspec
 import pytest
 
 from app.controller_settings import ControllerSettings, RecordSettings
-from app.errors import BadInput, RegistryError, RequestError
+from app.errors import BadInput, DiskFullError, RegistryError, RequestError
 from app.incident.archive import MAX_FILES, MAX_TOTAL_BYTES
 from app.incident.bundle import Bundle, make_bundle, write_bundle
 from app.incident.contents import MANIFEST, README, REQUEST, RUN
@@ -186,6 +187,14 @@ def test_it_is_written_to_a_file_and_opened_from_there(pair: System, record: Req
         pair.run(write_bundle(pair.controller, record.id, tmp_path / "missing" / "x.zip"))
     with pytest.raises(BadInput, match="cannot be read"):
         Bundle.open(tmp_path / "missing.zip")
+
+    def refuse(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.MonkeyPatch.context() as full:
+        full.setattr("app.atomic_file.os.fsync", refuse)
+        with pytest.raises(DiskFullError, match=r"The disk is full: .*y.zip could not be written"):
+            pair.run(write_bundle(pair.controller, record.id, tmp_path / "y.zip"))
 
 
 # --- zips that a stranger made ---------------------------------------------------------------------------

@@ -147,7 +147,7 @@ async def live_run(controller: Controller, kind: Kind, run_id: str) -> Run:
     """A run as it is now. Raises RegistryError when there is none."""
     run = await controller.registry.call(lambda _: controller.runs.find(kind, run_id))
     if kind == "request" and (live := controller.find_request(_number(run_id))) is not None:
-        return msgspec.structs.replace(run, trace=live.trace())
+        return live.as_of_now(run)
     return run
 
 

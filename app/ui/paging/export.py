@@ -12,9 +12,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
-from app.atomic_file import open_atomically
+from app.atomic_file import open_atomically, unwritable
 from app.children.work import REPORT_SECONDS, until_over
-from app.errors import BadInput, Cancelled
+from app.errors import Cancelled
 from app.ui.bridge import Bridge, Call
 from app.ui.paging.listing import Listing
 
@@ -88,10 +88,7 @@ def write(
                 with open_atomically(file) as output:
                     return form(counted(), output)
             except OSError as error:
-                reason = error.strerror or error
-                raise BadInput(
-                    f"{file} cannot be written: {reason}.", "Choose another folder, or free some space."
-                ) from error
+                raise unwritable(file, error) from error
 
         writing = asyncio.ensure_future(asyncio.to_thread(run))
         await until_over(writing, stop.set)  # when it is cancelled it takes its half-written file away
