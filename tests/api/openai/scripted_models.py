@@ -80,6 +80,7 @@ def _with_length(template: str, starts: Sequence[int], tokenizer: tokenizers.Tok
     counted = "".join(f"{{%- set ns.size = ns.size - text.count({mark!r}) * {len(mark) - 1} %}}" for mark in marks)
     return (
         f"{{%- set starts = {list(starts)} %}}{{%- set number = messages[-1].content | int %}}"
-        f"{{%- set text %}}{template}{{% endset %}}{{%- set ns = namespace(size=text | length) %}}{counted}"
+        f"{{%- set text %}}{{{{ messages[-1].content }}}}{template}{{% endset %}}"
+        f"{{%- set ns = namespace(size=text | length) %}}{counted}"
         "{{- 'x' * (starts[number] - ns.size) }}{{- text }}"
     )

@@ -31,8 +31,8 @@ class Way:
     """Tokens of their own that are text."""
 
 
+SHOWN = "{%- for tool in tools or [] %}{{ tool.function.name }} {% endfor %}"
 THINKER = """
-{%- if tools %}{{ '' }}{% endif %}
 {%- if enable_thinking is defined and enable_thinking is false %}<think>
 
 </think>
@@ -41,7 +41,7 @@ THINKER = """
 {% endif %}"""
 WAYS = {
     "qwen3-coder": Way(
-        THINKER + "{#- <tool_call><function=example><parameter=a> #}",
+        SHOWN + THINKER + "{%- if false %}<tool_call><function=example><parameter=a>{% endif %}",
         (
             "Hm.\n<tool_call>\n<function=get_weather>\n<parameter=city>\nParis\n</parameter>\n<parameter=days>\n3\n"
             "</parameter>\n</function>\n</tool_call>\n<tool_call>\n<function=clock>\n</function>\n</tool_call>",
@@ -53,7 +53,7 @@ WAYS = {
         added=("<tool_call>", "</tool_call>", "<think>", "</think>"),
     ),
     "gpt-oss": Way(
-        "{%- if tools %}{% endif %}<|start|>{{ reasoning_effort }}{%- if false %}<|channel|>{% endif %}"
+        SHOWN + "<|start|>{{ reasoning_effort }}{%- if false %}<|channel|>{% endif %}"
         "<|start|>assistant",
         (
             "<|channel|>analysis<|message|>so<|end|><|start|>assistant<|channel|>commentary<|message|>Hm.<|end|>"
