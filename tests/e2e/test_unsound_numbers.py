@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from app.errors import NodeError
 from app.registry import RequestStatus
 from app.serving import ServingWish
 from tests.e2e.conftest import System
@@ -17,6 +18,25 @@ from tests.worker_agent.tiny_models import make_model
 
 LOUD = 7
 """A token whose embedding is more than float16 can hold."""
+
+
+def test_weights_that_overflow_are_refused_when_they_are_loaded_with_an_advice_that_fits(
+    shared: System, tmp_path: Path
+) -> None:
+    model = make_model("llama", tmp_path / "model", num_hidden_layers=2)
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight.fill_(60_000.0)
+    model.save_pretrained(tmp_path / "model")
+    shared.run(shared.controller.add_model(str(tmp_path / "model"), name="louder"))
+    try:
+        nodes = [node.id for node in shared.nodes[:2]]
+        with pytest.raises(NodeError) as refused:
+            shared.run(shared.controller.deploy("louder", nodes=nodes, serving=ServingWish(dtype="float16")))
+    finally:
+        shared.run(shared.controller.remove_model("louder"))
+    told = str(refused.value)
+    assert "layer 1" in told and "float16" in told and "deploy the model in bfloat16 or float32" in told
+    assert "hash" not in told and "SHARDBOARD_" not in told
 
 
 @pytest.fixture(scope="module")

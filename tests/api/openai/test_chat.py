@@ -8,7 +8,9 @@ from typing import Any
 import openai
 import pytest
 
+from app.inference.parameters import DEFAULT_MAX_TOKENS
 from tests.api.openai.conftest import Served
+from tests.api.serving import CONTEXT
 
 CAPITAL: list[Any] = [{"role": "user", "content": "What is the capital of France?"}]
 ANSWER = "The capital of France is Paris."
@@ -88,6 +90,21 @@ def test_an_answer_is_cut_at_its_limit(client: openai.OpenAI, name: str) -> None
     assert answer.choices[0].finish_reason == "length"
     assert answer.usage is not None
     assert answer.usage.completion_tokens == 3
+
+
+def test_an_answer_without_a_limit_may_fill_the_context(served: Served, client: openai.OpenAI, toolsmith: str) -> None:
+    """Not as many as commands and pages stop at: the API has no such limit."""
+    tokenizer = served.system.run(served.system.controller.tokenizer(toolsmith))
+    words = (CONTEXT - DEFAULT_MAX_TOKENS - 120) // len(tokenizer.encode(" Hello" * 100)) * 100
+    answer = client.chat.completions.create(
+        model=toolsmith,
+        messages=[{"role": "user", "content": " Hello" * words}],
+        temperature=0,
+        extra_body={"ignore_eos": True},
+    )
+    assert answer.choices[0].finish_reason == "length"
+    assert answer.usage is not None and answer.usage.total_tokens == CONTEXT
+    assert answer.usage.completion_tokens > DEFAULT_MAX_TOKENS
 
 
 def test_a_seed_repeats_an_answer_and_choices_differ(client: openai.OpenAI) -> None:
