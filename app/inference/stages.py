@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from app.cluster.agent_link import AgentLink
-from worker_agent.wire.messages import Link, Resumed, Reuse, Way
+from worker_agent.wire.messages import LEAST_BLOCK_TOKENS, Link, Resumed, Reuse, Way
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class PipelineStage:
     """What a prompt may take over there from an earlier one."""
     answers_alone: bool = False
     """Whether it computes tokens that come one by one otherwise than the same tokens in a prompt."""
+    block_tokens: int = LEAST_BLOCK_TOKENS
+    """In blocks of how many tokens a sequence takes memory there."""
 
     @property
     def takes_pieces(self) -> bool:
@@ -51,6 +53,7 @@ def links(
                 message,
                 whole_prompts=not all(each.takes_pieces for each in stages),
                 answers_alone=any(each.answers_alone for each in stages),
+                block_tokens=max(each.block_tokens for each in stages),
                 reuse=min((each.reuse for each in stages), key=("no", "whole", "any").index),
                 # Agents on one machine share its cores. There, one larger step at a time on all cores is faster than
                 # several small ones on a share of the cores each (benchmarks/decode.py).

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from tests.worker_agent.ring import RUNTIME, Ring
 from worker_agent.engine.grammars import Grammars
 from worker_agent.engine.runner import Runner
+from worker_agent.engine.sequence import BLOCK
 from worker_agent.engine.stage import Stage
 from worker_agent.wire.errors import AgentError
 from worker_agent.wire.messages import (
@@ -92,7 +93,8 @@ class RecoveringRing(Ring):
         cls, stages: Sequence[Stage], grammars: Grammars, *, lanes: int | None = None, **changes: object
     ) -> RecoveringRing:
         """Runners for stages that were loaded, as if they had been with these changes."""
-        ring = cls([], lanes=lanes, grammars=grammars)
+        # Who yields when is to be the same on every machine, whatever its memory pages are.
+        ring = cls([], lanes=lanes, block=BLOCK, grammars=grammars)
         for stage in stages:
             stage.load = replace(stage.load, **{"kv_tokens": 4096, "journal_bytes": 0, **changes})
             sender = ring._sender(stage.load.stage)
@@ -300,11 +302,7 @@ class RecoveringRing(Ring):
         return tokens[piece.position : piece.position + piece.count]
 
     def _link_one(self, stage: int, runner: Runner, resumed: tuple[Resumed, ...]) -> None:
-        whole = not all(runner.stage.in_pieces for runner in self.runners)
-        reuse = min((runner.stage.reuse for runner in self.runners), key=("no", "whole", "any").index)
-        first = {} if stage else {"whole_prompts": whole, "reuse": reuse, "lanes": self.lanes or len(self.runners)}
-        link = Link(call=1, deployment="d1", stage=stage, epoch=self.epoch, resumed=resumed, **first)  # type: ignore[arg-type]
-        runner.link(through(link))
+        runner.link(through(self.link_of(stage, resumed)))
 
     def rows(self) -> dict[tuple[int, int, int], bytes]:
         """The hidden states that were sent last to each stage for each token of each sequence."""

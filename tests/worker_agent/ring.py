@@ -13,6 +13,7 @@ from pathlib import Path
 import blake3
 import numpy as np
 import torch
+from msgspec.structs import replace
 
 import tests.worker_agent.as_agents  # noqa: F401  # first
 from worker_agent.engine.loading import load_stage
@@ -28,6 +29,7 @@ from worker_agent.wire.messages import (
     Part,
     PartKind,
     PartTensor,
+    Resumed,
     Sampling,
     StageFault,
     Start,
@@ -113,6 +115,8 @@ class Ring:
     epoch: int = 1
     lanes: int | None = None
     """Steps that may be in flight at once; None for as many as there are stages."""
+    block: int | None = None
+    """In blocks of how many tokens memory is counted; None for as large as the stages' memory pages want."""
 
     @classmethod
     def build(cls, cut: CutModel, boundaries: Sequence[int], *, lanes: int | None = None, **changes: object) -> Ring:
@@ -135,14 +139,21 @@ class Ring:
     def link(self) -> None:
         """A new epoch on every stage."""
         self.epoch += 1
-        whole = not all(runner.stage.in_pieces for runner in self.runners)
-        reuse = min((runner.stage.reuse for runner in self.runners), key=("no", "whole", "any").index)
         for stage, runner in enumerate(self.runners):
-            first = {
-                "whole_prompts": whole, "reuse": reuse, "lanes": self.lanes or len(self.runners),
-                "answers_alone": any(runner.stage.answers_alone for runner in self.runners),
-            } if not stage else {}  # fmt: skip
-            runner.link(Link(call=1, deployment="d1", stage=stage, epoch=self.epoch, **first))  # type: ignore[arg-type]
+            runner.link(self.link_of(stage))
+
+    def link_of(self, stage: int, resumed: tuple[Resumed, ...] = ()) -> Link:
+        """As the controller would link a stage in this epoch."""
+        message = Link(call=1, deployment="d1", stage=stage, epoch=self.epoch, resumed=resumed)
+        if stage:
+            return message
+        stages = [runner.stage for runner in self.runners]
+        return replace(
+            message, whole_prompts=not all(each.in_pieces for each in stages), lanes=self.lanes or len(stages),
+            reuse=min((each.reuse for each in stages), key=("no", "whole", "any").index),
+            answers_alone=any(each.answers_alone for each in stages),
+            block_tokens=self.block or max(each.block_tokens for each in stages),
+        )  # fmt: skip
 
     def start(
         self,

@@ -180,6 +180,7 @@ class Executor:
             kv_kept_tokens=memory.kept_tokens,
             journal_bytes=journal_bytes,
             answers_alone=stage.answers_alone,
+            block_tokens=stage.block_tokens,
         )
 
     def _not_captured(self, why: str) -> None:

@@ -27,7 +27,7 @@ from worker_agent.engine.ring import Arrival, RingPlace, Verdict, Waits
 from worker_agent.engine.runtime import Runtime
 from worker_agent.engine.sampling import Samplers
 from worker_agent.engine.scheduler import PlannedStep, Scheduler
-from worker_agent.engine.sequence import Sequence, check_looked_back, check_whole_prompt
+from worker_agent.engine.sequence import BLOCK, Sequence, check_looked_back, check_whole_prompt
 from worker_agent.engine.soundness import Soundness, overflow
 from worker_agent.engine.stage import Stage
 from worker_agent.engine.tensors import from_frame, to_frame
@@ -117,6 +117,7 @@ class Runner:
             whole_prompts=link is not None and link.whole_prompts,
             answers_alone=link is not None and link.answers_alone,
             reuse="no" if link is None else link.reuse,
+            block=BLOCK if link is None else link.block_tokens,
             restarts_at=self.stage.slice.anatomy.restarts_at,
         )
 

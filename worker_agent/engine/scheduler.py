@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from worker_agent.engine.prefixes import KEPT_SEQUENCES, MIN_SHARED, Candidate, KeptSequences, longest
-from worker_agent.engine.sequence import SCORED_CHUNK, Sequence, in_blocks
+from worker_agent.engine.sequence import BLOCK, SCORED_CHUNK, Sequence, in_blocks
 from worker_agent.wire.messages import MAX_LOOKED_BACK, Admission, Piece, Resumed, Reuse, Shared, Tokens
 
 TAKEN = 0.75
@@ -56,6 +56,7 @@ class Scheduler:
         answers_alone: what was answered before a stage was lost is read token by token, as it once came.
         restarts_at: a sequence that comes to more tokens than this is run anew from its first one, once.
         reuse: what of an earlier sequence's state a prompt may take over that begins in the same way.
+        block: tokens of a sequence are counted in blocks of so many.
     """
 
     def __init__(
@@ -69,10 +70,11 @@ class Scheduler:
         answers_alone: bool = False,
         restarts_at: int | None = None,
         reuse: Reuse = "no",
+        block: int = BLOCK,
     ) -> None:
         self.kv_tokens, self.max_sequences, self.chunk, self.lanes = kv_tokens, max_sequences, chunk, lanes
         self.whole_prompts, self.answers_alone = whole_prompts, answers_alone
-        self.restarts_at, self.reuse = restarts_at, reuse
+        self.restarts_at, self.reuse, self.block = restarts_at, reuse, block
         self.waiting: OrderedDict[int, Sequence] = OrderedDict()
         """In the order of their arrival; those that yielded among them."""
         self.running: dict[int, Sequence] = {}
@@ -94,7 +96,7 @@ class Scheduler:
     @property
     def used(self) -> int:
         """KV tokens that running sequences take, and those that are over."""
-        return sum(self._with_taken(each, each.used) for each in self.running.values()) + self._kept_tokens
+        return sum(self._with_taken(each, each.used(self.block)) for each in self.running.values()) + self._kept_tokens
 
     @property
     def in_flight(self) -> int:
@@ -280,12 +282,12 @@ class Scheduler:
     def _kept_tokens(self) -> int:
         """KV tokens that those take which are over, but for what was promised to somebody."""
         promised = {candidate.number for candidate in self._promised.values()}
-        return sum(in_blocks(each.held) for each in self._kept if each.number not in promised)
+        return sum(in_blocks(each.held, self.block) for each in self._kept if each.number not in promised)
 
     def _with_taken(self, sequence: Sequence, tokens: int) -> int:
         """KV tokens of a sequence, at least those of the state that it will take over: it is cut back later."""
         promised = self._promised.get(sequence.number)
-        return tokens if promised is None else max(tokens, in_blocks(promised.held))
+        return tokens if promised is None else max(tokens, in_blocks(promised.held, self.block))
 
     def _drop_kept(self) -> None:
         """Let go of the state that was of no use for longest, and of one that was promised only when no other is
@@ -323,13 +325,13 @@ class Scheduler:
     def _admit(self) -> None:
         while self.waiting and len(self.running) < self.max_sequences:
             sequence = next(iter(self.waiting.values()))
-            others = sum(self._with_taken(each, each.soon) for each in self.running.values())
-            if self.running and others + sequence.soon > self.kv_tokens:
+            others = sum(self._with_taken(each, each.soon(self.block)) for each in self.running.values())
+            if self.running and others + sequence.soon(self.block) > self.kv_tokens:
                 return
             if self._kept and not sequence.admitted and (found := self._candidate(sequence, {})) is not None:
                 self._kept.used(found[0].number)
                 self._promise(sequence, *found, others)
-            wanted = others + self._with_taken(sequence, sequence.soon)
+            wanted = others + self._with_taken(sequence, sequence.soon(self.block))
             while self._kept and (wanted + self._kept_tokens > self.kv_tokens or self._holds_all_states):
                 self._drop_kept()
             self.running[sequence.number] = self.waiting.pop(sequence.number)
@@ -341,12 +343,12 @@ class Scheduler:
         Args:
             others: KV tokens of those that run.
         """
-        held = in_blocks(candidate.held)
+        held = in_blocks(candidate.held, self.block)
         if any(candidate.number == each.number for each in self._promised.values()):
             return
-        if others + max(held, sequence.soon) > self.kv_tokens:
+        if others + max(held, sequence.soon(self.block)) > self.kv_tokens:
             return
-        if self._is_to_move(candidate, count) or others + held + sequence.soon > self.kv_tokens:
+        if self._is_to_move(candidate, count) or others + held + sequence.soon(self.block) > self.kv_tokens:
             self._promised[sequence.number] = candidate
 
     def _is_to_move(self, candidate: Candidate, count: int) -> bool:

@@ -8,13 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from worker_agent.wire.errors import AgentError, OutOfMemory
-from worker_agent.wire.messages import MAX_LOOKED_BACK, Budget, Sampling, Shared
+from worker_agent.wire.messages import LEAST_BLOCK_TOKENS, MAX_LOOKED_BACK, Budget, Sampling, Shared
 
 SCORED_CHUNK = 64
 """Of prompts whose tokens' log probabilities are wanted, so many tokens in one step at most: each needs the logits of
 the whole vocabulary, 40 MB for 64 tokens of a large one."""
-BLOCK = 32
-"""Tokens are counted in blocks of so many: rows take memory by the page, which is 16 to 64 tokens."""
+BLOCK = LEAST_BLOCK_TOKENS
+"""Tokens are counted in blocks of so many at least: as many as the pages of a GPU's pool have. Stages whose rows take
+memory by larger pages want larger blocks (`Stage.block_tokens`)."""
 SOON = 32
 """Who is admitted finds room for so many tokens more than it has, and leaves as many to each that runs already."""
 
@@ -68,15 +69,13 @@ class Sequence:
         """KV tokens it may come to hold: what Start brought and what may still be generated."""
         return self.prompt_tokens + self.budget.max_tokens
 
-    @property
-    def used(self) -> int:
+    def used(self, block: int) -> int:
         """KV tokens that it takes, when all that it has is computed."""
-        return in_blocks(len(self.tokens))
+        return in_blocks(len(self.tokens), block)
 
-    @property
-    def soon(self) -> int:
+    def soon(self, block: int) -> int:
         """KV tokens that it will take before long."""
-        return in_blocks(min(len(self.tokens) + SOON, self.capacity))
+        return in_blocks(min(len(self.tokens) + SOON, self.capacity), block)
 
     @property
     def looks_back(self) -> bool:
@@ -87,8 +86,8 @@ class Sequence:
         )
 
 
-def in_blocks(tokens: int) -> int:
-    return -(-tokens // BLOCK) * BLOCK
+def in_blocks(tokens: int, block: int = BLOCK) -> int:
+    return -(-tokens // block) * block
 
 
 def check_looked_back(sequence: Sequence) -> None:

@@ -15,7 +15,9 @@ import torch
 
 from worker_agent.engine.lockstep import Lockstep
 from worker_agent.engine.memory.own import Int8Cache, OwnCache, OwnState
+from worker_agent.engine.memory.region import page_bytes, reserves
 from worker_agent.engine.recorded import Recording
+from worker_agent.engine.sequence import BLOCK
 from worker_agent.model import rotary
 from worker_agent.model.anatomy import Anatomy
 from worker_agent.model.slicing import Slice
@@ -84,6 +86,22 @@ class Stage:
     def kv_bytes(self) -> int:
         """Bytes set aside for what sequences keep."""
         return kv_bytes(self.slice.anatomy, self.load, self.kv_dtype)
+
+    @property
+    def block_tokens(self) -> int:
+        """In blocks of how many tokens a sequence takes memory here, so that counting it so is right on average: as
+        many as fill what its first token takes, to the next multiple of BLOCK. (Of rows that lie in the system's
+        memory, each head's take pages of their own; where these hold unlike numbers of tokens, as of numbers in int8
+        and their scales, all of them together decide.)"""
+        if not self.batched or self.static or self.device.type != "cpu" or not reserves():
+            return BLOCK
+        anatomy, item, own = self.slice.anatomy, self.dtype.itemsize, range(self.slice.start, self.slice.end)
+        tensors = token = 0
+        for vectors, elements in ((anatomy.kv_vectors[index], anatomy.kv_elements[index]) for index in own):
+            in_int8 = self.kv_dtype == "int8" and vectors
+            tensors += vectors + (2 if in_int8 else 0)
+            token += kv_token_bytes(elements, vectors, 0, item, self.kv_dtype)
+        return max(1, round(tensors * page_bytes() / token / BLOCK)) * BLOCK if token else BLOCK
 
     @property
     def is_first(self) -> bool:

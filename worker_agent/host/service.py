@@ -370,6 +370,7 @@ class Service:
             weights_error=stage.weights_error,
             kv_error=stage.kv_error,
             answers_alone=stage.answers_alone,
+            block_tokens=stage.block_tokens,
         )
         self._compute.add_stage(stage, lambda: reply(loaded))
 

@@ -27,7 +27,7 @@ from worker_agent.engine.loading import load_stage
 from worker_agent.engine.memory.own import OwnState
 from worker_agent.engine.memory.pages import PagePool
 from worker_agent.engine.memory.pool import StatePool
-from worker_agent.engine.memory.region import reserve
+from worker_agent.engine.memory.region import Region, reserve
 from worker_agent.engine.memory.rows import RowPool
 from worker_agent.engine.paged_attention import Decoding, attend_decoding
 from worker_agent.engine.stage import Stage
@@ -245,16 +245,33 @@ def resident() -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from /proc")
-def test_address_space_takes_memory_only_where_it_is_written() -> None:
+@pytest.mark.parametrize("back", [Region.give_back, Region._map_anew])
+def test_address_space_takes_memory_only_where_it_is_written(back: Callable[[Region, int, int], None]) -> None:
     began = resident()
     region = reserve((16, 1024, 1024, 16), torch.float32)
     assert region is not None
     assert resident() - began < 8 << 20
     region.tensor[3].fill_(1.0)
     assert resident() - began > 56 << 20
-    region.give_back(3 * region.tensor[0].nbytes, region.tensor[0].nbytes)
+    region.tensor[2, -1, -1, -1] = region.tensor[4, 0, 0, 0] = 1.0
+    back(region, 3 * region.tensor[0].nbytes, region.tensor[0].nbytes)
     assert resident() - began < 8 << 20
-    assert not region.tensor[3].any()
+    assert not region.tensor[3].any() and region.tensor[2:5].sum() == 2
+
+
+@pytest.mark.parametrize("kept", ["computed", "int8"])
+def test_many_short_sequences_take_no_more_memory_than_was_set_aside(kept: str, tmp_path: Path) -> None:
+    """Each has pages of its own, of which the first tokens fill a small part."""
+    make_model("llama", tmp_path / "model", num_hidden_layers=2)
+    ring = Ring.build(cut_model(tmp_path / "model", tmp_path / "parts"), [1], kv_tokens=2048, kv_dtype=kept)
+    for number in range(40):
+        ring.start(number, random_prompt(5, VOCABULARY, number), 3)
+    most = [0, 0]
+    while ring.turn():
+        most = [max(before, runner.info().kv_held_bytes) for before, runner in zip(most, ring.runners, strict=True)]
+    assert len(ring.finished) == 40 and not ring.faults
+    for held, runner in zip(most, ring.runners, strict=True):
+        assert 0.5 * runner.stage.kv_bytes < held <= 1.05 * runner.stage.kv_bytes
 
 
 def test_a_state_stays_in_memory_when_the_disk_does_not_take_it(tmp_path: Path) -> None:

@@ -3,8 +3,8 @@
 What is captured on a GPU (`engine/static.py`) is run again over the addresses that it was captured with, so rows may
 not move, as those do that grow by copying (`rows.py`); and a GPU promises no memory that it may not have. So the rows
 of all sequences lie in one tensor for each layer, [pages, heads, PAGE_TOKENS, width], as large as the deployment set
-aside. A sequence has whichever pages are free, and a table says which. The scheduler counts tokens in blocks as large
-as a page, so there is a page for each that it gives away.
+aside. A sequence has whichever pages are free, and a table says which. The scheduler counts tokens in blocks of whole
+pages, so there is a page for each that it gives away.
 
 Page 0 is nobody's: rows that only fill up a step are written there, and what a table does not name is read from there,
 hidden by the mask. A page that is given back becomes zeros, and so does what is cut off or was copied too much at the
@@ -23,7 +23,7 @@ from worker_agent.engine.memory.states import Exported, SequenceState, check_cut
 from worker_agent.wire.errors import OutOfMemory
 
 PAGE_TOKENS = 32
-"""As many as the scheduler's blocks have."""
+"""As many as the scheduler's smallest blocks have, of which all others are multiples."""
 NOBODYS = 0
 """The page that no sequence has."""
 

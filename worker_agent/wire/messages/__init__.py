@@ -7,6 +7,7 @@ project packs or unpacks bytes for a socket. The prose of this contract is `docs
 """
 
 from worker_agent.wire.messages.control import (
+    LEAST_BLOCK_TOKENS,
     Chunk,
     ChunkAck,
     Constrain,
@@ -171,6 +172,7 @@ __all__ = [
     "CODE_TABLES",
     "I64",
     "ITEM_BYTES",
+    "LEAST_BLOCK_TOKENS",
     "MAX_CAUGHT_UP",
     "MAX_ENVELOPE_BYTES",
     "MAX_FETCHED_PARTS",

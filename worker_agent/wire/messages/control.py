@@ -118,6 +118,9 @@ def int8_known(elements: Sequence[int], vectors: Sequence[int], besides: Sequenc
     return any(vectors) and all(known)
 
 
+LEAST_BLOCK_TOKENS = 32
+BlockTokens = Annotated[int, Meta(ge=LEAST_BLOCK_TOKENS, le=2**20)]
+
 Reuse = Literal["no", "whole", "any"]
 """What a prompt may take over from an earlier one that began in the same way: nothing, all of it, or any beginning."""
 
@@ -173,6 +176,8 @@ class StageInfo(Struct, forbid_unknown_fields=True, frozen=True):
     journal_bytes: U63 = 0
     """Bytes of main memory that its journal takes at this moment."""
     answers_alone: bool = False
+    """As Loaded has it."""
+    block_tokens: BlockTokens = LEAST_BLOCK_TOKENS
     """As Loaded has it."""
 
 
@@ -370,6 +375,8 @@ class Loaded(Call, tag="loaded", kw_only=True, frozen=True):
     relative to its size (RMS)."""
     answers_alone: bool = False
     """Whether it computes tokens that come one by one otherwise than the same tokens in a prompt."""
+    block_tokens: BlockTokens = LEAST_BLOCK_TOKENS
+    """In blocks of how many tokens a sequence takes memory there."""
 
 
 class Link(Call, tag="link", kw_only=True, frozen=True):
@@ -392,6 +399,8 @@ class Link(Call, tag="link", kw_only=True, frozen=True):
     """To the first stage: what every stage can take over from an earlier prompt."""
     answers_alone: bool = False
     """To the first stage: on some stage what was answered has to be read one token after another again."""
+    block_tokens: BlockTokens = LEAST_BLOCK_TOKENS
+    """To the first stage: the largest of all stages'."""
     lanes: Annotated[int, Meta(ge=1, le=1024)] = 1
     """To the first stage: steps that may be in flight at once, as many as stages can compute at the same time."""
     resumed: ResumedStates = ()
