@@ -17,7 +17,7 @@ from app.runs.trace import UNKNOWN, Origin
 
 
 @dataclass(frozen=True)
-class LocalAgents:
+class TakenAgents:
     """Nodes of this machine: those that ran, those that were stopped and run again, those that were made."""
 
     running: tuple[NodeRecord, ...]
@@ -36,7 +36,7 @@ async def take_local_agents(
     keep: bool = True,
     on_starting: Callable[[int], None] = lambda count: None,
     origin: Origin = UNKNOWN,
-) -> LocalAgents:
+) -> TakenAgents:
     """See that `count` agents run on this machine. Raises NodeError when one does not come up.
 
     Args:
@@ -55,7 +55,7 @@ async def take_local_agents(
 
     reviving = asyncio.gather(*(controller.start_agent(record.id) for record in stopped))
     made, revived = await asyncio.gather(make(), reviving)
-    return LocalAgents(tuple(running), tuple(revived), tuple(made))
+    return TakenAgents(tuple(running), tuple(revived), tuple(made))
 
 
 def starting_text(count: int) -> str:
@@ -63,7 +63,7 @@ def starting_text(count: int) -> str:
     return f"Starting {count} agent{'s' if count > 1 else ''} on this machine."
 
 
-async def give_back(controller: Controller, agents: LocalAgents) -> None:
+async def give_back(controller: Controller, agents: TakenAgents) -> None:
     """Have this machine as it was before `take_local_agents`: made nodes go, revived agents are stopped."""
     for record in agents.made:
         await controller.remove_node(str(record.id))

@@ -11,7 +11,7 @@ import pytest
 
 from app.cluster.launching import LaunchedAgent, LocalNode
 from app.controller import Controller
-from app.first_run import LocalAgents, deploy_over, give_back, take_local_agents
+from app.first_run import TakenAgents, deploy_over, give_back, take_local_agents
 from app.registry import NodeRecord
 from app.runs.trace import Origin
 from tests.ui.simulated import node_record
@@ -67,7 +67,7 @@ class Machine:
         return SimpleNamespace(id="new")
 
 
-def take(machine: Machine, count: int, **how: Any) -> LocalAgents:
+def take(machine: Machine, count: int, **how: Any) -> TakenAgents:
     return asyncio.run(take_local_agents(cast(Controller, machine), count, **how))
 
 

@@ -153,9 +153,7 @@ class Deploy(Strict):
 
     @property
     def serving(self) -> ServingWish:
-        return ServingWish(
-            self.dtype, self.context, self.kv_tokens, self.quantize, self.kv_dtype, self.wait_seconds, self.recovery
-        )  # fmt: skip
+        return ServingWish(**{name: getattr(self, name) for name in ServingWish.__slots__})
 
 
 class MeasureModel(Strict):

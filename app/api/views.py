@@ -25,6 +25,7 @@ from app.registry import (
 )
 from app.runs.trace import Foreseen
 from app.runs.ways import Way, is_lost, words_of
+from app.serving import Serving
 from app.sharding.placement import Placement
 from worker_agent.wire.messages import StageInfo
 
@@ -167,6 +168,11 @@ class DeploymentView(BaseModel):
     created_at: datetime
     mending: str = Field(default="", description="what is being done for it after a stage was lost; else empty")
     stages: list[LoadedStageView]
+
+    @property
+    def numbers(self) -> str:
+        """In what numbers it is computed, in words, for pages."""
+        return Serving.kept(self).numbers
 
     @classmethod
     def of(

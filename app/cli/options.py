@@ -99,7 +99,10 @@ def read_wish(
     ):  # fmt: skip
         if text is not None and text not in words:
             raise BadInput(f"{option} is '{text}'; it can be {', '.join(words)}.")
-    return ServingWish(dtype, context, kv_tokens, quantize, kv_dtype, wait, recovery)
+    return ServingWish(
+        dtype=dtype, context=context, kv_tokens=kv_tokens, quantize=quantize, kv_dtype=kv_dtype, wait_seconds=wait,
+        recovery=recovery,
+    )  # fmt: skip
 
 
 def read_aim(text: str) -> str:

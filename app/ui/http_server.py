@@ -55,15 +55,11 @@ class HttpServer(QObject):
         self._room = _Room(bridge, desk)
         self._pending = 0
         self.settings = ServerSettings()
-        self.state = ServerState.OFF
+        self.state = self._last = ServerState.OFF
+        """As it is; and as the last change has left it, before the next one is done."""
         self.url = ""
         self.error: ShardboardError | None = None
         bridge.opened.connect(self._on_opened)
-
-    @property
-    def is_changing(self) -> bool:
-        """Whether something was asked for that is not done yet."""
-        return self._pending > 0
 
     @Slot()
     def _on_opened(self) -> None:
@@ -93,20 +89,21 @@ class HttpServer(QObject):
     def _on_changed(self, now: _Now) -> None:
         self.settings, self.url, self.error = now.settings, now.url, now.error
         if now.error is not None:
-            self.state = ServerState.FAILED
+            self._last = ServerState.FAILED
         else:
-            self.state = ServerState.ON if now.url else ServerState.OFF
+            self._last = ServerState.ON if now.url else ServerState.OFF
 
     @Slot(object)
     def _on_failed(self, error: ShardboardError) -> None:
         """The settings could not be saved; the server is as it was."""
         self.error = error
-        self.state = ServerState.ON if self.url else ServerState.FAILED
+        self._last = ServerState.ON if self.url else ServerState.FAILED
 
     @Slot()
     def _on_ended(self) -> None:
         self._pending -= 1
-        if not self._pending:
+        if not self._pending:  # else more was asked for since, and is not done yet
+            self.state = self._last
             self.changed.emit()
 
 

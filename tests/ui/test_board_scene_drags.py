@@ -49,7 +49,7 @@ def test_a_model_dropped_on_a_card_goes_there_whole(roomy: Stand, qtbot: QtBot) 
     data, at = model_data(roomy.model.name), card_point(roomy.view, 2)
     assert roomy.drag_to(data, at)
     card = roomy.view.board_scene.cards[2]
-    assert card.is_target and card.caption_text.startswith("fits:")
+    assert card.is_target and card.verdict is not None and card.verdict.text.startswith("fits:")
     with qtbot.waitSignal(roomy.view.dropped):
         roomy.drop(data, at)
     assert roomy.board.pipeline() == (2,)
@@ -59,7 +59,8 @@ def test_a_model_dropped_on_a_card_goes_there_whole(roomy: Stand, qtbot: QtBot) 
 def test_every_card_says_why_it_cannot_take_a_model_and_a_drop_changes_nothing(made: Stand, qtbot: QtBot) -> None:
     data, at = model_data(made.model.name), card_point(made.view, 1)
     assert not made.drag_to(data, at)
-    captions = [card.caption_text for card in made.view.board_scene.cards.values()]
+    captions = [card.verdict.text for card in made.view.board_scene.cards.values() if card.verdict is not None]
+    assert len(captions) == len(made.view.board_scene.cards)
     assert all(caption.startswith("needs ") and caption.endswith("free") for caption in captions)
     made.view.grab()
     with qtbot.waitSignal(made.workbench.notices.toasted) as told, qtbot.assertNotEmitted(made.view.dropped):

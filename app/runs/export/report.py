@@ -20,7 +20,7 @@ from markupsafe import Markup
 from msgspec import Struct
 
 from app.figures import utc
-from app.runs.export.section import Section, section_of
+from app.runs.export.section import ReportSection, section_of
 from app.runs.run import Run
 from worker_agent import __version__
 
@@ -48,7 +48,7 @@ def write_report(runs: Iterable[Run], output: BinaryIO) -> int:
     environment = _environment()
     entries: list[Entry] = []
     with tempfile.SpooledTemporaryFile(max_size=MEMORY) as sections:
-        waiting: Section | None = None
+        waiting: ReportSection | None = None
         for run in runs:
             # One run alone is what the page is about; of several each is a part. Known with the second.
             if waiting is not None:
@@ -72,7 +72,7 @@ def write_report(runs: Iterable[Run], output: BinaryIO) -> int:
     return len(entries)
 
 
-def _entry(section: Section) -> Entry:
+def _entry(section: ReportSection) -> Entry:
     return Entry(
         section.anchor,
         section.told.title,
@@ -84,7 +84,7 @@ def _entry(section: Section) -> Entry:
     )
 
 
-def _rendered(environment: Environment, section: Section, heading: str) -> bytes:
+def _rendered(environment: Environment, section: ReportSection, heading: str) -> bytes:
     return _bytes(environment.get_template("section.html").render(run=section, heading=heading))
 
 

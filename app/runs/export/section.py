@@ -49,7 +49,7 @@ class StageLine(Struct, frozen=True, kw_only=True):
     queue_share: float = 0.0
 
 
-class Section(Struct, frozen=True, kw_only=True):
+class ReportSection(Struct, frozen=True, kw_only=True):
     """One run. What is empty is left out."""
 
     anchor: str
@@ -66,7 +66,7 @@ class Section(Struct, frozen=True, kw_only=True):
     left_out: str = ""
 
 
-def section_of(run: Run, number: int) -> Section:
+def section_of(run: Run, number: int) -> ReportSection:
     """What to say of a run, the `number`th of its report."""
     trace, request = run.trace, run.request_trace
     told = tell(run)
@@ -84,7 +84,7 @@ def section_of(run: Run, number: int) -> Section:
     elif isinstance(trace, DeploymentTrace | JobTrace):
         charts = [("Phases", "What was done where, and when.", phase_chart(trace.phases, trace.took_us or _took(run)))]
         legend = _phase_legend(trace.phases)
-    return Section(
+    return ReportSection(
         anchor=f"run-{number}",
         told=told,
         tone=TONES.get(run.status, "busy"),

@@ -76,10 +76,6 @@ class GraphGrid(QWidget):
         """Those drawn, in the order of their colours."""
         return self._nodes
 
-    @property
-    def visible_figures(self) -> tuple[Figure, ...]:
-        return self._arranged
-
     def show_nodes(self, nodes: Sequence[int], *, with_gpu: bool) -> None:
         """Draw these, eight at most. The graph of GPUs is there when any node has one."""
         nodes = tuple(nodes[:MOST_CURVES])

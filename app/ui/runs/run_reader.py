@@ -40,7 +40,7 @@ class Reading:
     tokens: tuple[TokenRow, ...] = ()
 
 
-class RunReader(QObject):
+class DetailReader(QObject):
     """`read` brings the Reading of a run, or None for one that is gone."""
 
     read_done = Signal(object)

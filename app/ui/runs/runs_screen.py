@@ -20,7 +20,7 @@ from app.ui.runs.export_work import RowsChosen
 from app.ui.runs.filter_bar import FilterBar, RunFilter
 from app.ui.runs.live_trace import LiveTrace
 from app.ui.runs.run_detail import RunDetail
-from app.ui.runs.run_reader import Reading, RunReader
+from app.ui.runs.run_reader import DetailReader, Reading
 from app.ui.runs.run_tables import KINDS, make_panel
 from app.ui.screen import Screen
 from app.ui.theme import SPACING
@@ -45,7 +45,7 @@ class RunsScreen(Screen):
         self._stack = make.stack(*self.panels)
         self.detail = RunDetail(workbench, self)
         self.detail.setMinimumHeight(20 * SPACING)
-        self._reader = RunReader(workbench.bridge, self)
+        self._reader = DetailReader(workbench.bridge, self)
         self._live = LiveTrace(workbench.bridge, self)
         self.export_dialog: ExportDialog | None = None
         self._shown: tuple[int, RowId, Any] | None = None

@@ -17,7 +17,7 @@ from app.ui.theme import SPACING, ThemeKeeper
 
 
 @dataclass(frozen=True)
-class Phase:
+class TimePart:
     """A part of the time. `series` is the number of its colour, None for a muted one; `style` tells it apart, too."""
 
     name: str
@@ -32,13 +32,13 @@ class TimingBar(QWidget):
     def __init__(self, theme: ThemeKeeper, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._theme = theme
-        self._phases: tuple[Phase, ...] = ()
+        self._phases: tuple[TimePart, ...] = ()
         policy = QSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         policy.setHeightForWidth(True)
         self.setSizePolicy(policy)
         theme.changed.connect(self.update)
 
-    def show_phases(self, phases: Sequence[Phase], title: str = "Where the time went") -> None:
+    def show_phases(self, phases: Sequence[TimePart], title: str = "Where the time went") -> None:
         self._phases = tuple(phases)
         self.setAccessibleName(title)
         self.setAccessibleDescription(", ".join(map(self._words, self._phases)))
@@ -67,7 +67,7 @@ class TimingBar(QWidget):
         rows = 1 + max((row for _, _, row in self._legend(width)), default=0)
         return 2 * SPACING + SPACING + rows * (self.fontMetrics().height() + SPACING // 2)
 
-    def _legend(self, width: int) -> list[tuple[Phase, int, int]]:
+    def _legend(self, width: int) -> list[tuple[TimePart, int, int]]:
         """Each phase with the place of its words: x and the number of the line."""
         places, x, row = [], 0, 0
         for phase in self._phases:
@@ -78,11 +78,11 @@ class TimingBar(QWidget):
             x += needed + 2 * SPACING
         return places
 
-    def _words(self, phase: Phase) -> str:
+    def _words(self, phase: TimePart) -> str:
         whole = sum(each.seconds for each in self._phases)
         return f"{phase.name}  {telling.share_words(phase.seconds * _SECOND, phase.seconds / whole)}"
 
-    def _brush(self, phase: Phase) -> QBrush:
+    def _brush(self, phase: TimePart) -> QBrush:
         colors = self._theme.colors
         return QBrush(colors.kv if phase.series is None else colors.of(phase.series), phase.style)
 
@@ -121,20 +121,20 @@ _LOOKS = {
 }  # fmt: skip
 
 
-def request_phases(times: Sequence[TimeShare]) -> tuple[Phase, ...]:
+def request_phases(times: Sequence[TimeShare]) -> tuple[TimePart, ...]:
     """From the question to the last token."""
-    return tuple(Phase(part.name, part.us / _SECOND, *_LOOKS[part.kind]) for part in times)
+    return tuple(TimePart(part.name, part.us / _SECOND, *_LOOKS[part.kind]) for part in times)
 
 
-def token_phases(shares: Shares) -> tuple[Phase, ...]:
+def token_phases(shares: Shares) -> tuple[TimePart, ...]:
     """Of a token after the first, on average: computing on each stage, waiting, on the way."""
     count = shares.tokens - 1
     if count < 1 or shares.decode_us <= 0:
         return ()
     each = 1 / (_SECOND * count)
     found = [
-        Phase(f"{stage.stage + 1} · {stage.node}", stage.compute_us * each, stage.stage) for stage in shares.stages
+        TimePart(f"{stage.stage + 1} · {stage.node}", stage.compute_us * each, stage.stage) for stage in shares.stages
     ]
-    found.append(Phase(telling.WAITING, shares.queue_us * each, 0, WAITING))
-    found.append(Phase(telling.ON_THE_WAY, shares.wire_us * each, None, WIRE))
+    found.append(TimePart(telling.WAITING, shares.queue_us * each, 0, WAITING))
+    found.append(TimePart(telling.ON_THE_WAY, shares.wire_us * each, None, WIRE))
     return tuple(phase for phase in found if phase.seconds > 0)

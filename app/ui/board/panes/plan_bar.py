@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from PySide6.QtCore import Qt, Slot
@@ -11,7 +12,7 @@ from PySide6.QtWidgets import QComboBox, QFrame, QGridLayout, QLabel, QPushButto
 
 from app.errors import ShardboardError
 from app.models.description import COMPUTE_ITEM_BYTES
-from app.serving import KV_DTYPES, QUANTIZE, RECOVERIES, Serving
+from app.serving import KV_DTYPES, QUANTIZE, RECOVERIES
 from app.sharding.planning.aims import AIMS, MEANINGS
 from app.ui import make
 from app.ui.board.panes.plan_words import (
@@ -263,9 +264,10 @@ class ServingRow(QWidget):
         kv_tokens = max(self.kv_tokens.value(), context)
         try:
             self._board.set_serving(
-                Serving(
-                    self.dtype.currentText(), context, kv_tokens, self.quantize.currentText(),
-                    self.kv_dtype.currentText(), draft.serving.wait_seconds, self.recovery.currentText(),
+                replace(
+                    draft.serving, dtype=self.dtype.currentText(), context=context, kv_tokens=kv_tokens,
+                    quantize=self.quantize.currentText(), kv_dtype=self.kv_dtype.currentText(),
+                    recovery=self.recovery.currentText(),
                 )
             )  # fmt: skip
         except ShardboardError as error:

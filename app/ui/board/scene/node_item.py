@@ -109,11 +109,6 @@ class NodeItem(QGraphicsItem):
         return self._places.bar
 
     @property
-    def caption_text(self) -> str:
-        """What stands above the bar: memory, or the verdict of a drag."""
-        return self._texts.caption
-
-    @property
     def _texts(self) -> _Texts:
         """Cut to what fits; like the line of the load, only when they are needed."""
         if self._measured is None:

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+import msgspec
 from PySide6.QtGui import QUndoCommand
 
 from app.errors import ShardboardError
 from app.models.description import COMPUTE_ITEM_BYTES, ModelDescription
-from app.serving import DEFAULT_WAIT_SECONDS, Serving, ServingWish
+from app.serving import Serving, ServingWish
 from app.sharding.arrangement import Arrangement
 from app.ui.board.state.memory import BoardMemory
 from app.ui.cluster import Cluster
@@ -141,12 +142,8 @@ def _same(draft: Arrangement, loaded: Arrangement) -> bool:
 def _read(stored: Any, description: ModelDescription) -> Arrangement | None:
     """None for what is not there, was edited by hand, or belongs to another model of that name."""
     try:
-        serving = Serving(
-            str(stored["dtype"]), int(stored["context"]), int(stored["kv_tokens"]), str(stored.get("quantize", "none")),
-            str(stored.get("kv_dtype", "computed")), int(stored.get("wait_seconds", DEFAULT_WAIT_SECONDS)),
-            str(stored.get("recovery", "fast")),
-        )  # fmt: skip
+        serving = msgspec.convert({name: stored[name] for name in Serving.__slots__ if name in stored}, Serving)
         pieces = [(int(start), int(end), None if node is None else int(node)) for start, end, node in stored["pieces"]]
         return Arrangement.of_ranges(description, serving, pieces)
-    except (TypeError, KeyError, ValueError, ShardboardError):
+    except (TypeError, KeyError, ValueError, msgspec.ValidationError, ShardboardError):
         return None
