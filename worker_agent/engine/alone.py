@@ -22,6 +22,9 @@ from worker_agent.wire.messages import Reuse
 
 log = logging.getLogger(__name__)
 
+MOST = 0.9
+"""Where less than this part of the weights of layers in lockstep is read once for all sequences, it is said."""
+
 
 class Alone:
     """The proof of a stage.
@@ -37,6 +40,8 @@ class Alone:
         """Of how many layers what may be taken over from an earlier prompt."""
         self.int8_lost = ""
         """Why keys and values cannot be kept in int8, where that is wanted; empty if they can."""
+        self._weights = self._met = 0
+        """Numbers in the layers that go in lockstep, and how many of them are read once for all sequences."""
 
     def prove(self, beginning: trial.Texts) -> None:
         """Run texts through all blocks, within `trial_of`; the slice stands there as a whole afterwards.
@@ -141,8 +146,11 @@ class Alone:
             return
         taken = {module for each in found for module in each.module.modules()}
         for index in block:
-            if taken.intersection(cut.own[index].modules()):
+            modules = set(cut.own[index].modules())
+            if met := taken & modules:
                 tally.used()
+                self._weights += _weights(modules)
+                self._met += _weights(met)
             else:
                 tally.lost(f"nothing with weights in layer {index} treats each token by itself")
 
@@ -164,6 +172,9 @@ class Alone:
             trial.run_alone, cut, beginning, range(cut.start, cut.end), in_pieces=stage.in_pieces, last_alone=True
         )
         together = partial(run, lockstep=stage.lockstep)
+        if self._met < MOST * self._weights and not tally.why:
+            share = 1 - self._met / self._weights
+            tally.why = f"but {share:.0%} of their weights, which are read for each answer by itself"
         if why := trial.differs(stage, run(), together, None, trial.whole_factor(stage)):
             stage.lockstep.end()
             tally.taken = 0
@@ -176,3 +187,8 @@ class Alone:
     def _found(self, roots: Sequence[nn.Module], texts: trial.Texts) -> list[rowwise.RowWise]:
         runs = [(len(row), partial(trial.run_whole, self._cut, trial.Texts((row,)))) for row in texts.rows]
         return rowwise.find(roots, runs, self._stage.dtype)
+
+
+def _weights(modules: Iterable[nn.Module]) -> int:
+    """How many numbers these modules have themselves."""
+    return sum(parameter.numel() for module in modules for parameter in module.parameters(recurse=False))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -71,6 +72,15 @@ def test_sequences_side_by_side_answer_as_each_alone(
     assert answers_of(ring) == expected
     met = [count for count in together if count > 1]
     assert len(met) > 0.6 * len(together), "they hardly ever missed each other"
+
+
+def test_where_a_part_of_the_weights_is_read_for_each_answer_it_is_said(tmp_path: Path) -> None:
+    """Its attention has experts of its own, which look at where their tokens are."""
+    make_type("jetmoe", tmp_path / "model", 1)
+    (way,) = ways_of(Ring.build(cut_model(tmp_path / "model", tmp_path / "parts"), []))
+    assert (way.used, way.possible) == (1, 1) and re.match(
+        r"but \d\d% of their weights, which are read for each", way.why
+    )
 
 
 def hand_to_each_what_is_anothers(monkeypatch: pytest.MonkeyPatch) -> None:
