@@ -6,7 +6,7 @@ A tiny model in float32 over three of four agents on this machine, each behind a
 are killed, lines cut, held, reset and damaged while the clients read; all that they ever saw is compared with what an
 undisturbed run brings. With --every faults come one by one, so many seconds apart, and answers follow each other all
 the while; without it one to three come with each round of answers. What is told of memory is the controller's process,
-which runs in this one.
+which runs in this one, and the agent that grew most of those that lived for some minutes.
 """
 
 from __future__ import annotations
@@ -25,6 +25,20 @@ import psutil
 
 TOKENS = 48
 HOP_SECONDS = 0.01
+SETTLED_SECONDS = 90.0
+"""An agent's memory counts from so long after it was started."""
+LEAST_SECONDS = 120.0
+"""For so long, at least."""
+
+
+def growth(lives: dict[int, list[tuple[float, int]]]) -> str:
+    """What the agent gained a minute that gained most, of those that lived long enough, in MB; "-" where none did."""
+    found = []
+    for life in lives.values():
+        settled = [(at, held) for at, held in life if at - life[0][0] > SETTLED_SECONDS]
+        if settled and (seconds := settled[-1][0] - settled[0][0]) > LEAST_SECONDS:
+            found.append((settled[-1][1] - settled[0][1]) / 1e6 / (seconds / 60))
+    return f"{max(found):.2f} ({len(found)} agents)" if found else "-"
 
 
 def main() -> None:
@@ -62,6 +76,7 @@ def main() -> None:
         due = time.monotonic() + (chosen.every or 0.0)
         rounds, faults, interruptions, held = 0, 0, 0, [(time.monotonic(), process.memory_info().rss)]
         health = system.controller.nodes.health
+        lives: dict[int, list[tuple[float, int]]] = {}
         while time.monotonic() < ends:
             wait_until(lambda: all(health.is_alive(node.id) for node in system.nodes))
             coming = [
@@ -77,13 +92,20 @@ def main() -> None:
             )
             rounds, faults = rounds + 1, faults + len(coming)
             held.append((time.monotonic(), process.memory_info().rss))
+            for node in system.run(system.controller.list_nodes()):
+                if node.local_pid is not None:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        size = psutil.Process(node.local_pid).memory_info().rss
+                        lives.setdefault(node.local_pid, []).append((time.monotonic(), size))
         half = held[len(held) // 2 :]
         minutes = max(half[-1][0] - half[0][0], 1e-9) / 60
-        print("| answers | faults | interruptions | lost or doubled | memory, MB: at first | at last | MB a minute |")
-        print("| --- | --- | --- | --- | --- | --- | --- |")
+        print(
+            "| answers | faults | interruptions | lost or doubled | memory, MB: at first | at last | MB a minute | an agent |"
+        )
+        print("| --- | --- | --- | --- | --- | --- | --- | --- |")
         print(
             f"| {rounds * chosen.clients} | {faults} | {interruptions} | 0 | {held[0][1] / 1e6:.0f} "
-            f"| {held[-1][1] / 1e6:.0f} | {(half[-1][1] - half[0][1]) / 1e6 / minutes:.2f} |"
+            f"| {held[-1][1] / 1e6:.0f} | {(half[-1][1] - half[0][1]) / 1e6 / minutes:.2f} | {growth(lives)} |"
         )
 
 
