@@ -99,10 +99,18 @@ def main() -> None:
                         lives.setdefault(node.local_pid, []).append((time.monotonic(), size))
         half = held[len(held) // 2 :]
         minutes = max(half[-1][0] - half[0][0], 1e-9) / 60
-        print(
-            "| answers | faults | interruptions | lost or doubled | memory, MB: at first | at last | MB a minute | an agent |"
+        names = (
+            "answers",
+            "faults",
+            "interruptions",
+            "lost or doubled",
+            "MB at first",
+            "at last",
+            "a minute",
+            "an agent",
         )
-        print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+        print(f"| {' | '.join(names)} |")
+        print(f"|{' --- |' * len(names)}")
         print(
             f"| {rounds * chosen.clients} | {faults} | {interruptions} | 0 | {held[0][1] / 1e6:.0f} "
             f"| {held[-1][1] / 1e6:.0f} | {(half[-1][1] - half[0][1]) / 1e6 / minutes:.2f} | {growth(lives)} |"
