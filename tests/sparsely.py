@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+LONG_SECONDS = 900
+"""What a test may take that is for the long run."""
+
 
 def every_second(values: Iterable[Any]) -> list[Any]:
     """The first, the third and so on; those between them are for the long run."""
@@ -20,4 +23,4 @@ def only(kept: Collection[Any], values: Iterable[Any]) -> list[Any]:
 
 def _long(value: Any) -> Any:
     several = value if isinstance(value, tuple) else (value,)
-    return pytest.param(*several, marks=pytest.mark.long)
+    return pytest.param(*several, marks=(pytest.mark.long, pytest.mark.timeout(LONG_SECONDS)))
