@@ -111,6 +111,18 @@ _LOCAL = {
     "intermediate_size": 48, "vocab_size": VOCABULARY, "max_position_embeddings": 512, "cross_attn_k": 2,
 }  # fmt: skip
 
+NO_DEFAULT: dict[str, dict[str, Any]] = {
+    "gemma4_assistant": {
+        "text_config": {
+            "num_kv_shared_layers": LAYERS,
+            "hidden_size_per_layer_input": 0,
+            "vocab_size_per_layer_input": 0,
+            "num_hidden_layers": LAYERS,
+        }
+    },
+}
+"""What transformers has to be told to make a type's config at all."""
+
 SPECIAL: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1, 4, 5]},
     "blt": {
@@ -142,6 +154,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
         "per_layer_config": _WIDER_FULL, "num_kv_shared_layers": 2, "hidden_size_per_layer_input": 8,
     },
     "gemma4_unified_text": {"per_layer_config": _WIDER_FULL},
+    "gemma4_assistant": NO_DEFAULT["gemma4_assistant"]["text_config"],
     "gemma4_unified_assistant": {"num_kv_shared_layers": LAYERS},
     "gpt_neo": {"attention_types": [[["global", "local"], 2], [["local"], 2], [["global"], 1]]},
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"]},
@@ -220,7 +233,7 @@ def tiny_config(model_type: str) -> PreTrainedConfig:
     """The config of a tiny model of a type. Raises whatever transformers does where it cannot be made."""
     special = SPECIAL.get(SAME_TEXT.get(model_type, model_type), {})
     kind = CONFIG_MAPPING[model_type]
-    default = kind()
+    default = kind(**NO_DEFAULT.get(model_type, {}))
     text = default.get_text_config(decoder=True)
     parts: dict[str, Any] = {}
     for name in ("vision_config", "audio_config", "audio_encoder"):
