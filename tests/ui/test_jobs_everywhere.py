@@ -108,13 +108,12 @@ def running(workbench: Workbench, qtbot: QtBot, number: int = 0) -> ShownJob:
 
 
 def runs(workbench: Workbench, qtbot: QtBot) -> list[Run]:
-    """The records of all jobs, oldest first."""
+    """The records of all jobs but that of the board's agent, oldest first."""
 
     async def read(controller: Controller, report: object) -> list[Run]:
         return await controller.registry.call(lambda _: list(controller.runs.select(kinds=("job",)))[::-1])
 
-    found: list[Run] = done(workbench, qtbot, read)
-    return found
+    return [run for run in done(workbench, qtbot, read) if run.job.kind != "local"]
 
 
 def test_a_job_of_the_window_is_seen_ended_and_begun_again_over_http_and_by_commands(

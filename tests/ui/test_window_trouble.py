@@ -169,7 +169,7 @@ def test_closing_during_a_deployment_and_a_cut_leaves_nothing_half_done(
     with Registry.open(home.registry) as registry:
         assert {record.status.value for record in registry.deployments.list()} <= {"failed"}
         ended = sorted((record.kind, record.status.value) for record in registry.jobs.list())
-        assert ended == [("cut", "cancelled"), ("deploy", "cancelled")]
+        assert ended == [("cut", "cancelled"), ("deploy", "cancelled"), ("local", "done")]
         assert len(registry.nodes.list()) == 2
 
 
