@@ -71,10 +71,10 @@ KEYS: Mapping[str, Said] = {
 """Keys that change numbers, after the architecture's name. Those that transformers reads itself are not looked up."""
 
 SHAPES = frozenset({
-    "vocab_size", "context_length", "block_count", "embedding_length", "embedding_length_out", "feed_forward_length",
-    "expert_feed_forward_length", "expert_shared_feed_forward_length", "tensor_data_layout", "nextn_predict_layers",
-    "attention.q_lora_rank", "attention.kv_lora_rank", "ssm.conv_kernel", "ssm.inner_size", "ssm.state_size",
-    "ssm.time_step_rank", "ssm.group_count", "shortconv.l_cache", "full_attention_interval",
+    "vocab_size", "context_length", "attention.head_count", "block_count", "embedding_length", "embedding_length_out",
+    "feed_forward_length", "expert_feed_forward_length", "expert_shared_feed_forward_length", "tensor_data_layout",
+    "nextn_predict_layers", "attention.q_lora_rank", "attention.kv_lora_rank", "ssm.conv_kernel", "ssm.inner_size",
+    "ssm.state_size", "ssm.time_step_rank", "ssm.group_count", "shortconv.l_cache", "full_attention_interval",
 })  # fmt: skip
 """What says nothing of numbers, or would not fit the file's own tensors if it were read wrongly."""
 
