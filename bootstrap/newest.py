@@ -24,6 +24,8 @@ FOLLOWED = ("torch", "transformers")
 EXACTNESS = (
     "tests/worker_agent/engine/test_stages_match_transformers.py",
     "tests/worker_agent/engine/test_every_architecture.py", "tests/worker_agent/engine/test_falling_back.py",
+    "tests/worker_agent/engine/test_memory.py", "tests/worker_agent/engine/test_lockstep.py",
+    "tests/worker_agent/engine/test_kv_int8.py", "tests/worker_agent/engine/test_static.py",
     "tests/worker_agent/model/test_probe.py", "tests/worker_agent/model/test_proof.py",
     "tests/worker_agent/model/test_rotary.py", "tests/worker_agent/model/test_imports.py",
     "tests/e2e/test_exactness.py",

@@ -119,10 +119,18 @@ class Ring:
     """In blocks of how many tokens memory is counted; None for as large as the stages' memory pages want."""
 
     @classmethod
-    def build(cls, cut: CutModel, boundaries: Sequence[int], *, lanes: int | None = None, **changes: object) -> Ring:
+    def build(
+        cls,
+        cut: CutModel,
+        boundaries: Sequence[int],
+        *,
+        lanes: int | None = None,
+        block: int | None = None,
+        **changes: object,
+    ) -> Ring:
         """`boundaries` are the inner ones: [3] makes two stages."""
         edges = [0, *boundaries, cut.anatomy.num_layers]
-        ring = cls([], lanes=lanes)
+        ring = cls([], lanes=lanes, block=block)
         for stage, (start, end) in enumerate(pairwise(edges)):
             load = load_message(cut, start, end, stage, len(edges) - 1, **changes)
             loaded = load_stage(

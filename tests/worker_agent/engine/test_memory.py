@@ -32,7 +32,7 @@ from worker_agent.engine.memory.rows import RowPool
 from worker_agent.engine.paged_attention import Decoding, attend_decoding
 from worker_agent.engine.stage import Stage
 from worker_agent.wire.errors import OutOfStep
-from worker_agent.wire.messages import Resumed, Shared
+from worker_agent.wire.messages import Resumed, Sampling, Shared
 
 TYPES = {
     "rows": "llama", "rows that grow": "mistral", "own": "bloom", "convolutions": "lfm2", "recurrent": "mamba2",
@@ -289,12 +289,17 @@ def test_a_state_stays_in_memory_when_the_disk_does_not_take_it(tmp_path: Path) 
 # --- over a ring ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["rows", "own", "recurrent"])
-def test_a_prompt_that_begins_as_an_earlier_one_is_answered_as_if_it_came_first(kind: str, tmp_path: Path) -> None:
-    make = make_model if kind != "recurrent" else make_type
-    model = make(TYPES[kind], tmp_path / "model")
+@pytest.mark.parametrize("kind", ["rows", "own", "recurrent", "rows in pages", "rows that grow", "windows", "an index"])
+def test_a_prompt_that_begins_as_an_earlier_one_is_answered_as_if_it_came_first(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kinds as of TYPES; here rows that may grow are those of a sliding window."""
+    if kind.endswith("in pages"):
+        monkeypatch.setenv("SHARDBOARD_CAPTURED", "static")
+    model = make_type(TYPES[kind], tmp_path / "model", 3)
     cut = cut_model(tmp_path / "model", tmp_path / "parts")
-    ring = Ring.build(cut, [2, 5], prefill_chunk=16)
+    ring = Ring.build(cut, cut.anatomy.cuts, prefill_chunk=16)
+    assert all(runner.stage.static == kind.endswith("in pages") for runner in ring.runners)
     first = random_prompt(50, 190, 1)
     ring.start(1, first, 12)
     ring.finish()
@@ -305,8 +310,8 @@ def test_a_prompt_that_begins_as_an_earlier_one_is_answered_as_if_it_came_first(
         ring.finish()
         assert ring.answer(number) == greedy(model, prompt, 12), f"prompt {number}"
     assert not ring.faults
-    # A recurrent state serves only what goes on from all of it.
-    cached = {1: 0, 2: 61, 3: 0, 4: 0} if kind == "recurrent" else {1: 0, 2: 61, 3: 30, 4: 70}
+    # A recurrent state serves only what goes on from all of it, and so does a window that has moved on.
+    cached = {1: 0, 2: 61, 3: 0, 4: 0} if kind in ("recurrent", "windows") else {1: 0, 2: 61, 3: 30, 4: 70}
     assert {number: ring.cached.get(number, 0) for number in range(1, 5)} == cached
 
 
@@ -325,22 +330,37 @@ def test_a_prompt_begins_as_one_that_is_under_way(tmp_path: Path) -> None:
     assert ring.answer(2) == greedy(model, second, 12)
 
 
-def test_chats_that_might_come_to_more_than_there_is_all_run_at_once(tmp_path: Path) -> None:
-    """32 of them in a pool for four, none of which says how long its answer may be."""
-    model = make_model("llama", tmp_path / "model")
-    ring = Ring.build(cut_model(tmp_path / "model", tmp_path / "parts"), [3], kv_tokens=2048, max_context=512)
+def test_chats_that_come_to_more_than_there_is_all_run_at_once_and_all_end(tmp_path: Path) -> None:
+    """32 of them in a pool for four, none of which says how long its answer may be: some yield, nobody waits for
+    another's end to begin, and each gets the tokens that it gets alone."""
+    make_model("llama", tmp_path / "model", num_hidden_layers=2)
+    cut = cut_model(tmp_path / "model", tmp_path / "parts")
+    wide, ring = Ring.build(cut, []), Ring.build(cut, [1], kv_tokens=2048, max_context=512, block=32)
     prompts = {number: random_prompt(5 + number % 8, VOCABULARY, number) for number in range(32)}
-    answers = {number: greedy(model, prompt, 12 + number % 5) for number, prompt in prompts.items()}
+    wishes = {number: Sampling(temperature=1.5, seed=number) for number in prompts}
     for number, prompt in prompts.items():
-        # The answer ends by a token that the model chooses, not by a limit.
-        ring.start(number, prompt, 512 - len(prompt), stops=(answers[number][-1],))
+        wide.start(number, prompt, 90, wishes[number])
+    wide.finish()
+    answers: dict[int, list[int]] = {}
+    for number, prompt in prompts.items():
+        # The answer ends by a token that the model chooses, not by a limit: the one that comes last for the first time.
+        answer = wide.answer(number)
+        stop = max(set(answer), key=answer.index)
+        answers[number] = answer[: answer.index(stop) + 1]
+        ring.start(number, prompt, 512 - len(prompt), wishes[number], stops=(stop,))
+    assert sum(len(prompt) + len(answers[number]) for number, prompt in prompts.items()) > 2048
     most = 0
     while ring.turn():
         most = max(most, ring.runners[0].info().sequences)
-    assert most == 32, "nobody waited for another's end"
-    for number, expected in answers.items():
-        end = expected.index(expected[-1]) + 1
-        assert ring.answer(number) == expected[:end], f"chat {number}"
+        assert not ring.finished or len(ring.tokens) == 32, "nobody waited for another's end"
+    assert most == 32
+    assert {number: ring.answer(number) for number in prompts} == answers
+    yielded = {number for step in ring.steps for number in step.aside}
+    assert yielded, "somebody had to"
+    for number in {0, *sorted(yielded)[:3]}:
+        wide.start(100 + number, prompts[number], len(answers[number]), wishes[number])
+        wide.finish()
+        assert wide.answer(100 + number) == answers[number], "what it gets alone"
     assert not ring.faults
 
 
