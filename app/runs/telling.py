@@ -207,6 +207,7 @@ def tell(run: Run) -> Telling:
     figures: list[Fact] = [("Time", took)]
     if run.plan is not None:
         figures.append(("Stages", f"{len(run.plan.stages)}"))
+        figures += _room(run.plan)
     if isinstance(trace, DeploymentTrace) and trace.foreseen is not None:
         figures.append(("Predicted", predicted_text(trace.foreseen)))
         if corrected := corrected_text(trace.foreseen.correction, trace.foreseen.corrected_runs):
@@ -413,7 +414,8 @@ def plan_sections(run: Run) -> tuple[Section, ...]:
     sections: list[Section] = []
     if isinstance(trace, RequestTrace | DeploymentTrace):
         if trace.plan is not None:
-            sections += [_plan(trace.plan), _stages(trace.plan.stages)]
+            room = _room(trace.plan) if isinstance(trace, RequestTrace) else ()  # else it is among the figures
+            sections += [_plan(trace.plan, room), _stages(trace.plan.stages)]
         memory = {each.node_id: each for each in trace.memory}
         sections += [_node(node, memory.get(node.node_id), trace.nodes) for node in trace.nodes]
         if trace.model is not None:
@@ -423,10 +425,13 @@ def plan_sections(run: Run) -> tuple[Section, ...]:
     return tuple(sections)
 
 
-def _plan(plan: Plan) -> Section:
+def _room(plan: Plan) -> Facts:
+    return ("Context", f"{plan.context:,} tokens"), ("KV memory for", f"{plan.kv_tokens:,} tokens")
+
+
+def _plan(plan: Plan, room: Facts) -> Section:
     return Section("Plan", (
-        ("Deployment", plan.deployment), ("Type", plan.serving.numbers), ("Context", f"{plan.context:,} tokens"),
-        ("KV memory for", f"{plan.kv_tokens:,} tokens"), ("Epoch", str(plan.epoch)),
+        ("Deployment", plan.deployment), ("Type", plan.serving.numbers), *room, ("Epoch", str(plan.epoch)),
         ("Plan hash", short(plan.plan_hash, 17)),
     ))  # fmt: skip
 

@@ -66,7 +66,7 @@ def test_phases_of_deployments_and_jobs_are_told_with_what_they_moved() -> None:
     (phases,) = (section for section in tell(deployment_run()).sections if section.title == "Phases")
     assert phases.facts[0] == ("1", "studio, sending: 890 ms, 180 MB, 202 MB/s")
     assert dict(tell(deployment_run()).figures) == {
-        "Time": "2.1 s", "Stages": "2",
+        "Time": "2.1 s", "Stages": "2", "Context": "2,048 tokens", "KV memory for": "8,192 tokens",
         "Moved": "360 MB",
     }  # fmt: skip
     result = dict(next(section for section in tell(job_run()).sections if section.title == "Result").facts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -13,8 +14,10 @@ from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import QLabel, QMessageBox
 from pytestqt.qtbot import QtBot
 
+from app.controller import Controller
 from app.registry import JobStatus, Registry, RequestStatus
 from app.runs.run import Run
+from app.runs.trace import RequestTrace
 from app.serving import Serving
 from app.ui.notices import Notice
 from app.ui.runs.export_dialog import ExportDialog
@@ -286,3 +289,25 @@ def test_an_export_that_is_cancelled_leaves_no_file(
         dialog.cancel.click()
     assert list(tmp_path.glob("*jsonl*")) == [] and "cancelled" in said[-1].text
     assert screen.busy_with() == []
+
+
+class Answering:
+    """Stands for a request under way, of which the registry has not heard all yet."""
+
+    record = SimpleNamespace(prompt_tokens=3)
+
+    def trace(self) -> RequestTrace:
+        return RequestTrace()
+
+    def as_of_now(self, run: Run) -> Run:
+        assert run.request is not None
+        return msgspec.structs.replace(run, request=msgspec.structs.replace(run.request, result="Hello, wor"))
+
+
+def test_of_a_request_under_way_the_answer_so_far_is_shown(
+    screen: RunsScreen, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Controller, "find_request", lambda controller, id: Answering() if id == 4 else None)
+    open_request(screen, qtbot, 1)
+    open_request(screen, qtbot, 4)
+    assert screen.detail.told is not None and screen.detail.told.answer == "Hello, wor"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -56,7 +57,13 @@ class DetailReader(QObject):
         number = self._number
 
         async def work(controller: Controller, report: Report) -> tuple[int, Reading | None]:
-            return number, await controller.registry.call(lambda _: _read(controller, kind, id))
+            try:
+                run = await controller.registry.call(lambda _: controller.runs.find(kind, str(id)))
+            except RegistryError:  # removed meanwhile
+                return number, None
+            live = controller.find_request(int(id)) if kind == "request" else None
+            run = run if live is None else live.as_of_now(run)
+            return number, await asyncio.to_thread(_read, controller, run)
 
         call = self._bridge.call(work, "reading the run")
         call.done.connect(self._on_done)
@@ -73,11 +80,7 @@ class DetailReader(QObject):
             self.read_done.emit(reading)
 
 
-def _read(controller: Controller, kind: RunKind, id: RowId) -> Reading | None:
-    try:
-        run = controller.runs.find(kind, str(id))
-    except RegistryError:  # removed meanwhile
-        return None
+def _read(controller: Controller, run: Run) -> Reading:
     told, trace = tell(run), run.request_trace
     rows = token_rows(run, _spelling(controller, run.model)) if told.is_over else ()
     if not told.is_over or trace is None or not (trace.tokens or trace.chunks):
