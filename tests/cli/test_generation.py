@@ -83,7 +83,7 @@ def test_what_a_model_thinks_goes_apart_from_its_answer_and_without_its_marks(
 ) -> None:
     thinker = Path(shutil.copytree(folder, tmp_path / "thinker"))
     (thinker / "chat_template.jinja").write_text(
-        "{% for message in messages %}{{ message.content }}{% endfor %}{# <think> … </think> before the answer #}"
+        "{% for message in messages %}{{ message.content }}{% endfor %}{% if false %}<think> … </think>{% endif %}"
     )
     shell.run("model", "add", str(thinker), "--name", "thinker")
     process = shell.start("generate", "thinker", "Why?", "--regex", "<think>\nmust be so\n</think>\n\nIt is so!")
