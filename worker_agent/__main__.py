@@ -263,14 +263,14 @@ def _end_with_input(agent: Agent) -> None:
 
 
 def _announce(path: Path, board: Switchboard) -> None:
-    facts = {
+    announced = {
         "pid": os.getpid(),
         "address": board.endpoint.address,
         "public_key": board.keys.public,
         "agent": board.keys.agent_id,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_private(path, json.dumps(facts).encode())
+    write_private(path, json.dumps(announced).encode())
 
 
 class _Stopping:

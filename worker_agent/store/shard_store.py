@@ -287,8 +287,8 @@ class ShardStore:
         found = []
         for path in self._folder.iterdir():
             if _PART_NAME.fullmatch(path.name):  # what else lies there is not ours to count, or to evict
-                facts = path.stat()
-                found.append((path.name, facts.st_size, facts.st_mtime))
+                status = path.stat()
+                found.append((path.name, status.st_size, status.st_mtime))
         return found
 
     def _no_room(self, needed: int, free: int) -> NoRoom:
