@@ -73,11 +73,15 @@ class Placing:
     ) -> Placement:
         """The planner's choice of these nodes, over links as they were measured. Raises PlacementError, BadInput."""
         every, links, comparisons = await self._registry.call(partial(_known, serving))
-        free, trips = {node.node_id: node for node in capacities}, self._nodes.health.round_trips()
+        records, trips = {node.id: node for node in every}, self._nodes.health.round_trips()
+        # As they were given: an order where somebody named them, and a node that is named twice takes two stages.
         candidates = [
-            Candidate(node, free.get(node.id), trips.get(node.id), "" if node.id in free else self._away(node))
-            for node in _in_order(every, capacities)
+            Candidate(records[each.node_id], each, trips.get(each.node_id))
+            for each in capacities
+            if each.node_id in records
         ]
+        there = {each.record.id for each in candidates}
+        candidates += [Candidate(node, None, None, self._away(node)) for node in every if node.id not in there]
         asked = Question(description, serving, candidates, links, comparisons, aim, named)
         # Of hundreds of nodes this takes most of a second, in which the loop has other things to do.
         return await asyncio.to_thread(asked.answered)
@@ -175,13 +179,6 @@ class Placing:
 
 def _known(serving: Serving, registry: Registry) -> tuple[list[NodeRecord], list[LinkRecord], list[ComparisonRecord]]:
     return registry.nodes.list(), registry.links.list(), _comparisons(registry, serving)
-
-
-def _in_order(records: Sequence[NodeRecord], capacities: Sequence[NodeCapacity]) -> list[NodeRecord]:
-    """Those that have something to offer as they were given, which is an order where somebody named them."""
-    by_id = {record.id: record for record in records}
-    first = [by_id.pop(node.node_id) for node in capacities if node.node_id in by_id]
-    return [*first, *by_id.values()]
 
 
 def _comparisons(registry: Registry, serving: Serving, nodes: Collection[int] | None = None) -> list[ComparisonRecord]:
