@@ -72,7 +72,7 @@ def test_each_stage_tells_how_it_runs_while_it_is_there_and_in_the_deployments_t
     node = system.nodes[1].id
     wait_until(lambda: system.controller.nodes.stage(node, deployment, 1))
     told = system.controller.nodes.stage(node, deployment, 1)
-    assert told is not None and {way.name for way in lost(told.ways)} == {"batched", "pieces", "reused"}
+    assert told is not None and {way.name for way in lost(told.ways)} == {"batched", "pieces", "recorded", "reused"}
     trace = system.controller.runs.deployment(deployment).trace
     assert isinstance(trace, DeploymentTrace) and trace.plan is not None
     for stage in trace.plan.stages:
