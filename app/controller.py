@@ -17,7 +17,7 @@ import zmq.asyncio
 from app.children.work import JobChain, ProgressCallback, finished
 from app.cluster.controller_identity import ControllerIdentity
 from app.cluster.health import NodeEvent
-from app.cluster.invitations import JoinCommand, first_to_join
+from app.cluster.invitations import JoinCommand
 from app.cluster.launching import AgentLauncher
 from app.cluster.link_findings import LinkFinding, findings_of
 from app.cluster.memory import AgentMemory
@@ -36,6 +36,7 @@ from app.inference.request_run import RequestRun
 from app.inference.service import InferenceService
 from app.inference.tokenizer import Tokenizer
 from app.jobs.desk import JobDesk
+from app.jobs.inviting import InviteWork
 from app.jobs.job import Means, Runner, in_python_thread
 from app.jobs.launching import LaunchWork
 from app.jobs.measuring import MeasureWork
@@ -82,7 +83,6 @@ log = logging.getLogger(__name__)
 ANY_SERVING = ServingWish()
 DATABASE_VARIABLE = "SHARDBOARD_DATABASE"
 """A database URL for the registry, instead of the SQLite file in the home."""
-INVITATION_SECONDS = 600.0
 ASK_SECONDS = 3.0
 """How long a node that is asked how it is may take to answer."""
 
@@ -115,7 +115,7 @@ class Controller:
             lambda: self.settings.server.share_prompts,
         )  # fmt: skip
         self.launchers = Launchers(home, self.nodes, registry, self.identity.keys.public)
-        means = Means(registry, self.library, self.deployments, self.inference, self.nodes, self.launchers)
+        means = Means(registry, self.library, self.deployments, self.inference, self.nodes, self.launchers, identity)
         self.jobs = JobDesk(means, runner)
         self._event_log = EventLogHandler(registry)
         making_way = MakingWay(registry, self.nodes, self.deployments, self.jobs)
@@ -392,12 +392,14 @@ class Controller:
         return await self.registry.call(lambda known: findings_of(known.links.list(), known.nodes.list()))
 
     async def invite(
-        self, listen: str, on_ready: Callable[[JoinCommand], None], *, reachable_as: str | None = None
-    ) -> NodeRecord:
-        """Listen for one agent that joins with an invitation; its node. Raises NodeError when none comes in time."""
-        return await first_to_join(
-            self.identity, self.nodes, listen, on_ready, reachable_as=reachable_as, seconds=INVITATION_SECONDS
-        )
+        self, listen: str, on_ready: Callable[[JoinCommand], None], *, reachable_as: str | None = None,
+        origin: Origin = UNKNOWN,
+    ) -> NodeRecord:  # fmt: skip
+        """Listen for one agent that joins with an invitation; its node. Cancelling the call cancels the job.
+
+        Raises NodeError when none comes in time.
+        """
+        return await self.jobs.do(InviteWork(listen, reachable_as, on_ready), origin)
 
     # --- deployments -----------------------------------------------------------------------------------
 

@@ -73,6 +73,19 @@ class Launch(Strict):
     )  # fmt: skip
 
 
+class Invite(Strict):
+    """Where an agent that is invited can join."""
+
+    listen: str | None = Field(
+        default=None, min_length=1, max_length=300,
+        description="HOST:PORT to wait on; without it, this machine's address in its network, and port 7599",
+    )  # fmt: skip
+    reachable_as: str | None = Field(
+        default=None, min_length=1, max_length=300,
+        description="host under which the other machine reaches this one, if that is another",
+    )  # fmt: skip
+
+
 class MeasureLinks(Strict):
     """Between which nodes. Without any: all that answer."""
 

@@ -54,7 +54,7 @@ class JobView(BaseModel):
     """Background work: what it is, how far, what came of it."""
 
     id: int
-    kind: str = Field(description="add, demo, cut, deploy, measure, links, local, ssh, ray or update")
+    kind: str = Field(description="add, demo, cut, deploy, measure, links, local, ssh, ray, update or invite")
     title: str
     asked_by: str = Field(description="who asked for it, and where; empty of one of before that was written down")
     model: str | None

@@ -1,10 +1,11 @@
-"""What the endpoints of machines that wait to be found answer with."""
+"""What the endpoints of machines that wait to be found, or are invited, answer with."""
 
 from __future__ import annotations
 
 from pydantic import BaseModel, Field
 
 from app.cluster.finding import WaitingAgent
+from app.cluster.invitations import AGENT_STARTS, JoinCommand
 from app.cluster.meetings import Meeting
 
 
@@ -44,3 +45,31 @@ class MeetingView(BaseModel):
 
 class Ended(BaseModel):
     ended: str = Field(description="the meeting's id")
+
+
+class StartView(BaseModel):
+    """How the agent is started on the other machine, by what is there of Shardboard."""
+
+    given: str = Field(description="what is there")
+    posix: str = Field(description="for Linux and macOS")
+    windows: str
+
+
+class InvitationView(BaseModel):
+    """An invitation that is open."""
+
+    job_id: int = Field(description="the job that waits for the agent; cancelling it makes the invitation void")
+    valid_seconds: float
+    commands: list[StartView] = Field(description="one of them starts an agent that joins")
+
+    @classmethod
+    def of(cls, job_id: int, command: JoinCommand) -> InvitationView:
+        starts = [
+            StartView(
+                given=start.given,
+                posix=f"{start.posix} {command.options}",
+                windows=f"{start.windows} {command.options}",
+            )
+            for start in AGENT_STARTS
+        ]
+        return cls(job_id=job_id, valid_seconds=command.valid_seconds, commands=starts)

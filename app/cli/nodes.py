@@ -13,7 +13,7 @@ from app.cli.output import note, print_fields, print_json, print_table, printabl
 from app.cli.session import Session, open_controller, open_registry, origin
 from app.cluster.finding import WaitingAgent, chosen
 from app.cluster.ghosts import Ghost, ghosts_of
-from app.cluster.invitations import AGENT_STARTS, JoinCommand
+from app.cluster.invitations import AGENT_STARTS, INVITATION_PORT, JoinCommand
 from app.cluster.machine_figures import machine_facts
 from app.cluster.meetings import Meeting
 from app.cluster.memory import AgentMemory
@@ -29,7 +29,6 @@ from worker_agent.wire.announcing import network_address
 
 app = typer.Typer(no_args_is_help=True)
 
-INVITATION_PORT = 7599
 NOTHING_HEARD: Mapping[int, Heard] = {}
 _SYSTEMS = {"": "", "posix": ", on Linux and macOS", "windows": ", on Windows"}
 
@@ -354,7 +353,9 @@ def invite(
 
     place = listen or f"{network_address() or '127.0.0.1'}:{INVITATION_PORT}"
     with open_controller(monitor=False) as session:
-        _added([session.run(session.controller.invite(place, show, reachable_as=reachable_as))], as_json)
+        _added(
+            [session.run(session.controller.invite(place, show, reachable_as=reachable_as, origin=origin()))], as_json
+        )
 
 
 def _added(nodes: list[NodeRecord], as_json: bool) -> None:

@@ -37,6 +37,8 @@ from worker_agent.wire.messages import (
 )
 from worker_agent.wire.zap import Doorkeeper
 
+INVITATION_PORT = 7599
+"""Where agents join unless something else is said."""
 VALID_SECONDS = 600.0
 MOST_OPEN = 100
 """Invitations that may be open at once."""

@@ -195,7 +195,8 @@ class JobDesk:
             status, reason = await self._work(job, turn)
             job.is_past_return = True
             await self._write(job, status, reason)
-        self._ended[job.id] = job.work
+        if not getattr(job.work, "once", False):
+            self._ended[job.id] = job.work
         while len(self._ended) > MOST_KEPT:
             del self._ended[next(iter(self._ended))]
         self._tell(job)

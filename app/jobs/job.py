@@ -18,6 +18,7 @@ from app.runs.run import JobFacts, Run
 from app.runs.trace import UNKNOWN, JobTrace, Origin
 
 if TYPE_CHECKING:
+    from app.cluster.controller_identity import ControllerIdentity
     from app.cluster.nodes import NodeDirectory
     from app.inference.deployments import Deployments
     from app.inference.service import InferenceService
@@ -53,6 +54,7 @@ class Means:
     inference: InferenceService
     nodes: NodeDirectory
     launchers: Launchers
+    identity: ControllerIdentity
 
 
 class Work(Protocol[Covariant]):
@@ -60,7 +62,7 @@ class Work(Protocol[Covariant]):
 
     @property
     def kind(self) -> str:
-        """cut, add, demo, deploy, measure, links, local, ssh, ray or update"""
+        """cut, add, demo, deploy, measure, links, local, ssh, ray, update or invite"""
         ...
 
     @property

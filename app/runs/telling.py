@@ -64,6 +64,7 @@ JOB_KINDS = {
     "cut": "Cut into shards", "add": "Add a model", "demo": "Demo model", "deploy": "Deploy", "measure": "Measure",
     "links": "Measure links", "ssh": "Add over SSH",
     "local": "Start agents here", "ray": "Bring agents by Ray", "update": "Update an agent",
+    "invite": "Invite a machine",
 }  # fmt: skip
 
 GETTING_READY, READING_THE_PROMPT, COMPUTING = "Getting ready", "Reading the prompt", "Computing"

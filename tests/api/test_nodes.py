@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -16,9 +19,10 @@ from tests.cluster.test_meetings import Machine, waits
 from tests.e2e.conftest import System
 from tests.waiting import wait_until
 from tests.worker_agent.agent_process import AgentProcess, running_agent
-from worker_agent.wire.keys import KeyPair
+from worker_agent.wire.keys import Invitation, KeyPair
 
 STATUS, ADD, MEET = "/shard/api/nodes/status/", "/shard/api/nodes/add/", "/shard/api/nodes/meet/"
+INVITE = "/shard/api/nodes/invite/"
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +49,39 @@ def of(agent: AgentProcess, **changes: str) -> dict[str, str]:
 
 def nodes(api: Served) -> dict[int, dict[str, Any]]:
     return {each["id"]: each for each in api.get(STATUS)["nodes"]}
+
+
+def test_an_invited_agent_joins_and_the_invitation_is_a_job_that_anybody_may_end(
+    cluster: System, api: Served, tmp_path: Path
+) -> None:
+    asked = {"listen": "127.0.0.1:0"}
+    opened = api.post(INVITE, asked, 202)
+    job = api.get(f"/shard/api/jobs/status/{opened['job_id']}/")
+    assert (job["status"], job["kind"]) == ("running", "invite") and "over HTTP" in job["asked_by"]
+    (invitation,) = {start[system].split()[-1] for start in opened["commands"] for system in ("posix", "windows")}
+    assert invitation not in json.dumps(job)
+    with running_agent(tmp_path / "invited", f"--join={invitation}", "--memory", "200M"):
+        joined = api.job(opened["job_id"])
+        (node,) = nodes(api).keys() - {each.id for each in cluster.nodes[:2]}
+        assert joined["details"]["nodes"] == [node]
+        api.post(f"/shard/api/nodes/remove/{node}/")
+
+    again = api.post(INVITE, asked, 202)
+    cancelled = api.post(f"/shard/api/jobs/cancel/{again['job_id']}/")
+    assert cancelled["status"] == "cancelled" and not cancelled["can_retry"], "nobody would see the command"
+    (invitation,) = {start["posix"].split()[-1] for start in again["commands"]}
+    place = urlsplit(Invitation.decode(invitation).address)
+    with pytest.raises(ConnectionRefusedError), socket.create_connection((place.hostname, place.port), 5):
+        pass
+
+
+def test_an_invitation_that_nobody_could_follow_is_refused_and_its_job_says_why(api: Served) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        wrong = {"listen": f"127.0.0.1:{taken.getsockname()[1]}"}
+        assert "listen" in api.error("POST", INVITE, 400, json=wrong)["message"]
+    assert "reached" in api.error("POST", INVITE, 400, json={"listen": "0.0.0.0:0"})["advice"]
 
 
 def test_every_node_is_told_with_what_its_agent_says(api: Served) -> None:

@@ -56,7 +56,7 @@ async def retry(
 ) -> Response:
     """Begins a job that failed or was cancelled, whoever began it, as a new one; a download goes on where it was."""
     await job_record(controller, job_id)
-    _check_room(controller)
+    check_room(controller)
     again = await controller.retry_job(job_id, origin)
     return done(request, JobView.of(again, controller.jobs), "/", 202)
 
@@ -74,13 +74,14 @@ async def recent(
 
 async def begin_job(controller: Controller, work: Work[object], origin: Origin) -> JobView:
     """Begin a job; it as it was written down. Raises Overloaded."""
-    _check_room(controller)
+    check_room(controller)
     job = await controller.jobs.submit(work, origin)
     assert job.record is not None
     return JobView.of(job.record, controller.jobs)
 
 
-def _check_room(controller: Controller) -> None:
+def check_room(controller: Controller) -> None:
+    """Raises Overloaded when HTTP is to begin no more jobs."""
     if len(controller.jobs.under_way) >= MOST_JOBS:
         raise Overloaded(f"{MOST_JOBS} jobs are under way already.", "Wait for one to end, or cancel one.")
 

@@ -2,31 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import asyncio
+from typing import Annotated, Any
 
 import msgspec
 from fastapi import Depends, Path, Query, Request
 from starlette.responses import Response
 
-from app.api.bodies import AddNode, DrainNode, Launch, MeasureLinks, MeetingCode, Nothing, accepts, body_of, done
+from app.api.bodies import (
+    AddNode,
+    DrainNode,
+    Invite,
+    Launch,
+    MeasureLinks,
+    MeetingCode,
+    Nothing,
+    accepts,
+    body_of,
+    done,
+)
 from app.api.job_views import JobView
 from app.api.launcher_views import LauncherList, LauncherView
 from app.api.link_views import LinkList, LinkView
 from app.api.machine_views import LogView
-from app.api.meeting_views import Ended, MeetingView, WaitingList, WaitingView
-from app.api.routes.jobs import begin_job
+from app.api.meeting_views import Ended, InvitationView, MeetingView, WaitingList, WaitingView
+from app.api.routes.jobs import begin_job, check_room
 from app.api.security import Caller, Room
 from app.api.state import Number, TheController, node_views
 from app.api.views import ALWAYS, NodeList, NodeView, errors
+from app.cluster.invitations import INVITATION_PORT, JoinCommand
 from app.cluster.node_state import NodeState
 from app.controller import Controller
 from app.errors import BadInput, Conflict, NodeError, RegistryError
 from app.finding import begin_meeting, confirm_meeting, end_meeting, find_machines
+from app.jobs.inviting import InviteWork
 from app.jobs.launching import LaunchWork, UpdateWork
 from app.jobs.probing import LinksWork
 from app.launchers.launcher import LocalWish, RayWish, Wish
 from app.launching import launchers
 from app.registry import NodeRecord
+from worker_agent.wire.announcing import network_address
 
 router = Room(prefix="/shard/api/nodes", tags=["nodes"], responses=errors(*ALWAYS))
 
@@ -226,6 +241,28 @@ async def measure_links(
     await controller.registry.call(lambda known: [known.nodes.get(node) for node in body.nodes or ()])
     work = LinksWork(None if body.nodes is None else tuple(body.nodes))
     return done(request, await begin_job(controller, work, origin), PAGE, 202)
+
+
+@router.post(
+    "/invite/", status_code=202, summary="Invite a machine",
+    responses={202: {"model": InvitationView}, **errors(400, 409, 415, 422, 503, 507)}, openapi_extra=body_of(Invite),
+)  # fmt: skip
+async def invite(
+    request: Request, controller: TheController, origin: Caller, body: Annotated[Invite, Depends(accepts(Invite))]
+) -> Response:
+    """Begins a job that waits for one agent to join, ten minutes at most, and returns the commands that start one.
+
+    This answer alone has them, each works once, and cancelling the job makes them void."""
+    place = body.listen or f"{network_address() or '127.0.0.1'}:{INVITATION_PORT}"
+    command: asyncio.Future[JoinCommand] = asyncio.get_running_loop().create_future()
+    work = InviteWork(place, body.reachable_as, command.set_result)
+    check_room(controller)
+    job = await controller.jobs.submit(work, origin)
+    either: set[asyncio.Future[Any]] = {command, job.over}
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    if not command.done():
+        raise job.failure or Conflict("The invitation was cancelled before it could be told.")
+    return done(request, InvitationView.of(job.id, command.result()), PAGE, 202)
 
 
 @router.get("/launchers/", summary="What can bring agents to machines")

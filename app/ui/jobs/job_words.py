@@ -21,6 +21,7 @@ KIND_ICONS = {
     "ssh": "terminal",
     "ray": "server",
     "update": "refresh-cw",
+    "invite": "plus",
 }
 
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from PySide6.QtCore import QElapsedTimer, Signal, Slot
 from PySide6.QtWidgets import QComboBox, QFormLayout, QTabWidget, QWidget
 
-from app.cluster.invitations import AGENT_STARTS
+from app.cluster.invitations import AGENT_STARTS, INVITATION_PORT
 from app.errors import ShardboardError
 from app.registry.records import NodeRecord
 from app.ui import make
-from app.ui.bridge import Report
+from app.ui.bridge import Report, window_origin
 from app.ui.nodes.copy_field import CopyField
 from app.ui.nodes.node_dialog import NodeDialog, wrapped
 from app.ui.notices import Level
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from app.controller import Controller
 
 
-INVITATION_PORT = 7599
 _INTRODUCTION = (
     "Run the command on the other machine. It starts an agent that joins by itself; with --install-service added, the "
     "agent comes back whenever you log in there. The invitation works once."
@@ -169,7 +168,7 @@ _HINTS = {
 
 
 async def _invite(controller: Controller, report: Report, place: str) -> NodeRecord:
-    return await controller.invite(place, report)
+    return await controller.invite(place, report, origin=window_origin())
 
 
 def own_addresses() -> list[str]:
