@@ -31,6 +31,8 @@ from app.models.tokenizer_reading import read_json
 
 T = TypeVar("T")
 
+_ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
+"""Of which is observed in what form a template shows them."""
 _REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
 
 
@@ -139,6 +141,8 @@ class ChatTemplate:
         return formed
 
     def _form(self, role: str, *, with_tools: bool) -> Form:
+        if role not in _ROLES:
+            return "text"  # whoever makes up a role has it as it is given; to look would cost renderings for each
         key = self._name(with_tools), role
         if key not in self._forms:
             self._forms[key] = self._observed(lambda show: content_form(show, role), with_tools=with_tools)

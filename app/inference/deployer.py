@@ -261,8 +261,8 @@ class Deployer:
         return [
             PipelineStage(
                 number, seat.node.id, seat.node.hostname, seat.node.address, seat.node.public_key, seat.node.machine,
-                start, end, seat.link, told.ways, told.reuse, told.answers_alone,
-                told.block_tokens,
+                start, end, seat.link, ways=told.ways, reuse=told.reuse, answers_alone=told.answers_alone,
+                block_tokens=told.block_tokens,
             )
             for number, (seat, (start, end), told) in enumerate(zip(seats, ranges, loaded, strict=True))
         ]  # fmt: skip

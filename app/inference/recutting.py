@@ -144,6 +144,8 @@ class Recutting:
         self, old: Pipeline, new: Pipeline, longest: int, on_progress: OnProgress, cancel: asyncio.Event
     ) -> None:
         """Have the new pipeline read what the old one's sequences have. Raises NodeError, Cancelled."""
+        if any(each.reuse == "no" for each in new.stages):
+            return  # what was read would not be taken over
         read: dict[int, int] = {}
         stage = new.stages[0]
         for _ in range(ROUNDS):

@@ -11,6 +11,7 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from app.errors import ModelError, RequestError
+from app.inference import chat_template
 from app.inference.chat_template import ChatTemplate
 from app.inference.tokenizer import Tokenizer
 from tests.inference import tiny_tokenizers
@@ -329,3 +330,13 @@ def test_a_role_that_only_a_comment_names_is_not_known() -> None:
 def test_marks_that_a_comment_names_are_not_written() -> None:
     source = "{# <think> #}{% for m in messages %}{{ m.content }}{% endfor %}"
     assert "<think>" in template(source).source() and "<think>" not in template(source).words()
+
+
+def test_a_role_that_somebody_made_up_is_given_as_it_comes_and_never_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two thousand of them in a request would cost as many renderings, and be remembered for ever."""
+    shown = template("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}")
+    tried: list[str] = []
+    monkeypatch.setattr(chat_template, "content_form", lambda show, role: tried.append(role) or "text")
+    messages = [{"role": f"role-{number}", "content": "hello"} for number in range(50)]
+    text = shown.render([*messages, {"role": "user", "content": "question"}])
+    assert text.count("hello") == 50 and tried == ["user"] and len(shown._forms) == 1

@@ -123,7 +123,7 @@ class Recomputing:
                 return count
             if page.message.complete:
                 self._finish()
-        except (AgentError, RuntimeError, ValueError, TypeError, IndexError, KeyError, MemoryError) as error:
+        except Exception as error:  # whatever it is, who asked is answered
             told = error if isinstance(error, AgentError) else OutOfStep(f"a lost step could not be computed: {error}")
             self._pages.popleft().answer(told)
             self.stop("an earlier step failed")

@@ -226,7 +226,7 @@ class Runner:
         check_looked_back(sequence)
         if self._scheduler.whole_prompts:
             widest = MAX_FRAME_BYTES // (self.stage.hidden_size * self.stage.dtype.itemsize) - self.load.prefill_chunk
-            check_whole_prompt(sequence, widest)
+            check_whole_prompt(sequence, widest, answers_alone=self._scheduler.answers_alone)
         self._scheduler.add(sequence)
         self._resumed.pop(message.sequence, None)
         self._produced.begin(sequence.number, sequence.given)
@@ -468,6 +468,7 @@ class Runner:
             log.exception("a step of deployment %s failed", self.load.deployment, exc_info=error)
         kind = getattr(error, "kind", "memory" if isinstance(error, MemoryError) else "internal")
         self._ring.fail()
+        self._recomputing.stop("the stage has failed")
         message = f"{error}"[:4000] or type(error).__name__
         fault = self._fault_of(kind, message, tuple(piece.sequence for piece in pieces))
         self._send(self._out(Destination.CONTROLLER, fault))

@@ -106,11 +106,16 @@ def check_looked_back(sequence: Sequence) -> None:
         )
 
 
-def check_whole_prompt(sequence: Sequence, widest: int) -> None:
-    """Whether a prompt can go through the stages in one step, of `widest` tokens at most. Raises AgentError."""
-    if sequence.given > widest:
+def check_whole_prompt(sequence: Sequence, widest: int, *, answers_alone: bool = False) -> None:
+    """Whether a prompt can go through the stages in one step, of `widest` tokens at most. Raises AgentError.
+
+    Args:
+        answers_alone: what was answered before a stage was lost does not go along with it.
+    """
+    whole = sequence.prompt_tokens if answers_alone else sequence.given
+    if whole > widest:
         raise OutOfMemory(
-            f"this architecture takes prompts as a whole only, and one of {sequence.given:,} tokens is longer than "
+            f"this architecture takes prompts as a whole only, and one of {whole:,} tokens is longer than "
             f"the {widest:,} that can go from stage to stage at once"
         )
     if sequence.sampling.prompt_logprobs >= 0 and sequence.prompt_tokens > SCORED_CHUNK:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import copy
 import threading
+from collections import Counter
 from collections.abc import Iterable
+from functools import cached_property
 
 import torch
 
@@ -23,8 +25,10 @@ from worker_agent.model.anatomy import Anatomy
 from worker_agent.model.slicing import Slice
 from worker_agent.model.ways import Ways
 from worker_agent.wire.errors import OutOfMemory
-from worker_agent.wire.messages import KvDType, Load, Part, Reuse, int8_known, kv_token_bytes
+from worker_agent.wire.messages import SCALE_BYTES, KvDType, Load, Part, Reuse, int8_known, kv_token_bytes
 
+LOOKED = 513
+"""Lengths of sequences up to which what they take is looked at; of longer ones a page more or less is little."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -87,21 +91,30 @@ class Stage:
         """Bytes set aside for what sequences keep."""
         return kv_bytes(self.slice.anatomy, self.load, self.kv_dtype)
 
-    @property
+    @cached_property
     def block_tokens(self) -> int:
-        """In blocks of how many tokens a sequence takes memory here, so that counting it so is right on average: as
-        many as fill what its first token takes, to the next multiple of BLOCK. (Of rows that lie in the system's
-        memory, each head's take pages of their own; where these hold unlike numbers of tokens, as of numbers in int8
-        and their scales, all of them together decide.)"""
+        """In blocks of how many tokens sequences have to be counted here, so that none takes more memory than it counts
+        for: the least multiple of BLOCK. (Of rows that lie in the system's memory each head's take pages of their own.)
+        To be asked of a stage that is built."""
         if not self.batched or self.static or self.device.type != "cpu" or not reserves():
             return BLOCK
-        anatomy, item, own = self.slice.anatomy, self.dtype.itemsize, range(self.slice.start, self.slice.end)
-        tensors = token = 0
-        for vectors, elements in ((anatomy.kv_vectors[index], anatomy.kv_elements[index]) for index in own):
-            in_int8 = self.kv_dtype == "int8" and vectors
-            tensors += vectors + (2 if in_int8 else 0)
+        anatomy, item, page = self.slice.anatomy, self.dtype.itemsize, page_bytes()
+        token, rows = 0, Counter[int]()  # what a token takes of a row of its own, and how many such rows there are
+        for index in range(self.slice.start, self.slice.end):
+            vectors, elements = anatomy.kv_vectors[index], anatomy.kv_elements[index]
             token += kv_token_bytes(elements, vectors, 0, item, self.kv_dtype)
-        return max(1, round(tensors * page_bytes() / token / BLOCK)) * BLOCK if token else BLOCK
+            if vectors:
+                in_int8 = self.kv_dtype == "int8"
+                rows[elements // vectors * (1 if in_int8 else item)] += vectors
+                if in_int8:
+                    rows[vectors // 2 * SCALE_BYTES] += 2
+        if not token:
+            return BLOCK
+        held = [sum(count * -(-length * row // page) * page for row, count in rows.items()) for length in range(LOOKED)]
+        block = BLOCK
+        while any(-(-length // block) * block * token < held[length] for length in range(1, LOOKED)):
+            block += BLOCK
+        return block
 
     @property
     def is_first(self) -> bool:

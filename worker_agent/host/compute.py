@@ -106,14 +106,26 @@ class Compute(threading.Thread):
 
     # --- notes from other threads --------------------------------------------------------------------
 
-    def add_stage(self, stage: Stage, on_added: Callable[[], None] | None = None) -> None:
-        """Take over a loaded stage; it runs after its first Link."""
+    def add_stage(
+        self,
+        stage: Stage,
+        on_added: Callable[[], None] | None = None,
+        on_failed: Callable[[Exception], None] | None = None,
+    ) -> None:
+        """Take over a loaded stage; it runs after its first Link. One that cannot be made ready is freed."""
 
         def note() -> None:
             key = (stage.load.deployment, stage.load.stage)
-            self._runners[key] = Runner(
-                stage, self._runtime, self._boot, self._send, self._begun, self.grammars, self._aside
-            )
+            try:
+                self._runners[key] = Runner(
+                    stage, self._runtime, self._boot, self._send, self._begun, self.grammars, self._aside
+                )
+            except Exception as error:
+                log.exception("stage %d of %s cannot be made ready", key[1], key[0])
+                drop_stage(stage)
+                if on_failed is not None:
+                    on_failed(error)
+                return
             self._refresh()
             if on_added is not None:
                 on_added()
@@ -127,8 +139,10 @@ class Compute(threading.Thread):
             runner = self._runners.pop((deployment, stage), None)
             if runner is not None:
                 try:
-                    runner.close()
-                    drop_stage(runner.stage)
+                    try:
+                        runner.close()
+                    finally:
+                        drop_stage(runner.stage)
                 # it is gone whatever went wrong: nobody can ask for it any more
                 except Exception:
                     log.exception("stage %d of %s was not freed as it should be", stage, deployment)
@@ -305,7 +319,14 @@ class Compute(threading.Thread):
 
     def _refresh(self) -> None:
         self._refreshed = time.monotonic()
-        self._infos = tuple(runner.info() for runner in self._runners.values())
+        infos = []
+        for key, runner in self._runners.items():
+            try:
+                infos.append(runner.info())
+            except Exception:  # of states that are in doubt; what was last known is told until they are gone
+                log.exception("what stage %d of %s holds cannot be told", key[1], key[0])
+                infos += [each for each in self._infos if (each.deployment, each.stage) == key]
+        self._infos = tuple(infos)
 
     def _runner(self, deployment: str, stage: int) -> Runner:
         runner = self._runners.get((deployment, stage))

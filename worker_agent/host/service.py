@@ -372,7 +372,9 @@ class Service:
             answers_alone=stage.answers_alone,
             block_tokens=stage.block_tokens,
         )
-        self._compute.add_stage(stage, lambda: reply(loaded))
+        self._compute.add_stage(
+            stage, lambda: reply(loaded), lambda error: self._post(partial(self._load_failed, key, error, reply))
+        )
 
     def _load_failed(self, key: StageKey, error: BaseException, reply: Reply) -> None:
         self._forget(key)

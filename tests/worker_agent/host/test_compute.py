@@ -14,6 +14,7 @@ from tests.worker_agent.ring import RUNTIME, Ring, cut_model
 from tests.worker_agent.tiny_models import make_model
 from worker_agent.engine.copying import StateCopies
 from worker_agent.engine.outgoing import Outgoing
+from worker_agent.engine.recomputing import Recomputing
 from worker_agent.engine.runner import Runner
 from worker_agent.engine.stage import Stage
 from worker_agent.host.compute import Compute
@@ -45,7 +46,7 @@ class Thread:
     def __init__(self, stages: list[Stage]) -> None:
         self.said: queue.Queue[Outgoing] = queue.Queue()
         self.compute = Compute(self.said.put, "boot1", RUNTIME)
-        self.epoch = 1
+        self.stages, self.epoch = stages, 1
         for stage in stages:
             self.compute.add_stage(stage)
         self.compute.start()
@@ -169,9 +170,36 @@ def test_a_stage_that_is_not_freed_as_it_should_be_is_gone_all_the_same(
     thread: Thread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Runner, "close", lambda runner: 1 / 0)
+    (stage,) = [each for each in thread.stages if each.load.deployment == "one"]
     removed = threading.Event()
     thread.compute.remove_stage("one", 0, removed.set)
     assert removed.wait(20)
     monkeypatch.undo()
+    assert stage not in stage.weights.stages, "no later one takes it for a sibling"
     assert isinstance(thread.link("one"), Failed)
+    thread.still_answers("other")
+
+
+def test_a_stage_that_cannot_be_made_ready_or_told_of_ends_nothing(
+    thread: Thread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed: queue.Queue[Exception] = queue.Queue()
+    monkeypatch.setattr(Runner, "__init__", lambda *arguments: 1 / 0)
+    thread.compute.add_stage(thread.stages[0], None, failed.put)
+    assert isinstance(failed.get(timeout=20), ZeroDivisionError)
+    monkeypatch.undo()
+    monkeypatch.setattr(Runner, "info", lambda runner: 1 / 0)
+    thread.still_answers("other")
+    monkeypatch.undo()
+    thread.still_answers("other")
+
+
+def test_a_lost_step_that_breaks_off_in_a_way_that_nobody_foresaw_is_answered_and_not_tried_for_ever(
+    thread: Thread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert isinstance(thread.link("one", Resumed(1, 3)), Done)
+    monkeypatch.setattr(Recomputing, "_finish", lambda recomputing: 1 / 0)
+    answer = ask(thread, "recompute")
+    assert isinstance(answer, Failed) and "division by zero" in answer.message
+    monkeypatch.undo()
     thread.still_answers("other")

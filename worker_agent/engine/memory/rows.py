@@ -163,6 +163,18 @@ class RowPool:
             region.give_back(slot * nbytes, nbytes)
         heapq.heappush(self._free, slot)
 
+    def cut(self, slot: int, start: int, end: int) -> None:
+        """Rows `[start, end)` of a slot, its last ones, read as zeros; whole pages of them go back to the system."""
+        page = page_bytes()
+        for region in self._regions:
+            _, heads, tokens, width = region.tensor.shape
+            row = width * region.tensor.dtype.itemsize
+            first, last = -(-start * row // page) * page, -(-end * row // page) * page
+            region.tensor[slot, :, start : min(end, -(-first // row))].zero_()
+            if last > first:
+                for head in range(heads):
+                    region.give_back((slot * heads + head) * tokens * row + first, last - first)
+
     def close(self) -> None:
         self._layers.clear()
         self._regions.clear()
@@ -180,18 +192,16 @@ class RowState(SequenceState):
         super().__init__()
         self.pool, self.slot = pool, slot
         self.length = 0
-        self._touched = 0
-        """Rows that were ever filled: their memory is taken until the end."""
         self._rows: dict[int, Kept] = {}
 
     @property
     def nbytes(self) -> int:
         if self.pool.grows:
             return sum(tensor.nbytes for kept in self._rows.values() for tensor in kept)
-        page, touched = page_bytes(), max(self._touched, self.length)
-        rows = (tensor for kept in self._rows.values() for tensor in kept)
+        page, rows = page_bytes(), (tensor for kept in self._rows.values() for tensor in kept)
         return sum(
-            tensor.shape[1] * -(-touched * tensor.shape[3] * tensor.dtype.itemsize // page) * page for tensor in rows
+            tensor.shape[1] * -(-self.length * tensor.shape[3] * tensor.dtype.itemsize // page) * page
+            for tensor in rows
         )
 
     @property
@@ -207,12 +217,14 @@ class RowState(SequenceState):
         if length < self.length:
             self.version = next_version()
             self._forget(length)
-        self._touched = max(self._touched, self.length)
         self.length = length
 
     def _forget(self, length: int) -> None:
         """Make zeros of the rows behind so many: a call for many sequences multiplies those that it hides by nothing,
-        and nothing times infinity is no number."""
+        and nothing times infinity is no number. Their memory goes back to the system, where it is the system's."""
+        if not self.pool.grows:
+            self.pool.cut(self.slot, length, self.length)
+            return
         for kept in self._rows.values():
             for each in kept:
                 each[0, :, length : self.length].zero_()

@@ -8,6 +8,7 @@ project packs or unpacks bytes for a socket. The prose of this contract is `docs
 
 from worker_agent.wire.messages.control import (
     LEAST_BLOCK_TOKENS,
+    SCALE_BYTES,
     Chunk,
     ChunkAck,
     Constrain,
@@ -191,6 +192,7 @@ __all__ = [
     "MAX_STATES",
     "MAX_STATES_BYTES",
     "OLDEST_WIRE_VERSION",
+    "SCALE_BYTES",
     "U32",
     "U63",
     "WIRE_VERSION",

@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-WIRE_VERSION = 10
+WIRE_VERSION = 11
 """The version this code writes."""
-OLDEST_WIRE_VERSION = 10
+OLDEST_WIRE_VERSION = 11
 """The oldest version this code reads."""
 
 MAX_ENVELOPE_BYTES = 1024 * 1024
