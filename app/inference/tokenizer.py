@@ -1,8 +1,9 @@
 """A model's tokenizer, read with `tokenizers` alone, so that the controller never imports transformers.
 
-Text in, token ids out and back, and the ids that have a meaning of their own (end of text, specials). The ids equal
-those of transformers' `AutoTokenizer`: where it makes another tokenizer of a folder's files than they say, by the class
-that is named for them, what it makes was kept when the model was added (`models/tokenizer_conversion.py`).
+Text in, token ids out and back, and the ids that have a meaning of their own (end of text, specials). The ids are those
+of the file, or those of the class that is named for it in transformers where that class knows better: what
+`AutoTokenizer` makes of it was kept when the model was added, unless it leaves out what a tokenizer of bytes does to a
+text (`models/tokenizer_conversion.py`). A model that was added under another rule keeps the tokenizer that it got.
 """
 
 from __future__ import annotations

@@ -35,6 +35,14 @@ from app.models.safetensors_file import blocks_metadata
 
 BLOCK = re.compile(r"blk\.(\d+)\.")
 
+TOKENIZER_KIND, DIVISION = "tokenizer.ggml.model", "tokenizer.ggml.pre"
+
+PLAIN_DIVISIONS = frozenset({
+    "default", "gpt-2", "phi-2", "mpt", "olmo", "jais", "trillion", "granite-docling", "gigachat", "a.x-4.0", "mellum",
+    "modern-bert", "roberta-bpe", "jina-es", "jina-de", "jina-v1-en", "jina-v2-es", "jina-v2-de", "jina-v2-code",
+})  # fmt: skip
+"""Names under which llama.cpp divides a text as GPT-2 does, and the one that says nothing."""
+
 
 def convert(request: ConvertRequest, report: ProgressCallback) -> ConvertOutcome:
     """Write the model in a GGUF file to the folder `request.target`.
@@ -300,14 +308,33 @@ def _open(path: Path, outline: Path, header: GgufHeader, *, keep: bool) -> _Read
 
 
 def _save_tokenizer(path: Path, target: Path) -> tuple[str, ...]:
-    """Write the tokenizer that the file holds. Returns why not, when it holds none that can be read."""
+    """Write the tokenizer that the file holds. Returns why not, when it holds none that can be read, or what of it has
+    no effect.
+    """
     from transformers import AutoTokenizer
 
     try:
         AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(target)
     except (ValueError, KeyError, TypeError, AttributeError, NotImplementedError, IndexError) as error:
         return (f"The file's tokenizer cannot be read ({type(error).__name__}: {error}).",)
-    return ()
+    return _division_notes(path)
+
+
+def _division_notes(path: Path) -> tuple[str, ...]:
+    """What a user should know of the way in which the file's tokenizer divides texts."""
+    import gguf
+    from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
+
+    fields: Any = gguf.GGUFReader(str(path)).fields
+    kind, name = (fields[key].contents() if key in fields else "" for key in (TOKENIZER_KIND, DIVISION))
+    # Only of a vocabulary of bytes does transformers look at the name to good purpose; others have no such patterns.
+    if kind != "gpt2" or not name or name in GGUF_PRE_TOKENIZER_SPLITS or name in PLAIN_DIVISIONS:
+        return ()
+    return (
+        f"The file's tokenizer divides texts in a way ({DIVISION} = {str(name)[:60]}) that transformers has no pattern "
+        "for, so they are divided as GPT-2 does, and numbers or other scripts may get other token ids than the model "
+        "was made with.",
+    )
 
 
 if __name__ == "__main__":

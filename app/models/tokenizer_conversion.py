@@ -24,6 +24,9 @@ from app.models.tokenizer_reading import read_tokenizer
 
 GPT2_SPECIAL = "<|endoftext|>"
 
+BYTES = "ByteLevel"
+"""The step that writes a text as its bytes, in tokenizer.json."""
+
 KNOWN = 0.95
 """Share of the files' tokens that a converted tokenizer must have. transformers makes one of three tokens where it
 finds no file under the name that the model's usual tokenizer has; some leave out tokens that mean nothing."""
@@ -67,22 +70,53 @@ def tokenizer_as_made(folder: Path, target: Path) -> bool:
 
     Many classes take the file's vocabulary alone and bring their own ways of dividing a text: Llama's for one puts no
     space behind a special token, whatever the file says. Some add a beginning or an end that tokenizer_config.json
-    wants and the file does not.
+    wants and the file does not. Where such a class leaves out a step of a tokenizer of bytes, as GPT-2's does with a
+    division of numbers into digits, that is no better knowledge but a loss: the model was made with the step.
 
     Returns:
-        Whether it is another. Not where transformers cannot read it: the file is all there is then.
+        Whether there is another now, to be used instead of the file. Not where transformers cannot read the file, and
+        not where it leaves out a step.
+
+    Raises:
+        ModelError: there is no tokenizer.json, or it cannot be read.
     """
     logging.set_verbosity_error()
+    said, _ = read_tokenizer(folder)
     try:
         made = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         backend: Tokenizer = made.backend_tokenizer
     except Exception:  # files can be broken in any way, and the Rust side raises plain Exception
         return False
-    said, _ = read_tokenizer(folder)
-    if _parts(backend) == _parts(said):
+    if _parts(backend) == _parts(said) or _leaves_out_steps(backend, said):
         return False
     _save(made, folder, target)
     return True
+
+
+def _leaves_out_steps(made: Tokenizer, said: Tokenizer) -> bool:
+    """Whether a tokenizer lacks a step by which the file's, one of bytes, changes or divides a text.
+
+    Of other kinds nothing can be told by this: what a SentencePiece model does is written as a normalizer by some and
+    as a pre-tokenizer by others. Of the step of bytes itself the class may know better: it brings a division by a
+    pattern where the file leaves that to the step, and a prefix may be wanted by tokenizer_config.json.
+    """
+    wanted = _steps(said.pre_tokenizer)
+    if BYTES not in wanted:
+        return False
+    return not (wanted <= _steps(made.pre_tokenizer) and _steps(said.normalizer) <= _steps(made.normalizer))
+
+
+def _steps(part: Any) -> frozenset[str]:
+    """The steps of a normalizer or a pre-tokenizer, sequences taken apart: each as its JSON, but bytes as a word."""
+    found: set[str] = set()
+    rest = [] if part is None else [json.loads(part.__getstate__())]
+    while rest:
+        step = rest.pop()
+        if step["type"] == "Sequence":
+            rest += step.get("pretokenizers") or step.get("normalizers") or []
+        else:
+            found.add(BYTES if step["type"] == BYTES else json.dumps(step, sort_keys=True))
+    return frozenset(found)
 
 
 def _parts(tokenizer: Tokenizer) -> tuple[object, ...]:

@@ -67,6 +67,12 @@ JOB_KINDS = {
     "invite": "Invite a machine",
 }  # fmt: skip
 
+_GOES_ON = "It can be begun again, and goes on from where it was: what was fetched or sent already is used."
+_AGAIN = {"add": _GOES_ON, "demo": _GOES_ON, "deploy": _GOES_ON, "invite": ""}
+"""What to do about a job that failed, where that is not plainly to begin it again. What a cut had written is removed;
+an invitation is a new one each time.
+"""
+
 GETTING_READY, READING_THE_PROMPT, COMPUTING = "Getting ready", "Reading the prompt", "Computing"
 WAITING, ON_THE_WAY, INTERRUPTED = "Waiting for a turn", "On the way", "Interrupted"
 """What a request's time goes into."""
@@ -178,7 +184,7 @@ class Telling:
         """Everything that is said, to paste into a message."""
         lines = [f"{self.title} ({self.state.lower()})"]
         if self.run.error:
-            lines += ["", f"Error: {self.run.error}", self.advice]
+            lines += ["", f"Error: {self.run.error}", *([self.advice] if self.advice else [])]
         if self.insight:
             lines += ["", self.insight]
         for section in self.all_sections():
@@ -219,7 +225,7 @@ def tell(run: Run) -> Telling:
     if run.job is not None:
         title, kind = run.job.title, JOB_KINDS.get(run.job.kind, run.job.kind)
         what: Facts = (("Kind", kind), ("Model", run.model or "–"))
-        advice = "It can be started again from the same place; what was done already is used."
+        advice = _AGAIN.get(run.job.kind, "It can be begun again.")
         if run.job.details:
             sections.append(Section("Result", tuple((_named(n), _detail(n, v)) for n, v in run.job.details.items())))
     else:

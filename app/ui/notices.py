@@ -91,9 +91,15 @@ class Notices(QObject):
 
 def details_of(what: str, error: ShardboardError) -> str:
     """All that is known of an error, as text to copy."""
-    lines = [f"{what}", f"error: {error.message}", f"advice: {error.advice}", f"kind: {error.kind}"]
+    lines = [f"{what}", f"error: {error.message}", f"advice: {error.advice}", further_details(error)]
+    return "\n".join(line for line in lines if not line.endswith(": "))
+
+
+def further_details(error: ShardboardError) -> str:
+    """What is known of an error besides its sentences: its kind, the node, what caused it."""
+    lines = [f"kind: {error.kind}"]
     if isinstance(error, NodeError) and error.node:
         lines.append(f"node: {error.node}")
     if error.__cause__ is not None:
         lines += ["", *(line.rstrip() for line in traceback.format_exception(error.__cause__))]
-    return "\n".join(line for line in lines if not line.endswith(": "))
+    return "\n".join(lines)

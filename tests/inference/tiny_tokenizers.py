@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,11 @@ def text_words(count: int) -> Tokenizer:
     return tokenizer
 
 
-def byte_level() -> Tokenizer:
-    """GPT-2's and Llama 3's kind, with a bos token put in front by the post-processor."""
+def byte_level(words: Iterable[str] = ()) -> Tokenizer:
+    """GPT-2's and Llama 3's kind, with a bos token put in front by the post-processor.
+
+    `words` are read besides the corpus, so often that each becomes one token.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -39,7 +43,7 @@ def byte_level() -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer.train_from_iterator([*CORPUS, *(word for word in words for _ in range(20))], trainer)
     tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 0)])
     return tokenizer
 

@@ -13,11 +13,12 @@ import torch
 from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
 from gguf.quants import dequantize, quantize
 from safetensors.torch import save_file
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from app.errors import BadInput, ModelError
 from app.models.gguf import ConvertRequest, model_files
 from app.models.gguf_header import read_gguf_header
-from app.models.gguf_process import convert
+from app.models.gguf_process import _save_tokenizer, convert
 from app.models.library import ModelLibrary
 from app.models.safetensors_file import read_header
 from app.models.sources import recognise
@@ -292,6 +293,30 @@ def test_the_library_adds_a_gguf_file_through_a_child_process(tmp_path: Path) ->
     assert not description.has_tokenizer and "tokenizer cannot be read" in " ".join(description.notes)
     path.unlink()  # the library holds the weights itself
     assert library.digests(description).parts()
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "noted"),
+    [("gpt2", "smollm", True), ("gpt2", "llama-bpe", False), ("gpt2", "gpt-2", False), ("gpt2", "", False),
+     ("llama", "smollm", False)],
+)  # fmt: skip
+def test_a_division_of_texts_that_transformers_has_no_pattern_for_is_noted(
+    kind: str, name: str, noted: bool, tmp_path: Path
+) -> None:
+    letters = [*bytes_to_unicode().values(), '!"']
+
+    def with_tokenizer(writer: GGUFWriter) -> None:
+        writer.add_tokenizer_model(kind)
+        if name:
+            writer.add_tokenizer_pre(name)
+        writer.add_token_list(letters)
+        writer.add_token_merges(['! "'])
+        writer.add_token_scores([0.0] * len(letters))
+
+    path = write_llama(tmp_path / "tiny.gguf", besides=with_tokenizer)
+    notes = _save_tokenizer(path, tmp_path / "out")
+    assert (tmp_path / "out" / "tokenizer.json").is_file()
+    assert [("(tokenizer.ggml.pre = smollm)" in note and "other token ids" in note) for note in notes] == [True] * noted
 
 
 def test_a_truncated_file_is_refused_and_nothing_is_left(tmp_path: Path) -> None:

@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 import sentencepiece
+import tokenizers
+from tokenizers import Regex
+from tokenizers.normalizers import NFC
+from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence, Split
 from transformers import AutoTokenizer
 
 from app.errors import ModelError
@@ -246,6 +250,57 @@ def test_ids_are_those_of_the_class_that_transformers_takes_for_the_files(
             ids = ours.encode(text, add_special_tokens=special)
             assert ids == theirs.encode(text, add_special_tokens=special), text
             assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
+
+
+NUMBERS = [*PROBES, "In 1234567 days, at 12:30", "x = 40 + 2", "a  12\n\n345"]
+THREE_DIGITS = r" ?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s+"
+SPLIT = Sequence([Split(Regex(THREE_DIGITS), "isolated"), ByteLevel(add_prefix_space=False, use_regex=False)])
+DIGITS = Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)])
+
+
+def byte_level_in_steps(steps: Sequence) -> tokenizers.Tokenizer:
+    """A tokenizer of bytes that divides texts in these steps, with numbers of several digits as tokens."""
+    tokenizer = byte_level(("1234567", " 12", " 40", "12345"))
+    tokenizer.pre_tokenizer = steps
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("steps", "model_type", "named"),
+    [
+        (DIGITS, "llama", "GPT2Tokenizer"),  # SmolLM2's kind
+        (DIGITS, "starcoder2", "GPT2Tokenizer"),
+        (SPLIT, "llama", "GPT2Tokenizer"),
+        (SPLIT, "qwen2", "Qwen2Tokenizer"),  # which brings another one
+    ],
+)
+def test_a_division_that_the_named_class_leaves_out_is_the_files(
+    steps: Sequence, model_type: str, named: str, tmp_path: Path
+) -> None:
+    """The model was made with it: numbers would come as other ids."""
+    place, target = tmp_path / "model", tmp_path / "kept"
+    place.mkdir()
+    said = byte_level_in_steps(steps)
+    config = {"tokenizer_class": named}
+    tiny_tokenizers.save(place, said, config={"model_type": model_type}, tokenizer_config=config)
+    theirs = AutoTokenizer.from_pretrained(place)
+    assert any(theirs.encode(text) != said.encode(text).ids for text in NUMBERS), "the class would do as well"
+    found = settle_tokenizer(place, str(target), rows=10_000)
+    ours = Tokenizer.open(place, Path(found.folder or place))
+    assert [ours.encode(text) for text in NUMBERS] == [said.encode(text).ids for text in NUMBERS]
+    assert ours.encode("12")[0] == ours.id_of("<bos>")
+
+
+def test_a_normalizer_that_the_named_class_leaves_out_is_the_files(tmp_path: Path) -> None:
+    place, target = tmp_path / "model", tmp_path / "kept"
+    place.mkdir()
+    said = byte_level_in_steps(Sequence([ByteLevel(add_prefix_space=False)]))
+    said.normalizer = NFC()
+    config = {"tokenizer_class": "GPT2Tokenizer"}
+    tiny_tokenizers.save(place, said, config={"model_type": "llama"}, tokenizer_config=config)
+    found = settle_tokenizer(place, str(target), rows=10_000)
+    ours = Tokenizer.open(place, Path(found.folder or place))
+    assert ours.encode("e\u0301") == ours.encode("é")
 
 
 def test_a_tokenizer_that_was_made_of_a_gguf_file_is_kept_as_it_is(tmp_path: Path) -> None:

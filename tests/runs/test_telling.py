@@ -80,3 +80,14 @@ def test_a_telling_is_copied_as_text_with_its_events() -> None:
     assert "See what each node can hold" in text and "warning: mini is slow" in text
     assert event_text(replace(run.events[0], message="a late beat")) == "mini: a late beat"
     assert run.created_at == BEGAN
+
+
+def test_only_of_jobs_that_go_on_from_where_they_were_is_that_said() -> None:
+    run = replace(job_run(), status="failed", error="The disk of /data is full. Free some space.")
+    assert run.job is not None
+    advice = {
+        kind: tell(replace(run, job=replace(run.job, kind=kind))).advice for kind in ("add", "deploy", "cut", "invite")
+    }
+    assert advice["add"] == advice["deploy"] and "goes on from where it was" in advice["add"]
+    assert (advice["cut"], advice["invite"]) == ("It can be begun again.", "")
+    assert tell(job_run()).advice == ""

@@ -26,7 +26,7 @@ class Health(BaseModel):
     """Whether the server lives, and whether it can be given work."""
 
     status: Literal["ok", "degraded", "failing", "ending"]
-    """degraded: no node answers; failing: the registry cannot be written; ending: it is about to stop."""
+    """degraded: no node answers and gets on; failing: the registry cannot be written; ending: it is about to stop."""
     registry: str
     nodes: int
     nodes_up: int
@@ -56,7 +56,10 @@ async def live() -> Response:
 @router.head("/health/ready", include_in_schema=False)
 @router.get("/health/ready", summary="Readiness", responses=HEALTH)
 async def ready(request: Request) -> Response:
-    """200 when a request to a model has a chance: the registry can be written and a node answers. Else 503."""
+    """200 when a request to a model has a chance: the registry can be written, and a node answers and gets on.
+
+    Else 503.
+    """
     found = await _look(request)
     return JSONResponse(found.model_dump(), 200 if found.status == "ok" else 503)
 

@@ -8,7 +8,7 @@ from app.jobs.job import JobSnapshot
 from app.progress import figures_words, phase_words, progress_words
 from app.registry.records import JobStatus
 from app.runs.telling import state_word, tell
-from app.ui.notices import details_of
+from app.ui.notices import further_details
 
 KIND_ICONS = {
     "cut": "scissors",
@@ -63,7 +63,7 @@ def details_text(view: JobSnapshot) -> str:
     if view.result:
         parts.append(view.result)
     if view.error is not None:
-        parts.append(details_of(view.title, view.error))
+        parts.append(further_details(view.error))  # its sentences are in the run's telling
     return "\n\n".join(parts)
 
 
