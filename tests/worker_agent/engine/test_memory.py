@@ -164,7 +164,8 @@ def test_whatever_was_done_to_a_state_it_goes_on_as_one_from_scratch(
     found = driver.step(number, len(driver.given[number]), [5])
     _, expected = driver.begin(driver.given[number])
     # A difference in the last bits may be kept as the next number of the 8 bits.
-    near = 2e-2 if executor._rows.int8 else 2e-4
+    # In another order of sums (step by step, and at once) logits of about 1 come out up to 2.2e-4 apart.
+    near = 2e-2 if executor._rows.int8 else 1e-3
     torch.testing.assert_close(found, expected, atol=near, rtol=near)
 
 
