@@ -61,6 +61,7 @@ from app.models.library import ModelLibrary
 from app.paths import Home
 from app.registry import (
     DeploymentRecord,
+    EventLevel,
     JobRecord,
     LinkRecord,
     MeasurementRecord,
@@ -71,6 +72,7 @@ from app.registry import (
 from app.runs.measured import newest_of_each
 from app.runs.reader import RunReader
 from app.runs.retention import Pruned, prune
+from app.runs.telling import asked_by
 from app.runs.trace import UNKNOWN, Origin
 from app.serving import ServingWish
 from app.sharding.cut import CutResult
@@ -185,11 +187,13 @@ class Controller:
         await asyncio.to_thread(settings.save, self.home.settings)
         self.settings = settings
 
-    async def prune(self) -> Pruned:
-        """Forget now what is older or more than the settings allow."""
+    async def prune(self, origin: Origin = UNKNOWN) -> Pruned:
+        """Forget now what is older or more than the settings allow; an event says what, and who asked."""
         pruned = await asyncio.to_thread(prune, self.registry, self.settings.records)  # may take minutes
         if pruned.anything:
-            log.info("forgotten: %s", pruned)
+            said = f"Forgotten: {pruned}{asked_by(origin)}."
+            log.info(said)
+            await self.registry.call(lambda known: known.events.add(EventLevel.INFO, "records", said))
         return pruned
 
     # --- models ----------------------------------------------------------------------------------------
@@ -300,9 +304,9 @@ class Controller:
         """
         return await self.jobs.do(LaunchWork(LocalWish(count, threads, memory, device, keep)), origin, on_progress)
 
-    async def stop_agent(self, node_id: int) -> NodeRecord:
+    async def stop_agent(self, node_id: int, origin: Origin = UNKNOWN) -> NodeRecord:
         """End the agent of a node that a launcher has brought; node, key and parts stay. Raises NodeError."""
-        return await self.launchers.stop(node_id)
+        return await self.launchers.stop(node_id, origin)
 
     async def stop_agents(self, keep_flagged: bool = True) -> list[NodeRecord]:
         """Stop all running agents that were launched here with `keep=False`, or without `keep_flagged` all of them.
@@ -311,13 +315,13 @@ class Controller:
         """
         return await self.nodes.stop_local(keep_flagged=keep_flagged)
 
-    async def start_agent(self, node_id: int, keep: bool | None = None) -> NodeRecord:
+    async def start_agent(self, node_id: int, keep: bool | None = None, origin: Origin = UNKNOWN) -> NodeRecord:
         """Start the agent of a node that a launcher has brought again; its deployments load with the next request.
 
         Args:
             keep: as for `launch_local`, of one that was launched here; None leaves it as it was.
         """
-        return await self.launchers.start_again(node_id, keep)
+        return await self.launchers.start_again(node_id, keep, origin)
 
     async def stopped_agents(self) -> list[NodeRecord]:
         """The nodes whose agents were launched here and do not run."""

@@ -53,7 +53,7 @@ async def take_local_agents(
     async def make() -> list[NodeRecord]:
         return await controller.launch_local(missing, keep=keep, origin=origin) if missing else []
 
-    reviving = asyncio.gather(*(controller.start_agent(record.id) for record in stopped))
+    reviving = asyncio.gather(*(controller.start_agent(record.id, origin=origin) for record in stopped))
     made, revived = await asyncio.gather(make(), reviving)
     return TakenAgents(tuple(running), tuple(revived), tuple(made))
 

@@ -52,7 +52,7 @@ class Machine:
         self.done.append(("launch", count, keep))
         return [node_record(100 + number, here=True) for number in range(count)]
 
-    async def start_agent(self, node: int) -> NodeRecord:
+    async def start_agent(self, node: int, *, origin: Origin) -> NodeRecord:
         self.done.append(("start", node))
         return node_record(node, here=True)
 

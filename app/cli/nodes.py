@@ -189,7 +189,7 @@ def start_node(
     with open_controller(monitor=False) as session:
         chosen = session.run(session.controller.stopped_agents()) if every else None
         for record in _one_or(chosen, node, session):
-            started = session.run(session.controller.start_agent(record.id))
+            started = session.run(session.controller.start_agent(record.id, origin=origin()))
             note(f"The agent of {started.hostname} (node {started.id}) runs.")
 
 
@@ -204,7 +204,8 @@ def stop_node(
             _one_or([], node, session)
             stopped = session.run(session.controller.stop_agents(keep_flagged=False))
         else:
-            stopped = [session.run(session.controller.stop_agent(each.id)) for each in _one_or(None, node, session)]
+            chosen = _one_or(None, node, session)
+            stopped = [session.run(session.controller.stop_agent(each.id, origin=origin())) for each in chosen]
     for record in stopped:
         note(f"The agent of {record.hostname} (node {record.id}) has ended.")
 

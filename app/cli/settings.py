@@ -9,7 +9,7 @@ import typer
 
 from app.cli.options import Json
 from app.cli.output import note, print_fields, print_json
-from app.cli.session import open_controller
+from app.cli.session import open_controller, origin
 from app.control.address import DoorAddress
 from app.controller_settings import ControllerSettings
 from app.errors import BadInput
@@ -47,7 +47,7 @@ def set_settings(
 def prune_records(as_json: Json = False) -> None:
     """Forget now what is older or more than `records.…` allow; a controller does it every six hours by itself."""
     with open_controller(monitor=False) as session:
-        pruned = session.run(session.controller.prune())
+        pruned = session.run(session.controller.prune(origin()))
     if as_json:
         print_json(pruned)
     else:

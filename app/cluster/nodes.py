@@ -222,17 +222,22 @@ class NodeDirectory:
 
         Without `keep`, `stop_local` ends them.
 
-        Raises NodeError or BadInput; the agents of this call that could not be registered are ended again.
+        Raises NodeError or BadInput; none of this call is left then, neither nodes nor agents.
         """
         launched = await self._launcher.start(count, threads=threads, memory=memory, device=device, keep=keep)
-        records: list[NodeRecord] = []
         try:
-            for agent in launched:
-                records.append(await self._add_launched(agent))
+            return [await self._add_launched(agent) for agent in launched]
         except BaseException:
-            await asyncio.gather(*(self._launcher.end(agent.public_key) for agent in launched[len(records) :]))
+            await asyncio.shield(self._take_back(launched))
             raise
-        return records
+
+    async def _take_back(self, launched: list[LaunchedAgent]) -> None:
+        """Whoever asks again gets as many as are asked for, not those of the first time besides."""
+        keys = {agent.public_key for agent in launched}
+        for record in await self._registry.call(lambda known: known.nodes.list()):
+            if record.public_key in keys:  # one whose adding was cancelled may be registered, too
+                await self.remove(record.id)
+        await asyncio.gather(*(self._launcher.end(key) for key in keys))
 
     async def revive(self, node: int, *, keep: bool | None = None) -> NodeRecord:
         """Start the agent of a node that was launched here, if it does not run: same key, same port, same parts.

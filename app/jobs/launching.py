@@ -66,8 +66,8 @@ class UpdateWork:
         return f"Update the agent of {self.name}"
 
     async def do(self, job: Job, means: Means) -> Outcome[NodeRecord]:
+        job.details.update(nodes=[self.node_id])
         record = await _ended(job, means.launchers.update(self.node_id, _phases(job)))
-        job.details.update(nodes=[record.id])
         return Outcome(record, "", f"{record.hostname} runs with Shardboard {__version__}.")
 
 

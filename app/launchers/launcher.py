@@ -130,7 +130,8 @@ class Launcher(Protocol[Wanted]):
     async def start(self, wish: Wanted, report: Report = unheard) -> list[NodeRecord]:
         """Bring agents there and register them; the nodes that there are then, as wished.
 
-        Raises BadInput, NodeError; what this call began is taken away again then.
+        Raises BadInput, NodeError; what this call began is taken away again then. Over SSH, what is set up there stays
+        where it took too long.
         """
         ...
 

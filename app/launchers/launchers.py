@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +14,9 @@ from app.launchers.launcher import Brought, Launcher, LauncherState, LocalWish, 
 from app.launchers.ray import RayLauncher
 from app.launchers.ssh import SshAgents
 from app.paths import Home
-from app.registry import NodeRecord, Registry
+from app.registry import EventLevel, NodeRecord, Registry
+from app.runs.telling import asked_by
+from app.runs.trace import UNKNOWN, Origin
 
 
 class Launchers:
@@ -21,6 +24,8 @@ class Launchers:
 
     def __init__(self, home: Home, nodes: NodeDirectory, registry: Registry, controller_key: str) -> None:
         self._registry = registry
+        self._turns: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
+        """By node: of ending, starting and updating its agent, one at a time."""
         self.local = ThisMachine(nodes)
         self.ssh = SshAgents.of(home, nodes, registry, controller_key)
         self.ray = RayLauncher(home.root / "ray.json", nodes, registry, controller_key)
@@ -50,25 +55,31 @@ class Launchers:
             kind="refused",
         )
 
-    async def stop(self, node_id: int) -> NodeRecord:
+    async def stop(self, node_id: int, origin: Origin = UNKNOWN) -> NodeRecord:
         """End a node's agent; node, key and layers stay. Raises NodeError."""
-        node = await self._registry.call(lambda known: known.nodes.get(node_id))
-        return await (await self.of(node)).stop(node)
+        async with self._turns[node_id]:
+            node = await self._registry.call(lambda known: known.nodes.get(node_id))
+            launcher = await self.of(node)
+            await self._note(node_id, f"The agent is being ended{asked_by(origin)}.")
+            return await launcher.stop(node)
 
-    async def start_again(self, node_id: int, keep: bool | None = None) -> NodeRecord:
+    async def start_again(self, node_id: int, keep: bool | None = None, origin: Origin = UNKNOWN) -> NodeRecord:
         """Start the agent of a node that was ended. Raises NodeError.
 
         Args:
             keep: of one on this machine, whether it goes on when the window closes; None leaves it as it was.
         """
-        node = await self._registry.call(lambda known: known.nodes.get(node_id))
-        launcher = await self.of(node)
-        return await (self.local.revive(node, keep) if launcher is self.local else launcher.start_again(node))
+        async with self._turns[node_id]:
+            node = await self._registry.call(lambda known: known.nodes.get(node_id))
+            launcher = await self.of(node)
+            await self._note(node_id, f"The agent is being started again{asked_by(origin)}.")
+            return await (self.local.revive(node, keep) if launcher is self.local else launcher.start_again(node))
 
     async def update(self, node_id: int, report: Report = unheard) -> NodeRecord:
         """End a node's agent and start it with today's program. Raises NodeError."""
-        node = await self._registry.call(lambda known: known.nodes.get(node_id))
-        return await (await self.of(node)).update(node, report)
+        async with self._turns[node_id]:
+            node = await self._registry.call(lambda known: known.nodes.get(node_id))
+            return await (await self.of(node)).update(node, report)
 
     async def remove(self, node: NodeRecord) -> None:
         """Take away what a launcher has brought to a node that was removed."""
@@ -97,6 +108,9 @@ class Launchers:
             problem = await asyncio.to_thread(each.problem)
             found.append(LauncherState(each.name, each.title, problem, tuple(own), gone))
         return found
+
+    async def _note(self, node_id: int, sentence: str) -> None:
+        await self._registry.call(lambda known: known.events.add(EventLevel.INFO, "nodes", sentence, node_id=node_id))
 
     def _gone(self, public_key: str) -> str:
         return next((said for each in self if (said := each.gone().get(public_key))), "")

@@ -67,22 +67,32 @@ class SshAgents:
             raise NodeError(problem, kind="refused")
         report("connecting")
         async with self._launcher.connected(place, wish.host_key) as connection:
-            report("copying the agent")
-            copied = await self._launcher.copy(connection)
-            agent = None if copied else await self._launcher.running(connection)
-            if agent is None:
-                await self._launcher.end(connection)
-                try:
+            was_there = await self._launcher.is_there(connection)
+            before = await asyncio.to_thread(self._read)
+            agent, ran = None, False
+            try:
+                report("copying the agent")
+                if not await self._launcher.copy(connection):
+                    agent = await self._launcher.running(connection)
+                    ran = agent is not None
+                if agent is None:
+                    await self._launcher.end(connection)
                     agent = await self._started(connection, wish, report)
-                    await self._noted(wish, agent)
-                    return await self._registered(place, agent)
-                except BaseException:
-                    await asyncio.shield(self._launcher.remove(connection))
-                    if agent is not None:
-                        await asyncio.shield(asyncio.to_thread(self._keep, agent.public_key, None))
-                    raise
-            await self._noted(wish, agent)
-            return await self._registered(place, agent)
+                await self._noted(wish, agent)
+                return await self._registered(place, agent)
+            except BaseException as error:
+                too_slow = agent is None and isinstance(error, NodeError) and error.kind == "timeout"
+                if not ran:
+                    await asyncio.shield(self._undone(connection, was_there or too_slow))
+                if agent is not None:
+                    kept = before.get(agent.public_key)
+                    await asyncio.shield(asyncio.to_thread(self._keep, agent.public_key, kept))
+                raise
+
+    async def _undone(self, connection: asyncssh.SSHClientConnection, stays: bool) -> None:
+        """After a failure the agent runs no more. What lay there before stays, since a node's key and layers are in it;
+        so does what took too long, since trying again goes on from it."""
+        await (self._launcher.end(connection) if stays else self._launcher.remove(connection))
 
     async def _noted(self, wish: SshWish, agent: RemoteAgent) -> None:
         """Before it is a node: whoever shows that asks whose it is."""
@@ -123,6 +133,7 @@ class SshAgents:
         async with self._launcher.connected(place) as connection:
             agent = await self._launcher.running(connection)
             if agent is None:
+                await self._launcher.end(connection)  # one that still loads would be nobody's once another is started
                 agent = await self._started(connection, kept.wish(), report)
             record = await self._registered(place, agent)
         await asyncio.to_thread(self._keep, agent.public_key, msgspec.structs.replace(kept, pid=agent.pid))

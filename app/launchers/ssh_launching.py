@@ -138,6 +138,10 @@ class SshLauncher:
                 await asyncio.to_thread(hosts.pin, target.place, accepted[-1])
             yield connection
 
+    async def is_there(self, connection: asyncssh.SSHClientConnection) -> bool:
+        """Whether anything of ours lies there, such as the key and the layers of a node."""
+        return bool((await _ask(connection, f'ls -d "$HOME/{FOLDER}" 2>/dev/null || true')).strip())
+
     async def copy(self, connection: asyncssh.SSHClientConnection) -> bool:
         """Bring the code there up to date; returns whether anything had to be copied."""
         content, digest = await asyncio.to_thread(package)
@@ -182,7 +186,8 @@ class SshLauncher:
         except TimeoutError:
             raise NodeError(
                 f"The agent there was started, and has not said within {duration(READY_SECONDS)} that it listens.",
-                f"Look at ~/{FOLDER}/output.log on that machine; where it is only slow, try again.",
+                f"Look at ~/{FOLDER}/output.log on that machine; where it is only slow, try again: what was set up "
+                "there, in that folder, stays.",
                 kind="timeout",
             ) from None
         return msgspec.json.decode(said, type=RemoteAgent)
@@ -226,7 +231,8 @@ async def _ask(
     except TimeoutError:
         raise NodeError(
             f"A command over SSH did not end there within {duration(seconds)}.",
-            "See whether that machine is busy or its disk is full; then try again, which goes on where this stopped.",
+            f"See whether that machine is busy or its disk is full; then try again: what was done there until now, in "
+            f"~/{FOLDER}, stays, and is gone on from.",
             kind="timeout",
         ) from None
     said = _text(done.stdout)

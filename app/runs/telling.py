@@ -320,6 +320,11 @@ def origin_text(origin: Origin) -> str:
     return f"{who}: {origin.client}" if origin.client else who
 
 
+def asked_by(origin: Origin) -> str:
+    """The end of a sentence: `; asked for by ada, in the window`, and nothing where nobody is known to have asked."""
+    return "" if origin == UNKNOWN else f"; asked for by {origin_text(origin)}"
+
+
 def time_taken(begun: datetime | None, ended: datetime | None) -> str:
     """So far, for what has not ended."""
     return duration(None if begun is None else ((ended or datetime.now(UTC)) - begun).total_seconds())

@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import Depends, Query, Request
 from starlette.responses import Response
 
+from app.api.agents import check_retry
 from app.api.bodies import Nothing, accepts, body_of, done
 from app.api.failures import NotFound, Overloaded
 from app.api.job_views import JobList, JobView
@@ -55,7 +56,7 @@ async def retry(
     body: Annotated[Nothing, Depends(accepts(Nothing))],
 ) -> Response:
     """Begins a job that failed or was cancelled, whoever began it, as a new one; a download goes on where it was."""
-    await job_record(controller, job_id)
+    await check_retry(controller, await job_record(controller, job_id))
     check_room(controller)
     again = await controller.retry_job(job_id, origin)
     return done(request, JobView.of(again, controller.jobs), "/", 202)

@@ -9,6 +9,7 @@ import msgspec
 from fastapi import Depends, Path, Query, Request
 from starlette.responses import Response
 
+from app.api.agents import brought_node
 from app.api.bodies import (
     AddNode,
     DrainNode,
@@ -32,7 +33,6 @@ from app.api.state import Number, TheController, node_views
 from app.api.views import ALWAYS, NodeList, NodeView, errors
 from app.cluster.invitations import INVITATION_PORT, JoinCommand
 from app.cluster.node_state import NodeState
-from app.controller import Controller
 from app.errors import BadInput, Conflict, NodeError, RegistryError
 from app.finding import begin_meeting, confirm_meeting, end_meeting, find_machines
 from app.jobs.inviting import InviteWork
@@ -40,7 +40,6 @@ from app.jobs.launching import LaunchWork, UpdateWork
 from app.jobs.probing import LinksWork
 from app.launchers.launcher import LocalWish, RayWish, Wish
 from app.launching import launchers
-from app.registry import NodeRecord
 from worker_agent.wire.announcing import network_address
 
 router = Room(prefix="/shard/api/nodes", tags=["nodes"], responses=errors(*ALWAYS))
@@ -173,11 +172,15 @@ async def drain(
     responses={200: {"model": NodeView}, **errors(400, 404, 409, 415, 422, 503, 507)}, openapi_extra=body_of(Nothing),
 )  # fmt: skip
 async def start(
-    request: Request, controller: TheController, node_id: Number, body: Annotated[Nothing, Depends(accepts(Nothing))]
+    request: Request,
+    controller: TheController,
+    origin: Caller,
+    node_id: Number,
+    body: Annotated[Nothing, Depends(accepts(Nothing))],
 ) -> Response:
     """Of one that a launcher has brought and that was ended. What it held loads with the next request."""
-    node = await _brought(controller, node_id)
-    return done(request, NodeView.of(controller, await controller.start_agent(node.id)), PAGE)
+    node = await brought_node(controller, node_id)
+    return done(request, NodeView.of(controller, await controller.start_agent(node.id, origin=origin)), PAGE)
 
 
 @router.post(
@@ -185,11 +188,15 @@ async def start(
     responses={200: {"model": NodeView}, **errors(400, 404, 409, 415, 422, 503, 507)}, openapi_extra=body_of(Nothing),
 )  # fmt: skip
 async def stop(
-    request: Request, controller: TheController, node_id: Number, body: Annotated[Nothing, Depends(accepts(Nothing))]
+    request: Request,
+    controller: TheController,
+    origin: Caller,
+    node_id: Number,
+    body: Annotated[Nothing, Depends(accepts(Nothing))],
 ) -> Response:
     """Of one that a launcher has brought. The node stays, with its key and the layers on its disk."""
-    node = await _brought(controller, node_id)
-    return done(request, NodeView.of(controller, await controller.stop_agent(node.id)), PAGE)
+    node = await brought_node(controller, node_id)
+    return done(request, NodeView.of(controller, await controller.stop_agent(node.id, origin=origin)), PAGE)
 
 
 @router.get("/log/{node_id}/", summary="What a node's agent has logged", responses=errors(404, 422, 503))
@@ -217,7 +224,7 @@ async def update(
     """Of one that a launcher has brought. Begins a job that ends the agent and starts it again, and returns it.
 
     What it held is loaded again from its disk."""
-    node = await _brought(controller, node_id)
+    node = await brought_node(controller, node_id)
     return done(request, await begin_job(controller, UpdateWork(node.id, node.hostname), origin), PAGE, 202)
 
 
@@ -283,13 +290,3 @@ async def launch(
     if body.launcher == "ray":
         wish = msgspec.structs.replace(controller.launchers.ray.wish or RayWish(0), nodes=body.count)
     return done(request, await begin_job(controller, LaunchWork(wish), origin), PAGE, 202)
-
-
-async def _brought(controller: Controller, node_id: int) -> NodeRecord:
-    """A node whose agent a launcher has brought. Raises Conflict for another one, RegistryError for none."""
-    node = await controller.registry.call(lambda known: known.nodes.get(node_id))
-    try:
-        await controller.launchers.of(node)
-    except NodeError as error:
-        raise Conflict(error.message, error.advice) from error
-    return node

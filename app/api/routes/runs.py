@@ -18,7 +18,7 @@ from starlette.responses import Response, StreamingResponse
 from app.api.bodies import Nothing, Strict, accepts, body_of, done
 from app.api.download import Downloads
 from app.api.routes.events import aware
-from app.api.security import Room
+from app.api.security import Caller, Room
 from app.api.state import MOST_ID, TheController
 from app.api.views import ALWAYS, errors
 from app.controller import Controller
@@ -125,10 +125,13 @@ async def export_selection(
     responses={200: {"model": PrunedView}, **errors(400, 415, 422, 507)}, openapi_extra=body_of(Nothing),
 )  # fmt: skip
 async def prune(
-    request: Request, controller: TheController, body: Annotated[Nothing, Depends(accepts(Nothing))]
+    request: Request,
+    controller: TheController,
+    origin: Caller,
+    body: Annotated[Nothing, Depends(accepts(Nothing))],
 ) -> Response:
     """Runs, events and records of times beyond what the settings allow, now; else that is done every six hours."""
-    return done(request, PrunedView(**asdict(await controller.prune())), "/")
+    return done(request, PrunedView(**asdict(await controller.prune(origin))), "/")
 
 
 @router.get("/{kind}/{run_id}/", summary="One run", responses={200: {"model": RunView}, **errors(404, 422)})

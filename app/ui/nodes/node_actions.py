@@ -196,12 +196,12 @@ class NodeActions(QObject):
     def _start(self) -> None:
         for view in self._those(lambda view: view.is_ours and view.state in _STARTABLE):
             self._workbench.cluster.take_heard(view.id, Heard(False, starting=True))
-            self._do(view, "start", lambda controller, id: controller.start_agent(id))
+            self._do(view, "start", lambda controller, id: controller.start_agent(id, origin=window_origin()))
 
     @Slot()
     def _stop(self) -> None:
         for view in self._those(lambda view: view.is_ours and view.state in ANSWERING):
-            self._do(view, "stop", lambda controller, id: controller.stop_agent(id))
+            self._do(view, "stop", lambda controller, id: controller.stop_agent(id, origin=window_origin()))
 
     @Slot()
     def _renew(self) -> None:

@@ -6,6 +6,7 @@ from PySide6.QtCore import QObject, Slot
 
 from app.cluster.node_state import Heard, NodeState
 from app.errors import ShardboardError
+from app.ui.bridge import window_origin
 from app.ui.nodes.node_words import models_of
 from app.ui.notices import Level, NoticeAction
 from app.ui.snapshots import NodeSnapshot
@@ -81,7 +82,7 @@ class NodeWatch(QObject):
     def _start(self, view: NodeSnapshot) -> None:
         self._workbench.cluster.take_heard(view.id, Heard(False, starting=True))
         call = self._workbench.bridge.call(
-            lambda controller, report: controller.start_agent(view.id), f"starting {view.name}"
+            lambda controller, report: controller.start_agent(view.id, origin=window_origin()), f"starting {view.name}"
         )
         call.failed.connect(lambda error: self._on_start_failed(view, error))
 

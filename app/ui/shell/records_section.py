@@ -14,6 +14,7 @@ from app.controller_settings import GIB, RecordSettings
 from app.errors import ShardboardError
 from app.figures import size_text
 from app.ui import make
+from app.ui.bridge import window_origin
 from app.ui.notices import Level
 from app.ui.shell.preference_rows import Section
 from app.ui.theme import SPACING
@@ -186,7 +187,9 @@ class RecordsSection(Section):
     def _on_confirmed(self) -> None:
         self._calm_down()
         self.prune.setEnabled(False)
-        call = self._workbench.bridge.call(lambda controller, report: controller.prune(), "pruning the records")
+        call = self._workbench.bridge.call(
+            lambda controller, report: controller.prune(window_origin()), "pruning the records"
+        )
         call.done.connect(self._on_pruned)
         call.failed.connect(self._on_failed)
         call.ended.connect(self._on_ended)

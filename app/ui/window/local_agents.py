@@ -10,7 +10,7 @@ from PySide6.QtCore import QObject, Slot
 from app.cluster.node_state import Heard
 from app.errors import ShardboardError
 from app.registry.records import NodeRecord
-from app.ui.bridge import Report
+from app.ui.bridge import Report, window_origin
 from app.ui.notices import NoticeAction
 from app.ui.workbench import Workbench
 
@@ -61,7 +61,7 @@ class LocalAgents(QObject):
 async def _start_all(controller: Controller, report: Report, nodes: list[int]) -> None:
     async def start(node: int) -> None:
         try:
-            await controller.start_agent(node)
+            await controller.start_agent(node, origin=window_origin())
         except ShardboardError as error:
             report((node, error))
 
