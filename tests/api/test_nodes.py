@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import psutil
 import pytest
 
-from app.registry import DeploymentStatus
+from app.registry import DeploymentStatus, JobStatus
 from tests.api.browsing import browsing
 from tests.api.serving import CONTEXT, ENDLESS, LAYERS, MODEL, Served, serving
 from tests.cluster.test_meetings import Machine, waits
 from tests.e2e.conftest import System
 from tests.waiting import wait_until
 from tests.worker_agent.agent_process import AgentProcess, running_agent
+from worker_agent.wire.files import write_private
 from worker_agent.wire.keys import Invitation, KeyPair
 
 STATUS, ADD, MEET = "/shard/api/nodes/status/", "/shard/api/nodes/add/", "/shard/api/nodes/meet/"
@@ -234,6 +236,27 @@ def test_nodes_that_are_not_there_are_told(api: Served) -> None:
     api.error("GET", ADD, 405)
 
 
+def test_an_agent_that_came_otherwise_or_over_ssh_is_not_started_or_ended_over_http(
+    api: Served, guest: AgentProcess, node: dict[str, Any]
+) -> None:
+    actions = [f"/shard/api/nodes/{action}/{node['id']}/" for action in ("start", "stop", "update")]
+    for action in actions:
+        assert "not launched from here" in api.error("POST", action, 409, json={})["message"]
+    over_ssh = api.system.controller.home.root / "ssh-agents.json"
+    write_private(over_ssh, json.dumps({guest.public_key: {"target": "ada@127.0.0.1:1", "pid": 1}}).encode())
+    try:
+        for action in actions:
+            error = api.error("POST", action, 409, json={})
+            assert "SSH" in error["message"] and "in the window, or by a command" in error["advice"]
+        for kind in ("ssh", "update"):
+            jobs = api.system.controller.registry.jobs
+            job = jobs.add(kind=kind, title="by SSH", status=JobStatus.FAILED, details={"nodes": [node["id"]]})
+            assert "SSH" in api.error("POST", f"/shard/api/jobs/retry/{job.id}/", 409, json={})["message"]
+    finally:
+        over_ssh.unlink()
+    assert guest.process.poll() is None
+
+
 def test_the_forms_of_the_page_add_and_remove(api: Served, guest: AgentProcess) -> None:
     with browsing(api) as browser:
         answer = browser.send(ADD, page="/shard/nodes/", **of(guest))
@@ -343,5 +366,13 @@ def test_launchers_are_told_and_what_is_begun_is_a_job(api: Served) -> None:
     assert api.system.controller.registry.nodes.get(added).local_pid != pid
     assert "listens on" in api.get(f"/shard/api/nodes/log/{added}/")["text"]
     assert api.post(f"/shard/api/nodes/stop/{added}/")["state"] == "stopped"
+    stopped = api.system.controller.registry.nodes.get(added)
+    assert not psutil.pid_exists(stopped.local_pid or 0)
+    assert api.post(f"/shard/api/nodes/start/{added}/")["state"] == "up"
+    started = api.system.controller.registry.nodes.get(added)
+    assert (started.public_key, psutil.pid_exists(started.local_pid or 0)) == (stopped.public_key, True)
+    said = [event.message for event in api.system.controller.registry.events.list(node_id=added)]
+    for what in ("ended", "started again"):
+        assert [each for each in said if f"being {what}; asked for by " in each and "over HTTP: " in each]
     assert api.client.get("/shard/api/nodes/log/99999/").status_code == 404
     api.post(f"/shard/api/nodes/remove/{added}/", {}, 200)

@@ -19,8 +19,11 @@ from typing import Any
 import httpx
 import jsonschema
 import pytest
+from msgspec.structs import replace
 
 from app.api.download import MOST_DOWNLOADS
+from app.controller_settings import RecordSettings
+from app.registry import RequestStatus
 from tests.api.browsing import browsing
 from tests.api.serving import ENDLESS, MODEL, Served, serving
 from tests.e2e.conftest import System
@@ -117,8 +120,22 @@ def test_every_run_has_a_page(api: Served, answered: Any) -> None:
         browser.open("/shard/runs/nothing/1/", 422)
 
 
-def test_what_the_settings_do_not_keep_is_forgotten_when_asked_for(api: Served, answered: Any) -> None:
-    assert api.post("/shard/api/runs/prune/") == {"requests": 0, "jobs": 0, "events": 0, "traces": 0}
+def test_what_the_settings_do_not_keep_is_forgotten_when_asked_for(served: Served) -> None:
+    controller = served.system.controller
+    registry, settings = controller.registry, controller.settings
+    request = registry.requests.add(model_name=MODEL, prompt="An old question")
+    registry.requests.update(request.id, status=RequestStatus.CANCELLED)
+    nothing = {"requests": 0, "jobs": 0, "events": 0, "traces": 0}
+    assert served.post("/shard/api/runs/prune/") == nothing
+    assert served.get(f"/shard/api/runs/request/{request.id}/")["run"]["status"] == "cancelled"
+    served.system.run(controller.change_settings(replace(settings, records=RecordSettings(keep_bytes=1))))
+    try:
+        assert served.post("/shard/api/runs/prune/") == {**nothing, "requests": 1}
+    finally:
+        served.system.run(controller.change_settings(settings))
+    served.error("GET", f"/shard/api/runs/request/{request.id}/", 404)
+    [event] = registry.events.list(source="records")
+    assert event.message.startswith("Forgotten: 1 request; asked for by ") and "over HTTP: " in event.message
 
 
 def test_runs_that_are_not_there_are_told(api: Served) -> None:

@@ -91,6 +91,20 @@ def test_local_agents_go_on_without_the_controller_and_end_when_removed(tmp_path
     asyncio.run(scenario())
 
 
+def test_a_launch_that_is_cancelled_halfway_leaves_no_node_and_no_agent(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with machine(tmp_path) as m:
+            launch = asyncio.create_task(m.nodes.start_local(2))
+            while not m.registry.nodes.list():
+                await asyncio.sleep(0)
+            launch.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await launch
+            assert m.registry.nodes.list() == [] and list(m.home.agents.iterdir()) == []
+
+    asyncio.run(scenario())
+
+
 def test_a_killed_agent_is_down_within_three_seconds_and_can_be_revived(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with machine(tmp_path) as m:

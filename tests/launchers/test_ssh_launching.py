@@ -117,19 +117,34 @@ def test_a_machine_is_added_over_ssh_brought_up_to_date_and_removed(server: Serv
         assert add().id == node.id and not runs(pid), "what is not of today is ended, and another one runs"
         (last,) = [int((server.remote_home / FOLDER / "pid").read_text())]
         errors = controller.registry.events.count(level=EventLevel.ERROR)
+        key = (server.remote_home / FOLDER / "state" / "agent.key").read_bytes()
         session.run(controller.stop_agent(node.id))
         assert not runs(last) and (server.remote_home / FOLDER).exists(), "key and layers stay"
         assert controller.registry.events.count(level=EventLevel.ERROR) == errors, "what was wanted is no error"
-        assert session.run(controller.start_agent(node.id)).public_key == node.public_key
+        (server.remote_home / FOLDER / "digest").write_text("of yesterday")
+        with pytest.raises(NodeError, match="nowhere/python"):
+            session.ask(launch, SshWish(f"{server.target.user}@127.0.0.1:{server.port}", python="/nowhere/python"))
+        assert (server.remote_home / FOLDER / "state" / "agent.key").read_bytes() == key, "what was there stays"
+
+        async def start_twice() -> list[NodeRecord]:
+            return await asyncio.gather(*(controller.start_agent(node.id) for _ in range(2)))
+
+        assert {started.public_key for started in session.run(start_twice())} == {node.public_key}
         [over_ssh] = [state for state in session.ask(launchers) if state.name == "ssh"]
         assert over_ssh.nodes == (node.id,)
+        last = int((server.remote_home / FOLDER / "pid").read_text())
+        (server.remote_home / FOLDER / "state" / "ready.json").unlink()
+        session.run(controller.start_agent(node.id))
+        assert not runs(last), "one that still loads is ended, so that there is one whose number is known"
         last = int((server.remote_home / FOLDER / "pid").read_text())
         session.run(controller.remove_node(str(node.id)))
         assert not runs(last) and not (server.remote_home / FOLDER).exists()
         assert session.run(controller.list_nodes()) == []
 
 
-def test_an_agent_that_cannot_be_started_says_why_and_leaves_nothing(server: Server, home: Home) -> None:
+def test_an_agent_that_cannot_be_started_says_why_and_leaves_nothing(
+    server: Server, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with open_controller(home) as session, socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -143,6 +158,12 @@ def test_an_agent_that_cannot_be_started_says_why_and_leaves_nothing(server: Ser
         with pytest.raises(NodeError, match="nowhere/python"):
             add(python="/nowhere/python")
         assert not (server.remote_home / FOLDER).exists() and session.run(session.controller.list_nodes()) == []
+        monkeypatch.setattr(ssh_launching, "READY_SECONDS", 0.01)
+        with pytest.raises(NodeError) as late:
+            add(python=sys.executable)
+        assert late.value.kind == "timeout" and "try again" in late.value.advice and "stays" in late.value.advice
+        assert (server.remote_home / FOLDER / "digest").exists(), "what took long is not done twice"
+        assert not runs(int((server.remote_home / FOLDER / "pid").read_text()))
 
 
 def test_a_machine_that_ssh_leads_to_no_more_is_removed_and_it_is_said_what_stays(server: Server, home: Home) -> None:
