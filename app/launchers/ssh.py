@@ -69,20 +69,20 @@ class SshAgents:
         async with self._launcher.connected(place, wish.host_key) as connection:
             was_there = await self._launcher.is_there(connection)
             before = await asyncio.to_thread(self._read)
-            agent, ran = None, False
+            agent, began = None, not was_there
             try:
                 report("copying the agent")
                 if not await self._launcher.copy(connection):
                     agent = await self._launcher.running(connection)
-                    ran = agent is not None
                 if agent is None:
+                    began = True
                     await self._launcher.end(connection)
                     agent = await self._started(connection, wish, report)
                 await self._noted(wish, agent)
                 return await self._registered(place, agent)
             except BaseException as error:
                 too_slow = agent is None and isinstance(error, NodeError) and error.kind == "timeout"
-                if not ran:
+                if began:
                     await asyncio.shield(self._undone(connection, was_there or too_slow))
                 if agent is not None:
                     kept = before.get(agent.public_key)
