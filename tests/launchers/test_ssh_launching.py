@@ -133,6 +133,7 @@ def test_a_machine_is_added_over_ssh_brought_up_to_date_and_removed(server: Serv
         [over_ssh] = [state for state in session.ask(launchers) if state.name == "ssh"]
         assert over_ssh.nodes == (node.id,)
         last = int((server.remote_home / FOLDER / "pid").read_text())
+        assert runs(last), "who starts it twice has one agent, whose number is known"
         (server.remote_home / FOLDER / "state" / "ready.json").unlink()
         session.run(controller.start_agent(node.id))
         assert not runs(last), "one that still loads is ended, so that there is one whose number is known"
