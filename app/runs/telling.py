@@ -62,16 +62,12 @@ STATES = {
 """The word for each status of requests, jobs and deployments."""
 JOB_KINDS = {
     "cut": "Cut into shards", "add": "Add a model", "demo": "Demo model", "deploy": "Deploy", "measure": "Measure",
-    "links": "Measure links", "ssh": "Add over SSH",
-    "local": "Start agents here", "ray": "Bring agents by Ray", "update": "Update an agent",
-    "invite": "Invite a machine",
+    "links": "Measure links", "ssh": "Add over SSH", "local": "Start agents here", "ray": "Bring agents by Ray",
+    "update": "Update an agent", "invite": "Invite a machine",
 }  # fmt: skip
-
 _GOES_ON = "It can be begun again, and goes on from where it was: what was fetched or sent already is used."
 _AGAIN = {"add": _GOES_ON, "demo": _GOES_ON, "deploy": _GOES_ON, "invite": ""}
-"""What to do about a job that failed, where that is not plainly to begin it again. What a cut had written is removed;
-an invitation is a new one each time.
-"""
+"""What to do about a failed job, where that is not plainly to begin it again."""
 
 GETTING_READY, READING_THE_PROMPT, COMPUTING = "Getting ready", "Reading the prompt", "Computing"
 WAITING, ON_THE_WAY, INTERRUPTED = "Waiting for a turn", "On the way", "Interrupted"
