@@ -225,9 +225,9 @@ async def _ask(
 ) -> str:
     """What a script there says. Raises NodeError."""
     try:
-        done = await asyncio.wait_for(
-            connection.run(f"sh -c {shlex.quote(script)}", input=given or b"", encoding=None), seconds
-        )
+        # Not wait_for: that of Python 3.11 loses a cancellation that comes just as the command ends.
+        async with asyncio.timeout(seconds):
+            done = await connection.run(f"sh -c {shlex.quote(script)}", input=given or b"", encoding=None)
     except TimeoutError:
         raise NodeError(
             f"A command over SSH did not end there within {duration(seconds)}.",
