@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
+from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException, WebDriverException
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -19,6 +19,10 @@ Value = TypeVar("Value")
 
 DESKTOP, PHONE = (1280, 800), (390, 844)
 SECONDS = 20.0
+
+
+OF_ANOTHER_PAGE = "does not belong to the document"
+"""So Chromium's driver says it of an element that was found while a page gave way to another one."""
 
 
 class Tab:
@@ -104,7 +108,20 @@ class Tab:
         field.send_keys(text)
 
     def click(self, css: str) -> None:
-        self.find(css).click()
+        """Once what is there belongs to the page that is there: it may be just about to be another one's."""
+
+        def clicked() -> bool:
+            try:
+                self.find(css).click()
+            except StaleElementReferenceException:
+                return False
+            except WebDriverException as error:
+                if OF_ANOTHER_PAGE not in str(error):
+                    raise
+                return False
+            return True
+
+        self.wait(clicked)
 
     def press(self, *keys: str) -> None:
         """Keys for whatever has the focus."""
