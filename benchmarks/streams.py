@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import inspect
 import json
 import os
 import random
@@ -40,7 +41,9 @@ async def serve(dtype: str, tokens: int) -> None:
     root = Path(tempfile.mkdtemp(prefix="shardboard-streams-"))
     models = Path(os.environ.get("MODEL_CACHE_DIR") or root / "models")
     controller = await Controller.open(Home(root=root / "home", models=models).create())
-    await asyncio.to_thread(ensure_demo_model, controller.library, dequantize=True)
+    # Code of before it could run as it is stored made floats of it anyway.
+    floats = {"dequantize": True} if "dequantize" in inspect.signature(ensure_demo_model).parameters else {}
+    await asyncio.to_thread(ensure_demo_model, controller.library, **floats)
     nodes = await controller.launch_local(2)
     chance = random.Random(7)
 
