@@ -195,7 +195,7 @@ class JobDesk:
             status, reason = await self._work(job, turn)
             job.is_past_return = True
             await self._write(job, status, reason)
-        if not getattr(job.work, "once", False):
+        if not getattr(job.work, "once", False):  # nobody would have anything of its beginning again (`InviteWork`)
             self._ended[job.id] = job.work
         while len(self._ended) > MOST_KEPT:
             del self._ended[next(iter(self._ended))]

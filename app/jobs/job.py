@@ -101,7 +101,7 @@ class JobSnapshot:
     id: int
     """Its number in the registry; 0 of what has none, or none yet."""
     kind: str
-    """cut, add, demo, deploy, measure, links, local, ssh, ray or update"""
+    """cut, add, demo, deploy, measure, links, local, ssh, ray, update or invite"""
     title: str
     status: JobStatus = JobStatus.QUEUED
     phase: str = ""

@@ -231,7 +231,8 @@ class RequestLine:
 @dataclass(frozen=True, slots=True)
 class JobRecord:
     """Long work that somebody asked for: cutting a model (`kind` is cut), adding one (add), taking the demo's (demo),
-    deploying one (deploy), measuring what its numbers cost (measure), measuring the links between nodes (links).
+    deploying one (deploy), measuring what its numbers cost (measure), measuring the links between nodes (links),
+    bringing agents (local, ssh, ray), updating one (update), inviting one (invite).
 
     `details` is what came of it: ranges of layers, the output folder, bytes, the deployment.
     """
