@@ -32,7 +32,12 @@ class Tab:
         self.browser, self.driver, self.url = browser, browser.driver, url
 
     def open(self, path: str) -> None:
-        """Go to a page; what the browser said before is forgotten."""
+        """Go to a page; what the browser said before is forgotten.
+
+        By way of an empty page: one that tries again and again to reach its server may ask once more while it is
+        left, and that would be told of as the new page's doing.
+        """
+        self.driver.get("about:blank")
         self.browser.console()
         self.browser.requests()
         self.driver.get(path if path.startswith("http") else self.url + path)
