@@ -1,9 +1,11 @@
 """Many streams over two agents on loopback, one code against another: tokens per second, prompts, second turns.
 
     python benchmarks/streams.py [--against OTHER_CHECKOUT] [--rounds 3] [--tokens 48] [--dtype bfloat16]
+                                 [--only NAME ...]
 
-Each checkout runs in a process of its own with agents of its own; both stay up, and measure in turns. Prompts are
-random and unlike, so that none begins as another did; but the second turn of a chat begins as its first one ended.
+Each checkout runs in a process of its own with agents of its own; both stay up, and measure one figure after another in
+turns: a machine whose memory is half as fast a minute later slows both alike. Prompts are random and unlike, so that
+none begins as another did; but the second turn of a chat begins as its first one ended.
 """
 
 from __future__ import annotations
@@ -24,13 +26,15 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent.parent
 MODEL = "SmolLM2-135M-Instruct"
-STREAMS = (1, 2, 4, 8, 16, 32)
-LONG, TURN = 500, 2000
-"""Tokens of the prompt that is timed, and of a chat before its second turn."""
+FIGURES = ("1", "2", "4", "8", "16", "32", "prompt-10", "prompt-100", "prompt-500", "chat", "beside")
+"""Streams at a time, prompts of about so many tokens (no two alike), the two turns of a chat, a short chat beside one
+without a limit."""
+TURN = 2000
+"""Tokens of a chat before its second turn."""
 
 
 async def serve(dtype: str, tokens: int) -> None:
-    """Measure a round for each line on standard input; a line of JSON each."""
+    """Measure the figure that each line on standard input names (`FIGURES`); a line of JSON each."""
     from app.controller import Controller
     from app.inference.parameters import GenerationParameters
     from app.inference.prompt import TokenPrompt
@@ -73,19 +77,27 @@ async def serve(dtype: str, tokens: int) -> None:
         )
         await ask(prompt(10), 8)
         print("ready", flush=True)
-        for _ in sys.stdin:
-            figures: dict[str, float] = {}
-            for streams in STREAMS:
+        for line in sys.stdin:
+            name = line.strip()
+            if name == "chat":
+                chat = prompt(TURN)
+                first = await ask(chat, 2)
+                second = await ask((*chat, *first.token_ids, *prompt(20)), 2)
+                figures = {
+                    f"chat of {TURN}, first turn, s": first.timings["first_token"],
+                    f"chat of {TURN}, second turn, s": second.timings["first_token"],
+                }
+            elif name == "beside":
+                figures = {"short chat beside one without a limit, first token, s": await beside()}
+            elif name.startswith("prompt-"):
+                length = int(name.removeprefix("prompt-"))
+                unlike = length + chance.randrange(-length // 10, length // 10 + 1)
+                figures = {f"prompt of about {length}, s": (await ask(prompt(unlike), 1)).timings["first_token"]}
+            else:
+                streams = int(name)
                 began = time.perf_counter()
                 await asyncio.gather(*(ask(prompt(10), tokens) for _ in range(streams)))
-                figures[f"{streams} streams, tokens/s"] = streams * tokens / (time.perf_counter() - began)
-            figures[f"prompt of {LONG}, s"] = (await ask(prompt(LONG), 1)).timings["first_token"]
-            chat = prompt(TURN)
-            first = await ask(chat, 2)
-            figures[f"chat of {TURN}, first turn, s"] = first.timings["first_token"]
-            second = await ask((*chat, *first.token_ids, *prompt(20)), 2)
-            figures[f"chat of {TURN}, second turn, s"] = second.timings["first_token"]
-            figures["short chat beside one without a limit, first token, s"] = await beside()
+                figures = {f"{streams} streams, tokens/s": streams * tokens / (time.perf_counter() - began)}
             print(json.dumps(figures), flush=True)
     finally:
         for node in nodes:
@@ -105,9 +117,9 @@ class Checkout:
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == "ready\n"
 
-    def measure(self) -> dict[str, float]:
+    def measure(self, name: str) -> dict[str, float]:
         assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write("\n")
+        self.process.stdin.write(f"{name}\n")
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())  # type: ignore[no-any-return]
 
@@ -123,6 +135,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--only", nargs="+", choices=FIGURES, default=FIGURES)
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
@@ -133,7 +146,12 @@ def main() -> None:
     try:
         rounds = []
         for number in range(options.rounds):
-            rounds.append([checkout.measure() for checkout in checkouts])
+            measured: list[dict[str, float]] = [{} for _ in checkouts]
+            for name in options.only:
+                # Who begins alternates: what the other has left in the caches is nobody's advantage.
+                for place, checkout in list(enumerate(checkouts))[:: -1 if number % 2 else 1]:
+                    measured[place].update(checkout.measure(name))
+            rounds.append(measured)
             print(f"round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
     finally:
         for checkout in checkouts:

@@ -35,7 +35,7 @@ from app.models.description import ModelDescription
 from app.models.library import ModelLibrary
 from app.registry import DeploymentRecord, DeploymentStatus, NodeRecord, Registry, ShardRecord
 from app.registry.records import leading
-from app.runs.trace import UNKNOWN, ModelFacts, NodeMemory, Origin
+from app.runs.trace import UNKNOWN, Foreseen, ModelFacts, NodeMemory, Origin
 from app.sharding.placement import Placement
 
 log = logging.getLogger(__name__)
@@ -214,10 +214,8 @@ class Deployments:
         shards = await self._unloaded(record)
         return await self._registry.call(lambda known: note_undeployed(known, record, shards, told))
 
-    async def facts(
-        self, record: DeploymentRecord, pipeline: Pipeline, description: ModelDescription, prompt_tokens: int
-    ) -> Facts:
-        """What a request on this deployment runs on, and what is predicted of it, for its trace."""
+    async def facts(self, record: DeploymentRecord, pipeline: Pipeline, description: ModelDescription) -> Facts:
+        """What a request on this deployment runs on, for its trace."""
         model = self._models.get(description.name)
         if model is None or not model.content:
             model = self._models[description.name] = await asyncio.to_thread(self._finder.model, description)
@@ -227,13 +225,14 @@ class Deployments:
             model,
             self._finder.plan(record, pipeline, self._placements.get(record.id)),
             self._finder.nodes(nodes),
-            await self.placing.foretell(
-                description,
-                record.serving,
-                [(stage.start, stage.end, stage.node_id) for stage in pipeline.stages],
-                max(1, prompt_tokens),
-            ),
         )
+
+    async def foretell(
+        self, record: DeploymentRecord, pipeline: Pipeline, description: ModelDescription, prompt_tokens: int
+    ) -> Foreseen | None:
+        """What is predicted of a request on this deployment; None where a node has not measured itself."""
+        stages = [(stage.start, stage.end, stage.node_id) for stage in pipeline.stages]
+        return await self.placing.foretell(description, record.serving, stages, max(1, prompt_tokens))
 
     def memory(self, stages: Sequence[PipelineStage]) -> tuple[NodeMemory, ...]:
         """How full the nodes of a pipeline were with their last heartbeat."""

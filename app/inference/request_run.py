@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -38,7 +39,17 @@ from app.registry import Registry, RequestRecord, RequestStatus
 from app.runs.foreseen import stage_comparisons
 from app.runs.interruptions import interruption_text
 from app.runs.run import Run
-from app.runs.trace import UNKNOWN, ChunkTime, NodeMemory, Origin, RequestTrace, TokenLogprob, TokenTime, pack
+from app.runs.trace import (
+    UNKNOWN,
+    ChunkTime,
+    Foreseen,
+    NodeMemory,
+    Origin,
+    RequestTrace,
+    TokenLogprob,
+    TokenTime,
+    pack,
+)
 from worker_agent.wire.messages import Scored, StageTime, Token
 
 log = logging.getLogger(__name__)
@@ -47,6 +58,10 @@ NAMED_SECONDS = 0.5
 """For the stage whose numbers were none to say so before the last one, which only saw what came of it."""
 SAVE_SECONDS = 1.0
 """How often the tokens so far are written to the registry while a request runs."""
+SOON_SECONDS = 0.05
+"""After which a request is written down as under way, if the agents do not have it before."""
+FORETOLD_SECONDS = 0.5
+"""How long what is predicted of a request waits for its first token, which comes later where it takes a core."""
 
 
 class RequestRun:
@@ -87,6 +102,8 @@ class RequestRun:
         """Whether it begins with its first token, whatever earlier prompts have left in memory."""
         self.format: ChatFormat | None = None
         """How the answer is written, if it is a chat's and has begun."""
+        self.foretell: Callable[[], Awaitable[Foreseen | None]] | None = None
+        """Says what is predicted of it, once it is known what it runs on."""
         self.error: ShardboardError | None = None
         """What it failed with; the record has its sentence."""
         self.task: asyncio.Task[None] | None = None
@@ -101,6 +118,11 @@ class RequestRun:
         self._prompt: tuple[int, ...] = ()
         self._ends = frozenset[int]()
         self._over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._answers = asyncio.Event()
+        """Whether it has a token, or is over."""
+        self._over.add_done_callback(lambda _: self._answers.set())
+        self._soon: asyncio.TimerHandle | None = None
+        """The write that is to come unless another comes before it."""
         self._submitted = time.monotonic()
         self._times: dict[str, float] = {}
         self._first_token_at = self._last_token_at = 0.0
@@ -221,6 +243,7 @@ class RequestRun:
             self._first_token_at = now
         self._last_token_at = now
         self.token_ids.append(token.token)
+        self._answers.set()
         self.recorder.token(times, batch)
         if token.logprob is not None:
             top = tuple((other.token, other.logprob) for other in token.top)
@@ -319,7 +342,19 @@ class RequestRun:
             prompt_tokens=len(self._prompt),
             started_at=datetime.now(UTC),
         )
+        # It is handed over in a moment as a rule, and is written down then: where the agents run on this machine, too,
+        # each time costs their first step a core.
+        self._soon = self._loop.call_later(SOON_SECONDS, self._save_begun)
+
+    def _save_begun(self) -> None:
         self._saving = self._save()
+
+    async def foretold(self) -> None:
+        """Have its trace say what is predicted of it: when it answers, or its prompt takes long."""
+        if self.foretell is not None and self.recorder.facts is not None:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._answers.wait(), FORETOLD_SECONDS)
+            self.recorder.facts = replace(self.recorder.facts, foreseen=await self.foretell())
 
     def left_by_another(self) -> None:
         """An earlier controller was asked for it: its times count from then."""
@@ -422,6 +457,8 @@ class RequestRun:
         self.record = replace(self.record, **changes)
 
     def _save(self, trace: bytes | None = None) -> Future[None]:
+        if self._soon is not None:
+            self._soon.cancel()
         return self._registry.requests.save(self.record, trace=trace, keep_text=self._keep_text)
 
     def _tell(self, event: RequestEvent) -> None:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Collection, Coroutine
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -158,15 +159,16 @@ class InferenceService:
         parameters: GenerationParameters,
         deployment: str | None,
     ) -> Sequence:
-        await run.recorded()
-        ids, tokenizer, format = await asyncio.to_thread(self._tokenize, description, prompt, parameters)
+        tokenizing = asyncio.to_thread(self._tokenize, description, prompt, parameters)
+        _, (ids, tokenizer, format) = await asyncio.gather(run.recorded(), tokenizing)
         eos = await asyncio.to_thread(end_ids, description.path) if tokenizer is None else tokenizer.eos_ids
         # What can never run is refused before anything is loaded for it.
         parameters.budget(eos, len(ids), description.max_context)
         origin = run.recorder.origin
         record, pipeline = await self._deployments.acquire(description, run.preparing, deployment, ids, origin)
         budget = parameters.budget(eos, len(ids), record.serving.longest)
-        facts = await self._deployments.facts(record, pipeline, description, len(ids))
+        facts = await self._deployments.facts(record, pipeline, description)
+        run.foretell = partial(self._deployments.foretell, record, pipeline, description, len(ids))
         rules = _rules(parameters, format, tokenizer)
         run.begin(ids, tokenizer, rules, record.id, facts, format, (*budget.eos, *budget.stops))
         sequence = self._sequence(run, ids, ids, parameters, budget, description, tokenizer)
@@ -194,7 +196,8 @@ class InferenceService:
         )
         ids = record.prompt_token_ids
         budget = parameters.budget(eos, len(ids), deployed.serving.longest)
-        facts = await self._deployments.facts(deployed, pipeline, description, len(ids))
+        facts = await self._deployments.facts(deployed, pipeline, description)
+        run.foretell = partial(self._deployments.foretell, deployed, pipeline, description, len(ids))
         # Log probabilities were not written down: who asked for them has all tokens told again, or computed.
         scored = parameters.logprobs is not None or parameters.prompt_logprobs is not None
         tokens = () if scored else record.token_ids
@@ -255,6 +258,7 @@ class InferenceService:
         sequence = None
         try:
             sequence = await beginning
+            await run.foretold()  # while its prompt is read: no first token waits for that
             reason = await run.finished()
             if run.text_stopped:
                 await sequence.cancel()

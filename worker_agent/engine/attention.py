@@ -21,6 +21,7 @@ from transformers import AttentionInterface
 from worker_agent.engine.memory.rows import Kept, Pair, RowState, from_int8
 from worker_agent.engine.paged_attention import Decoding, attend_decoding
 from worker_agent.engine.plain_attention import attend_plainly
+from worker_agent.model.linears import packed
 from worker_agent.model.linears.packed import being_recorded
 from worker_agent.wire.errors import CannotSplit
 
@@ -125,6 +126,30 @@ def ragged_step(segments: Sequence[Segment], *, many: int = MANY) -> Iterator[No
         _running.segments, _running.batch = (), None
 
 
+def filled_up(given: torch.Tensor, positions: list[int], singles: bool, dtype: torch.dtype) -> torch.Tensor:
+    """What goes into a ragged step, in as many rows as one program serves (`packed.rounded`); so many `positions`, too.
+
+    The last token stands there again: attention gives it what it gave the first time (`_all_rows`), so that it goes
+    the same way through the layers, to no expert that is not there already.
+
+    Args:
+        singles: each sequence has one token; such steps stay as they are, since there are few such counts.
+    """
+    count = len(positions)
+    more = 0 if singles else packed.rounded(count, given.device, dtype) - count
+    if not more:
+        return given
+    positions += positions[-1:] * more
+    return torch.cat((given, given[-1:].expand(more, *given.shape[1:])))
+
+
+def _all_rows(outputs: list[torch.Tensor], segments: Sequence[Segment], rows: int) -> torch.Tensor:
+    """Outputs [tokens, heads, width] of the segments as [1, rows, heads, width]: the last one for what fills up."""
+    if more := rows - segments[-1].end:
+        outputs.append(outputs[-1][-1:].expand(more, -1, -1))
+    return torch.cat(outputs)[None]
+
+
 @contextmanager
 def decoding_step(step: Decoding) -> Iterator[None]:
     """Within this block the model's attention runs over pages, for one token of each sequence."""
@@ -200,7 +225,7 @@ def _attend_segments(
             layer, new_keys[:, segment.start : segment.end], new_values[:, segment.start : segment.end]
         )
         outputs.append(_attend(queries[:, segment.start : segment.end], keys, values, scaling, window, softcap, sinks))
-    return torch.cat(outputs)[None]
+    return _all_rows(outputs, segments, query.shape[2])
 
 
 def _attend_int8(
@@ -227,7 +252,7 @@ def _attend_int8(
         else:
             heads = 1 if _running.always else max(1, UNFOLDED // kept[0][0].numel())
             outputs.append(_attend_unfolded(query[:, own], kept, scaling, window, softcap, sinks, heads))
-    return torch.cat(outputs)[None]
+    return _all_rows(outputs, segments, query.shape[1])
 
 
 def _attend_unfolded(

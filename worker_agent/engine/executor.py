@@ -16,7 +16,7 @@ from typing import cast
 
 import torch
 
-from worker_agent.engine.attention import Segment, ragged_step
+from worker_agent.engine.attention import Segment, filled_up, ragged_step
 from worker_agent.engine.capture import capture_for, or_as_it_is
 from worker_agent.engine.memory.aside import Aside
 from worker_agent.engine.memory.own import OwnCache, OwnState
@@ -238,8 +238,11 @@ class Executor:
             sampled += [start + place for place in turn.wanted]
             start += turn.count
         positions = [position for turn in turns for position in range(turn.position, turn.position + turn.count)]
+        if not self.stage.by_length:
+            given = filled_up(given, positions, len(turns) == start, self.stage.dtype)
         with self._known_lengths(turns), ragged_step(segments):
-            return self._forward(given, positions, sampled, RaggedCache())
+            output = self._forward(given, positions, sampled, RaggedCache())
+        return output if self.stage.is_last else output[:start]
 
     def _run_alone(self, turn: Turn, state: OwnState, given: torch.Tensor) -> torch.Tensor | None:
         positions = list(range(turn.position, turn.position + turn.count))

@@ -153,13 +153,13 @@ class _Builder:
                 self._head(blank_ends)
             texts = beginning = trial.make_texts(cut, self._device, self._dtype)
             for block in self._blocks:
-                texts = trial.Texts(self._block(block, texts))
+                texts = trial.Texts(self._block(block, texts), self._dtype)
                 give_back()
                 self._check_room(block)
             self._fill.tell(stage.ways["blocks"])
             if cut.is_last and self._with_head is None:
                 self._connect_head()
-                texts = trial.Texts(trial.expected(self._stage, texts, "what stands behind the layers"))
+                texts = trial.Texts(trial.expected(self._stage, texts, "what stands behind the layers"), self._dtype)
         cut.place(*cut.own)
         cut.connect()
         stage.by_length = rotary.is_length_aware(model)

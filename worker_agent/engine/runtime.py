@@ -24,7 +24,7 @@ from worker_agent.wire.messages import Numerics
 
 KERNEL_SETTINGS = {
     "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "50000", "KMP_BLOCKTIME": "1",
-    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "16", "LRU_CACHE_CAPACITY": "16",
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", "LRU_CACHE_CAPACITY": "64",
 }  # fmt: skip
 """How OpenMP threads wait for work; how many of its programs oneDNN keeps, and torch's binding to it in each thread.
 They must stand in the environment before torch is imported."""

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import torch
 
-from worker_agent.engine.attention import Segment, ragged_step
+from worker_agent.engine.attention import Segment, filled_up, ragged_step
 from worker_agent.engine.lockstep import Lockstep
 from worker_agent.engine.memory.own import Int8Cache, OwnCache, OwnState, RoundedCache
 from worker_agent.engine.memory.rows import Pair, RaggedCache, RowPool, RowState, from_int8, in_int8
@@ -52,6 +52,8 @@ class Texts:
     """What goes into a pass: for each text its token ids [tokens], or hidden states [tokens, hidden]."""
 
     rows: tuple[torch.Tensor, ...]
+    dtype: torch.dtype
+    """In which the stage computes."""
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -75,7 +77,7 @@ def make_texts(cut: Slice, device: torch.device, dtype: torch.dtype, seed: int =
         else:
             row = torch.randn(length, anatomy.hidden_size, generator=generator).to(dtype)
         rows.append(row.to(device))
-    return Texts(tuple(rows))
+    return Texts(tuple(rows), dtype)
 
 
 def steps(lengths: Sequence[int], *, in_pieces: bool = True) -> list[list[tuple[int, int, int]]]:
@@ -163,6 +165,7 @@ def run_ragged(
                     outputs[text].append(row[None])
                 continue
             positions = [place for _, start, end in step for place in range(start, end)]
+            given = filled_up(given, positions, len(positions) == len(step), texts.dtype)
             places = torch.tensor([positions], device=given.device)
             segments, at = [], 0
             for text, start, end in step:

@@ -29,6 +29,8 @@ class StatePool:
         self._states: dict[int, SequenceState] = {}
         self._kept: set[int] = set()
         self._known: dict[int, int] = {}
+        self._sizes: dict[int, tuple[int, int, int]] = {}
+        """Of each sequence version, length and bytes of its state, when it was last looked at."""
 
     def __contains__(self, sequence: int) -> bool:
         return sequence in self._states or sequence in self._aside
@@ -58,8 +60,16 @@ class StatePool:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that all states take now."""
-        return sum(state.nbytes for state in self._states.values())
+        """Bytes that all states take now. Only what has changed is counted: it is asked after every step that nothing
+        follows, and dozens of states are kept that nobody touches."""
+        sizes = {}
+        for number, state in self._states.items():
+            known = self._sizes.get(number)
+            if known is None or known[:2] != (state.version, state.length):
+                known = (state.version, state.length, state.nbytes)
+            sizes[number] = known
+        self._sizes = sizes
+        return sum(nbytes for _, _, nbytes in sizes.values())
 
     def known(self, sequence: int) -> int:
         """How long a sequence was known to become when it was admitted: its prompt, seen from its first piece."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections import Counter
 from typing import Any, cast
 
 import torch
@@ -193,21 +194,19 @@ class RowState(SequenceState):
         self.pool, self.slot = pool, slot
         self.length = 0
         self._rows: dict[int, Kept] = {}
+        self._heads = Counter[int]()
+        """How many heads, over all layers, have so many bytes a token."""
 
     @property
     def nbytes(self) -> int:
         if self.pool.grows:
             return sum(tensor.nbytes for kept in self._rows.values() for tensor in kept)
-        page, rows = page_bytes(), (tensor for kept in self._rows.values() for tensor in kept)
-        return sum(
-            tensor.shape[1] * -(-self.length * tensor.shape[3] * tensor.dtype.itemsize // page) * page
-            for tensor in rows
-        )
+        page = page_bytes()
+        return sum(heads * -(-self.length * row // page) * page for row, heads in self._heads.items())
 
     @property
     def token_bytes(self) -> int:
-        rows = (tensor for kept in self._rows.values() for tensor in kept)
-        return sum(tensor.shape[1] * tensor.shape[3] * tensor.dtype.itemsize for tensor in rows)
+        return sum(heads * row for row, heads in self._heads.items())
 
     def can_be_cut(self, length: int) -> bool:
         return True
@@ -257,6 +256,7 @@ class RowState(SequenceState):
 
     def release(self) -> None:
         self._rows.clear()
+        self._heads.clear()
         self.pool.free(self.slot)
 
     def append(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> Pair:
@@ -299,6 +299,8 @@ class RowState(SequenceState):
         """The layer's rows, with room for `count` more. `like` gives heads, widths and types."""
         rows = self._rows.get(layer)
         if rows is None:
+            for each in like:
+                self._heads[each.shape[-1] * each.dtype.itemsize] += each.shape[0]
             rows = self.pool.rows(layer, self.slot, like)
             if rows is not None:
                 self._rows[layer] = rows
