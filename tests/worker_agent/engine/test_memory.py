@@ -184,13 +184,11 @@ def test_prompts_of_many_lengths_have_few_numbers_of_rows_and_what_fills_up_chan
 
     def logits(lengths: tuple[int, ...]) -> torch.Tensor:
         """After every token of prompts that come in one step."""
-        executor, given = (
-            Executor(stage, tmp_path / "aside"),
-            [random_prompt(length, 190, length) for length in lengths],
-        )
+        executor = Executor(stage, tmp_path / "aside")
+        given = torch.tensor([token for length in lengths for token in random_prompt(length, 190, length)])
         admitted = tuple(Admitted(number, length) for number, length in enumerate(lengths))
         turns = tuple(Turn(number, 0, length, range(length)) for number, length in enumerate(lengths))
-        return executor.step(StepPlan(turns, torch.tensor(sum(given, [])), admitted=admitted))
+        return executor.step(StepPlan(turns, given, admitted=admitted))
 
     stage.recording = None  # so that Python sees how many there are
     stage.slice.model.base_model.register_forward_pre_hook(watched, with_kwargs=True)
