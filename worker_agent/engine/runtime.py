@@ -8,8 +8,9 @@ OpenMP threads at all (`keep_single`): with more of them than cores, GNU's OpenM
 which costs a third of the speed.
 
 For packed weights oneDNN writes a program for each shape of a matrix and each count of rows, half a megabyte each, and
-by default keeps the last thousand: prompts of many lengths came to several hundred megabytes. A decode step needs one
-for each shape of matrix, a handful; writing one takes a millisecond.
+by default keeps the last thousand: prompts of many lengths came to several hundred megabytes. Writing one takes some
+milliseconds, many times as long as the multiplication. A decode step needs one for each shape of matrix, a handful; so
+do prompts, whose passes have few different numbers of rows (`packed.rounded`). 64 are enough for both.
 """
 
 from __future__ import annotations
