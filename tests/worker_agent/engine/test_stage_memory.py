@@ -190,10 +190,10 @@ with torch.inference_mode():
     if can_pack(torch.device("cpu"), torch.float32):
         torch.set_num_threads(1)
         layer = PackedLinear(torch.nn.Linear(256, 256))
-        for rows in range(1, 21):
+        for rows in range(1, 141):
             layer(torch.zeros(rows, 256))
         before = psutil.Process().memory_info().rss
-        for rows in range(21, 141):
+        for rows in range(141, 301):
             layer(torch.zeros(rows, 256))
         print(psutil.Process().memory_info().rss - before)
 """
