@@ -354,7 +354,10 @@ class RequestRun:
         if self.foretell is not None and self.recorder.facts is not None:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._answers.wait(), FORETOLD_SECONDS)
-            self.recorder.facts = replace(self.recorder.facts, foreseen=await self.foretell())
+            try:
+                self.recorder.facts = replace(self.recorder.facts, foreseen=await self.foretell())
+            except ShardboardError as error:  # no reason to give up an answer
+                log.warning("what is predicted of request %d is not known: %s", self.id, error)
 
     def left_by_another(self) -> None:
         """An earlier controller was asked for it: its times count from then."""
