@@ -356,8 +356,9 @@ class RequestRun:
                 await asyncio.wait_for(self._answers.wait(), FORETOLD_SECONDS)
             try:
                 self.recorder.facts = replace(self.recorder.facts, foreseen=await self.foretell())
-            except ShardboardError as error:  # no reason to give up an answer
-                log.warning("what is predicted of request %d is not known: %s", self.id, error)
+            except Exception:  # whatever it is, it is no reason to give up an answer
+                log.exception("what is predicted of request %d is not known", self.id)
+            self.foretell = None
 
     def left_by_another(self) -> None:
         """An earlier controller was asked for it: its times count from then."""

@@ -278,6 +278,8 @@ class InferenceService:
             run.fail(
                 ShardboardError(f"The request failed: {type(error).__name__}: {error}.", "This is a bug; see the log.")
             )
+            if sequence is not None:
+                await sequence.cancel()
 
     def _tokenize(
         self, description: ModelDescription, prompt: Prompt, parameters: GenerationParameters

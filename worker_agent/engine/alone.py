@@ -74,7 +74,7 @@ class Alone:
                 stage.ways["pieces"].lost(f"{trial.named(block)}: {why}", len(block))
             self._int8(texts, block, reuse, in_pieces)
             self._in_lockstep(texts, block, in_pieces)
-            texts = trial.Texts(expected, texts.dtype)
+            texts = trial.Texts(expected)
         if cut.is_last and self._with_head is None and len(stage.lockstep):
             self._head_in_lockstep()
         cut.place(*cut.own)
@@ -185,7 +185,7 @@ class Alone:
         return [self._cut.model.get_submodule(name) for name in names]
 
     def _found(self, roots: Sequence[nn.Module], texts: trial.Texts) -> list[rowwise.RowWise]:
-        runs = [(len(row), partial(trial.run_whole, self._cut, trial.Texts((row,), texts.dtype))) for row in texts.rows]
+        runs = [(len(row), partial(trial.run_whole, self._cut, trial.Texts((row,)))) for row in texts.rows]
         return rowwise.find(roots, runs, self._stage.dtype)
 
 

@@ -126,7 +126,7 @@ def ragged_step(segments: Sequence[Segment], *, many: int = MANY) -> Iterator[No
         _running.segments, _running.batch = (), None
 
 
-def filled_up(given: torch.Tensor, positions: list[int], singles: bool, dtype: torch.dtype) -> torch.Tensor:
+def filled_up(given: torch.Tensor, positions: list[int], singles: bool) -> torch.Tensor:
     """What goes into a ragged step, in as many rows as one program serves (`packed.rounded`); so many `positions`, too.
 
     The last token stands there again: attention gives it what it gave the first time (`_all_rows`), so that it goes
@@ -136,7 +136,7 @@ def filled_up(given: torch.Tensor, positions: list[int], singles: bool, dtype: t
         singles: each sequence has one token; such steps stay as they are, since there are few such counts.
     """
     count = len(positions)
-    more = 0 if singles else packed.rounded(count, given.device, dtype) - count
+    more = 0 if singles else packed.rounded(count) - count
     if not more:
         return given
     positions += positions[-1:] * more

@@ -238,11 +238,12 @@ class Executor:
             sampled += [start + place for place in turn.wanted]
             start += turn.count
         positions = [position for turn in turns for position in range(turn.position, turn.position + turn.count)]
-        if not self.stage.by_length:
-            given = filled_up(given, positions, len(turns) == start, self.stage.dtype)
+        if self.stage.slice.fills_up:
+            given = filled_up(given, positions, len(turns) == start)
         with self._known_lengths(turns), ragged_step(segments):
             output = self._forward(given, positions, sampled, RaggedCache())
-        return output if self.stage.is_last else output[:start]
+        # Cut back by copying: what is kept of it, to be sent again, would keep the rows in vain, too.
+        return output if self.stage.is_last or len(output) == start else output[:start].clone()
 
     def _run_alone(self, turn: Turn, state: OwnState, given: torch.Tensor) -> torch.Tensor | None:
         positions = list(range(turn.position, turn.position + turn.count))

@@ -77,11 +77,14 @@ def load_stage(
     needed = check_room(load, weights, keys_values, journal, memory_free)
     cut = Slice(model, anatomy, load.start, load.end)
     stage = Stage(load, cut, device, Weights(config, parts, weights))
+    cut.fills_up = load.quantize == "none" and packed.fills_up(device, dtype, weights)
     try:
         with large_blocks_apart():
             source = Source(model, parts, part_path, ByteCounter(parts, progress))
             fill = Filler(stage.slice, source, device, dtype, load.quantize)
             _Builder(stage, fill, memory_free - needed).build()
+        # Kernels for blocks write no programs. (What was proven with rows in vain holds without them.)
+        cut.fills_up = cut.fills_up and not (stage.by_length or stage.ways["blocks"].taken)
         stage.weights.nbytes += fill.extra_bytes
         stage.weights_error = fill.quantizer.error
     except BaseException:
@@ -153,13 +156,13 @@ class _Builder:
                 self._head(blank_ends)
             texts = beginning = trial.make_texts(cut, self._device, self._dtype)
             for block in self._blocks:
-                texts = trial.Texts(self._block(block, texts), self._dtype)
+                texts = trial.Texts(self._block(block, texts))
                 give_back()
                 self._check_room(block)
             self._fill.tell(stage.ways["blocks"])
             if cut.is_last and self._with_head is None:
                 self._connect_head()
-                texts = trial.Texts(trial.expected(self._stage, texts, "what stands behind the layers"), self._dtype)
+                texts = trial.Texts(trial.expected(self._stage, texts, "what stands behind the layers"))
         cut.place(*cut.own)
         cut.connect()
         stage.by_length = rotary.is_length_aware(model)

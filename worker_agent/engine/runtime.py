@@ -10,7 +10,7 @@ which costs a third of the speed.
 For packed weights oneDNN writes a program for each shape of a matrix and each count of rows, half a megabyte each, and
 by default keeps the last thousand: prompts of many lengths came to several hundred megabytes. Writing one takes some
 milliseconds, many times as long as the multiplication. A decode step needs one for each shape of matrix, a handful; so
-do prompts, whose passes have few different numbers of rows (`packed.rounded`). 64 are enough for both.
+does a prompt, whose passes have few different numbers of rows (`packed.fills_up`). 64 are enough for both as a rule.
 """
 
 from __future__ import annotations

@@ -52,8 +52,6 @@ class Texts:
     """What goes into a pass: for each text its token ids [tokens], or hidden states [tokens, hidden]."""
 
     rows: tuple[torch.Tensor, ...]
-    dtype: torch.dtype
-    """In which the stage computes."""
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -77,7 +75,7 @@ def make_texts(cut: Slice, device: torch.device, dtype: torch.dtype, seed: int =
         else:
             row = torch.randn(length, anatomy.hidden_size, generator=generator).to(dtype)
         rows.append(row.to(device))
-    return Texts(tuple(rows), dtype)
+    return Texts(tuple(rows))
 
 
 def steps(lengths: Sequence[int], *, in_pieces: bool = True) -> list[list[tuple[int, int, int]]]:
@@ -165,7 +163,8 @@ def run_ragged(
                     outputs[text].append(row[None])
                 continue
             positions = [place for _, start, end in step for place in range(start, end)]
-            given = filled_up(given, positions, len(positions) == len(step), texts.dtype)
+            if cut.fills_up:
+                given = filled_up(given, positions, len(positions) == len(step))
             places = torch.tensor([positions], device=given.device)
             segments, at = [], 0
             for text, start, end in step:

@@ -104,6 +104,8 @@ class Slice:
         """The slice's layers by their number in the model, whether they stand in it now or not."""
         self.embedding = model.get_input_embeddings()
         """The model's input embedding, without weights where another stage has it."""
+        self.fills_up = False
+        """Whether passes over prompts are filled up with rows in vain (`linears/packed.py`)."""
         self.parents_of_gone: list[nn.Module] = []
         """Modules of what stands behind the layers whose children another stage has."""
         self._hooks: list[RemovableHandle] = []

@@ -32,6 +32,8 @@ ROWS = 8
 
 PIECE_BYTES = 128 * 1024 * 1024
 """How much of a matrix is packed at a time. In pieces of half of it a head of 400 MB was read a tenth slower."""
+FILLED_UP_BYTES = 250_000_000
+"""Up to so many bytes of weights the rows in vain, 8 or 16 on average, take less than the programs that they save."""
 BLOCK = 64
 """Outputs that the packed layout may have side by side: pieces do not end within them."""
 
@@ -103,14 +105,22 @@ def why_not(device: torch.device, dtype: torch.dtype) -> str:
     return ""
 
 
-def rounded(count: int, device: torch.device, dtype: torch.dtype) -> int:
-    """How many rows a pass over so many tokens of prompts has: one program of oneDNN's serves prompts of many lengths.
+def fills_up(device: torch.device, dtype: torch.dtype, nbytes: int) -> bool:
+    """Whether passes over prompts come in few numbers of rows (`rounded`), so that a program serves many of them.
 
-    In half precision it writes one for each shape of matrix and each count of rows, which takes ten times as long as
-    the multiplication (SmolLM2's matrices, 100 rows: 2 ms and 0.2): without this every prompt of a new length waits for
-    as many as a layer has matrices, on each node. In float32 small matrices have none, and large ones take long.
+    Args:
+        nbytes: of the weights of the stage.
+
+    For bfloat16 oneDNN writes one for each shape of matrix and each count of rows, which takes ten times as long as
+    the multiplication (SmolLM2's matrices, 100 rows: 2 ms and 0.2): every prompt of a new length waits for as many as
+    a layer has matrices, on each node. Rows in vain take longer than that where there are many weights.
     """
-    if count <= ROWS or dtype == torch.float32 or not can_pack(device, dtype):
+    return dtype == torch.bfloat16 and nbytes <= FILLED_UP_BYTES and can_pack(device, dtype)
+
+
+def rounded(count: int) -> int:
+    """How many rows a pass over so many tokens has, where it is filled up."""
+    if count <= ROWS:
         return count
     step = 4 if count <= 32 else 16 if count <= 128 else 32
     return -(-count // step) * step
