@@ -352,8 +352,9 @@ class RequestRun:
     async def foretold(self) -> None:
         """Have its trace say what is predicted of it: when it answers, or its prompt takes long."""
         if self.foretell is not None and self.recorder.facts is not None:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._answers.wait(), FORETOLD_SECONDS)
+            with suppress(TimeoutError):  # wait_for of Python 3.11 loses a cancellation that comes with the first token
+                async with asyncio.timeout(FORETOLD_SECONDS):
+                    await self._answers.wait()
             try:
                 self.recorder.facts = replace(self.recorder.facts, foreseen=await self.foretell())
             except Exception:  # whatever it is, it is no reason to give up an answer

@@ -159,8 +159,8 @@ class InferenceService:
         parameters: GenerationParameters,
         deployment: str | None,
     ) -> Sequence:
-        tokenizing = asyncio.to_thread(self._tokenize, description, prompt, parameters)
-        _, (ids, tokenizer, format) = await asyncio.gather(run.recorded(), tokenizing)
+        await run.recorded()
+        ids, tokenizer, format = await asyncio.to_thread(self._tokenize, description, prompt, parameters)
         eos = await asyncio.to_thread(end_ids, description.path) if tokenizer is None else tokenizer.eos_ids
         # What can never run is refused before anything is loaded for it.
         parameters.budget(eos, len(ids), description.max_context)

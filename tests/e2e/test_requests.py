@@ -112,6 +112,23 @@ def test_cancelling_before_an_agent_has_answered_leaves_nothing_there(
     wait_until(lambda: sequences_held(deployed) == 0)
 
 
+def test_cancelling_in_the_moment_of_the_first_token_is_heard(
+    deployed: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampled = RequestRun.sampled
+
+    def cancelled_with_the_first(run: RequestRun, *given: Any) -> None:
+        sampled(run, *given)
+        if len(run.token_ids) == 1 and run.task is not None:
+            run.task.cancel()
+
+    monkeypatch.setattr(RequestRun, "sampled", cancelled_with_the_first)
+    run = deployed.begin("tiny", [3, 4, 5], max_tokens=3000, ignore_eos=True)
+    wait_until(lambda: run.is_over)
+    assert run.record.status is RequestStatus.CANCELLED and len(run.token_ids) < 3000
+    wait_until(lambda: sequences_held(deployed) == 0)
+
+
 def test_cancelling_twice_ends_it_once_and_both_are_told(
     deployed: System, slow_answers: asyncio.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
