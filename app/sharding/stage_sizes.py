@@ -14,7 +14,8 @@ JOURNAL_BASE = 1_000_000
 """What the steps themselves take, apart from the hidden states."""
 WORKING_BYTES = 40_000_000
 """What an agent's process takes besides once it runs stages: a step's activations, code that is read when it is first
-needed, and what the allocator keeps of freed memory for the next step (9 to 95 MB, measured over 41 agents)."""
+needed, and what the allocator keeps of freed memory for the next step (9 to 95 MB, measured over 41 agents). Since more
+of oneDNN's programs stay, some 20 MB come to it in bfloat16 after prompts of many lengths."""
 MAX_SEQUENCES = 256
 """Sequences that a deployment runs at once, at most."""
 TOKENS_WITH_STATE = 1024

@@ -11,6 +11,7 @@ import pytest
 
 from app.cluster.agent_link import AgentLink
 from app.errors import PlacementError
+from app.inference.deployments import Deployments
 from app.inference.events import Finished, Preparing, PromptProgress, RequestEvent, Started, TextDelta
 from app.inference.parameters import GenerationParameters
 from app.inference.prompt import ChatPrompt, TokenPrompt
@@ -127,6 +128,46 @@ def test_cancelling_in_the_moment_of_the_first_token_is_heard(
     wait_until(lambda: run.is_over)
     assert run.record.status is RequestStatus.CANCELLED and len(run.token_ids) < 3000
     wait_until(lambda: sequences_held(deployed) == 0)
+
+
+def test_a_prediction_that_fails_gives_up_no_answer(deployed: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Deployments, "foretell", broken)
+    run = deployed.begin("tiny", [3, 4, 5], max_tokens=4, ignore_eos=True)
+    wait_until(lambda: run.is_over)
+    assert run.record.status is RequestStatus.COMPLETED and len(run.token_ids) == 4
+    assert run.trace().nodes and run.trace().foreseen is None
+
+
+def test_what_nobody_foresaw_ends_a_request_on_the_agents_too(
+    deployed: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RequestRun, "finished", broken)
+    run = deployed.begin("tiny", [3, 4, 5], max_tokens=3000, ignore_eos=True)
+    wait_until(lambda: run.is_over)
+    assert run.record.status is RequestStatus.FAILED and "This is a bug" in (run.record.error or "")
+    wait_until(lambda: sequences_held(deployed) == 0)
+
+
+async def broken(*_: Any) -> None:
+    raise KeyError("not there")
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_request_that_is_under_way_is_written_down_as_such(deployed: System, kept: bool) -> None:
+    async def scenario() -> None:
+        inference, registry = deployed.controller.inference, deployed.controller.registry
+        endless = GenerationParameters(max_tokens=3000, ignore_eos=True)
+        run = await inference.submit("tiny", TokenPrompt((3, 4, 5)), endless, keep_text=kept)
+        await run.recorded()
+        async with asyncio.timeout(30):
+            while (await registry.call(lambda known: known.requests.get(run.id))).status is RequestStatus.PENDING:
+                await asyncio.sleep(0.01)
+        assert not run.is_over
+        written = await registry.call(lambda known: known.requests.get(run.id))
+        assert written.status is RequestStatus.PROCESSING and bool(written.prompt_token_ids) is kept
+        await run.cancel()
+
+    deployed.run(scenario())
 
 
 def test_cancelling_twice_ends_it_once_and_both_are_told(
