@@ -14,6 +14,7 @@ from app.errors import PlacementError
 from app.inference.deployments import Deployments
 from app.inference.events import Finished, Preparing, PromptProgress, RequestEvent, Started, TextDelta
 from app.inference.parameters import GenerationParameters
+from app.inference.pipeline import Pipeline
 from app.inference.prompt import ChatPrompt, TokenPrompt
 from app.inference.request_run import RequestRun
 from app.jobs.works import DeployWork
@@ -153,21 +154,31 @@ async def broken(*_: Any) -> None:
 
 
 @pytest.mark.parametrize("kept", [True, False])
-def test_a_request_that_is_under_way_is_written_down_as_such(deployed: System, kept: bool) -> None:
-    async def scenario() -> None:
-        inference, registry = deployed.controller.inference, deployed.controller.registry
-        endless = GenerationParameters(max_tokens=3000, ignore_eos=True)
-        run = await inference.submit("tiny", TokenPrompt((3, 4, 5)), endless, keep_text=kept)
-        await run.recorded()
-        async with asyncio.timeout(30):
-            while (await registry.call(lambda known: known.requests.get(run.id))).status is RequestStatus.PENDING:
-                await asyncio.sleep(0.01)
-        assert not run.is_over
-        written = await registry.call(lambda known: known.requests.get(run.id))
-        assert written.status is RequestStatus.PROCESSING and bool(written.prompt_token_ids) is kept
-        await run.cancel()
+def test_a_request_that_waits_for_the_agents_is_written_down_as_under_way(
+    deployed: System, monkeypatch: pytest.MonkeyPatch, kept: bool
+) -> None:
+    async def never(*_: Any) -> None:
+        await asyncio.Event().wait()
 
-    deployed.run(scenario())
+    monkeypatch.setattr(Pipeline, "start", never)
+    registry = deployed.controller.registry
+
+    async def scenario() -> RequestRecord:
+        run = await deployed.controller.inference.submit(
+            "tiny", TokenPrompt((3, 4, 5)), GenerationParameters(), keep_text=kept
+        )
+        await run.recorded()
+        try:
+            async with asyncio.timeout(30):
+                while True:
+                    written: RequestRecord = await registry.call(lambda known: known.requests.get(run.id))
+                    if written.status is RequestStatus.PROCESSING:
+                        return written
+                    await asyncio.sleep(0.01)
+        finally:
+            await run.cancel()
+
+    assert bool(deployed.run(scenario()).prompt_token_ids) is kept
 
 
 def test_cancelling_twice_ends_it_once_and_both_are_told(
